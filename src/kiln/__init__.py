@@ -1,0 +1,126 @@
+"""Kiln: shape eagerly, fire once, ship anywhere.
+
+A deep-learning framework in Python with PyTorch's API, whole-graph compilation and kernels
+generated through LLVM. Functions on tensors are derived from the op registry (`kiln.ops`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import math as _math
+from typing import TYPE_CHECKING, Any
+
+from . import dtypes as _dtypes
+from . import ops  # noqa: F401  (defines every op)
+from .autograd.modes import (
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    is_inference_mode_enabled,
+    no_grad,
+    set_grad_enabled,
+)
+from .device import device
+from .dtypes import (
+    can_cast,
+    dtype,
+    finfo,
+    get_default_dtype,
+    iinfo,
+    promote_types,
+    result_type,
+    set_default_dtype,
+)
+from .errors import CaptureError, KilnError, KilnWarning
+from .ops.registry import FUNCTIONS as _FUNCTIONS
+from .shape import Size, broadcast_shapes
+from .tensor import Tensor
+
+if TYPE_CHECKING:
+    from . import autograd, data, io, nn, optim, random, train  # noqa: F401
+    from .compile import compile  # noqa: F401
+
+__version__ = "0.1.0"
+
+globals().update({name: fn for name, fn in _FUNCTIONS.items() if "." not in name})
+globals().update(_dtypes.BY_NAME)  # kiln.bool, kiln.float32, …
+globals().update(_dtypes.ALIASES)  # kiln.float, kiln.long, …
+
+inf, nan, pi, e, newaxis = _math.inf, _math.nan, _math.pi, _math.e, None
+strided = "strided"
+contiguous_format, preserve_format, channels_last = "contiguous_format", "preserve_format", "channels_last"
+
+# Modules and functions that are imported when first used, so that `import kiln` stays quick.
+_LAZY_MODULES = {
+    "autograd", "backends", "board", "cli", "compat", "config", "data", "datasets", "graph", "io",
+    "metrics", "nn", "optim", "random", "runtime", "train",
+}  # fmt: skip
+_LAZY_NAMES = {
+    "compile": "compile", "save": "io", "load": "io", "Trainer": "train", "set_printoptions": "printing",
+    "set_num_threads": "runtime.threads", "get_num_threads": "runtime.threads", "Generator": "random",
+    "manual_seed": "random", "seed": "random", "initial_seed": "random", "get_rng_state": "random",
+    "set_rng_state": "random", "default_generator": "random",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_NAMES:
+        value = getattr(importlib.import_module(f".{_LAZY_NAMES[name]}", __name__), name)
+    elif name in _LAZY_MODULES:
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module 'kiln' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY_MODULES, *_LAZY_NAMES})
+
+
+def is_tensor(obj: Any) -> bool:
+    """Whether an object is a Tensor."""
+    return isinstance(obj, Tensor)
+
+
+def numel(input: Tensor) -> int:
+    """The number of elements."""
+    return input.numel()
+
+
+def is_floating_point(input: Tensor) -> bool:
+    """Whether a tensor's dtype is floating."""
+    return input.is_floating_point()
+
+
+def is_complex(input: Tensor) -> bool:
+    """Whether a tensor's dtype is complex."""
+    return input.is_complex()
+
+
+def is_nonzero(input: Tensor) -> bool:
+    """Whether a one-element tensor is not zero."""
+    return bool(input)
+
+
+def equal(input: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same shape and elements."""
+    return input.shape == other.shape and bool((input == other).all())
+
+
+def allclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """Whether all elements are close, see `isclose`."""
+    return bool(input.isclose(other, rtol, atol, equal_nan).all())
+
+
+Tensor.equal = equal  # type: ignore[attr-defined]
+Tensor.allclose = allclose  # type: ignore[attr-defined]
+Tensor.is_nonzero = is_nonzero  # type: ignore[attr-defined]
+
+__all__ = [
+    "CaptureError", "KilnError", "KilnWarning", "Size", "Tensor", "broadcast_shapes", "can_cast",
+    "device", "dtype", "enable_grad", "finfo", "get_default_dtype", "iinfo", "inference_mode",
+    "is_grad_enabled", "is_inference_mode_enabled", "no_grad", "promote_types", "result_type",
+    "set_default_dtype", "set_grad_enabled", *[n for n in _FUNCTIONS if "." not in n],
+    *_dtypes.BY_NAME, *_dtypes.ALIASES,
+]  # fmt: skip

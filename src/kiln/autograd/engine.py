@@ -1,0 +1,252 @@
+"""The backward pass: gradients flow along the tape in descending order of recording."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import KilnError, KilnTypeError, describe
+from ..tensor import CAPTURING, Tensor, _fresh, wrap
+from . import hooks
+from .modes import mode
+from .tape import TapeNode
+
+
+def _fit(g: Tensor, shape: tuple, np_dtype: Any) -> Tensor:
+    """The gradient summed over broadcast dimensions and cast, to be one of the input."""
+    a = g._a
+    if a.shape != shape:
+        if a.ndim < len(shape):
+            raise KilnError(
+                "backward", "a gradient has the wrong shape", f"{describe(g)} for {list(shape)}",
+                "the gradient of an input has the input's shape",
+            )  # fmt: skip
+        lead = a.ndim - len(shape)
+        dims = tuple(range(lead)) + tuple(
+            i + lead for i, s in enumerate(shape) if s == 1 and a.shape[i + lead] != 1
+        )
+        if dims:
+            g = g.sum(dims, True)
+        g = g.reshape(shape)
+        a = g._a
+    if a.dtype != np_dtype:
+        if a.dtype.kind == "c" and np_dtype.kind != "c":
+            g = g.real
+        g = g.to(dtype=np_dtype)
+    return g
+
+
+class Targets:
+    """The tensors whose gradients `grad` was asked for, and the nodes that lead to them."""
+
+    def __init__(self, inputs: Sequence[Tensor], roots: Sequence[Tensor]):
+        self.found: dict[Any, Tensor] = {}
+        self.keys = [(_fresh(x)._fn or x, x._idx if x._fn else 0) for x in inputs]
+        self.wanted = set(self.keys)
+        self.nodes: set[TapeNode] = set()
+        ends = {k[0] for k in self.keys}
+        # a node is needed if an input is below it: seen in ascending order of recording
+        seen: set[TapeNode] = set()
+        stack = [r._fn for r in roots if r._fn is not None]
+        while stack:
+            n = stack.pop()
+            if n not in seen:
+                seen.add(n)
+                stack.extend(e[0] for e in n.edges if e is not None and isinstance(e[0], TapeNode))
+        for n in sorted(seen, key=lambda n: n.seq):
+            if any(e is not None and (e[0] in ends or e[0] in self.nodes) for e in n.edges):
+                self.nodes.add(n)
+
+
+def run(
+    roots: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    retain_graph: bool,
+    create_graph: bool,
+    targets: Targets | None = None,
+    accumulate: bool = True,
+) -> None:
+    """Push `grads` of `roots` back; add to leaves' `.grad`, or collect what `targets` wants."""
+    pending: dict[TapeNode, list[Any]] = {}
+    heap: list[tuple[int, TapeNode]] = []
+
+    def deliver(to: Any, idx: int, g: Tensor, owned: bool) -> None:
+        if isinstance(to, TapeNode):
+            slots = pending.get(to)
+            if slots is None:
+                slots = pending[to] = [None] * len(to.metas)
+                heapq.heappush(heap, (-to.seq, to))
+            old = slots[idx]
+            slots[idx] = (g, owned) if old is None else (old[0] + g, True)
+        elif targets is not None and not (accumulate and (to, 0) in targets.wanted):
+            if (to, 0) in targets.wanted:
+                g = hooks.run_tensor_hooks(to, g)
+                old = targets.found.get((to, 0))
+                targets.found[(to, 0)] = g if old is None else old + g
+        else:
+            leaves.setdefault(id(to), [to, []])[1].append((g, owned))
+
+    leaves: dict[int, list[Any]] = {}
+    old_mode = mode.grad
+    mode.grad = create_graph
+    try:
+        for r, g in zip(roots, grads, strict=True):
+            deliver(_fresh(r)._fn or r, r._idx if r._fn else 0, g, False)
+        while heap:
+            node = heapq.heappop(heap)[1]
+            entries = pending.pop(node)
+            gs = [None if e is None else e[0] for e in entries]
+            if node.hooks is not None:
+                gs = hooks.run_output_hooks(node, gs)
+            if targets is not None:
+                for i, g in enumerate(gs):
+                    if (node, i) in targets.wanted and g is not None:
+                        targets.found[(node, i)] = g
+                if node not in targets.nodes:
+                    continue
+            results = node.backward(gs)
+            if node.hooks is not None:
+                results = hooks.run_node_hooks(node, results, gs)
+            if not retain_graph:
+                node.free()
+            owned_in = all(e is None or e[1] for e in entries)
+            for i, (edge, r) in enumerate(zip(node.edges, results, strict=True)):
+                if edge is None or r is None:
+                    continue
+                shared = any(r is o for j, o in enumerate(results) if j != i)
+                fresh = not shared and (owned_in or not any(r is g for g in gs))
+                deliver(edge[0], edge[1], _fit(r, edge[2], edge[3]), fresh)
+        for leaf, parts in leaves.values():
+            _accumulate(leaf, parts, create_graph)
+    finally:
+        mode.grad = old_mode
+
+
+def _accumulate(leaf: Tensor, parts: list[tuple[Tensor, bool]], create_graph: bool) -> None:
+    """Add gradients to a leaf's `.grad`; its first one is stored in memory of its own."""
+    g, owned = parts[0]
+    for more, _ in parts[1:]:
+        g, owned = g + more, True
+    hooked = hooks.run_tensor_hooks(leaf, g)
+    g, owned = hooked, owned and hooked is g
+    old = leaf.grad
+    if old is None:
+        if not create_graph:
+            a = g._a
+            if not CAPTURING and not (owned and a.base is None and a.flags.c_contiguous and a.flags.writeable):
+                a = a.copy()
+            g = wrap(a)
+        leaf.grad = g
+    elif create_graph:
+        leaf.grad = old + g
+    else:
+        old.add_(g)
+    if leaf._hooks is not None:
+        hooks.run_post_accumulate(leaf)
+
+
+def _as_tensors(x: Any, op: str, what: str) -> list[Tensor]:
+    out = list(x) if isinstance(x, list | tuple) else [x]
+    for t in out:
+        if not isinstance(t, Tensor):
+            raise KilnTypeError(op, f"{what} must be tensors", describe(t), "pass a Tensor or a sequence")
+    return out
+
+
+def _root_grads(roots: list[Tensor], grads: Any, op: str) -> list[Tensor]:
+    given = list(grads) if isinstance(grads, list | tuple) else [grads]
+    if grads is None:
+        given = [None] * len(roots)
+    if len(given) != len(roots):
+        raise KilnError(
+            op, f"got {len(roots)} tensors and {len(given)} gradients", describe(roots), "one for each"
+        )
+    out = []
+    for r, g in zip(roots, given, strict=True):
+        if not _fresh(r)._rg:
+            raise KilnError(
+                op, "element 0 of tensors does not require grad and does not have a grad_fn",
+                describe(r), "set requires_grad=True on a leaf before the computation",
+            )  # fmt: skip
+        if g is None:
+            if r.numel() != 1:
+                raise KilnError(
+                    op, "grad can be implicitly created only for scalar outputs", describe(r),
+                    "reduce it (loss.mean()) or pass gradient=",
+                )  # fmt: skip
+            g = r.detach().new_ones(r.shape)
+        elif g._a.shape != r._a.shape:
+            raise KilnError(
+                op, "mismatch in shape: a gradient has the shape of its tensor",
+                f"{describe(g)} for {describe(r)}", "reshape the gradient",
+            )  # fmt: skip
+        out.append(g)
+    return out
+
+
+def backward(
+    tensors: Any,
+    grad_tensors: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    *,
+    inputs: Any = None,
+) -> None:
+    """Accumulate the gradients of `tensors` into the `.grad` of the leaves (or of `inputs`)."""
+    roots = _as_tensors(tensors, "backward", "the outputs")
+    grads = _root_grads(roots, grad_tensors, "backward")
+    keep = create_graph if retain_graph is None else retain_graph
+    targets = None
+    if inputs is not None:
+        wanted = _as_tensors(inputs, "backward", "inputs")
+        if not wanted:
+            raise KilnError("backward", "inputs is empty", "[]", "name a tensor or leave it out")
+        targets = Targets(wanted, roots)
+    run(roots, grads, keep, create_graph, targets)
+    if targets is not None:
+        for x, key in zip(wanted, targets.keys, strict=True):
+            if x._fn is not None and (g := targets.found.get(key)) is not None:
+                x.grad = g if x._grad is None else x._grad + g
+
+
+def grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool | None = None,
+    is_grads_batched: bool = False,
+    materialize_grads: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the sum of `outputs` with respect to `inputs`, as a tuple; `.grad` is untouched."""
+    if is_grads_batched:
+        raise KilnError("grad", "is_grads_batched is not supported", "True", "loop over the rows")
+    roots = _as_tensors(outputs, "grad", "the outputs")
+    wanted = _as_tensors(inputs, "grad", "the inputs")
+    for x in wanted:
+        if not _fresh(x)._rg:
+            raise KilnError(
+                "grad", "one of the differentiated tensors does not require grad", describe(x),
+                "set requires_grad=True before the computation",
+            )  # fmt: skip
+    grads = _root_grads(roots, grad_outputs, "grad")
+    targets = Targets(wanted, roots)
+    keep = create_graph if retain_graph is None else retain_graph
+    run(roots, grads, keep, create_graph, targets, accumulate=False)
+    out = []
+    for x, key in zip(wanted, targets.keys, strict=True):
+        g = targets.found.get(key)
+        if g is None and materialize_grads:
+            g = x.detach().new_zeros(x.shape)
+        elif g is None and not allow_unused:
+            raise KilnError(
+                "grad", "one of the differentiated tensors appears to not have been used in the graph",
+                describe(x), "pass allow_unused=True if that is meant",
+            )  # fmt: skip
+        out.append(g)
+    return tuple(out)
+
+
+__all__ = ["backward", "grad", "run"]

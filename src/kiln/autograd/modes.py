@@ -1,0 +1,125 @@
+"""Grad modes: whether operations are recorded on the tape, by thread."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class _Mode(threading.local):
+    grad = True
+    inference = False
+
+
+mode = _Mode()
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations on this thread are recorded."""
+    return mode.grad
+
+
+def is_inference_mode_enabled() -> bool:
+    """Whether this thread is inside `inference_mode`."""
+    return mode.inference
+
+
+class _GradMode:
+    """A context manager that sets the mode; also a decorator of functions and generators."""
+
+    value = True
+    inference = False
+
+    def __enter__(self) -> None:
+        self._old = (mode.grad, mode.inference)
+        mode.grad, mode.inference = self.value, self.inference or mode.inference
+
+    def __exit__(self, *_: Any) -> None:
+        mode.grad, mode.inference = self._old
+
+    def __call__(self, fn: Callable) -> Callable:
+        if inspect.isgeneratorfunction(fn):
+
+            @functools.wraps(fn)
+            def generator(*args: Any, **kwargs: Any) -> Any:
+                it = fn(*args, **kwargs)
+                while True:
+                    with self._clone():
+                        try:
+                            item = next(it)
+                        except StopIteration as stop:
+                            return stop.value
+                    yield item
+
+            return generator
+
+        @functools.wraps(fn)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self._clone():
+                return fn(*args, **kwargs)
+
+        return run
+
+    def _clone(self) -> _GradMode:
+        out = _GradMode.__new__(type(self))
+        out.__dict__.update(self.__dict__)
+        return out
+
+
+class _Bare(_GradMode):
+    """Modes that may decorate without parentheses: `@no_grad`."""
+
+    def __new__(cls, fn: Callable | None = None) -> Any:
+        out = super().__new__(cls)
+        return out(fn) if callable(fn) else out
+
+    def __init__(self, fn: Callable | None = None):
+        pass
+
+
+class no_grad(_Bare):
+    """Nothing inside is recorded; results do not require grad."""
+
+    value = False
+
+
+class enable_grad(_Bare):
+    """Operations inside are recorded even within `no_grad`."""
+
+    value = True
+
+
+class inference_mode(_GradMode):
+    """Like `no_grad`, for code that will never need gradients of its results."""
+
+    def __new__(cls, mode: Any = True) -> Any:
+        out = super().__new__(cls)
+        if callable(mode):
+            out.__init__(True)
+            return out(mode)
+        return out
+
+    def __init__(self, mode: Any = True):
+        self.value, self.inference = not mode, bool(mode)
+
+
+class set_grad_enabled(_GradMode):
+    """Set the mode at once; as a context manager it is restored at the end."""
+
+    def __init__(self, mode_: bool):
+        self.value = bool(mode_)
+        self._old = (mode.grad, mode.inference)
+        mode.grad = self.value
+
+    def __enter__(self) -> None:
+        mode.grad = self.value
+
+    def __call__(self, fn: Callable) -> Callable:
+        mode.grad = self._old[0]
+        return super().__call__(fn)
+
+    def _clone(self) -> _GradMode:
+        return set_grad_enabled(self.value)

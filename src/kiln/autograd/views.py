@@ -1,0 +1,102 @@
+"""In-place ops under autograd: rebasing the history of tensors, views and their bases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import KilnError, describe
+from ..ops.registry import REGISTRY
+from ..tensor import Tensor, _fresh
+from .modes import enable_grad, mode
+from .tape import TapeNode, edge_of
+
+Chain = tuple  # of (op name, arguments after the input): the view ops from a base to a view
+
+
+def replay(base: Tensor, chain: Chain) -> Tensor:
+    """The view of `base` that `chain` describes."""
+    for name, rest in chain:
+        base = REGISTRY[name].fn(base, *rest)
+    return base
+
+
+def refresh(view: Tensor) -> None:
+    """Give a view the history that its base has now."""
+    base = view._base
+    if view._view is not None:
+        with enable_grad():
+            again = replay(base, view._view)
+        view._fn, view._idx, view._rg = again._fn, again._idx, again._rg
+    view._seen = view._ver[1]
+
+
+def check_inplace(x: Tensor, op: str, others_need_grad: bool) -> None:
+    """Refuse in-place changes that autograd could not honour; nothing has been written yet."""
+    if not mode.grad:
+        return
+    _fresh(x)
+    base = x._base
+    if x._rg and x._fn is None:
+        raise KilnError(
+            op, "a leaf Variable that requires grad is being used in an in-place operation",
+            describe(x), "use the out-of-place form, or wrap the update in kiln.no_grad()",
+        )  # fmt: skip
+    if base is not None and base._rg and base._fn is None and x._view is not None:
+        raise KilnError(
+            op, "a view of a leaf Variable that requires grad is being used in an in-place operation",
+            describe(x), "clone() the leaf first, or wrap the update in kiln.no_grad()",
+        )  # fmt: skip
+    if base is not None and x._view is None and (others_need_grad or base._rg):
+        raise KilnError(
+            op, "a view was created in no_grad mode and is being modified inplace with grad mode enabled",
+            describe(x), "create the view with gradients enabled, or modify it inside no_grad",
+        )  # fmt: skip
+
+
+class CopySlices(TapeNode):
+    """The history of a base after an in-place op on one of its views.
+
+    base' = base with the viewed region replaced by fn(view of base, others…).
+    """
+
+    __slots__ = ("chain", "inner", "view_edge")
+
+    def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
+        self.check()
+        from ..ops.movement import view_update
+
+        g = gs[0]
+        assert g is not None
+        region = replay(g, self.chain)
+        inner = self.inner.backward([region])
+        i = self.view_edge
+        through = inner[i] if i is not None else None
+        if through is None:
+            through = region.new_zeros(region.shape)
+        base_grad = view_update(g, through, self.chain)
+        rest = [r for j, r in enumerate(inner) if j != i]
+        return [base_grad, *rest]
+
+    def free(self) -> None:
+        super().free()
+        self.inner.free()
+
+
+def rebase(x: Tensor, node: TapeNode, old_edge: Any) -> None:
+    """Point `x`, just changed in place by `node`, at its new history; `old_edge` was its own before."""
+    base = x._base
+    if base is None or x._view is None:
+        x._fn, x._idx, x._rg = node, 0, True
+        if x._ver is not None:
+            x._ver[1] += 1
+        return
+    position = None
+    for j, e in enumerate(node.edges):
+        if e is not None and e is old_edge:
+            position = j
+    rest = [e for j, e in enumerate(node.edges) if j != position]
+    copy = CopySlices([edge_of(base), *rest], [(base._a.shape, base._a.dtype)])
+    copy.chain, copy.inner, copy.view_edge = x._view, node, position
+    base._fn, base._idx, base._rg = copy, 0, True
+    x._ver[1] += 1
+    refresh(x)

@@ -1,0 +1,1 @@
+"""The CPU backend: LLVM IR text generated from Python, compiled in process."""

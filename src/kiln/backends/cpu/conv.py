@@ -1,0 +1,178 @@
+"""Convolution kernels (2-d; 1-d has height 1): forward, backward-data and backward-weight.
+
+Note [Convolution as products]: each direction is a matrix product whose packing reads the image.
+Forward is w[co, k] @ patches[k, pixel]; backward-data is w'[k, co] @ dy[co, pixel], collected into
+dx; backward-weight sums patches[k, pixel] @ dy'[pixel, co] over images, in chunks fixed by the
+shape. f32 and f64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from kiln.backends.cpu.conv_data import DataDriver
+from kiln.backends.cpu.conv_shape import (
+    ARG_IMAGE,
+    ARG_OTHER,
+    ARG_OUT,
+    Conv,
+    Weights,
+    flat_stride,
+)
+from kiln.backends.cpu.conv_weight import WeightDriver
+from kiln.backends.cpu.gemm import Gemm, Operand, PanelDriver, StridedB
+from kiln.backends.cpu.isa import Isa
+from kiln.backends.cpu.kernel import Kernel
+from kiln.backends.cpu.microkernel import ARG_WORKSPACE, Epilogue, Site
+from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, Text
+from kiln.errors import KilnValueError
+
+
+def emit_forward(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None = None) -> Kernel:
+    """y from x and w: ``args`` is [y, x, w, workspace, epilogue operands...].
+
+    The epilogue sees row = output channel, col = pixel (y * width + x), batch = image.
+    """
+    _check(conv)
+    if _empty(conv):
+        return _emit_zeros(conv.dtype, symbol, (conv.n, conv.c_out, *conv.out), conv.y_strides)
+    y = _flat(conv.out, conv.y_strides, "y")
+    operand: Operand = conv.patches()
+    if conv.taps == 1 and conv.stride == (1, 1) and not any(map(sum, conv.padding)):
+        step = flat_stride(conv.image, conv.x_strides[2:])
+        if step is not None:
+            operand = StridedB(conv.dtype, (conv.x_strides[1], step))
+    if epilogue is not None and conv.groups > 1:
+        epilogue = _PerGroup(epilogue, conv.groups, conv.co)
+    weights = Weights.of(conv)
+    gemm = Gemm(
+        conv.co, conv.out[0] * conv.out[1], conv.ci * conv.taps,
+        weights.strides, (conv.x_strides[1], 1), (conv.y_strides[1], y),
+        conv.dtype, conv.dtype, conv.dtype, (conv.n, conv.groups),
+        (0, weights.group), (conv.x_strides[0], conv.ci * conv.x_strides[1]),
+        (conv.y_strides[0], conv.co * conv.y_strides[1]), epilogue,
+    )  # fmt: skip
+    if isinstance(operand, StridedB):
+        gemm = replace(gemm, b_strides=operand.strides)
+    slots = (ARG_OUT, weights.slot, ARG_IMAGE)
+    return _arranged(PanelDriver(gemm, isa, symbol, operand, slots), weights, conv.dtype)
+
+
+def emit_backward_data(conv: Conv, isa: Isa, symbol: str) -> Kernel:
+    """dx from dy and w: ``args`` is [dx, dy, w, workspace]; strides as in the forward."""
+    _check(conv)
+    if _empty(conv):
+        return _emit_zeros(conv.dtype, symbol, (conv.n, conv.c_in, *conv.image), conv.x_strides)
+    weights = Weights.of(conv)
+    return _arranged(DataDriver(conv, isa, symbol, weights), weights, conv.dtype)
+
+
+def emit_backward_weight(conv: Conv, isa: Isa, symbol: str) -> Kernel:
+    """dw from x and dy: ``args`` is [dw, x, dy, workspace]; strides as in the forward.
+
+    Two phases: partial sums over chunks of images, then their sum in a fixed order.
+    """
+    _check(conv)
+    if _empty(conv):
+        sizes = (conv.c_out, conv.ci, *conv.window)
+        return _emit_zeros(conv.dtype, symbol, sizes, conv.w_strides)
+    if flat_stride(conv.out, conv.y_strides[2:]) is None:
+        raise KilnValueError(
+            "conv", "dy's rows must follow each other", f"strides {conv.y_strides}",
+            "make the gradient contiguous first",
+        )  # fmt: skip
+    return WeightDriver(conv, isa, symbol).emit()
+
+
+@dataclass(frozen=True)
+class _PerGroup:
+    """Gives an epilogue the channel and image numbers of a grouped convolution."""
+
+    inner: Epilogue
+    groups: int
+    channels: int
+
+    @property
+    def heavy(self) -> bool:
+        return self.inner.heavy
+
+    def emit(self, b: Text, site: Site) -> str:
+        group = b.op(f"urem i64 {site.batch}, {self.groups}")
+        image = b.op(f"udiv i64 {site.batch}, {self.groups}")
+        row = b.add(b.mul(group, self.channels), site.row)
+        return self.inner.emit(b, replace(site, row=row, batch=image))
+
+
+def _arranged(driver: PanelDriver, weights: Weights, dtype: str) -> Kernel:
+    """The driver's kernel, after a phase that copies the weights where they need it."""
+    if not weights.source:
+        return driver.emit()
+    size = prod(count for count, _ in weights.source) * ITEMSIZE[dtype]
+    driver.front = -(-size // 64) * 64
+    kernel, name = driver.emit(), f"{driver.symbol}.weights"
+    return Kernel(_emit_copy(dtype, weights, name), name, 1, kernel.workspace_bytes, kernel)
+
+
+def _emit_copy(dtype: str, weights: Weights, symbol: str) -> str:
+    """Text of the kernel that copies the weights to the workspace, in ``source`` order."""
+    b, size, element = Text(), ITEMSIZE[dtype], COMPUTE[dtype]
+    with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+
+        def axis(level: int, src: str, dst: str) -> None:
+            if level == len(weights.source):
+                b.emit(f"store {element} {b.op(f'load {element}, ptr {src}')}, ptr {dst}")
+                return
+            count, stride = weights.source[level]
+            inner = prod(n for n, _ in weights.source[level + 1 :])
+            with b.loop(0, count) as loop:
+                axis(
+                    level + 1,
+                    b.at(src, b.mul(loop.index, stride), size),
+                    b.at(dst, b.mul(loop.index, inner), size),
+                )
+
+        axis(0, b.argument("%args", ARG_OTHER), b.argument("%args", ARG_WORKSPACE))
+    return b.module()
+
+
+def _empty(conv: Conv) -> bool:
+    """Whether nothing is multiplied: no image, pixel, channel or window."""
+    return 0 in (conv.n, conv.c_in, conv.c_out, conv.taps, *conv.image, *conv.out)
+
+
+def _emit_zeros(
+    dtype: str, symbol: str, sizes: tuple[int, ...], strides: tuple[int, ...]
+) -> Kernel:
+    """The kernel that sets an output to zero (where there is anything to set)."""
+    b, size, element = Text(), ITEMSIZE[dtype], COMPUTE[dtype]
+    with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+
+        def axis(level: int, target: str) -> None:
+            if level == len(sizes):
+                b.emit(f"store {element} 0.0, ptr {target}")
+                return
+            with b.loop(0, sizes[level]) as loop:
+                axis(level + 1, b.at(target, b.mul(loop.index, strides[level]), size))
+
+        axis(0, b.argument("%args", ARG_OUT))
+    return Kernel(b.module(), symbol)
+
+
+def _flat(sizes: tuple[int, int], strides: tuple[int, int, int, int], what: str) -> int:
+    step = flat_stride(sizes, strides[2:])
+    if step is None:
+        raise KilnValueError(
+            "conv", f"{what}'s rows must follow each other to be written", f"strides {strides}",
+            "write to a contiguous tensor and copy",
+        )  # fmt: skip
+    return step
+
+
+def _check(conv: Conv) -> None:
+    wrong = conv.groups < 1 or conv.c_in % conv.groups or conv.c_out % conv.groups
+    if wrong or conv.dtype not in ("f32", "f64") or min(*conv.stride, *conv.dilation) < 1:
+        raise KilnValueError(
+            "conv", "not a possible convolution", conv,
+            "groups divide the channels, stride and dilation are >= 1, dtype is f32 or f64",
+        )  # fmt: skip

@@ -1,0 +1,114 @@
+"""What a convolution is: sizes, strides, and where its tensors stand in the argument block."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from kiln.backends.cpu.microkernel import ARG_WORKSPACE
+from kiln.backends.cpu.patches import Patches
+
+ARG_OUT, ARG_IMAGE, ARG_OTHER = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One convolution: y[n, co] = sum over ci, ky, kx of w[co, ci, ky, kx] * x[n, ci, ...].
+
+    Pairs are (vertical, horizontal); ``padding`` is ((top, bottom), (left, right)). Strides are in
+    elements, (n, c, h, w) for x and y and (co, ci, kh, kw) for w; w's ci counts within a group.
+    Whichever tensor is written must have rows that follow each other (stride h = width * stride w).
+    """
+
+    n: int
+    c_in: int
+    image: tuple[int, int]
+    c_out: int
+    window: tuple[int, int]
+    x_strides: tuple[int, int, int, int]
+    w_strides: tuple[int, int, int, int]
+    y_strides: tuple[int, int, int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    dtype: str = "f32"
+
+    @property
+    def out(self) -> tuple[int, int]:
+        """Height and width of y."""
+        sizes = zip(self.image, self.window, self.stride, self.padding, self.dilation, strict=True)
+        high, wide = (max(0, (i + sum(p) - d * (k - 1) - 1) // s + 1) for i, k, s, p, d in sizes)
+        return high, wide
+
+    @property
+    def taps(self) -> int:
+        """Pixels of one window."""
+        return self.window[0] * self.window[1]
+
+    @property
+    def ci(self) -> int:
+        """Input channels of one group."""
+        return self.c_in // self.groups
+
+    @property
+    def co(self) -> int:
+        """Output channels of one group."""
+        return self.c_out // self.groups
+
+    @property
+    def flops(self) -> int:
+        """Floating point operations of any of the three directions."""
+        return 2 * self.n * self.c_out * self.out[0] * self.out[1] * self.ci * self.taps
+
+    def patches(self) -> Patches:
+        """The operand that reads x."""
+        return Patches(
+            self.dtype, self.image, self.window, self.out, self.stride, self.dilation,
+            (self.padding[0][0], self.padding[1][0]), self.x_strides[1:],
+        )  # fmt: skip
+
+
+def flat_stride(sizes: tuple[int, int], strides: tuple[int, ...]) -> int | None:
+    """The stride of a (rows, columns) plane seen as one axis, or None where it isn't one."""
+    return merge(tuple(zip(sizes, strides, strict=True)))
+
+
+def merge(axes: tuple[tuple[int, int], ...]) -> int | None:
+    """The one stride that walks ``axes`` of (size, stride) in order, or None."""
+    live = [(size, stride) for size, stride in axes if size != 1]
+    if not live:
+        return 1
+    for (_, outer), (size, inner) in itertools.pairwise(live):
+        if outer != size * inner:
+            return None
+    return live[-1][1]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """w as rows[co] x K(ci, ky, kx): in place, or copied to the workspace by a phase before.
+
+    ``strides`` are (co, k) and ``group`` the distance of two groups, where the product reads it;
+    ``source`` lists the (size, stride) of what must be copied there, outermost first.
+    """
+
+    strides: tuple[int, int]
+    group: int
+    source: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def slot(self) -> int:
+        """Where the product finds it in the argument block."""
+        return ARG_WORKSPACE if self.source else ARG_OTHER
+
+    @staticmethod
+    def of(conv: Conv) -> Weights:
+        """The weights of ``conv``; any strides."""
+        co, ci, ky, kx = conv.w_strides
+        axes = ((conv.ci, ci), (conv.window[0], ky), (conv.window[1], kx))
+        step = merge(axes)
+        if step is not None:
+            return Weights((co, step), conv.co * co)
+        k = conv.ci * conv.taps
+        return Weights((k, 1), conv.co * k, ((conv.c_out, co), *axes))

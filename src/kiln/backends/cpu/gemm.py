@@ -1,0 +1,436 @@
+"""Matrix multiplication kernels: C = epilogue(A @ B), batched, any strides, f32, f64 and bf16.
+
+Note [Blocking]: the loops are batch, NC columns, KC of K, MC rows, panels, row blocks. A is read
+in place; B is read raw when small, packed inside the first row block's micro-kernel when its rows
+are contiguous, and packed beforehand otherwise. Tasks are independent sub-matrices chosen from the
+shape, so there is no barrier and the bits don't depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Protocol
+
+from kiln.backends.cpu import packing, skinny, tasks
+from kiln.backends.cpu.isa import Isa
+from kiln.backends.cpu.kernel import Kernel
+from kiln.backends.cpu.microkernel import (
+    ARG_A,
+    ARG_B,
+    ARG_C,
+    ARG_WORKSPACE,
+    Epilogue,
+    Tile,
+    emit_tile,
+)
+from kiln.backends.cpu.text import ITEMSIZE, Text
+from kiln.errors import KilnValueError
+
+_RAW_B_BYTES = 300 * 1024
+_KC, _KC_PACKED_A, _MC, _NC = 384, 256, 192, 960
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """One matrix product: C[m, n] = epilogue(sum over k of A[m, k] * B[k, n]), batched.
+
+    Strides are in elements and may be zero or negative; ``batch`` are leading sizes, with one
+    stride each per operand (0 broadcasts). dtypes: "f32", "f64", "bf16" (added up in f32).
+    C must not overlap A, B or the epilogue's operands.
+    """
+
+    m: int
+    n: int
+    k: int
+    a_strides: tuple[int, int]
+    b_strides: tuple[int, int]
+    c_strides: tuple[int, int]
+    a_dtype: str = "f32"
+    b_dtype: str = "f32"
+    c_dtype: str = "f32"
+    batch: tuple[int, ...] = ()
+    a_batch: tuple[int, ...] = ()
+    b_batch: tuple[int, ...] = ()
+    c_batch: tuple[int, ...] = ()
+    epilogue: Epilogue | None = None
+
+    @property
+    def compute(self) -> str:
+        """dtype of products and sums: f64 if an input is f64, else f32."""
+        return "f64" if "f64" in (self.a_dtype, self.b_dtype) else "f32"
+
+
+def emit(gemm: Gemm, isa: Isa, symbol: str) -> Kernel:
+    """Generate the kernel ``void symbol(args, task, ntasks)`` for ``gemm``.
+
+    ``args`` points to [C, A, B, workspace, epilogue operands...]; workspace is 64-byte aligned
+    and may be null when ``workspace_bytes`` is 0.
+    """
+    _check(gemm)
+    slots = (ARG_C, ARG_A, ARG_B)
+    if gemm.epilogue is None and gemm.c_strides[1] != 1 and gemm.c_strides[0] == 1:
+        gemm, slots = _turned(gemm), (ARG_C, ARG_B, ARG_A)
+    gemm = _fold_batch(gemm)
+    if prod(gemm.batch) * gemm.m * gemm.n == 0:
+        b = Text()
+        with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+            pass
+        return Kernel(b.module(), symbol, 1, 0)
+    if skinny.fits_axpy(gemm, isa):
+        return skinny.emit_axpy(gemm, isa, symbol, slots)
+    if skinny.fits_dot(gemm, isa):
+        return skinny.emit_dot(gemm, isa, symbol, slots)
+    operand = StridedB(gemm.b_dtype, gemm.b_strides)
+    return PanelDriver(gemm, isa, symbol, operand, slots).emit()
+
+
+def _check(gemm: Gemm) -> None:
+    dtypes = (gemm.a_dtype, gemm.b_dtype, gemm.c_dtype)
+    mixed = "f64" in dtypes and dtypes != ("f64", "f64", "f64")
+    ranks = {len(x) for x in (gemm.batch, gemm.a_batch, gemm.b_batch, gemm.c_batch)}
+    if mixed or len(ranks) > 1 or min(gemm.m, gemm.n, gemm.k, *gemm.batch) < 0:
+        raise KilnValueError(
+            "gemm", "an operand's dtype, size or batch strides are not possible", gemm,
+            "f64 doesn't mix with other dtypes; give one stride per batch size and operand",
+        )  # fmt: skip
+
+
+def _turned(gemm: Gemm) -> Gemm:
+    """C = A @ B as C' = B' @ A', which makes the rows of a column-major C contiguous."""
+    return replace(
+        gemm,
+        m=gemm.n, n=gemm.m,
+        a_strides=gemm.b_strides[::-1], b_strides=gemm.a_strides[::-1],
+        c_strides=gemm.c_strides[::-1],
+        a_dtype=gemm.b_dtype, b_dtype=gemm.a_dtype,
+        a_batch=gemm.b_batch, b_batch=gemm.a_batch,
+    )  # fmt: skip
+
+
+def _fold_batch(gemm: Gemm) -> Gemm:
+    """Drop batch sizes of 1; make rows of the last batch size when B is shared by them."""
+    keep = [i for i, size in enumerate(gemm.batch) if size != 1]
+    if len(keep) < len(gemm.batch):
+        batch, a, b, c = (
+            tuple(dims[i] for i in keep)
+            for dims in (gemm.batch, gemm.a_batch, gemm.b_batch, gemm.c_batch)
+        )
+        gemm = replace(gemm, batch=batch, a_batch=a, b_batch=b, c_batch=c)
+    # An epilogue sees row and batch numbers, which folding would change.
+    while (
+        gemm.batch
+        and gemm.epilogue is None
+        and gemm.b_batch[-1] == 0
+        and gemm.a_batch[-1] == gemm.m * gemm.a_strides[0]
+        and gemm.c_batch[-1] == gemm.m * gemm.c_strides[0]
+    ):
+        gemm = replace(
+            gemm, m=gemm.m * gemm.batch[-1], batch=gemm.batch[:-1],
+            a_batch=gemm.a_batch[:-1], b_batch=gemm.b_batch[:-1], c_batch=gemm.c_batch[:-1],
+        )  # fmt: skip
+    return gemm
+
+
+class Operand(Protocol):
+    """How the micro-kernel is fed with B, the K x N operand."""
+
+    def k_unit(self, lanes: int) -> int:
+        """K is cut into blocks of a multiple of this."""
+        ...
+
+    def mode(self, gemm: Gemm, row_blocks: int) -> str:
+        """How the micro-kernel gets B: "raw", "otf" (packs as it goes) or "packed" before."""
+        ...
+
+    def emit_pack(self, b: Text, name: str, isa: Isa, panel: int, live: int) -> None:
+        """Define the packing function of a panel with ``live`` columns."""
+        ...
+
+
+@dataclass(frozen=True)
+class StridedB:
+    """B as it lies in memory, with (k, column) strides."""
+
+    dtype: str
+    strides: tuple[int, int]
+
+    def k_unit(self, lanes: int) -> int:
+        """Whole vectors, so that only the last block has a tail to transpose."""
+        return lanes
+
+    def mode(self, gemm: Gemm, row_blocks: int) -> str:
+        """Raw while B is small or used by few row blocks, else packed on the fly if it can be."""
+        if self.dtype != gemm.compute or self.strides[1] != 1:
+            return "packed"
+        small = gemm.k * gemm.n * ITEMSIZE[self.dtype] <= _RAW_B_BYTES
+        return "raw" if small or row_blocks <= 3 else "otf"
+
+    def emit_pack(self, b: Text, name: str, isa: Isa, panel: int, live: int) -> None:
+        """Define the packing function of a panel with ``live`` columns."""
+        packing.emit_pack_panel(b, name, isa, self.dtype, self.strides, panel, live)
+
+
+class PanelDriver:
+    """Writes the loops round the micro-kernel for one problem.
+
+    ``operand`` is B; ``slots`` says where C, A and B stand in the argument block;
+    ``front`` bytes at the beginning of the workspace are left to the caller.
+    """
+
+    def __init__(
+        self,
+        gemm: Gemm,
+        isa: Isa,
+        symbol: str,
+        operand: Operand,
+        slots: tuple[int, int, int] = (ARG_C, ARG_A, ARG_B),
+    ) -> None:
+        self.gemm, self.isa, self.symbol, self.operand = gemm, isa, symbol, operand
+        self.slots, self.front = slots, 0
+        self.size = ITEMSIZE[gemm.compute]
+        self.lanes = isa.lanes(self.size)
+        self.nv, self.mr = choose_tile(gemm.m, gemm.n, self.lanes, isa)
+        self.panel = self.nv * self.lanes
+        self.whole, self.rest = divmod(gemm.n, self.panel)
+        self.panels = self.whole + (self.rest > 0)
+        self.blocks = -(-gemm.m // self.mr)
+        self.low, self.high_count = divmod(gemm.m, self.blocks)
+        self.mode = operand.mode(gemm, self.blocks)
+        far = gemm.a_strides[1] != 1 and gemm.k > 1024 and self.blocks > 2
+        self.pack_a = gemm.a_dtype != gemm.compute or far
+        self._block_k()
+        self._split()
+        self.chunk_blocks = max(1, _MC // self.mr)
+        self.chunk_panels = min(max(1, _NC // self.panel), -(-self.panels // self.grid.cols))
+        self._layout_workspace()
+        self.names: dict[tuple[bool, bool, str], str] = {}
+
+    def _block_k(self) -> None:
+        gemm = self.gemm
+        can_split = gemm.c_dtype == gemm.compute and gemm.c_strides[1] == 1
+        limit = _KC_PACKED_A if self.pack_a else _KC
+        self.k_blocks = max(1, -(-gemm.k // limit)) if can_split else 1
+        unit = self.operand.k_unit(self.lanes)
+        self.kc = -(-max(1, -(-gemm.k // self.k_blocks)) // unit) * unit
+        self.k_blocks = max(1, -(-gemm.k // self.kc))
+
+    def _split(self) -> None:
+        gemm = self.gemm
+        batches = prod(gemm.batch)
+        flops = 2 * batches * gemm.m * gemm.n * max(gemm.k, 1)
+        # Splitting rows repeats the packing of B: worth it for a few row blocks each.
+        rows, cols = (4, 1) if self.mode == "packed" else (2, 2)
+        self.grid = tasks.Grid.choose(flops, batches, self.blocks, self.panels, rows, cols)
+
+    def _layout_workspace(self) -> None:
+        rows = -(-self.kc // self.lanes) * self.lanes
+        self.panel_bytes = rows * self.panel * self.size
+        packed_b = 0 if self.mode == "raw" else self.panel_bytes * self.chunk_panels
+        packed_a = 0
+        self.a_offset = packed_b
+        self.a_row, self.a_k = self.gemm.a_strides
+        if self.pack_a:
+            chunk = self.chunk_blocks * self.mr
+            # An odd number of cache lines apart, so that columns don't fall on one L1 set.
+            odd = 64 // self.size
+            if self.gemm.a_strides[0] == 1 and self.gemm.a_strides[1] != 1:
+                pitch = (-(-chunk // odd) | 1) * odd
+                self.a_row, self.a_k, packed_a = 1, pitch, rows * pitch * self.size
+            else:
+                pitch = (-(-rows // odd) | 1) * odd
+                self.a_row, self.a_k, packed_a = pitch, 1, chunk * pitch * self.size
+        self.task_bytes = -(-(packed_b + packed_a) // 64) * 64
+
+    def emit(self) -> Kernel:
+        """The module's text and what it needs at run time."""
+        b = self.b = Text()
+        with b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+            self._body()
+        self._define_parts()
+        ntasks = self.grid.ntasks
+        return Kernel(b.module(), self.symbol, ntasks, self.front + ntasks * self.task_bytes)
+
+    def _define_parts(self) -> None:
+        """Define the functions that the body calls."""
+        b = self.b
+        for (high, tail, mode), name in self.names.items():
+            self._emit_tile(name, high, tail, mode)
+        live = [(self.whole > 0, "pack", self.panel), (self.rest > 0, "pack_tail", self.rest)]
+        for wanted, name, columns in live:
+            if wanted and self.mode == "packed":
+                self.operand.emit_pack(b, f"{self.symbol}.{name}", self.isa, self.panel, columns)
+        if self.pack_a:
+            strides = self.gemm.a_strides if self.a_k == 1 else self.gemm.a_strides[::-1]
+            pitch = max(self.a_row, self.a_k)
+            packing.emit_pack_rows(
+                b, f"{self.symbol}.pack_a", self.isa, self.gemm.a_dtype, strides, pitch
+            )
+
+    def _emit_tile(self, name: str, high: bool, tail: bool, mode: str) -> None:
+        gemm = self.gemm
+        live = self.rest if tail else self.panel
+        tile = Tile(
+            isa=self.isa, mr=self.low + high, nv=-(-live // self.lanes), tail=live % self.lanes,
+            compute=gemm.compute, a_row=self.a_row, a_k=self.a_k, b_mode=mode,
+            b_k=gemm.b_strides[0], panel=self.panel, c_dtype=gemm.c_dtype,
+            c_row=gemm.c_strides[0], c_col=gemm.c_strides[1], split_k=self.k_blocks > 1,
+            epilogue=gemm.epilogue,
+        )  # fmt: skip
+        emit_tile(self.b, tile, name)
+
+    def _body(self) -> None:
+        b, gemm = self.b, self.gemm
+        pointers = [b.argument("%args", slot) for slot in self.slots]
+        self._find_workspace()
+        share = self.grid.ranges(b, prod(gemm.batch), self.blocks, self.panels)
+        self.first_block, self.end_block = share.rows
+        with b.loop(*share.batch) as batch:
+            self.batch = batch.index
+            self.c, self.a, self.source = tasks.batch_pointers(b, gemm, pointers, batch.index)
+            self._columns(share.cols)
+
+    def _columns(self, panels: tuple[str, str]) -> None:
+        """Compute a range of panels of C from the whole of K."""
+        b = self.b
+        with b.loop(*panels, self.chunk_panels) as chunk:
+            self.chunk = chunk.index
+            self.chunk_end = b.least(panels[1], b.add(chunk.index, self.chunk_panels))
+            self._all_k()
+
+    def _all_k(self) -> None:
+        with self.b.loop(0, self.k_blocks) as k:
+            self._k_block(k.index)
+
+    def _find_workspace(self) -> None:
+        b = self.b
+        self.workspace = "null"
+        if self.task_bytes:
+            base = b.argument("%args", ARG_WORKSPACE)
+            self.workspace = b.at(base, b.add(b.mul("%task", self.task_bytes), self.front))
+
+    def _k_block(self, index: str) -> None:
+        b, gemm = self.b, self.gemm
+        self.k0 = b.mul(index, self.kc)
+        if self.k_blocks == 1:
+            self.depth, self.more, self.last = str(gemm.k), "false", "true"
+        else:
+            self.depth = b.least(self.kc, b.op(f"sub i64 {gemm.k}, {self.k0}"))
+            self.more = b.op(f"icmp ne i64 {index}, 0")
+            self.last = b.op(f"icmp eq i64 {index}, {self.k_blocks - 1}")
+        if self.mode == "packed":
+            self._each_panel(self._pack_panel)
+        with b.loop(self.first_block, self.end_block, self.chunk_blocks) as rows:
+            self.rows = rows.index
+            self.rows_end = b.least(self.end_block, b.add(rows.index, self.chunk_blocks))
+            if self.pack_a:
+                self._pack_a()
+            self._each_panel(self._panel_rows)
+
+    def _each_panel(self, action) -> None:  # type: ignore[no-untyped-def]
+        """Call ``action(panel index, is tail)`` in a loop over the chunk's panels."""
+        b = self.b
+        if self.whole:
+            with b.loop(self.chunk, b.least(self.chunk_end, self.whole)) as p:
+                action(p.index, False)
+        if self.rest:
+            with b.when(b.op(f"icmp sgt i64 {self.chunk_end}, {self.whole}")):
+                action(str(self.whole), True)
+
+    def _packed(self, panel: str) -> str:
+        b = self.b
+        place = b.op(f"sub i64 {panel}, {self.chunk}")
+        return b.at(self.workspace, b.mul(place, self.panel_bytes))
+
+    def _pack_panel(self, panel: str, tail: bool) -> None:
+        b = self.b
+        name = f"{self.symbol}.{'pack_tail' if tail else 'pack'}"
+        b.emit(
+            f"call void @{name}(ptr {self.source}, ptr {self._packed(panel)}, i64 {self.k0}, "
+            f"i64 {self.depth}, i64 {b.mul(panel, self.panel)})"
+        )
+
+    def _row_of(self, block: str) -> str:
+        b = self.b
+        return b.add(b.mul(block, self.low), b.least(block, self.high_count))
+
+    def _pack_a(self) -> None:
+        b, gemm = self.b, self.gemm
+        start = self._row_of(self.rows)
+        count = b.op(f"sub i64 {self._row_of(self.rows_end)}, {start}")
+        offset = b.add(b.mul(start, gemm.a_strides[0]), b.mul(self.k0, gemm.a_strides[1]))
+        source = b.at(self.a, offset, ITEMSIZE[gemm.a_dtype])
+        self.a_packed, self.a_start = b.at(self.workspace, self.a_offset), start
+        shape = (count, self.depth) if self.a_k == 1 else (self.depth, count)
+        b.emit(
+            f"call void @{self.symbol}.pack_a(ptr {source}, ptr {self.a_packed}, "
+            f"i64 {shape[0]}, i64 {shape[1]})"
+        )
+
+    def _panel_rows(self, panel: str, tail: bool) -> None:
+        b, gemm = self.b, self.gemm
+        col = b.mul(panel, self.panel)
+        packed = "null" if self.mode == "raw" else self._packed(panel)
+        raw = "null"
+        if self.mode != "packed":
+            raw = b.at(self.source, b.add(b.mul(self.k0, gemm.b_strides[0]), col), self.size)
+        start = self.rows
+        if self.mode == "otf":
+            first = b.op(f"icmp eq i64 {self.rows}, {self.first_block}")
+            with b.when(first):
+                for high in self._kinds():
+                    test = "slt" if high else "sge"
+                    mine = b.op(f"icmp {test} i64 {self.rows}, {self.high_count}")
+                    with b.when(mine):
+                        self._call(high, tail, "otf", self.rows, raw, packed, col)
+            start = b.add(start, b.op(f"zext i1 {first} to i64"))
+        mode = "raw" if self.mode == "raw" else "packed"
+        source = raw if mode == "raw" else packed
+        for high in self._kinds():
+            low = start if high else b.most(start, self.high_count)
+            end = b.least(self.rows_end, self.high_count) if high else self.rows_end
+            with b.loop(low, end) as block:
+                self._call(high, tail, mode, block.index, source, packed, col)
+
+    def _kinds(self) -> list[bool]:
+        return [True, False] if self.high_count else [False]
+
+    def _call(
+        self, high: bool, tail: bool, mode: str, block: str, source: str, packed: str, col: str
+    ) -> None:
+        b, gemm = self.b, self.gemm
+        row = b.mul(block, self.low + 1) if high else b.add(b.mul(block, self.low), self.high_count)
+        if self.pack_a:
+            local = b.op(f"sub i64 {row}, {self.a_start}")
+            a = b.at(self.a_packed, b.mul(local, self.a_row), self.size)
+        else:
+            offset = b.add(b.mul(row, self.a_row), b.mul(self.k0, self.a_k))
+            a = b.at(self.a, offset, self.size)
+        offset = b.add(b.mul(row, gemm.c_strides[0]), b.mul(col, gemm.c_strides[1]))
+        c = b.at(self.c, offset, ITEMSIZE[gemm.c_dtype])
+        name = self.names.setdefault((high, tail, mode), f"{self.symbol}.tile{len(self.names)}")
+        b.emit(
+            f"call void @{name}(ptr {a}, ptr {source}, ptr {packed}, ptr {c}, i64 {self.depth}, "
+            f"i1 {self.more}, i1 {self.last}, i64 {row}, i64 {col}, i64 {self.batch}, ptr %args)"
+        )
+
+
+def choose_tile(m: int, n: int, lanes: int, isa: Isa) -> tuple[int, int]:
+    """(vectors, rows) of the register tile for an m x n result: least estimated cycles."""
+    candidates = {3: 8, 2: 12, 4: 6, 1: 16} if isa.n_vregs >= 32 else {2: 6, 3: 4, 1: 12}
+    best, choice = float("inf"), (1, 1)
+    vectors = -(-n // lanes)
+    for nv, mr in candidates.items():
+        blocks = -(-m // mr)
+        rows = -(-m // blocks)
+        whole, rest = divmod(vectors, nv)
+        cycles = sum(
+            count * (max(rows * v / 2, (rows + v) / 2, 4) + 0.5)
+            for count, v in ((whole, nv), (1, rest))
+            if v
+        )
+        # The first candidate was best in measurements where the model sees no difference.
+        cost = blocks * cycles * (1.0 if best == float("inf") else 1.03)
+        if cost < best:
+            best, choice = cost, (nv, rows)
+    return choice

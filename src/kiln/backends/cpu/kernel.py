@@ -1,0 +1,32 @@
+"""What every CPU kernel generator returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One generated kernel: ``void @symbol(ptr args, i64 task, i64 ntasks)`` as LLVM IR text.
+
+    ``args`` is a table of buffer addresses; when ``workspace_bytes`` is not 0 one more entry follows
+    them, the address of that much scratch memory (64-byte aligned, contents don't matter). The call
+    must be made once for each task in ``range(ntasks)``, in any order and on any threads; ``ntasks``
+    depends on shapes only, so results do not depend on the number of threads. A kernel that needs
+    more than one parallel phase goes on in ``then``, to be launched with the same ``args`` once all
+    tasks of this one have finished; ``workspace_bytes`` is the same along the chain.
+    """
+
+    text: str
+    symbol: str
+    ntasks: int = 1
+    workspace_bytes: int = 0
+    then: Kernel | None = None
+
+    def phases(self) -> list[Kernel]:
+        """This kernel and the ones that must follow it, in order."""
+        chain, kernel = [], self
+        while kernel is not None:
+            chain.append(kernel)
+            kernel = kernel.then
+        return chain

@@ -1,0 +1,289 @@
+"""The inner kernel of every contraction: an MR x NV-vector tile of C held in registers.
+
+Rows of A are read by broadcast straight from where A lies (measured better than packing A);
+B comes from a packed panel, raw, or raw while the panel is being packed in the same loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from kiln.backends.cpu.isa import Isa
+from kiln.backends.cpu.text import (
+    COMPUTE,
+    ITEMSIZE,
+    Text,
+    fma,
+    lane_mask,
+    load_vector,
+    splat,
+    store_vector,
+)
+
+ARG_C, ARG_A, ARG_B, ARG_WORKSPACE, ARG_EXTRA = 0, 1, 2, 3, 4
+"""Slots of a contraction's argument block; the epilogue's operands begin at ARG_EXTRA."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an epilogue is applied: one vector of ``lanes`` neighbouring columns of one row.
+
+    ``value`` is the SSA name of the accumulated vector of LLVM type ``vtype``; ``row``, ``col``
+    (of lane 0) and ``batch`` (linear) are i64; ``mask`` is an i1 vector, or None when every
+    lane is live; ``args`` is the argument block.
+    """
+
+    value: str
+    vtype: str
+    element: str
+    lanes: int
+    row: str
+    col: str
+    batch: str
+    mask: str | None
+    args: str
+
+    def extra(self, b: Text, index: int) -> str:
+        """The pointer of the epilogue's ``index``-th own operand."""
+        return b.argument(self.args, ARG_EXTRA + index)
+
+
+class Epilogue(Protocol):
+    """Code applied to the result in registers just before it is stored; must be hashable.
+
+    ``heavy`` (more than about 8 instructions a vector) moves it from the unrolled tile, where
+    it would be repeated for each vector, into a loop over the tile while that is in L1.
+    The code must be straight-line, and must not read C's memory.
+    """
+
+    heavy: bool
+
+    def emit(self, b: Text, site: Site) -> str:
+        """Write the code with ``b.emit``/``b.fresh``; return the SSA name of the new vector."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one micro-kernel is specialised for; strides are in elements."""
+
+    isa: Isa
+    mr: int
+    nv: int
+    tail: int  # live lanes of the last vector, 0 = all
+    compute: str  # dtype of the arithmetic: f32 or f64
+    a_row: int
+    a_k: int
+    b_mode: str  # "packed", "raw" or "otf" (raw, packing on the fly)
+    b_k: int  # row stride of raw B
+    panel: int  # row length of the packed panel
+    c_dtype: str
+    c_row: int
+    c_col: int
+    split_k: bool
+    epilogue: Epilogue | None
+
+    @property
+    def lanes(self) -> int:
+        """Elements of one vector."""
+        return self.isa.lanes(ITEMSIZE[self.compute])
+
+
+def emit_tile(b: Text, tile: Tile, name: str) -> None:
+    """Define the internal function ``name`` for ``tile``.
+
+    ``void name(a, b, panel, c, i64 kc, i1 accumulate, i1 last, row, col, batch, args)``: adds
+    kc steps of K into the tile at ``c``; ``last`` applies the epilogue.
+    """
+    _size, lanes = ITEMSIZE[tile.compute], tile.lanes
+    element = COMPUTE[tile.compute]
+    vector = f"<{lanes} x {element}>"
+    with b.function(
+        name,
+        [("ptr noalias readonly", "a"), ("ptr noalias readonly", "b"), ("ptr noalias", "panel"),
+         ("ptr noalias", "c"), ("i64", "kc"), ("i1", "accumulate"), ("i1", "last"),
+         ("i64", "row"), ("i64", "col"), ("i64", "batch"), ("ptr", "args")],
+        internal=True,
+    ):  # fmt: skip
+        scratch = None
+        if tile.epilogue is not None and tile.epilogue.heavy:
+            scratch = b.op(f"alloca [{tile.mr * tile.nv} x {vector}], align 64")
+        unroll = 1 if tile.mr * tile.nv >= 12 else 4
+        acc = ["zeroinitializer"] * (tile.mr * tile.nv)
+        pointers = ["%a", "%b", "%panel"]
+        if unroll > 1:
+            whole = b.op(f"and i64 %kc, -{unroll}")
+            acc, pointers = _k_loop(b, tile, "0", whole, unroll, acc, pointers)
+            acc, _ = _k_loop(b, tile, whole, "%kc", 1, acc, pointers)
+        else:
+            acc, _ = _k_loop(b, tile, "0", "%kc", 1, acc, pointers)
+        if tile.split_k:
+            acc = _add_c(b, tile, acc)
+        if tile.epilogue is None:
+            _store(b, tile, acc, None)
+        elif not tile.split_k:
+            _finish(b, tile, acc, scratch)
+        else:
+            yes, no, out = b.new_label("last"), b.new_label("partial"), b.new_label("out")
+            b.emit(f"br i1 %last, label %{yes}, label %{no}")
+            b.label(yes)
+            _finish(b, tile, acc, scratch)
+            b.emit(f"br label %{out}")
+            b.label(no)
+            _store(b, tile, acc, None)
+            b.emit(f"br label %{out}")
+            b.label(out)
+
+
+def _tail(tile: Tile, v: int) -> str | None:
+    if tile.tail and v == tile.nv - 1:
+        return lane_mask(tile.lanes, tile.tail)
+    return None
+
+
+def _k_loop(
+    b: Text,
+    tile: Tile,
+    start: str,
+    stop: str,
+    unroll: int,
+    acc: list[str],
+    pointers: list[str],
+) -> tuple[list[str], list[str]]:
+    size, lanes = ITEMSIZE[tile.compute], tile.lanes
+    element = COMPUTE[tile.compute]
+    vector = f"<{lanes} x {element}>"
+    aligned = tile.panel * size % tile.isa.vector_bytes == 0
+    align = tile.isa.vector_bytes if aligned else size
+    packed = tile.b_mode == "packed"
+    b_step = tile.panel if packed else tile.b_k
+    carried = [(vector, a) for a in acc] + [("ptr", p) for p in pointers]
+    with b.loop(start, stop, unroll, carried) as loop:
+        acc = loop.carried[: len(acc)]
+        pa, pb, pp = loop.carried[len(acc) :]
+        for _ in range(unroll):
+            columns = []
+            for v in range(tile.nv):
+                source = b.at(pb, v * lanes * size)
+                if packed:
+                    columns.append(load_vector(b, source, tile.compute, lanes, None, align))
+                else:
+                    columns.append(load_vector(b, source, tile.compute, lanes, _tail(tile, v)))
+            if tile.b_mode == "otf":
+                for v, column in enumerate(columns):
+                    target = b.at(pp, v * lanes * size)
+                    b.emit(f"store {vector} {column}, ptr {target}, align {align}")
+                pp = b.at(pp, tile.panel * size)
+            acc = list(acc)
+            for i in range(tile.mr):
+                source = b.at(pa, i * tile.a_row * size)
+                scalar = b.op(f"load {element}, ptr {source}, align {size}")
+                wide = splat(b, scalar, element, lanes)
+                for v in range(tile.nv):
+                    n = i * tile.nv + v
+                    acc[n] = fma(b, wide, columns[v], acc[n], element, lanes, tile.isa.has_fma)
+            pa = b.at(pa, tile.a_k * size)
+            pb = b.at(pb, b_step * size)
+        loop.next = [*acc, pa, pb, pp]
+    return loop.final[: len(acc)], loop.final[len(acc) :]
+
+
+def _add_c(b: Text, tile: Tile, acc: list[str]) -> list[str]:
+    """Add what earlier K blocks left in C, where there were any."""
+    lanes, element = tile.lanes, COMPUTE[tile.compute]
+    vector, size = f"<{lanes} x {element}>", ITEMSIZE[tile.c_dtype]
+    yes, after, before = b.new_label("more"), b.new_label("sum"), b.block
+    b.emit(f"br i1 %accumulate, label %{yes}, label %{after}")
+    b.label(yes)
+    sums = []
+    for i in range(tile.mr):
+        for v in range(tile.nv):
+            source = b.at("%c", (i * tile.c_row + v * lanes) * size)
+            old = load_vector(b, source, tile.c_dtype, lanes, _tail(tile, v))
+            sums.append(b.op(f"fadd {vector} {acc[i * tile.nv + v]}, {old}"))
+    b.emit(f"br label %{after}")
+    b.label(after)
+    return [
+        b.op(f"phi {vector} [ {a}, %{before} ], [ {s}, %{yes} ]")
+        for a, s in zip(acc, sums, strict=True)
+    ]
+
+
+def _finish(b: Text, tile: Tile, acc: list[str], scratch: str | None) -> None:
+    """Apply the epilogue and store."""
+    if scratch is None:
+        _store(b, tile, acc, tile.epilogue)
+        return
+    lanes, element = tile.lanes, COMPUTE[tile.compute]
+    vector, width = f"<{lanes} x {element}>", tile.isa.vector_bytes
+    for n, value in enumerate(acc):
+        b.emit(f"store {vector} {value}, ptr {b.at(scratch, n * width)}, align {width}")
+    with b.loop(0, tile.mr) as loop:
+        source = b.at(scratch, b.mul(loop.index, tile.nv * width))
+        target = b.at("%c", b.mul(loop.index, tile.c_row * ITEMSIZE[tile.c_dtype]))
+        for v in range(tile.nv):
+            value = b.op(f"load {vector}, ptr {b.at(source, v * width)}, align {width}")
+            row = b.add("%row", loop.index)
+            _store_vector(b, tile, value, target, v, row, tile.epilogue)
+
+
+def _store(b: Text, tile: Tile, acc: list[str], epilogue: Epilogue | None) -> None:
+    size = ITEMSIZE[tile.c_dtype]
+    for i in range(tile.mr):
+        target = b.at("%c", i * tile.c_row * size)
+        row = b.add("%row", i) if epilogue is not None else "0"
+        for v in range(tile.nv):
+            _store_vector(b, tile, acc[i * tile.nv + v], target, v, row, epilogue)
+
+
+def _store_vector(
+    b: Text, tile: Tile, value: str, target: str, v: int, row: str, epilogue: Epilogue | None
+) -> None:
+    lanes, mask = tile.lanes, _tail(tile, v)
+    if epilogue is not None:
+        col = b.add("%col", v * lanes)
+        value = apply_epilogue(b, epilogue, value, tile.compute, lanes, row, col, "%batch", mask)
+    live = tile.tail if mask else lanes
+    store_columns(
+        b, value, b.at(target, v * lanes * tile.c_col * ITEMSIZE[tile.c_dtype]),
+        tile.c_dtype, lanes, live, tile.c_col,
+    )  # fmt: skip
+
+
+def apply_epilogue(
+    b: Text,
+    epilogue: Epilogue,
+    value: str,
+    compute: str,
+    lanes: int,
+    row: str,
+    col: str,
+    batch: str,
+    mask: str | None,
+) -> str:
+    """Write the epilogue for one vector of a function whose argument block is ``%args``."""
+    element = COMPUTE[compute]
+    vtype = f"<{lanes} x {element}>"
+    site = Site(value, vtype, element, lanes, row, col, batch, mask, "%args")
+    return epilogue.emit(b, site)
+
+
+def store_columns(
+    b: Text, value: str, target: str, dtype: str, lanes: int, live: int, stride: int
+) -> None:
+    """Store the first ``live`` lanes to columns that lie ``stride`` elements apart."""
+    if stride == 1:
+        mask = lane_mask(lanes, live) if live < lanes else None
+        store_vector(b, value, target, dtype, lanes, mask)
+        return
+    element = COMPUTE[dtype]
+    vector = f"<{lanes} x {element}>"
+    for lane in range(live):
+        if dtype == "bf16":
+            one = b.op(f"shufflevector {vector} {value}, {vector} poison, <1 x i32> <i32 {lane}>")
+            store_vector(b, one, b.at(target, lane * stride * 2), dtype, 1)
+        else:
+            scalar = b.op(f"extractelement {vector} {value}, i64 {lane}")
+            where = b.at(target, lane * stride * ITEMSIZE[dtype])
+            b.emit(f"store {element} {scalar}, ptr {where}, align {ITEMSIZE[dtype]}")

@@ -1,0 +1,182 @@
+"""Image patches as the K x N operand of a product: columns are output pixels, rows (c, ky, kx).
+
+A panel is cut out of the image on the fly, so the whole matrix of patches never exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kiln.backends.cpu.isa import Isa
+from kiln.backends.cpu.packing import PACK_PARAMS
+from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, Text, masked_load, store_vector
+
+if TYPE_CHECKING:
+    from kiln.backends.cpu.gemm import Gemm
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Windows of one image (all channels of a group); sizes are (rows, columns), in pixels.
+
+    ``strides`` are the image's (channel, row, column) strides in elements; ``origin`` is how far
+    above and left of the image the first window begins (the padding; may be negative).
+    """
+
+    dtype: str
+    image: tuple[int, int]
+    window: tuple[int, int]
+    out: tuple[int, int]
+    step: tuple[int, int]
+    dilation: tuple[int, int]
+    origin: tuple[int, int]
+    strides: tuple[int, int, int]
+
+    @property
+    def taps(self) -> int:
+        """Pixels of one window."""
+        return self.window[0] * self.window[1]
+
+    def k_unit(self, lanes: int) -> int:
+        """Blocks of K hold whole channels."""
+        return self.taps
+
+    def mode(self, gemm: Gemm, row_blocks: int) -> str:
+        """Always packed before use."""
+        return "packed"
+
+    def pieces(self, lanes: int) -> int:
+        """Image rows that one vector of neighbouring pixels can touch; 0 means: gather."""
+        if self.step[1] != 1 or self.strides[2] != 1:
+            return 0
+        width = self.out[1]
+        starts = range(0, width * lanes, lanes)
+        rows = max((start % width + lanes - 1) // width + 1 for start in starts)
+        rows = min(rows, self.out[0])
+        return rows if rows <= 4 else 0
+
+    def emit_pack(self, b: Text, name: str, isa: Isa, panel: int, live: int) -> None:
+        """Define ``name``: see ``packing``; k0 and kc must be multiples of ``taps``."""
+        size = ITEMSIZE[self.dtype]
+        lanes = isa.lanes(size)
+        with b.function(name, PACK_PARAMS, internal=True):
+            channel = b.op(f"udiv i64 %k0, {self.taps}")
+            channels = b.op(f"udiv i64 %kc, {self.taps}")
+            base = b.at("%base", b.mul(channel, self.strides[0]), size)
+            with b.loop(0, -(-live // lanes)) as v:
+                start = b.mul(v.index, lanes)
+                first = b.add("%col0", start)
+                self._vector(b, lanes, base, channels, first, b.at("%dst", start, size), panel)
+
+    def _vector(
+        self, b: Text, lanes: int, base: str, channels: str, first: str, dst: str, panel: int
+    ) -> None:
+        """Pack all rows of one vector of pixels, beginning with pixel ``first``."""
+        size, element = ITEMSIZE[self.dtype], COMPUTE[self.dtype]
+        (kh, kw), (dh, dw), (_, row_stride, col_stride) = self.window, self.dilation, self.strides
+        grid = Lanes(b, lanes)
+        pixel = grid.add(grid.splat(first), grid.iota())
+        y, x = grid.op("udiv", pixel, self.out[1]), grid.op("urem", pixel, self.out[1])
+        top = grid.affine(y, self.step[0], -self.origin[0])
+        left = grid.affine(x, self.step[1], -self.origin[1])
+        inside = grid.below(pixel, self.out[0] * self.out[1])
+        rows = [
+            grid.both(inside, grid.below(grid.affine(top, 1, ky * dh), self.image[0]))
+            for ky in range(kh)
+        ]
+        cols = [grid.below(grid.affine(left, 1, kx * dw), self.image[1]) for kx in range(kw)]
+        pieces = self.pieces(lanes)
+        sources, masks = [base], [rows]
+        if pieces:
+            sources, masks = self._pieces(b, grid, base, first, y, rows, pieces)
+        else:
+            index = grid.add(grid.op("mul", top, row_stride), grid.op("mul", left, col_stride))
+        carried = [("ptr", p) for p in [*sources, dst]]
+        with b.loop(0, channels, carried=carried) as loop:
+            *places, target = loop.carried
+            for ky in range(kh):
+                for kx in range(kw):
+                    offset = (ky * dh * row_stride + kx * dw * col_stride) * size
+                    value = "zeroinitializer"
+                    for place, mask in zip(places, masks, strict=True):
+                        on = grid.both(mask[ky], cols[kx])
+                        source = b.at(place, offset)
+                        if pieces:
+                            value = masked_load(b, source, element, lanes, on, value)
+                        else:
+                            value = _gather(b, source, index, element, lanes, on)
+                    where = b.at(target, (ky * kw + kx) * panel * size)
+                    store_vector(b, value, where, self.dtype, lanes)
+            loop.next = [b.at(p, self.strides[0] * size) for p in places]
+            loop.next.append(b.at(target, self.taps * panel * size))
+
+    def _pieces(
+        self, b: Text, grid: Lanes, base: str, first: str, y: str, rows: list[str], pieces: int
+    ) -> tuple[list[str], list[list[str]]]:
+        """Where the vector's part in each image row would begin, and which lanes are in it."""
+        size, width = ITEMSIZE[self.dtype], self.out[1]
+        line = b.op(f"udiv i64 {first}, {width}")
+        sources, masks = [], []
+        for piece in range(pieces):
+            row = b.add(line, piece)
+            above = b.add(b.mul(row, self.step[0]), -self.origin[0])
+            before = b.op(f"sub i64 {first}, {b.mul(row, width)}")
+            offset = b.add(b.mul(above, self.strides[1]), b.add(before, -self.origin[1]))
+            sources.append(b.at(base, offset, size))
+            if pieces == 1:
+                masks.append(rows)
+            else:
+                mine = grid.compare("eq", y, grid.splat(row))
+                masks.append([grid.both(mine, ok) for ok in rows])
+        return sources, masks
+
+
+class Lanes:
+    """Arithmetic on one i32 per lane."""
+
+    def __init__(self, b: Text, lanes: int) -> None:
+        self.b, self.lanes, self.kind = b, lanes, f"<{lanes} x i32>"
+
+    def constant(self, value: int) -> str:
+        return "<" + ", ".join([f"i32 {value}"] * self.lanes) + ">"
+
+    def iota(self) -> str:
+        return "<" + ", ".join(f"i32 {i}" for i in range(self.lanes)) + ">"
+
+    def splat(self, value: str) -> str:
+        narrow = self.b.op(f"trunc i64 {value} to i32")
+        one = self.b.op(f"insertelement {self.kind} poison, i32 {narrow}, i64 0")
+        return self.b.op(
+            f"shufflevector {self.kind} {one}, {self.kind} poison, {self.kind} zeroinitializer"
+        )
+
+    def add(self, x: str, y: str) -> str:
+        return self.b.op(f"add {self.kind} {x}, {y}")
+
+    def op(self, name: str, x: str, value: int) -> str:
+        return self.b.op(f"{name} {self.kind} {x}, {self.constant(value)}")
+
+    def affine(self, x: str, scale: int, offset: int) -> str:
+        if scale != 1:
+            x = self.op("mul", x, scale)
+        return self.op("add", x, offset) if offset else x
+
+    def compare(self, how: str, x: str, y: str) -> str:
+        return self.b.op(f"icmp {how} {self.kind} {x}, {y}")
+
+    def below(self, x: str, limit: int) -> str:
+        """0 <= x < limit: as unsigned numbers, negative ones are large."""
+        return self.compare("ult", x, self.constant(limit))
+
+    def both(self, x: str, y: str) -> str:
+        return self.b.op(f"and <{self.lanes} x i1> {x}, {y}")
+
+
+def _gather(b: Text, base: str, index: str, element: str, lanes: int, mask: str) -> str:
+    vector, bits, pointers = (f"<{lanes} x {t}>" for t in (element, "i1", "ptr"))
+    places = b.op(f"getelementptr {element}, ptr {base}, <{lanes} x i32> {index}")
+    name = f"llvm.masked.gather.v{lanes}{'f64' if element == 'double' else 'f32'}.v{lanes}p0"
+    align = ("i32", "8" if element == "double" else "4")
+    zero = (vector, "zeroinitializer")
+    return b.call(name, vector, (pointers, places), align, (bits, mask), zero)

@@ -1,0 +1,94 @@
+"""Splitting a contraction into independent tasks, from its shape alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kiln.backends.cpu.text import ITEMSIZE, Text
+
+if TYPE_CHECKING:
+    from kiln.backends.cpu.gemm import Gemm
+
+_SERIAL_FLOPS = 2 * 64**3
+_TASK_FLOPS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Share:
+    """The half-open ranges (SSA names or numbers) that one task works on."""
+
+    batch: tuple[str, str]
+    rows: tuple[str, str]
+    cols: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tasks laid out as batch x rows x columns of the result."""
+
+    batch: int
+    rows: int
+    cols: int
+
+    @property
+    def ntasks(self) -> int:
+        """How many there are."""
+        return self.batch * self.rows * self.cols
+
+    @staticmethod
+    def choose(
+        flops: int, batches: int, rows: int, cols: int, least_rows: int = 1, least_cols: int = 1
+    ) -> Grid:
+        """The grid for work of ``flops`` over so many batches, row units and column units.
+
+        Batches are split first, then columns, then rows: that order repeats the least packing.
+        No task gets fewer than ``least_*`` units.
+        """
+        target = task_count(flops)
+        by_batch = max(1, min(batches, target))
+        left = -(-target // by_batch)
+        by_cols = max(1, min(left, cols // least_cols))
+        left = -(-left // by_cols)
+        return Grid(by_batch, max(1, min(left, rows // least_rows)), by_cols)
+
+    def ranges(self, b: Text, batches: int, rows: int, cols: int) -> Share:
+        """Write the code that finds what ``%task`` works on."""
+        col = b.op(f"urem i64 %task, {self.cols}")
+        above = b.op(f"udiv i64 %task, {self.cols}")
+        row = b.op(f"urem i64 {above}, {self.rows}")
+        batch = b.op(f"udiv i64 {above}, {self.rows}")
+        return Share(
+            _part(b, batch, self.batch, batches),
+            _part(b, row, self.rows, rows),
+            _part(b, col, self.cols, cols),
+        )
+
+
+def task_count(flops: int) -> int:
+    """How many tasks to split work of ``flops`` into."""
+    if flops <= _SERIAL_FLOPS:
+        return 1
+    return min(8 if flops < 1 << 30 else 16, max(2, flops // _TASK_FLOPS))
+
+
+def _part(b: Text, index: str, parts: int, total: int) -> tuple[str, str]:
+    if parts == 1:
+        return "0", str(total)
+    low = b.op(f"udiv i64 {b.mul(index, total)}, {parts}")
+    high = b.op(f"udiv i64 {b.mul(b.add(index, 1), total)}, {parts}")
+    return low, high
+
+
+def batch_pointers(b: Text, gemm: Gemm, pointers: list[str], index: str) -> list[str]:
+    """C, A and B of the batch with linear number ``index``."""
+    strides = (gemm.c_batch, gemm.a_batch, gemm.b_batch)
+    dtypes = (gemm.c_dtype, gemm.a_dtype, gemm.b_dtype)
+    offsets = ["0", "0", "0"]
+    for axis in reversed(range(len(gemm.batch))):
+        place = index
+        if axis > 0:
+            place = b.op(f"urem i64 {index}, {gemm.batch[axis]}")
+            index = b.op(f"udiv i64 {index}, {gemm.batch[axis]}")
+        offsets = [b.add(o, b.mul(place, s[axis])) for o, s in zip(offsets, strides, strict=True)]
+    return [b.at(p, o, ITEMSIZE[d]) for p, o, d in zip(pointers, offsets, dtypes, strict=True)]

@@ -1,0 +1,5 @@
+"""The `kiln` command."""
+
+from .main import main
+
+__all__ = ["main"]

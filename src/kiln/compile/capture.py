@@ -1,0 +1,396 @@
+"""Capture: running a Python function once with symbolic tensors to get a Graph.
+
+Tensors that the function reaches are found by identity and become inputs; memory that it writes
+becomes updates of those inputs. In-place ops and views are functionalised: a `Storage` is one piece
+of memory and holds the node of its present value; a tensor is a chain of view ops on a storage.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import get_ident
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from .. import dtypes as dt
+from ..autograd.tape import record
+from ..errors import CaptureError, describe
+from ..graph.node import Node, const, input_node, item, literal, make
+from ..ops.derive import compute_dtype
+from ..ops.registry import REGISTRY, Op
+from ..shape import contiguous_strides, numel, view_strides
+from ..tensor import CAPTURING, Tensor, wrap
+
+_KILN = __name__.split(".")[0] + "."
+
+
+class Storage:
+    """One piece of memory: the node of its value now, and the input that it came from, if any."""
+
+    __slots__ = ("cache", "origin", "value", "written")
+
+    def __init__(self, value: Node, origin: Input | None = None):
+        self.value, self.origin = value, origin
+        self.written = False
+        self.cache: dict[Any, Node] = {}
+
+
+class SymArray:
+    """A symbolic payload: what a Tensor holds in place of an array while a function is captured."""
+
+    __slots__ = ("capture", "chain", "dtype", "layout", "shape", "storage")
+
+    def __init__(self, capture: Capture, storage: Storage, chain: tuple, shape: tuple, dtype: Any, layout: Any = None):
+        self.capture, self.storage, self.chain = capture, storage, chain
+        self.shape, self.dtype = tuple(shape), dtype
+        self.layout = layout  # a dummy array of one-byte elements with this view's strides; None: contiguous
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> Any:
+        return numel(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    def node(self) -> Node:
+        """The node of this view's present value."""
+        s = self.storage
+        if not self.chain:
+            return s.value
+        found = s.cache.get(self.chain)
+        if found is None:
+            found = s.value
+            for name, rest in self.chain:
+                found = make(name, (found, *rest), self.capture.where())
+            s.cache[self.chain] = found
+        return found
+
+    def strided(self) -> np.ndarray:
+        """The layout as a dummy array; its strides count elements."""
+        if self.layout is None:
+            self.layout = as_strided(np.zeros(1, np.uint8), self.shape, contiguous_strides(self.shape))
+        return self.layout
+
+    def refuse(self, why: str) -> None:
+        """Raise for a read that needs the value now."""
+        if self.capture.done:
+            raise CaptureError(
+                "compile", "this tensor was made inside a compiled function and has no value outside it",
+                f"{dt.OF_NUMPY[self.dtype].abbr}{list(self.shape)}", "return it from the function instead of storing it",
+            )  # fmt: skip
+        self.capture.refuse(why)
+
+
+class Input:
+    """Where an input of the Graph comes from at each call.
+
+    `kind`: "arg" (leaf number of the arguments), "state" (a tensor reached by closure), "grad" (a
+    tensor's `.grad`) or "host" (a Python number in `owner[key]`).
+    """
+
+    __slots__ = ("array", "host", "index", "kind", "leaf", "node", "tensor")
+
+    def __init__(self, kind: str, index: int, node: Node, tensor: Tensor | None = None, leaf: int = -1,
+                 host: tuple[Any, Any] | None = None):  # fmt: skip
+        self.kind, self.index, self.node, self.tensor, self.leaf, self.host = kind, index, node, tensor, leaf, host
+        self.array = tensor._a if tensor is not None else None
+
+
+class Branch(Exception):
+    """A Python branch on a tensor's value that no captured path has decided yet."""
+
+    def __init__(self, node: Node, where: str):
+        self.node, self.where = node, where
+
+
+class Capture:
+    """A capture under way on one thread."""
+
+    def __init__(self, decisions: tuple[bool, ...] = ()):
+        self.inputs: list[Input] = []
+        self.storages: dict[int, tuple[SymArray, Any]] = {}  # by id of a concrete array, which is kept alive
+        self.grads: dict[int, tuple[Tensor, Any, bool]] = {}  # tensors whose .grad was read or written
+        self.watched: dict[int, tuple[Any, Any]] = {}  # owners of Python facts
+        self.hosts: dict[tuple[int, Any], Tensor] = {}
+        self.decisions, self.branches = decisions, []  # values of Python branches, and their nodes
+        self.requires: list[tuple[Tensor, bool]] = []
+        self.done = False
+
+    # ---- entering and leaving
+
+    @contextmanager
+    def active(self) -> Iterator[Capture]:
+        """Make this the capture of the thread."""
+        me = get_ident()
+        outer = CAPTURING.get(me)
+        CAPTURING[me] = self
+        try:
+            yield self
+        finally:
+            self.done = True
+            if outer is None:
+                del CAPTURING[me]
+            else:
+                CAPTURING[me] = outer
+
+    def where(self) -> str:
+        """The user's line that runs now: `file.py:12 in step`."""
+        f: Any = sys._getframe(1)
+        while f is not None and f.f_globals.get("__name__", "").startswith(_KILN):
+            f = f.f_back
+        return "" if f is None else f"{f.f_code.co_filename.rsplit('/', 1)[-1]}:{f.f_lineno} in {f.f_code.co_name}"
+
+    def refuse(self, what: str) -> None:
+        """Raise for something that a captured function cannot do."""
+        raise CaptureError(
+            "compile", f"{what}: a value is read into Python while the function is captured",
+            self.where(), "return the tensor and read it outside, or use kiln.where for a choice by value",
+        )  # fmt: skip
+
+    # ---- inputs
+
+    def _input(self, kind: str, shape: Any, dtype: dt.dtype, name: str = "", **facts: Any) -> Input:
+        node = input_node(len(self.inputs), shape, dtype, name)
+        out = Input(kind, len(self.inputs), node, **facts)
+        self.inputs.append(out)
+        return out
+
+    def argument(self, t: Tensor, leaf: int) -> Tensor:
+        """A symbolic stand-in for an argument tensor."""
+        known = self.storages.get(id(t._a))
+        if known is not None:
+            sym = known[0]
+        else:
+            i = self._input("arg", t._a.shape, t.dtype, f"arg{leaf}", tensor=t, leaf=leaf)
+            sym = SymArray(self, Storage(i.node, i), (), t._a.shape, t._a.dtype)
+            self.storages[id(t._a)] = (sym, t._a)
+        out = wrap(sym)
+        out._rg = t._rg
+        return out
+
+    def payload(self, t: Tensor) -> SymArray:
+        """The symbolic payload of any tensor; a concrete one becomes a state input."""
+        a = t._a
+        if isinstance(a, SymArray):
+            if a.capture is not self:
+                if a.capture.done:
+                    a.refuse("use")
+                raise CaptureError("compile", "a tensor of another capture is used", describe(t), "return it instead")
+            return a
+        known = self.storages.get(id(a))
+        if known is not None:
+            return known[0]
+        if t._base is not None and t._view is not None and t._base._a is not a:
+            sym = self.payload(t._base)
+            for name, rest in t._view:
+                sym = self._view(REGISTRY[name], sym, rest)
+        else:
+            self._refuse_overlap(t)
+            i = self._input("state", a.shape, t.dtype, tensor=t)
+            sym = SymArray(self, Storage(i.node, i), (), a.shape, a.dtype)
+            self.requires.append((t, t._rg))
+        self.storages[id(a)] = (sym, a)
+        return sym
+
+    def _refuse_overlap(self, t: Tensor) -> None:
+        a = t._a
+        if a.base is None or not a.size:
+            return
+        for other in self.inputs:
+            b = other.array
+            if b is not None and b is not a and b.size and np.may_share_memory(a, b):
+                raise CaptureError(
+                    "compile", "the function reaches two tensors that share memory in a way Kiln can't follow",
+                    f"{describe(t)} and {b.dtype}{list(b.shape)}", "pass one of them and take the view inside the function",
+                )  # fmt: skip
+
+    def host_scalar(self, owner: Any, key: Any) -> Tensor:
+        """`owner[key]`, a number that is read again at every call, as a 0-d float64 tensor."""
+        value = owner[key]
+        if isinstance(value, Tensor):
+            return value
+        found = self.hosts.get((id(owner), key))
+        if found is None:
+            i = self._input("host", (), dt.float64, str(key), host=(owner, key))
+            found = wrap(SymArray(self, Storage(i.node, i), (), (), dt.float64.np))
+            self.hosts[(id(owner), key)] = found
+        return found
+
+    def watch(self, owner: Any) -> None:
+        """Guard the Python facts of a module or an optimizer: `owner.__capture_facts__()`."""
+        if id(owner) not in self.watched:
+            self.watched[id(owner)] = (owner, owner.__capture_facts__())
+
+    # ---- gradient fields
+
+    def read_grad(self, t: Tensor) -> Tensor | None:
+        """`t.grad` inside the function: what was there before the call, or what the function set."""
+        if isinstance(t._a, SymArray):
+            return t._grad
+        if id(t) not in self.grads:
+            old = t._grad
+            self.grads[id(t)] = (t, old, True)
+            if old is not None and not isinstance(old._a, SymArray) and id(old._a) not in self.storages:
+                i = self._input("grad", old._a.shape, old.dtype, tensor=t)
+                i.array = old._a
+                sym = SymArray(self, Storage(i.node, i), (), old._a.shape, old._a.dtype)
+                self.storages[id(old._a)] = (sym, old._a)
+        return t._grad
+
+    def note_grad(self, t: Tensor) -> None:
+        """Remember that the function sets `t.grad`."""
+        if not isinstance(t._a, SymArray) and id(t) not in self.grads:
+            self.grads[id(t)] = (t, t._grad, False)
+
+    # ---- reading values
+
+    def check_host_read(self, t: Tensor, why: str) -> None:
+        """A concrete tensor's value is read by Python: it would be frozen into the program."""
+        self.refuse(f"{why} of {describe(t)}")
+
+    def branch(self, t: Tensor) -> bool:
+        """The truth value of a tensor: decided by the path being captured."""
+        node = make("cast", (self.value(t), dt.bool_)) if t.dtype is not dt.bool_ else self.value(t)
+        if node.shape != ():
+            node = make("reshape", (node, ()))
+        k = len(self.branches)
+        if k >= len(self.decisions):
+            raise Branch(node, self.where())
+        self.branches.append(node)
+        return self.decisions[k]
+
+    # ---- ops
+
+    def value(self, x: Any) -> Any:
+        """The node of a tensor's present value; other arguments as they are."""
+        if isinstance(x, Tensor):
+            return self.payload(x).node()
+        if isinstance(x, list | tuple) and any(isinstance(y, Tensor) for y in x):
+            return tuple(self.value(y) for y in x)
+        if isinstance(x, np.ndarray):
+            return literal(x)
+        return x
+
+    def _fresh(self, node: Node) -> SymArray:
+        return SymArray(self, Storage(node), (), node.shape, node.dtype.np)
+
+    def compute(self, op: Op, args: tuple) -> Any:
+        """The result of an op as a fresh payload (a tuple of them for several outputs)."""
+        values = [self.value(a) for a in args]
+        node = build(op, values, self.where())
+        if node.outputs is not None:
+            return tuple(self._fresh(item(node, i)) for i in range(len(node.outputs)))
+        return self._fresh(node)
+
+    def call(self, op: Op, args: tuple) -> Any:
+        """Call an op symbolically: the same tape, nodes instead of arrays."""
+        if op.view:
+            sym = self._view(op, self.payload(args[0]), args[1:])
+            if sym is not None:
+                return self._wrap_view(op, args, sym)
+        r = self.compute(op, args)
+        outs = tuple(wrap(s) for s in r) if isinstance(r, tuple) else (wrap(r),)
+        record(op, args, outs)
+        if not isinstance(r, tuple):
+            return outs[0]
+        return op.result(*outs) if op.result is not None else outs
+
+    def _view(self, op: Op, sym: SymArray, rest: tuple) -> Any:
+        if op.name == "bitcast":
+            raise CaptureError("compile", "view(dtype) can't be captured", self.where(), "use .to(dtype)")
+        probe = sym.node()
+        assert op.infer is not None
+        shape, dtype = op.infer(probe, *rest)
+        layout = None
+        if op.name == "reshape":
+            if sym.layout is not None:
+                strides = view_strides(sym.shape, sym.strided().strides, shape)
+                if strides is None:
+                    return None  # the elements have to be copied
+                layout = as_strided(np.zeros(1, np.uint8), tuple(shape), strides)
+        elif op.name not in ("as_strided", "real_part", "imag_part"):
+            layout = op.reference(sym.strided(), *rest)
+        return SymArray(self, sym.storage, (*sym.chain, (op.name, rest)), shape, dtype.np, layout)
+
+    def _wrap_view(self, op: Op, args: tuple, sym: SymArray) -> Tensor:
+        from ..autograd.modes import mode
+
+        x, out = args[0], wrap(sym)
+        if x._ver is None:
+            x._ver = [0, 0]
+        out._ver, out._seen = x._ver, x._ver[1]
+        out._base = x if x._base is None else x._base
+        chain = () if x._base is None else x._view
+        out._view = (*chain, (op.name, args[1:])) if mode.grad and chain is not None else None
+        record(op, args, (out,))
+        return out
+
+    def write(self, x: Tensor, value: Any) -> None:
+        """Store a value in a tensor's memory."""
+        sym = self.payload(x)
+        node = value.node() if isinstance(value, SymArray) else self.value(value)
+        target = dt.OF_NUMPY[sym.dtype]
+        if node.dtype is not target:
+            node = make("cast", (node, target), self.where())
+        s = sym.storage
+        if tuple(node.shape) != sym.shape:
+            node = make("expand", (node, sym.shape), self.where())
+        s.value = make("view_update", (s.value, node, sym.chain), self.where()) if sym.chain else node
+        s.written = True
+        s.cache.clear()
+
+
+def build(op: Op, values: list, source: str = "") -> Node:
+    """A node with explicit casts and constants: operands of an elementwise op get one dtype."""
+    if op.family in ("elementwise", "select"):
+        slots = [i for i in op.tensor_slots if values[i] is not None]
+        if op.family == "select":
+            slots = slots[1:]
+            want = dt.result_type(*[values[i] for i in slots])
+            cond = values[op.tensor_slots[0]]
+            if cond.dtype is not dt.bool_:
+                values[op.tensor_slots[0]] = make("ne", (cond, const(0, cond.dtype)), source)
+        else:
+            assert op.infer is not None
+            op.infer(*values)
+            want = compute_dtype(op, [values[i] for i in slots])
+            if op.promote == "div":
+                want = op.infer(*values)[1]
+        for i in slots:
+            x = values[i]
+            if not isinstance(x, Node):
+                values[i] = const(x, want)
+            elif x.dtype is not want:
+                values[i] = make("cast", (x, want), source)
+    elif op.family == "movement" and op.name == "cat":
+        want = op.infer(*values)[1]  # type: ignore[misc]
+        values[0] = tuple(x if x.dtype is want else make("cast", (x, want), source) for x in values[0])
+    return make(op, values, source)
+
+
+def inline(op: Op, args: tuple, source: str = "") -> Any:
+    """The nodes of an op's body: its decomposition traced with symbolic tensors."""
+    from ..autograd.modes import no_grad
+
+    assert op.body is not None
+    c = Capture()
+
+    def symbolic(x: Any) -> Any:
+        if isinstance(x, Node):
+            return wrap(c._fresh(x))
+        return [symbolic(y) for y in x] if isinstance(x, tuple) and any(isinstance(y, Node) for y in x) else x
+
+    with c.active(), no_grad():
+        out = op.body(*(symbolic(a) for a in args))
+        if isinstance(out, tuple | list):
+            return tuple(c.value(o) for o in out)
+        return c.value(out)

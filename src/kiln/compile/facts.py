@@ -1,0 +1,193 @@
+"""Python values that a captured function read, as guards: nothing is frozen silently.
+
+While a function is captured, every frame of user code that it enters is looked at: the bytecode
+says which globals, closure cells and attribute chains (`self.scale`, `cfg.model.depth`) it loads.
+Those that hold a plain Python value become guards: at each call the value must be what it was.
+"""
+
+from __future__ import annotations
+
+import dis
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from ..errors import CaptureError
+from ..tensor import Tensor
+
+_KILN = __name__.split(".")[0]
+_SCALARS = (bool, int, float, complex, str, bytes, type(None))
+_CONTAINERS = (dict, list, tuple, set)
+
+
+_STDLIB = os.path.dirname(os.__file__) + os.sep
+
+
+def _is_stdlib(filename: str) -> bool:
+    return filename.startswith(_STDLIB) and "site-packages" not in filename
+
+
+@lru_cache(4096)
+def _chains(code: types.CodeType) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """(kind, root name, attribute names) of the loads in a code object; kind: global, cell, local."""
+    out = []
+    kind, root, path = "", "", []
+
+    def flush() -> None:
+        if kind:
+            out.append((kind, root, tuple(path)))
+
+    stored = set()
+    for i in dis.get_instructions(code):
+        name = i.opname
+        if name.startswith(("STORE_FAST", "DELETE_FAST")):
+            stored.update(i.argval if isinstance(i.argval, tuple) else (i.argval,))
+    for i in dis.get_instructions(code):
+        name = i.opname
+        if name in ("LOAD_GLOBAL", "LOAD_NAME"):
+            flush()
+            kind, root, path = "global", i.argval, []
+        elif name in ("LOAD_DEREF", "LOAD_CLASSDEREF"):
+            flush()
+            kind, root, path = "cell", i.argval, []
+        elif name.startswith("LOAD_FAST"):
+            flush()
+            last = i.argval[-1] if isinstance(i.argval, tuple) else i.argval
+            kind, root, path = ("" if last in stored else "local"), last, []
+        elif name in ("LOAD_ATTR", "LOAD_METHOD") and kind:
+            path.append(i.argval)
+        elif name in ("PUSH_NULL", "CACHE", "RESUME", "PRECALL", "EXTENDED_ARG"):
+            continue
+        else:
+            flush()
+            kind = ""
+    flush()
+    return tuple(dict.fromkeys(out))
+
+
+def _snapshot(value: Any, depth: int = 0) -> Any:
+    """A comparable copy of a plain value; None in a tuple of one where it is not plain."""
+    if isinstance(value, _SCALARS):
+        return (type(value), value)
+    if depth < 3 and type(value) in _CONTAINERS and len(value) <= 64:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        parts = tuple((k, _snapshot(v, depth + 1)) for k, v in items if isinstance(k, _SCALARS))
+        return (type(value), len(value), parts)
+    if isinstance(value, Tensor | types.FunctionType):
+        return ("object", id(value))
+    return None
+
+
+class Fact:
+    """One Python value that was read, how to read it again, and what it was."""
+
+    __slots__ = ("holder", "keep", "path", "read", "seen")
+
+    def __init__(self, path: str, holder: Any, read: Callable[[], Any], value: Any):
+        self.path, self.holder, self.read = path, holder, read
+        self.seen, self.keep = _snapshot(value), value
+
+    def holds(self) -> bool:
+        """Whether the value is still what it was."""
+        try:
+            return _snapshot(self.read()) == self.seen
+        except (KeyError, AttributeError, ValueError):
+            return False
+
+    def explain(self) -> str:
+        """What changed, for KILN_EXPLAIN."""
+        try:
+            now = repr(self.read())
+        except (KeyError, AttributeError, ValueError):
+            now = "gone"
+        return f"{self.path} was {self.keep!r} and is {now}"
+
+
+class Facts:
+    """The Python values read during a capture."""
+
+    def __init__(self) -> None:
+        self.found: dict[Any, Fact] = {}
+
+    def visit(self, frame: types.FrameType) -> None:
+        """Note what the code of a user's frame can read, as the frame is entered."""
+        if frame.f_globals.get("__name__", "").split(".")[0] in (_KILN, "numpy", "contextlib", "importlib", "rich"):
+            return
+        code = frame.f_code
+        if code.co_filename.startswith(("<frozen", "<kiln")) or _is_stdlib(code.co_filename):
+            return
+        for kind, root, path in _chains(code):
+            scope = frame.f_globals if kind == "global" else frame.f_locals
+            if root not in scope:
+                continue
+            value = scope[root]
+            if kind == "local":
+                if not path or isinstance(value, Tensor):
+                    continue
+                self._follow(value, root, path)
+            elif isinstance(value, types.ModuleType) and value.__name__.split(".")[0] in (_KILN, "numpy", "math"):
+                continue
+            else:
+                if kind == "global":
+                    self._add((id(scope), root), root, scope, lambda s=scope, r=root: s[r], value)
+                else:
+                    self._add_cell(frame, root, value)
+                self._follow(value, root, path)
+
+    def _add_cell(self, frame: types.FrameType, name: str, value: Any) -> None:
+        import gc
+
+        for fn in gc.get_referrers(frame.f_code):
+            if isinstance(fn, types.FunctionType) and fn.__closure__ and name in fn.__code__.co_freevars:
+                cell = fn.__closure__[fn.__code__.co_freevars.index(name)]
+                try:
+                    if cell.cell_contents is value:
+                        self._add((id(cell), name), name, cell, lambda c=cell: c.cell_contents, value)
+                except ValueError:
+                    continue
+
+    def _follow(self, value: Any, text: str, path: tuple[str, ...]) -> None:
+        for attr in path:
+            if isinstance(value, type | types.FunctionType | types.MethodType | Tensor):
+                return
+            holder = value
+            fields = getattr(holder, "__dict__", None)
+            if fields is None or attr not in fields:
+                return  # properties, slots and class attributes compute or belong to the code
+            value = fields[attr]
+            text = f"{text}.{attr}"
+            self._add((id(holder), attr), text, holder, lambda h=holder, a=attr: h.__dict__[a], value)
+
+    def _add(self, key: Any, path: str, holder: Any, read: Callable[[], Any], value: Any) -> None:
+        if key not in self.found and _snapshot(value) is not None:
+            self.found[key] = Fact(path, holder, read, value)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Visit every frame that is entered on this thread inside the block."""
+        old = sys.getprofile()
+
+        def hook(frame: types.FrameType, event: str, arg: Any) -> None:
+            if event == "call":
+                self.visit(frame)
+
+        sys.setprofile(hook)
+        try:
+            yield
+        finally:
+            sys.setprofile(old)
+
+    def settle(self) -> list[Fact]:
+        """The guards; an error where the function itself changed a value that it read."""
+        for f in self.found.values():
+            if not f.holds():
+                raise CaptureError(
+                    "compile", "the function changes a Python value that it also reads; only tensors can change "
+                    "inside a compiled function", f.explain(),
+                    "keep it in a tensor and update it in place, or change it outside the function",
+                )  # fmt: skip
+        return list(self.found.values())

@@ -1,0 +1,55 @@
+"""The one page of passes: every pass by name, in order, with what holds before and after.
+
+    captured Graph
+      simplify    x*1, x+0, casts and reshapes that cancel, constants folded   (KILN_NO_SIMPLIFY=1 skips)
+      decompose   composites become primitives where the backend has no form of its own
+      simplify    again: bodies bring their own constants
+    Graph of ops that the backend lowers
+
+Graphs are hash-consed, so common subexpressions are one node throughout, and only nodes that an
+output needs are ever visited, so dead code falls away by construction. The legality spec is checked
+after each pass.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from ..backends import base
+from ..config import config
+from ..graph import Graph, spec
+from .passes import decompose, simplify
+
+Pass = tuple[str, Callable[[Graph], Graph]]
+
+
+def passes(backend: str) -> list[Pass]:
+    """The passes of a backend, in order."""
+    out: list[Pass] = []
+    module = base.get(backend)
+    lowers = getattr(module, "lowers", None)
+    if lowers is None:
+        return out
+    if not config.no_simplify:
+        out.append(("simplify", simplify.simplify))
+    out.append(("decompose", lambda g: decompose.decompose(g, lowers)))
+    if not config.no_simplify:
+        out.append(("simplify", simplify.simplify))
+    return out
+
+
+def optimize(graph: Graph, backend: str, name: str = "") -> Graph:
+    """The Graph after every pass of the backend's pipeline."""
+    spec.check(graph, "capture")
+    _show("capture", graph, name)
+    for title, run in passes(backend):
+        graph = run(graph)
+        spec.check(graph, title)
+        _show(title, graph, name)
+    return graph
+
+
+def _show(title: str, graph: Graph, name: str) -> None:
+    if config.debug >= 4:
+        print(f"[kiln] {name} after {title}:\n{graph}", file=sys.stderr)

@@ -1,0 +1,58 @@
+"""Where a tensor's data lives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import KilnError, KilnTypeError
+
+KNOWN = ("cpu", "cuda", "mps", "xla", "xpu", "meta")
+AVAILABLE = ("cpu",)
+
+
+class device:
+    """A device such as `device("cpu")` or `device("cuda", 0)`: `type` and `index`."""
+
+    __slots__ = ("index", "type")
+
+    def __init__(self, type: str | device = "cpu", index: int | None = None):
+        if isinstance(type, device):
+            type, index = type.type, type.index
+        if not isinstance(type, str):
+            raise KilnTypeError("device", "a device is named by a string", repr(type), "e.g. 'cpu'")
+        kind, _, number = type.partition(":")
+        if number:
+            if index is not None or not number.isdigit():
+                raise KilnError("device", "malformed device string", repr(type), "e.g. 'cuda:0'")
+            index = int(number)
+        if kind not in KNOWN:
+            raise KilnError("device", "unknown device type", repr(type), "one of " + ", ".join(KNOWN))
+        self.type, self.index = kind, index
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, device) and (self.type, self.index) == (other.type, other.index)
+
+    def __hash__(self) -> int:
+        return hash((self.type, self.index))
+
+    def __repr__(self) -> str:
+        return f"device(type='{self.type}'" + ("" if self.index is None else f", index={self.index}") + ")"
+
+    def __str__(self) -> str:
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+
+CPU = device("cpu")
+
+
+def as_device(d: Any) -> device:
+    """The device for a device, a string or None; an error where this build has no such device."""
+    if d is None:
+        return CPU
+    out = d if isinstance(d, device) else device(d)
+    if out.type not in AVAILABLE:
+        raise KilnError(
+            "device", f"no {out.type} device here", str(out),
+            "this build of Kiln computes on 'cpu'; check kiln.cuda.is_available() first",
+        )  # fmt: skip
+    return out

@@ -1,0 +1,77 @@
+"""Errors that help: what happened, what was received, what to do.
+
+Every error that Kiln raises on a user's path is a `KilnError` with three lines. It is also an
+instance of the class that a PyTorch user would catch (`TypeError`, `ValueError`, `IndexError`, …).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class KilnError(RuntimeError):
+    """A failed operation, told in three lines: `[op] what`, `received: …`, `help: …`.
+
+    wrong:  KilnError("shapes differ")
+    right:  KilnError("matmul", "inner sizes differ", "a=f32[2, 3], b=f32[4, 5]", "transpose b")
+    """
+
+    def __init__(self, op: str, what: str, received: object = None, help: str = ""):
+        self.op, self.what, self.received, self.help = op, what, received, help
+        super().__init__(op, what, received, help)
+
+    def __str__(self) -> str:
+        lines = [f"[{self.op}] {self.what}"]
+        if self.received is not None:
+            lines.append(f"received: {self.received}")
+        if self.help:
+            lines.append(f"help: {self.help}")
+        return "\n".join(lines)
+
+
+class KilnTypeError(KilnError, TypeError):
+    """An argument of the wrong type or dtype."""
+
+
+class KilnValueError(KilnError, ValueError):
+    """An argument of the right type with a value that cannot be used."""
+
+
+class KilnIndexError(KilnError, IndexError):
+    """A dimension or an index out of range."""
+
+
+class KilnKeyError(KilnError, KeyError):
+    """A name that is not there, or that cannot be used."""
+
+
+class KilnAttributeError(KilnError, AttributeError):
+    """An attribute that an object does not have, or cannot take."""
+
+
+class KilnNotImplementedError(KilnError, NotImplementedError):
+    """Something that Kiln names but does not do (yet)."""
+
+
+class CaptureError(KilnError):
+    """A function that `kiln.compile` cannot capture, with the line and the cure."""
+
+
+class KilnWarning(UserWarning):
+    """Base class of Kiln's warnings."""
+
+
+class KilnCacheWarning(KilnWarning):
+    """The disk cache of compiled kernels can't be used; work goes on without it."""
+
+
+def describe(x: Any) -> str:
+    """A short text for an argument in an error: `f32[2, 3]` for a tensor, its repr otherwise."""
+    shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
+    if shape is not None and dtype is not None:
+        name = getattr(dtype, "abbr", None) or str(dtype)
+        return f"{name}[{', '.join(map(str, shape))}]"
+    if isinstance(x, list | tuple) and any(hasattr(v, "shape") for v in x):
+        return "(" + ", ".join(map(describe, x)) + ")"
+    text = repr(x)
+    return text if len(text) <= 60 else text[:57] + "..."

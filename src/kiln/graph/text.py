@@ -1,0 +1,131 @@
+"""Graphs as text: `print_graph` and `parse_graph` are each other's inverse.
+
+    graph(%0: f32[4, 10] 'x', %1: f32[10]) updates {1: 1} {
+      %2 = add(%0, %1, 1) : f32[4, 10]
+      return %2, %1
+    }
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import re
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnValueError
+from ..ops.registry import REGISTRY
+from .node import CONST, INPUT, ITEM, LITERAL, Graph, Node, const, input_node, item, literal, make
+
+
+def _type(n: Node) -> str:
+    if n.outputs is not None:
+        return "(" + ", ".join(f"{d.abbr}{list(s)}" for s, d in n.outputs) + ")"
+    return f"{n.dtype.abbr}{list(n.shape)}"
+
+
+def print_graph(g: Graph) -> str:
+    """The Graph as text."""
+    names: dict[Node, str] = {}
+
+    def show(x: Any) -> str:
+        if isinstance(x, Node):
+            return names[x]
+        if isinstance(x, tuple):
+            return "(" + ", ".join(map(show, x)) + ("," if len(x) == 1 else "") + ")"
+        if isinstance(x, dt.dtype):
+            return f"dtype.{x.name}"
+        if isinstance(x, float) and (x != x or x in (float("inf"), float("-inf"))):
+            return f"float('{x}')"
+        return repr(x)
+
+    for i, n in enumerate(g.inputs):
+        names[n] = f"%{i}"
+    heads = [f"{names[n]}: {_type(n)}" + (f" {n.args[1]!r}" if n.args[1] else "") for n in g.inputs]
+    lines = []
+    for n in g.nodes():
+        if n.op is INPUT:
+            continue
+        names[n] = f"%{len(names)}"
+        if n.op is LITERAL:
+            data = base64.b64encode(np.ascontiguousarray(n.args[0]).tobytes()).decode()
+            text = f"literal('{data}')"
+        else:
+            text = f"{n.name}({', '.join(map(show, n.args))})"
+        lines.append(f"  {names[n]} = {text} : {_type(n)}" + (f"  # {n.source}" if n.source else ""))
+    updates = f" updates {g.updates}" if g.updates else ""
+    return "\n".join(
+        [f"graph({', '.join(heads)}){updates} {{", *lines, f"  return {', '.join(names[o] for o in g.outputs)}", "}"]
+    )
+
+
+_TYPE = re.compile(r"(\w+)\[([\d, ]*)\]")
+
+
+def _parse_type(text: str) -> tuple[dt.dtype, tuple[int, ...]]:
+    m = _TYPE.fullmatch(text.strip())
+    if m is None or m[1] not in dt.BY_ABBR:
+        raise ValueError(f"not a type: {text}")
+    return dt.BY_ABBR[m[1]], tuple(int(s) for s in m[2].split(",") if s.strip())
+
+
+def parse_graph(text: str) -> Graph:
+    """The Graph that `print_graph` printed; KilnValueError where the text is not one."""
+    nodes: dict[str, Node] = {}
+
+    def value(e: ast.expr) -> Any:
+        if isinstance(e, ast.Name) and e.id.startswith("v__"):
+            return nodes["%" + e.id[3:]]
+        if isinstance(e, ast.Tuple):
+            return tuple(map(value, e.elts))
+        if isinstance(e, ast.Attribute) and isinstance(e.value, ast.Name) and e.value.id == "dtype":
+            return dt.BY_NAME[e.attr]
+        if isinstance(e, ast.Call) and isinstance(e.func, ast.Name) and e.func.id == "float":
+            return float(ast.literal_eval(e.args[0]))
+        return ast.literal_eval(e)
+
+    line = ""
+    try:
+        lines = [x.strip() for x in text.strip().splitlines()]
+        line = lines[0]
+        m = re.fullmatch(r"graph\((.*)\)( updates (\{.*?\}))? \{", line)
+        if m is None:
+            raise ValueError("not a graph header")
+        inputs = []
+        for i, h in enumerate(re.finditer(r"(%\d+): (\w+\[[\d, ]*\])( '([^']*)')?", m[1])):
+            d, shape = _parse_type(h[2])
+            nodes[h[1]] = input_node(i, shape, d, h[4] or "")
+            inputs.append(nodes[h[1]])
+        updates = ast.literal_eval(m[3]) if m[3] else {}
+        outputs: list[Node] = []
+        for line in lines[1:]:
+            if line == "}":
+                break
+            if line.startswith("return"):
+                outputs = [nodes[n.strip()] for n in line[6:].split(",") if n.strip()]
+                continue
+            body = re.fullmatch(r"(%\d+) = (\w+)\((.*)\) : (.*?)(?:  # (.*))?", line)
+            if body is None:
+                raise ValueError("not a node")
+            target, name, args_text, type_text, source = body.groups()
+            call = ast.parse("f(" + re.sub(r"%(\d+)", r"v__\1", args_text) + ")", mode="eval").body
+            assert isinstance(call, ast.Call)
+            args = [value(a) for a in call.args]
+            if name == CONST.name:
+                n = const(args[0], args[1])
+            elif name == LITERAL.name:
+                d, shape = _parse_type(type_text)
+                n = literal(np.frombuffer(base64.b64decode(args[0]), d.np).reshape(shape).copy())
+            elif name == ITEM.name:
+                n = item(args[0], args[1])
+            else:
+                n = make(REGISTRY[name], args, source or "")
+            if _type(n) != type_text:
+                raise ValueError(f"has type {_type(n)}, not {type_text}")
+            nodes[target] = n
+        return Graph(inputs, outputs, updates)
+    except (ValueError, KeyError, SyntaxError, TypeError, AssertionError) as e:
+        raise KilnValueError("graph", f"not the text of a Graph: {e}", line, "use print_graph's output") from None

@@ -1,0 +1,82 @@
+"""Reading and writing whole files: an old one is replaced only by a complete new one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ..errors import KilnError, KilnTypeError, describe
+
+
+class KilnFileError(KilnError, OSError):
+    """A file that can't be read or written."""
+
+
+class KilnFileNotFoundError(KilnFileError, FileNotFoundError):
+    """A file that is not there."""
+
+
+def _path(op: str, f: Any) -> Path:
+    if not isinstance(f, str | os.PathLike):
+        raise KilnTypeError(op, "expected a path or a binary file", describe(f), "pass a str, a Path or a file")
+    return Path(os.fsdecode(f))
+
+
+def read_bytes(op: str, f: Any) -> bytes:
+    """The content of a path or of a binary file object."""
+    if hasattr(f, "read"):
+        data = f.read()
+        if not isinstance(data, bytes | bytearray):
+            raise KilnTypeError(op, "the file is open in text mode", describe(f), "open it with 'rb'")
+        return bytes(data)
+    path = _path(op, f)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise KilnFileNotFoundError(op, "no such file", str(path), "check the path") from None
+    except OSError as e:
+        raise KilnFileError(op, f"can't read the file: {e.strerror}", str(path), "check the path") from None
+
+
+def write_bytes(op: str, f: Any, data: bytes) -> None:
+    """Write to a path, at once or not at all, or to a binary file object."""
+    if hasattr(f, "write"):
+        try:
+            f.write(data)
+        except TypeError:
+            raise KilnTypeError(
+                op, "the file is open in text mode", describe(f), "open it with 'wb'"
+            ) from None
+        return
+    path = _path(op, f)
+    draft = None
+    try:
+        fd, draft = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        with os.fdopen(fd, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.chmod(draft, _mode(path))
+        os.replace(draft, path)
+    except OSError as e:
+        raise KilnFileError(
+            op, f"can't write the file: {e.strerror}", str(path),
+            "the folder must exist, be writable and have room; what was there before is untouched",
+        ) from None  # fmt: skip
+    finally:
+        if draft is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(draft)
+
+
+def _mode(path: Path) -> int:
+    """The permissions that the file has, or that a new one would get."""
+    try:
+        return path.stat().st_mode & 0o777
+    except OSError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask

@@ -1,0 +1,283 @@
+"""Convolutions and transposed convolutions over one, two and three dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ...errors import KilnValueError
+from ...ops.creation import empty
+from ...tensor import Tensor
+from .. import functional as F
+from .. import init
+from ..module import Module
+from ..parameter import Parameter, UninitializedParameter, is_lazy
+from .lazy import Lazy
+
+Ints = int | Sequence[int]
+
+
+def ntuple(x: Any, n: int) -> tuple[int, ...]:
+    """`n` numbers from one number or from a sequence of them."""
+    return tuple(x) if isinstance(x, Sequence) else (x,) * n
+
+
+class _ConvNd(Module):
+    """What convolutions have in common."""
+
+    _nd = 0
+    transposed = False
+    bias: Parameter | None
+
+    def _setup(
+        self, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints, padding: Any,
+        dilation: Ints, output_padding: Ints, groups: int, bias: bool, padding_mode: str, device: Any, dtype: Any,
+    ) -> None:  # fmt: skip
+        n, name = self._nd, type(self).__name__
+        if groups <= 0:
+            raise KilnValueError(name, "groups must be a positive integer", f"groups={groups}")
+        for what, c in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if c % groups:
+                raise KilnValueError(
+                    name, f"{what} must be divisible by groups", f"{what}={c}, groups={groups}",
+                    "each group takes an equal share of the channels",
+                )  # fmt: skip
+        modes = ("zeros",) if self.transposed else ("zeros", "reflect", "replicate", "circular")
+        if padding_mode not in modes:
+            raise KilnValueError(
+                name, f"padding_mode must be one of {set(modes)}", f"padding_mode='{padding_mode}'"
+            )
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size = ntuple(kernel_size, n)
+        self.stride = ntuple(stride, n)
+        self.padding = padding if isinstance(padding, str) else ntuple(padding, n)
+        self.dilation = ntuple(dilation, n)
+        self.output_padding = ntuple(output_padding, n)
+        self.groups, self.padding_mode = groups, padding_mode
+        if isinstance(padding, str):
+            if padding not in ("same", "valid"):
+                raise KilnValueError(
+                    name, "Invalid padding string, should be one of 'same', 'valid'", repr(padding)
+                )
+            if padding == "same" and any(s != 1 for s in self.stride):
+                raise KilnValueError(
+                    name, "padding='same' is not supported for strided convolutions",
+                    f"stride={self.stride}", "give the padding as numbers",
+                )  # fmt: skip
+        self._around = self._pad_widths()
+        first, second = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
+        shape = (first, second // groups, *self.kernel_size)
+        self.weight = Parameter(empty(shape, device=device, dtype=dtype))
+        if bias:
+            self.bias = Parameter(empty(out_channels, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def _pad_widths(self) -> list[int]:
+        """Left and right padding from the last dimension on, as F.pad takes it."""
+        out: list[int] = []
+        for i in reversed(range(self._nd)):
+            if isinstance(self.padding, str):
+                total = self.dilation[i] * (self.kernel_size[i] - 1) if self.padding == "same" else 0
+                out += [total // 2, total - total // 2]
+            else:
+                out += [self.padding[i]] * 2
+        return out
+
+    def reset_parameters(self) -> None:
+        """Fill weight and bias uniformly in +-1/sqrt(fan_in)."""
+        init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            fan_in = math.prod(self.weight.shape[1:])
+            if fan_in != 0:
+                init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+    def _conv(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        conv = getattr(F, f"conv{self._nd}d")
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            input = F.pad(input, self._around, mode=self.padding_mode)
+            padding = 0
+        return conv(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        n = self._nd
+        s = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        if self.padding != (0,) * n:
+            s += f", padding={self.padding}"
+        if self.dilation != (1,) * n:
+            s += f", dilation={self.dilation}"
+        if self.output_padding != (0,) * n:
+            s += f", output_padding={self.output_padding}"
+        if self.groups != 1:
+            s += f", groups={self.groups}"
+        if self.bias is None:
+            s += ", bias=False"
+        if self.padding_mode != "zeros":
+            s += f", padding_mode={self.padding_mode}"
+        return s
+
+
+class _Conv(_ConvNd):
+    """A convolution: (N, C_in, *) -> (N, C_out, *), batch dimension optional.
+
+    `padding` is numbers, "same" or "valid"; `padding_mode` zeros, reflect, replicate or circular.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints = 1,
+        padding: Any = 0, dilation: Ints = 1, groups: int = 1, bias: bool = True,
+        padding_mode: str = "zeros", device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self._setup(in_channels, out_channels, kernel_size, stride, padding, dilation, 0, groups, bias,
+                    padding_mode, device, dtype)  # fmt: skip
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv(input, self.weight, self.bias)
+
+
+class Conv1d(_Conv):
+    """A convolution over the last dimension: (N, C_in, L) -> (N, C_out, L_out)."""
+
+    _nd = 1
+
+
+class Conv2d(_Conv):
+    """A convolution over the last two dimensions: (N, C_in, H, W) -> (N, C_out, H_out, W_out)."""
+
+    _nd = 2
+
+
+class Conv3d(_Conv):
+    """A convolution over the last three dimensions."""
+
+    _nd = 3
+
+
+class _ConvTranspose(_ConvNd):
+    """The gradient of a convolution as a layer; `output_padding` picks among the sizes that fit."""
+
+    transposed = True
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints = 1,
+        padding: Ints = 0, output_padding: Ints = 0, groups: int = 1, bias: bool = True,
+        dilation: Ints = 1, padding_mode: str = "zeros", device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self._setup(in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding,
+                    groups, bias, padding_mode, device, dtype)  # fmt: skip
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        extra = self.output_padding
+        if output_size is not None:
+            extra = self._extra(input, output_size)
+        conv = getattr(F, f"conv_transpose{self._nd}d")
+        return conv(
+            input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
+        )
+
+    def _extra(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
+        """The output padding that gives `output_size`."""
+        n = self._nd
+        lead = input.ndim - n
+        size = tuple(output_size)
+        if len(size) == lead + n:
+            size = size[lead:]
+        if len(size) != n:
+            raise KilnValueError(
+                type(self).__name__, f"requested output_size must have {n} or {lead + n} elements",
+                f"output_size={list(output_size)}",
+            )  # fmt: skip
+        low = [
+            (input.shape[lead + i] - 1) * self.stride[i] - 2 * int(self.padding[i])
+            + self.dilation[i] * (self.kernel_size[i] - 1) + 1
+            for i in range(n)
+        ]  # fmt: skip
+        high = [m + s - 1 for m, s in zip(low, self.stride, strict=True)]
+        if any(not a <= s <= b for a, s, b in zip(low, size, high, strict=True)):
+            raise KilnValueError(
+                type(self).__name__,
+                f"requested an output size of {list(size)}, but valid sizes range from {low} to {high}",
+                f"input sizes {list(input.shape[lead:])}", "pick a size in the range",
+            )  # fmt: skip
+        return tuple(s - a for s, a in zip(size, low, strict=True))
+
+
+class ConvTranspose1d(_ConvTranspose):
+    """A transposed convolution over the last dimension."""
+
+    _nd = 1
+
+
+class ConvTranspose2d(_ConvTranspose):
+    """A transposed convolution over the last two dimensions."""
+
+    _nd = 2
+
+
+class ConvTranspose3d(_ConvTranspose):
+    """A transposed convolution over the last three dimensions."""
+
+    _nd = 3
+
+
+class _LazyConv(Lazy, _ConvNd):
+    """A convolution whose in_channels is the size of the first input's channel dimension."""
+
+    def _make_lazy(self, out_channels: int, bias: bool, device: Any, dtype: Any) -> None:
+        self.out_channels = out_channels
+        self.weight = UninitializedParameter(device=device, dtype=dtype)
+        if bias:
+            self.bias = UninitializedParameter(device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """As the layer itself, once there is a shape."""
+        if not self.has_uninitialized_params() and self.in_channels != 0:
+            super().reset_parameters()
+
+    def initialize_parameters(self, input: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Take in_channels from an input."""
+        if self.has_uninitialized_params():
+            self.in_channels = c = input.shape[-1 - self._nd]
+            if c % self.groups:
+                raise KilnValueError(
+                    type(self).__name__, "in_channels must be divisible by groups", f"{c}, {self.groups}"
+                )
+            first, second = (c, self.out_channels) if self.transposed else (self.out_channels, c)
+            if is_lazy(self.weight):
+                self.weight.materialize((first, second // self.groups, *self.kernel_size))  # type: ignore[attr-defined]
+            if self.bias is not None and is_lazy(self.bias):
+                self.bias.materialize((self.out_channels,))  # type: ignore[attr-defined]
+            self.reset_parameters()
+
+
+def _lazy(base: type, positional: str) -> type:
+    names = positional.split()
+
+    class LazyConv(_LazyConv, base):  # type: ignore[misc, valid-type]
+        cls_to_become = base
+
+        def __init__(self, out_channels: int, kernel_size: Ints, *args: Any, **kwargs: Any) -> None:
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            bias = given.pop("bias", True)
+            device, dtype = given.get("device"), given.get("dtype")
+            groups = given.pop("groups", 1)
+            super().__init__(0, 0, kernel_size, bias=False, **given)
+            self.groups = groups
+            self._make_lazy(out_channels, bias, device, dtype)
+
+    LazyConv.__name__ = LazyConv.__qualname__ = "Lazy" + base.__name__
+    LazyConv.__doc__ = f"A {base.__name__} that takes in_channels from its first input."
+    return LazyConv
+
+
+_NAMES = "stride padding dilation groups bias padding_mode device dtype"
+_T_NAMES = "stride padding output_padding groups bias dilation padding_mode device dtype"
+LazyConv1d, LazyConv2d, LazyConv3d = (_lazy(c, _NAMES) for c in (Conv1d, Conv2d, Conv3d))
+LazyConvTranspose1d, LazyConvTranspose2d, LazyConvTranspose3d = (
+    _lazy(c, _T_NAMES) for c in (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
+)

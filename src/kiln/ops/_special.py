@@ -1,0 +1,20 @@
+"""Special functions that NumPy lacks, for references: one scalar at a time, exact to float64."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+def _lift(fn: Any) -> Any:
+    f = np.frompyfunc(fn, 1, 1)
+
+    def lifted(x: np.ndarray) -> np.ndarray:
+        return np.asarray(f(x.astype(np.float64)), dtype=np.float64).astype(x.dtype)
+
+    return lifted
+
+
+erf, erfc = _lift(math.erf), _lift(math.erfc)

@@ -1,0 +1,814 @@
+"""Activations, softmax and its kin, and the linear map that stands before them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError, KilnNotImplementedError, KilnValueError, describe
+from ..shape import Size, norm_dim, numel
+from ..tensor import Tensor
+from . import derive, dispatch
+from .elementwise import where_op
+from .registry import FUNCTIONS, Sample, composition, op
+from .rules import by_body
+from .samples import draw, rng, strided, unary
+
+
+def floating(name: str, *tensors: Any) -> None:
+    """Raise unless each tensor given is floating."""
+    for x in tensors:
+        if x is not None and x.dtype.category != dt.FLOAT:
+            raise KilnNotImplementedError(
+                name, f"not implemented for {x.dtype.name}", describe(x), "convert first: x.float()"
+            )
+
+
+def widen(x: Any) -> Any:
+    """A half tensor as float32: bodies compute in the precision in which references do."""
+    return x.float() if x.dtype in (dt.float16, dt.bfloat16) else x
+
+
+# Note [The inplace flag]
+# `F.elu(x, 1.0, inplace=True)` stores into x. Where the gradient needs the input as it was, the
+# input is cloned first, as PyTorch does; where it needs the output only, nothing is copied.
+def _flagged(fn: Any) -> Callable:
+    """The function with PyTorch's `inplace` flag as its last parameter."""
+    o = fn.op
+    sig, call, defaults = derive._signature(o)
+    scope = derive._globals(o) | defaults | {"_store": in_place(o)}
+    name = o.name
+    body = f"return _store{call} if inplace else _apply(_op, {call})"
+    return derive._compile(f"def {name}({sig}, inplace=False):\n    {body}\n", name, scope, o)
+
+
+def in_place(o: Any) -> Callable:
+    """The form of an elementwise op that stores its result in its first argument."""
+    saves_input = 0 in o.plan((0,))[1]
+
+    def store(input: Tensor, *args: Any) -> Tensor:
+        if saves_input and isinstance(input, Tensor) and input.requires_grad and not input.is_leaf:
+            return input.copy_(o.fn(input.clone(), *args))
+        return dispatch.inplace(o, (input, *args))
+
+    store.__name__, store.__doc__ = o.name + "_", f"In-place form of `{o.name}`.\n\n{o.doc}"
+    return store
+
+
+def activation(*, store: bool = False, flag: bool = True, **facts: Any) -> Callable:
+    """An elementwise op of floats in `nn.functional`; `store` adds `name_`, `flag` the `inplace` flag."""
+
+    def register(reference: Any) -> Callable:
+        name = reference.__name__
+
+        def infer(input: Any, *rest: Any) -> tuple:
+            floating(name, input)
+            return Size(input.shape), input.dtype
+
+        facts.setdefault("infer", infer)
+        facts.setdefault("samples", unary(-4.0, 4.0))
+        fn = op(family="elementwise", promote="same", namespace="F", **facts)(reference)
+        if flag:
+            FUNCTIONS[f"nn.functional.{name}"] = _flagged(fn)
+        if store:
+            FUNCTIONS[f"nn.functional.{name}_"] = in_place(fn.op)
+        return fn
+
+    return register
+
+
+def with_args(*argses: tuple, away: float | None = None, low: float = -4.0, high: float = 4.0) -> Any:
+    """Unary samples followed by some with attributes."""
+
+    def samples() -> Any:
+        yield from unary(low, high, away)()
+        for args in argses:
+            yield Sample((draw(rng(7), (3, 4), low, high, away), *args))
+        yield Sample((np.arange(3),), error=RuntimeError)
+
+    return samples
+
+
+# ---------------------------------------------------------------- relu and its kin
+
+
+def _mask_bits(g: np.ndarray, drop: np.ndarray) -> np.ndarray:
+    """g with 0 where `drop` holds: far quicker than `numpy.where`, and NaN and infinity go too."""
+    kind = np.dtype(f"i{g.dtype.itemsize}")
+    mask = drop.astype(kind)
+    np.subtract(mask, 1, out=mask)
+    return np.bitwise_and(np.ascontiguousarray(g).view(kind), mask).view(g.dtype).reshape(g.shape)
+
+
+@op(
+    private=True, family="elementwise", promote="same", check=False,
+    grad={"grad": lambda g, result: relu_grad(g, result)},
+    body=lambda grad, result: where_op(result <= 0, 0, grad),
+    samples=lambda: iter([
+        Sample((draw(rng(), s), np.maximum(draw(rng(1), s), 0))) for s in ((3, 4), (), (0,))
+    ]),
+)  # fmt: skip
+def relu_grad(grad: Tensor, result: Tensor) -> Tensor:
+    """grad where result is above 0 (or NaN), 0 elsewhere."""
+    if grad.dtype.kind == "f" and grad.ndim and grad.shape == result.shape:
+        return _mask_bits(grad, result <= 0)
+    return np.where(result <= 0, grad.dtype.type(0), grad)
+
+
+def _relu_infer(input: Any) -> tuple:
+    if input.dtype.category in (dt.BOOL, dt.COMPLEX):
+        raise KilnError("relu", f"not defined for {input.dtype.name}", describe(input), "x.float()")
+    return Size(input.shape), input.dtype
+
+
+_ZEROS = {d.np: np.zeros((), d.np) for d in dt.ALL}  # a 0-d array costs a ufunc less than a Python 0
+
+
+@op(
+    family="elementwise", promote="same", ufunc=lambda x: np.maximum(x, _ZEROS[x.dtype]), native="fiu", inplace=True,
+    infer=_relu_infer, check=False, grad={"input": lambda g, out: relu_grad(g, out)},
+    body=lambda input: where_op(input <= 0, 0, input), samples=unary(away=2.0),
+)  # fmt: skip
+def relu(input: Tensor) -> Tensor:
+    """max(input, 0)."""
+    if input.dtype.kind in "bc":
+        raise TypeError
+    return np.maximum(input, 0)
+
+
+_relu_in_place = FUNCTIONS["relu_"]
+
+
+def _f_relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """max(input, 0)."""
+    return _relu_in_place(input) if inplace else relu(input)
+
+
+_f_relu.__name__ = "relu"
+FUNCTIONS["nn.functional.relu"] = _f_relu
+FUNCTIONS["nn.functional.relu_"] = _relu_in_place
+
+
+def _between(g: Tensor, out: Tensor, low: float, high: float) -> Tensor:
+    return where_op((out > low) & (out < high), g, 0)
+
+
+def _hardtanh_infer(input: Any, min_val: Any = -1.0, max_val: Any = 1.0) -> tuple:
+    if input.dtype.category in (dt.BOOL, dt.COMPLEX):
+        raise KilnError("hardtanh", f"not defined for {input.dtype.name}", describe(input), "x.float()")
+    if min_val > max_val:
+        raise KilnValueError(
+            "hardtanh", "min_val cannot be greater than max_val", (min_val, max_val), "swap them"
+        )
+    return Size(input.shape), input.dtype
+
+
+@activation(
+    store=True, infer=_hardtanh_infer,
+    grad={"input": lambda g, out, min_val, max_val: _between(g, out, min_val, max_val)},
+    body=lambda input, min_val, max_val: input.clamp(min_val, max_val),
+    samples=lambda: iter([
+        *unary(away=1.0)(), Sample((draw(rng(7), (3, 4)), -0.5, 0.75)),
+        Sample((draw(rng(7), (3, 4)), 1.0, -1.0), error=ValueError),
+    ]),
+)  # fmt: skip
+def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    """input clamped to [min_val, max_val]."""
+    kind = input.dtype.type
+    return np.clip(input, kind(min_val), kind(max_val))
+
+
+@composition(namespace="F", samples=lambda: iter([Sample((draw(rng(), (3, 4), -3, 9),)), Sample((draw(rng(), ()),))]))
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    """min(max(input, 0), 6)."""
+    return FUNCTIONS["nn.functional.hardtanh"](input, 0.0, 6.0, inplace)
+
+
+@activation(
+    store=True, samples=with_args((0.2,), (-0.5,), away=8.0),
+    grad={"input": lambda g, input, negative_slope: where_op(input > 0, g, g * negative_slope)},
+    body=lambda input, negative_slope: where_op(input > 0, input, input * negative_slope),
+)  # fmt: skip
+def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
+    """input where positive, negative_slope * input elsewhere."""
+    if 0 <= negative_slope <= 1:
+        return np.maximum(input, input * negative_slope)
+    return np.where(input > 0, input, input * negative_slope)
+
+
+@activation(
+    store=True, samples=with_args((0.5,), away=8.0),
+    grad={"input": lambda g, out, alpha: where_op(out <= 0, g * (out + alpha), g)},
+    body=lambda input, alpha: where_op(input > 0, input, input.clamp(max=0).expm1() * alpha),
+)  # fmt: skip
+def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
+    """input where positive, alpha * (exp(input) - 1) elsewhere."""
+    return np.where(input > 0, input, np.expm1(np.minimum(input, 0)) * alpha)
+
+
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+
+
+@activation(
+    store=True, samples=with_args(away=8.0),
+    grad={"input": lambda g, out: where_op(out <= 0, g * (out + _SELU_SCALE * _SELU_ALPHA), g * _SELU_SCALE)},
+    body=lambda input: where_op(
+        input > 0, input * _SELU_SCALE, input.clamp(max=0).expm1() * (_SELU_SCALE * _SELU_ALPHA)
+    ),
+)  # fmt: skip
+def selu(input: Tensor) -> Tensor:
+    """The self-normalising elu: scale * elu(input, alpha), https://arxiv.org/abs/1706.02515."""
+    return np.where(
+        input > 0, input * _SELU_SCALE, np.expm1(np.minimum(input, 0)) * (_SELU_SCALE * _SELU_ALPHA)
+    )
+
+
+@activation(
+    store=True, samples=with_args((0.5,), (2.0,), away=8.0),
+    grad={"input": lambda g, out, alpha: where_op(out <= 0, g * (out / alpha + 1), g)},
+    body=lambda input, alpha: where_op(input > 0, input, (input.clamp(max=0) / alpha).expm1() * alpha),
+)  # fmt: skip
+def celu(input: Tensor, alpha: float = 1.0) -> Tensor:
+    """max(0, input) + min(0, alpha * (exp(input / alpha) - 1)), smooth at 0 for every alpha."""
+    return np.where(input > 0, input, np.expm1(np.minimum(input, 0) / alpha) * alpha)
+
+
+@activation(
+    store=True, samples=lambda: iter([*(Sample((*s.args, 0.5, 2.0), s.kwargs, s.error) for s in unary(away=2.0)())]),
+    grad={"input": lambda g, input, threshold: where_op(input > threshold, g, 0)},
+    body=lambda input, threshold, value: where_op(input > threshold, input, value),
+)  # fmt: skip
+def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
+    """input where above `threshold`, `value` elsewhere."""
+    return np.where(input > threshold, input, input.dtype.type(value))
+
+
+@activation(
+    flag=False, samples=with_args((1.0,), away=1.0, low=-1.9, high=1.9),
+    grad={"input": lambda g, input, lambd: where_op((input > lambd) | (input < -lambd), g, 0)},
+    body=lambda input, lambd: where_op((input <= lambd) & (input >= -lambd), 0, input),
+)  # fmt: skip
+def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """input outside [-lambd, lambd], 0 inside."""
+    return np.where((input <= lambd) & (input >= -lambd), input.dtype.type(0), input)
+
+
+@activation(
+    flag=False, samples=with_args((1.0,), away=1.0, low=-1.9, high=1.9),
+    grad={"input": lambda g, input, lambd: where_op((input > lambd) | (input < -lambd), g, 0)},
+    body=lambda input, lambd: where_op(
+        input > lambd, input - lambd, where_op(input < -lambd, input + lambd, input * 0)
+    ),
+)  # fmt: skip
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """input moved towards 0 by lambd, 0 inside [-lambd, lambd]."""
+    if lambd < 0:
+        raise KilnError("softshrink", "lambd must be at least 0", lambd, "pass its magnitude")
+    return np.where(input > lambd, input - lambd, np.where(input < -lambd, input + lambd, input * 0))
+
+
+@activation(
+    store=False, samples=with_args(away=3.0),
+    grad={"input": lambda g, input: where_op((input > -3) & (input < 3), g * (1 / 6), 0)},
+    body=lambda input: (input + 3).clamp(0, 6) / 6,
+)  # fmt: skip
+def hardsigmoid(input: Tensor) -> Tensor:
+    """clamp(input + 3, 0, 6) / 6."""
+    return np.clip(input + 3, 0, 6) / 6
+
+
+@activation(
+    store=False, samples=with_args(away=3.0),
+    grad={"input": lambda g, input: where_op(
+        input <= -3, 0, where_op(input < 3, g * (input / 3 + 0.5), g)
+    )},
+    body=lambda input: input * (input + 3).clamp(0, 6) / 6,
+)  # fmt: skip
+def hardswish(input: Tensor) -> Tensor:
+    """input * clamp(input + 3, 0, 6) / 6, https://arxiv.org/abs/1905.02244."""
+    return input * np.clip(input + 3, 0, 6) / 6
+
+
+# ---------------------------------------------------------------- smooth ones
+
+
+def _np_sigmoid(x: np.ndarray) -> np.ndarray:
+    e = np.exp(-np.absolute(x))
+    return np.where(x >= 0, 1, e) / (1 + e)
+
+
+def _silu_grad_body(grad: Tensor, input: Tensor) -> Tensor:
+    s = input.sigmoid()
+    return grad * (s * (1 + input * (1 - s)))
+
+
+@op(private=True, family="elementwise", promote="same", check=False, body=_silu_grad_body,
+    grad=by_body(_silu_grad_body, "grad", "input"),
+    samples=lambda: iter([Sample((draw(rng(), s), draw(rng(1), s))) for s in ((3, 4), (), (0,))]))  # fmt: skip
+def silu_grad(grad: Tensor, input: Tensor) -> Tensor:
+    """The gradient of silu."""
+    s = _np_sigmoid(input)
+    return grad * (s * (1 + input * (1 - s)))
+
+
+@activation(
+    grad={"input": lambda g, input: silu_grad(g, input)}, samples=with_args(),
+    body=lambda input: input * input.sigmoid(),
+)  # fmt: skip
+def silu(input: Tensor) -> Tensor:
+    """input * sigmoid(input), https://arxiv.org/abs/1702.03118."""
+    return input * _np_sigmoid(input)
+
+
+_SQRT_HALF, _INV_SQRT_2PI = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
+_TANH_A, _TANH_B = math.sqrt(2 / math.pi), 0.044715
+
+
+def _gelu_body(input: Tensor, approximate: str) -> Tensor:
+    if approximate == "tanh":
+        return input * 0.5 * ((_TANH_A * (input + _TANH_B * input * input * input)).tanh() + 1)
+    return input * 0.5 * ((input * _SQRT_HALF).erf() + 1)
+
+
+def _gelu_grad_body(grad: Tensor, input: Tensor, approximate: str) -> Tensor:
+    if approximate == "tanh":
+        t = (_TANH_A * (input + _TANH_B * input * input * input)).tanh()
+        inner = _TANH_A * (1 + 3 * _TANH_B * input * input)
+        return grad * (0.5 * (1 + t) + 0.5 * input * (1 - t * t) * inner)
+    cdf = 0.5 * ((input * _SQRT_HALF).erf() + 1)
+    return grad * (cdf + input * ((input * input * -0.5).exp() * _INV_SQRT_2PI))
+
+
+@op(private=True, family="elementwise", promote="same", check=False, body=_gelu_grad_body,
+    grad=by_body(_gelu_grad_body, "grad", "input"),
+    samples=lambda: iter([
+        Sample((draw(rng(), s), draw(rng(1), s), how))
+        for s in ((3, 4), (), (0,)) for how in ("none", "tanh")
+    ]))  # fmt: skip
+def gelu_grad(grad: Tensor, input: Tensor, approximate: str) -> Tensor:
+    """The gradient of gelu."""
+    from ._special import erf
+
+    if approximate == "tanh":
+        t = np.tanh(_TANH_A * (input + _TANH_B * input * input * input))
+        inner = _TANH_A * (1 + 3 * _TANH_B * input * input)
+        return grad * (0.5 * (1 + t) + 0.5 * input * (1 - t * t) * inner)
+    cdf = 0.5 * (erf(input * _SQRT_HALF) + 1)
+    return grad * (cdf + input * (np.exp(input * input * -0.5) * _INV_SQRT_2PI))
+
+
+def _gelu_infer(input: Any, approximate: str = "none") -> tuple:
+    floating("gelu", input)
+    if approximate not in ("none", "tanh"):
+        raise KilnError("gelu", "approximate must be 'none' or 'tanh'", repr(approximate), "")
+    return Size(input.shape), input.dtype
+
+
+def _gelu_samples() -> Any:
+    yield from unary(-4.0, 4.0)()
+    yield Sample((draw(rng(), (3, 4)),), {"approximate": "tanh"})
+    yield Sample((draw(rng(), (3, 4)),), {"approximate": "erf"}, error=RuntimeError)
+
+
+@activation(
+    flag=False, infer=_gelu_infer, samples=_gelu_samples, body=_gelu_body,
+    grad={"input": lambda g, input, approximate: gelu_grad(g, input, approximate)},
+)  # fmt: skip
+def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
+    """input * the normal distribution's cdf at input; "tanh" is its well-known approximation."""
+    from ._special import erf
+
+    if approximate == "tanh":
+        return 0.5 * input * (1 + np.tanh(_TANH_A * (input + _TANH_B * input * input * input)))
+    return input * (0.5 * (erf(input * _SQRT_HALF) + 1))
+
+
+def _softplus_body(input: Tensor, beta: float, threshold: float) -> Tensor:
+    z = input * beta
+    soft = (z.clamp(min=0) + z.abs().neg().exp().log1p()) / beta
+    return where_op(z > threshold, input, soft)
+
+
+@activation(
+    flag=False, samples=with_args((2.0,), (0.5, 1.0)), body=_softplus_body,
+    grad={"input": lambda g, input, beta, threshold: where_op(
+        input * beta > threshold, g, g * (input * beta).sigmoid()
+    )},
+)  # fmt: skip
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + exp(beta * input)) / beta; input itself where beta * input is above `threshold`."""
+    z = input * beta
+    return np.where(z > threshold, input, np.logaddexp(z, 0) / beta)
+
+
+def _mish_grad(g: Tensor, input: Tensor) -> Tensor:
+    t = softplus(input).tanh()
+    return g * (t + input * input.sigmoid() * (1 - t * t))
+
+
+@activation(grad={"input": _mish_grad}, body=lambda input: input * softplus(input).tanh(),
+            samples=with_args())  # fmt: skip
+def mish(input: Tensor) -> Tensor:
+    """input * tanh(softplus(input)), https://arxiv.org/abs/1908.08681."""
+    return input * np.tanh(np.logaddexp(input, 0))
+
+
+@activation(
+    flag=False, grad={"input": lambda g, input: g * (-input).sigmoid()}, samples=with_args(),
+    body=lambda input: input.clamp(max=0) - input.abs().neg().exp().log1p(),
+)  # fmt: skip
+def logsigmoid(input: Tensor) -> Tensor:
+    """log(sigmoid(input))."""
+    return -np.logaddexp(-input, 0)
+
+
+def _plain() -> Any:
+    yield from (s for s in unary(-4.0, 4.0)() if s.error is None)
+
+
+@composition(namespace="F", samples=_plain)
+def softsign(input: Tensor) -> Tensor:
+    """input / (1 + |input|)."""
+    return input / (input.abs() + 1)
+
+
+@composition(namespace="F", samples=_plain)
+def tanhshrink(input: Tensor) -> Tensor:
+    """input - tanh(input)."""
+    return input - input.tanh()
+
+
+@composition(namespace="F", samples=_plain)
+def tanh(input: Tensor) -> Tensor:
+    """The hyperbolic tangent."""
+    return input.tanh()
+
+
+@composition(namespace="F", samples=_plain)
+def sigmoid(input: Tensor) -> Tensor:
+    """1 / (1 + exp(-input))."""
+    return input.sigmoid()
+
+
+FUNCTIONS["nn.functional.logsigmoid"] = logsigmoid
+
+
+def _prelu_infer(input: Any, weight: Any) -> tuple:
+    floating("prelu", input)
+    n = weight.shape[0] if len(weight.shape) else 1
+    if len(weight.shape) > 1:
+        raise KilnError("prelu", "weight must be a 0-d or 1-d tensor", describe(weight), "flatten it")
+    if n != 1:
+        channels = input.shape[1] if len(input.shape) > 1 else 1
+        if len(input.shape) == 0 or channels != n:
+            raise KilnError(
+                "prelu", f"input has {channels} channels and weight {n} values",
+                f"input={describe(input)}, weight={describe(weight)}", "one weight, or one for each channel",
+            )  # fmt: skip
+    if input.dtype is not weight.dtype:
+        raise KilnError(
+            "prelu", "input and weight must have the same dtype",
+            f"input={describe(input)}, weight={describe(weight)}", "convert one of them",
+        )  # fmt: skip
+    return Size(input.shape), input.dtype
+
+
+def _prelu_samples() -> Any:
+    for shape, n in (((3, 4), (4,)), ((2, 3, 5), (3,)), ((3, 4), (1,)), ((5,), (1,)), ((), ()), ((0, 2), (2,))):
+        yield Sample((draw(rng(), shape, away=4.0), draw(rng(1), n, 0.1, 0.5)))
+    yield Sample((draw(rng(), (3, 4)), draw(rng(1), (3,))), error=RuntimeError)
+
+
+def _along_channels(input: Any, weight: Any) -> Any:
+    """A per-channel vector shaped to broadcast along dimension 1."""
+    if len(weight.shape) == 0 or len(input.shape) < 2:
+        return weight
+    return weight.reshape((1, weight.shape[0]) + (1,) * (len(input.shape) - 2))
+
+
+def _prelu_rule(g: Tensor, input: Tensor, weight: Tensor, needs: tuple) -> tuple:
+    positive = input > 0
+    gx = where_op(positive, g, g * _along_channels(input, weight)) if needs[0] else None
+    gw = None
+    if needs[1]:
+        gw = where_op(positive, 0, g * input)
+        dims = tuple(i for i in range(gw.ndim) if i != 1)
+        gw = (gw.sum(dims) if gw.ndim > 1 and weight.numel() != 1 else gw.sum()).reshape(weight.shape)
+    return gx, gw
+
+
+@op(infer=_prelu_infer, samples=_prelu_samples, grad={("input", "weight"): _prelu_rule},
+    body=lambda input, weight: where_op(input > 0, input, _along_channels(input, weight) * input))  # fmt: skip
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """input where positive, weight * input elsewhere; one weight, or one for each channel (dimension 1)."""
+    w = _along_channels(input, weight)
+    return np.where(input > 0, input, (w * input).reshape(input.shape))
+
+
+FUNCTIONS["nn.functional.prelu"] = prelu
+for _fn, _stored in ((selu, True), (celu, True), (threshold, True), (hardshrink, False)):
+    FUNCTIONS[_fn.op.name] = _fn
+    if _stored:
+        FUNCTIONS[_fn.op.name + "_"] = FUNCTIONS[f"nn.functional.{_fn.op.name}_"]
+Tensor.hardshrink = hardshrink  # type: ignore[attr-defined]
+
+
+@composition(namespace="F", samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (4, 3, 2)), 0)),
+    Sample((draw(rng(), (3, 5)),), error=RuntimeError), Sample((draw(rng(), (3, 4)), 2), error=IndexError),
+]))  # fmt: skip
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """a * sigmoid(b) for the two halves a, b of input along dim."""
+    if input.ndim == 0:
+        raise KilnError("glu", "not defined for 0-d tensors", describe(input), "unsqueeze it")
+    n = input.shape[norm_dim(dim, input.ndim, "glu")]
+    if n % 2:
+        raise KilnError("glu", "halving dimension must be even", f"dim={dim} has size {n}", "")
+    a, b = input.chunk(2, dim)
+    return a * b.sigmoid()
+
+
+# ---------------------------------------------------------------- softmax
+
+
+def _softmax_infer(name: str) -> Callable:
+    def infer(input: Any, dim: int, dtype: Any = None) -> tuple:
+        norm_dim(dim, len(input.shape), name)
+        d = input.dtype if dtype is None else dt.as_dtype(dtype)
+        if d.category != dt.FLOAT:
+            raise KilnNotImplementedError(
+                name, f"not implemented for {d.name}", describe(input), "convert first: x.float()"
+            )
+        return Size(input.shape), d
+
+    return infer
+
+
+def _softmax_samples() -> Any:
+    for shape, dim in (((3, 4), 1), ((3, 4), 0), ((2, 3, 5), -2), ((), 0), ((0, 3), 1), ((3, 0), 1), ((3, 0), 0)):
+        yield Sample((draw(rng(), shape), dim))
+    yield Sample((strided(draw(rng(), (3, 4))), 1))
+    yield Sample((np.array([[1e4, 0.0], [-np.inf, 0.0]]), 1), grad=False)
+    yield Sample((np.arange(3), 0), {"dtype": dt.float64}, grad=False)
+    yield Sample((draw(rng(), (3, 4)), 2), error=IndexError)
+    yield Sample((np.arange(3), 0), error=RuntimeError)
+
+
+def _axis(x: np.ndarray, dim: int) -> int | None:
+    return dim if x.ndim else None
+
+
+def _as_float(x: np.ndarray, dtype: Any) -> np.ndarray:
+    return x if dtype is None else x.astype(dt.as_dtype(dtype).np)
+
+
+def _exp_shifted(x: np.ndarray, axis: int | None) -> np.ndarray:
+    """exp(x - max) in new memory: never overflows."""
+    e = x - np.maximum.reduce(x, axis=axis, keepdims=True, initial=-np.inf)
+    return np.exp(e, out=e if isinstance(e, np.ndarray) else None)
+
+
+def _softmax_body(input: Tensor, dim: int, dtype: Any) -> Tensor:
+    x = widen(input if dtype is None else input.to(dtype))
+    e = (x - x.amax(dim, True)).exp()
+    return (e / e.sum(dim, True)).to(input.dtype if dtype is None else dtype)
+
+
+def _log_softmax_body(input: Tensor, dim: int, dtype: Any) -> Tensor:
+    x = widen(input if dtype is None else input.to(dtype))
+    x = x - x.amax(dim, True)
+    return (x - x.exp().sum(dim, True).log()).to(input.dtype if dtype is None else dtype)
+
+
+def _softmax_grad(g: Tensor, out: Tensor, dim: int) -> Tensor:
+    h = g * out
+    return h - out * h.sum(dim, True)
+
+
+@op(infer=_softmax_infer("softmax"), samples=_softmax_samples, grad={"input": _softmax_grad},
+    body=_softmax_body)  # fmt: skip
+def softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
+    """exp(input) / sum(exp(input)) along dim; computed in `dtype` if given."""
+    x = _as_float(input, dtype)
+    e = _exp_shifted(x, _axis(x, dim))
+    e /= np.add.reduce(e, axis=_axis(x, dim), keepdims=True)
+    return e
+
+
+@op(infer=_softmax_infer("log_softmax"), samples=_softmax_samples, body=_log_softmax_body,
+    grad={"input": lambda g, out, dim: g - out.exp() * g.sum(dim, True)})  # fmt: skip
+def log_softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
+    """log(softmax(input)) along dim, without overflow."""
+    x = _as_float(input, dtype)
+    axis = _axis(x, dim)
+    x = x - np.maximum.reduce(x, axis=axis, keepdims=True, initial=-np.inf)
+    x -= np.log(np.add.reduce(np.exp(x), axis=axis, keepdims=True))
+    return x
+
+
+def _implicit_dim(name: str, input: Tensor, stacklevel: int) -> int:
+    warnings.warn(
+        f"Implicit dimension choice for {name} has been deprecated; pass dim=", stacklevel=stacklevel
+    )
+    return 0 if input.ndim in (0, 1, 3) else 1
+
+
+def _functional_softmax(name: str, fn: Any, doc: str) -> None:
+    def f(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+        if dim is None:
+            dim = _implicit_dim(name, input, _stacklevel)
+        return fn(input, dim, dtype)
+
+    f.__name__, f.__doc__ = name, doc
+    FUNCTIONS[f"nn.functional.{name}"] = f
+
+
+_functional_softmax("softmax", softmax, "exp(input) / sum(exp(input)) along dim.")
+_functional_softmax("log_softmax", log_softmax, "log(softmax(input)) along dim.")
+_functional_softmax("softmin", lambda x, dim, dtype: softmax(-x, dim, dtype), "softmax(-input) along dim.")
+
+
+@composition(namespace="F", samples=lambda: iter([]))
+def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:
+    """A sample from the Gumbel-softmax distribution; `hard` gives one-hot values with soft gradients.
+
+    https://arxiv.org/abs/1611.01144
+    """
+    from .creation import empty_like
+
+    gumbels = -empty_like(logits).exponential_().log()
+    soft = softmax((logits + gumbels) / tau, dim)
+    if not hard:
+        return soft
+    index = soft.detach().argmax(dim, True)
+    shape = [1] * soft.ndim
+    shape[dim] = soft.shape[dim]
+    one = (FUNCTIONS["arange"](soft.shape[dim]).reshape(shape) == index).to(soft.dtype)
+    return one - soft.detach() + soft
+
+
+# ---------------------------------------------------------------- directions
+
+
+@composition(namespace="F", samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (3, 4)), 1.0, 0)), Sample((draw(rng(), (5,)), 2, 0)),
+]))  # fmt: skip
+def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
+    """input divided by its p-norm along dim, which counts as at least eps."""
+    r = input / input.norm(p, dim, True).clamp_min(eps).expand_as(input)
+    return r if out is None else out.copy_(r)
+
+
+@composition(method=False, samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), draw(rng(1), (3, 4)))), Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)))),
+    Sample((draw(rng(), (4,)), draw(rng(1), (4,)), 0)), Sample((draw(rng(), (3, 4)), draw(rng(1), (5,))), error=RuntimeError),
+]))  # fmt: skip
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """The cosine of the angle between x1 and x2 along dim; norms count as at least eps."""
+    x1, x2 = FUNCTIONS["broadcast_tensors"](x1, x2)
+    n1 = (x1 * x1).sum(dim, True).sqrt().clamp_min(eps)
+    n2 = (x2 * x2).sum(dim, True).sqrt().clamp_min(eps)
+    return ((x1 / n1) * (x2 / n2)).sum(dim)
+
+
+FUNCTIONS["nn.functional.cosine_similarity"] = cosine_similarity
+
+
+@composition(namespace="F", samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), draw(rng(1), (3, 4)))), Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), 1.0)),
+    Sample((draw(rng(), (4,)), draw(rng(1), (4,)), 2.0, 1e-6, True)),
+]))  # fmt: skip
+def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+    """The p-norm of x1 - x2 + eps along the last dimension."""
+    return (x1 - x2 + eps).norm(p, -1, keepdim)
+
+
+@composition(namespace="F", samples=lambda: iter([
+    Sample((np.array([0, 2, 1]),), grad=False), Sample((np.array([[0], [2]]), 4), grad=False),
+    Sample((np.array(1), 3), grad=False), Sample((np.array([3]), 3), error=RuntimeError),
+    Sample((draw(rng(), (3,)), 3), error=RuntimeError),
+]))  # fmt: skip
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """int64 zeros with a one at each index, in a new last dimension of `num_classes`."""
+    if tensor.dtype is not dt.int64:
+        raise KilnError("one_hot", "only applicable to int64 index tensors", describe(tensor), "x.long()")
+    if num_classes == -1 or isinstance(tensor._a, np.ndarray):
+        a = tensor._host("one_hot")
+        if a.size == 0 and num_classes <= 0:
+            raise KilnError("one_hot", "can't infer the number of classes of an empty tensor", describe(tensor), "")
+        if a.size and a.min() < 0:
+            raise KilnError("one_hot", "class values must be non-negative", f"{a.min()}", "")
+        if num_classes == -1:
+            num_classes = int(a.max()) + 1
+        elif a.size and a.max() >= num_classes:
+            raise KilnError(
+                "one_hot", "class values must be smaller than num_classes", f"{a.max()} >= {num_classes}", ""
+            )
+    classes = FUNCTIONS["arange"](num_classes)
+    return (tensor.unsqueeze(-1) == classes).to(dt.int64)
+
+
+# ---------------------------------------------------------------- linear
+
+
+def _linear_infer(input: Any, weight: Any, bias: Any = None) -> tuple:
+    xs, ws = input.shape, weight.shape
+    given = f"input={describe(input)}, weight={describe(weight)}" + ("" if bias is None else f", bias={describe(bias)}")
+    if len(ws) not in (1, 2) or len(xs) == 0:
+        raise KilnError("linear", "weight must be (out, in) or (in,) and input (*, in)", given, "")
+    if xs[-1] != ws[-1]:
+        raise KilnError(
+            "linear", f"input has {xs[-1]} features and weight takes {ws[-1]}", given,
+            "the last size of input must equal the last size of weight",
+        )  # fmt: skip
+    if any(x is not None and x.dtype is not input.dtype for x in (weight, bias)):
+        raise KilnError("linear", "input, weight and bias must have the same dtype", given, "convert one of them")
+    out = (*xs[:-1], *ws[:-1])
+    if bias is not None and tuple(bias.shape) not in ((), (1,), tuple(ws[:-1])):
+        raise KilnError("linear", "bias must be (out,)", given, "one bias for each output feature")
+    return Size(out), input.dtype
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Everything but the last dimension as one."""
+    return x if x.ndim == 2 else x.reshape(numel(x.shape[:-1]), x.shape[-1])
+
+
+def _linear_rule(g: Tensor, input: Tensor, weight: Tensor, bias: Any, needs: tuple) -> tuple:
+    gx = gw = gb = None
+    if weight.ndim == 1:
+        g = g.unsqueeze(-1)
+    if needs[0]:
+        w = weight if weight.ndim == 2 else weight.unsqueeze(0)
+        gx = (_rows(g) @ w).reshape(input.shape)
+    if needs[1]:
+        gw = (_rows(g).transpose(0, 1) @ _rows(input)).reshape(weight.shape)
+    if needs[2]:
+        gb = _rows(g).sum(0) if len(bias.shape) and bias.shape[0] == g.shape[-1] else g.sum().reshape(bias.shape)
+        gb = gb.reshape(bias.shape)
+    return gx, gw, gb
+
+
+def _linear_body(input: Tensor, weight: Tensor, bias: Any) -> Tensor:
+    out = input @ (weight.transpose(0, 1) if weight.ndim == 2 else weight)
+    return out if bias is None else out + bias
+
+
+def _linear_samples() -> Any:
+    r = rng()
+    for xs, ws, bs in (((2, 3), (4, 3), (4,)), ((3,), (4, 3), (4,)), ((2, 5, 3), (4, 3), (4,)), ((2, 3), (4, 3), None),
+                       ((0, 3), (4, 3), (4,)), ((2, 0), (4, 0), (4,)), ((2, 3), (3,), None)):  # fmt: skip
+        yield Sample((draw(r, xs), draw(r, ws), None if bs is None else draw(r, bs)))
+    yield Sample((strided(draw(r, (5, 3))), strided(draw(r, (4, 3)))))
+    yield Sample((draw(r, (2, 3)), draw(r, (4, 2))), error=RuntimeError)
+    yield Sample((draw(r, (2, 3)), draw(r, (4, 3)).astype(np.float32)), error=RuntimeError)
+
+
+@op(
+    family="contraction", namespace="F", exact=True, check=False, infer=_linear_infer, samples=_linear_samples,
+    grad={("input", "weight", "bias"): _linear_rule}, body=_linear_body,
+)  # fmt: skip
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """input @ weight.T + bias: input (*, in), weight (out, in), bias (out,) give (*, out)."""
+    d = input.dtype
+    if d != weight.dtype or (bias is not None and bias.dtype != d):
+        raise TypeError  # the shape rule tells why
+    if d.kind == "V" or d == np.float16:
+        out = linear.op.reference(*(None if x is None else x.astype(np.float32) for x in (input, weight, bias)))
+        return out.astype(d)
+    if input.ndim > 2 and weight.ndim == 2:
+        x = input.reshape(-1, input.shape[-1]) if input.size else input
+        out = np.matmul(x, weight.T)
+        if x is not input:
+            out = out.reshape(*input.shape[:-1], weight.shape[0])
+    else:
+        out = np.matmul(input, weight.T)
+    if bias is not None:
+        out = np.add(out, bias, out=out if out.__class__ is np.ndarray else None)
+    return out
+
+
+def _bilinear_samples() -> Any:
+    r = rng()
+    yield Sample((draw(r, (2, 3)), draw(r, (2, 4)), draw(r, (5, 3, 4)), draw(r, (5,))))
+    yield Sample((draw(r, (2, 6, 3)), draw(r, (2, 6, 4)), draw(r, (5, 3, 4))))
+    yield Sample((draw(r, (2, 3)), draw(r, (2, 3)), draw(r, (5, 3, 4))), error=RuntimeError)
+
+
+@composition(namespace="F", samples=_bilinear_samples)
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """sum_ij input1_i * weight_kij * input2_j + bias_k: (*, in1), (*, in2), (out, in1, in2) give (*, out)."""
+    if weight.shape[1] != input1.shape[-1] or weight.shape[2] != input2.shape[-1]:
+        raise KilnError(
+            "bilinear", "weight must be (out, in1, in2)",
+            f"{describe(input1)}, {describe(input2)}, weight={describe(weight)}", "",
+        )  # fmt: skip
+    left = input1 @ weight.transpose(0, 1).reshape(weight.shape[1], weight.shape[0] * weight.shape[2])
+    left = left.reshape(*input1.shape[:-1], weight.shape[0], weight.shape[2])
+    out = (left * input2.unsqueeze(-2)).sum(-1)
+    return out if bias is None else out + bias

@@ -1,0 +1,393 @@
+"""Convolution in one, two and three dimensions: one op and its two gradients, each other's gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import KilnError, describe
+from ..shape import Size
+from ..tensor import Tensor
+from ._windows import as_tuple, cropped, out_size, overlap_add, padded, sliding, span, taps
+from .registry import FUNCTIONS, Sample, composition, op
+from .samples import draw, rng, strided
+
+# Note [Three ops]
+# y = convolution(x, w), dx = conv_input_grad(dy, w), dw = conv_weight_grad(dy, x) are the three
+# contractions of one trilinear form, so each one's gradients are the other two.
+# Shapes: x (N, G*I, *size), w (G*O, I, *kernel), y (N, G*O, *out); `groups` is G.
+
+
+def _columns(x: np.ndarray, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> np.ndarray:
+    """im2col: (N, G, I * prod(kernel), prod(out))."""
+    n = len(kernel)
+    x = padded(x, padding)
+    if kernel == (1,) * n and stride == (1,) * n:
+        return x.reshape(x.shape[0], groups, x.shape[1] // groups, -1) if x.size else _empty_columns(x, groups, kernel)
+    w = sliding(x, kernel, stride, dilation)  # N, C, *out, *kernel
+    dims = (0, 1, *range(2 + n, 2 + 2 * n), *range(2, 2 + n))
+    taps_ = int(np.prod(kernel))
+    return w.transpose(dims).reshape(
+        x.shape[0], groups, x.shape[1] // groups * taps_, int(np.prod(w.shape[2 : 2 + n]))
+    )
+
+
+def _empty_columns(x: np.ndarray, groups: int, kernel: tuple) -> np.ndarray:
+    return x.reshape(x.shape[0], groups, x.shape[1] // groups, int(np.prod(x.shape[2:])))
+
+
+def _conv_out(size: Sequence[Any], kernel: Sequence[int], stride: tuple, padding: tuple, dilation: tuple) -> tuple:
+    return tuple(
+        out_size(s + 2 * p, k, t, d)
+        for s, k, t, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
+    )
+
+
+def _conv_infer(
+    input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int
+) -> tuple:
+    n = len(stride)
+    name = f"conv{n}d"
+    xs, ws = tuple(input.shape), tuple(weight.shape)
+    given = f"input={describe(input)}, weight={describe(weight)}" + ("" if bias is None else f", bias={describe(bias)}")
+    if len(ws) != n + 2:
+        raise KilnError(name, f"expected a weight of {n + 2} dimensions", given, "(out, in / groups, *kernel)")
+    _check_geometry(name, stride, padding, dilation, groups, given)
+    if xs[1] != ws[1] * groups:
+        raise KilnError(
+            name, f"Given groups={groups}, weight of size {list(ws)}, expected input to have "
+            f"{ws[1] * groups} channels, but got {xs[1]} channels instead", given,
+            "the weight is (out, in / groups, *kernel)",
+        )  # fmt: skip
+    if ws[0] % groups or ws[0] < groups:
+        raise KilnError(name, f"the {ws[0]} output channels must be a multiple of groups={groups}", given, "")
+    if bias is not None and tuple(bias.shape) != ws[:1]:
+        raise KilnError(name, f"expected bias to be 1-dimensional with {ws[0]} elements", given, "")
+    if any(x is not None and x.dtype is not input.dtype for x in (weight, bias)):
+        raise KilnError(name, "input, weight and bias must have the same dtype", given, "convert one of them")
+    for s, k, p, d in zip(xs[2:], ws[2:], padding, dilation, strict=True):
+        if isinstance(s, int) and s + 2 * p < span(k, d):
+            raise KilnError(
+                name, f"the kernel ({span(k, d)} wide) can't be greater than the padded input ({s + 2 * p})",
+                given, "pad the input or use a smaller kernel",
+            )  # fmt: skip
+    return Size((xs[0], ws[0], *_conv_out(xs[2:], ws[2:], stride, padding, dilation))), input.dtype
+
+
+def _check_geometry(name: str, stride: tuple, padding: tuple, dilation: tuple, groups: int, given: str) -> None:
+    if any(s <= 0 for s in stride):
+        raise KilnError(name, "non-positive stride is not supported", f"stride={stride}", "")
+    if any(p < 0 for p in padding):
+        raise KilnError(name, "negative padding is not supported", f"padding={padding}", "slice the input")
+    if any(d <= 0 for d in dilation):
+        raise KilnError(name, "non-positive dilation is not supported", f"dilation={dilation}", "")
+    if groups <= 0:
+        raise KilnError(name, "non-positive groups is not supported", f"groups={groups}", "")
+
+
+def _conv_rule(
+    g: Tensor, input: Tensor, weight: Tensor, bias: Any, stride: tuple, padding: tuple, dilation: tuple,
+    groups: int, needs: tuple,
+) -> tuple:  # fmt: skip
+    at = (stride, padding, dilation, groups)
+    gx = conv_input_grad(g, weight, tuple(input.shape), *at) if needs[0] else None
+    gw = conv_weight_grad(g, input, tuple(weight.shape), *at) if needs[1] else None
+    return gx, gw, g.sum((0, *range(2, g.ndim))) if needs[2] else None
+
+
+def _geometries() -> Any:
+    """(input, weight, stride, padding, dilation, groups) that cover what matters."""
+    yield (2, 3, 7), (4, 3, 3), (1,), (0,), (1,), 1
+    yield (2, 4, 9), (6, 2, 3), (2,), (2,), (2,), 2
+    yield (2, 3, 5, 6), (4, 3, 3, 2), (1, 1), (0, 0), (1, 1), 1
+    yield (2, 4, 7, 6), (4, 1, 3, 3), (2, 1), (1, 1), (1, 2), 4
+    yield (2, 3, 4, 5), (5, 3, 1, 1), (1, 1), (0, 0), (1, 1), 1
+    yield (1, 2, 4, 5, 3), (3, 2, 2, 3, 2), (1, 2, 1), (1, 0, 1), (1, 1, 1), 1
+
+
+def _conv_samples() -> Any:
+    r = rng(11)
+    for xs, ws, *rest in _geometries():
+        yield Sample((draw(r, xs), draw(r, ws), draw(r, ws[:1]), *rest))
+        yield Sample((draw(r, xs), draw(r, ws), None, *rest))
+    plain = ((1,), (0,), (1,), 1)
+    yield Sample((strided(draw(r, (2, 3, 7))), strided(draw(r, (4, 3, 3))), None, *plain))
+    yield Sample((draw(r, (0, 3, 7)), draw(r, (4, 3, 3)), None, *plain))
+    yield Sample((draw(r, (2, 2, 7)), draw(r, (4, 3, 3)), None, *plain), error=RuntimeError)
+
+
+def _input_grad_samples() -> Any:
+    r = rng(12)
+    for xs, ws, stride, padding, dilation, groups in _geometries():
+        ys = (xs[0], ws[0], *_conv_out(xs[2:], ws[2:], stride, padding, dilation))
+        yield Sample((draw(r, ys), draw(r, ws), xs, stride, padding, dilation, groups))
+
+
+def _weight_grad_samples() -> Any:
+    r = rng(13)
+    for xs, ws, stride, padding, dilation, groups in _geometries():
+        ys = (xs[0], ws[0], *_conv_out(xs[2:], ws[2:], stride, padding, dilation))
+        yield Sample((draw(r, ys), draw(r, xs), ws, stride, padding, dilation, groups))
+
+
+@op(
+    private=True, family="contraction", infer=_conv_infer, samples=_conv_samples,
+    grad={("input", "weight", "bias"): _conv_rule},
+)  # fmt: skip
+def convolution(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple, padding: tuple, dilation: tuple, groups: int
+) -> Tensor:
+    """y[n, o] = sum_i x[n, i] * w[o, i] (cross-correlation over the last dimensions) + bias[o]."""
+    out = _conv_out(input.shape[2:], weight.shape[2:], stride, padding, dilation)
+    if groups > 1 and weight.shape[1] == 1 and weight.shape[0] == groups:
+        y = _depthwise(padded(input, padding), weight, out, stride, dilation)
+    else:
+        cols = _columns(input, weight.shape[2:], stride, padding, dilation, groups)
+        w = weight.reshape(groups, weight.shape[0] // groups, cols.shape[2])
+        y = np.matmul(w, cols).reshape(input.shape[0], weight.shape[0], *out)
+    if bias is not None:
+        y += bias.reshape(-1, *(1,) * len(stride))
+    return y
+
+
+def _depthwise(x: np.ndarray, weight: np.ndarray, out: tuple, stride: tuple, dilation: tuple) -> np.ndarray:
+    y = np.zeros((*x.shape[:2], *out), x.dtype)
+    kernel = weight.shape[2:]
+    column = (slice(None), *(None,) * len(kernel))
+    for at, where in zip(np.ndindex(*kernel), taps(out, kernel, stride, dilation), strict=True):
+        y += x[(..., *where)] * weight[(slice(None), 0, *at)][column]
+    return y
+
+
+def _input_grad_rule(
+    g: Tensor, grad: Tensor, weight: Tensor, stride: tuple, padding: tuple, dilation: tuple, groups: int, needs: tuple
+) -> tuple:
+    at = (stride, padding, dilation, groups)
+    gy = convolution(g, weight, None, *at) if needs[0] else None
+    return gy, conv_weight_grad(grad, g, tuple(weight.shape), *at) if needs[1] else None
+
+
+@op(
+    private=True, family="contraction", check=False, samples=_input_grad_samples,
+    infer=lambda grad, weight, input_size, stride, padding, dilation, groups: (Size(input_size), grad.dtype),
+    grad={("grad", "weight"): _input_grad_rule},
+)  # fmt: skip
+def conv_input_grad(
+    grad: Tensor, weight: Tensor, input_size: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
+) -> Tensor:
+    """The gradient of convolution's input; a transposed convolution in its own right."""
+    kernel, sizes = weight.shape[2:], input_size[2:]
+    big = tuple(s + 2 * p for s, p in zip(sizes, padding, strict=True))
+    per = weight.shape[0] // groups
+    w = weight.reshape(groups, per, -1) if weight.size else weight.reshape(groups, per, 0)
+    y = grad.reshape(grad.shape[0], groups, per, int(np.prod(grad.shape[2:])))
+    cols = np.matmul(w.transpose(0, 2, 1), y)
+    windows = cols.reshape(grad.shape[0], input_size[1], *kernel, *grad.shape[2:])
+    n = len(kernel)
+    windows = windows.transpose(0, 1, *range(2 + n, 2 + 2 * n), *range(2, 2 + n))
+    return cropped(overlap_add(windows, big, kernel, stride, dilation), padding, sizes)
+
+
+def _weight_grad_rule(
+    g: Tensor, grad: Tensor, input: Tensor, stride: tuple, padding: tuple, dilation: tuple, groups: int, needs: tuple
+) -> tuple:
+    at = (stride, padding, dilation, groups)
+    gy = convolution(input, g, None, *at) if needs[0] else None
+    return gy, conv_input_grad(grad, g, tuple(input.shape), *at) if needs[1] else None
+
+
+@op(
+    private=True, family="contraction", check=False, samples=_weight_grad_samples,
+    infer=lambda grad, input, weight_size, stride, padding, dilation, groups: (Size(weight_size), grad.dtype),
+    grad={("grad", "input"): _weight_grad_rule},
+)  # fmt: skip
+def conv_weight_grad(
+    grad: Tensor, input: Tensor, weight_size: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
+) -> Tensor:
+    """The gradient of convolution's weight."""
+    cols = _columns(input, tuple(weight_size[2:]), stride, padding, dilation, groups)
+    per = weight_size[0] // groups
+    y = grad.reshape(grad.shape[0], groups, per, cols.shape[3])
+    if groups == 1:
+        w = np.tensordot(y[:, 0], cols[:, 0], ((0, 2), (0, 2)))
+    else:
+        w = np.matmul(y, cols.transpose(0, 1, 3, 2)).sum(0)
+    return w.reshape(weight_size)
+
+
+# ---------------------------------------------------------------- what users call
+
+
+def _batched(name: str, input: Any, weight: Any, n: int) -> tuple[Any, bool]:
+    if not isinstance(input, Tensor) or not isinstance(weight, Tensor):
+        convolution(input, weight, None, (1,) * n, (0,) * n, (1,) * n, 1)  # the error for a wrong type
+    if input.ndim == n + 2:
+        return input, True
+    if input.ndim != n + 1:
+        raise KilnError(
+            name, f"Expected {n + 1}D (unbatched) or {n + 2}D (batched) input to {name}", describe(input),
+            "(batch, channels, *size) or (channels, *size)",
+        )  # fmt: skip
+    return input.unsqueeze(0), False
+
+
+def _same_padding(name: str, input: Any, weight: Any, stride: tuple, dilation: tuple) -> tuple[Any, tuple]:
+    """The input and padding for an output as large as the input; an odd total goes to the end."""
+    if any(s != 1 for s in stride):
+        raise KilnError(name, "padding='same' is not supported for strided convolutions", f"stride={stride}", "")
+    totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    if any(t % 2 for t in totals):
+        ends = [x for t in reversed(totals) for x in (0, t % 2)]
+        input = FUNCTIONS["nn.functional.pad"](input, ends)
+    return input, tuple(t // 2 for t in totals)
+
+
+def _conv(n: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+    name = f"conv{n}d"
+    x, batched = _batched(name, input, weight, n)
+    steps, gaps = as_tuple(stride, n, name, "stride"), as_tuple(dilation, n, name, "dilation")
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise KilnError(name, f"Invalid padding string: {padding!r}", repr(padding), "'same' or 'valid'")
+        pads = (0,) * n
+        if padding == "same" and weight.ndim == n + 2:
+            x, pads = _same_padding(name, x, weight, steps, gaps)
+    else:
+        pads = as_tuple(padding, n, name, "padding")
+    out = convolution(x, weight, bias, steps, pads, gaps, groups)
+    return out if batched else out.squeeze(0)
+
+
+def _public_conv_samples(n: int) -> Any:
+    def samples() -> Any:
+        r = rng(14)
+        xs, ws = (2, 4, 7, 6, 5)[: n + 2], (6, 4, 3, 2, 3)[: n + 2]
+        x, w, b = draw(r, xs), draw(r, ws), draw(r, (6,))
+        yield Sample((x, w, b))
+        yield Sample((x, w), {"stride": 2, "padding": 1})
+        yield Sample((x, w), {"padding": (2, 1, 0)[:n], "dilation": 2})
+        yield Sample((x, w, b), {"padding": "same"})
+        yield Sample((x, w, b), {"padding": "valid"})
+        yield Sample((x, w[:, :2], b), {"groups": 2})
+        yield Sample((x[0], w, b))
+        yield Sample((x[:0], w, b), grad=False)
+        yield Sample((x, w[:, :2]), error=RuntimeError)
+        yield Sample((x, w, b[:3]), error=RuntimeError)
+        yield Sample((x, w.astype(np.float32)), error=RuntimeError)
+        yield Sample((x, w), {"stride": 0}, error=RuntimeError)
+        yield Sample((x, w), {"padding": -1}, error=RuntimeError)
+        yield Sample((x, w), {"padding": "same", "stride": 2}, error=RuntimeError)
+        yield Sample((x[:, :, :2], w), error=RuntimeError)
+        yield Sample((x[0, 0], w), error=RuntimeError)
+
+    return samples
+
+
+@composition(method=False, samples=_public_conv_samples(1))
+def conv1d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+           dilation: Any = 1, groups: int = 1) -> Tensor:  # fmt: skip
+    """The 1-d convolution of input (N, C, L) or (C, L) with weight (out, C / groups, k)."""
+    return _conv(1, input, weight, bias, stride, padding, dilation, groups)
+
+
+@composition(method=False, samples=_public_conv_samples(2))
+def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+           dilation: Any = 1, groups: int = 1) -> Tensor:  # fmt: skip
+    """The 2-d convolution of input (N, C, H, W) or (C, H, W) with weight (out, C / groups, kh, kw).
+
+    `padding` is a number, one for each dimension, "valid" (none) or "same" (stride 1 only).
+    """
+    return _conv(2, input, weight, bias, stride, padding, dilation, groups)
+
+
+@composition(method=False, samples=_public_conv_samples(3))
+def conv3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+           dilation: Any = 1, groups: int = 1) -> Tensor:  # fmt: skip
+    """The 3-d convolution of input (N, C, D, H, W) or (C, D, H, W) with weight (out, C / groups, kd, kh, kw)."""
+    return _conv(3, input, weight, bias, stride, padding, dilation, groups)
+
+
+def _conv_transpose(
+    n: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any
+) -> Tensor:
+    name = f"conv_transpose{n}d"
+    x, batched = _batched(name, input, weight, n)
+    steps, gaps, pads, more = (
+        as_tuple(v, n, name, what)
+        for v, what in ((stride, "stride"), (dilation, "dilation"), (padding, "padding"), (output_padding, "output_padding"))
+    )
+    given = f"input={describe(input)}, weight={describe(weight)}"
+    _check_geometry(name, steps, pads, gaps, groups, given)
+    if weight.ndim != n + 2:
+        raise KilnError(name, f"expected a weight of {n + 2} dimensions", given, "(in, out / groups, *kernel)")
+    if weight.shape[0] != x.shape[1]:
+        raise KilnError(
+            name, f"weight of size {list(weight.shape)} expects an input of {weight.shape[0]} channels, "
+            f"but got {x.shape[1]}", given, "the weight is (in, out / groups, *kernel)",
+        )  # fmt: skip
+    if x.shape[1] % groups:
+        raise KilnError(name, f"the input channels must be a multiple of groups={groups}", given, "")
+    if any(e >= max(s, d) or e < 0 for e, s, d in zip(more, steps, gaps, strict=True)):
+        raise KilnError(
+            name, "output padding must be smaller than either stride or dilation",
+            f"output_padding={more}, stride={steps}, dilation={gaps}", "",
+        )  # fmt: skip
+    if weight.dtype is not x.dtype or (bias is not None and bias.dtype is not x.dtype):
+        raise KilnError(name, "input, weight and bias must have the same dtype", given, "convert one of them")
+    channels = weight.shape[1] * groups
+    if bias is not None and tuple(bias.shape) != (channels,):
+        raise KilnError(name, f"expected bias to be 1-dimensional with {channels} elements", describe(bias), "")
+    sizes = tuple(
+        (s - 1) * t - 2 * p + span(k, d) + e
+        for s, t, p, k, d, e in zip(x.shape[2:], steps, pads, weight.shape[2:], gaps, more, strict=True)
+    )
+    if any(isinstance(s, int) and s <= 0 for s in sizes):
+        raise KilnError(name, f"the output would have size {list(sizes)}", given, "use less padding")
+    out = conv_input_grad(x, weight, (x.shape[0], channels, *sizes), steps, pads, gaps, groups)
+    if bias is not None:
+        out = out + bias.reshape(channels, *(1,) * n)
+    return out if batched else out.squeeze(0)
+
+
+def _public_transpose_samples(n: int) -> Any:
+    def samples() -> Any:
+        r = rng(15)
+        xs, ws = (2, 4, 4, 3, 3)[: n + 2], (4, 6, 3, 2, 3)[: n + 2]
+        x, w, b = draw(r, xs), draw(r, ws), draw(r, (6,))
+        yield Sample((x, w, b))
+        yield Sample((x, w, b), {"stride": 2, "padding": 1, "output_padding": 1})
+        yield Sample((x, w), {"dilation": 2, "padding": 1})
+        yield Sample((x, w[:, :3], b), {"groups": 2, "stride": (3, 2, 1)[:n]})
+        yield Sample((x[0], w, b))
+        yield Sample((x, w[:3]), error=RuntimeError)
+        yield Sample((x, w), {"output_padding": 1}, error=RuntimeError)
+        yield Sample((x, w, b[:2]), error=RuntimeError)
+
+    return samples
+
+
+@composition(method=False, samples=_public_transpose_samples(1))
+def conv_transpose1d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+                     output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Tensor:  # fmt: skip
+    """The transpose of conv1d as a map: input (N, C, L), weight (C, out / groups, k)."""
+    return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+@composition(method=False, samples=_public_transpose_samples(2))
+def conv_transpose2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+                     output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Tensor:  # fmt: skip
+    """The transpose of conv2d as a map: input (N, C, H, W), weight (C, out / groups, kh, kw)."""
+    return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+@composition(method=False, samples=_public_transpose_samples(3))
+def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+                     output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Tensor:  # fmt: skip
+    """The transpose of conv3d as a map: input (N, C, D, H, W), weight (C, out / groups, kd, kh, kw)."""
+    return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+for _fn in (conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d):
+    FUNCTIONS[f"nn.functional.{_fn.__name__}"] = _fn

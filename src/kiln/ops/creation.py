@@ -1,0 +1,415 @@
+"""Making tensors: from data, filled, counted, and like others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..device import as_device
+from ..errors import KilnError, KilnTypeError, describe
+from ..shape import Size, index_int
+from ..tensor import Tensor, active_capture, wrap
+from .registry import FUNCTIONS, Sample, composition, method, op
+from .samples import draw, rng
+
+
+def _finish(t: Tensor, requires_grad: bool) -> Tensor:
+    if requires_grad:
+        t.requires_grad = True
+    return t
+
+
+def _size(size: tuple, named: Any, name: str) -> tuple[int, ...]:
+    if named is not None:
+        size = (named,)
+    if len(size) == 1 and isinstance(size[0], list | tuple):
+        size = tuple(size[0])
+    out = tuple(index_int(s, name, "size") for s in size)
+    if any(s < 0 for s in out):
+        raise KilnError(name, "sizes must not be negative", f"size={list(out)}", "")
+    return out
+
+
+# ---------------------------------------------------------------- from data
+
+
+def _to_numpy(data: Any) -> Any:
+    """Nested data that may hold tensors, as something NumPy takes."""
+    if isinstance(data, Tensor):
+        return data._host("tensor")
+    if isinstance(data, list | tuple):
+        return [_to_numpy(x) for x in data]
+    return data
+
+
+def _from_data(data: Any, dtype: dt.dtype | None, name: str) -> np.ndarray:
+    try:
+        a = np.array(_to_numpy(data), dtype=None if dtype is None else dtype.np)
+    except (ValueError, TypeError) as e:
+        raise KilnTypeError(
+            name, f"can't make a tensor of this: {e}", describe(data),
+            "nested lists need equal lengths and numbers as elements",
+        ) from None  # fmt: skip
+    if a.dtype.kind in "OUSMm":
+        raise KilnTypeError(
+            name, f"can't make a tensor of {a.dtype} data", describe(data), "pass numbers or bools"
+        )
+    if dtype is None and not isinstance(data, np.ndarray | np.generic | Tensor):
+        if a.dtype.kind == "f" and not _holds_arrays(data):
+            a = a.astype(dt.get_default_dtype().np)
+        elif a.dtype.kind == "c" and not _holds_arrays(data):
+            a = a.astype(dt.get_default_dtype().to_complex().np)
+    return a.astype(dt.as_dtype(a.dtype).np, copy=False)
+
+
+def _holds_arrays(data: Any) -> bool:
+    while isinstance(data, list | tuple) and data:
+        data = data[0]
+    return isinstance(data, np.ndarray | np.generic | Tensor)
+
+
+def tensor(
+    data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False
+) -> Tensor:
+    """A new tensor with a copy of `data`: numbers, nested sequences, arrays.
+
+    Python floats get the default dtype, ints int64, bools bool; arrays keep theirs.
+    """
+    as_device(device)
+    if isinstance(data, Tensor):
+        out = data.detach().clone()
+        return _finish(out if dtype is None else out.to(dtype), requires_grad)
+    if active_capture() is not None and isinstance(data, list | tuple) and _has_tensor(data):
+        parts = [tensor(x, dtype=dtype) if not isinstance(x, Tensor) else x for x in data]
+        from .movement import stack
+
+        out = stack([p if dtype is None else p.to(dtype) for p in parts])
+        return _finish(out.detach(), requires_grad)
+    d = None if dtype is None else dt.as_dtype(dtype)
+    return _finish(wrap(_from_data(data, d, "tensor")), requires_grad)
+
+
+def _has_tensor(data: Any) -> bool:
+    return any(isinstance(x, Tensor) or (isinstance(x, list | tuple) and _has_tensor(x)) for x in data)
+
+
+def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
+    """A tensor of `data` that shares memory with it where it can."""
+    as_device(device)
+    if isinstance(data, Tensor):
+        return data if dtype is None else data.to(dtype)
+    if isinstance(data, np.ndarray):
+        out = from_numpy(data)
+        return out if dtype is None else out.to(dtype)
+    return tensor(data, dtype=dtype)
+
+
+asarray = as_tensor
+
+
+def from_numpy(ndarray: np.ndarray) -> Tensor:
+    """A tensor on the memory of a NumPy array: changes to either are seen in both."""
+    if not isinstance(ndarray, np.ndarray):
+        raise KilnTypeError("from_numpy", "expected a NumPy array", describe(ndarray), "use kiln.tensor")
+    dt.as_dtype(ndarray.dtype)
+    if not ndarray.dtype.isnative:
+        raise KilnTypeError(
+            "from_numpy", "arrays of another byte order can't be shared", str(ndarray.dtype),
+            "copy first: a.astype(a.dtype.newbyteorder('='))",
+        )  # fmt: skip
+    return wrap(ndarray.view(np.ndarray) if type(ndarray) is not np.ndarray else ndarray)
+
+
+def from_dlpack(ext_tensor: Any) -> Tensor:
+    """A tensor on the memory of any object that speaks DLPack."""
+    if isinstance(ext_tensor, Tensor):
+        return ext_tensor
+    try:
+        a = np.from_dlpack(ext_tensor)
+    except (BufferError, RuntimeError, AttributeError, TypeError) as e:
+        raise KilnError("from_dlpack", str(e), describe(ext_tensor), "only CPU data can be shared") from None
+    return wrap(a)
+
+
+def frombuffer(buffer: Any, *, dtype: Any, count: int = -1, offset: int = 0, requires_grad: bool = False) -> Tensor:
+    """A 1-d tensor on the memory of an object with Python's buffer interface."""
+    return _finish(wrap(np.frombuffer(buffer, dt.as_dtype(dtype).np, count, offset)), requires_grad)
+
+
+def scalar_tensor(s: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A 0-d tensor of a number, of the default dtype."""
+    return tensor(s, dtype=dtype or dt.get_default_dtype(), device=device, requires_grad=requires_grad)
+
+
+# ---------------------------------------------------------------- filled
+
+
+def _full_infer(size: Sequence[int], fill_value: Any, dtype: dt.dtype) -> tuple:
+    return Size(size), dtype
+
+
+@op(
+    name="full", private=True, family="creation", infer=_full_infer, exact=True, check=False,
+    samples=lambda: iter([Sample(((2, 3), 1.5, dt.float32)), Sample(((), 2, dt.int64)), Sample(((0, 2), True, dt.bool_))]),
+)  # fmt: skip
+def full_op(size: Sequence[int], fill_value: Any, dtype: dt.dtype) -> Tensor:
+    """A tensor of one value."""
+    if fill_value == 0:
+        return np.zeros(size, dtype.np)
+    return np.full(size, fill_value, dtype.np)
+
+
+def _filled(name: str, value: Any, doc: str) -> Any:
+    def make(*size: Any, out: Any = None, dtype: Any = None, layout: Any = None, device: Any = None,
+             requires_grad: bool = False, pin_memory: bool = False, memory_format: Any = None,
+             **named: Any) -> Tensor:  # fmt: skip
+        as_device(device)
+        shape = _size(size, named.pop("size", None), name)
+        if named:
+            raise KilnTypeError(name, "unexpected argument", ", ".join(named), "see its documentation")
+        d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
+        t = full_op(shape, value, d)
+        return _finish(t, requires_grad) if out is None else out.copy_(t)
+
+    make.__name__, make.__doc__ = name, doc
+    return make
+
+
+zeros = _filled("zeros", 0, "A tensor of zeros of the given size and dtype (default float).")
+ones = _filled("ones", 1, "A tensor of ones of the given size and dtype (default float).")
+empty = _filled("empty", 0, "A tensor whose values are not specified.")
+
+
+def full(size: Any, fill_value: Any, *, out: Any = None, dtype: Any = None, layout: Any = None,
+         device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
+    """A tensor of one value; its dtype is the value's unless given."""
+    as_device(device)
+    d = dt.of_scalar(fill_value) if dtype is None else dt.as_dtype(dtype)
+    if isinstance(fill_value, Tensor):
+        d = fill_value.dtype if dtype is None else d
+        t = fill_value.to(d).expand(_size((size,), None, "full")).clone()
+    else:
+        t = full_op(_size((size,), None, "full"), fill_value, d)
+    return _finish(t, requires_grad) if out is None else out.copy_(t)
+
+
+def _like(name: str, value: Any) -> Any:
+    def make(input: Tensor, *args: Any, dtype: Any = None, layout: Any = None, device: Any = None,
+             requires_grad: bool = False, memory_format: Any = None, pin_memory: bool = False,
+             fill_value: Any = None) -> Tensor:  # fmt: skip
+        as_device(device)
+        v = value
+        if value is None:
+            v = args[0] if args else fill_value
+        d = input.dtype if dtype is None else dt.as_dtype(dtype)
+        return _finish(full_op(input._a.shape, v, d), requires_grad)
+
+    make.__name__ = name
+    make.__doc__ = f"`{name.removesuffix('_like')}` with the size and dtype of `input`."
+    return make
+
+
+zeros_like, ones_like, empty_like, full_like = (
+    _like("zeros_like", 0), _like("ones_like", 1), _like("empty_like", 0), _like("full_like", None)
+)  # fmt: skip
+
+
+def _new_filled(name: str, value: Any) -> Any:
+    def make(self: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+             layout: Any = None, pin_memory: bool = False, **named: Any) -> Tensor:  # fmt: skip
+        as_device(device)
+        d = self.dtype if dtype is None else dt.as_dtype(dtype)
+        if value is None:
+            size, v = (size[0],), size[1] if len(size) > 1 else named.pop("fill_value")
+        else:
+            v = value
+        return _finish(full_op(_size(size, named.pop("size", None), name), v, d), requires_grad)
+
+    make.__name__ = name
+    make.__doc__ = f"A tensor made by `{name[4:]}` with this tensor's dtype."
+    return method(name)(make)
+
+
+for _name, _value in (("new_zeros", 0), ("new_ones", 1), ("new_empty", 0), ("new_full", None)):
+    _new_filled(_name, _value)
+
+
+@method("new_tensor")
+def new_tensor(self: Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of `data` with this tensor's dtype."""
+    return tensor(data, dtype=dtype or self.dtype, device=device, requires_grad=requires_grad)
+
+
+# ---------------------------------------------------------------- counted
+
+
+@op(
+    name="arange", private=True, family="creation", exact=True, check=False,
+    infer=lambda start, step, n, dtype: (Size((n,)), dtype),
+    samples=lambda: iter([Sample((0, 1, 5, dt.int64)), Sample((0.5, 0.25, 7, dt.float32)), Sample((0, 1, 0, dt.int64))]),
+)  # fmt: skip
+def arange_op(start: Any, step: Any, n: int, dtype: dt.dtype) -> Tensor:
+    """start + step * i for i in range(n)."""
+    i = np.arange(n)
+    if dtype.category == dt.INT:
+        return (int(start) + int(step) * i).astype(dtype.np)
+    return (start + step * i.astype(np.float64)).astype(dtype.np)
+
+
+def arange(start: Any, end: Any = None, step: Any = 1, *, out: Any = None, dtype: Any = None,
+           layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
+    """Values from start up to (not including) end, step apart."""
+    as_device(device)
+    if end is None:
+        start, end = 0, start
+    start, end, step = (x.item() if isinstance(x, Tensor) else x for x in (start, end, step))
+    if step == 0:
+        raise KilnError("arange", "step must be nonzero", f"step={step}", "")
+    if (end - start) / step < 0:
+        raise KilnError(
+            "arange", "upper bound and lower bound inconsistent with step sign",
+            f"start={start}, end={end}, step={step}", "swap them, or flip the sign of step",
+        )  # fmt: skip
+    if dtype is None:
+        whole = all(isinstance(x, int) for x in (start, end, step))
+        d = dt.int64 if whole else dt.get_default_dtype()
+    else:
+        d = dt.as_dtype(dtype)
+    if d.category == dt.INT:
+        start, end, step = int(start), end, int(step) if step == int(step) else step
+    n = max(0, math.ceil((end - start) / step))
+    t = arange_op(start, step, n, d)
+    return _finish(t, requires_grad) if out is None else out.copy_(t)
+
+
+def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = None, layout: Any = None,
+             device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
+    """`steps` values evenly from start to end, both included."""
+    as_device(device)
+    start, end = (x.item() if isinstance(x, Tensor) else x for x in (start, end))
+    n = index_int(steps, "linspace", "steps")
+    if n < 0:
+        raise KilnError("linspace", "number of steps must be non-negative", f"steps={n}", "")
+    d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
+    values = np.linspace(start, end, n)
+    t = wrap((np.trunc(values) if d.category == dt.INT else values).astype(d.np))
+    return _finish(t, requires_grad) if out is None else out.copy_(t)
+
+
+def logspace(start: Any, end: Any, steps: int, base: float = 10.0, **options: Any) -> Tensor:
+    """base to the powers that linspace gives."""
+    return base ** linspace(start, end, steps, **options)
+
+
+def eye(n: int, m: int | None = None, *, out: Any = None, dtype: Any = None, layout: Any = None,
+        device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
+    """The n x m matrix with ones on its diagonal."""
+    as_device(device)
+    d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
+    t = (arange(n).unsqueeze(1) == arange(n if m is None else m)).to(d)
+    return _finish(t, requires_grad) if out is None else out.copy_(t)
+
+
+# ---------------------------------------------------------------- casts and copies
+
+
+def _clone_samples() -> Any:
+    for s in ((3, 4), (), (0,)):
+        yield Sample((draw(rng(), s),))
+
+
+@op(family="elementwise", promote="same", scalar="copy", check=False, grad={"input": lambda g: g},
+    samples=_clone_samples)  # fmt: skip
+def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
+    """A copy with its own memory; gradients flow through it."""
+    return input.copy()
+
+
+@op(
+    name="cast", private=True, family="cast", exact=True, check=False, scalar="cast",
+    infer=lambda input, dtype: (input.shape, dtype), grad={"input": lambda g: g},
+    samples=lambda: iter([
+        Sample((draw(rng(), (3, 4)), dt.float32)), Sample((draw(rng(), (3, 4)), dt.int32), grad=False),
+        Sample((draw(rng(), ()), dt.bool_), grad=False), Sample((draw(rng(), (2, 3)), dt.bfloat16), grad=False),
+    ]),
+)  # fmt: skip
+def cast(input: Tensor, dtype: dt.dtype) -> Tensor:
+    """The elements converted to another dtype."""
+    if input.dtype.kind == "c" and dtype.category < dt.COMPLEX:
+        input = input.real
+    return input.astype(dtype.np)
+
+
+def _to_target(args: tuple, kwargs: dict) -> tuple[Any, Any, bool]:
+    dtype, device = kwargs.get("dtype"), kwargs.get("device")
+    copy = bool(kwargs.get("copy", False))
+    for a in args:
+        if isinstance(a, Tensor):
+            dtype = a.dtype
+        elif isinstance(a, dt.dtype) or a in (float, int, bool, complex):
+            dtype = a
+        elif isinstance(a, str) or type(a).__name__ == "device":
+            device = a
+    return dtype, device, copy
+
+
+@method("to")
+def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """This tensor with another dtype or device; itself where nothing changes and copy is False."""
+    dtype, device, copy = _to_target(args, kwargs)
+    if device is not None:
+        as_device(device)
+    d = self.dtype if dtype is None else dt.as_dtype(dtype)
+    if d is self.dtype:
+        return self.clone() if copy else self
+    return cast(self, d)
+
+
+@method("type")
+def type_(self: Tensor, dtype: Any = None) -> Any:
+    """The name of the tensor's type, or the tensor cast to `dtype`."""
+    if dtype is None:
+        names = {"float32": "Float", "float64": "Double", "int64": "Long", "int32": "Int", "bool": "Bool",
+                 "uint8": "Byte", "int8": "Char", "int16": "Short", "float16": "Half"}  # fmt: skip
+        return f"kiln.{names.get(self.dtype.name, self.dtype.name.capitalize())}Tensor"
+    return self.to(dtype)
+
+
+@method("type_as")
+def type_as(self: Tensor, other: Tensor) -> Tensor:
+    """This tensor with the dtype of another."""
+    return self.to(other.dtype)
+
+
+def _caster(name: str, d: dt.dtype) -> None:
+    def convert(self: Tensor, memory_format: Any = None) -> Tensor:
+        return self if self.dtype is d else cast(self, d)
+
+    convert.__name__, convert.__doc__ = name, f"This tensor as {d.name}."
+    method(name)(convert)
+
+
+for _name, _d in {**dt.ALIASES, "bool": dt.bool_, "bfloat16": dt.bfloat16, "byte": dt.uint8, "char": dt.int8}.items():
+    _caster(_name, _d)
+
+
+for _fn in (tensor, as_tensor, asarray, from_numpy, from_dlpack, frombuffer, scalar_tensor, zeros, ones, empty, full,
+            zeros_like, ones_like, empty_like, full_like, arange, linspace, logspace, eye):  # fmt: skip
+    FUNCTIONS[_fn.__name__] = _fn
+FUNCTIONS["asarray"] = as_tensor
+
+
+@composition(method=False, samples=None)
+def complex(real: Tensor, imag: Tensor) -> Tensor:
+    """The complex tensor real + i * imag."""
+    return real + imag * 1j
+
+
+@composition(method=True, function=True, aliases=())
+def contiguous(input: Tensor, memory_format: Any = None) -> Tensor:
+    """The tensor itself where it is row-major, else a copy that is."""
+    return input if input.is_contiguous() else input.clone()

@@ -1,0 +1,273 @@
+"""From a call to a result: eager execution, in-place and `out=` forms, the switch to capture."""
+
+from __future__ import annotations
+
+import warnings
+from threading import get_ident
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..autograd.modes import mode
+from ..autograd.tape import edge_of, record
+from ..autograd.views import check_inplace, rebase
+from ..errors import KilnError, KilnTypeError, describe
+from ..tensor import CAPTURING, Tensor, _fresh, wrap
+from .registry import OPERAND, OPTIONAL, TENSOR, TENSORS, Op
+
+# A tensor's arithmetic is silent on division by zero and overflow, as in PyTorch. NumPy's warnings
+# are filtered for Kiln's own modules only; where somebody turns warnings into errors, the op is
+# run again under `errstate` (`_explain`).
+warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"kiln\.")
+
+_NUMBERS = (int, float, complex, bool, np.generic)
+
+
+def coerce(op: Op, args: tuple) -> tuple:
+    """Arguments with NumPy arrays wrapped; an error for what is not a tensor where one is due."""
+    out: list | None = None
+    for i in op.tensor_slots:
+        x = args[i]
+        if isinstance(x, Tensor):
+            continue
+        kind = op.params[i].kind
+        if kind == TENSORS:
+            if isinstance(x, Tensor) or not isinstance(x, list | tuple):
+                _refuse(op, i, x, "a sequence of tensors")
+            for y in x:
+                if not isinstance(y, Tensor):
+                    _refuse(op, i, y, "a sequence of tensors")
+            continue
+        if x is None and kind in (OPTIONAL, "operand?"):
+            continue
+        if kind in (OPERAND, "operand?"):
+            if isinstance(x, _NUMBERS):
+                if isinstance(x, np.generic):
+                    out = out or list(args)
+                    out[i] = x.item()
+                continue
+            if isinstance(x, np.ndarray):
+                out = out or list(args)
+                out[i] = wrap(x)
+                continue
+        _refuse(op, i, x, "a Tensor" if kind in (TENSOR, OPTIONAL) else "a Tensor or a number")
+    return args if out is None else tuple(out)
+
+
+def _refuse(op: Op, i: int, x: Any, due: str) -> None:
+    raise KilnTypeError(
+        op.name, f"argument '{op.params[i].name}' must be {due}, not {type(x).__name__}",
+        describe(x), "make one with kiln.tensor(…)",
+    )  # fmt: skip
+
+
+def unwrap(op: Op, args: tuple) -> list:
+    """The arguments with payloads in place of tensors."""
+    raw = list(args)
+    for i in op.tensor_slots:
+        x = raw[i]
+        if isinstance(x, Tensor):
+            raw[i] = x._a
+        elif isinstance(x, list | tuple):
+            raw[i] = [y._a for y in x]
+    return raw
+
+
+def apply(op: Op, args: tuple) -> Any:
+    """Call an op: arguments bound in the order of its parameters."""
+    if CAPTURING and (ctx := CAPTURING.get(get_ident())):
+        return ctx.call(op, coerce(op, args))
+    args = coerce(op, args)
+    if op.check and op.infer is not None:
+        op.infer(*args)
+    raw = unwrap(op, args)
+    try:
+        r = (op.kernel or op.run)(*raw)
+    except Exception as e:
+        r = _explain(op, args, raw, e)
+    if r.__class__ is tuple or r.__class__ is list:
+        outs = tuple(wrap(np.asarray(a)) for a in r)
+        record(op, args, outs)
+        return op.result(*outs) if op.result is not None else outs
+    out = wrap(r if r.__class__ is np.ndarray else np.asarray(r))
+    if op.view:
+        _mark_view(op, args, out)
+    record(op, args, (out,))
+    return out
+
+
+def _explain(op: Op, args: tuple, raw: list, error: Exception) -> Any:
+    """A NumPy error as one that helps; runs the op again where only a warning was raised."""
+    if isinstance(error, KilnError):
+        raise error
+    if isinstance(error, RuntimeWarning):
+        with np.errstate(all="ignore"):
+            return op.run(*raw)
+    if op.infer is not None:
+        op.infer(*args)  # raises the op's own error
+    kind: type[KilnError] = KilnError
+    if isinstance(error, TypeError):
+        kind = KilnTypeError
+    elif isinstance(error, MemoryError):
+        raise error
+    given = ", ".join(
+        f"{p.name}={describe(a)}" for p, a in zip(op.params, args, strict=True) if a is not None
+    )
+    raise kind(op.name, str(error) or type(error).__name__, given, "see the op's documentation") from error
+
+
+def _mark_view(op: Op, args: tuple, out: Tensor) -> None:
+    """Tie a result that shares memory to the tensor it views."""
+    x = args[0]
+    a, b = x._a, out._a
+    if a is not b:
+        root = a if a.base is None else a.base
+        if b.base is not root and b.base is not a:
+            return  # the op had to copy (reshape of a transposed tensor)
+    if x._ver is None:
+        x._ver = [0, 0]
+    out._ver = x._ver
+    base = x._base
+    out._seen = x._ver[1]
+    if base is None:
+        out._base = x
+        out._view = ((op.name, args[1:]),) if mode.grad else None
+    else:
+        _fresh(x)
+        out._base = base
+        chain = x._view
+        out._view = (*chain, (op.name, args[1:])) if chain is not None and mode.grad else None
+
+
+def inplace(op: Op, args: tuple) -> Tensor:
+    """Call an op and store the result in its first argument."""
+    x = args[0]
+    args = coerce(op, args)
+    edge = None
+    if mode.grad:
+        tensors = op.flat_tensors(args)
+        check_inplace(x, op.name + "_", any(_fresh(t)._rg for t in tensors[1:]))
+        edge = edge_of(x)
+        before = _snapshot(op, args)
+    if CAPTURING and (ctx := CAPTURING.get(get_ident())):
+        value = ctx.compute(op, args)
+        _check_result(op, x, value)
+        ctx.write(x, value)
+    else:
+        if op.check and op.infer is not None:
+            op.infer(*args)
+        raw = unwrap(op, args)
+        a = x._a
+        uf = op.ufunc
+        if (
+            uf is not None and len(raw) == 2 and raw[1].__class__ is np.ndarray
+            and raw[1].dtype is a.dtype and a.dtype.kind in op.native and raw[1].shape == a.shape
+        ):  # fmt: skip
+            try:
+                uf(a, raw[1], a)
+            except Exception as e:
+                store(op, x, np.asarray(_explain(op, args, raw, e)))
+        else:
+            try:
+                r = (op.kernel or op.run)(*raw)
+            except Exception as e:
+                r = _explain(op, args, raw, e)
+            store(op, x, r if r.__class__ is np.ndarray else np.asarray(r))
+    bump(x)
+    if edge is not None or mode.grad:
+        node = record(op, (before, *args[1:]), (x,), inplace=True)
+        if node is not None:
+            if edge is not None:  # the edge object recorded for x is the one that a view's base takes over
+                for j, e in enumerate(node.edges):
+                    if e is not None and node.slots[j] == (op.tensor_slots[0], None):
+                        edge = e
+            rebase(x, node, edge)
+        elif edge is not None and not op.rules:
+            _cut(x)
+    return x
+
+
+def _snapshot(op: Op, args: tuple) -> Tensor:
+    """The first argument as it is before the change, with its history; its values where backward needs them."""
+    x = args[0]
+    needed = tuple(
+        i for i in op.tensor_slots
+        if any(_fresh(t)._rg for t in (args[i] if isinstance(args[i], list | tuple) else (args[i],))
+               if isinstance(t, Tensor))
+    )  # fmt: skip
+    a = x._a
+    if needed and isinstance(a, np.ndarray) and op.tensor_slots[0] in op.plan(needed)[1]:
+        a = a.copy()
+    out = wrap(a)
+    out._fn, out._idx, out._rg = x._fn, x._idx, x._rg
+    return out
+
+
+def _cut(x: Tensor) -> None:
+    """A non-differentiable in-place op leaves a tensor without history."""
+    if x._base is None:
+        x._fn, x._idx, x._rg = None, 0, False
+
+
+def bump(x: Tensor) -> None:
+    """Count a change of a tensor's memory."""
+    if x._ver is None:
+        x._ver = [1, 0]
+    else:
+        x._ver[0] += 1
+
+
+def _check_result(op: Op, x: Tensor, value: Any) -> None:
+    """Whether a result fits into x: equal shapes, and a dtype that may be stored."""
+    if tuple(value.shape) != tuple(x._a.shape):
+        raise KilnError(
+            op.name, f"output with shape {list(x._a.shape)} doesn't match the broadcast shape {list(value.shape)}",
+            describe(x), "an in-place result can't be larger than its tensor; use the out-of-place form",
+        )  # fmt: skip
+    source = value.dtype if isinstance(value.dtype, dt.dtype) else dt.OF_NUMPY[value.dtype]
+    if not dt.can_cast(source, x.dtype):
+        raise KilnError(
+            op.name, f"result type {source.name} can't be cast to the desired output type {x.dtype.name}",
+            describe(x), "convert the tensor first, or use the out-of-place form",
+        )  # fmt: skip
+
+
+def store(op: Op, x: Tensor, value: np.ndarray) -> None:
+    """Write a result into a tensor's memory; nothing is written where it does not fit."""
+    _check_result(op, x, value)
+    if not x._a.flags.writeable:
+        raise KilnError(
+            op.name, "this tensor can't be written to: its elements share memory (expand) or it is read-only",
+            describe(x), "clone() it first",
+        )  # fmt: skip
+    np.copyto(x._a, value, casting="unsafe")
+
+
+def store_out(op: Op, result: Any, out: Any) -> Any:
+    """Place results in `out=` tensors, resizing empty ones, and return them."""
+    if isinstance(result, tuple):
+        for r, o in zip(result, out, strict=True):
+            store_out(op, r, o)
+        return out
+    if not isinstance(out, Tensor):
+        raise KilnTypeError(op.name, "out= takes a Tensor", describe(out), "")
+    if mode.grad and (_fresh(out)._rg or _fresh(result)._rg):
+        raise KilnError(
+            op.name, "functions with out=... arguments don't support automatic differentiation, "
+            "but one of the arguments requires grad", describe(out), "use no_grad, or drop out=",
+        )  # fmt: skip
+    if out._a.shape != result._a.shape:
+        if out.numel() != 0:
+            warnings.warn(
+                f"an output with shape {list(out._a.shape)} was resized to {list(result._a.shape)}; "
+                "give out= the right shape or an empty tensor", UserWarning, stacklevel=3,
+            )  # fmt: skip
+        out._a = np.empty(result._a.shape, out._a.dtype)
+    if CAPTURING and (ctx := CAPTURING.get(get_ident())):
+        _check_result(op, out, result)
+        ctx.write(out, result)
+    else:
+        store(op, out, result._a)
+    bump(out)
+    return out

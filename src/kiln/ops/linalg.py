@@ -1,0 +1,494 @@
+"""Matrix products and what is written in them: matmul and its relatives, addmm, distances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError, KilnNotImplementedError, describe
+from ..shape import Size, broadcast_shapes, norm_dim, numel
+from ..tensor import CAPTURING, Tensor, wrap
+from .dispatch import apply, record, store_out
+from .elementwise import where_op
+from .reduction import accurate_sum, sum_op
+from .registry import FUNCTIONS, Sample, composition, method, op
+from .samples import draw, rng, strided
+from .statistics import norm_op
+
+# ---------------------------------------------------------------- matmul
+
+
+def _conj(x: Tensor) -> Tensor:
+    return x.conj() if x._a.dtype.kind == "c" else x
+
+
+def _turned(x: Tensor) -> Tensor:
+    return _conj(x.transpose(-2, -1))
+
+
+def _matmul_grad_input(g: Tensor, in_shape: Any, other: Tensor) -> Tensor:
+    if len(in_shape) == 1:
+        if other._a.ndim == 1:
+            return g * _conj(other)
+        return (_conj(other) @ g.unsqueeze(-1)).squeeze(-1)
+    if other._a.ndim == 1:
+        return g.unsqueeze(-1) * _conj(other)
+    return g @ _turned(other)
+
+
+def _matmul_grad_other(g: Tensor, in_shape: Any, input: Tensor) -> Tensor:
+    n = input._a.ndim
+    if len(in_shape) == 1:
+        if n == 1:
+            return g * _conj(input)
+        if n > 2:
+            input, g = _rows(input), g.reshape(numel(g.shape))
+        return _turned(input) @ g
+    if n == 1:
+        return _conj(input).unsqueeze(-1) * g.unsqueeze(-2)
+    if len(in_shape) == 2 and n > 2:  # one product over all rows instead of a sum of products
+        input, g = _rows(input), _rows(g)
+    return _turned(input) @ g
+
+
+def _rows(x: Tensor) -> Tensor:
+    shape = x.shape
+    return x.reshape((numel(shape[:-1]), shape[-1]))
+
+
+def _text(shape: Sequence[Any]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _same_dtype(name: str, *tensors: Any) -> dt.dtype:
+    d = tensors[0].dtype
+    for t in tensors[1:]:
+        if t.dtype is not d:
+            raise KilnError(
+                name, f"expected operands of the same dtype, but got {d.name} and {t.dtype.name}",
+                describe(tensors), "convert one of them, e.g. a.to(b.dtype)",
+            )  # fmt: skip
+    if d is dt.bool_:
+        raise KilnNotImplementedError(name, "not implemented for bool", describe(tensors), "convert with .float()")
+    return d
+
+
+def _matmul_infer(input: Any, other: Any) -> tuple:
+    a, b = input.shape, other.shape
+    if not len(a) or not len(b):
+        raise KilnError(
+            "matmul", "both arguments need at least 1 dimension", describe((input, other)), "multiply scalars with *"
+        )
+    k = b[-2] if len(b) > 1 else b[0]
+    if a[-1] != k:
+        if len(a) == 1 and len(b) == 1:
+            what = f"inconsistent tensor size, got {a[0]} and {k} elements"
+        elif len(a) > 2 and len(b) > 2:
+            what = f"expected size for first two dimensions of batch2 tensor to be: [{a[0]}, {a[-1]}] but got: [{b[0]}, {k}]"
+        elif len(b) == 1:
+            what = f"size mismatch, got mat ({_text(a[-2:])}) and vec ({k})"
+        else:
+            left = (numel(a[:-1]), a[-1]) if len(b) == 2 else a[-2:]
+            left = (1, *left) if len(a) == 1 else left
+            what = f"mat1 and mat2 shapes cannot be multiplied ({_text(left)} and {_text(b[-2:])})"
+        raise KilnError("matmul", what, f"a={describe(input)}, b={describe(other)}", "the inner sizes must be equal")
+    d = _same_dtype("matmul", input, other)
+    batch = broadcast_shapes(a[:-2], b[:-2], op="matmul")
+    rows = (a[-2],) if len(a) > 1 else ()
+    return Size((*batch, *rows, *((b[-1],) if len(b) > 1 else ()))), d
+
+
+def _matmul_samples() -> Iterator[Sample]:
+    r = rng(20)
+    for s, t in (((3,), (3,)), ((2, 3), (3,)), ((3,), (3, 2)), ((2, 3), (3, 4)), ((2, 2, 3), (3, 4)),
+                 ((2, 2, 3), (3,)), ((3,), (2, 3, 4)), ((2, 3), (5, 3, 4)), ((2, 1, 2, 3), (4, 3, 2)),
+                 ((2, 2, 3), (2, 3, 2)), ((0, 3), (3, 2)), ((2, 0), (0, 3)), ((0,), (0,)), ((0, 2, 3), (3, 4))):  # fmt: skip
+        yield Sample((draw(r, s), draw(r, t)))
+    yield Sample((strided(draw(r, (4, 3))), strided(draw(r, (3, 2)))))
+    yield Sample((r.integers(-3, 4, (2, 3)), r.integers(-3, 4, (3, 2))), grad=False)
+    for s, t in (((2, 3), (4, 5)), ((3,), (4,)), ((2, 3), (4,)), ((), (3,)), ((2, 2, 3), (3, 3, 4)), ((2, 2, 3), (2, 4, 4))):
+        yield Sample((draw(r, s), draw(r, t)), error=RuntimeError)
+    yield Sample((draw(r, (2, 3)), draw(r, (3, 2)).astype(np.float32)), error=RuntimeError)
+
+
+@op(
+    name="matmul", private=True, family="contraction", check=False, infer=_matmul_infer, samples=_matmul_samples,
+    grad={"input": _matmul_grad_input, "other": _matmul_grad_other},
+)  # fmt: skip
+def matmul_op(input: Tensor, other: Tensor) -> Tensor:
+    """The matrix product over the last two dimensions; see `matmul`."""
+    if input.dtype is not other.dtype or input.dtype.kind == "b":
+        raise TypeError("operands of different dtypes")
+    if other.ndim == 2 and input.ndim > 2:  # one product of many rows
+        rows = input.reshape(numel(input.shape[:-1]), input.shape[-1])
+        return np.matmul(rows, other).reshape(*input.shape[:-1], other.shape[1])
+    return np.matmul(input, other)
+
+
+_matmul = matmul_op.op  # type: ignore[attr-defined]
+_F32, _F64 = dt.float32.np, dt.float64.np
+
+
+@composition(samples=_matmul_samples)
+def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The matrix product: 1-d is a vector, 2-d a matrix, more dimensions are batches that broadcast."""
+    if out is None and isinstance(input, Tensor) and isinstance(other, Tensor) and not CAPTURING:
+        a, b = input._a, other._a
+        d = a.dtype
+        if a.ndim == 2 and b.ndim == 2 and d is b.dtype and (d is _F32 or d is _F64) and _matmul.kernel is None:
+            try:
+                t = wrap(np.matmul(a, b))
+            except Exception:
+                return apply(_matmul, (input, other))  # which tells what is wrong
+            if input._rg or other._rg or input._base is not None or other._base is not None:
+                record(_matmul, (input, other), (t,))
+            return t
+    r = apply(_matmul, (input, other))
+    return r if out is None else store_out(_matmul, r, out)
+
+
+def _operator(self: Tensor, other: Any) -> Any:
+    return matmul(self, other) if isinstance(other, Tensor | np.ndarray) else NotImplemented
+
+
+def _reflected(self: Tensor, other: Any) -> Any:
+    return matmul(wrap(other), self) if isinstance(other, np.ndarray) else NotImplemented
+
+
+Tensor.__matmul__ = _operator  # type: ignore[attr-defined]
+Tensor.__rmatmul__ = _reflected  # type: ignore[attr-defined]
+FUNCTIONS["linalg.matmul"] = matmul
+
+
+# ---------------------------------------------------------------- products of given ranks
+
+
+def _ranks(name: str, want: Sequence[int], *tensors: Tensor) -> None:
+    """Raise unless each tensor has its number of dimensions."""
+    for t, n in zip(tensors, want, strict=True):
+        if len(t.shape) != n:
+            kinds = {1: "a vector", 2: "a matrix", 3: "a batch of matrices (3D)"}
+            raise KilnError(
+                name, f"expected {kinds[n]}, got {len(t.shape)}D", describe(tensors), "use matmul for other ranks"
+            )
+
+
+def _pairs(*shapes: tuple, bad: tuple = ()) -> Callable[[], Iterator[Sample]]:
+    def samples() -> Iterator[Sample]:
+        r = rng(21)
+        for group in shapes:
+            yield Sample(tuple(draw(r, s) for s in group))
+        for group in bad:
+            yield Sample(tuple(draw(r, s) for s in group), error=RuntimeError)
+
+    return samples
+
+
+@composition(samples=_pairs(((2, 3), (3, 4)), ((0, 3), (3, 2)), bad=(((2,), (2, 3)), ((2, 3), (2, 3)))))
+def mm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The product of two matrices."""
+    _ranks("mm", (2, 2), input, mat2)
+    return matmul(input, mat2, out=out)
+
+
+@composition(samples=_pairs(((2, 2, 3), (2, 3, 4)), bad=(((2, 3), (2, 3)), ((1, 2, 3), (2, 3, 4)), ((2, 2, 3), (2, 4, 4)))))
+def bmm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The products of two batches of matrices, of equal length."""
+    _ranks("bmm", (3, 3), input, mat2)
+    if input.shape[0] != mat2.shape[0]:
+        raise KilnError("bmm", "batches of different length", describe((input, mat2)), "matmul broadcasts batches")
+    return matmul(input, mat2, out=out)
+
+
+@composition(samples=_pairs(((2, 3), (3,)), bad=(((2, 3), (2,)), ((3,), (3,)))))
+def mv(input: Tensor, vec: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The product of a matrix and a vector."""
+    _ranks("mv", (2, 1), input, vec)
+    return matmul(input, vec, out=out)
+
+
+@composition(samples=_pairs(((3,), (3,)), ((0,), (0,)), bad=(((3,), (4,)), ((3, 1), (3,)))))
+def dot(input: Tensor, tensor: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The sum of the products of two vectors."""
+    _ranks("dot", (1, 1), input, tensor)
+    return matmul(input, tensor, out=out)
+
+
+@composition(samples=_pairs(((3,), (3,)), bad=(((3,), (4,)),)))
+def vdot(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """`dot` with the conjugate of the first vector."""
+    _ranks("vdot", (1, 1), input, other)
+    return matmul(_conj(input), other, out=out)
+
+
+@composition(samples=_pairs(((3, 2), (4, 2)), ((2,), (2,)), ((), (3,)), ((2, 2, 3), (3,)), bad=(((3, 2), (3, 4)),)))
+def inner(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The sums of products over the last dimensions of both."""
+    a, b = input.shape, other.shape
+    if not len(a) or not len(b):
+        r = input * other
+    else:
+        if a[-1] != b[-1]:
+            raise KilnError(
+                "inner", f"the last dimension must match but got shapes {list(a)} and {list(b)}",
+                describe((input, other)), "transpose or reshape one of them",
+            )  # fmt: skip
+        r = tensordot(input, other, ([-1], [-1]))
+    return r if out is None else store_out(_matmul, r, out)
+
+
+@composition(aliases=("ger",), samples=_pairs(((3,), (2,)), ((0,), (2,)), bad=(((3,), (2, 2)),)))
+def outer(input: Tensor, vec2: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The matrix of all products of two vectors' elements."""
+    _ranks("outer", (1, 1), input, vec2)
+    r = input.unsqueeze(1) * vec2
+    return r if out is None else store_out(_matmul, r, out)
+
+
+def chain_matmul(*matrices: Tensor) -> Tensor:
+    """The product of several matrices, from left to right."""
+    r = matrices[0]
+    for m in matrices[1:]:
+        r = mm(r, m)
+    return r
+
+
+FUNCTIONS["chain_matmul"] = chain_matmul
+
+
+@composition(namespace="linalg", method=False)
+def multi_dot(tensors: Sequence[Tensor], *, out: Tensor | None = None) -> Tensor:
+    """The product of several matrices; the first and the last may be vectors."""
+    r = tensors[0]
+    for m in tensors[1:]:
+        r = matmul(r, m)
+    return r if out is None else store_out(_matmul, r, out)
+
+
+@composition(samples=_pairs(((2, 3), (4,)), ((), (2,)), ((2,), (2, 2, 2))))
+def kron(input: Tensor, other: Tensor) -> Tensor:
+    """The Kronecker product: each element of `input` times all of `other`, block by block."""
+    n = max(len(input.shape), len(other.shape))
+    a = (1,) * (n - len(input.shape)) + tuple(input.shape)
+    b = (1,) * (n - len(other.shape)) + tuple(other.shape)
+    left = input.reshape([s for size in a for s in (size, 1)])
+    right = other.reshape([s for size in b for s in (1, size)])
+    return (left * right).reshape([x * y for x, y in zip(a, b, strict=True)])
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (2, 3)), draw(rng(), (3, 4)), 1)), Sample((draw(rng(), (2, 3)), draw(rng(), (3, 4)), 0)),
+    Sample((draw(rng(), (2, 3, 4)), draw(rng(), (3, 4, 5)), 2)),
+    Sample((draw(rng(), (2, 3)), draw(rng(), (4, 2)), ([0], [1]))),
+    Sample((draw(rng(), (2, 3)), draw(rng(), (3, 4)), 2), error=RuntimeError),
+    Sample((draw(rng(), (2, 3)), draw(rng(), (4, 2)), ([0, 1], [1])), error=RuntimeError),
+]), method=False)  # fmt: skip
+def tensordot(a: Tensor, b: Tensor, dims: Any = 2, out: Tensor | None = None) -> Tensor:
+    """The sum of products over `dims`: the last of `a` with the first of `b`, or pairs ([…], […])."""
+    na, nb = len(a.shape), len(b.shape)
+    if isinstance(dims, int):
+        if not 0 <= dims <= min(na, nb):
+            raise KilnError("tensordot", f"dims must be in [0, {min(na, nb)}]", dims, "")
+        da, db = list(range(na - dims, na)), list(range(dims))
+    else:
+        da, db = ([x] if isinstance(x, int) else list(x) for x in dims)
+        if len(da) != len(db):
+            raise KilnError("tensordot", "both dimension lists should have same length", f"{da}, {db}", "")
+    da, db = [norm_dim(d, na, "tensordot") for d in da], [norm_dim(d, nb, "tensordot") for d in db]
+    for i, j in zip(da, db, strict=True):
+        if a.shape[i] != b.shape[j] and 1 not in (a.shape[i], b.shape[j]):
+            raise KilnError(
+                "tensordot", f"contracted dimensions need to match, but first has size {a.shape[i]} in dim {i} "
+                f"and second has size {b.shape[j]} in dim {j}", describe((a, b)), "check dims=",
+            )  # fmt: skip
+    left = list(range(na))
+    right = [na + j for j in range(nb)]
+    for i, j in zip(da, db, strict=True):
+        right[j] = i
+    keep = [x for x in left if x not in da] + [x for x in right if x >= na]
+    from .einsum import contract
+
+    r = contract(a, left, b, right, keep)
+    return r if out is None else store_out(_matmul, r, out)
+
+
+# ---------------------------------------------------------------- products that add
+
+
+def _blend(name: str, input: Tensor, product: Tensor, beta: Any, alpha: Any) -> Tensor:
+    """beta * input + alpha * product; input is not read where beta is 0."""
+    d = _same_dtype(name, input, product)
+    if d.category < dt.FLOAT:
+        beta, alpha = int(beta), int(alpha)
+    if alpha != 1:
+        product = product * alpha
+    shape = product.shape
+    if broadcast_shapes(input.shape, shape, op=name) != shape:
+        raise KilnError(name, f"input must expand to {list(shape)}", describe(input), "check its shape")
+    if beta == 0:
+        return product
+    return (input if beta == 1 else input * beta) + product
+
+
+def _adding(*shapes: tuple, bad: tuple) -> Callable[[], Iterator[Sample]]:
+    def samples() -> Iterator[Sample]:
+        r = rng(22)
+        for kw in ({}, {"beta": 0.5, "alpha": 2.0}, {"beta": 0}):
+            for group in shapes:
+                yield Sample(tuple(draw(r, s) for s in group), kw)
+        for group in bad:
+            yield Sample(tuple(draw(r, s) for s in group), error=RuntimeError)
+
+    return samples
+
+
+def _finish(r: Tensor, out: Tensor | None) -> Tensor:
+    return r if out is None else store_out(_matmul, r, out)
+
+
+@composition(samples=_adding(((4,), (2, 3), (3, 4)), ((2, 1), (2, 3), (3, 4)),
+                             bad=(((5,), (2, 3), (3, 4)), ((4,), (2, 3), (4, 4)))))  # fmt: skip
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
+    """beta * input + alpha * (mat1 @ mat2)."""
+    return _finish(_blend("addmm", input, mm(mat1, mat2), beta, alpha), out)
+
+
+@composition(samples=_adding(((2,), (2, 3), (3,)), bad=(((3,), (2, 3), (3,)),)))
+def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: Any = 1, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
+    """beta * input + alpha * (mat @ vec)."""
+    return _finish(_blend("addmv", input, mv(mat, vec), beta, alpha), out)
+
+
+@composition(samples=_adding(((2, 3), (2,), (3,)), bad=(((2, 4), (2,), (3,)),)))
+def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
+    """beta * input + alpha * outer(vec1, vec2)."""
+    return _finish(_blend("addr", input, outer(vec1, vec2), beta, alpha), out)
+
+
+@composition(samples=_adding(((2, 1, 4), (2, 3, 5), (2, 5, 4)), bad=(((3, 5), (2, 3, 5), (2, 5, 4)),)))
+def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
+    """beta * input + alpha * bmm(batch1, batch2)."""
+    return _finish(_blend("baddbmm", input, bmm(batch1, batch2), beta, alpha), out)
+
+
+@composition(samples=_adding(((3, 4), (2, 3, 5), (2, 5, 4)), bad=(((3, 5), (2, 3, 5), (2, 5, 4)),)))
+def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
+    """beta * input + alpha * (the sum of bmm(batch1, batch2) over the batch)."""
+    product = sum_op(bmm(batch1, batch2), 0, False)
+    return _finish(_blend("addbmm", input, product.to(batch1.dtype), beta, alpha), out)
+
+
+def _in_place(fn: Callable) -> None:
+    def into(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.copy_(fn(self, *args, **kwargs))
+
+    into.__name__, into.__doc__ = fn.__name__ + "_", f"In-place form of `{fn.__name__}`."
+    method(into.__name__)(into)
+
+
+for _fn in (addmm, addmv, addr, baddbmm, addbmm):
+    _in_place(_fn)
+
+
+# ---------------------------------------------------------------- cross products and distances
+
+
+def _cross(input: Tensor, other: Tensor, dim: int) -> Tensor:
+    shape = broadcast_shapes(input.shape, other.shape, op="cross")
+    d = norm_dim(dim, len(shape), "cross")
+    for x in (input, other):
+        if len(x.shape) != len(shape) or x.shape[d] != 3:
+            raise KilnError(
+                "cross", f"inputs dimension {dim} must have length 3", describe((input, other)), "choose another dim"
+            )
+    return input.roll(-1, d) * other.roll(-2, d) - input.roll(-2, d) * other.roll(-1, d)
+
+
+def _cross_samples() -> Iterator[Sample]:
+    r = rng(23)
+    yield Sample((draw(r, (3,)), draw(r, (3,))))
+    yield Sample((draw(r, (2, 3)), draw(r, (1, 3)), -1))
+    yield Sample((draw(r, (3, 2)), draw(r, (3, 2))), {"dim": 0})
+    yield Sample((draw(r, (3, 2)), draw(r, (3, 2))), {"dim": 1}, error=RuntimeError)
+
+
+@composition(samples=_cross_samples)
+def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
+    """The cross product along `dim`, by default the first one of size 3."""
+    if dim is None:
+        sizes = [i for i, s in enumerate(input.shape) if s == 3]
+        if not sizes:
+            raise KilnError("cross", "no dimension of size 3 in input", describe(input), "pass dim=")
+        dim = sizes[0]
+    return _cross(input, other, dim)
+
+
+def _linalg_cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
+    """The cross product along `dim`."""
+    return _cross(input, other, dim)
+
+
+FUNCTIONS["linalg.cross"] = _linalg_cross
+
+
+def _cdist_infer(x1: Any, x2: Any, p: float = 2.0) -> tuple:
+    a, b = x1.shape, x2.shape
+    if len(a) < 2 or len(b) < 2:
+        raise KilnError("cdist", "needs tensors of at least 2 dimensions", describe((x1, x2)), "x.unsqueeze(0)")
+    if a[-1] != b[-1]:
+        raise KilnError(
+            "cdist", f"both need the same number of columns, got {a[-1]} and {b[-1]}", describe((x1, x2)), ""
+        )
+    if p < 0:
+        raise KilnError("cdist", "only supports non-negative p values", p, "")
+    return Size((*broadcast_shapes(a[:-2], b[:-2], op="cdist"), a[-2], b[-2])), _same_dtype("cdist", x1, x2)
+
+
+def _pull(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    """The gradient of distances |x - y| to x."""
+    zero = out == 0
+    w = where_op(zero, 0, g / where_op(zero, 1, out))
+    return x * sum_op(w, -1, True) - w @ y
+
+
+def _cdist_samples() -> Iterator[Sample]:
+    r = rng(24)
+    yield Sample((draw(r, (3, 4)), draw(r, (5, 4))))
+    yield Sample((draw(r, (2, 3, 4)), draw(r, (5, 4))))
+    yield Sample((draw(r, (0, 4)), draw(r, (5, 4))))
+    yield Sample((np.ones((2, 3)), np.ones((2, 3))), grad=False)
+    yield Sample((draw(r, (3, 4)), draw(r, (5, 3))), error=RuntimeError)
+    yield Sample((draw(r, (3,)), draw(r, (5, 3))), error=RuntimeError)
+
+
+@op(
+    name="euclidean_distances", private=True, infer=_cdist_infer, samples=_cdist_samples,
+    body=lambda x1, x2: norm_op(x1.unsqueeze(-2) - x2.unsqueeze(-3), 2, -1, False),
+    grad={
+        "x1": lambda g, x1, x2, out: _pull(g, x1, x2, out),
+        "x2": lambda g, x1, x2, out: _pull(g.transpose(-2, -1), x2, x1, out.transpose(-2, -1)),
+    },
+)  # fmt: skip
+def euclidean_distances(x1: Tensor, x2: Tensor) -> Tensor:
+    """The distances between all rows of two matrices (or batches of them)."""
+    rows = [x1[..., i : i + 1, :] - x2 for i in range(x1.shape[-2])]
+    shape = (*np.broadcast_shapes(x1.shape[:-2], x2.shape[:-2]), x1.shape[-2], x2.shape[-2])
+    out = np.empty(shape, x1.dtype)
+    for i, d in enumerate(rows):
+        out[..., i, :] = np.sqrt(accurate_sum(d * d, -1))
+    return out
+
+
+@composition(method=False, samples=lambda: iter([
+    *_cdist_samples(), Sample((draw(rng(), (3, 4)), draw(rng(1), (5, 4)), 1.0)),
+    Sample((draw(rng(), (3, 4)), draw(rng(1), (5, 4)), 3.0)),
+]))  # fmt: skip
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
+    """The p-norm distances between all rows of two matrices (or batches of them)."""
+    _cdist_infer(x1, x2, p)
+    if p == 2:
+        return euclidean_distances(x1, x2)
+    return norm_op(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1, False)

@@ -1,0 +1,524 @@
+"""Reductions: sums, extremes, means, variances, norms, and where extremes are."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnTypeError, describe
+from ..shape import Size, norm_dim, norm_dims, numel
+from ..tensor import CAPTURING, Tensor, wrap
+from .dispatch import apply, record, store_out
+from .elementwise import maximum, minimum, where_op
+from .registry import Sample, composition, op
+from .samples import draw, rng, strided
+
+Dims = int | Sequence[int] | None
+
+# Note [Dims of a reduction]
+# Reduction ops take `dim` as the user wrote it: an int, a sequence of ints (negative ones count from
+# the end), None for all. An empty sequence also means all, except for `any` and `all`, where it means
+# none. `reduced_axes` gives the canonical form: the sorted tuple of dimensions counted from the front.
+
+_F32, _F64 = dt.float32.np, dt.float64.np
+INT64 = dt.int64.np
+add_reduce = np.add.reduce
+
+
+def reduced_axes(dim: Dims, ndim: int, op: str = "dim") -> tuple[int, ...]:
+    """The dimensions that a reduction over `dim` removes, in ascending order."""
+    if dim is None or (isinstance(dim, list | tuple) and len(dim) == 0):
+        return tuple(range(ndim))
+    return tuple(sorted(norm_dims(dim, ndim, op)))
+
+
+def reduced_shape(shape: Sequence[Any], axes: Sequence[int], keepdim: bool) -> Size:
+    """The shape after reducing `axes`."""
+    if keepdim:
+        return Size(1 if i in axes else s for i, s in enumerate(shape))
+    return Size(s for i, s in enumerate(shape) if i not in axes)
+
+
+def spread(x: Tensor, shape: Sequence[Any], dim: Dims, keepdim: bool) -> Tensor:
+    """A tensor reduced from `shape`, expanded to it again."""
+    if not keepdim and x._a.ndim:
+        x = x.reshape(reduced_shape(shape, reduced_axes(dim, len(shape)), True))
+    return x.expand(shape)
+
+
+def reduced_count(shape: Sequence[Any], dim: Dims) -> Any:
+    return numel(shape[i] for i in reduced_axes(dim, len(shape)))
+
+
+def numpy_axis(dim: Dims, ndim: int) -> Any:
+    """`dim` as NumPy's axis=."""
+    if dim is None or not ndim:
+        return None
+    if isinstance(dim, list | tuple):
+        return tuple(dim) or None
+    return dim
+
+
+def _rule(name: str, dtype: Callable[[dt.dtype], dt.dtype], nonempty: bool = False) -> Callable:
+    """A shape rule: the reduced shape; `nonempty` reductions have no value of nothing."""
+
+    def infer(input: Any, dim: Dims = None, keepdim: bool = False) -> tuple:
+        shape = input.shape
+        axes = reduced_axes(dim, len(shape), name)
+        if nonempty and numel(shape) == 0:
+            check_nonempty(name, shape, dim, axes, input)
+        return reduced_shape(shape, axes, keepdim), dtype(input.dtype)
+
+    return infer
+
+
+def check_nonempty(name: str, shape: Any, dim: Dims, axes: Sequence[int], input: Any, whole: type = KilnError) -> None:
+    """Raise where a reduction without an identity would reduce no elements."""
+    if dim is None or (isinstance(dim, list | tuple) and not dim):
+        raise whole(
+            name, "expected reduction dim to be specified for an input without elements",
+            describe(input), "give a dim whose size is not 0",
+        )  # fmt: skip
+    for d in axes:
+        if shape[d] == 0:
+            raise KilnIndexError(
+                name, f"expected reduction dim {d} to have non-zero size", describe(input),
+                "there is no such element of nothing",
+            )  # fmt: skip
+
+
+def _same(d: dt.dtype) -> dt.dtype:
+    return d
+
+
+def _widened(d: dt.dtype) -> dt.dtype:
+    return dt.int64 if d.category < dt.FLOAT else d
+
+
+def reductions(low: float = -2.0, high: float = 2.0, *, many: bool = True, empty: bool = True, grad: bool = True,
+             integers: bool = False, bad: Callable[[], Iterator[Sample]] | None = None) -> Callable[[], Iterator[Sample]]:  # fmt: skip
+    """Samples of f(x, dim, keepdim): no dim, one, several, negative; 0-d, empty, strided."""
+
+    def samples() -> Iterator[Sample]:
+        r = rng(7)
+        x = draw(r, (3, 4, 2), low, high)
+        yield Sample((x, None, False), grad=grad)
+        for dim in (0, -1, *(((0, 2), [1], (-1, -2)) if many else ())):
+            yield Sample((x, dim, False), grad=grad)
+            yield Sample((x, dim, True), grad=grad)
+        yield Sample((draw(r, (), low, high), 0, False), grad=grad)
+        yield Sample((draw(r, (), low, high), None, True), grad=grad)
+        yield Sample((strided(draw(r, (4, 3), low, high)), 0, False), grad=grad)
+        yield Sample((draw(r, (0, 3), low, high), 1, False), grad=grad)
+        if empty:
+            yield Sample((draw(r, (2, 0)), 1, False), grad=grad)
+            yield Sample((draw(r, (0,)), None, False), grad=grad)
+        if integers:
+            yield Sample((r.integers(-3, 4, (3, 4)), 0, False), grad=False)
+            yield Sample((r.integers(0, 2, (3, 4)) > 0, None, False), grad=False)
+        yield Sample((x, 3, False), error=IndexError)
+        if many:
+            yield Sample((x, (0, 0), False), error=RuntimeError)
+        if bad is not None:
+            yield from bad()
+
+    return samples
+
+
+def _no_elements() -> Iterator[Sample]:
+    yield Sample((np.zeros((0, 3)), 0, False), error=IndexError)
+    yield Sample((np.zeros((0, 3)), None, False), error=RuntimeError)
+
+
+# ---------------------------------------------------------------- sums and products
+
+
+def accurate_sum(a: np.ndarray, axis: Any = None, keepdim: bool = False) -> Any:
+    """The sum of a float array; float32 is summed pairwise, or in float64 where NumPy would not."""
+    if a.dtype is _F32 and a.size > 256 and not _pairwise(a, axis):
+        return add_reduce(a, axis, _F64, None, keepdim).astype(_F32)
+    return add_reduce(a, axis, None, None, keepdim)
+
+
+def _pairwise(a: np.ndarray, axis: Any) -> bool:
+    """Whether NumPy reduces along contiguous memory, where it sums pairwise."""
+    if axis is None:
+        return a.flags.c_contiguous or a.flags.f_contiguous
+    if isinstance(axis, tuple):
+        if len(axis) != 1:
+            return False
+        axis = axis[0]
+    return axis in (-1, a.ndim - 1) and a.strides[-1] == a.itemsize
+
+
+@op(
+    name="sum", private=True, family="reduction", check=False, infer=_rule("sum", _widened),
+    grad={"input": lambda g, in_shape, dim, keepdim: spread(g, in_shape, dim, keepdim)},
+    samples=reductions(integers=True),
+)  # fmt: skip
+def sum_op(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
+    """The sum over dimensions; integers and bools add up in int64."""
+    axis = numpy_axis(dim, input.ndim)
+    if input.dtype.kind in "iub":
+        return add_reduce(input, axis, INT64, None, keepdim)
+    return accurate_sum(input, axis, keepdim)
+
+
+def alias_dims(dim: Any, keepdim: Any, names: dict[str, Any], name: str) -> tuple[Any, Any]:
+    """NumPy's names for `dim` and `keepdim`."""
+    for k, v in names.items():
+        if k == "axis":
+            dim = v
+        elif k == "keepdims":
+            keepdim = v
+        else:
+            raise KilnTypeError(name, f"unexpected argument '{k}'", describe(v), "see its documentation")
+    return dim, keepdim
+
+
+def converted(input: Any, dtype: Any) -> Any:
+    return input if dtype is None else input.to(dt.as_dtype(dtype))
+
+
+def finished(op_fn: Any, r: Any, out: Any) -> Any:
+    return r if out is None else store_out(op_fn.op, r, out)
+
+
+_sum = sum_op.op  # type: ignore[attr-defined]
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (3, 4)), 1), {"dtype": dt.float64}),
+    Sample((draw(rng(), (3, 4)),), {"axis": 0, "keepdims": True}), Sample((draw(rng(), (3, 4)), ()), grad=False),
+]))  # fmt: skip
+def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None,
+        **names: Any) -> Tensor:  # fmt: skip
+    """The sum of all elements, or over `dim`; integers and bools add up in int64 unless `dtype` is given."""
+    if dim is None and dtype is None and out is None and not names and isinstance(input, Tensor) and not CAPTURING:
+        a = input._a
+        if a.dtype is _F32 and a.flags.c_contiguous:
+            t = wrap(np.asarray(add_reduce(a, None, None, None, keepdim)))
+            if input._rg or input._base is not None:
+                record(_sum, (input, None, keepdim), (t,))
+            return t
+    if names:
+        dim, keepdim = alias_dims(dim, keepdim, names, "sum")
+    r = apply(_sum, (converted(input, dtype), dim, keepdim))
+    return r if out is None else store_out(_sum, r, out)
+
+
+def _prod_grad(g: Tensor, input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
+    # d(prod)/dx is the product of the others, written so that it and its derivative hold at zeros:
+    # `rest` multiplies what is not 0, and of zeros at most two matter.
+    zero = input == 0
+    safe = where_op(zero, 1, input)
+    rest = apply(_prod, (safe, dim, True))
+    zeros = apply(_sum, (zero, dim, True))
+    total = apply(_sum, (where_op(zero, input, 0), dim, True))
+    at_zero = where_op(zeros == 1, 1, where_op(zeros == 2, total - input, 0))
+    elsewhere = where_op(zeros == 0, 1, where_op(zeros == 1, total, 0)) / safe
+    d = rest * where_op(zero, at_zero, elsewhere)
+    return spread(g, input.shape, dim, keepdim) * (d.conj() if d.is_complex() else d)
+
+
+def _with_zeros() -> Iterator[Sample]:
+    x = draw(rng(8), (4, 4), 0.5, 1.5)
+    x[0, 1] = x[1, 0] = x[1, 2] = x[2, 0] = x[2, 1] = x[2, 3] = 0
+    yield Sample((x, 1, False))
+    yield Sample((x, None, False))
+
+
+@op(
+    name="prod", private=True, family="reduction", check=False, infer=_rule("prod", _widened),
+    grad={"input": _prod_grad}, samples=reductions(0.5, 1.5, integers=True, bad=_with_zeros),
+)  # fmt: skip
+def prod_op(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
+    """The product over dimensions; integers and bools multiply in int64."""
+    wide = INT64 if input.dtype.kind in "iub" else None
+    return np.multiply.reduce(input, numpy_axis(dim, input.ndim), wide, None, keepdim)
+
+
+_prod = prod_op.op  # type: ignore[attr-defined]
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (3, 4)), 1, True), {"dtype": dt.float64}),
+    Sample((draw(rng(), (3, 4)), (0, 1)), error=TypeError),
+]))  # fmt: skip
+def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None,
+         out: Tensor | None = None, **names: Any) -> Tensor:  # fmt: skip
+    """The product of all elements, or over `dim`; integers and bools multiply in int64."""
+    dim, keepdim = alias_dims(dim, keepdim, names, "prod")
+    if isinstance(dim, list | tuple):
+        raise KilnTypeError("prod", "dim must be one dimension", describe(dim), "reduce them one by one")
+    return finished(prod_op, prod_op(converted(input, dtype), dim, keepdim), out)
+
+
+def nan_is_zero(input: Tensor) -> Tensor:
+    return where_op(input.isnan(), 0, input) if input.dtype.category >= dt.FLOAT else input
+
+
+@composition(samples=lambda: iter([
+    Sample((np.array([[1.0, np.nan], [2.0, 3.0]]), 0)), Sample((np.array([np.nan]),)),
+]))  # fmt: skip
+def nansum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The sum with NaN counted as 0."""
+    return sum(nan_is_zero(input), dim, keepdim, dtype=dtype)
+
+
+@composition(samples=lambda: iter([
+    Sample((np.array([[1.0, 0.0], [2.0, 3.0]]), 0), grad=False), Sample((np.array(2.0),), grad=False),
+]))  # fmt: skip
+def count_nonzero(input: Tensor, dim: Dims = None) -> Tensor:
+    """How many elements are not zero, as int64."""
+    return sum_op(input != 0, dim, False)
+
+
+# ---------------------------------------------------------------- extremes
+
+
+def tied_grad(g: Tensor, input: Tensor, out: Tensor, dim: Dims, keepdim: bool) -> Tensor:
+    """The gradient of an extreme: shared evenly among the elements that attain it."""
+    return share(g, input == spread(out, input.shape, dim, keepdim), dim, keepdim)
+
+
+def share(g: Tensor, mask: Tensor, dim: Dims, keepdim: bool) -> Tensor:
+    """A gradient divided evenly among the elements where `mask` holds."""
+    return spread(g / sum_op(mask, dim, keepdim), mask.shape, dim, keepdim) * mask
+
+
+def _not_complex(infer: Callable) -> Callable:
+    def checked(input: Any, *args: Any) -> tuple:
+        if input.dtype.is_complex:
+            raise KilnNotImplementedError(
+                "amax", "complex numbers have no order", describe(input), "reduce x.abs(), or x.real and x.imag"
+            )
+        return infer(input, *args)
+
+    return checked
+
+
+def _ties() -> Iterator[Sample]:
+    yield from _no_elements()
+    yield Sample((np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]), 1, False), grad=False)
+    yield Sample((np.array([[1.0, np.nan], [2.0, 3.0]]), 1, True), grad=False)
+
+
+def _extreme(name: str, ufunc: Any, doc: str) -> Any:
+    def reference(input: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
+        return ufunc.reduce(input, numpy_axis(dim, input.ndim), None, None, keepdim)
+
+    reference.__name__, reference.__doc__ = name, doc
+    return op(
+        name=name, family="reduction", exact=True, out=True, check=False,
+        infer=_not_complex(_rule(name, _same, nonempty=True)), grad={"input": tied_grad},
+        samples=reductions(empty=False, integers=True, bad=_ties),
+    )(reference)  # fmt: skip
+
+
+amax = _extreme("amax", np.maximum, "The largest element over `dim`; NaN wins; ties share the gradient evenly.")
+amin = _extreme("amin", np.minimum, "The smallest element over `dim`; NaN wins; ties share the gradient evenly.")
+
+
+def _arg_rule(name: str) -> Callable:
+    def infer(input: Any, dim: int | None = None, keepdim: bool = False) -> tuple:
+        if input.dtype.category in (dt.BOOL, dt.COMPLEX):
+            raise KilnError(name, f"not defined for {input.dtype.name} tensors", describe(input), "convert it first")
+        shape = input.shape
+        axes = tuple(range(len(shape))) if dim is None else (norm_dim(dim, len(shape), name),)
+        if numel(shape) == 0:
+            check_nonempty(name, shape, dim, axes, input, KilnIndexError)
+        return reduced_shape(shape, axes, keepdim), dt.int64
+
+    return infer
+
+
+def _no_index() -> Iterator[Sample]:
+    yield Sample((np.zeros((0, 3)), 0, False), error=IndexError)
+    yield Sample((np.zeros((0, 3)), None, False), error=IndexError)
+    yield Sample((np.array([True, False]), None, False), error=RuntimeError)
+    yield Sample((np.array([[1.0, 3.0, 3.0], [2.0, np.nan, 2.0]]), 1, False), grad=False)
+
+
+def _arg_extreme(name: str, find: Any, doc: str) -> Any:
+    def reference(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+        if input.dtype.kind in "bc":
+            raise TypeError("no order")
+        if not input.ndim:
+            return np.zeros((), INT64)
+        return find(input, axis=dim, keepdims=keepdim)
+
+    reference.__name__, reference.__doc__ = name, doc
+    return op(
+        name=name, family="reduction", exact=True, out=True, check=False, infer=_arg_rule(name),
+        samples=reductions(many=False, empty=False, grad=False, bad=_no_index),
+    )(reference)  # fmt: skip
+
+
+argmax = _arg_extreme("argmax", np.argmax, "Where the largest element is: the first one's index, in `dim` or flattened.")
+argmin = _arg_extreme("argmin", np.argmin, "Where the smallest element is: the first one's index, in `dim` or flattened.")
+
+
+def select_grad(gs: Any, outs: Any, in_shape: Any, dim: int, keepdim: bool) -> Tensor | None:
+    """The gradient of (values, indices) picked along `dim`: each value's goes to its index."""
+    g, index = gs[0], outs[1]
+    if g is None:
+        return None
+    if not in_shape:
+        return g
+    if not keepdim:
+        g, index = g.unsqueeze(dim), index.unsqueeze(dim)
+    return g.new_zeros(in_shape).scatter(dim, index, g)
+
+
+def select_body(find: Callable) -> Callable:
+    """A body that gathers the values at the indices that `find` gives."""
+
+    def body(input: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
+        if not len(input.shape):
+            return input.clone(), find(input, 0, False)
+        index = find(input, dim, True)
+        values = input.gather(dim, index)
+        return (values, index) if keepdim else (values.squeeze(dim), index.squeeze(dim))
+
+    return body
+
+
+def select(input: np.ndarray, dim: int, keepdim: bool, find: Any) -> tuple:
+    if input.dtype.kind == "c":
+        raise TypeError("no order")
+    if not input.ndim:
+        return input.copy(), np.zeros((), INT64)
+    index = find(input, axis=dim, keepdims=True)
+    values = np.take_along_axis(input, index, dim)
+    return (values, index) if keepdim else (values.squeeze(dim), index.squeeze(dim))
+
+
+def select_rule(name: str) -> Callable:
+    def infer(input: Any, dim: int, keepdim: bool) -> list:
+        shape = input.shape
+        axes = (norm_dim(dim, len(shape), name),)
+        if numel(shape) == 0:
+            check_nonempty(name, shape, dim, axes, input)
+        out = reduced_shape(shape, axes, keepdim)
+        return [(out, input.dtype), (out, dt.int64)]
+
+    return infer
+
+
+def select_samples() -> Iterator[Sample]:
+    r = rng(10)
+    for dim, keepdim in ((0, False), (-1, True), (1, False)):
+        yield Sample((draw(r, (3, 4, 2)), dim, keepdim))
+    yield Sample((draw(r, ()), 0, False))
+    yield Sample((strided(draw(r, (4, 3))), 1, False))
+    yield Sample((np.array([[1.0, 3.0, 3.0], [2.0, np.nan, 2.0]]), 1, False), grad=False)
+    yield Sample((draw(r, (0, 3)), 1, False))
+    yield Sample((np.zeros((0, 3)), 0, False), error=IndexError)
+    yield Sample((np.zeros((2, 3)), 2, False), error=IndexError)
+
+
+def _selection(name: str, find: Any, find_op: Any, doc: str) -> Any:
+    def reference(input: Tensor, dim: int, keepdim: bool) -> Tensor:
+        return select(input, dim, keepdim, find)
+
+    reference.__name__, reference.__doc__ = name, doc
+    return op(
+        name=name, private=True, exact=True, check=False, result_names="values indices", nondiff_outputs=(1,),
+        infer=_not_complex(select_rule(name)), grad={"input": select_grad}, body=select_body(find_op),
+        samples=select_samples,
+    )(reference)  # fmt: skip
+
+
+max_dim = _selection("max", np.argmax, argmax, "The largest element along a dimension and its index.")
+min_dim = _selection("min", np.argmin, argmin, "The smallest element along a dimension and its index.")
+
+
+def _min_or_max(name: str, input: Tensor, dim: Any, keepdim: bool, other: Any, out: Any, names: dict) -> Any:
+    whole, along, pairwise = (amax, max_dim, maximum) if name == "max" else (amin, min_dim, minimum)
+    dim, keepdim = alias_dims(dim, keepdim, names, name)
+    if isinstance(dim, Tensor):
+        dim, other = None, dim
+    if other is not None:
+        return pairwise(input, other, out=out)
+    if dim is not None:
+        return finished(along, along(input, dim, keepdim), out)
+    if numel(input.shape) == 0:
+        check_nonempty(name, input.shape, None, (), input)
+    return whole(input, out=out)
+
+
+def _min_or_max_samples() -> Iterator[Sample]:
+    r = rng(11)
+    yield Sample((draw(r, (3, 4)),))
+    yield Sample((draw(r, ()),))
+    yield Sample((draw(r, (3, 4)), draw(r, (4,))))
+    yield Sample((draw(r, (3, 4)), 1, True))
+    yield Sample((draw(r, (3, 4)),), {"axis": 0})
+    yield Sample((np.zeros((0,)),), error=RuntimeError)
+
+
+@composition(samples=_min_or_max_samples)
+def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor | None = None, out: Any = None,
+        **names: Any) -> Any:  # fmt: skip
+    """The largest element; with `dim` (values, indices) along it; with a tensor the larger of each pair."""
+    return _min_or_max("max", input, dim, keepdim, other, out, names)
+
+
+@composition(samples=_min_or_max_samples)
+def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor | None = None, out: Any = None,
+        **names: Any) -> Any:  # fmt: skip
+    """The smallest element; with `dim` (values, indices) along it; with a tensor the smaller of each pair."""
+    return _min_or_max("min", input, dim, keepdim, other, out, names)
+
+
+_AMinMax = namedtuple("aminmax", "min max")  # noqa: PYI024
+_AMinMax.__module__ = "kiln.return_types"
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (3, 4)),), {"dim": 0, "keepdim": True}),
+]))  # fmt: skip
+def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The smallest and the largest element, over `dim` where given."""
+    dims = () if dim is None else dim
+    return _AMinMax(amin(input, dims, keepdim), amax(input, dims, keepdim))
+
+
+# ---------------------------------------------------------------- truth
+
+
+def _truth_dtype(d: dt.dtype) -> dt.dtype:
+    return d if d is dt.uint8 else dt.bool_
+
+
+def _truth_rule(name: str) -> Callable:
+    def infer(input: Any, dim: Dims = None, keepdim: bool = False) -> tuple:
+        axes = norm_dims(dim, len(input.shape), name)
+        return reduced_shape(input.shape, axes, keepdim), _truth_dtype(input.dtype)
+
+    return infer
+
+
+def _truth(name: str, ufunc: Any, doc: str) -> Any:
+    def reference(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+        axis = tuple(dim) if isinstance(dim, list | tuple) else dim
+        r = ufunc.reduce(input, axis if input.ndim else None, np.bool_, None, keepdim)
+        return r.astype(np.uint8) if input.dtype == np.uint8 else r
+
+    reference.__name__, reference.__doc__ = name, doc
+    return op(
+        name=name, family="reduction", exact=True, out=True, check=False, infer=_truth_rule(name),
+        samples=reductions(grad=False, integers=True, bad=lambda: iter([
+            Sample((np.array([[0, 1, 2], [0, 3, 0]], np.uint8), 0, True), grad=False),
+            Sample((np.array([0.0, np.nan]), (), False), grad=False),
+        ])),
+    )(reference)  # fmt: skip
+
+
+any = _truth("any", np.logical_or, "Whether any element is not zero, over `dim` or of all. uint8 stays uint8.")
+all = _truth("all", np.logical_and, "Whether all elements are not zero, over `dim` or of all. uint8 stays uint8.")

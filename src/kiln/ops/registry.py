@@ -1,0 +1,283 @@
+"""One op, one definition: the registry, and what is derived from it.
+
+An op is a decorated function. Its Python signature is the op's signature, its docstring the docs,
+its body the NumPy reference; the decorator adds the gradient, the shape rule, the lowering and
+samples. `op` returns the public function on Tensors.
+
+    @op(grad={"input": lambda g, out: g * out}, scalar="exp", ...)
+    def exp(input: Tensor) -> Tensor:
+        '''e to the power of each element.'''
+        return np.exp(input)
+
+Parameters annotated `Tensor`, `Tensor | None`, `Operand` (tensor or Python number) and
+`Sequence[Tensor]` are tensors; every other one is an attribute. `VarInts` takes `f(2, 3)` and
+`f((2, 3))` alike.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..tensor import Tensor
+
+Number = bool | int | float | complex
+Operand = Tensor | Number
+VarInts = Sequence[int]
+
+TENSOR, OPTIONAL, OPERAND, TENSORS, ATTR = "tensor", "optional", "operand", "tensors", "attr"
+_KINDS = {"Tensor": TENSOR, "Tensor | None": OPTIONAL, "Operand": OPERAND,
+          "Operand | None": "operand?", "Sequence[Tensor]": TENSORS}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter of an op: its name, kind and default (`inspect.Parameter.empty` for none)."""
+
+    name: str
+    kind: str
+    default: Any
+    keyword_only: bool
+    variadic: bool
+
+    @property
+    def is_tensor(self) -> bool:
+        return self.kind != ATTR
+
+
+@dataclass
+class Sample:
+    """A call to test an op with: arguments are NumPy arrays in tensor positions.
+
+    `error` is the exception class that the call must raise; `grad=False` leaves the sample out of
+    gradient checks (kinks, integer data).
+    """
+
+    args: tuple
+    kwargs: dict = field(default_factory=dict)
+    error: type[Exception] | None = None
+    grad: bool = True
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A gradient rule: `fn(*names)` gives the gradients of `targets` (positions of parameters).
+
+    `slots` says where each argument comes from: a parameter position, or GRAD, OUT, NEEDS, SHAPE.
+    """
+
+    fn: Callable
+    targets: tuple[int, ...]
+    slots: tuple[int, ...]
+    joint: bool
+
+
+# `g` (or `gs`), `out` (or `outs`), `needs` and `in_shape` in a rule's signature
+GRAD, OUT, NEEDS, SHAPE = -1, -2, -3, -4
+
+
+class Op:
+    """An operation and everything that is known about it."""
+
+    def __init__(self, name: str, reference: Callable, family: str, **facts: Any):
+        self.name, self.reference, self.family = name, _positional(reference), family
+        self.doc = inspect.getdoc(reference) or ""
+        self.params = tuple(_param(p) for p in inspect.signature(reference).parameters.values())
+        self.index = {p.name: i for i, p in enumerate(self.params)}
+        self.tensor_slots = tuple(i for i, p in enumerate(self.params) if p.is_tensor)
+        self.list_slots = tuple(i for i, p in enumerate(self.params) if p.kind == TENSORS)
+        self.infer: Callable | None = facts.get("infer")
+        self.body: Callable | None = facts.get("body")
+        self.scalar: str | None = facts.get("scalar")
+        self.promote: str | None = facts.get("promote")
+        self.view: bool = facts.get("view", False)
+        self.check: bool = facts.get("check", True)
+        self.exact: bool = facts.get("exact", False)
+        self.samples: Callable[[], Iterator[Sample]] | None = facts.get("samples")
+        self.aliases: tuple[str, ...] = tuple(facts.get("aliases", ()))
+        self.method: bool = facts.get("method", True)
+        self.namespace: str = facts.get("namespace", "")
+        self.inplace: bool = facts.get("inplace", False)
+        self.out: bool = facts.get("out", False)
+        self.private: bool = facts.get("private", False)
+        self.nondiff_outputs: tuple[int, ...] = tuple(facts.get("nondiff_outputs", ()))
+        self.run: Callable = self.reference
+        self.ufunc: Any = facts.get("ufunc")
+        self.native: str = facts.get("native", "")
+        self.dunders: tuple[str, ...] = tuple(facts.get("dunders", ()))
+        self.result_names: str = facts.get("result_names", "")
+        self.result: Any = None
+        self.torch_name: str | None = facts.get("torch_name")
+        self.kernel: Callable | None = None
+        self.rules = tuple(self._rule(k, fn) for k, fn in (facts.get("grad") or {}).items())
+        self._plans: dict[Any, Any] = {}
+        self.fn: Callable = None  # type: ignore[assignment]  # set by `op`
+
+    def _rule(self, key: Any, fn: Callable) -> Rule:
+        keys = key if isinstance(key, tuple) else (key,)
+        special = {"g": GRAD, "gs": GRAD, "out": OUT, "outs": OUT, "needs": NEEDS,
+                   "in_shape": SHAPE}  # fmt: skip
+        slots = tuple(
+            special[n] if n in special else self.index[n] for n in inspect.signature(fn).parameters
+        )
+        return Rule(fn, tuple(self.index[k] for k in keys), slots, isinstance(key, tuple))
+
+    @property
+    def differentiable(self) -> bool:
+        return bool(self.rules)
+
+    def plan(self, needed: tuple[int, ...]) -> tuple[tuple[Rule, ...], frozenset[int], bool]:
+        """Rules for gradients of the needed parameters, and what they save: positions, outputs."""
+        found = self._plans.get(needed)
+        if found is None:
+            rules = tuple(r for r in self.rules if any(t in needed for t in r.targets))
+            saved = {s for r in rules for s in r.slots}
+            found = self._plans[needed] = (rules, frozenset(s for s in saved if s >= 0), OUT in saved)
+        return found
+
+    def flat_tensors(self, args: Sequence[Any]) -> list[Any]:
+        """The tensors among bound arguments, sequences flattened, in order."""
+        out = []
+        for i in self.tensor_slots:
+            x = args[i]
+            if isinstance(x, Tensor):
+                out.append(x)
+            elif i in self.list_slots:
+                out.extend(x)
+        return out
+
+    def bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple:
+        """Arguments in the order of the parameters, defaults filled in."""
+        values = list(args)
+        for p in self.params[len(args) :]:
+            values.append(kwargs[p.name] if p.name in kwargs else p.default)
+        return tuple(values)
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+
+def _positional(fn: Any) -> Callable:
+    """The function with every parameter a positional one: dispatch passes all of them in order."""
+    code = fn.__code__
+    variadic = bool(code.co_flags & inspect.CO_VARARGS)
+    if not code.co_kwonlyargcount and not variadic:
+        return fn
+    if code.co_kwonlyargcount and variadic:
+        raise TypeError(f"{fn.__name__}: a reference has *args or keyword-only parameters, not both")
+    code = code.replace(
+        co_argcount=code.co_argcount + code.co_kwonlyargcount + variadic,
+        co_kwonlyargcount=0,
+        co_flags=code.co_flags & ~inspect.CO_VARARGS,
+    )
+    out = types.FunctionType(code, fn.__globals__, fn.__name__, None, fn.__closure__)
+    out.__doc__ = fn.__doc__
+    return out
+
+
+def _param(p: inspect.Parameter) -> Param:
+    text = p.annotation if isinstance(p.annotation, str) else getattr(p.annotation, "__name__", "")
+    return Param(
+        p.name, _KINDS.get(text, ATTR), p.default, p.kind == p.KEYWORD_ONLY, text == "VarInts"
+    )
+
+
+REGISTRY: dict[str, Op] = {}
+"""Every op by name."""
+FUNCTIONS: dict[str, Callable] = {}
+"""Every public function by dotted name: ops and compositions of ops (`nn.functional.relu`, `add`)."""
+METHODS: dict[str, Callable] = {}
+"""Every Tensor method that is derived from an op or a composition."""
+COMPOSITIONS: dict[str, Composition] = {}
+"""Public functions that only call ops, by name, with their samples."""
+
+
+@dataclass
+class Composition:
+    """A public function written in ops: no node of its own, tested like one."""
+
+    name: str
+    fn: Callable
+    samples: Callable[[], Iterator[Sample]] | None
+    namespace: str
+    torch_name: str | None
+
+
+def op(
+    *,
+    grad: dict[Any, Callable] | None = None,
+    infer: Callable | None = None,
+    family: str = "composite",
+    name: str | None = None,
+    **facts: Any,
+) -> Callable[[Callable], Callable]:
+    """Register the decorated NumPy reference as an op; gives the function on Tensors.
+
+    `grad` maps a parameter name (or a tuple of names, for a rule that gives several gradients) to a
+    function written in ops whose argument names say what it needs: `g` (`gs` for many outputs), the
+    op's parameters, `out`/`outs`, `needs` (which targets of a joint rule are wanted), `in_shape` (the
+    shape of the target, which costs no saved tensor).
+    `infer(*args) -> (shape, dtype)`, or a list of these, is the shape rule; it raises on bad input.
+    `body` is the decomposition in ops; `scalar` the name of a primitive elementwise expression.
+    `view` results share memory; `exact` ops do no arithmetic (no upcast of half floats); `inplace`
+    and `out` derive `name_` and the `out=` argument; `namespace` "" is `kiln`, "F" only
+    `kiln.nn.functional`; `private` ops have no public name; `check=False` calls `infer` in eager
+    mode only after the reference has failed.
+    """
+
+    def register(reference: Callable) -> Callable:
+        from . import derive
+
+        o = Op(name or reference.__name__, reference, family, grad=grad, infer=infer, **facts)
+        if family == "elementwise" and o.infer is None:
+            o.infer = derive.elementwise_infer(o)
+        if o.name in REGISTRY:
+            raise ValueError(f"op {o.name} is defined twice")
+        REGISTRY[o.name] = o
+        o.run = derive.runner(o)
+        o.fn = derive.function(o)
+        derive.bind_names(o)
+        return o.fn
+
+    return register
+
+
+def composition(
+    *,
+    namespace: str = "",
+    aliases: Sequence[str] = (),
+    method: bool = True,
+    function: bool = True,
+    samples: Callable[[], Iterator[Sample]] | None = None,
+    torch_name: str | None = None,
+) -> Callable[[Callable], Callable]:
+    """Export a function written in ops under its name, and as a Tensor method."""
+
+    def register(fn: Callable) -> Callable:
+        room = "nn.functional." if namespace == "F" else f"{namespace}." if namespace else ""
+        for n in (fn.__name__, *aliases):
+            if function:
+                FUNCTIONS[room + n] = fn
+            if method and not namespace:
+                METHODS[n] = fn
+                setattr(Tensor, n, fn)
+        key = fn.__name__ if namespace == "F" else room + fn.__name__
+        COMPOSITIONS[key] = Composition(fn.__name__, fn, samples, namespace, torch_name)
+        return fn
+
+    return register
+
+
+def method(name: str) -> Callable[[Callable], Callable]:
+    """Bind the decorated function as a Tensor method of that name only."""
+
+    def register(fn: Callable) -> Callable:
+        METHODS[name] = fn
+        setattr(Tensor, name, fn)
+        return fn
+
+    return register
+

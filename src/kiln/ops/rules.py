@@ -1,0 +1,38 @@
+"""Gradient rules that are made rather than written."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from ..autograd.engine import grad
+from ..autograd.modes import enable_grad, mode
+
+
+def by_body(body: Callable, *targets: str) -> dict[tuple[str, ...], Callable]:
+    """The joint rule for `targets` that runs an op's body again and differentiates that.
+
+    For ops that are gradients themselves: only a second derivative comes here.
+    """
+    names = tuple(inspect.signature(body).parameters)
+    slots = [names.index(t) for t in targets]
+
+    def rule(g: Any, needs: tuple[bool, ...], *args: Any) -> tuple:
+        create = mode.grad
+        values = list(args)
+        wanted = []
+        for i, needed in zip(slots, needs, strict=True):
+            if needed:  # a tensor of its own for each, as one tensor may be given twice
+                x = args[i]
+                values[i] = x.clone() if create and x.requires_grad else x.detach().requires_grad_()
+                wanted.append(values[i])
+        with enable_grad():
+            out = body(*values)
+        found = iter(grad(out, wanted, g, create_graph=create, allow_unused=True))
+        return tuple(next(found) if needed else None for needed in needs)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(n, kind) for n in ("g", "needs", *names)]
+    rule.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return {targets: rule}

@@ -1,0 +1,414 @@
+"""Statistics: means, variances, norms, log-sum-exp and medians."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnTypeError, describe
+from ..shape import Size, numel
+from ..tensor import Tensor
+from .dispatch import apply, store_out
+from .elementwise import where_op
+from .reduction import (
+    INT64,
+    Dims,
+    accurate_sum,
+    add_reduce,
+    alias_dims,
+    amax,
+    amin,
+    converted,
+    finished,
+    nan_is_zero,
+    numpy_axis,
+    reduced_axes,
+    reduced_count,
+    reduced_shape,
+    reductions,
+    select,
+    select_grad,
+    select_rule,
+    select_samples,
+    share,
+    spread,
+    sum_op,
+)
+from .registry import Sample, composition, op
+from .samples import draw, rng, strided
+
+# ---------------------------------------------------------------- means and variances
+
+
+def _mean_infer(input: Any, dim: Dims = None, keepdim: bool = False) -> tuple:
+    if input.dtype.category < dt.FLOAT:
+        raise KilnError(
+            "mean", "could not infer output dtype: only floating and complex tensors have a mean",
+            describe(input), "convert first (x.float()) or pass dtype=",
+        )  # fmt: skip
+    return reduced_shape(input.shape, reduced_axes(dim, len(input.shape), "mean"), keepdim), input.dtype
+
+
+@op(
+    name="mean", private=True, family="composite", check=False, infer=_mean_infer,
+    grad={"input": lambda g, in_shape, dim, keepdim: spread(g / reduced_count(in_shape, dim), in_shape, dim, keepdim)},
+    body=lambda input, dim, keepdim: sum_op(input, dim, keepdim) / reduced_count(input.shape, dim),
+    samples=reductions(bad=lambda: iter([Sample((np.arange(3), None, False), error=RuntimeError)])),
+)  # fmt: skip
+def mean_op(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
+    """The mean over dimensions."""
+    if input.dtype.kind in "iub":
+        raise TypeError("mean of integers")
+    s = accurate_sum(input, numpy_axis(dim, input.ndim), keepdim)
+    return s / s.dtype.type(input.size / s.size if s.size else reduced_count(input.shape, dim))
+
+
+_mean = mean_op.op  # type: ignore[attr-defined]
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (3, 4)), -1), {"dtype": dt.float64}),
+    Sample((np.arange(3),), {"dtype": dt.float64}, grad=False), Sample((np.arange(3),), error=RuntimeError),
+]))  # fmt: skip
+def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None,
+         **names: Any) -> Tensor:  # fmt: skip
+    """The mean of all elements, or over `dim`. Integers need `dtype`."""
+    if names:
+        dim, keepdim = alias_dims(dim, keepdim, names, "mean")
+    r = apply(_mean, (input if dtype is None else converted(input, dtype), dim, keepdim))
+    return r if out is None else store_out(_mean, r, out)
+
+
+@composition(samples=lambda: iter([
+    Sample((np.array([[1.0, np.nan], [2.0, 3.0]]), 0)), Sample((np.arange(3),), error=RuntimeError),
+]))  # fmt: skip
+def nanmean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The mean of the elements that are not NaN."""
+    if input.dtype.category < dt.FLOAT:
+        _mean_infer(input)
+    x = converted(input, dtype)
+    return sum_op(nan_is_zero(x), dim, keepdim) / sum_op(~x.isnan(), dim, keepdim)
+
+
+def _variance_rule(name: str) -> Callable:
+    def infer(input: Any, dim: Dims, correction: Any, keepdim: bool) -> tuple:
+        if input.dtype.category < dt.FLOAT:
+            raise KilnError(
+                name, "only floating and complex tensors have a variance", describe(input),
+                "convert first: x.float()",
+            )  # fmt: skip
+        shape = reduced_shape(input.shape, reduced_axes(dim, len(input.shape), name), keepdim)
+        return shape, input.dtype.to_real()
+
+    return infer
+
+
+def _divisor(n: int, correction: Any) -> float:
+    return float(n - correction) if n > correction else 0.0
+
+
+def _deviation(input: Tensor, dim: Dims) -> Tensor:
+    return input - mean_op(input, dim, True)
+
+
+def _inverse(n: float) -> float:
+    return 1.0 / n if n else float("inf")
+
+
+def _var_grad(g: Tensor, input: Tensor, dim: Dims, correction: Any, keepdim: bool) -> Tensor:
+    scale = 2.0 * _inverse(_divisor(reduced_count(input.shape, dim), correction))
+    return spread(g, input.shape, dim, keepdim) * (_deviation(input, dim) * scale)
+
+
+def _var_body(input: Tensor, dim: Dims, correction: Any, keepdim: bool) -> Tensor:
+    d = _deviation(input, dim)
+    square = d * d if not d.is_complex() else d.real * d.real + d.imag * d.imag
+    n = _divisor(reduced_count(input.shape, dim), correction)
+    total = sum_op(square, dim, keepdim)
+    return total / n if n else total / total.new_zeros(())
+
+
+def _std_grad(g: Tensor, input: Tensor, out: Tensor, dim: Dims, correction: Any, keepdim: bool) -> Tensor:
+    zero = out == 0
+    half = where_op(zero, 0, g / (where_op(zero, 1, out) * 2))
+    return _var_grad(half, input, dim, correction, keepdim)
+
+
+def _variance(input: np.ndarray, dim: Dims, correction: Any, keepdim: bool) -> Any:
+    if input.dtype.kind in "iub":
+        raise TypeError("variance of integers")
+    axis = numpy_axis(dim, input.ndim)
+    n = reduced_count(input.shape, dim)
+    m = accurate_sum(input, axis, True) / input.dtype.type(n)
+    d = input - m
+    square = d * d if d.dtype.kind == "f" else d.real * d.real + d.imag * d.imag
+    return np.true_divide(accurate_sum(square, axis, keepdim), square.dtype.type(_divisor(n, correction)))
+
+
+def _variance_samples() -> Iterator[Sample]:
+    r = rng(9)
+    x = draw(r, (3, 4, 2))
+    for dim in (None, 0, -1, (0, 2), [1]):
+        for correction, keepdim in ((1, False), (0, True), (2, False)):
+            yield Sample((x, dim, correction, keepdim))
+    yield Sample((draw(r, ()), None, 0, False), grad=False)
+    yield Sample((draw(r, (1,)), None, 1, False), grad=False)
+    yield Sample((draw(r, (0, 2)), 1, 1, False))
+    yield Sample((strided(draw(r, (4, 3))), 0, 1, False))
+    yield Sample((np.arange(3), None, 1, False), error=RuntimeError)
+    yield Sample((x, 3, 1, False), error=IndexError)
+
+
+@op(name="var", private=True, check=False, infer=_variance_rule("var"), grad={"input": _var_grad}, body=_var_body,
+    samples=_variance_samples)  # fmt: skip
+def var_op(input: Tensor, dim: Dims, correction: Any, keepdim: bool) -> Tensor:
+    """The variance over dimensions, the sum of squares divided by n - correction."""
+    return _variance(input, dim, correction, keepdim)
+
+
+@op(name="std", private=True, check=False, infer=_variance_rule("std"), grad={"input": _std_grad},
+    body=lambda input, dim, correction, keepdim: var_op(input, dim, correction, keepdim).sqrt(),
+    samples=_variance_samples)  # fmt: skip
+def std_op(input: Tensor, dim: Dims, correction: Any, keepdim: bool) -> Tensor:
+    """The standard deviation over dimensions."""
+    return np.sqrt(_variance(input, dim, correction, keepdim))
+
+
+def _variance_args(name: str, args: tuple, given: dict[str, Any]) -> tuple[Any, Any, bool]:
+    """dim, correction, keepdim from any of PyTorch's forms: (unbiased), (dim, unbiased, keepdim), keywords."""
+    names = ("unbiased",) if args and isinstance(args[0], bool) else ("dim", "unbiased", "keepdim")
+    given = dict(zip(names, args, strict=False)) | given
+    if len(args) > len(names) or ("correction" in given and "unbiased" in given):
+        raise KilnTypeError(name, "an invalid combination of arguments", describe(args), f"{name}(x, dim, correction=1)")
+    dim, keepdim = alias_dims(given.pop("dim", None), given.pop("keepdim", False), {
+        k: given.pop(k) for k in ("axis", "keepdims") if k in given
+    }, name)  # fmt: skip
+    unbiased, correction = given.pop("unbiased", True), given.pop("correction", None)
+    if given or not isinstance(unbiased, bool):
+        raise KilnTypeError(name, "an invalid argument", describe(given or unbiased), f"{name}(x, dim, correction=1)")
+    return dim, int(unbiased) if correction is None else correction, keepdim
+
+
+def _spread_samples() -> Iterator[Sample]:
+    x = draw(rng(), (3, 4))
+    for args, kw in (((), {}), ((False,), {}), ((0,), {"correction": 0, "keepdim": True}), ((1, False), {}),
+                     (((0, 1), True, True), {}), ((), {"axis": 0, "unbiased": False})):  # fmt: skip
+        yield Sample((x, *args), kw)
+    yield Sample((x, 0, 2), error=TypeError)
+
+
+@composition(samples=_spread_samples)
+def var(input: Tensor, *args: Any, out: Tensor | None = None, **given: Any) -> Tensor:
+    """The variance: `var(x, dim=None, *, correction=1, keepdim=False)`, also with `unbiased`."""
+    return finished(var_op, var_op(input, *_variance_args("var", args, given)), out)
+
+
+@composition(samples=_spread_samples)
+def std(input: Tensor, *args: Any, out: Tensor | None = None, **given: Any) -> Tensor:
+    """The standard deviation: `std(x, dim=None, *, correction=1, keepdim=False)`, also with `unbiased`."""
+    return finished(std_op, std_op(input, *_variance_args("std", args, given)), out)
+
+
+@composition(samples=_spread_samples, method=False)
+def var_mean(input: Tensor, *args: Any, **given: Any) -> tuple[Tensor, Tensor]:
+    """The variance and the mean, with the arguments of `var`."""
+    dim, correction, keepdim = _variance_args("var_mean", args, given)
+    return var_op(input, dim, correction, keepdim), mean_op(input, dim, keepdim)
+
+
+@composition(samples=_spread_samples, method=False)
+def std_mean(input: Tensor, *args: Any, **given: Any) -> tuple[Tensor, Tensor]:
+    """The standard deviation and the mean, with the arguments of `std`."""
+    dim, correction, keepdim = _variance_args("std_mean", args, given)
+    return std_op(input, dim, correction, keepdim), mean_op(input, dim, keepdim)
+
+
+# ---------------------------------------------------------------- log-sum-exp and norms
+
+
+def _lse_infer(input: Any, dim: Dims, keepdim: bool = False) -> tuple:
+    d = input.dtype if input.dtype.category >= dt.FLOAT else dt.get_default_dtype()
+    return reduced_shape(input.shape, reduced_axes(dim, len(input.shape), "logsumexp"), keepdim), d
+
+
+def _finite_or_zero(m: Tensor) -> Tensor:
+    return where_op(m.isfinite(), m, 0)
+
+
+def _lse_body(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
+    if input.dtype.category < dt.FLOAT:
+        input = input.to(dt.get_default_dtype())
+    if numel(input.shape[i] for i in reduced_axes(dim, len(input.shape))) == 0:
+        return sum_op(input, dim, keepdim).log()
+    m = _finite_or_zero(amax(input.detach(), dim, True))
+    r = sum_op((input - m).exp(), dim, True).log() + m
+    return r if keepdim else r.reshape(reduced_shape(input.shape, reduced_axes(dim, len(input.shape)), False))
+
+
+@op(
+    name="logsumexp", check=False, infer=_lse_infer, body=_lse_body, out=True,
+    grad={"input": lambda g, input, out, dim, keepdim: (
+        spread(g, input.shape, dim, keepdim) * (input - spread(out, input.shape, dim, keepdim)).exp()
+    )},
+    samples=reductions(integers=True),
+)  # fmt: skip
+def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
+    """log(sum(exp(input))) over `dim`, computed without overflow."""
+    if input.dtype.kind in "iub":
+        input = input.astype(dt.get_default_dtype().np)
+    axis = numpy_axis(dim, input.ndim)
+    if reduced_count(input.shape, dim) == 0:
+        return np.log(add_reduce(input, axis, None, None, keepdim))
+    m = np.maximum.reduce(input, axis, None, None, True)
+    m = np.where(np.isfinite(m), m, m.dtype.type(0))
+    return np.log(accurate_sum(np.exp(input - m), axis, keepdim)) + (m if keepdim else np.squeeze(m, axis))
+
+
+def _norm_infer(input: Any, ord: Any, dim: Dims, keepdim: bool) -> tuple:
+    if input.dtype.category < dt.FLOAT:
+        raise KilnError(
+            "norm", "expected a floating or complex tensor", describe(input), "convert first: x.float()"
+        )
+    axes = reduced_axes(dim, len(input.shape), "norm")
+    if (ord == float("inf") or ord < 0) and numel(input.shape[i] for i in axes) == 0 and len(input.shape):
+        kind = KilnError if dim is None or numel(input.shape) == 0 else KilnIndexError
+        raise kind("norm", f"the {ord} norm of no elements is not defined", describe(input), "use another norm")
+    return reduced_shape(input.shape, axes, keepdim), input.dtype.to_real()
+
+
+def _norm_body(input: Tensor, ord: Any, dim: Dims, keepdim: bool) -> Tensor:
+    if ord == 0:
+        return sum_op((input != 0).to(input.dtype.to_real()), dim, keepdim)
+    x = input.abs() if input.is_complex() or ord != 2 else input
+    if ord == 2:
+        return sum_op(x * x, dim, keepdim).sqrt()
+    if ord == 1:
+        return sum_op(x, dim, keepdim)
+    if ord in (float("inf"), float("-inf")):
+        return (amax if ord > 0 else amin)(x, () if dim is None else dim, keepdim)
+    return sum_op(x**ord, dim, keepdim) ** (1.0 / ord)
+
+
+def _norm_grad(g: Tensor, input: Tensor, out: Tensor, ord: Any, dim: Dims, keepdim: bool) -> Tensor:
+    shape = input.shape
+    g, norm = spread(g, shape, dim, keepdim), spread(out, shape, dim, keepdim)
+    if ord == 0:
+        return g.new_zeros(shape)
+    if ord == 1:
+        return input.sgn() * g
+    if ord == 2:
+        zero = norm == 0
+        return where_op(zero, 0, input * (g / where_op(zero, 1, norm)))
+    size = input.abs()
+    if ord in (float("inf"), float("-inf")):
+        mask = size == norm
+        return input.sgn() * (g * mask / sum_op(mask, dim, True))
+    zero = (size == 0) | (norm == 0)
+    power = (where_op(zero, 1, size) / where_op(zero, 1, norm)) ** (ord - 1)
+    return where_op(zero, 0, input.sgn() * (g * power))
+
+
+def _norm_samples() -> Iterator[Sample]:
+    r = rng(12)
+    for ord in (2, 1, 0, 3, 1.5, float("inf"), float("-inf")):
+        yield Sample((draw(r, (3, 4), away=2.0), ord, None, False))
+        yield Sample((draw(r, (3, 4, 2), away=2.0), ord, (0, -1), True))
+        yield Sample((draw(r, (), 0.5), ord, None, False))
+    yield Sample((draw(r, (0, 3)), 2, 0, False))
+    yield Sample((np.zeros((2, 2)), 2, 1, False), grad=False)
+    yield Sample((strided(draw(r, (4, 3))), 2, 1, False))
+    yield Sample((np.arange(3), 2, None, False), error=RuntimeError)
+    yield Sample((np.zeros((0, 3)), float("inf"), None, False), error=RuntimeError)
+    yield Sample((draw(r, (3, 4)), 2, 2, False), error=IndexError)
+
+
+@op(name="norm", private=True, infer=_norm_infer, body=_norm_body, grad={"input": _norm_grad},
+    samples=_norm_samples)  # fmt: skip
+def norm_op(input: Tensor, ord: Any, dim: Dims, keepdim: bool) -> Tensor:
+    """The `ord`-norm of the elements over dimensions."""
+    axis = numpy_axis(dim, input.ndim)
+    if ord == 0:
+        return add_reduce(input != 0, axis, INT64, None, keepdim).astype(input.real.dtype)
+    if ord == 2:
+        x = input.real * input.real + input.imag * input.imag if input.dtype.kind == "c" else input * input
+        return np.sqrt(accurate_sum(x, axis, keepdim))
+    x = np.absolute(input)
+    if ord in (float("inf"), float("-inf")):
+        return (np.maximum if ord > 0 else np.minimum).reduce(x, axis, None, None, keepdim)
+    return accurate_sum(x, axis, keepdim) if ord == 1 else accurate_sum(x**ord, axis, keepdim) ** (1.0 / ord)
+
+
+def _some_norms() -> Iterator[Sample]:
+    x = draw(rng(13), (3, 4), away=2.0)
+    yield Sample((x,))
+    yield Sample((x, 3), {"dim": 0, "keepdim": True})
+    yield Sample((x, 2, (0, 1)), {"dtype": dt.float64})
+    yield Sample((x, 2, 5), error=IndexError)
+
+
+@composition(samples=_some_norms)
+def norm(input: Tensor, p: Any = "fro", dim: Dims = None, keepdim: bool = False, out: Tensor | None = None,
+         dtype: Any = None) -> Tensor:  # fmt: skip
+    """The p-norm of the elements, over `dim` where given; "fro" is p = 2."""
+    if isinstance(p, str) and p != "fro":
+        raise KilnNotImplementedError("norm", "only 'fro' and numbers are norms here", repr(p), "use p=2, 1, inf, …")
+    r = norm_op(converted(input, dtype), 2 if p in (None, "fro") else p, dim, keepdim)
+    return finished(norm_op, r, out)
+
+
+@composition(namespace="linalg", method=False, samples=_some_norms)
+def vector_norm(x: Tensor, ord: Any = 2, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None,
+                out: Tensor | None = None) -> Tensor:  # fmt: skip
+    """The `ord`-norm of the elements seen as a vector, over `dim` where given."""
+    return norm(x, ord, dim, keepdim, out, dtype)
+
+
+# ---------------------------------------------------------------- medians
+
+
+def _middle(input: np.ndarray) -> np.ndarray:
+    """Where the lower median is along the last axis; a NaN where there is one."""
+    order = np.argsort(input, axis=-1, kind="stable")
+    k = (input.shape[-1] - 1) // 2
+    index = order[..., k : k + 1]
+    if input.dtype.kind == "f":
+        bad = np.isnan(input)
+        index = np.where(bad.any(-1, keepdims=True), bad.argmax(-1, keepdims=True), index)
+    return index
+
+
+def _find_median(input: np.ndarray, axis: int, keepdims: bool) -> np.ndarray:
+    return np.moveaxis(_middle(np.moveaxis(input, axis, -1)), -1, axis)
+
+
+@op(name="median_dim", private=True, exact=True, check=False, result_names="values indices", nondiff_outputs=(1,),
+    infer=select_rule("median"), grad={"input": select_grad}, samples=select_samples)  # fmt: skip
+def median_dim(input: Tensor, dim: int, keepdim: bool) -> Tensor:
+    """The lower median along a dimension and its index."""
+    return select(input, dim, keepdim, _find_median)
+
+
+def _median_samples() -> Iterator[Sample]:
+    yield Sample((draw(rng(), (3, 4)),))
+    yield Sample((draw(rng(), ()),))
+    yield Sample((np.array([1.0, np.nan, 2.0]),), grad=False)
+    yield Sample((np.zeros((0,)),), grad=False)
+
+
+@op(name="median_all", private=True, exact=True, infer=lambda input: (Size(()), input.dtype),
+    grad={"input": lambda g, input, out: share(g, (input == out) | (input.isnan() & out.isnan()), None, False)}, samples=_median_samples)  # fmt: skip
+def median_all(input: Tensor) -> Tensor:
+    """The lower median of all elements; NaN for none."""
+    flat = input.reshape(-1)
+    return flat[_middle(flat)[0]] if flat.size else np.asarray(np.nan).astype(input.dtype)
+
+
+@composition(samples=lambda: iter([
+    *_median_samples(), Sample((draw(rng(), (3, 4)), 1, True)), Sample((draw(rng(), (3, 4)), 2), error=IndexError),
+]))  # fmt: skip
+def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The median, the lower one of two; with `dim` (values, indices) along it."""
+    return median_all(input) if dim is None else median_dim(input, dim, keepdim)

@@ -1,0 +1,355 @@
+"""The base of optimizers: groups of parameters, their options, and their state.
+
+https://docs.pytorch.org/docs/stable/optim.html
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from copy import deepcopy
+from itertools import chain
+from typing import Any
+
+from ..autograd.hooks import RemovableHandle
+from ..autograd.modes import enable_grad, no_grad
+from ..compile.hooks import eager, host_scalar
+from ..errors import KilnError, KilnTypeError, KilnValueError, describe
+from ..tensor import Tensor
+
+ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "<required parameter>"
+
+
+required = _Required()
+"""The default of an option that every group must give."""
+
+
+def _hooked(step: Callable) -> Callable:
+    """A step with the hooks registered on its optimizer around it."""
+
+    @functools.wraps(step)
+    def run(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        for hook in list(self._optimizer_step_pre_hooks.values()):
+            out = hook(self, args, kwargs)
+            if out is not None:
+                if not (isinstance(out, tuple) and len(out) == 2):
+                    raise KilnError(
+                        "step", "a step pre-hook must return None or a tuple of (new_args, new_kwargs)",
+                        describe(out), "return (args, kwargs)",
+                    )  # fmt: skip
+                args, kwargs = out
+        result = step(self, *args, **kwargs)
+        for hook in list(self._optimizer_step_post_hooks.values()):
+            hook(self, args, kwargs)
+        return result
+
+    run.hooked = True  # type: ignore[attr-defined]
+    return run
+
+
+_HOOKS = (
+    "_optimizer_step_pre_hooks", "_optimizer_step_post_hooks",
+    "_optimizer_state_dict_pre_hooks", "_optimizer_state_dict_post_hooks",
+    "_optimizer_load_state_dict_pre_hooks", "_optimizer_load_state_dict_post_hooks",
+)  # fmt: skip
+
+
+class Optimizer:
+    """What all optimizers share; subclasses define `step`.
+
+    `param_groups` is a list of dicts: "params" and the options of that group (`defaults` where a
+    group is silent). `state[p]` holds what the optimizer remembers about a parameter.
+    """
+
+    _optimizer_step_pre_hooks: dict[int, Callable]
+    _optimizer_step_post_hooks: dict[int, Callable]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        step = cls.__dict__.get("step")
+        if step is not None and not hasattr(step, "hooked"):
+            cls.step = _hooked(step)  # type: ignore[method-assign]
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        name = type(self).__name__
+        if isinstance(params, Tensor):
+            raise KilnTypeError(
+                name, "params argument given to the optimizer should be an iterable of Tensors or dicts, "
+                "but got a Tensor", describe(params), "pass [tensor], or model.parameters()",
+            )  # fmt: skip
+        self.defaults = defaults
+        for hooks in _HOOKS:
+            setattr(self, hooks, OrderedDict())
+        self.state: defaultdict[Any, Any] = defaultdict(dict)
+        self.param_groups: list[dict[str, Any]] = []
+        groups: list[Any] = list(params)
+        if not groups:
+            raise KilnValueError(name, "optimizer got an empty parameter list", "[]", "model.parameters()")
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        for group in groups:
+            self.add_param_group(group)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update the parameters once; `closure` computes the loss again and returns it."""
+        raise NotImplementedError
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, or fill them with zeros."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if set_to_none:
+                    p.grad = None
+                elif (g := p.grad) is not None:
+                    p.grad = g.detach().zero_()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group: a dict with "params" and options of its own."""
+        name = type(self).__name__
+        if not isinstance(param_group, dict):
+            raise KilnTypeError(name, f"param_group must be a dict, but got {type(param_group)}", None)
+        group = dict(param_group)
+        params = group["params"]
+        if isinstance(params, Tensor):
+            params = [params]
+        elif isinstance(params, set):
+            raise KilnTypeError(
+                name, "optimizer parameters need to be organized in ordered collections, but the "
+                "ordering of tensors in sets will change between runs", "a set", "use a list",
+            )  # fmt: skip
+        params = list(params)
+        names = [p[0] for p in params if isinstance(p, tuple)]
+        if names:
+            if len(names) != len(params):
+                raise KilnValueError(name, "all optimizer params should be with/without names", None)
+            group["param_names"] = names
+            params = [p[1] for p in params]
+        for p in params:
+            if not isinstance(p, Tensor):
+                raise KilnTypeError(
+                    name, f"optimizer can only optimize Tensors, but one of the params is {type(p).__name__}",
+                    describe(p), "pass model.parameters()",
+                )  # fmt: skip
+            if not self.defaults.get("differentiable") and not p.is_leaf:
+                raise KilnValueError(name, "can't optimize a non-leaf Tensor", describe(p), "optimize leaves")
+        for key, default in self.defaults.items():
+            if default is required and key not in group:
+                raise KilnValueError(
+                    name, f"parameter group didn't specify a value of required optimization parameter {key}",
+                    describe(group), f"add {key}=… to the group",
+                )  # fmt: skip
+            group.setdefault(key, default)
+        ids = {id(p) for p in params}
+        if len(ids) != len(params):
+            raise KilnValueError(name, "a parameter group contains a parameter more than once", None,
+                                 "list each parameter once")  # fmt: skip
+        if any(id(p) in ids for g in self.param_groups for p in g["params"]):
+            raise KilnValueError(
+                name, "some parameters appear in more than one parameter group", None, "put each in one"
+            )
+        group["params"] = params
+        self.param_groups.append(group)
+
+    # ---- hooks
+
+    def _register(self, which: str, hook: Callable, prepend: bool = False) -> RemovableHandle:
+        hooks = getattr(self, which)
+        handle = RemovableHandle(hooks)
+        hooks[handle.id] = hook
+        if prepend:
+            hooks.move_to_end(handle.id, last=False)
+        return handle
+
+    def register_step_pre_hook(self, hook: Callable) -> RemovableHandle:
+        """Call `hook(optimizer, args, kwargs)` before a step; it may return new (args, kwargs)."""
+        return self._register("_optimizer_step_pre_hooks", hook)
+
+    def register_step_post_hook(self, hook: Callable) -> RemovableHandle:
+        """Call `hook(optimizer, args, kwargs)` after a step."""
+        return self._register("_optimizer_step_post_hooks", hook)
+
+    def register_state_dict_pre_hook(self, hook: Callable, prepend: bool = False) -> RemovableHandle:
+        """Call `hook(optimizer)` before `state_dict`."""
+        return self._register("_optimizer_state_dict_pre_hooks", hook, prepend)
+
+    def register_state_dict_post_hook(self, hook: Callable, prepend: bool = False) -> RemovableHandle:
+        """Call `hook(optimizer, state_dict)` after `state_dict`; it may return another dict."""
+        return self._register("_optimizer_state_dict_post_hooks", hook, prepend)
+
+    def register_load_state_dict_pre_hook(self, hook: Callable, prepend: bool = False) -> RemovableHandle:
+        """Call `hook(optimizer, state_dict)` before loading; it may return another dict."""
+        return self._register("_optimizer_load_state_dict_pre_hooks", hook, prepend)
+
+    def register_load_state_dict_post_hook(self, hook: Callable, prepend: bool = False) -> RemovableHandle:
+        """Call `hook(optimizer)` after loading."""
+        return self._register("_optimizer_load_state_dict_post_hooks", hook, prepend)
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """State and groups, with the parameters' numbers in place of the parameters."""
+        for hook in list(self._optimizer_state_dict_pre_hooks.values()):  # type: ignore[attr-defined]
+            hook(self)
+        numbers: dict[int, int] = {}
+        groups = []
+        for group in self.param_groups:
+            for p in group["params"]:
+                numbers.setdefault(id(p), len(numbers))
+            packed = {k: v for k, v in group.items() if k != "params"}
+            packed["params"] = [numbers[id(p)] for p in group["params"]]
+            groups.append(packed)
+        state = {numbers[id(k)] if isinstance(k, Tensor) else k: v for k, v in self.state.items()}
+        out: dict[str, Any] = {"state": state, "param_groups": groups}
+        for hook in list(self._optimizer_state_dict_post_hooks.values()):  # type: ignore[attr-defined]
+            new = hook(self, out)
+            out = out if new is None else new
+        return out
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over the state and options of a state dict of an optimizer of the same shape."""
+        state_dict = dict(state_dict)
+        for hook in list(self._optimizer_load_state_dict_pre_hooks.values()):  # type: ignore[attr-defined]
+            new = hook(self, state_dict)
+            state_dict = state_dict if new is None else new
+        saved = deepcopy(state_dict["param_groups"])
+        groups = self.param_groups
+        if len(groups) != len(saved):
+            raise KilnValueError(
+                "load_state_dict", "loaded state dict has a different number of parameter groups",
+                f"{len(saved)} groups for {len(groups)}", "build the optimizer as it was saved",
+            )  # fmt: skip
+        if any(len(g["params"]) != len(s["params"]) for g, s in zip(groups, saved, strict=True)):
+            raise KilnValueError(
+                "load_state_dict", "loaded state dict contains a parameter group that doesn't match the "
+                "size of optimizer's group", f"{[len(s['params']) for s in saved]} parameters for "
+                f"{[len(g['params']) for g in groups]}", "build the optimizer as it was saved",
+            )  # fmt: skip
+        mine = chain.from_iterable(g["params"] for g in groups)
+        by_number = dict(zip(chain.from_iterable(s["params"] for s in saved), mine, strict=True))
+        state: defaultdict[Any, Any] = defaultdict(dict)
+        with eager(), no_grad():
+            for key, value in state_dict["state"].items():
+                if key in by_number:
+                    state[by_number[key]] = _adopt(by_number[key], value)
+                else:
+                    state[key] = value
+        for group, new in zip(groups, saved, strict=True):
+            new["params"] = group["params"]
+            if "param_names" in group and "param_names" not in new:
+                new["param_names"] = group["param_names"]
+        self.__setstate__({"state": state, "param_groups": saved})
+        for hook in list(self._optimizer_load_state_dict_post_hooks.values()):  # type: ignore[attr-defined]
+            hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"defaults": self.defaults, "state": self.state, "param_groups": self.param_groups}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for hooks in _HOOKS:
+            self.__dict__.setdefault(hooks, OrderedDict())
+        self.defaults.setdefault("differentiable", False)
+
+    def __repr__(self) -> str:
+        text = type(self).__name__ + " ("
+        for i, group in enumerate(self.param_groups):
+            text += f"\nParameter Group {i}\n"
+            text += "".join(f"    {k}: {group[k]}\n" for k in sorted(group) if k != "params")
+        return text + ")"
+
+
+def _adopt(param: Tensor, value: Any, key: Hashable = None) -> Any:
+    """A saved state as state of a parameter: copies, in the parameter's dtype except for counters."""
+    if isinstance(value, Tensor):
+        if key == "step" or not param.is_floating_point():
+            return value.detach().clone()
+        return value.detach().to(param.dtype, copy=True)
+    if isinstance(value, dict):
+        return {k: _adopt(param, v, k) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_adopt(param, v) for v in value)
+    return value
+
+
+class Member:
+    """group[key][i] of a tuple of options, read through the group because schedulers replace tuples."""
+
+    def __init__(self, group: dict[str, Any], key: str) -> None:
+        self.group, self.key = group, key
+
+    def __getitem__(self, i: int) -> Any:
+        return self.group[self.key][i]
+
+
+class PerParameter(Optimizer):
+    """An optimizer that treats each parameter by itself.
+
+    A subclass gives `slots` (a parameter's state before its first step), `scalars` (options as
+    numbers) and `update`. All three are ordinary ops, so that `kiln.compile` captures whole steps.
+    """
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update the parameters once; `closure` computes the loss again and returns it."""
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
+        with no_grad():
+            for group in self.param_groups:
+                scalars = self.scalars(group)
+                for p in group["params"]:
+                    g = p.grad
+                    if g is not None:
+                        state = self.state[p]
+                        if not state:
+                            with eager():  # state is memory: made once, not at each captured call
+                                state.update(self.slots(p, group))
+                        self.update(p, -g if group["maximize"] else g, state, group, scalars)
+        return loss
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        """A parameter's state before its first step."""
+        return {}
+
+    def scalars(self, group: dict[str, Any]) -> Any:
+        """The options that are numbers, re-read at each call of a captured step."""
+        raise NotImplementedError
+
+    def update(
+        self, p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any], scalars: Any
+    ) -> None:
+        """Change one parameter in place by its gradient."""
+        raise NotImplementedError
+
+
+def options(group: dict[str, Any], *keys: str) -> Iterator[Any]:
+    """Options of a group as numbers, or as 0-d tensors while a step is captured."""
+    return (host_scalar(group, key) for key in keys)
+
+
+def pair(group: dict[str, Any], key: str) -> tuple[Any, Any]:
+    """An option that is two numbers."""
+    member = Member(group, key)
+    return host_scalar(member, 0), host_scalar(member, 1)
+
+
+def check_options(name: str, **values: Any) -> None:
+    """Refuse negative options; `betas` must lie in [0, 1)."""
+    for key, value in values.items():
+        if key == "betas":
+            for i, b in enumerate(value):
+                if not 0.0 <= b < 1.0:
+                    raise KilnValueError(
+                        name, f"Invalid beta parameter at index {i}: {b}", value, "0 <= beta < 1"
+                    )
+        elif not isinstance(value, Tensor) and not value >= 0.0:
+            what = "learning rate" if key == "lr" else f"{key} value"
+            raise KilnValueError(name, f"Invalid {what}: {value}", f"{key}={value}", f"{key} >= 0")
+        elif isinstance(value, Tensor) and value.numel() != 1:
+            raise KilnValueError(name, f"Tensor {key} must be 1-element", describe(value))

@@ -1,0 +1,64 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..compile.hooks import eager
+from ..errors import KilnValueError
+from ..ops.creation import tensor, zeros_like
+from ..tensor import Tensor
+from .optimizer import ParamsT, PerParameter, check_options, options
+
+
+class SGD(PerParameter):
+    """p -= lr * g, with momentum (PyTorch's form: the buffer is not scaled by lr) and weight decay."""
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 1e-3, momentum: float = 0, dampening: float = 0,
+        weight_decay: float = 0, nesterov: bool = False, *, maximize: bool = False,
+        foreach: bool | None = None, differentiable: bool = False, fused: bool | None = None,
+    ) -> None:  # fmt: skip
+        check_options("SGD", lr=lr, momentum=momentum, weight_decay=weight_decay)
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise KilnValueError(
+                "SGD", "Nesterov momentum requires a momentum and zero dampening",
+                f"momentum={momentum}, dampening={dampening}", "SGD(…, momentum=0.9, nesterov=True)",
+            )  # fmt: skip
+        super().__init__(params, {
+            "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
+            "nesterov": nesterov, "maximize": maximize, "foreach": foreach,
+            "differentiable": differentiable, "fused": fused,
+        })  # fmt: skip
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return {} if group["momentum"] == 0 else {"momentum_buffer": zeros_like(p)}
+
+    def scalars(self, group: dict[str, Any]) -> tuple:
+        return tuple(options(group, "lr", "momentum", "weight_decay"))
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        lr, momentum, weight_decay = scalars
+        if group["weight_decay"] != 0:
+            g = g + p * weight_decay
+        if group["momentum"] != 0:
+            buffer = state.get("momentum_buffer")
+            if buffer is None:
+                with eager():
+                    buffer = state["momentum_buffer"] = zeros_like(p)
+            buffer.mul_(momentum).add_(g if group["dampening"] == 0 else g * self._share(p, buffer, group))
+            g = g + buffer * momentum if group["nesterov"] else buffer
+        p.sub_(g * lr)
+
+    # Note [Dampening]
+    # The first gradient enters the buffer whole, later ones times 1 - dampening. Which step is the
+    # first is no Python fact in a captured step, so the factor is a tensor that each step rewrites.
+    def _share(self, p: Tensor, buffer: Tensor, group: dict) -> Tensor:
+        shares = self.__dict__.setdefault("_shares", {})
+        if p not in shares:
+            with eager():
+                started = bool((buffer != 0).any())
+                shares[p] = tensor(1 - group["dampening"] if started else 1.0, dtype=p.dtype)
+        share = shares[p].clone()
+        shares[p].fill_(1 - group["dampening"])
+        return share

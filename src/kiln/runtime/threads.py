@@ -1,0 +1,442 @@
+"""The thread pool of compiled programs, and the call that runs a whole plan.
+
+Note [Claiming pool]: one parallel region is published as one 64-bit word,
+``generation << 32 | ntasks << 16 | next``, and its tasks are claimed by compare-and-swap, by the
+workers and by the caller alike. The caller waits only for tasks that a worker has claimed, so a
+worker that sleeps, is descheduled or is gone costs speed and never progress. Work is split by
+``ntasks``, which kernels take from shapes alone: the bits don't depend on the number of threads.
+
+Workers are Python threads inside one long ctypes call (so without the GIL). They spin for a
+while when idle, then return to Python and sleep on a lock: no operating-system call of our own.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import ctypes
+import os
+import threading
+from typing import Any
+
+from kiln.config import config
+from kiln.errors import KilnValueError
+
+# Fields of the pool block, in bytes; each hot word has a cache line to itself.
+_WORD, _DONE, _BUSY, _ASLEEP, _ACTIVE, _STOP = 0, 64, 128, 192, 256, 320
+_KERNEL, _ARGS, _BASE, _TOTAL, _WORKERS, _WAKE, _YIELD = 384, 392, 400, 408, 416, 424, 432
+_POOL_BYTES = 512
+
+PLAN_ENTRY_BYTES = 24
+"""Size of one plan entry: kernel address, argument block address, ntasks (three i64)."""
+
+_SPIN_IDLE = 20_000  # about 0.3 ms on current x86 cores
+_SPIN_ACTIVE = 1_000_000  # while a plan is running, stay awake through its serial stretches
+
+_IR = r"""
+declare void @PAUSE
+
+define void @kiln_parallel(ptr %pool, ptr %kernel, ptr %args, i64 %ntasks) {
+entry:
+  %few = icmp sle i64 %ntasks, 1
+  br i1 %few, label %serial, label %ask
+ask:
+  %workers.p = getelementptr i8, ptr %pool, i64 WORKERS
+  %workers = load atomic i64, ptr %workers.p monotonic, align 8
+  %alone = icmp eq i64 %workers, 0
+  br i1 %alone, label %serial, label %lock
+lock:
+  %busy.p = getelementptr i8, ptr %pool, i64 BUSY
+  %got = cmpxchg ptr %busy.p, i64 0, i64 1 acquire monotonic
+  %mine = extractvalue { i64, i1 } %got, 1
+  br i1 %mine, label %locked, label %serial
+serial:
+  %any = icmp sgt i64 %ntasks, 0
+  br i1 %any, label %serial.loop, label %exit
+serial.loop:
+  %s = phi i64 [ 0, %serial ], [ %s.next, %serial.loop ]
+  call void %kernel(ptr %args, i64 %s, i64 %ntasks)
+  %s.next = add i64 %s, 1
+  %s.more = icmp slt i64 %s.next, %ntasks
+  br i1 %s.more, label %serial.loop, label %exit
+locked:
+  %kernel.p = getelementptr i8, ptr %pool, i64 KERNEL
+  %args.p = getelementptr i8, ptr %pool, i64 ARGS
+  %base.p = getelementptr i8, ptr %pool, i64 BASE
+  %total.p = getelementptr i8, ptr %pool, i64 TOTAL
+  %done.p = getelementptr i8, ptr %pool, i64 DONE
+  %asleep.p = getelementptr i8, ptr %pool, i64 ASLEEP
+  %kernel.i = ptrtoint ptr %kernel to i64
+  %args.i = ptrtoint ptr %args to i64
+  store atomic i64 %kernel.i, ptr %kernel.p monotonic, align 8
+  store atomic i64 %args.i, ptr %args.p monotonic, align 8
+  store atomic i64 %ntasks, ptr %total.p monotonic, align 8
+  br label %batch
+batch:
+  ; ntasks has 16 bits in the word, so a larger region is published in pieces
+  %base = phi i64 [ 0, %locked ], [ %base.next, %joined ]
+  %left = sub i64 %ntasks, %base
+  %fits = icmp ult i64 %left, 65535
+  %count = select i1 %fits, i64 %left, i64 65535
+  store atomic i64 %base, ptr %base.p monotonic, align 8
+  store atomic i64 0, ptr %done.p monotonic, align 8
+  %old = load atomic i64, ptr %pool monotonic, align 8
+  %gen = lshr i64 %old, 32
+  %gen.next = add i64 %gen, 1
+  %hi = shl i64 %gen.next, 32
+  %mid = shl i64 %count, 16
+  %word = or i64 %hi, %mid
+  store atomic i64 %word, ptr %pool seq_cst, align 8
+  %asleep = load atomic i64, ptr %asleep.p seq_cst, align 8
+  %call.wake = icmp ne i64 %asleep, 0
+  br i1 %call.wake, label %wake, label %claim
+wake:
+  %wake.p = getelementptr i8, ptr %pool, i64 WAKE
+  %wake.f = load ptr, ptr %wake.p
+  call void %wake.f()
+  br label %claim
+claim:
+  %own = phi i64 [ 0, %batch ], [ 0, %wake ], [ %own, %retry ], [ %own.next, %work ]
+  %now = load atomic i64, ptr %pool monotonic, align 8
+  %next = and i64 %now, 65535
+  %open = icmp ult i64 %next, %count
+  br i1 %open, label %retry, label %wait
+retry:
+  %now.next = add i64 %now, 1
+  %swap = cmpxchg ptr %pool, i64 %now, i64 %now.next acquire monotonic
+  %won = extractvalue { i64, i1 } %swap, 1
+  br i1 %won, label %work, label %claim
+work:
+  %task = add i64 %base, %next
+  call void %kernel(ptr %args, i64 %task, i64 %ntasks)
+  %own.next = add i64 %own, 1
+  br label %claim
+wait:
+  %theirs = sub i64 %count, %own
+  br label %wait.loop
+wait.loop:
+  %spins = phi i64 [ 0, %wait ], [ %spins.next, %wait.more ]
+  %done = load atomic i64, ptr %done.p acquire, align 8
+  %all = icmp eq i64 %done, %theirs
+  br i1 %all, label %joined, label %wait.again
+wait.again:
+  %spins.next = add i64 %spins, 1
+  %rest = and i64 %spins.next, 1023
+  %tired = icmp eq i64 %rest, 0
+  br i1 %tired, label %wait.yield, label %wait.pause
+wait.pause:
+  call void @PAUSE
+  br label %wait.more
+wait.yield:
+  ; more threads than cores: let the worker that holds a task run
+  %yield.p = getelementptr i8, ptr %pool, i64 YIELD
+  %yield.f = load ptr, ptr %yield.p
+  %can = icmp ne ptr %yield.f, null
+  br i1 %can, label %wait.os, label %wait.more
+wait.os:
+  call void %yield.f()
+  br label %wait.more
+wait.more:
+  br label %wait.loop
+joined:
+  %base.next = add i64 %base, %count
+  %more = icmp slt i64 %base.next, %ntasks
+  br i1 %more, label %batch, label %unlock
+unlock:
+  store atomic i64 0, ptr %busy.p release, align 8
+  br label %exit
+exit:
+  ret void
+}
+
+define void @kiln_run(ptr %pool, ptr %plan, i64 %n) {
+entry:
+  %active.p = getelementptr i8, ptr %pool, i64 ACTIVE
+  %0 = atomicrmw add ptr %active.p, i64 1 monotonic
+  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %step ]
+  %more = icmp slt i64 %i, %n
+  br i1 %more, label %body, label %exit
+body:
+  %entry.p = getelementptr { ptr, ptr, i64 }, ptr %plan, i64 %i
+  %args.p = getelementptr i8, ptr %entry.p, i64 8
+  %ntasks.p = getelementptr i8, ptr %entry.p, i64 16
+  %kernel = load ptr, ptr %entry.p
+  %args = load ptr, ptr %args.p
+  %ntasks = load i64, ptr %ntasks.p
+  %few = icmp sle i64 %ntasks, 1
+  br i1 %few, label %one, label %many
+one:
+  call void %kernel(ptr %args, i64 0, i64 1)
+  br label %step
+many:
+  call void @kiln_parallel(ptr %pool, ptr %kernel, ptr %args, i64 %ntasks)
+  br label %step
+step:
+  %i.next = add i64 %i, 1
+  br label %head
+exit:
+  %1 = atomicrmw sub ptr %active.p, i64 1 monotonic
+  ret void
+}
+
+; Claims tasks until the epoch changes (returns 1) or nothing came for long (returns 0).
+define i64 @kiln_worker(ptr %pool, i64 %epoch, i64 %idle, i64 %patience) {
+entry:
+  %stop.p = getelementptr i8, ptr %pool, i64 STOP
+  %done.p = getelementptr i8, ptr %pool, i64 DONE
+  %active.p = getelementptr i8, ptr %pool, i64 ACTIVE
+  %kernel.p = getelementptr i8, ptr %pool, i64 KERNEL
+  %args.p = getelementptr i8, ptr %pool, i64 ARGS
+  %base.p = getelementptr i8, ptr %pool, i64 BASE
+  %total.p = getelementptr i8, ptr %pool, i64 TOTAL
+  br label %look
+look:
+  %spins = phi i64 [ 0, %entry ], [ 0, %work ], [ %spins, %claim ], [ %spins.next, %pause ]
+  %now = load atomic i64, ptr %pool acquire, align 8
+  %next = and i64 %now, 65535
+  %shifted = lshr i64 %now, 16
+  %count = and i64 %shifted, 65535
+  %open = icmp ult i64 %next, %count
+  br i1 %open, label %claim, label %none
+claim:
+  ; read before the swap: if the swap succeeds, the region was still this one
+  %kernel.i = load atomic i64, ptr %kernel.p monotonic, align 8
+  %args.i = load atomic i64, ptr %args.p monotonic, align 8
+  %base = load atomic i64, ptr %base.p monotonic, align 8
+  %total = load atomic i64, ptr %total.p monotonic, align 8
+  %now.next = add i64 %now, 1
+  %swap = cmpxchg ptr %pool, i64 %now, i64 %now.next acq_rel monotonic
+  %won = extractvalue { i64, i1 } %swap, 1
+  br i1 %won, label %work, label %look
+work:
+  %kernel = inttoptr i64 %kernel.i to ptr
+  %args = inttoptr i64 %args.i to ptr
+  %task = add i64 %base, %next
+  call void %kernel(ptr %args, i64 %task, i64 %total)
+  %0 = atomicrmw add ptr %done.p, i64 1 release
+  br label %look
+none:
+  %stop = load atomic i64, ptr %stop.p monotonic, align 8
+  %old = icmp ne i64 %stop, %epoch
+  br i1 %old, label %leave, label %idle.check
+idle.check:
+  %spins.next = add i64 %spins, 1
+  %enough = icmp sgt i64 %spins.next, %idle
+  br i1 %enough, label %active.check, label %pause
+active.check:
+  %active = load atomic i64, ptr %active.p monotonic, align 8
+  %running = icmp sgt i64 %active, 0
+  %patient = icmp slt i64 %spins.next, %patience
+  %stay = and i1 %running, %patient
+  br i1 %stay, label %pause, label %sleep
+pause:
+  call void @PAUSE
+  br label %look
+sleep:
+  ret i64 0
+leave:
+  ret i64 1
+}
+"""
+
+
+class _Pool:
+    """The pool block, the threads that serve it and the native entry points."""
+
+    def __init__(self) -> None:
+        raw = ctypes.create_string_buffer(_POOL_BYTES + 64)
+        self._raw = raw
+        self.address = (ctypes.addressof(raw) + 63) & ~63
+        self.threads: list[threading.Thread] = []
+        self.sleepers: list[Any] = []
+        self.lock = threading.Lock()
+        self.size = _default_threads()
+        self.started = False
+        self.run: Any = None
+        self.parallel_address = 0
+        self.run_address = 0
+        self._worker: Any = None
+        self._wake_c = ctypes.CFUNCTYPE(None)(self.wake)
+
+    def field(self, offset: int) -> ctypes.c_int64:
+        """A view of one 64-bit field of the pool block."""
+        return ctypes.c_int64.from_address(self.address + offset)
+
+    def link(self) -> None:
+        """Compile the native side (once a process) and fill in the two callbacks."""
+        if self.run is not None:
+            return
+        from kiln.backends.cpu import jit
+        from kiln.backends.cpu.isa import make_isa
+
+        isa = make_isa()
+        lookup = jit.build([_text(isa.name)], isa)
+        self.parallel_address = lookup("kiln_parallel")
+        self.run_address = lookup("kiln_run")
+        word, pointer = ctypes.c_int64, ctypes.c_void_p
+        self._worker = ctypes.CFUNCTYPE(word, pointer, word, word, word)(lookup("kiln_worker"))
+        self.field(_WAKE).value = ctypes.cast(self._wake_c, pointer).value or 0
+        self.field(_YIELD).value = _yield_address()
+        self.run = ctypes.CFUNCTYPE(None, pointer, pointer, word)(self.run_address)
+
+    def start(self) -> None:
+        """Start the workers that ``size`` asks for; called before the first parallel plan."""
+        with self.lock:
+            if self.started:
+                return
+            self.link()
+            epoch = self.field(_STOP).value
+            for number in range(1, self.size):
+                thread = threading.Thread(
+                    target=self._serve, args=(epoch,), name=f"kiln-{number}", daemon=True
+                )
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads, or the interpreter is shutting down
+                    break
+                self.threads.append(thread)
+            self.field(_WORKERS).value = len(self.threads)
+            self.started = True
+
+    def stop(self) -> None:
+        """Send the workers home; tasks already claimed are finished by whoever claimed them."""
+        with self.lock:
+            self.field(_WORKERS).value = 0
+            self.field(_STOP).value += 1
+            threads, self.threads = self.threads, []
+            self.started = False
+        self.wake()
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(timeout=1.0)
+
+    def wake(self) -> None:
+        """Wake every sleeping worker (also called from native code, through ctypes)."""
+        # Cleared before the list is emptied: a worker appends first and sets the word after,
+        # so the word is never 0 while a worker sleeps on the list.
+        self.field(_ASLEEP).value = 0
+        while self.sleepers:
+            try:
+                self.sleepers.pop().release()
+            except IndexError:
+                return
+
+    def reset_after_fork(self) -> None:
+        """Forget the threads, which a forked child doesn't have; they start again on demand."""
+        self.lock = threading.Lock()
+        self.threads, self.sleepers, self.started = [], [], False
+        for offset in (_WORD, _DONE, _BUSY, _ASLEEP, _ACTIVE, _WORKERS):
+            self.field(offset).value = 0
+
+    def _serve(self, epoch: int) -> None:
+        bed = _thread.allocate_lock()
+        bed.acquire()
+        asleep = self.field(_ASLEEP)
+        stop = self.field(_STOP)
+        while not self._worker(self.address, epoch, _SPIN_IDLE, _SPIN_ACTIVE):
+            self.sleepers.append(bed)
+            asleep.value = 1
+            if stop.value != epoch:
+                return
+            bed.acquire()
+
+
+def run_plan(address: int, n: int) -> None:
+    """Run the ``n`` plan entries at ``address`` in order, in one native call without the GIL.
+
+    An entry is three 64-bit words: kernel address, argument block address, ntasks. A kernel is
+    ``void kernel(ptr args, i64 task, i64 ntasks)``; with ntasks <= 1 it runs on this thread
+    (host callbacks must), else its tasks are spread over the pool.
+    """
+    pool = _pool
+    if not pool.started:
+        pool.start()
+    if pool.sleepers:
+        pool.wake()
+    pool.run(pool.address, address, n)
+
+
+def pool_address() -> int:
+    """Address of the pool block, the first argument of kiln_run and kiln_parallel."""
+    _pool.start()
+    return _pool.address
+
+
+def native_entries() -> dict[str, int]:
+    """Addresses of ``kiln_run`` and ``kiln_parallel``, for code that calls them natively."""
+    _pool.link()
+    return {"kiln_run": _pool.run_address, "kiln_parallel": _pool.parallel_address}
+
+
+def set_num_threads(n: int) -> None:
+    """Use ``n`` threads, the caller included, for compiled programs from now on.
+
+    Results don't depend on it. Raises ValueError for n < 1.
+    """
+    if n < 1:
+        raise KilnValueError(
+            "set_num_threads", "at least one thread is needed", n,
+            "pass 1 to run everything on the calling thread",
+        )  # fmt: skip
+    if n != _pool.size:
+        _pool.stop()
+        _pool.size = n
+
+
+def get_num_threads() -> int:
+    """Number of threads, the caller included, that compiled programs may use."""
+    return _pool.size
+
+
+def _default_threads() -> int:
+    if config.num_threads > 0:
+        return config.num_threads
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _text(isa_name: str) -> str:
+    text = _IR
+    if isa_name == "neon":
+        text = text.replace("declare void @PAUSE", "declare void @llvm.aarch64.hint(i32)")
+        text = text.replace("@PAUSE", "@llvm.aarch64.hint(i32 1)")
+    else:
+        text = text.replace("@PAUSE", "@llvm.x86.sse2.pause()")
+    fields = {
+        "WORKERS": _WORKERS,
+        "BUSY": _BUSY,
+        "KERNEL": _KERNEL,
+        "ARGS": _ARGS,
+        "BASE": _BASE,
+        "TOTAL": _TOTAL,
+        "DONE": _DONE,
+        "ASLEEP": _ASLEEP,
+        "ACTIVE": _ACTIVE,
+        "STOP": _STOP,
+        "WAKE": _WAKE,
+        "YIELD": _YIELD,
+    }
+    for name, offset in fields.items():
+        text = text.replace(f"i64 {name}\n", f"i64 {offset}\n")
+    return text
+
+
+def _yield_address() -> int:
+    """Address of the C library's "let another thread run", or 0 where there is none."""
+    try:
+        if os.name == "nt":
+            entry = ctypes.WinDLL("kernel32").SwitchToThread  # type: ignore[attr-defined]
+        else:
+            entry = ctypes.CDLL(None).sched_yield
+    except (OSError, AttributeError):
+        return 0
+    return ctypes.cast(entry, ctypes.c_void_p).value or 0
+
+
+_pool = _Pool()
+atexit.register(_pool.stop)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.reset_after_fork)

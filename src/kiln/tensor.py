@@ -1,0 +1,484 @@
+"""Tensor: the user's handle on data, dtype, device and gradient.
+
+The payload `_a` is a NumPy array in eager mode and a symbolic array while a function is captured;
+both have `shape`, `dtype` and `ndim`. Methods that are operations are bound from the op registry
+when `kiln.ops` is imported; this file holds what a tensor *is*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import dtypes as dt
+from .device import CPU, as_device, device
+from .errors import KilnError, KilnTypeError, describe
+from .shape import Size
+
+if TYPE_CHECKING:
+    from ._tensor_methods import TensorMethods
+else:
+    TensorMethods = object
+
+_new = object.__new__
+
+
+class Tensor(TensorMethods):
+    """An n-dimensional array of one dtype that remembers how it was computed.
+
+    Made by `kiln.tensor`, `kiln.zeros`, … and by operations. Slots: `_a` payload; `_fn`, `_idx` the
+    tape node that produced it and which of its outputs it is; `_rg` requires_grad; `_grad`;
+    `_ver` [version, history] shared by all aliases of one memory; for a differentiable view
+    `_base` is the tensor it views, `_view` the chain of view ops from it and `_seen` the history
+    of the base that `_fn` reflects; `_hooks` gradient hooks.
+    """
+
+    __slots__ = ("__dict__", "__weakref__", "_a", "_base", "_fn", "_grad", "_hooks", "_idx", "_rg",
+                 "_seen", "_ver", "_view")  # fmt: skip
+    __array_priority__ = 1000  # ndarray + Tensor is Tensor.__radd__
+    __hash__ = object.__hash__
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """`Tensor(2, 3)` is uninitialised with that shape; `Tensor([1, 2])` holds the data."""
+        from .ops.creation import empty, tensor
+
+        if len(args) == 1 and not isinstance(args[0], int):
+            value = args[0]
+            if isinstance(value, Tensor):
+                out = value.detach()
+            elif isinstance(value, Size):
+                out = empty(value)
+            else:
+                out = tensor(value, dtype=dt.get_default_dtype())
+        else:
+            out = empty(args if args else (0,))
+        if cls is not Tensor:
+            out.__class__ = cls
+        return out
+
+    # ---- what it is
+
+    @property
+    def shape(self) -> Size:
+        """The sizes of the dimensions."""
+        return Size(self._a.shape)
+
+    @property
+    def dtype(self) -> dt.dtype:
+        """The element type."""
+        return dt.OF_NUMPY[self._a.dtype]
+
+    @property
+    def device(self) -> device:
+        """Where the data lives."""
+        return CPU
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return self._a.ndim
+
+    def dim(self) -> int:
+        """The number of dimensions."""
+        return self._a.ndim
+
+    ndimension = dim
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the size of one dimension."""
+        if dim is None:
+            return Size(self._a.shape)
+        from .shape import norm_dim
+
+        return self._a.shape[norm_dim(dim, self._a.ndim, "size")]
+
+    def numel(self) -> int:
+        """The number of elements."""
+        return Size(self._a.shape).numel()
+
+    nelement = numel
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per element."""
+        return self._a.dtype.itemsize
+
+    def element_size(self) -> int:
+        """Bytes per element."""
+        return self._a.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.numel() * self._a.dtype.itemsize
+
+    def stride(self, dim: int | None = None) -> Any:
+        """How many elements apart neighbours are in memory, by dimension."""
+        from .shape import contiguous_strides, norm_dim
+
+        a = self._a
+        strides = (
+            tuple(s // a.itemsize for s in a.strides)
+            if isinstance(a, np.ndarray)
+            else contiguous_strides(a.shape)
+        )
+        return strides if dim is None else strides[norm_dim(dim, a.ndim, "stride")]
+
+    def storage_offset(self) -> int:
+        """Elements between the start of the memory and the first element."""
+        root = self._a
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        return (_address(self._a) - _address(root)) // self._a.itemsize
+
+    def data_ptr(self) -> int:
+        """The address of the first element."""
+        return _address(self.__array__(copy=False))
+
+    def is_contiguous(self, memory_format: Any = None) -> bool:
+        """Whether elements lie in row-major order without gaps."""
+        return not isinstance(self._a, np.ndarray) or self._a.flags.c_contiguous
+
+    def is_floating_point(self) -> bool:
+        """Whether the dtype is floating."""
+        return self.dtype.is_floating_point
+
+    def is_complex(self) -> bool:
+        """Whether the dtype is complex."""
+        return self.dtype.is_complex
+
+    def is_signed(self) -> bool:
+        """Whether the dtype can hold negative numbers."""
+        return self.dtype.is_signed
+
+    is_cuda = is_sparse = is_quantized = is_meta = is_mps = is_xpu = property(lambda self: False)
+    is_cpu = property(lambda self: True)
+    layout = property(lambda self: "strided")
+
+    # ---- gradient fields
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow into this tensor."""
+        return _fresh(self)._rg
+
+    @requires_grad.setter
+    def requires_grad(self, flag: bool) -> None:
+        flag = bool(flag)
+        if self._fn is not None and not flag:
+            raise KilnError(
+                "requires_grad", "only leaf tensors can stop requiring grad", describe(self),
+                "use x.detach() for a tensor that does not require grad",
+            )  # fmt: skip
+        if flag and self.dtype.category < dt.FLOAT:
+            raise KilnError(
+                "requires_grad", "only floating and complex tensors can require gradients",
+                describe(self), "convert first: x.float()",
+            )  # fmt: skip
+        self._rg = flag
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Set `requires_grad` in place; returns self."""
+        self.requires_grad = requires_grad
+        return self
+
+    @property
+    def grad_fn(self) -> Any:
+        """The tape node that computed this tensor, None for a leaf."""
+        return _fresh(self)._fn
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether this tensor was made by the user and not by a recorded operation."""
+        return _fresh(self)._fn is None
+
+    @property
+    def output_nr(self) -> int:
+        """Which output of `grad_fn` this tensor is."""
+        return self._idx
+
+    @property
+    def _version(self) -> int:
+        return 0 if self._ver is None else self._ver[0]
+
+    def _is_view(self) -> bool:
+        return self._base is not None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The accumulated gradient: a tensor of this shape, or None."""
+        if CAPTURING and (ctx := CAPTURING.get(get_ident())):
+            return ctx.read_grad(self)
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None:
+            if not isinstance(value, Tensor):
+                raise KilnTypeError("grad", "a gradient is a Tensor or None", describe(value), "")
+            if value._a.shape != self._a.shape or value._a.dtype != self._a.dtype:
+                raise KilnError(
+                    "grad", "a gradient has its tensor's shape and dtype",
+                    f"tensor {describe(self)}, gradient {describe(value)}", "reshape or cast it",
+                )  # fmt: skip
+        if CAPTURING and (ctx := CAPTURING.get(get_ident())):
+            ctx.note_grad(self)
+        self._grad = value
+
+    @grad.deleter
+    def grad(self) -> None:
+        self.grad = None
+
+    @property
+    def data(self) -> Tensor:
+        """The same memory as a tensor outside autograd; writes to it are not tracked."""
+        return wrap(self._a)
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        if CAPTURING and (ctx := CAPTURING.get(get_ident())):
+            ctx.write(self, value)
+        else:
+            self._a = value._a
+
+    def detach(self) -> Tensor:
+        """The same memory without history; in-place changes are seen by both."""
+        out = wrap(self._a)
+        if self._ver is None:
+            self._ver = [0, 0]
+        out._ver = self._ver
+        return out
+
+    def detach_(self) -> Tensor:
+        """Drop the history of this tensor; returns self."""
+        if self._base is not None:
+            raise KilnError(
+                "detach_", "a view can't be detached in place", describe(self), "use x.detach()"
+            )
+        self._fn, self._rg = None, False
+        return self
+
+    def backward(
+        self,
+        gradient: Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Any = None,
+    ) -> None:
+        """Accumulate d(self)/d(leaf) into the `.grad` of every leaf that requires grad.
+
+        `gradient` weights self's elements and may be left out for a single element;
+        `create_graph` makes the gradients differentiable; `inputs` restricts the leaves.
+        """
+        from .autograd import backward
+
+        backward(self, gradient, retain_graph, create_graph, inputs=inputs)
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Any:
+        """Call `hook(grad)` when this tensor's gradient is known; it may return a new one."""
+        from .autograd.hooks import register_tensor_hook
+
+        return register_tensor_hook(self, hook)
+
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> Any:
+        """Call `hook(self)` after a gradient has been added to this leaf's `.grad`."""
+        from .autograd.hooks import register_post_accumulate_hook
+
+        return register_post_accumulate_hook(self, hook)
+
+    def retain_grad(self) -> None:
+        """Keep `.grad` of a tensor that is not a leaf."""
+        from .autograd.hooks import retain_grad
+
+        retain_grad(self)
+
+    @property
+    def retains_grad(self) -> bool:
+        """Whether a tensor that is not a leaf keeps its `.grad`."""
+        return self._fn is not None and self._hooks is not None and "retain" in self._hooks
+
+    # ---- to Python and NumPy
+
+    def item(self) -> Any:
+        """The one element as a Python number."""
+        if self.numel() != 1:
+            raise KilnError(
+                "item", "only a tensor with one element can become a Python number",
+                describe(self), "index it, or use x.tolist()",
+            )  # fmt: skip
+        return self._host("item").item()
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers."""
+        return self._host("tolist").tolist()
+
+    def numpy(self, *, force: bool = False) -> np.ndarray:
+        """The same memory as a NumPy array."""
+        if not force and _fresh(self)._rg:
+            raise KilnError(
+                "numpy", "can't share the memory of a tensor that requires grad", describe(self),
+                "use x.detach().numpy()",
+            )  # fmt: skip
+        return self._host("numpy")
+
+    def _host(self, why: str) -> np.ndarray:
+        a = self._a
+        if not isinstance(a, np.ndarray):
+            a.refuse(why)
+        elif CAPTURING and (ctx := CAPTURING.get(get_ident())):
+            ctx.check_host_read(self, why)
+        return a
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        a = self._host("__array__")
+        if dtype is not None and a.dtype != dtype:
+            return a.astype(dtype)
+        return a.copy() if copy else a
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        from .errors import KilnTypeError
+
+        a = self._host("__dlpack__")
+        if _fresh(self)._rg:
+            raise KilnError(
+                "dlpack", "can't export a tensor that requires grad", describe(self),
+                "use x.detach()",
+            )  # fmt: skip
+        try:
+            return a.__dlpack__(**kwargs)
+        except BufferError as e:
+            raise KilnTypeError("dlpack", str(e), describe(self), "convert the dtype first") from None
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+    def __bool__(self) -> bool:
+        n = self.numel()
+        if n != 1:
+            raise KilnError(
+                "bool", "the truth value of a tensor with "
+                + ("no elements" if n == 0 else "more than one element") + " is ambiguous",
+                describe(self), "use x.any() or x.all()",
+            )  # fmt: skip
+        a = self._a
+        if CAPTURING and (ctx := CAPTURING.get(get_ident())):
+            return ctx.branch(self)
+        return bool(a)
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __complex__(self) -> complex:
+        return complex(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.category > dt.INT or self.numel() != 1:
+            raise KilnTypeError(
+                "index", "only a one-element integer tensor can be an index", describe(self), ""
+            )
+        return int(self.item())
+
+    def __len__(self) -> int:
+        if self._a.ndim == 0:
+            raise KilnTypeError("len", "len() of a 0-d tensor", describe(self), "use x.numel()")
+        return self._a.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self._a.ndim == 0:
+            raise KilnTypeError("iter", "iteration over a 0-d tensor", describe(self), "use x.item()")
+        return iter(self.unbind(0))
+
+    def __contains__(self, element: Any) -> bool:
+        return bool((self == element).any().item())
+
+    def __format__(self, spec: str) -> str:
+        if self._a.ndim == 0 and isinstance(self._a, np.ndarray):
+            return self.item().__format__(spec)
+        return object.__format__(self, spec)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        from .printing import tensor_repr
+
+        return tensor_repr(self)
+
+    __str__ = __repr__
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        if _fresh(self)._fn is not None:
+            raise KilnError(
+                "deepcopy", "only leaf tensors can be deep-copied", describe(self),
+                "use x.detach().clone()",
+            )  # fmt: skip
+        if id(self) in memo:
+            return memo[id(self)]
+        import copy
+
+        out = wrap(self._a.copy())
+        out.__class__ = type(self)
+        out._rg = self._rg
+        memo[id(self)] = out
+        if self._grad is not None:
+            out._grad = copy.deepcopy(self._grad, memo)
+        out.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return out
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _rebuild, (self._host("pickle"), self._rg, type(self), dict(self.__dict__))
+
+    def cpu(self, memory_format: Any = None) -> Tensor:
+        """This tensor on the CPU; itself where it is there already."""
+        return self
+
+    def cuda(self, device: Any = None, non_blocking: bool = False) -> Tensor:
+        """This tensor on a CUDA device; an error where there is none."""
+        as_device("cuda")
+        return self
+
+
+def wrap(a: Any) -> Tensor:
+    """A new leaf tensor around a payload."""
+    t = _new(Tensor)
+    t._a = a
+    t._fn = t._grad = t._ver = t._base = t._hooks = None
+    t._idx = 0
+    t._rg = False
+    return t
+
+
+def _rebuild(a: np.ndarray, rg: bool, cls: type, extra: dict) -> Tensor:
+    t = wrap(a)
+    t.__class__ = cls
+    t._rg = rg
+    t.__dict__.update(extra)
+    return t
+
+
+def _address(a: np.ndarray) -> int:
+    return a.__array_interface__["data"][0] if a.dtype.isbuiltin == 1 else a.ctypes.data
+
+
+# Note [Views and history]
+# An in-place op on a view rewrites its base's history (`_ver[1]` counts that), so the `_fn` of every
+# other view of the base is out of date. Nothing hunts for those views: whoever reads `_fn` or `_rg`
+# of a view calls `_fresh` first, which replays the chain of view ops on the base where it must.
+def _fresh(t: Tensor) -> Tensor:
+    if t._base is not None and t._seen != t._ver[1]:
+        from .autograd.views import refresh
+
+        refresh(t)
+    return t
+
+
+CAPTURING: dict[int, Any] = {}
+"""The capture under way on each thread that captures, by thread id; empty almost always."""
+
+
+def active_capture() -> Any:
+    """This thread's capture, or None."""
+    return CAPTURING.get(get_ident()) if CAPTURING else None

@@ -1,0 +1,75 @@
+"""Running one generated kernel on NumPy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+
+from kiln.backends.cpu import jit
+from kiln.backends.cpu.isa import Isa, make_isa
+from kiln.backends.cpu.kernel import Kernel
+
+_Native = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+
+
+def levels() -> list[Isa]:
+    """Every instruction set that this host can run."""
+    best = make_isa()
+    if best.name == "neon":
+        return [best]
+    ladder = ["sse2", "avx2", "avx512"]
+    return [make_isa(name) for name in ladder[: ladder.index(best.name) + 1]]
+
+
+def unique(*parts: object) -> str:
+    """A symbol name made from what the kernel depends on."""
+    return "t" + hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
+
+
+def address(array: np.ndarray) -> int:
+    """Address of element (0, ..., 0)."""
+    return array.__array_interface__["data"][0]
+
+
+def aligned(nbytes: int) -> np.ndarray:
+    """Zeroed scratch at a multiple of 64 bytes, filled with NaN bits so that misuse shows."""
+    raw = np.full(nbytes + 64, 0xFF, np.uint8)
+    start = -address(raw) % 64
+    return raw[start : start + nbytes]
+
+
+def run(kernel: Kernel, isa: Isa, arrays: list[np.ndarray], reverse: bool = True) -> None:
+    """Run every phase, tasks last to first: their order must not matter."""
+    lookup = jit.build([phase.text for phase in kernel.phases()], isa)
+    scratch = aligned(kernel.workspace_bytes)
+    table = [address(a) for a in arrays]
+    table.insert(3, address(scratch) if kernel.workspace_bytes else 0)
+    args = np.array(table, np.int64)
+    for phase in kernel.phases():
+        native = _Native(lookup(phase.symbol))
+        for task in sorted(range(phase.ntasks), reverse=reverse):
+            native(address(args), task, phase.ntasks)
+
+
+def guarded(shape: tuple[int, ...], dtype: type, order: Callable | None = None) -> np.ndarray:
+    """An array with a margin of sentinels round it; see ``margins_untouched``."""
+    size = int(np.prod(shape)) if shape else 1
+    base = np.full(size + 128, -77, dtype)
+    return base[64 : 64 + size].reshape(shape)
+
+
+def margins_untouched(array: np.ndarray) -> bool:
+    """Whether nothing was written outside a ``guarded`` array."""
+    base = array
+    while base.base is not None:
+        base = base.base
+    return bool((base[:64] == -77).all() and (base[-64:] == -77).all())
+
+
+def product(*choices: list) -> list[tuple]:
+    """All combinations."""
+    return list(itertools.product(*choices))

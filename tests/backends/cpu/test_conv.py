@@ -1,0 +1,168 @@
+"""Convolutions against NumPy in float64: all three directions, every parameter and level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from harness import guarded, levels, margins_untouched, run, unique
+
+from kiln.backends.cpu.conv import emit_backward_data, emit_backward_weight, emit_forward
+from kiln.backends.cpu.conv_shape import Conv
+from kiln.backends.cpu.microkernel import Site
+from kiln.backends.cpu.text import Text, load_scalar, splat
+from kiln.errors import KilnError
+
+DTYPES = {"f32": np.float32, "f64": np.float64}
+ISAS = pytest.mark.parametrize("isa", levels(), ids=lambda isa: isa.name)
+rng = np.random.default_rng(0)
+
+
+def strides(a: np.ndarray) -> tuple[int, ...]:
+    return tuple(s // a.itemsize for s in a.strides)
+
+
+def windows(x: np.ndarray, c: Conv) -> np.ndarray:
+    """Padded x as (n, ci, kh, kw, oh, ow), a writable view of the returned base."""
+    (_pt, _), (_pl, _) = c.padding
+    (sh, sw), (dh, dw), (kh, kw), (oh, ow) = c.stride, c.dilation, c.window, c.out
+    n, ci, s0, s1, s2, s3 = *x.shape[:2], *x.strides
+    return np.lib.stride_tricks.as_strided(
+        x, (n, ci, kh, kw, oh, ow), (s0, s1, s2 * dh, s3 * dw, s2 * sh, s3 * sw)
+    )
+
+
+def reference(c: Conv, x, w, dy):
+    """y, dx and dw in float64."""
+    x, w, dy = (a.astype(np.float64) for a in (x, w, dy))
+    padded = np.pad(x, ((0, 0), (0, 0), *c.padding))
+    dpadded = np.zeros_like(padded)
+    view, dview = windows(padded, c), windows(dpadded, c)
+    y, dw = np.zeros_like(dy), np.zeros_like(w)
+    for g in range(c.groups):
+        i, o = slice(g * c.ci, (g + 1) * c.ci), slice(g * c.co, (g + 1) * c.co)
+        y[:, o] = np.einsum("ncijhw,ocij->nohw", view[:, i], w[o], optimize=True)
+        dw[o] = np.einsum("ncijhw,nohw->ocij", view[:, i], dy[:, o], optimize=True)
+        part = np.einsum("nohw,ocij->ncijhw", dy[:, o], w[o], optimize=True)
+        for ky in range(c.window[0]):
+            for kx in range(c.window[1]):
+                dview[:, i, ky, kx] += part[:, :, ky, kx]
+    (pt, _), (pl, _) = c.padding
+    return y, dpadded[:, :, pt : pt + c.image[0], pl : pl + c.image[1]], dw
+
+
+def layout(shape, dtype, last: bool, make) -> np.ndarray:
+    """An NCHW array that lies in memory as NCHW or as NHWC."""
+    if not last:
+        return make(shape)
+    n, c, h, w = shape
+    return make((n, h, w, c)).transpose(0, 3, 1, 2)
+
+
+def check(isa, n, ci, image, co, window, stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1),
+          groups=1, dtype="f32", last=False, w_last=False):  # fmt: skip
+    def values(shape):
+        return rng.standard_normal(shape).astype(DTYPES[dtype])
+
+    def blank(shape):
+        return guarded(shape, DTYPES[dtype])
+
+    x = layout((n, ci, *image), dtype, last, values)
+    w = layout((co, ci // groups, *window), dtype, w_last, values)
+    c = Conv(n, ci, image, co, window, strides(x), strides(w), (0,) * 4, stride, padding,
+             dilation, groups, dtype)  # fmt: skip
+    dy = layout((n, co, *c.out), dtype, last, values)
+    c = Conv(n, ci, image, co, window, strides(x), strides(w), strides(dy), stride, padding,
+             dilation, groups, dtype)  # fmt: skip
+    outs = [layout(dy.shape, dtype, last, blank), layout(x.shape, dtype, last, blank),
+            layout(w.shape, dtype, w_last, blank)]  # fmt: skip
+    tolerance = 3e-6 if dtype == "f32" else 1e-14
+    cases = [(emit_forward, (x, w)), (emit_backward_data, (dy, w)), (emit_backward_weight, (x, dy))]
+    for (make, inputs), out, want in zip(cases, outs, reference(c, x, w, dy), strict=True):
+        kernel = make(c, isa, unique(make.__name__, c, isa.name))
+        run(kernel, isa, [out, *inputs])
+        error = np.abs(out - want).max(initial=0)
+        assert error <= tolerance * max(1, np.abs(want).max(initial=0)) * 2, make.__name__
+        assert margins_untouched(out)
+
+
+ONE = ((1, 1), (1, 1))
+CASES = {
+    "digits": {"n": 3, "ci": 1, "image": (8, 8), "co": 32, "window": (3, 3)},
+    "same": {"n": 2, "ci": 3, "image": (9, 11), "co": 5, "window": (3, 3), "padding": ONE},
+    "odd window": {"n": 2, "ci": 4, "image": (9, 11), "co": 6, "window": (3, 2), "stride": (2, 2), "padding": ONE},
+    "all at once": {"n": 2, "ci": 4, "image": (12, 13), "co": 6, "window": (3, 3), "stride": (1, 2),
+                        "padding": ((2, 1), (0, 3)), "dilation": (2, 1), "groups": 2},
+    "dilated": {"n": 1, "ci": 2, "image": (12, 13), "co": 3, "window": (3, 3), "dilation": (3, 2)},
+    "1x1": {"n": 2, "ci": 4, "image": (7, 7), "co": 8, "window": (1, 1)},
+    "1x1 stride": {"n": 2, "ci": 4, "image": (7, 7), "co": 8, "window": (1, 1), "stride": (2, 2)},
+    "depthwise": {"n": 1, "ci": 6, "image": (5, 5), "co": 6, "window": (3, 3), "padding": ONE, "groups": 6},
+    "grouped": {"n": 2, "ci": 6, "image": (5, 9), "co": 9, "window": (3, 3), "padding": ONE, "groups": 3},
+    "5x5": {"n": 2, "ci": 3, "image": (20, 33), "co": 7, "window": (5, 5), "padding": ((2, 2), (2, 2))},
+    "7x7 stride": {"n": 1, "ci": 3, "image": (20, 20), "co": 18, "window": (7, 7), "stride": (2, 2),
+                       "padding": ((3, 3), (3, 3))},
+    "1-d": {"n": 2, "ci": 3, "image": (1, 50), "co": 4, "window": (1, 7), "padding": ((0, 0), (3, 3))},
+    "deep": {"n": 2, "ci": 70, "image": (7, 7), "co": 40, "window": (3, 3), "padding": ONE},
+    "many tasks": {"n": 5, "ci": 16, "image": (16, 16), "co": 24, "window": (3, 3), "padding": ONE},
+    "mostly padding": {"n": 1, "ci": 2, "image": (2, 2), "co": 3, "window": (3, 3), "padding": ((3, 3), (2, 4))},
+    "to one pixel": {"n": 2, "ci": 3, "image": (4, 4), "co": 5, "window": (4, 4)},
+    "left over": {"n": 1, "ci": 2, "image": (8, 9), "co": 3, "window": (2, 2), "stride": (3, 4)},
+    "apart": {"n": 1, "ci": 2, "image": (9, 9), "co": 3, "window": (2, 2), "stride": (3, 3)},
+    "no images": {"n": 0, "ci": 2, "image": (5, 5), "co": 3, "window": (3, 3)},
+}  # fmt: skip
+
+
+@ISAS
+@pytest.mark.parametrize("name", CASES)
+def test_against_numpy(isa, name):
+    check(isa, **CASES[name])
+
+
+@ISAS
+@pytest.mark.parametrize("name", ["same", "all at once", "grouped", "1x1", "deep"])
+def test_f64(isa, name):
+    check(isa, **CASES[name], dtype="f64")
+
+
+@ISAS
+@pytest.mark.parametrize("name", ["same", "grouped", "1x1", "odd window"])
+def test_channels_last(isa, name):
+    check(isa, **CASES[name], last=True)
+
+
+@ISAS
+@pytest.mark.parametrize("name", ["same", "grouped"])
+def test_weights_in_another_layout(isa, name):
+    check(isa, **CASES[name], w_last=True)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """+ bias[channel]"""
+
+    heavy: bool = False
+
+    def emit(self, b: Text, site: Site) -> str:
+        scalar = load_scalar(b, b.at(site.extra(b, 0), site.row, 4), "f32")
+        return b.op(f"fadd {site.vtype} {site.value}, {splat(b, scalar, site.element, site.lanes)}")
+
+
+@ISAS
+@pytest.mark.parametrize("groups", [1, 2])
+def test_epilogue_sees_channels(isa, groups):
+    x = rng.standard_normal((2, 4, 6, 7)).astype(np.float32)
+    w = rng.standard_normal((6, 4 // groups, 3, 3)).astype(np.float32)
+    bias = rng.standard_normal(6).astype(np.float32)
+    out = guarded((2, 6, 4, 5), np.float32)
+    c = Conv(2, 4, (6, 7), 6, (3, 3), strides(x), strides(w), strides(out), groups=groups)
+    run(emit_forward(c, isa, unique("bias", c, isa.name), Bias()), isa, [out, x, w, bias])
+    want = reference(c, x, w, out)[0] + bias[:, None, None]
+    np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-4)
+    assert margins_untouched(out)
+
+
+def test_impossible_convolutions_are_errors():
+    c = Conv(1, 3, (5, 5), 4, (3, 3), (75, 25, 5, 1), (27, 9, 3, 1), (36, 9, 3, 1), groups=2)
+    with pytest.raises(KilnError, match="groups"):
+        emit_forward(c, levels()[-1], "s")

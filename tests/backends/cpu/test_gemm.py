@@ -1,0 +1,199 @@
+"""Matrix products against NumPy in float64: every form, stride pattern, dtype and level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import pytest
+from harness import guarded, levels, margins_untouched, run, unique
+
+from kiln.backends.cpu.gemm import Gemm, emit
+from kiln.backends.cpu.microkernel import Site
+from kiln.backends.cpu.text import Text, load_scalar, load_vector, splat
+from kiln.errors import KilnError
+
+DTYPES = {"f32": np.float32, "f64": np.float64, "bf16": ml_dtypes.bfloat16}
+TOLERANCE = {"f32": 2e-6, "f64": 1e-14, "bf16": 1e-2}
+ISAS = pytest.mark.parametrize("isa", levels(), ids=lambda isa: isa.name)
+rng = np.random.default_rng(0)
+
+
+def strides(a: np.ndarray) -> tuple[int, ...]:
+    return tuple(s // a.itemsize for s in a.strides)
+
+
+def random(shape, dtype: str) -> np.ndarray:
+    return rng.standard_normal(shape).astype(DTYPES[dtype])
+
+
+def check(isa, a, b, dtypes=("f32", "f32", "f32"), c=None, epilogue=None, extra=(), want=None):
+    """Multiply (batch..., m, k) by (batch..., k, n) and compare."""
+    *batch, m, k = a.shape
+    n = b.shape[-1]
+    out = guarded((*batch, m, n), DTYPES[dtypes[2]]) if c is None else c
+    sa, sb, sc = strides(a), strides(b), strides(out)
+    gemm = Gemm(
+        m, n, k, sa[-2:], sb[-2:], sc[-2:], *dtypes,
+        tuple(batch), sa[:-2], sb[:-2], sc[:-2], epilogue,
+    )  # fmt: skip
+    run(emit(gemm, isa, unique(gemm, isa.name)), isa, [out, a, b, *extra])
+    if want is None:
+        want = a.astype(np.float64) @ b.astype(np.float64)
+    scale = np.sqrt(max(k, 1)) * 4
+    assert np.abs(out.astype(np.float64) - want).max(initial=0) <= TOLERANCE[dtypes[2]] * scale
+    if c is None:
+        assert margins_untouched(out)
+    return out
+
+
+def operand(rows: int, cols: int, transposed: bool, dtype: str = "f32") -> np.ndarray:
+    return random((cols, rows), dtype).T if transposed else random((rows, cols), dtype)
+
+
+SHAPES = [
+    (1, 1, 1), (5, 7, 3), (16, 16, 16), (33, 50, 17), (64, 64, 64), (31, 129, 100),
+    (1, 100, 50), (2, 333, 9), (3, 64, 8), (3, 40, 27), (4, 77, 100), (4, 3, 40),
+    (100, 1, 64), (101, 2, 65), (37, 4, 130), (6, 1, 5),
+]  # fmt: skip
+
+
+@ISAS
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_transpositions(isa, shape):
+    m, n, k = shape
+    for form in range(4):
+        check(isa, operand(m, k, bool(form & 1)), operand(k, n, bool(form & 2)))
+
+
+@ISAS
+@pytest.mark.parametrize("form", range(4), ids=["NN", "TN", "NT", "TT"])
+def test_large_enough_for_every_level_of_blocking(isa, form):
+    # more than one block of K, of rows, of packed A, and B too large to be read raw
+    check(isa, operand(210, 1100, bool(form & 1)), operand(1100, 203, bool(form & 2)))
+
+
+@ISAS
+@pytest.mark.parametrize(
+    "shape", [(9, 30, 20), (60, 70, 500), (1, 50, 30), (3, 9, 40), (50, 2, 33)]
+)
+def test_f64(isa, shape):
+    m, n, k = shape
+    for form in range(4):
+        a, b = operand(m, k, bool(form & 1), "f64"), operand(k, n, bool(form & 2), "f64")
+        check(isa, a, b, ("f64",) * 3)
+
+
+@ISAS
+@pytest.mark.parametrize("out", ["f32", "bf16"])
+@pytest.mark.parametrize("shape", [(9, 30, 20), (60, 70, 500), (1, 50, 40), (50, 2, 33)], ids=str)
+def test_bf16(isa, out, shape):
+    m, n, k = shape
+    for form in range(4):
+        a, b = operand(m, k, bool(form & 1), "bf16"), operand(k, n, bool(form & 2), "bf16")
+        check(isa, a, b, ("bf16", "bf16", out))
+    check(isa, operand(m, k, False, "f32"), operand(k, n, False, "bf16"), ("f32", "bf16", out))
+
+
+@ISAS
+def test_bf16_rounding_keeps_nan_and_infinity(isa):
+    a = np.array([[np.nan, 0], [np.inf, 0], [-np.inf, 1], [1, 2**-9]], np.float32)
+    out = guarded((4, 2), DTYPES["bf16"])
+    gemm = Gemm(4, 2, 2, (2, 1), (2, 1), (2, 1), "f32", "f32", "bf16")
+    run(emit(gemm, isa, unique("nan", isa.name)), isa, [out, a, np.ones((2, 2), np.float32)])
+    want = a.sum(1).astype(DTYPES["bf16"]).astype(np.float32)
+    np.testing.assert_array_equal(out.astype(np.float32), np.stack([want, want], 1))
+
+
+@ISAS
+def test_zero_negative_and_odd_strides(isa):
+    base = random((60, 90), "f32")
+    a, b = base[::-2, ::-3], base.T[::3, ::2]  # 30 x 30 each
+    check(isa, a, b)
+    check(isa, np.broadcast_to(base[:1], (20, 90)), np.broadcast_to(base.T[:, :1], (90, 25)))
+    check(isa, a[:2], b)
+    wide = np.full((30, 3, 60), -77, np.float32)
+    check(isa, a, b, c=wide[:, 1, ::2])
+    assert (wide[:, 0] == -77).all()
+    assert (wide[:, 2] == -77).all()
+    assert (wide[..., 1::2] == -77).all()
+    check(isa, a, b, c=np.zeros((30, 30), np.float32).T)
+    check(isa, a[:, :0], b[:0], c=np.zeros((30, 30), np.float32).T)
+
+
+@ISAS
+@pytest.mark.parametrize("shape", [(0, 5, 5), (5, 0, 5), (5, 6, 0), (1, 40, 0), (0, 0, 0)], ids=str)
+def test_empty(isa, shape):
+    m, n, k = shape
+    check(isa, np.zeros((m, k), np.float32), np.zeros((k, n), np.float32))
+
+
+@ISAS
+def test_batches(isa):
+    a, b = random((3, 4, 10, 20), "f32"), random((3, 4, 20, 30), "f32")
+    check(isa, a, b)
+    check(isa, a, np.broadcast_to(b[:1, :1], b.shape))
+    check(isa, a.transpose(0, 2, 1, 3).copy().transpose(0, 2, 1, 3), b)
+    check(isa, np.broadcast_to(a[:, :1], a.shape), b.transpose(0, 1, 3, 2).copy().swapaxes(2, 3))
+    check(isa, random((5, 1, 20), "f32"), random((5, 20, 30), "f32"))
+    check(isa, random((5, 64, 33), "f32"), random((5, 33, 70), "f32"))
+    check(isa, a[:0], b[:0])
+
+
+@dataclass(frozen=True)
+class Affine:
+    """value * scale + row[batch, r] + column[c] + residual[batch, r, c]"""
+
+    rows: int
+    columns: int
+    heavy: bool = False
+    dtype: str = "f32"
+
+    def emit(self, b: Text, site: Site) -> str:
+        row, column, residual = (site.extra(b, i) for i in range(3))
+        size = 8 if self.dtype == "f64" else 4
+        line = b.add(b.mul(site.batch, self.rows), site.row)
+        scalar = load_scalar(b, b.at(row, line, size), self.dtype)
+        two = b.op(f"fadd {site.vtype} {site.value}, {site.value}")
+        wide = splat(b, scalar, site.element, site.lanes)
+        first = b.op(f"fadd {site.vtype} {two}, {wide}")
+        columns = load_vector(b, b.at(column, site.col, size), self.dtype, site.lanes, site.mask)
+        place = b.at(residual, b.add(b.mul(line, self.columns), site.col), size)
+        more = load_vector(b, place, self.dtype, site.lanes, site.mask)
+        second = b.op(f"fadd {site.vtype} {first}, {columns}")
+        return b.op(f"fadd {site.vtype} {second}, {more}")
+
+
+@ISAS
+@pytest.mark.parametrize("heavy", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(30, 50, 20), (130, 100, 900), (2, 70, 20), (3, 9, 40), (50, 2, 33), (7, 20, 0)],
+    ids=str,
+)  # fmt: skip
+def test_epilogue(isa, shape, heavy):
+    m, n, k = shape
+    for dtype in ("f32", "f64"):
+        a, b = random((2, m, k), dtype), random((2, n, k), dtype).swapaxes(1, 2)
+        row, col, res = random((2, m), dtype), random((n,), dtype), random((2, m, n), dtype)
+        want = 2 * (a.astype(np.float64) @ b) + row[..., None] + col + res
+        epilogue = Affine(m, n, heavy, dtype)
+        check(isa, a, b, (dtype,) * 3, None, epilogue, (row, col, res), want)
+        check(isa, a, np.ascontiguousarray(b), (dtype,) * 3, None, epilogue, (row, col, res), want)
+
+
+def test_split_and_workspace_depend_on_the_shape_alone():
+    isa = levels()[-1]
+    small = emit(Gemm(32, 32, 32, (32, 1), (32, 1), (32, 1)), isa, "s")
+    large = emit(Gemm(512, 512, 512, (512, 1), (512, 1), (512, 1)), isa, "s")
+    assert small.ntasks == 1
+    assert large.ntasks >= 4
+    assert small.workspace_bytes == 0
+
+
+def test_impossible_products_are_errors():
+    isa = levels()[-1]
+    with pytest.raises(KilnError, match="dtype"):
+        emit(Gemm(2, 2, 2, (2, 1), (2, 1), (2, 1), "f64", "f32", "f32"), isa, "s")
+    with pytest.raises(KilnError, match="batch"):
+        emit(Gemm(2, 2, 2, (2, 1), (2, 1), (2, 1), batch=(3,)), isa, "s")

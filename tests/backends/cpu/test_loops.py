@@ -1,0 +1,639 @@
+"""Loop nests compiled for every instruction set of this host, against their meaning in NumPy."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from nest_reference import DTYPE, Reference, launch
+
+from kiln.backends.cpu.isa import make_isa
+from kiln.backends.cpu.loops import emit
+from kiln.compile.loopnest import (
+    DTYPES,
+    FLOATS,
+    IndexMap,
+    LoopNest,
+    Reduction,
+    Stage,
+    Store,
+    apply,
+    bitcast,
+    cast,
+    const,
+    elementwise,
+    gather,
+    index,
+    load,
+    ref,
+    scalar,
+)
+from kiln.errors import KilnError
+
+
+def isas():
+    found = []
+    for name in ("avx512", "avx2", "sse2", "neon"):
+        with contextlib.suppress(KilnError):
+            found.append(make_isa(name))
+    return found
+
+
+@pytest.fixture(params=isas(), ids=lambda i: i.name)
+def isa(request):
+    return request.param
+
+
+def rng():
+    return np.random.default_rng(11)
+
+
+def values(dtype, shape, low=-5, high=5):
+    r = rng()
+    if dtype == "bool":
+        return r.random(shape) < 0.5
+    if dtype in FLOATS:
+        return r.uniform(low, high, shape).astype(DTYPE[dtype])
+    return r.integers(0 if dtype[0] == "u" else low, high, shape).astype(DTYPE[dtype])
+
+
+def rowmajor(shape):
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
+def check(nest, arrays, isa, origins=None, rtol=3e-6, atol=1e-6, exact=False):
+    """Run kernel and reference on copies of the arrays; all buffers must agree. Returns the kernel's."""
+    origins = origins or [0] * len(arrays)
+    flats = [np.ascontiguousarray(a).reshape(-1).copy() for a in arrays]
+    mine = [a.copy() for a in flats]
+    Reference(nest, flats, origins).run()
+    kernel = emit(nest, isa)
+    launch(kernel, isa, [a[o:] for a, o in zip(mine, origins, strict=True)])
+    for got, want, dtype in zip(mine, flats, nest.buffers, strict=True):
+        if dtype in FLOATS and not exact:
+            loose = {"f16": 2e-3, "bf16": 1e-2}.get(dtype, rtol)
+            np.testing.assert_allclose(
+                got.astype(np.float64),
+                want.astype(np.float64),
+                rtol=loose,
+                atol=max(atol, loose * 1e-2),
+            )
+        else:
+            if dtype in FLOATS:
+                with np.errstate(invalid="ignore"):  # signalling NaNs
+                    got, want = got.astype(np.float64), want.astype(np.float64)
+            np.testing.assert_array_equal(got, want)
+    return [g.reshape(a.shape) for g, a in zip(mine, arrays, strict=True)]
+
+
+def unary_nest(build, source, target, shape):
+    at = IndexMap(0, rowmajor(shape))
+    return elementwise(shape, (source, target), [Store(1, at, build(load(0, source, at)))])
+
+
+SHAPES = [(), (1,), (3,), (16,), (17,), (64,), (100,), (1000,), (7, 33), (0,), (4, 0, 3)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_elementwise_any_size(isa, shape):
+    x = values("f32", shape)
+    nest = unary_nest(lambda v: apply("exp", apply("mul", v, v)), "f32", "f32", shape)
+    check(nest, [x, np.zeros_like(x)], isa)
+
+
+@pytest.mark.parametrize(
+    "case", ["row", "column", "scalar", "outer", "transposed", "negative", "middle"]
+)
+def test_broadcast_and_strides(isa, case):
+    shape = (5, 6, 37)
+    full = IndexMap(0, rowmajor(shape))
+    x, out = values("f32", shape), np.zeros(shape, np.float32)
+    other, origin = {
+        "row": (IndexMap(0, (0, 0, 1)), 0),
+        "column": (IndexMap(0, (0, 1, 0)), 0),
+        "scalar": (IndexMap(0, (0, 0, 0)), 0),
+        "outer": (IndexMap(3, (2, 0, 0)), 0),
+        "transposed": (IndexMap(0, (1, 5, 30)), 0),
+        "negative": (IndexMap(5 * 6 * 37 - 1, (-222, -37, -1)), 0),
+        "middle": (IndexMap(0, (37, 0, 1)), 0),
+    }[case]
+    y = values("f32", (5 * 6 * 37,), 1, 4)
+    expr = apply("div", load(0, "f32", full), load(1, "f32", other))
+    nest = elementwise(shape, ("f32", "f32", "f32"), [Store(2, full, expr)])
+    check(nest, [x, y, out], isa, [0, origin, 0])
+
+
+def test_transposed_copy_and_strided_store(isa):
+    x = values("f32", (70, 45))
+    nest = elementwise(
+        (70, 45),
+        ("f32", "f32"),
+        [Store(1, IndexMap(0, (1, 70)), load(0, "f32", IndexMap(0, (45, 1))))],
+    )
+    got = check(nest, [x, np.zeros((45, 70), np.float32)], isa)[1]
+    np.testing.assert_array_equal(got, x.T)
+    strided = elementwise(
+        (40,), ("f32", "f32"), [Store(1, IndexMap(1, (3,)), load(0, "f32", IndexMap(0, (2,))))]
+    )
+    check(strided, [values("f32", (80,)), np.zeros(130, np.float32)], isa)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bool", "bf16", "i64"])
+def test_pad_guards_read_nothing_outside(isa, dtype):
+    rows, cols = 4, 21
+    fill = const(7 if dtype != "bool" else True, dtype)
+    at = IndexMap(-(2 * cols) - 3, (cols, 1), ((0, 2, 2 + rows), (1, 3, 3 + cols)))
+    shape = (rows + 5, cols + 20)
+    nest = elementwise(
+        shape, (dtype, dtype), [Store(1, IndexMap(0, rowmajor(shape)), load(0, dtype, at, fill))]
+    )
+    x = values(dtype, (rows, cols))
+    got = check(nest, [x, np.zeros(shape, DTYPE[dtype])], isa, exact=True)[1]
+    want = np.full(shape, DTYPE[dtype](7), DTYPE[dtype])
+    want[2 : 2 + rows, 3 : 3 + cols] = x
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("source", DTYPES)
+def test_casts(isa, source):
+    n = 53
+    x = values(source, (n,))
+    outs = [np.zeros(n, DTYPE[t]) for t in DTYPES]
+    at = IndexMap(0, (1,))
+    keep = [t for t in DTYPES if not (source in FLOATS and t in ("u8", "u16", "u32", "u64"))]
+    stores = [Store(1 + DTYPES.index(t), at, cast(load(0, source, at), t)) for t in keep]
+    check(elementwise((n,), (source, *DTYPES), stores), [x, *outs], isa, exact=True)
+    if source in FLOATS:
+        unsigned = [t for t in DTYPES if t not in keep]
+        stores = [Store(1 + DTYPES.index(t), at, cast(load(0, source, at), t)) for t in unsigned]
+        check(elementwise((n,), (source, *DTYPES), stores), [np.abs(x), *outs], isa, exact=True)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_every_half_converts_exactly(isa, dtype):
+    """All 65536 bit patterns to float, and floats near every half back, ties included."""
+    bits = np.arange(65536, dtype=np.uint16)
+    halves = bits.view(DTYPE[dtype])
+    nest = unary_nest(lambda v: cast(v, "f32"), dtype, "f32", (65536,))
+    check(nest, [halves, np.zeros(65536, np.float32)], isa, exact=True)
+    with np.errstate(all="ignore"):
+        f = halves.astype(np.float32)
+        f = f[np.isfinite(f)]
+        nexts = np.nextafter(f, np.float32(np.inf), dtype=np.float32)
+        up = np.append(f[1:], f[-1])
+        f = np.concatenate(
+            [f, nexts, (f + up) / 2, np.array([np.inf, -np.inf, np.nan, 1e38, 1e-30], np.float32)]
+        )
+    nest = unary_nest(lambda v: cast(v, dtype), "f32", dtype, f.shape)
+    flats = [f, np.zeros(f.shape, DTYPE[dtype])]
+    launch(emit(nest, isa), isa, flats)
+    with np.errstate(all="ignore"):
+        want = f.astype(DTYPE[dtype])
+        np.testing.assert_array_equal(flats[1].astype(np.float32), want.astype(np.float32))
+
+
+def test_float_to_int_truncates_and_wraps_like_torch(isa):
+    x = np.array([1.9, -1.9, 300.0, -129.0, 65537.5, 2.0**31 - 128, -(2.0**31)], np.float32)
+    for dtype in ("i8", "u8", "i16", "i32", "i64"):
+        nest = unary_nest(lambda v, d=dtype: cast(v, d), "f32", dtype, x.shape)
+        out = np.zeros(x.shape, DTYPE[dtype])
+        launch(emit(nest, isa), isa, [x, out])
+        np.testing.assert_array_equal(out, np.trunc(x).astype(np.int64).astype(DTYPE[dtype]))
+
+
+FLOAT_OPS = [
+    "neg",
+    "abs",
+    "sign",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "floor",
+    "ceil",
+    "trunc",
+    "round",
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log2",
+    "log10",
+    "log1p",
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "erf",
+    "erfc",
+    "sigmoid",
+    "isnan",
+    "isinf",
+    "isfinite",
+]
+FLOAT_BINARY = [
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "floor_div",
+    "rem",
+    "fmod",
+    "maximum",
+    "minimum",
+    "fmax",
+    "fmin",
+    "atan2",
+    "pow",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+]
+EDGES = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 0.5, -2.5, 3.5, 1e-40, 7.0, 2.0, -3.0, 1e30]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_float_vocabulary(isa, dtype):
+    t = DTYPE[dtype]
+    x = np.concatenate([np.array(EDGES), rng().uniform(-3, 3, 40)]).astype(t)
+    at = IndexMap(0, (1,))
+    built = [apply(op, load(0, dtype, at)) for op in FLOAT_OPS]
+    check_many(built, [x], isa, dtype)
+    a, b = (v.ravel() for v in np.meshgrid(x[:25], x[:25]))
+    built = [
+        apply(op, load(0, dtype, at), load(1, dtype, at))
+        for op in FLOAT_BINARY
+        if op != "floor_div"
+    ]
+    check_many(built, [a, b], isa, dtype)
+    a, b = rng().uniform(-50, 50, (2, 200)).astype(t)
+    check_many([apply("floor_div", load(0, dtype, at), load(1, dtype, at))], [a, b], isa, dtype)
+
+
+def check_many(built, inputs, isa, dtype):
+    at = IndexMap(0, (1,))
+    n = len(inputs[0])
+    k = len(inputs)
+    stores = [Store(k + i, at, e) for i, e in enumerate(built)]
+    nest = elementwise((n,), [dtype] * k + [e.dtype for e in built], stores)
+    rtol = 1e-6 if dtype == "f32" else 3e-15
+    check(
+        nest, [*inputs, *(np.zeros(n, DTYPE[e.dtype]) for e in built)], isa, rtol=rtol, atol=1e-300
+    )
+
+
+def test_one_plus_erf_is_close_and_saturates_exactly(isa):
+    x = np.concatenate([np.linspace(-7, 7, 5000), [np.inf, -np.inf, np.nan, 0.0, 1e-30]]).astype(
+        np.float32
+    )
+    at = IndexMap(0, (1,))
+    e = apply("add", const(1, "f32"), apply("erf", load(0, "f32", at)))
+    out = check(
+        elementwise(x.shape, ("f32", "f32"), [Store(1, at, e)]),
+        [x, np.zeros_like(x)],
+        isa,
+        atol=5e-7,
+    )[1]
+    assert (out[x < -4] == 0).all()
+    assert (out[x > 4] == 2).all()
+
+
+def test_one_plus_tanh_keeps_its_tail(isa):
+    x = np.concatenate([np.linspace(-40, 40, 5000), [np.inf, -np.inf, np.nan, 0.0]]).astype(
+        np.float32
+    )
+    at = IndexMap(0, (1,))
+    for c in (1, -1):
+        out = np.zeros_like(x)
+        e = apply("add", apply("tanh", load(0, "f32", at)), const(c, "f32"))
+        launch(emit(elementwise(x.shape, ("f32", "f32"), [Store(1, at, e)]), isa), isa, [x, out])
+        with np.errstate(all="ignore"):
+            want = c * 2 / (1 + np.exp(-2.0 * c * x.astype(np.float64)))
+        np.testing.assert_allclose(out, want, rtol=1e-6)
+
+
+def test_fmod_is_exact_for_huge_quotients(isa):
+    x = np.array([1e30, -1e30, 123456789.0, 5.5, np.inf, 3.0, 1e10], np.float32)
+    y = np.array([3.0, 7.0, 0.1, -2.0, 2.0, 0.0, 1e-20], np.float32)
+    at = IndexMap(0, (1,))
+    e = apply("fmod", load(0, "f32", at), load(1, "f32", at))
+    check(
+        elementwise((7,), ("f32",) * 3, [Store(2, at, e)]),
+        [x, y, np.zeros(7, np.float32)],
+        isa,
+        exact=True,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64"])
+def test_int_vocabulary(isa, dtype):
+    info = np.iinfo(DTYPE[dtype])
+    edge = np.array([info.min, info.max, 0, 1, 2, 3, 7, info.max // 2], DTYPE[dtype])
+    x = np.concatenate([edge, values(dtype, (30,))])
+    a, b = (v.ravel() for v in np.meshgrid(x, x))
+    at = IndexMap(0, (1,))
+    A, B = load(0, dtype, at), load(1, dtype, at)
+    names = [
+        "add",
+        "sub",
+        "mul",
+        "floor_div",
+        "rem",
+        "fmod",
+        "maximum",
+        "minimum",
+        "and",
+        "or",
+        "xor",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+    ]
+    stores = [apply(op, A, B) for op in names] + [
+        apply(op, A) for op in ("abs", "sign", "not", "neg")
+    ]
+    stores += [apply(op, A, const(3, dtype)) for op in ("shl", "shr")]
+    check_many(stores, [a, b], isa, dtype)
+
+
+def test_shifts_by_the_width_or_more(isa):
+    x = np.array([5, -5, 1 << 30], np.int32)
+    at = IndexMap(0, (1,))
+    built = [apply(op, load(0, "i32", at), const(40, "i32")) for op in ("shl", "shr")]
+    stores = [Store(1 + i, at, e) for i, e in enumerate(built)]
+    out = [np.ones(3, np.int32), np.ones(3, np.int32)]
+    launch(emit(elementwise((3,), ("i32",) * 3, stores), isa), isa, [x, *out])
+    assert out[0].tolist() == [0, 0, 0]
+    assert out[1].tolist() == [0, -1, 0]
+
+
+def test_bool_logic_where_and_bitcast(isa):
+    at = IndexMap(0, (1,))
+    n = 100
+    p, q, x = values("bool", (n,)), ~values("bool", (n,)), values("f32", (n,))
+    P, Q, X = load(0, "bool", at), load(1, "bool", at), load(2, "f32", at)
+    built = [apply(op, P, Q) for op in ("and", "or", "xor", "eq", "lt")] + [apply("not", P)]
+    built += [
+        apply("where", apply("gt", X, const(0, "f32")), X, const(-1.5, "f32")),
+        bitcast(X, "i32"),
+    ]
+    stores = [Store(3 + i, at, e) for i, e in enumerate(built)]
+    nest = elementwise((n,), ("bool", "bool", "f32", *(e.dtype for e in built)), stores)
+    check(nest, [p, q, x, *(np.zeros(n, DTYPE[e.dtype]) for e in built)], isa, exact=True)
+
+
+def test_gather_rows_and_elements(isa):
+    table, ids = values("f32", (50, 19)), rng().integers(0, 50, 7)
+    row = apply("mul", load(1, "i64", IndexMap(0, (1, 0))), const(19, "i64"))
+    e = gather(0, "f32", row, IndexMap(0, (0, 1)))
+    nest = elementwise((7, 19), ("f32", "i64", "f32"), [Store(2, IndexMap(0, (19, 1)), e)])
+    got = check(nest, [table, ids, np.zeros((7, 19), np.float32)], isa)[2]
+    np.testing.assert_array_equal(got, table[ids])
+    for dtype in ("f32", "i8", "f64"):
+        where = rng().integers(0, 900, 77).astype(np.int32)
+        e = gather(0, dtype, load(1, "i32", IndexMap(0, (1,))), IndexMap(0, (0,)))
+        nest = elementwise((77,), (dtype, "i32", dtype), [Store(2, IndexMap(0, (1,)), e)])
+        check(nest, [values(dtype, (950,)), where, np.zeros(77, DTYPE[dtype])], isa, exact=True)
+
+
+def test_random_bits_are_philox(isa):
+    shape = (5, 13)
+    at = IndexMap(0, rowmajor(shape))
+    bits = apply("random_bits", scalar(0, "u64"), scalar(0, "u64", 1), index(at.strides))
+    nest = elementwise(shape, ("u64", "u32"), [Store(1, at, bits)])
+    state = np.array([0x0123456789ABCDEF, 0xFFFFFFF0], np.uint64)
+    check(nest, [state, np.zeros(shape, np.uint32)], isa)
+
+
+def test_in_place_update_with_scalar_rate(isa):
+    at = IndexMap(0, (1,))
+    p, m, g = values("f32", (1003,)), values("f32", (1003,)), values("f32", (1003,))
+    new_m = apply("add", apply("mul", load(1, "f32", at), const(0.9, "f32")), load(2, "f32", at))
+    new_p = apply("sub", load(0, "f32", at), apply("mul", scalar(3, "f32"), new_m))
+    nest = elementwise((1003,), ("f32",) * 4, [Store(0, at, new_p), Store(1, at, new_m)])
+    check(nest, [p, m, g, np.array([0.1], np.float32)], isa)
+
+
+# -- reductions -----------------------------------------------------------------------------------
+
+
+def reduce_nest(kind, dtype, outer, inner, at, result, final_at):
+    r = Reduction(kind, load(0, dtype, at), result)
+    out = Store(1, final_at, ref(0, 0, result))
+    return LoopNest(outer, inner, (dtype, result), (Stage((r,)),), (out,))
+
+
+@pytest.mark.parametrize("kind", ["sum", "prod", "max", "min", "argmax", "argmin"])
+@pytest.mark.parametrize("size", [1, 5, 16, 37, 64, 131, 1000])
+def test_row_reductions(isa, kind, size):
+    x = values("f32", (6, size), 0.9, 1.1)
+    result = "i64" if kind.startswith("arg") else "f32"
+    nest = reduce_nest(
+        kind, "f32", (6,), (size,), IndexMap(0, (size, 1)), result, IndexMap(0, (1, 0))
+    )
+    check(nest, [x, np.zeros(6, DTYPE[result])], isa, rtol=1e-4 if kind == "prod" else 3e-6)
+
+
+@pytest.mark.parametrize("kind", ["sum", "max", "argmin"])
+@pytest.mark.parametrize("shape", [(9, 1), (37, 5), (300, 70), (1000, 16)])
+def test_column_reductions(isa, kind, shape):
+    rows, cols = shape
+    x = values("f32", shape)
+    result = "i64" if kind.startswith("arg") else "f32"
+    nest = reduce_nest(
+        kind, "f32", (cols,), (rows,), IndexMap(0, (1, cols)), result, IndexMap(0, (1, 0))
+    )
+    check(nest, [x, np.zeros(cols, DTYPE[result])], isa, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["f64", "f16", "bf16", "i8", "u8", "i32", "i64", "bool"])
+def test_reductions_of_other_dtypes(isa, dtype):
+    x = values(dtype, (3, 83))
+    result = "i64" if dtype[0] in "iub" and dtype != "bf16" else dtype
+    at, out = IndexMap(0, (83, 1)), IndexMap(0, (1, 0))
+    check(
+        reduce_nest("sum", dtype, (3,), (83,), at, result, out),
+        [x, np.zeros(3, DTYPE[result])],
+        isa,
+    )
+    check(
+        reduce_nest("max", dtype, (3,), (83,), at, dtype, out), [x, np.zeros(3, DTYPE[dtype])], isa
+    )
+    check(
+        reduce_nest("argmin", dtype, (3,), (83,), at, "i64", out), [x, np.zeros(3, np.int64)], isa
+    )
+    check(reduce_nest("any", dtype, (3,), (83,), at, "bool", out), [x, np.zeros(3, np.bool_)], isa)
+    check(reduce_nest("all", dtype, (3,), (83,), at, "bool", out), [x, np.zeros(3, np.bool_)], isa)
+
+
+@pytest.mark.parametrize("n", [1, 7, 16, 100, 4096, 400_001])
+@pytest.mark.parametrize("kind", ["sum", "max", "argmax"])
+def test_full_reductions(isa, kind, n):
+    x = values("f32", (n,))
+    result = "i64" if kind.startswith("arg") else "f32"
+    nest = reduce_nest(kind, "f32", (), (n,), IndexMap(0, (1,)), result, IndexMap(0, (0,)))
+    check(nest, [x, np.zeros(1, DTYPE[result])], isa, atol=1e-4 * n**0.5)
+
+
+def test_full_sum_is_as_accurate_as_pairwise(isa):
+    x = rng().random(3_000_000).astype(np.float32)
+    nest = reduce_nest("sum", "f32", (), x.shape, IndexMap(0, (1,)), "f32", IndexMap(0, (0,)))
+    out = np.zeros(1, np.float32)
+    launch(emit(nest, isa), isa, [x, out])
+    exact = x.sum(dtype=np.float64)
+    assert abs(out[0] - exact) <= max(abs(x.sum() - exact), np.spacing(np.float32(exact)))
+
+
+@pytest.mark.parametrize("layout", ["row", "column"])
+@pytest.mark.parametrize("kind", ["argmax", "argmin", "max", "min"])
+def test_nan_wins_and_ties_go_first(isa, kind, layout):
+    x = np.zeros((5, 90), np.float32)
+    x[0, [40, 41]] = np.nan
+    x[1] = -np.inf if kind.endswith("max") else np.inf
+    x[2, [17, 33, 88]] = 3 if kind.endswith("max") else -3
+    x[4, [89]] = np.nan
+    data = x if layout == "row" else np.ascontiguousarray(x.T)
+    at = IndexMap(0, (90, 1) if layout == "row" else (1, 5))
+    result = "i64" if kind.startswith("arg") else "f32"
+    nest = reduce_nest(kind, "f32", (5,), (90,), at, result, IndexMap(0, (1, 0)))
+    got = check(nest, [data, np.zeros(5, DTYPE[result])], isa)[1]
+    if result == "i64":
+        assert got.tolist() == [40, 0, 17, 0, 89]
+
+
+def test_argmax_over_two_dims_and_ties_across_chunks(isa):
+    shape = (40, 9000)
+    x = np.zeros(shape, np.int32)
+    x[31, 5], x[31, 4], x[35, 1] = 9, 9, 9
+    nest = reduce_nest(
+        "argmax", "i32", (), shape, IndexMap(0, (9000, 1)), "i64", IndexMap(0, (0, 0))
+    )
+    kernel = emit(nest, isa)
+    assert len(kernel.phases()) == 2
+    assert check(nest, [x, np.zeros(1, np.int64)], isa)[1][0] == 31 * 9000 + 4
+
+
+def test_empty_inner_domains_give_identities(isa):
+    for kind, want in (("sum", 0), ("prod", 1), ("max", -np.inf)):
+        nest = reduce_nest(kind, "f32", (3,), (0,), IndexMap(0, (0, 1)), "f32", IndexMap(0, (1, 0)))
+        out = np.full(3, 9, np.float32)
+        launch(emit(nest, isa), isa, [np.zeros(0, np.float32), out])
+        assert (out == want).all()
+
+
+def softmax(rows, cols):
+    at = IndexMap(0, (cols, 1))
+    x = load(0, "f32", at)
+    e = apply("exp", apply("sub", x, ref(0, 0, "f32")))
+    stages = (
+        Stage((Reduction("max", x, "f32"),)),
+        Stage((Reduction("sum", e, "f32"),), (Store(1, at, e),)),
+        Stage((), (Store(1, at, apply("div", load(1, "f32", at), ref(1, 0, "f32"))),)),
+    )
+    return LoopNest((rows,), (cols,), ("f32", "f32"), stages)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 10), (5, 64), (9, 1000), (1, 200_000)])
+def test_softmax(isa, shape):
+    x = values("f32", shape, -30, 30)
+    got = check(softmax(*shape), [x, np.zeros_like(x)], isa, rtol=1e-5)[1]
+    np.testing.assert_allclose(got.sum(1), 1, rtol=1e-5)
+
+
+def layer_norm(rows, cols):
+    at, row, col = IndexMap(0, (cols, 1)), IndexMap(0, (1, 0)), IndexMap(0, (0, 1))
+    x = load(0, "f32", at)
+    n = const(cols, "f32")
+    mean = apply("div", ref(0, 0, "f32"), n)
+    centred = apply("sub", x, mean)
+    scale = apply("rsqrt", apply("add", apply("div", ref(1, 0, "f32"), n), const(1e-5, "f32")))
+    y = apply(
+        "add", apply("mul", apply("mul", centred, scale), load(1, "f32", col)), load(2, "f32", col)
+    )
+    stages = (
+        Stage((Reduction("sum", x, "f32"),)),
+        Stage((Reduction("sum", apply("mul", centred, centred), "f32"),)),
+        Stage((), (Store(3, at, y),)),
+    )
+    final = (Store(4, row, mean), Store(5, row, scale))
+    return LoopNest((rows,), (cols,), ("f32",) * 6, stages, final)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (9, 64), (5, 1000), (1, 150_000)])
+def test_layer_norm(isa, shape):
+    rows, cols = shape
+    x, w, b = values("f32", shape), values("f32", (cols,)), values("f32", (cols,))
+    outs = [np.zeros_like(x), np.zeros(rows, np.float32), np.zeros(rows, np.float32)]
+    check(layer_norm(*shape), [x, w, b, *outs], isa, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 7), (2, 8, 16, 16), (64, 3, 40, 40)])
+def test_batch_norm_statistics(isa, shape):
+    n, c, h, w = shape
+    x = values("f32", shape)
+    at = IndexMap(0, (h * w, c * h * w, w, 1))
+    v = load(0, "f32", at)
+    sums = (Reduction("sum", v, "f32"), Reduction("sum", apply("mul", v, v), "f32"))
+    out = IndexMap(0, (1, 0, 0, 0))
+    final = (Store(1, out, ref(0, 0, "f32")), Store(2, out, ref(0, 1, "f32")))
+    nest = LoopNest((c,), (n, h, w), ("f32",) * 3, (Stage(sums),), final)
+    check(nest, [x, np.zeros(c, np.float32), np.zeros(c, np.float32)], isa, rtol=1e-4, atol=1e-2)
+
+
+def test_middle_axis_and_huge_ratios(isa):
+    x = values("f32", (3, 50, 21))
+    nest = reduce_nest(
+        "sum", "f32", (3, 21), (50,), IndexMap(0, (1050, 1, 21)), "f32", IndexMap(0, (21, 1, 0))
+    )
+    check(nest, [x, np.zeros((3, 21), np.float32)], isa, atol=1e-4)
+    tall = values("f32", (300_000, 3))
+    nest = reduce_nest(
+        "sum", "f32", (3,), (300_000,), IndexMap(0, (1, 3)), "f32", IndexMap(0, (1, 0))
+    )
+    check(nest, [tall, np.zeros(3, np.float32)], isa, atol=1)
+    nest = reduce_nest(
+        "max", "f32", (300_000,), (3,), IndexMap(0, (3, 1)), "f32", IndexMap(0, (1, 0))
+    )
+    check(nest, [tall, np.zeros(300_000, np.float32)], isa)
+
+
+def test_tasks_depend_on_shape_only_and_run_in_any_order(isa):
+    nest = softmax(1, 200_000)
+    x = values("f32", (1, 200_000))
+    kernel = emit(nest, isa)
+    assert max(k.ntasks for k in kernel.phases()) > 1
+    outs = []
+    for order in (range, lambda n: reversed(range(n))):
+        out = np.zeros_like(x)
+        launch(kernel, isa, [x, out], order)
+        outs.append(out)
+    np.testing.assert_array_equal(*outs)
+    assert emit(unary_nest(lambda v: v, "f32", "f32", (100,)), isa).ntasks == 1
+
+
+def test_a_broken_nest_is_explained():
+    at = IndexMap(0, (1,))
+    with pytest.raises(KilnError, match="differ in dtype"):
+        elementwise((3,), ("f32", "f64"), [Store(1, at, load(0, "f32", at))])
+    with pytest.raises(KilnError, match="vocabulary"):
+        apply("frobnicate", const(1, "f32"), const(1, "f32"))
+    with pytest.raises(KilnError, match="later result"):
+        LoopNest((), (3,), ("f32",), (Stage((), (Store(0, at, ref(0, 0, "f32")),)),)).check()

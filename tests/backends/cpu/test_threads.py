@@ -1,0 +1,187 @@
+"""The claiming pool: every task once, from any thread, after fork, at any size."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from kiln.backends.cpu import jit
+from kiln.backends.cpu.isa import host_isa
+from kiln.runtime import threads
+
+# counts[task] += 1, after some work that depends on the task
+KERNEL = """
+define void @test_threads_count(ptr %args, i64 %task, i64 %ntasks) {
+entry:
+  %counts = load ptr, ptr %args
+  %p = getelementptr i64, ptr %counts, i64 %task
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %j, %loop ]
+  %v = load volatile i64, ptr %p
+  store volatile i64 %v, ptr %p
+  %j = add i64 %i, 1
+  %c = icmp slt i64 %j, 50
+  br i1 %c, label %loop, label %done
+done:
+  %w = load i64, ptr %p
+  %x = add i64 %w, 1
+  store i64 %x, ptr %p
+  ret void
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+def restore_threads():
+    before = threads.get_num_threads()
+    yield
+    threads.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def kernel() -> int:
+    return jit.build([KERNEL], host_isa())("test_threads_count")
+
+
+class Plan:
+    def __init__(self, kernel: int, ntasks: list[int]) -> None:
+        self.counts = [np.zeros(max(n, 1), np.int64) for n in ntasks]
+        self.blocks = [np.array([c.ctypes.data], np.int64) for c in self.counts]
+        rows = [[kernel, b.ctypes.data, n] for b, n in zip(self.blocks, ntasks, strict=True)]
+        self.table = np.array(rows, np.int64)
+
+    def run(self) -> None:
+        threads.run_plan(self.table.ctypes.data, len(self.table))
+
+    def check(self, times: int) -> None:
+        for counts in self.counts:
+            assert (counts == times).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_each_task_runs_once(kernel, n):
+    threads.set_num_threads(n)
+    plan = Plan(kernel, [1, 2, 3, 64, 1000, 70_000])
+    for _ in range(5):
+        plan.run()
+    plan.check(5)
+
+
+def test_many_regions_with_pauses_between(kernel):
+    threads.set_num_threads(3)
+    plan = Plan(kernel, [8] * 20)
+    for i in range(100):
+        plan.run()
+        if i % 25 == 0:
+            time.sleep(0.01)  # long enough for the workers to go to sleep
+    plan.check(100)
+
+
+def test_python_threads_share_the_pool(kernel):
+    threads.set_num_threads(2)
+    plans = [Plan(kernel, [16] * 10) for _ in range(4)]
+
+    def work(plan: Plan) -> None:
+        for _ in range(50):
+            plan.run()
+
+    team = [threading.Thread(target=work, args=(p,)) for p in plans]
+    for t in team:
+        t.start()
+    for t in team:
+        t.join()
+    for p in plans:
+        p.check(50)
+
+
+def test_host_callback_in_a_plan_may_run_a_plan(kernel):
+    inner = Plan(kernel, [4, 4])
+    seen = []
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    def host(args, task, ntasks):
+        inner.run()
+        seen.append((task, ntasks, threading.current_thread().name))
+
+    address = ctypes.cast(host, ctypes.c_void_p).value
+    table = np.array([[address, 0, 1], [address, 0, 0]], np.int64)
+    threads.run_plan(table.ctypes.data, 2)
+    assert [s[:2] for s in seen] == [(0, 1), (0, 1)]
+    assert {s[2] for s in seen} == {threading.current_thread().name}
+    inner.check(2)
+
+
+def test_kiln_parallel_nested_in_a_task_is_serial_and_complete(kernel):
+    text = """
+    declare void @kiln_parallel(ptr, ptr, ptr, i64)
+    define void @test_threads_nest(ptr %args, i64 %task, i64 %ntasks) {
+      %pool = load ptr, ptr %args
+      %kp = getelementptr ptr, ptr %args, i64 1
+      %kernel = load ptr, ptr %kp
+      %bp = getelementptr ptr, ptr %args, i64 2
+      %blocks = load ptr, ptr %bp
+      %block = getelementptr ptr, ptr %blocks, i64 %task
+      call void @kiln_parallel(ptr %pool, ptr %kernel, ptr %block, i64 8)
+      ret void
+    }
+    """
+    pool = threads.pool_address()
+    address = jit.build([text], host_isa())("test_threads_nest")
+    counts = np.zeros((6, 8), np.int64)
+    blocks = np.array([row.ctypes.data for row in counts], np.int64)
+    args = np.array([pool, kernel, blocks.ctypes.data], np.int64)
+    table = np.array([[address, args.ctypes.data, 6]], np.int64)
+    for _ in range(10):
+        threads.run_plan(table.ctypes.data, 1)
+    assert (counts == 10).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_fork_after_use(kernel):
+    threads.set_num_threads(2)
+    plan = Plan(kernel, [16] * 4)
+    plan.run()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)  # a hang fails the parent's check below
+        plan.run()
+        ok = all((c == 2).all() for c in plan.counts)
+        os._exit(0 if ok else 1)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0
+    plan.run()
+    plan.check(2)
+
+
+def test_thread_count_is_checked_and_read_from_the_environment():
+    with pytest.raises(ValueError, match="at least one thread"):
+        threads.set_num_threads(0)
+    code = "from kiln.runtime import threads; print(threads.get_num_threads())"
+    env = {**os.environ, "KILN_NUM_THREADS": "7"}
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert out.stdout.strip() == "7"
+
+
+def test_interpreter_exits_cleanly_with_workers_spinning_or_asleep():
+    code = (
+        "import numpy as np, time, sys\n"
+        "from kiln.runtime import threads\n"
+        "threads.set_num_threads(3)\n"
+        "t = np.zeros((1, 3), np.int64)\n"
+        "threads.run_plan(t.ctypes.data, 0)\n"
+        "time.sleep(float(sys.argv[1]))\n"
+    )
+    for pause in ("0", "0.05"):
+        out = subprocess.run(
+            [sys.executable, "-c", code, pause], capture_output=True, text=True, timeout=30
+        )
+        assert (out.returncode, out.stderr) == (0, "")

@@ -1,0 +1,93 @@
+"""Every op captured and compiled: the same results as eager, on every backend, with its gradient."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import ALL, Case, Report, leaves, same, tensors
+
+import kiln
+from kiln import dtypes as dt
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("kiln.compile.capture") is None, reason="kiln.compile is not there yet"
+)
+BACKENDS = ("cpu", "reference")
+TOLERANCE = {dt.float64: 1e-9, dt.complex128: 1e-9, dt.float32: 1e-4, dt.complex64: 1e-4}
+
+
+@pytest.fixture(params=BACKENDS)
+def run_compiled(request) -> Callable:
+    """Compiles a function for one backend and calls it."""
+
+    def run(fn: Callable, *args: Any) -> Any:
+        return kiln.compile(fn, backend=request.param)(*args)
+
+    return run
+
+
+def selection(case: Case, full: bool) -> list:
+    """All good samples, or of many alike the first, one from the middle and the last."""
+    good = case.good
+    if full or len(good) <= 3:
+        return good
+    return [good[0], good[len(good) // 2], good[-1]]
+
+
+@pytest.mark.parametrize("case", [c for c in ALL if c.good], ids=lambda c: c.id)
+def test_compiled_is_eager(case, run_compiled, full, counts):
+    report = Report(case)
+    for i, s in selection(case, full):
+        for d in (np.float32, np.float64) if full else (np.float32,):
+            def narrow(a, d=d):
+                return a.astype(d) if a.dtype == np.float64 else a
+
+            args, kwargs = tensors(s, narrow)
+            inputs = leaves([args, kwargs])
+
+            def call(*_, args=args, kwargs=kwargs):
+                return case(*args, **kwargs)
+
+            counts["compiled checks"] += 1
+            try:
+                error = same(run_compiled(call, *inputs), call(), 1e-4, 1e-5)
+            except Exception as e:
+                error = f"{type(e).__name__}: {e}"
+            if error:
+                report.add(i, s, f"{np.dtype(d).name}: {error}")
+    report.finish()
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in ALL if c.good and (c.op is None or c.op.differentiable)], ids=lambda c: c.id
+)
+def test_compiled_gradient_is_eager(case, run_compiled, full, counts):
+    report = Report(case)
+    chosen = [(i, s) for i, s in selection(case, full) if s.grad][: None if full else 2]
+    for i, s in chosen:
+        args, kwargs = tensors(s)
+        inputs = [t for t in leaves([args, kwargs]) if t.dtype is dt.float64 and t.numel()]
+        for t in inputs:
+            t.requires_grad = True
+
+        def step(*_, args=args, kwargs=kwargs, inputs=inputs):
+            outs = [t for t in leaves(case(*args, **kwargs)) if t.requires_grad]
+            weights = [(t.detach() * 0.5).cos() for t in outs]
+            return kiln.autograd.grad(outs, inputs, weights, allow_unused=True)
+
+        try:
+            want = step() if inputs else ()
+        except Exception:  # nothing to differentiate, or told by the eager tests
+            continue
+        counts["compiled gradient checks"] += 1
+        try:
+            error = same(run_compiled(step, *inputs), want, 1e-9, 1e-9)
+        except Exception as e:
+            error = f"{type(e).__name__}: {e}"
+        if error:
+            report.add(i, s, error)
+    report.finish()

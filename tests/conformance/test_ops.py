@@ -1,0 +1,321 @@
+"""What every op in the registry must satisfy, derived from its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import (
+    ALL, OPS, Case, Report, bind, cast, leaves, same, strided_copy, tensors,
+)  # fmt: skip
+
+from kiln import dtypes as dt
+from kiln.autograd import gradcheck, gradgradcheck
+from kiln.errors import KilnError
+from kiln.tensor import Tensor
+
+# how far a result in a narrow dtype may be from the same computation in float64
+TOLERANCE = {dt.float32: 2e-4, dt.float16: 2e-2, dt.bfloat16: 8e-2}
+DTYPES = (dt.float32, dt.float16, dt.bfloat16, dt.int64, dt.int32, dt.uint8, dt.bool_)
+QUICK = (dt.float32, dt.bfloat16, dt.int64, dt.bool_)
+
+
+def each(cases: list[Case]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", cases, ids=lambda c: c.id)
+
+
+def shape_rule_error(case: Case, args: tuple, kwargs: dict, result: object) -> str:
+    """Empty where the op's shape rule predicts the result."""
+    assert case.op is not None
+    if case.op.infer is None:
+        return "the op has no shape rule"
+    predicted = case.op.infer(*bind(case.op, args, kwargs))
+    due = predicted if isinstance(predicted, list) else [predicted]
+    found = [(tuple(t.shape), t.dtype) for t in leaves(result)]
+    told = [(tuple(shape), d) for shape, d in due]
+    return "" if told == found else f"the shape rule says {told}, the result is {found}"
+
+
+@each(OPS)
+def test_has_samples(case):
+    assert case.good, f"{case.name} has no good sample"
+    assert case.op.doc, f"{case.name} has no docstring"
+
+
+@each(OPS)
+def test_shape_rule_predicts_the_result(case, counts):
+    report = Report(case)
+    counts["ops"] += 1
+    counts["samples of ops"] += len(case.samples)
+    for i, s in case.good:
+        args, kwargs = tensors(s)
+        try:
+            if error := shape_rule_error(case, args, kwargs, case(*args, **kwargs)):
+                report.add(i, s, error)
+        except Exception as e:
+            report.add(i, s, f"{type(e).__name__}: {e}")
+    report.finish()
+
+
+@each([c for c in ALL if c.good])
+def test_dtypes(case, full, counts):
+    """Runs in every dtype or refuses it with a Kiln error; dtype and shape as the rule says."""
+    report = Report(case)
+    for i, s in case.good if full else case.good[:4]:
+        for d in DTYPES if full else QUICK:
+            args, kwargs = tensors(s, lambda a, d=d: cast(a, d))
+            if not any(t.dtype is d for t in leaves([args, kwargs])):
+                continue
+            counts["dtype checks"] += 1
+            try:
+                result = case(*args, **kwargs)
+                if case.op is not None and (
+                    error := shape_rule_error(case, args, kwargs, result)
+                ):
+                    report.add(i, s, f"{d.name}: {error}")
+                    continue
+            except KilnError:
+                if d is dt.float32:
+                    raise
+                continue
+            except Exception as e:
+                report.add(i, s, f"{d.name}: {type(e).__name__}: {e}")
+                continue
+            if d in TOLERANCE and s.grad and not case.random:
+                args, kwargs = tensors(s, lambda a, d=d: cast(a, d).astype(a.dtype))
+                for x, y in zip(leaves(result), leaves(case(*args, **kwargs)), strict=True):
+                    tol = TOLERANCE[d]
+                    if x.dtype is d and not np.allclose(
+                        x._a.astype(np.float64), y._a, tol, tol, equal_nan=True
+                    ):
+                        report.add(i, s, f"{d.name}: {x} differs from float64's {y}")
+    report.finish()
+
+
+@each([c for c in ALL if c.good])
+def test_memory_layout_does_not_matter(case, counts):
+    report = Report(case)
+    for i, s in case.good:
+        args, kwargs = tensors(s)
+        spread_args, spread_kwargs = tensors(s, strided_copy)
+        counts["non-contiguous checks"] += 1
+        try:
+            error = same(
+                case(*spread_args, **spread_kwargs), case(*args, **kwargs), 1e-12, 1e-12
+            )
+        except Exception as e:
+            error = f"{type(e).__name__}: {e}"
+        if error:
+            report.add(i, s, error)
+    report.finish()
+
+
+@each([c for c in ALL if c.good])
+def test_inputs_are_left_alone(case):
+    report = Report(case)
+    for i, s in case.good:
+        args, kwargs = tensors(s)
+        before = snapshot([args, kwargs])
+        case(*args, **kwargs)
+        if snapshot([args, kwargs]) != before:
+            report.add(i, s, "an input was changed")
+    report.finish()
+
+
+def snapshot(x: object) -> list[tuple]:
+    return [(t._a.tobytes(), t.shape, t.dtype, t._version, t.requires_grad, t.grad) for t in leaves(x)]
+
+
+@each([c for c in ALL if c.bad])
+def test_bad_input_is_refused(case, counts):
+    """The class that PyTorch raises, a message in three lines, and nothing half-changed."""
+    report = Report(case)
+    for i, s in case.bad:
+        args, kwargs = tensors(s)
+        before = snapshot([args, kwargs])
+        counts["bad samples"] += 1
+        try:
+            result = case(*args, **kwargs)
+        except s.error as e:
+            if isinstance(e, KilnError):
+                lines = str(e).split("\n")
+                if not lines[0].startswith("["):
+                    report.add(i, s, f"the message does not begin with [op]: {e}")
+                elif len(lines) < 2:
+                    report.add(i, s, f"the message has one line: {e}")
+            elif "unexpected keyword" not in str(e) and "argument" not in str(e):
+                report.add(i, s, f"{type(e).__name__} instead of a Kiln error: {e}")
+        except Exception as e:
+            report.add(i, s, f"{type(e).__name__} instead of {s.error.__name__}: {e}")
+        else:
+            report.add(i, s, f"gave {result} instead of {s.error.__name__}")
+        if snapshot([args, kwargs]) != before:
+            report.add(i, s, "an input was changed")
+    report.finish()
+
+
+def differentiable(case: Case, full: bool) -> list:
+    """Samples to differentiate, as (index, sample, function of the inputs, the inputs)."""
+    found = []
+    for i, s in case.good:
+        if not s.grad:
+            continue
+        args, kwargs = tensors(s)
+        inputs = [
+            t for t in leaves([args, kwargs]) if t.dtype in (dt.float64, dt.complex128) and t.numel()
+        ]
+        if not inputs:
+            continue
+        for t in inputs:
+            t.requires_grad = True
+
+        def call(*_, args=args, kwargs=kwargs):  # gradcheck perturbs the tensors inside args
+            return tuple(leaves(case(*args, **kwargs)))
+
+        if any(t.requires_grad and t.numel() for t in call()):
+            found.append((i, s, call, tuple(inputs)))
+    return found if full else found[:6]
+
+
+GRAD_CASES = [c for c in ALL if c.good and (c.op is None or c.op.differentiable)]
+
+
+@each(GRAD_CASES)
+def test_gradients(case, full, counts):
+    report = Report(case)
+    for i, s, call, inputs in differentiable(case, full):
+        counts["gradchecks"] += 1
+        try:
+            gradcheck(call, inputs, fast_mode=not full, nondet_tol=1e-12)
+        except Exception as e:
+            report.add(i, s, f"{type(e).__name__}: {e}")
+    report.finish()
+
+
+@each(GRAD_CASES)
+def test_double_gradients(case, full, counts):
+    report = Report(case)
+    for i, s, call, inputs in differentiable(case, full)[: None if full else 4]:
+        counts["gradgradchecks"] += 1
+        try:
+            gradgradcheck(by_inputs(call), inputs, fast_mode=True, nondet_tol=1e-12)
+        except Exception as e:
+            report.add(i, s, f"{type(e).__name__}: {e}")
+    report.finish()
+
+
+def by_inputs(call):
+    """The function's differentiable outputs only: the others have no second gradient."""
+
+    def run(*inputs):
+        return tuple(t for t in call(*inputs) if t.requires_grad)
+
+    return run
+
+
+@each([c for c in OPS if c.op.inplace and c.good])
+def test_in_place_form(case, counts):
+    """`name_` gives what `name` gives, in the memory of its first argument; or refuses and changes nothing."""
+    from kiln.ops.derive import inplace_function
+
+    report = Report(case)
+    fn = inplace_function(case.op)
+    for i, s in case.good:
+        args, kwargs = tensors(s)
+        if not args or not isinstance(args[0], Tensor):
+            continue
+        want = case(*args, **kwargs)
+        x, memory, version = args[0], args[0]._a, args[0]._version
+        fits = want.shape == x.shape and dt.can_cast(want.dtype, x.dtype)
+        before = snapshot([args, kwargs])
+        counts["in-place checks"] += 1
+        try:
+            got = fn(*args, **kwargs)
+        except KilnError as e:
+            if fits:
+                report.add(i, s, e)
+            elif snapshot([args, kwargs]) != before:
+                report.add(i, s, "refused, but an input was changed")
+            continue
+        if not fits:
+            report.add(i, s, f"{want.dtype.name}{list(want.shape)} was stored in {x.dtype.name}{list(x.shape)}")
+        elif got is not x or x._a is not memory or x._version != version + 1:
+            report.add(i, s, "the result is not the first argument with its version counted up by one")
+        elif error := same(x, want.to(x.dtype)):
+            report.add(i, s, error)
+    report.finish()
+
+
+@each([c for c in OPS if c.op.inplace and c.op.differentiable and c.good])
+def test_in_place_gradients(case, full):
+    """The gradient through `name_` is the gradient through `name`."""
+    from kiln.ops.derive import inplace_function
+
+    report = Report(case)
+    fn = inplace_function(case.op)
+    for i, s, _, inputs in differentiable(case, full):
+        args, kwargs = tensors(s)
+        if not isinstance(args[0], Tensor) or case(*args, **kwargs).shape != args[0].shape:
+            continue
+
+        def call(*xs, fn=fn, s=s):
+            def here(a, left=iter(xs)):
+                return next(left) if a.dtype in (np.float64, np.complex128) and a.size else Tensor(a)
+
+            from cases import convert
+
+            args, kwargs = convert(s.args, here), convert(s.kwargs, here)
+            return fn(args[0].clone(), *args[1:], **kwargs)
+
+        try:
+            gradcheck(call, inputs, fast_mode=True)
+        except Exception as e:
+            report.add(i, s, f"{type(e).__name__}: {e}")
+    report.finish()
+
+
+@each([c for c in OPS if c.op.out and c.good])
+def test_out_form(case, counts):
+    report = Report(case)
+    for i, s in case.good:
+        args, kwargs = tensors(s)
+        want = case(*args, **kwargs)
+        out = tuple(t.new_zeros(t.shape) for t in leaves(want))
+        target = out if isinstance(want, tuple) else out[0]
+        counts["out= checks"] += 1
+        try:
+            got = case(*args, **kwargs, out=target)
+            error = same(target, want)
+            if not error and any(a is not b for a, b in zip(leaves(got), out, strict=True)):
+                error = "the result is not the tensor given as out="
+        except Exception as e:
+            error = f"{type(e).__name__}: {e}"
+        if error:
+            report.add(i, s, error)
+    report.finish()
+
+
+@each([c for c in OPS if c.op.body is not None and c.good])
+def test_body_is_the_reference(case, counts):
+    """The decomposition that compiled programs use computes what the reference computes."""
+    report = Report(case)
+    op = case.op
+    for i, s in case.good:
+        args, kwargs = tensors(s)
+        bound = bind(op, args, kwargs)
+        attributes = [
+            v is p.default or v == p.default
+            for p, v in zip(op.params, bound, strict=True)
+            if not p.is_tensor and not p.variadic
+        ]
+        if op.scalar is not None and all(attributes):
+            continue  # with default attributes it is a primitive
+        counts["body checks"] += 1
+        try:
+            want = case(*args, **kwargs)
+            got = op.body(*bound)
+            error = same(got, want, 1e-9, 1e-9)
+        except Exception as e:
+            error = f"{type(e).__name__}: {e}"
+        if error:
+            report.add(i, s, error)
+    report.finish()

@@ -1,0 +1,43 @@
+"""Options and counts of the whole suite."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+COUNTS: Counter = Counter()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full", action="store_true", help="every sample, dtype and backend instead of a selection"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--full"):
+        return
+    skip = pytest.mark.skip(reason="part of the full suite: --full")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the full suite runs."""
+    return request.config.getoption("--full")
+
+
+@pytest.fixture
+def counts() -> Counter:
+    """What the conformance suite has run so far, by kind; printed at the end."""
+    return COUNTS
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if COUNTS:
+        terminalreporter.section("conformance")
+        for what, n in sorted(COUNTS.items()):
+            terminalreporter.write_line(f"{n:7d}  {what}")
