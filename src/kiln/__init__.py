@@ -100,17 +100,17 @@ def is_complex(input: Tensor) -> bool:
 
 def is_nonzero(input: Tensor) -> bool:
     """Whether a one-element tensor is not zero."""
-    return bool(input)
+    return input.__bool__()
 
 
 def equal(input: Tensor, other: Tensor) -> bool:
     """Whether two tensors have the same shape and elements."""
-    return input.shape == other.shape and bool((input == other).all())
+    return input.shape == other.shape and (input == other).all().item()
 
 
 def allclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
     """Whether all elements are close, see `isclose`."""
-    return bool(input.isclose(other, rtol, atol, equal_nan).all())
+    return input.isclose(other, rtol, atol, equal_nan).all().item()
 
 
 Tensor.equal = equal  # type: ignore[attr-defined]

@@ -67,8 +67,8 @@ ALL = OPS + COMPOSED
 
 def convert(x: Any, array: Callable[[np.ndarray], Any]) -> Any:
     """`x` with every array in it replaced, in lists, tuples and dicts too."""
-    if isinstance(x, np.ndarray):
-        return array(x)
+    if isinstance(x, np.ndarray | np.generic):
+        return array(np.asarray(x))
     if isinstance(x, list | tuple) and not hasattr(x, "_fields") and type(x) in (list, tuple):
         return type(x)(convert(y, array) for y in x)
     if isinstance(x, dict):
@@ -143,7 +143,7 @@ def describe_sample(s: Sample) -> str:
     """A sample in a line."""
 
     def short(x: Any) -> str:
-        if isinstance(x, np.ndarray):
+        if isinstance(x, np.ndarray | np.generic):
             return f"{x.dtype.name}{list(x.shape)}"
         if isinstance(x, list | tuple):
             return "(" + ", ".join(map(short, x)) + ")"

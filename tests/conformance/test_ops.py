@@ -9,7 +9,7 @@ from cases import (
 )  # fmt: skip
 
 from kiln import dtypes as dt
-from kiln.autograd import gradcheck, gradgradcheck
+from kiln.autograd import grad, gradcheck, gradgradcheck
 from kiln.errors import KilnError
 from kiln.tensor import Tensor
 
@@ -26,8 +26,8 @@ def each(cases: list[Case]) -> pytest.MarkDecorator:
 def shape_rule_error(case: Case, args: tuple, kwargs: dict, result: object) -> str:
     """Empty where the op's shape rule predicts the result."""
     assert case.op is not None
-    if case.op.infer is None:
-        return "the op has no shape rule"
+    if case.op.infer is None:  # its shape depends on the data
+        return ""
     predicted = case.op.infer(*bind(case.op, args, kwargs))
     due = predicted if isinstance(predicted, list) else [predicted]
     found = [(tuple(t.shape), t.dtype) for t in leaves(result)]
@@ -91,7 +91,7 @@ def test_dtypes(case, full, counts):
     report.finish()
 
 
-@each([c for c in ALL if c.good])
+@each([c for c in ALL if c.good and not (c.op is not None and c.op.layout)])
 def test_memory_layout_does_not_matter(case, counts):
     report = Report(case)
     for i, s in case.good:
@@ -160,20 +160,37 @@ def differentiable(case: Case, full: bool) -> list:
         if not s.grad:
             continue
         args, kwargs = tensors(s)
-        inputs = [
-            t for t in leaves([args, kwargs]) if t.dtype in (dt.float64, dt.complex128) and t.numel()
-        ]
-        if not inputs:
-            continue
+        inputs = with_gradient(case, args, kwargs)
         for t in inputs:
             t.requires_grad = True
 
         def call(*_, args=args, kwargs=kwargs):  # gradcheck perturbs the tensors inside args
-            return tuple(leaves(case(*args, **kwargs)))
+            return tuple(t for t in leaves(case(*args, **kwargs)) if t.requires_grad)
 
-        if any(t.requires_grad and t.numel() for t in call()):
+        outputs = call()
+        if any(t.numel() for t in outputs) and all(t.dtype in DOUBLE for t in outputs):
             found.append((i, s, call, tuple(inputs)))
     return found if full else found[:6]
+
+
+DOUBLE = (dt.float64, dt.complex128)
+
+
+def with_gradient(case: Case, args: tuple, kwargs: dict) -> list[Tensor]:
+    """The inputs that the op has gradient rules for; those that a composition differentiates."""
+    inputs = [t for t in leaves([args, kwargs]) if t.dtype in DOUBLE and t.numel()]
+    if case.op is not None:
+        targets = {t for rule in case.op.rules for t in rule.targets}
+        bound = bind(case.op, args, kwargs)
+        ours = {id(t) for p in targets for t in leaves(bound[p])}
+        return [t for t in inputs if id(t) in ours]
+    for t in inputs:
+        t.requires_grad = True
+    outs = [t for t in leaves(case(*args, **kwargs)) if t.requires_grad]
+    gs = grad(outs, inputs, [t.detach() for t in outs], allow_unused=True) if outs else []
+    for t in inputs:
+        t.requires_grad = False
+    return [t for t, g in zip(inputs, gs, strict=False) if g is not None]
 
 
 GRAD_CASES = [c for c in ALL if c.good and (c.op is None or c.op.differentiable)]
@@ -197,19 +214,10 @@ def test_double_gradients(case, full, counts):
     for i, s, call, inputs in differentiable(case, full)[: None if full else 4]:
         counts["gradgradchecks"] += 1
         try:
-            gradgradcheck(by_inputs(call), inputs, fast_mode=True, nondet_tol=1e-12)
+            gradgradcheck(call, inputs, fast_mode=True, nondet_tol=1e-12)
         except Exception as e:
             report.add(i, s, f"{type(e).__name__}: {e}")
     report.finish()
-
-
-def by_inputs(call):
-    """The function's differentiable outputs only: the others have no second gradient."""
-
-    def run(*inputs):
-        return tuple(t for t in call(*inputs) if t.requires_grad)
-
-    return run
 
 
 @each([c for c in OPS if c.op.inplace and c.good])
@@ -252,22 +260,19 @@ def test_in_place_gradients(case, full):
 
     report = Report(case)
     fn = inplace_function(case.op)
-    for i, s, _, inputs in differentiable(case, full):
+    for i, s, _, _ in differentiable(case, full):
         args, kwargs = tensors(s)
         if not isinstance(args[0], Tensor) or case(*args, **kwargs).shape != args[0].shape:
             continue
+        chosen = with_gradient(case, args, kwargs)
 
-        def call(*xs, fn=fn, s=s):
-            def here(a, left=iter(xs)):
-                return next(left) if a.dtype in (np.float64, np.complex128) and a.size else Tensor(a)
-
-            from cases import convert
-
-            args, kwargs = convert(s.args, here), convert(s.kwargs, here)
+        def call(*_, args=args, kwargs=kwargs):
             return fn(args[0].clone(), *args[1:], **kwargs)
 
+        for t in chosen:
+            t.requires_grad = True
         try:
-            gradcheck(call, inputs, fast_mode=True)
+            gradcheck(call, tuple(chosen), fast_mode=True)
         except Exception as e:
             report.add(i, s, f"{type(e).__name__}: {e}")
     report.finish()

@@ -23,11 +23,11 @@ from kiln.tensor import Tensor, wrap
 
 def sample(d: dt.dtype, shape: tuple = (2, 3)) -> np.ndarray:
     a = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
-    return (a + 1j * (a + 1)).astype(d.np) if d.is_complex else a.astype(d.np)
+    return np.asarray(a + 1j * (a + 1) if d.is_complex else a).astype(d.np)
 
 
 def tensor(a: np.ndarray) -> Tensor:
-    return wrap(a)
+    return wrap(np.asarray(a))
 
 
 def round_trip(obj, tmp_path):

@@ -115,7 +115,8 @@ class Branch(Exception):
 class Capture:
     """A capture under way on one thread."""
 
-    def __init__(self, decisions: tuple[bool, ...] = ()):
+    def __init__(self, decisions: tuple[bool, ...] = (), constants: bool = False):
+        self.constants = constants  # concrete tensors are constants, not state (inside an op's body)
         self.inputs: list[Input] = []
         self.storages: dict[int, tuple[SymArray, Any]] = {}  # by id of a concrete array, which is kept alive
         self.grads: dict[int, tuple[Tensor, Any, bool]] = {}  # tensors whose .grad was read or written
@@ -189,7 +190,9 @@ class Capture:
         known = self.storages.get(id(a))
         if known is not None:
             return known[0]
-        if t._base is not None and t._view is not None and t._base._a is not a:
+        if self.constants:
+            sym = self._fresh(const(a.item(), t.dtype) if a.shape == () else literal(a))
+        elif t._base is not None and t._view is not None and t._base._a is not a:
             sym = self.payload(t._base)
             for name, rest in t._view:
                 sym = self._view(REGISTRY[name], sym, rest)
@@ -382,7 +385,7 @@ def inline(op: Op, args: tuple, source: str = "") -> Any:
     from ..autograd.modes import no_grad
 
     assert op.body is not None
-    c = Capture()
+    c = Capture(constants=True)
 
     def symbolic(x: Any) -> Any:
         if isinstance(x, Node):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from kiln.errors import KilnError
 
@@ -118,7 +118,7 @@ class Expr:
     dtype: str
     attr: Any
 
-    def __new__(cls, op: str, args: tuple[Expr, ...], dtype: str, attr: Any = None) -> Expr:
+    def __new__(cls, op: str, args: tuple[Expr, ...], dtype: str, attr: Any = None) -> Self:
         # repr tells 0.0 from -0.0 and finds NaN equal to itself.
         key = (op, args, dtype, repr(attr) if op == "const" else attr)
         found = _interned.get(key)
@@ -368,10 +368,16 @@ class LoopNest:
                 )
                 lines.append(f"{inside}for i{d} in {size}{limit}:")
                 inside += "  "
+            shared, texts = format_exprs(_stage_roots(stage))
+            lines += [inside + line for line in shared]
             for k, r in enumerate(stage.reductions):
-                lines.append(f"{inside}r{number}.{k}: {r.dtype} = {r.kind}({format_expr(r.expr)})")
-            lines += [f"{inside}b{t.buffer}[{t.at}] = {format_expr(t.expr)}" for t in stage.stores]
-        lines += [f"{pad}b{t.buffer}[{t.at}] = {format_expr(t.expr)}" for t in self.final]
+                lines.append(f"{inside}r{number}.{k}: {r.dtype} = {r.kind}({texts[k]})")
+            for t, text in zip(stage.stores, texts[len(stage.reductions) :], strict=True):
+                lines.append(f"{inside}b{t.buffer}[{t.at}] = {text}")
+        shared, texts = format_exprs([t.expr for t in self.final])
+        lines += [pad + line for line in shared]
+        for t, text in zip(self.final, texts, strict=True):
+            lines.append(f"{pad}b{t.buffer}[{t.at}] = {text}")
         return "\n".join(lines)
 
 
@@ -443,9 +449,30 @@ _INFIX = {
 }  # fmt: skip
 
 
+def format_exprs(roots: Sequence[Expr]) -> tuple[list[str], list[str]]:
+    """Readable text of several expressions: lines naming what is shared, then one text for each root."""
+    uses: dict[Expr, int] = {}
+    order = walk(roots)
+    for used in [*(a for e in order for a in e.args), *roots]:
+        uses[used] = uses.get(used, 0) + 1
+    text: dict[Expr, str] = {}
+    shared: list[str] = []
+    for e in order:
+        text[e] = _format(e, [text[a] for a in e.args])
+        if uses[e] > 1 and e.op not in LEAVES:
+            name = f"t{len(shared)}"
+            shared.append(f"{name} = {text[e]}")
+            text[e] = name
+    return shared, [text[e] for e in roots]
+
+
 def format_expr(e: Expr) -> str:
-    """One line of readable text."""
-    args = [format_expr(a) for a in e.args]
+    """One line of readable text; what is used more than once is named in front."""
+    shared, (text,) = format_exprs([e])
+    return "; ".join([*shared, text])
+
+
+def _format(e: Expr, args: list[str]) -> str:
     if e.op in ("load", "gather", "scalar"):
         buffer, at = e.attr
         extra = f" + {args[0]}" if e.op == "gather" else ""

@@ -151,7 +151,9 @@ class State:
             for name, child in module._modules.items():
                 if child is not None:
                     start = f"{prefix}{name}."
-                    visit(child, {k: v for k, v in local_state.items() if k.startswith(start)}, start)
+                    visit(
+                        child, {k: v for k, v in local_state.items() if k.startswith(start)}, start
+                    )
             if module._load_state_dict_post_hooks:
                 hooked.append((module, _IncompatibleKeys(missing, unexpected)))
 
@@ -180,7 +182,9 @@ class State:
             raise
         return _IncompatibleKeys(missing, unexpected)
 
-    def _refuse(self, errors: list[str], missing: list[str], unexpected: list[str], strict: bool) -> None:
+    def _refuse(
+        self, errors: list[str], missing: list[str], unexpected: list[str], strict: bool
+    ) -> None:
         lines = list(errors)
         if strict and unexpected:
             lines.insert(0, f"Unexpected key(s) in state_dict: {_quoted(unexpected)}. ")
@@ -200,7 +204,15 @@ class State:
     ) -> None:  # fmt: skip
         """Check this module's own part of a state dict and plan the copies; may be overridden."""
         for hook in list(self._load_state_dict_pre_hooks.values()):
-            rest = (state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+            rest = (
+                state_dict,
+                prefix,
+                local_metadata,
+                strict,
+                missing_keys,
+                unexpected_keys,
+                error_msgs,
+            )
             hook.fn(self, *rest) if hook.with_kwargs else hook.fn(*rest)
         own = self._own_state()
         writes = getattr(error_msgs, "writes", None)
@@ -242,7 +254,13 @@ class State:
                         unexpected_keys.append(key)
 
     def _load_extra(
-        self, state_dict: Any, prefix: str, strict: bool, missing: list, unexpected: list, writes: Any
+        self,
+        state_dict: Any,
+        prefix: str,
+        strict: bool,
+        missing: list,
+        unexpected: list,
+        writes: Any,
     ) -> None:
         key = prefix + EXTRA
         if self._has_extra("set_extra_state"):

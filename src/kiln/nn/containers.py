@@ -6,7 +6,7 @@ import operator
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 from ..errors import KilnIndexError, KilnTypeError, KilnValueError, describe
 from ..tensor import Tensor
@@ -43,12 +43,12 @@ class _Numbered(Module):
         kept = list(self._modules.values())
         self._modules = {str(n): m for n, m in enumerate(kept)}
 
-    def append(self, module: Module) -> Any:
+    def append(self, module: Module) -> Self:
         """Add a module at the end; returns self."""
         self.add_module(str(len(self)), module)
         return self
 
-    def insert(self, index: int, module: Module) -> Any:
+    def insert(self, index: int, module: Module) -> Self:
         """Add a module before position `index`; returns self."""
         if not isinstance(module, Module):
             raise KilnTypeError("insert", f"module should be of type: {Module}", describe(module))
@@ -92,27 +92,29 @@ class Sequential(_Numbered):
             raise KilnValueError("add", "only a Sequential can be added to one", describe(other))
         return Sequential(*self, *other)
 
-    def __iadd__(self, other: Any) -> Sequential:
+    def __iadd__(self, other: Any) -> Self:
         if not isinstance(other, Sequential):
             raise KilnValueError("add", "only a Sequential can be added to one", describe(other))
         return self.extend(other)
 
     def __mul__(self, n: int) -> Sequential:
         if not isinstance(n, int):
-            raise KilnTypeError("mul", "a Sequential is repeated an integer number of times", describe(n))
+            raise KilnTypeError(
+                "mul", "a Sequential is repeated an integer number of times", describe(n)
+            )
         if n <= 0:
             raise KilnValueError("mul", "a Sequential is repeated at least once", n)
         return Sequential(*chain.from_iterable(self for _ in range(n)))
 
     __rmul__ = __mul__
 
-    def __imul__(self, n: int) -> Sequential:
+    def __imul__(self, n: int) -> Self:
         once = list((self * n)[: len(self)])
         for _ in range(n - 1):
             self.extend(once)
         return self
 
-    def extend(self, sequential: Iterable[Module]) -> Sequential:
+    def extend(self, sequential: Iterable[Module]) -> Self:
         """Add modules at the end; returns self."""
         for module in list(sequential):
             self.append(module)
@@ -140,13 +142,13 @@ class ModuleList(_Numbered):
     def __setitem__(self, i: int, module: Module) -> None:
         setattr(self, self._key(i), module)
 
-    def __iadd__(self, modules: Iterable[Module]) -> ModuleList:
+    def __iadd__(self, modules: Iterable[Module]) -> Self:
         return self.extend(modules)
 
     def __add__(self, other: Iterable[Module]) -> ModuleList:
         return type(self)([*self, *other])
 
-    def extend(self, modules: Iterable[Module]) -> ModuleList:
+    def extend(self, modules: Iterable[Module]) -> Self:
         """Add modules at the end; returns self."""
         if not isinstance(modules, Iterable):
             raise KilnTypeError(
@@ -185,11 +187,15 @@ class _Named:
             return
         for i, pair in enumerate(entries):
             if not isinstance(pair, Iterable):
-                raise KilnTypeError("update", f"sequence element {i} should be Iterable", describe(pair))
+                raise KilnTypeError(
+                    "update", f"sequence element {i} should be Iterable", describe(pair)
+                )
             pair = tuple(pair)
             if len(pair) != 2:
                 raise KilnValueError(
-                    "update", f"sequence element {i} has length {len(pair)}; 2 is required", describe(pair)
+                    "update",
+                    f"sequence element {i} has length {len(pair)}; 2 is required",
+                    describe(pair),
                 )
             yield pair  # type: ignore[misc]
 
@@ -291,17 +297,17 @@ class ParameterList(Module):
     def __iter__(self) -> Iterator[Any]:
         return iter(self[i] for i in range(len(self)))
 
-    def __iadd__(self, values: Iterable[Any]) -> ParameterList:
+    def __iadd__(self, values: Iterable[Any]) -> Self:
         return self.extend(values)
 
-    def append(self, value: Any) -> ParameterList:
+    def append(self, value: Any) -> Self:
         """Add a parameter at the end; returns self."""
         n = len(self)
         self._size += 1
         self[n] = value
         return self
 
-    def extend(self, values: Iterable[Any]) -> ParameterList:
+    def extend(self, values: Iterable[Any]) -> Self:
         """Add parameters at the end; returns self."""
         if not isinstance(values, Iterable) or isinstance(values, Tensor):
             raise KilnTypeError(
@@ -360,7 +366,7 @@ class ParameterDict(_Named, Module):
         out.update(other)
         return out
 
-    def __ior__(self, other: ParameterDict) -> ParameterDict:
+    def __ior__(self, other: ParameterDict) -> Self:
         self.update(other)
         return self
 

@@ -32,7 +32,9 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     if nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else param
         if isinstance(slope, bool) or not isinstance(slope, int | float):
-            raise KilnValueError("calculate_gain", f"negative_slope {param} not a valid number", param)
+            raise KilnValueError(
+                "calculate_gain", f"negative_slope {param} not a valid number", param
+            )
         return math.sqrt(2.0 / (1 + slope**2))
     if nonlinearity == "selu":
         return 3.0 / 4
@@ -69,7 +71,12 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any 
 
 
 def trunc_normal_(
-    tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, generator: Any = None
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    generator: Any = None,
 ) -> Tensor:
     """Fill with normally distributed values from [a, b]."""
     if mean < a - 2 * std or mean > b + 2 * std:
@@ -113,7 +120,9 @@ def _store(tensor: Tensor, values: np.ndarray) -> Tensor:
 def eye_(tensor: Tensor) -> Tensor:
     """Fill a matrix with the identity."""
     if tensor.ndim != 2:
-        raise KilnValueError("eye_", "only tensors with 2 dimensions are supported", describe(tensor))
+        raise KilnValueError(
+            "eye_", "only tensors with 2 dimensions are supported", describe(tensor)
+        )
     return _store(tensor, np.eye(*tensor.shape, dtype=np.float32))
 
 
@@ -165,7 +174,11 @@ def _no_elements(tensor: Tensor) -> bool:
 
 
 def kaiming_uniform_(
-    tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Any = None
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Any = None,
 ) -> Tensor:
     """Uniform with standard deviation gain / sqrt(fan) (He et al. 2015)."""
     if _no_elements(tensor):
@@ -175,12 +188,18 @@ def kaiming_uniform_(
 
 
 def kaiming_normal_(
-    tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Any = None
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Any = None,
 ) -> Tensor:
     """Normal with standard deviation gain / sqrt(fan) (He et al. 2015)."""
     if _no_elements(tensor):
         return tensor
-    return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity, "kaiming_normal_"), generator)
+    return normal_(
+        tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity, "kaiming_normal_"), generator
+    )
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tensor:
@@ -202,8 +221,10 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
 def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any = None) -> Tensor:
     """Normal values in a matrix with a fraction of each column set to 0 (Martens 2010)."""
     if tensor.ndim != 2:
-        raise KilnValueError("sparse_", "only tensors with 2 dimensions are supported", describe(tensor))
-    from ..ops.random import randperm
+        raise KilnValueError(
+            "sparse_", "only tensors with 2 dimensions are supported", describe(tensor)
+        )
+    from .. import randperm
 
     rows, columns = tensor.shape
     zeros = math.ceil(sparsity * rows)
@@ -218,7 +239,9 @@ def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any =
 def _deprecated(name: str, fn: Callable) -> Callable:
     def old(*args: Any, **kwargs: Any) -> Tensor:
         warnings.warn(
-            f"`nn.init.{name}` is now deprecated in favor of `nn.init.{name}_`.", FutureWarning, stacklevel=2
+            f"`nn.init.{name}` is now deprecated in favor of `nn.init.{name}_`.",
+            FutureWarning,
+            stacklevel=2,
         )
         return fn(*args, **kwargs)
 

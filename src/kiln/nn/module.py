@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from .. import dtypes as dt
 from ..autograd.modes import no_grad
+from ..compile.hooks import watch
 from ..device import as_device
 from ..errors import (
     KilnAttributeError,
@@ -21,13 +22,11 @@ from ..errors import (
     describe,
 )
 from ..ops.creation import empty_like
-from ..tensor import Tensor, active_capture
+from ..tensor import CAPTURING, Tensor, active_capture
 from . import _hooks
 from ._hooks import CONFIG_VERSION, Hooks
 from ._state import State
 from .parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter, is_lazy
-
-M = TypeVar("M", bound="Module")
 
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
@@ -66,6 +65,8 @@ class Module(Hooks, State):
         )  # fmt: skip
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if CAPTURING:
+            watch(self)
         if (
             self._forward_hooks
             or self._forward_pre_hooks
@@ -74,6 +75,15 @@ class Module(Hooks, State):
         ):
             return _hooks.call(self, args, kwargs)
         return self.forward(*args, **kwargs)
+
+    def __capture_facts__(self) -> Any:
+        """What a captured call of this module relies on, to be compared at each replay."""
+        own = self.__dict__
+        known = own.get("_facts")
+        if known is None or known[0] != CONFIG_VERSION[0] or known[1] != id(self):
+            plain = tuple((k, _fact(v)) for k, v in own.items() if k != "_facts")
+            own["_facts"] = known = (CONFIG_VERSION[0], id(self), (type(self), plain))
+        return known[2]
 
     # ---- attributes
 
@@ -131,7 +141,13 @@ class Module(Hooks, State):
         object.__delattr__(self, name)
 
     def __dir__(self) -> list[str]:
-        names = {*dir(type(self)), *self.__dict__, *self._parameters, *self._modules, *self._buffers}
+        names = {
+            *dir(type(self)),
+            *self.__dict__,
+            *self._parameters,
+            *self._modules,
+            *self._buffers,
+        }
         return sorted(n for n in names if not n[:1].isdigit())
 
     def _check_name(self, kind: str, name: Any, table: str) -> None:
@@ -142,11 +158,17 @@ class Module(Hooks, State):
             )  # fmt: skip
         if not isinstance(name, str):
             raise KilnTypeError(
-                "Module", f"{kind} name should be a string. Got {type(name).__name__}", repr(name), ""
+                "Module",
+                f"{kind} name should be a string. Got {type(name).__name__}",
+                repr(name),
+                "",
             )
         if hasattr(self, name) and name not in self.__dict__[table]:
             raise KilnKeyError(
-                "Module", f"attribute '{name}' already exists", type(self).__name__, "pick another name"
+                "Module",
+                f"attribute '{name}' already exists",
+                type(self).__name__,
+                "pick another name",
             )
         if "." in name or name == "":
             why = "can't be empty string" if name == "" else 'can\'t contain "."'
@@ -187,7 +209,10 @@ class Module(Hooks, State):
         """Add a submodule under an attribute's name."""
         if not isinstance(module, Module) and module is not None:
             raise KilnTypeError(
-                "add_module", f"{type(module).__name__} is not a Module subclass", describe(module), ""
+                "add_module",
+                f"{type(module).__name__} is not a Module subclass",
+                describe(module),
+                "",
             )
         self._check_name("module", name, "_modules")
         CONFIG_VERSION[0] += 1
@@ -282,13 +307,17 @@ class Module(Hooks, State):
                 )  # fmt: skip
             module = getattr(module, name)
             if not isinstance(module, Module):
-                raise KilnAttributeError("get_submodule", f"`{name}` is not an nn.Module", repr(target))
+                raise KilnAttributeError(
+                    "get_submodule", f"`{name}` is not an nn.Module", repr(target)
+                )
         return module
 
     def set_submodule(self, target: str, module: Module, strict: bool = False) -> None:
         """Put a module at a dotted name; `strict` wants one to be there already."""
         if not target:
-            raise KilnValueError("set_submodule", "cannot set the submodule without a target name", "''")
+            raise KilnValueError(
+                "set_submodule", "cannot set the submodule without a target name", "''"
+            )
         if not isinstance(module, Module):
             raise KilnValueError("set_submodule", "not an nn.Module", describe(module))
         *parents, name = target.split(".")
@@ -319,14 +348,14 @@ class Module(Hooks, State):
 
     # ---- changing
 
-    def apply(self: M, fn: Callable[[Module], Any]) -> M:
+    def apply(self, fn: Callable[[Module], Any]) -> Self:
         """Call `fn` with every submodule and, last, with this module; returns self."""
         for module in self.children():
             module.apply(fn)
         fn(self)
         return self
 
-    def train(self: M, mode: bool = True) -> M:
+    def train(self, mode: bool = True) -> Self:
         """Set training mode (dropout, batch norm) here and below; returns self."""
         if not isinstance(mode, bool):
             raise KilnValueError("train", "training mode is expected to be boolean", describe(mode))
@@ -335,11 +364,11 @@ class Module(Hooks, State):
             module.train(mode)
         return self
 
-    def eval(self: M) -> M:
+    def eval(self) -> Self:
         """Set evaluation mode; returns self."""
         return self.train(False)
 
-    def requires_grad_(self: M, requires_grad: bool = True) -> M:
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Set whether the parameters want gradients; returns self."""
         for p in self.parameters():
             p.requires_grad_(requires_grad)
@@ -353,7 +382,7 @@ class Module(Hooks, State):
             elif (g := p.grad) is not None:
                 p.grad = g.detach().zero_()
 
-    def _apply(self: M, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> M:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if recurse:
             for module in self.children():
                 module._apply(fn)
@@ -375,7 +404,7 @@ class Module(Hooks, State):
                     self._buffers[name] = new
         return self
 
-    def to(self: M, *args: Any, **kwargs: Any) -> M:
+    def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move to a device and/or cast floating parameters and buffers; returns self.
 
         `to(device)`, `to(dtype)`, `to(tensor)`, `to(device=…, dtype=…)`.
@@ -397,45 +426,45 @@ class Module(Hooks, State):
             )  # fmt: skip
         return self if dtype is None else self._cast(dtype)
 
-    def _cast(self: M, dtype: dt.dtype) -> M:
+    def _cast(self, dtype: dt.dtype) -> Self:
         return self._apply(lambda x: x.to(dtype) if x.dtype.category >= dt.FLOAT else x)
 
-    def type(self: M, dst_type: Any) -> M:
+    def type(self, dst_type: Any) -> Self:
         """Cast all parameters and buffers; returns self."""
         return self._apply(lambda x: x.type(dst_type))
 
-    def float(self: M) -> M:
+    def float(self) -> Self:
         """Cast floating parameters and buffers to float32; returns self."""
         return self._float_to(dt.float32)
 
-    def double(self: M) -> M:
+    def double(self) -> Self:
         """Cast floating parameters and buffers to float64; returns self."""
         return self._float_to(dt.float64)
 
-    def half(self: M) -> M:
+    def half(self) -> Self:
         """Cast floating parameters and buffers to float16; returns self."""
         return self._float_to(dt.float16)
 
-    def bfloat16(self: M) -> M:
+    def bfloat16(self) -> Self:
         """Cast floating parameters and buffers to bfloat16; returns self."""
         return self._float_to(dt.bfloat16)
 
-    def _float_to(self: M, dtype: dt.dtype) -> M:
+    def _float_to(self, dtype: dt.dtype) -> Self:
         return self._apply(lambda x: x.to(dtype) if x.is_floating_point() else x)
 
-    def cpu(self: M) -> M:
+    def cpu(self) -> Self:
         """Move to the CPU; returns self."""
         return self.to("cpu")
 
-    def cuda(self: M, device: Any = None) -> M:
+    def cuda(self, device: Any = None) -> Self:
         """Move to a CUDA device; returns self."""
         return self.to("cuda" if device is None else device)
 
-    def to_empty(self: M, *, device: Any, recurse: bool = True) -> M:
+    def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
         """Move to a device without the values; returns self."""
         return self._apply(lambda x: empty_like(x, device=device), recurse)
 
-    def share_memory(self: M) -> M:
+    def share_memory(self) -> Self:
         """Nothing to do on this platform; returns self."""
         return self
 
@@ -478,6 +507,17 @@ def _refuse(name: str, value: Any, kind: str, due: str) -> None:
         "Module", f"cannot assign '{type(value).__name__}' as {kind} '{name}' ({due} or None expected)",
         describe(value), f"del the {kind} first to use its name for something else",
     )  # fmt: skip
+
+
+def _fact(value: Any) -> Any:
+    """A value that tells whether an attribute is what it was: plain values themselves, else identities."""
+    if isinstance(value, bool | int | float | complex | str | None):
+        return value.__class__, value
+    if isinstance(value, dict):
+        return tuple((k, _fact(v)) for k, v in value.items())
+    if isinstance(value, tuple | list | set):
+        return tuple(map(_fact, value))
+    return id(value)
 
 
 def _count(old: Any, new: Any) -> None:

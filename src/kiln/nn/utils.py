@@ -18,7 +18,10 @@ def _grads(parameters: Any) -> list[Tensor]:
 
 
 def get_total_norm(
-    tensors: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False, foreach: bool | None = None
+    tensors: Any,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
 ) -> Tensor:
     """The norm of all elements of the tensors together, a 0-d tensor."""
     tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)

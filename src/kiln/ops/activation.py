@@ -110,7 +110,7 @@ def _mask_bits(g: np.ndarray, drop: np.ndarray) -> np.ndarray:
     grad={"grad": lambda g, result: relu_grad(g, result)},
     body=lambda grad, result: where_op(result <= 0, 0, grad),
     samples=lambda: iter([
-        Sample((draw(rng(), s), np.maximum(draw(rng(1), s), 0))) for s in ((3, 4), (), (0,))
+        Sample((draw(rng(), s), np.asarray(np.maximum(draw(rng(1), s), 0)))) for s in ((3, 4), (), (0,))
     ]),
 )  # fmt: skip
 def relu_grad(grad: Tensor, result: Tensor) -> Tensor:

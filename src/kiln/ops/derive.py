@@ -52,7 +52,10 @@ def _elementwise_runner(op: Op) -> Callable:
                 if x.dtype is not np_type:
                     values[i] = x.astype(np_type)
             else:
-                values[i] = np_type.type(x)
+                try:
+                    values[i] = np_type.type(x)
+                except OverflowError:  # integers wrap, as in PyTorch
+                    values[i] = np.int64(x).astype(np_type)
         r = ref(*values)
         if (keep and r.dtype != want.np) or (half and r.dtype == _F32):
             r = r.astype(want.np)

@@ -25,6 +25,8 @@ def elementwise(promote: str = "same", scalar: str | None = None, **facts: Any) 
 
 
 def _conj(x: Any) -> Any:
+    if isinstance(x, complex):
+        return x.conjugate()
     return x.conj() if isinstance(x, Tensor) and x._a.dtype.kind == "c" else x
 
 

@@ -200,7 +200,7 @@ def _distance(input: Tensor) -> Tensor:
 @op(
     exact=True, inplace=True, out=True, infer=_triangle_infer, samples=_triangle_samples,
     grad={"input": lambda g, diagonal: tril(g, diagonal)},
-    body=lambda input, diagonal: where_op(_distance(input) <= diagonal, input, 0),
+    body=lambda input, diagonal: where_op(_distance(input) <= diagonal, input, input.new_zeros(())),
 )  # fmt: skip
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """The lower triangle of matrices, up to `diagonal` columns right of the main one; zeros above."""
@@ -210,7 +210,7 @@ def tril(input: Tensor, diagonal: int = 0) -> Tensor:
 @op(
     exact=True, inplace=True, out=True, infer=_triangle_infer, samples=_triangle_samples,
     grad={"input": lambda g, diagonal: triu(g, diagonal)},
-    body=lambda input, diagonal: where_op(_distance(input) >= diagonal, input, 0),
+    body=lambda input, diagonal: where_op(_distance(input) >= diagonal, input, input.new_zeros(())),
 )  # fmt: skip
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """The upper triangle of matrices, from `diagonal` columns right of the main one; zeros below."""

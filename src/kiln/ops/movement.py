@@ -92,7 +92,7 @@ def _bitcast_infer(input: Any, dtype: dt.dtype) -> tuple:
     return Size([*shape[:-1], int(shape[-1] * ratio)]), dtype
 
 
-@view(private=True, infer=_bitcast_infer, samples=lambda: iter([
+@view(private=True, layout=True, infer=_bitcast_infer, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), dt.int64), grad=False), Sample((draw(rng(), (3, 4)), dt.int32), grad=False)]))  # fmt: skip
 def bitcast(input: Tensor, dtype: dt.dtype) -> Tensor:
     """The same bytes seen as another dtype."""
@@ -844,6 +844,7 @@ def meshgrid(*tensors: Any, indexing: str | None = None) -> tuple[Tensor, ...]:
 
 @view(
     infer=lambda input, size, stride, storage_offset: (Size(size), input.dtype),
+    layout=True,
     grad={"input": lambda g, input, size, stride, storage_offset: as_strided_grad(
         g, tuple(input.shape), tuple(size), tuple(stride), storage_offset or 0)},
     samples=lambda: iter([Sample((draw(rng(), (4, 4)), (2, 3), (4, 1), 1)), Sample((draw(rng(), (6,)), (4, 3), (1, 1)))]),

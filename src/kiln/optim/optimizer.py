@@ -14,7 +14,7 @@ from typing import Any
 
 from ..autograd.hooks import RemovableHandle
 from ..autograd.modes import enable_grad, no_grad
-from ..compile.hooks import eager, host_scalar
+from ..compile.hooks import eager, host_scalar, watch
 from ..errors import KilnError, KilnTypeError, KilnValueError, describe
 from ..tensor import Tensor
 
@@ -35,6 +35,8 @@ def _hooked(step: Callable) -> Callable:
 
     @functools.wraps(step)
     def run(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        watch(self)
+        self._stepped = True
         for hook in list(self._optimizer_step_pre_hooks.values()):
             out = hook(self, args, kwargs)
             if out is not None:
@@ -69,6 +71,8 @@ class Optimizer:
 
     _optimizer_step_pre_hooks: dict[int, Callable]
     _optimizer_step_post_hooks: dict[int, Callable]
+    _stepped = False  # whether `step` was called: schedulers warn where it was not
+    _loads = 0  # how often state was replaced
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -90,7 +94,9 @@ class Optimizer:
         self.param_groups: list[dict[str, Any]] = []
         groups: list[Any] = list(params)
         if not groups:
-            raise KilnValueError(name, "optimizer got an empty parameter list", "[]", "model.parameters()")
+            raise KilnValueError(
+                name, "optimizer got an empty parameter list", "[]", "model.parameters()"
+            )
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
         for group in groups:
@@ -113,7 +119,9 @@ class Optimizer:
         """Add a group: a dict with "params" and options of its own."""
         name = type(self).__name__
         if not isinstance(param_group, dict):
-            raise KilnTypeError(name, f"param_group must be a dict, but got {type(param_group)}", None)
+            raise KilnTypeError(
+                name, f"param_group must be a dict, but got {type(param_group)}", None
+            )
         group = dict(param_group)
         params = group["params"]
         if isinstance(params, Tensor):
@@ -127,7 +135,9 @@ class Optimizer:
         names = [p[0] for p in params if isinstance(p, tuple)]
         if names:
             if len(names) != len(params):
-                raise KilnValueError(name, "all optimizer params should be with/without names", None)
+                raise KilnValueError(
+                    name, "all optimizer params should be with/without names", None
+                )
             group["param_names"] = names
             params = [p[1] for p in params]
         for p in params:
@@ -137,7 +147,9 @@ class Optimizer:
                     describe(p), "pass model.parameters()",
                 )  # fmt: skip
             if not self.defaults.get("differentiable") and not p.is_leaf:
-                raise KilnValueError(name, "can't optimize a non-leaf Tensor", describe(p), "optimize leaves")
+                raise KilnValueError(
+                    name, "can't optimize a non-leaf Tensor", describe(p), "optimize leaves"
+                )
         for key, default in self.defaults.items():
             if default is required and key not in group:
                 raise KilnValueError(
@@ -151,7 +163,10 @@ class Optimizer:
                                  "list each parameter once")  # fmt: skip
         if any(id(p) in ids for g in self.param_groups for p in g["params"]):
             raise KilnValueError(
-                name, "some parameters appear in more than one parameter group", None, "put each in one"
+                name,
+                "some parameters appear in more than one parameter group",
+                None,
+                "put each in one",
             )
         group["params"] = params
         self.param_groups.append(group)
@@ -174,19 +189,27 @@ class Optimizer:
         """Call `hook(optimizer, args, kwargs)` after a step."""
         return self._register("_optimizer_step_post_hooks", hook)
 
-    def register_state_dict_pre_hook(self, hook: Callable, prepend: bool = False) -> RemovableHandle:
+    def register_state_dict_pre_hook(
+        self, hook: Callable, prepend: bool = False
+    ) -> RemovableHandle:
         """Call `hook(optimizer)` before `state_dict`."""
         return self._register("_optimizer_state_dict_pre_hooks", hook, prepend)
 
-    def register_state_dict_post_hook(self, hook: Callable, prepend: bool = False) -> RemovableHandle:
+    def register_state_dict_post_hook(
+        self, hook: Callable, prepend: bool = False
+    ) -> RemovableHandle:
         """Call `hook(optimizer, state_dict)` after `state_dict`; it may return another dict."""
         return self._register("_optimizer_state_dict_post_hooks", hook, prepend)
 
-    def register_load_state_dict_pre_hook(self, hook: Callable, prepend: bool = False) -> RemovableHandle:
+    def register_load_state_dict_pre_hook(
+        self, hook: Callable, prepend: bool = False
+    ) -> RemovableHandle:
         """Call `hook(optimizer, state_dict)` before loading; it may return another dict."""
         return self._register("_optimizer_load_state_dict_pre_hooks", hook, prepend)
 
-    def register_load_state_dict_post_hook(self, hook: Callable, prepend: bool = False) -> RemovableHandle:
+    def register_load_state_dict_post_hook(
+        self, hook: Callable, prepend: bool = False
+    ) -> RemovableHandle:
         """Call `hook(optimizer)` after loading."""
         return self._register("_optimizer_load_state_dict_post_hooks", hook, prepend)
 
@@ -255,6 +278,22 @@ class Optimizer:
         for hooks in _HOOKS:
             self.__dict__.setdefault(hooks, OrderedDict())
         self.defaults.setdefault("differentiable", False)
+        self._loads += 1
+
+    def __capture_facts__(self) -> Any:
+        """What a captured step relies on; options count by their values."""
+        groups = [
+            (
+                tuple(map(id, g["params"])),
+                tuple((k, self._fact(k, v)) for k, v in g.items() if k != "params"),
+            )
+            for g in self.param_groups
+        ]
+        hooks = (*self._optimizer_step_pre_hooks, *self._optimizer_step_post_hooks)
+        return self._loads, tuple(groups), hooks
+
+    def _fact(self, key: str, value: Any) -> Any:
+        return id(value) if isinstance(value, Tensor | list) else value
 
     def __repr__(self) -> str:
         text = type(self).__name__ + " ("
@@ -306,16 +345,31 @@ class PerParameter(Optimizer):
                 for p in group["params"]:
                     g = p.grad
                     if g is not None:
-                        state = self.state[p]
-                        if not state:
-                            with eager():  # state is memory: made once, not at each captured call
-                                state.update(self.slots(p, group))
+                        state = self.state.get(p) or self._begin(p, group)
                         self.update(p, -g if group["maximize"] else g, state, group, scalars)
         return loss
 
+    def _fact(self, key: str, value: Any) -> Any:
+        # numbers are re-read at every call (`scalars`); Python branches ask only whether they are 0
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return value != 0
+        return len(value) if isinstance(value, tuple) else super()._fact(key, value)
+
+    def _begin(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        if not self.remembers(group):
+            return {}
+        state = self.state[p]
+        with eager():  # state is memory: made once, not at each call of a captured step
+            state.update(self.slots(p, group))
+        return state
+
+    def remembers(self, group: dict[str, Any]) -> bool:
+        """Whether parameters of a group have state."""
+        return True
+
     def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         """A parameter's state before its first step."""
-        return {}
+        raise NotImplementedError
 
     def scalars(self, group: dict[str, Any]) -> Any:
         """The options that are numbers, re-read at each call of a captured step."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..compile.hooks import eager
 from ..errors import KilnValueError
 from ..ops.creation import tensor, zeros_like
 from ..tensor import Tensor
@@ -25,40 +24,45 @@ class SGD(PerParameter):
                 "SGD", "Nesterov momentum requires a momentum and zero dampening",
                 f"momentum={momentum}, dampening={dampening}", "SGD(…, momentum=0.9, nesterov=True)",
             )  # fmt: skip
+        self._shares: dict[Tensor, Tensor] = {}
         super().__init__(params, {
             "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
             "nesterov": nesterov, "maximize": maximize, "foreach": foreach,
             "differentiable": differentiable, "fused": fused,
         })  # fmt: skip
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._shares = {}
+
+    def remembers(self, group: dict[str, Any]) -> bool:
+        return group["momentum"] != 0
+
     def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        return {} if group["momentum"] == 0 else {"momentum_buffer": zeros_like(p)}
+        self._shares[p] = tensor(1.0, dtype=p.dtype)
+        return {"momentum_buffer": zeros_like(p)}
 
     def scalars(self, group: dict[str, Any]) -> tuple:
-        return tuple(options(group, "lr", "momentum", "weight_decay"))
+        return tuple(options(group, "lr", "momentum", "weight_decay", "dampening"))
 
     def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
-        lr, momentum, weight_decay = scalars
+        lr, momentum, weight_decay, dampening = scalars
         if group["weight_decay"] != 0:
             g = g + p * weight_decay
         if group["momentum"] != 0:
-            buffer = state.get("momentum_buffer")
-            if buffer is None:
-                with eager():
-                    buffer = state["momentum_buffer"] = zeros_like(p)
-            buffer.mul_(momentum).add_(g if group["dampening"] == 0 else g * self._share(p, buffer, group))
+            part = g if group["dampening"] == 0 else g * self._share(p, 1 - dampening)
+            buffer = state["momentum_buffer"]
+            buffer.mul_(momentum).add_(part)
             g = g + buffer * momentum if group["nesterov"] else buffer
         p.sub_(g * lr)
 
     # Note [Dampening]
     # The first gradient enters the buffer whole, later ones times 1 - dampening. Which step is the
     # first is no Python fact in a captured step, so the factor is a tensor that each step rewrites.
-    def _share(self, p: Tensor, buffer: Tensor, group: dict) -> Tensor:
-        shares = self.__dict__.setdefault("_shares", {})
-        if p not in shares:
-            with eager():
-                started = bool((buffer != 0).any())
-                shares[p] = tensor(1 - group["dampening"] if started else 1.0, dtype=p.dtype)
-        share = shares[p].clone()
-        shares[p].fill_(1 - group["dampening"])
-        return share
+    def _share(self, p: Tensor, later: Any) -> Tensor:
+        share = self._shares.get(p)
+        if share is None:  # the buffer came from a state dict: it has started
+            return later
+        now = share.clone()
+        share.fill_(later)
+        return now

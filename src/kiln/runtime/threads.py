@@ -7,13 +7,14 @@ worker that sleeps, is descheduled or is gone costs speed and never progress. Wo
 ``ntasks``, which kernels take from shapes alone: the bits don't depend on the number of threads.
 
 Workers are Python threads inside one long ctypes call (so without the GIL). They spin for a
-while when idle, then return to Python and sleep on a lock: no operating-system call of our own.
+while when idle, then return to Python and sleep on a lock, which works alike on every system.
 """
 
 from __future__ import annotations
 
 import _thread
 import atexit
+import contextlib
 import ctypes
 import os
 import threading
@@ -250,7 +251,7 @@ class _Pool:
         self._raw = raw
         self.address = (ctypes.addressof(raw) + 63) & ~63
         self.threads: list[threading.Thread] = []
-        self.sleepers: list[Any] = []
+        self.sleepers: list[tuple[Any, int]] = []  # (lock slept on, native thread id)
         self.lock = threading.Lock()
         self.size = _default_threads()
         self.started = False
@@ -317,11 +318,16 @@ class _Pool:
         # Cleared before the list is emptied: a worker appends first and sets the word after,
         # so the word is never 0 while a worker sleeps on the list.
         self.field(_ASLEEP).value = 0
+        elsewhere = _other_cpus() if self.sleepers else None
         while self.sleepers:
             try:
-                self.sleepers.pop().release()
+                bed, thread = self.sleepers.pop()
             except IndexError:
                 return
+            if elsewhere:
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(thread, elsewhere)
+            bed.release()
 
     def reset_after_fork(self) -> None:
         """Forget the threads, which a forked child doesn't have; they start again on demand."""
@@ -333,10 +339,11 @@ class _Pool:
     def _serve(self, epoch: int) -> None:
         bed = _thread.allocate_lock()
         bed.acquire()
+        thread = threading.get_native_id()
         asleep = self.field(_ASLEEP)
         stop = self.field(_STOP)
         while not self._worker(self.address, epoch, _SPIN_IDLE, _SPIN_ACTIVE):
-            self.sleepers.append(bed)
+            self.sleepers.append((bed, thread))
             asleep.value = 1
             if stop.value != epoch:
                 return
@@ -424,6 +431,24 @@ def _text(isa_name: str) -> str:
     return text
 
 
+def _other_cpus() -> set[int] | None:
+    """The CPUs that the calling thread may use but isn't on, or None where that can't be told.
+
+    Linux likes to wake a thread on its waker's CPU, where the two then take turns for
+    milliseconds while other CPUs idle (seen on kernel 6.18); so workers are woken elsewhere.
+    """
+    if _getcpu is None or not hasattr(os, "sched_setaffinity"):
+        return None
+    return os.sched_getaffinity(0) - {_getcpu()} or None
+
+
+def _find_getcpu() -> Any:
+    try:
+        return ctypes.CDLL(None).sched_getcpu
+    except (OSError, AttributeError, TypeError):
+        return None
+
+
 def _yield_address() -> int:
     """Address of the C library's "let another thread run", or 0 where there is none."""
     try:
@@ -436,6 +461,7 @@ def _yield_address() -> int:
     return ctypes.cast(entry, ctypes.c_void_p).value or 0
 
 
+_getcpu = _find_getcpu()
 _pool = _Pool()
 atexit.register(_pool.stop)
 if hasattr(os, "register_at_fork"):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import itertools
-from collections.abc import Callable
 
 import numpy as np
 
 from kiln.backends.cpu import jit
 from kiln.backends.cpu.isa import Isa, make_isa
 from kiln.backends.cpu.kernel import Kernel
+from kiln.runtime import threads
 
 _Native = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
@@ -55,7 +54,24 @@ def run(kernel: Kernel, isa: Isa, arrays: list[np.ndarray], reverse: bool = True
             native(address(args), task, phase.ntasks)
 
 
-def guarded(shape: tuple[int, ...], dtype: type, order: Callable | None = None) -> np.ndarray:
+def run_threaded(kernel: Kernel, isa: Isa, arrays: list[np.ndarray], count: int) -> None:
+    """Run every phase through the thread pool with ``count`` threads."""
+    lookup = jit.build([phase.text for phase in kernel.phases()], isa)
+    scratch = aligned(kernel.workspace_bytes)
+    table = [address(a) for a in arrays]
+    table.insert(3, address(scratch))
+    args = np.array(table, np.int64)
+    rows = [[lookup(p.symbol), address(args), p.ntasks] for p in kernel.phases()]
+    plan = np.array(rows, np.int64)
+    before = threads.get_num_threads()
+    threads.set_num_threads(count)
+    try:
+        threads.run_plan(address(plan), len(plan))
+    finally:
+        threads.set_num_threads(before)
+
+
+def guarded(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     """An array with a margin of sentinels round it; see ``margins_untouched``."""
     size = int(np.prod(shape)) if shape else 1
     base = np.full(size + 128, -77, dtype)
@@ -68,8 +84,3 @@ def margins_untouched(array: np.ndarray) -> bool:
     while base.base is not None:
         base = base.base
     return bool((base[:64] == -77).all() and (base[-64:] == -77).all())
-
-
-def product(*choices: list) -> list[tuple]:
-    """All combinations."""
-    return list(itertools.product(*choices))

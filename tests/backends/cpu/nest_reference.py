@@ -1,5 +1,6 @@
 """What a loop nest means, in NumPy: the oracle of the loop kernel tests, and a launcher for kernels."""
 
+import contextlib
 import ctypes
 
 import ml_dtypes
@@ -7,6 +8,10 @@ import numpy as np
 from scipy import special
 
 from kiln.backends.cpu import jit
+from kiln.backends.cpu.isa import make_isa
+from kiln.backends.cpu.loops import emit
+from kiln.compile.loopnest import FLOATS, IndexMap, Store, elementwise, load
+from kiln.errors import KilnError
 
 DTYPE = {
     "f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": ml_dtypes.bfloat16,
@@ -97,7 +102,7 @@ class Reference:
         flat = (
             value.reshape(*self.nest.outer, -1)
             if value.size
-            else value.reshape(self.nest.outer + (0,))
+            else value.reshape((*self.nest.outer, 0))
         )
         if r.kind in ("argmax", "argmin"):
             out = getattr(np, r.kind)(flat, axis=-1)
@@ -157,3 +162,62 @@ class Reference:
         if e.op in UNARY:
             return UNARY[e.op](args[0])
         return BINARY[e.op](*args)
+
+
+def isas():
+    found = []
+    for name in ("avx512", "avx2", "sse2", "neon"):
+        with contextlib.suppress(KilnError):
+            found.append(make_isa(name))
+    return found
+
+
+def rng():
+    return np.random.default_rng(11)
+
+
+def values(dtype, shape, low=-5, high=5):
+    r = rng()
+    if dtype == "bool":
+        return r.random(shape) < 0.5
+    if dtype in FLOATS:
+        return r.uniform(low, high, shape).astype(DTYPE[dtype])
+    return r.integers(0 if dtype[0] == "u" else low, high, shape).astype(DTYPE[dtype])
+
+
+def rowmajor(shape):
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
+def check(nest, arrays, isa, origins=None, rtol=3e-6, atol=1e-6, exact=False):
+    """Run kernel and reference on copies of the arrays; all buffers must agree. Returns the kernel's."""
+    origins = origins or [0] * len(arrays)
+    flats = [np.ascontiguousarray(a).reshape(-1).copy() for a in arrays]
+    mine = [a.copy() for a in flats]
+    Reference(nest, flats, origins).run()
+    kernel = emit(nest, isa)
+    launch(kernel, isa, [a[o:] for a, o in zip(mine, origins, strict=True)])
+    for got, want, dtype in zip(mine, flats, nest.buffers, strict=True):
+        if dtype in FLOATS and not exact:
+            loose = {"f16": 2e-3, "bf16": 1e-2}.get(dtype, rtol)
+            np.testing.assert_allclose(
+                got.astype(np.float64),
+                want.astype(np.float64),
+                rtol=loose,
+                atol=max(atol, loose * 1e-2),
+            )
+        else:
+            if dtype in FLOATS:
+                with np.errstate(invalid="ignore"):  # signalling NaNs
+                    got, want = got.astype(np.float64), want.astype(np.float64)
+            np.testing.assert_array_equal(got, want)
+    return [g.reshape(a.shape) for g, a in zip(mine, arrays, strict=True)]
+
+
+def unary_nest(build, source, target, shape):
+    at = IndexMap(0, rowmajor(shape))
+    return elementwise(shape, (source, target), [Store(1, at, build(load(0, source, at)))])

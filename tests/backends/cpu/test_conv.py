@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from harness import guarded, levels, margins_untouched, run, unique
+from harness import guarded, levels, margins_untouched, run, run_threaded, unique
 
 from kiln.backends.cpu.conv import emit_backward_data, emit_backward_weight, emit_forward
 from kiln.backends.cpu.conv_shape import Conv
@@ -98,6 +98,8 @@ CASES = {
     "1x1": {"n": 2, "ci": 4, "image": (7, 7), "co": 8, "window": (1, 1)},
     "1x1 stride": {"n": 2, "ci": 4, "image": (7, 7), "co": 8, "window": (1, 1), "stride": (2, 2)},
     "depthwise": {"n": 1, "ci": 6, "image": (5, 5), "co": 6, "window": (3, 3), "padding": ONE, "groups": 6},
+    "depthwise twice": {"n": 2, "ci": 5, "image": (19, 21), "co": 10, "window": (3, 2), "stride": (2, 2),
+                        "padding": ((1, 0), (2, 1)), "dilation": (1, 2), "groups": 5},
     "grouped": {"n": 2, "ci": 6, "image": (5, 9), "co": 9, "window": (3, 3), "padding": ONE, "groups": 3},
     "5x5": {"n": 2, "ci": 3, "image": (20, 33), "co": 7, "window": (5, 5), "padding": ((2, 2), (2, 2))},
     "7x7 stride": {"n": 1, "ci": 3, "image": (20, 20), "co": 18, "window": (7, 7), "stride": (2, 2),
@@ -120,19 +122,19 @@ def test_against_numpy(isa, name):
 
 
 @ISAS
-@pytest.mark.parametrize("name", ["same", "all at once", "grouped", "1x1", "deep"])
+@pytest.mark.parametrize("name", ["same", "all at once", "grouped", "1x1", "deep", "depthwise"])
 def test_f64(isa, name):
     check(isa, **CASES[name], dtype="f64")
 
 
 @ISAS
-@pytest.mark.parametrize("name", ["same", "grouped", "1x1", "odd window"])
+@pytest.mark.parametrize("name", ["same", "grouped", "1x1", "odd window", "depthwise twice"])
 def test_channels_last(isa, name):
     check(isa, **CASES[name], last=True)
 
 
 @ISAS
-@pytest.mark.parametrize("name", ["same", "grouped"])
+@pytest.mark.parametrize("name", ["same", "grouped", "depthwise twice"])
 def test_weights_in_another_layout(isa, name):
     check(isa, **CASES[name], w_last=True)
 
@@ -160,6 +162,25 @@ def test_epilogue_sees_channels(isa, groups):
     want = reference(c, x, w, out)[0] + bias[:, None, None]
     np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-4)
     assert margins_untouched(out)
+
+
+def test_same_bits_on_any_number_of_threads():
+    isa = levels()[-1]
+    x = rng.standard_normal((9, 16, 12, 12)).astype(np.float32)
+    w = rng.standard_normal((24, 16, 3, 3)).astype(np.float32)
+    dy = rng.standard_normal((9, 24, 10, 10)).astype(np.float32)
+    c = Conv(9, 16, (12, 12), 24, (3, 3), strides(x), strides(w), strides(dy))
+    cases = [(emit_forward, dy, (x, w)), (emit_backward_data, x, (dy, w)),
+             (emit_backward_weight, w, (x, dy))]  # fmt: skip
+    for make, like, inputs in cases:
+        kernel = make(c, isa, unique("threads", make.__name__, isa.name))
+        assert kernel.ntasks > 1
+        results = []
+        for count in (1, 2, 5):
+            out = np.zeros_like(like)
+            run_threaded(kernel, isa, [out, *inputs], count)
+            results.append(out.tobytes())
+        assert len(set(results)) == 1
 
 
 def test_impossible_convolutions_are_errors():

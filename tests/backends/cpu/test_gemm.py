@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 import pytest
-from harness import guarded, levels, margins_untouched, run, unique
+from harness import guarded, levels, margins_untouched, run, run_threaded, unique
 
 from kiln.backends.cpu.gemm import Gemm, emit
 from kiln.backends.cpu.microkernel import Site
@@ -180,6 +180,20 @@ def test_epilogue(isa, shape, heavy):
         epilogue = Affine(m, n, heavy, dtype)
         check(isa, a, b, (dtype,) * 3, None, epilogue, (row, col, res), want)
         check(isa, a, np.ascontiguousarray(b), (dtype,) * 3, None, epilogue, (row, col, res), want)
+
+
+def test_same_bits_on_any_number_of_threads():
+    isa = levels()[-1]
+    a, b = random((300, 400), "f32"), random((260, 400), "f32").T
+    gemm = Gemm(300, 260, 400, strides(a), strides(b), (260, 1))
+    kernel = emit(gemm, isa, unique("threads", isa.name))
+    assert kernel.ntasks > 1
+    results = []
+    for count in (1, 2, 5):
+        out = np.zeros((300, 260), np.float32)
+        run_threaded(kernel, isa, [out, a, b], count)
+        results.append(out.tobytes())
+    assert len(set(results)) == 1
 
 
 def test_split_and_workspace_depend_on_the_shape_alone():

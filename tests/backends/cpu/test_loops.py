@@ -1,6 +1,5 @@
 """Loop nests compiled for every instruction set of this host, against their meaning in NumPy."""
 
-import contextlib
 import sys
 from pathlib import Path
 
@@ -9,16 +8,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from nest_reference import DTYPE, Reference, launch
+from nest_reference import DTYPE, check, isas, launch, rng, rowmajor, unary_nest, values
 
-from kiln.backends.cpu.isa import make_isa
 from kiln.backends.cpu.loops import emit
 from kiln.compile.loopnest import (
     DTYPES,
     FLOATS,
     IndexMap,
     LoopNest,
-    Reduction,
     Stage,
     Store,
     apply,
@@ -35,68 +32,9 @@ from kiln.compile.loopnest import (
 from kiln.errors import KilnError
 
 
-def isas():
-    found = []
-    for name in ("avx512", "avx2", "sse2", "neon"):
-        with contextlib.suppress(KilnError):
-            found.append(make_isa(name))
-    return found
-
-
 @pytest.fixture(params=isas(), ids=lambda i: i.name)
 def isa(request):
     return request.param
-
-
-def rng():
-    return np.random.default_rng(11)
-
-
-def values(dtype, shape, low=-5, high=5):
-    r = rng()
-    if dtype == "bool":
-        return r.random(shape) < 0.5
-    if dtype in FLOATS:
-        return r.uniform(low, high, shape).astype(DTYPE[dtype])
-    return r.integers(0 if dtype[0] == "u" else low, high, shape).astype(DTYPE[dtype])
-
-
-def rowmajor(shape):
-    strides, step = [], 1
-    for n in reversed(shape):
-        strides.append(step)
-        step *= n
-    return tuple(reversed(strides))
-
-
-def check(nest, arrays, isa, origins=None, rtol=3e-6, atol=1e-6, exact=False):
-    """Run kernel and reference on copies of the arrays; all buffers must agree. Returns the kernel's."""
-    origins = origins or [0] * len(arrays)
-    flats = [np.ascontiguousarray(a).reshape(-1).copy() for a in arrays]
-    mine = [a.copy() for a in flats]
-    Reference(nest, flats, origins).run()
-    kernel = emit(nest, isa)
-    launch(kernel, isa, [a[o:] for a, o in zip(mine, origins, strict=True)])
-    for got, want, dtype in zip(mine, flats, nest.buffers, strict=True):
-        if dtype in FLOATS and not exact:
-            loose = {"f16": 2e-3, "bf16": 1e-2}.get(dtype, rtol)
-            np.testing.assert_allclose(
-                got.astype(np.float64),
-                want.astype(np.float64),
-                rtol=loose,
-                atol=max(atol, loose * 1e-2),
-            )
-        else:
-            if dtype in FLOATS:
-                with np.errstate(invalid="ignore"):  # signalling NaNs
-                    got, want = got.astype(np.float64), want.astype(np.float64)
-            np.testing.assert_array_equal(got, want)
-    return [g.reshape(a.shape) for g, a in zip(mine, arrays, strict=True)]
-
-
-def unary_nest(build, source, target, shape):
-    at = IndexMap(0, rowmajor(shape))
-    return elementwise(shape, (source, target), [Store(1, at, build(load(0, source, at)))])
 
 
 SHAPES = [(), (1,), (3,), (16,), (17,), (64,), (100,), (1000,), (7, 33), (0,), (4, 0, 3)]
@@ -432,203 +370,6 @@ def test_in_place_update_with_scalar_rate(isa):
     check(nest, [p, m, g, np.array([0.1], np.float32)], isa)
 
 
-# -- reductions -----------------------------------------------------------------------------------
-
-
-def reduce_nest(kind, dtype, outer, inner, at, result, final_at):
-    r = Reduction(kind, load(0, dtype, at), result)
-    out = Store(1, final_at, ref(0, 0, result))
-    return LoopNest(outer, inner, (dtype, result), (Stage((r,)),), (out,))
-
-
-@pytest.mark.parametrize("kind", ["sum", "prod", "max", "min", "argmax", "argmin"])
-@pytest.mark.parametrize("size", [1, 5, 16, 37, 64, 131, 1000])
-def test_row_reductions(isa, kind, size):
-    x = values("f32", (6, size), 0.9, 1.1)
-    result = "i64" if kind.startswith("arg") else "f32"
-    nest = reduce_nest(
-        kind, "f32", (6,), (size,), IndexMap(0, (size, 1)), result, IndexMap(0, (1, 0))
-    )
-    check(nest, [x, np.zeros(6, DTYPE[result])], isa, rtol=1e-4 if kind == "prod" else 3e-6)
-
-
-@pytest.mark.parametrize("kind", ["sum", "max", "argmin"])
-@pytest.mark.parametrize("shape", [(9, 1), (37, 5), (300, 70), (1000, 16)])
-def test_column_reductions(isa, kind, shape):
-    rows, cols = shape
-    x = values("f32", shape)
-    result = "i64" if kind.startswith("arg") else "f32"
-    nest = reduce_nest(
-        kind, "f32", (cols,), (rows,), IndexMap(0, (1, cols)), result, IndexMap(0, (1, 0))
-    )
-    check(nest, [x, np.zeros(cols, DTYPE[result])], isa, atol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", ["f64", "f16", "bf16", "i8", "u8", "i32", "i64", "bool"])
-def test_reductions_of_other_dtypes(isa, dtype):
-    x = values(dtype, (3, 83))
-    result = "i64" if dtype[0] in "iub" and dtype != "bf16" else dtype
-    at, out = IndexMap(0, (83, 1)), IndexMap(0, (1, 0))
-    check(
-        reduce_nest("sum", dtype, (3,), (83,), at, result, out),
-        [x, np.zeros(3, DTYPE[result])],
-        isa,
-    )
-    check(
-        reduce_nest("max", dtype, (3,), (83,), at, dtype, out), [x, np.zeros(3, DTYPE[dtype])], isa
-    )
-    check(
-        reduce_nest("argmin", dtype, (3,), (83,), at, "i64", out), [x, np.zeros(3, np.int64)], isa
-    )
-    check(reduce_nest("any", dtype, (3,), (83,), at, "bool", out), [x, np.zeros(3, np.bool_)], isa)
-    check(reduce_nest("all", dtype, (3,), (83,), at, "bool", out), [x, np.zeros(3, np.bool_)], isa)
-
-
-@pytest.mark.parametrize("n", [1, 7, 16, 100, 4096, 400_001])
-@pytest.mark.parametrize("kind", ["sum", "max", "argmax"])
-def test_full_reductions(isa, kind, n):
-    x = values("f32", (n,))
-    result = "i64" if kind.startswith("arg") else "f32"
-    nest = reduce_nest(kind, "f32", (), (n,), IndexMap(0, (1,)), result, IndexMap(0, (0,)))
-    check(nest, [x, np.zeros(1, DTYPE[result])], isa, atol=1e-4 * n**0.5)
-
-
-def test_full_sum_is_as_accurate_as_pairwise(isa):
-    x = rng().random(3_000_000).astype(np.float32)
-    nest = reduce_nest("sum", "f32", (), x.shape, IndexMap(0, (1,)), "f32", IndexMap(0, (0,)))
-    out = np.zeros(1, np.float32)
-    launch(emit(nest, isa), isa, [x, out])
-    exact = x.sum(dtype=np.float64)
-    assert abs(out[0] - exact) <= max(abs(x.sum() - exact), np.spacing(np.float32(exact)))
-
-
-@pytest.mark.parametrize("layout", ["row", "column"])
-@pytest.mark.parametrize("kind", ["argmax", "argmin", "max", "min"])
-def test_nan_wins_and_ties_go_first(isa, kind, layout):
-    x = np.zeros((5, 90), np.float32)
-    x[0, [40, 41]] = np.nan
-    x[1] = -np.inf if kind.endswith("max") else np.inf
-    x[2, [17, 33, 88]] = 3 if kind.endswith("max") else -3
-    x[4, [89]] = np.nan
-    data = x if layout == "row" else np.ascontiguousarray(x.T)
-    at = IndexMap(0, (90, 1) if layout == "row" else (1, 5))
-    result = "i64" if kind.startswith("arg") else "f32"
-    nest = reduce_nest(kind, "f32", (5,), (90,), at, result, IndexMap(0, (1, 0)))
-    got = check(nest, [data, np.zeros(5, DTYPE[result])], isa)[1]
-    if result == "i64":
-        assert got.tolist() == [40, 0, 17, 0, 89]
-
-
-def test_argmax_over_two_dims_and_ties_across_chunks(isa):
-    shape = (40, 9000)
-    x = np.zeros(shape, np.int32)
-    x[31, 5], x[31, 4], x[35, 1] = 9, 9, 9
-    nest = reduce_nest(
-        "argmax", "i32", (), shape, IndexMap(0, (9000, 1)), "i64", IndexMap(0, (0, 0))
-    )
-    kernel = emit(nest, isa)
-    assert len(kernel.phases()) == 2
-    assert check(nest, [x, np.zeros(1, np.int64)], isa)[1][0] == 31 * 9000 + 4
-
-
-def test_empty_inner_domains_give_identities(isa):
-    for kind, want in (("sum", 0), ("prod", 1), ("max", -np.inf)):
-        nest = reduce_nest(kind, "f32", (3,), (0,), IndexMap(0, (0, 1)), "f32", IndexMap(0, (1, 0)))
-        out = np.full(3, 9, np.float32)
-        launch(emit(nest, isa), isa, [np.zeros(0, np.float32), out])
-        assert (out == want).all()
-
-
-def softmax(rows, cols):
-    at = IndexMap(0, (cols, 1))
-    x = load(0, "f32", at)
-    e = apply("exp", apply("sub", x, ref(0, 0, "f32")))
-    stages = (
-        Stage((Reduction("max", x, "f32"),)),
-        Stage((Reduction("sum", e, "f32"),), (Store(1, at, e),)),
-        Stage((), (Store(1, at, apply("div", load(1, "f32", at), ref(1, 0, "f32"))),)),
-    )
-    return LoopNest((rows,), (cols,), ("f32", "f32"), stages)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 10), (5, 64), (9, 1000), (1, 200_000)])
-def test_softmax(isa, shape):
-    x = values("f32", shape, -30, 30)
-    got = check(softmax(*shape), [x, np.zeros_like(x)], isa, rtol=1e-5)[1]
-    np.testing.assert_allclose(got.sum(1), 1, rtol=1e-5)
-
-
-def layer_norm(rows, cols):
-    at, row, col = IndexMap(0, (cols, 1)), IndexMap(0, (1, 0)), IndexMap(0, (0, 1))
-    x = load(0, "f32", at)
-    n = const(cols, "f32")
-    mean = apply("div", ref(0, 0, "f32"), n)
-    centred = apply("sub", x, mean)
-    scale = apply("rsqrt", apply("add", apply("div", ref(1, 0, "f32"), n), const(1e-5, "f32")))
-    y = apply(
-        "add", apply("mul", apply("mul", centred, scale), load(1, "f32", col)), load(2, "f32", col)
-    )
-    stages = (
-        Stage((Reduction("sum", x, "f32"),)),
-        Stage((Reduction("sum", apply("mul", centred, centred), "f32"),)),
-        Stage((), (Store(3, at, y),)),
-    )
-    final = (Store(4, row, mean), Store(5, row, scale))
-    return LoopNest((rows,), (cols,), ("f32",) * 6, stages, final)
-
-
-@pytest.mark.parametrize("shape", [(2, 3), (9, 64), (5, 1000), (1, 150_000)])
-def test_layer_norm(isa, shape):
-    rows, cols = shape
-    x, w, b = values("f32", shape), values("f32", (cols,)), values("f32", (cols,))
-    outs = [np.zeros_like(x), np.zeros(rows, np.float32), np.zeros(rows, np.float32)]
-    check(layer_norm(*shape), [x, w, b, *outs], isa, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("shape", [(4, 3, 5, 7), (2, 8, 16, 16), (64, 3, 40, 40)])
-def test_batch_norm_statistics(isa, shape):
-    n, c, h, w = shape
-    x = values("f32", shape)
-    at = IndexMap(0, (h * w, c * h * w, w, 1))
-    v = load(0, "f32", at)
-    sums = (Reduction("sum", v, "f32"), Reduction("sum", apply("mul", v, v), "f32"))
-    out = IndexMap(0, (1, 0, 0, 0))
-    final = (Store(1, out, ref(0, 0, "f32")), Store(2, out, ref(0, 1, "f32")))
-    nest = LoopNest((c,), (n, h, w), ("f32",) * 3, (Stage(sums),), final)
-    check(nest, [x, np.zeros(c, np.float32), np.zeros(c, np.float32)], isa, rtol=1e-4, atol=1e-2)
-
-
-def test_middle_axis_and_huge_ratios(isa):
-    x = values("f32", (3, 50, 21))
-    nest = reduce_nest(
-        "sum", "f32", (3, 21), (50,), IndexMap(0, (1050, 1, 21)), "f32", IndexMap(0, (21, 1, 0))
-    )
-    check(nest, [x, np.zeros((3, 21), np.float32)], isa, atol=1e-4)
-    tall = values("f32", (300_000, 3))
-    nest = reduce_nest(
-        "sum", "f32", (3,), (300_000,), IndexMap(0, (1, 3)), "f32", IndexMap(0, (1, 0))
-    )
-    check(nest, [tall, np.zeros(3, np.float32)], isa, atol=1)
-    nest = reduce_nest(
-        "max", "f32", (300_000,), (3,), IndexMap(0, (3, 1)), "f32", IndexMap(0, (1, 0))
-    )
-    check(nest, [tall, np.zeros(300_000, np.float32)], isa)
-
-
-def test_tasks_depend_on_shape_only_and_run_in_any_order(isa):
-    nest = softmax(1, 200_000)
-    x = values("f32", (1, 200_000))
-    kernel = emit(nest, isa)
-    assert max(k.ntasks for k in kernel.phases()) > 1
-    outs = []
-    for order in (range, lambda n: reversed(range(n))):
-        out = np.zeros_like(x)
-        launch(kernel, isa, [x, out], order)
-        outs.append(out)
-    np.testing.assert_array_equal(*outs)
-    assert emit(unary_nest(lambda v: v, "f32", "f32", (100,)), isa).ntasks == 1
-
-
 def test_a_broken_nest_is_explained():
     at = IndexMap(0, (1,))
     with pytest.raises(KilnError, match="differ in dtype"):
@@ -637,3 +378,21 @@ def test_a_broken_nest_is_explained():
         apply("frobnicate", const(1, "f32"), const(1, "f32"))
     with pytest.raises(KilnError, match="later result"):
         LoopNest((), (3,), ("f32",), (Stage((), (Store(0, at, ref(0, 0, "f32")),)),)).check()
+
+
+def test_shared_expressions_are_written_and_printed_once(isa):
+    at = IndexMap(0, (1,))
+    e = load(0, "f32", at)
+    for _ in range(40):  # as a tree: 2**40 nodes
+        e = apply("maximum", e, apply("mul", e, const(0.5, "f32")))
+    nest = elementwise((50,), ("f32", "f32"), [Store(1, at, e)])
+    check(nest, [values("f32", (50,)), np.zeros(50, np.float32)], isa)
+    assert len(str(nest)) < 5000
+    assert "t0 = maximum(b0[i0], (b0[i0] * 0.5:f32))" in str(nest)
+
+
+def test_expressions_are_hash_consed():
+    x = load(0, "f32", IndexMap(0, (1,)))
+    assert apply("add", x, const(1, "f32")) is apply("add", x, const(1, "f32"))
+    assert const(0.0, "f32") is not const(-0.0, "f32")
+    assert const(float("nan"), "f64") is const(float("nan"), "f64")

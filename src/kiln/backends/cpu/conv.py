@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
+from kiln.backends.cpu import conv_depthwise
 from kiln.backends.cpu.conv_data import DataDriver
 from kiln.backends.cpu.conv_shape import (
     ARG_IMAGE,
@@ -37,6 +38,8 @@ def emit_forward(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None = 
     _check(conv)
     if _empty(conv):
         return _emit_zeros(conv.dtype, symbol, (conv.n, conv.c_out, *conv.out), conv.y_strides)
+    if conv.ci == 1 and conv.groups > 1:
+        return conv_depthwise.emit_forward(conv, isa, symbol, epilogue)
     y = _flat(conv.out, conv.y_strides, "y")
     operand: Operand = conv.patches()
     if conv.taps == 1 and conv.stride == (1, 1) and not any(map(sum, conv.padding)):
@@ -77,6 +80,8 @@ def emit_backward_weight(conv: Conv, isa: Isa, symbol: str) -> Kernel:
     if _empty(conv):
         sizes = (conv.c_out, conv.ci, *conv.window)
         return _emit_zeros(conv.dtype, symbol, sizes, conv.w_strides)
+    if conv.ci == 1 and conv.groups > 1:
+        return conv_depthwise.emit_backward_weight(conv, isa, symbol)
     if flat_stride(conv.out, conv.y_strides[2:]) is None:
         raise KilnValueError(
             "conv", "dy's rows must follow each other", f"strides {conv.y_strides}",

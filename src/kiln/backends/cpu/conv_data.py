@@ -15,7 +15,7 @@ from kiln.backends.cpu.gemm import Gemm, Operand, PanelDriver, StridedB
 from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.microkernel import ARG_WORKSPACE
 from kiln.backends.cpu.patches import Lanes, Patches
-from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, expand_load, load_vector, store_vector
+from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, expand_load, load_vector, store_live
 
 _SCRATCH_BYTES = 256 * 1024
 
@@ -137,11 +137,4 @@ class DataDriver(PanelDriver):
                     total = b.op(f"fadd {vector} {total}, {part}")
             offset = b.add(b.mul(y.index, conv.x_strides[2]), b.mul(x, conv.x_strides[3]))
             where = b.at(plane, offset, size)
-            if conv.x_strides[3] == 1:
-                store_vector(b, total, where, conv.dtype, self.lanes, live)
-                return
-            for lane in range(self.lanes):
-                with b.when(b.op(f"extractelement {bits} {live}, i64 {lane}")):
-                    value = b.op(f"extractelement {vector} {total}, i64 {lane}")
-                    target = b.at(where, lane * conv.x_strides[3] * size)
-                    b.emit(f"store {element} {value}, ptr {target}, align {size}")
+            store_live(b, total, where, conv.dtype, self.lanes, live, conv.x_strides[3])

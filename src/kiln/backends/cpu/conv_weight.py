@@ -20,7 +20,7 @@ from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, Text, lane_mask, load_vect
 
 _ROWS = 320
 _DEPTH = 384
-_PATCH_BYTES = 256 * 1024
+_PATCH_BYTES = 128 * 1024
 _PARTIAL_BYTES = 4 << 20
 
 

@@ -133,7 +133,13 @@ def _fold_batch(gemm: Gemm) -> Gemm:
 
 
 class Operand(Protocol):
-    """How the micro-kernel is fed with B, the K x N operand."""
+    """How the micro-kernel is fed with B, the K x N operand.
+
+    At most ``chunk_bytes`` are packed (but one panel at least) before they are used.
+    """
+
+    @property
+    def chunk_bytes(self) -> int: ...
 
     def k_unit(self, lanes: int) -> int:
         """K is cut into blocks of a multiple of this."""
@@ -154,6 +160,7 @@ class StridedB:
 
     dtype: str
     strides: tuple[int, int]
+    chunk_bytes: int = 2 << 20
 
     def k_unit(self, lanes: int) -> int:
         """Whole vectors, so that only the last block has a tail to transpose."""
@@ -202,7 +209,9 @@ class PanelDriver:
         self._block_k()
         self._split()
         self.chunk_blocks = max(1, _MC // self.mr)
-        self.chunk_panels = min(max(1, _NC // self.panel), -(-self.panels // self.grid.cols))
+        wide = operand.chunk_bytes // (self.kc * self.panel * self.size)
+        wide = max(1, min(_NC // self.panel, wide))
+        self.chunk_panels = min(wide, -(-self.panels // self.grid.cols))
         self._layout_workspace()
         self.names: dict[tuple[bool, bool, str], str] = {}
 
@@ -261,7 +270,8 @@ class PanelDriver:
             if wanted and self.mode == "packed":
                 self.operand.emit_pack(b, f"{self.symbol}.{name}", self.isa, self.panel, columns)
         if self.pack_a:
-            strides = self.gemm.a_strides if self.a_k == 1 else self.gemm.a_strides[::-1]
+            row, k = self.gemm.a_strides
+            strides = (row, k) if self.a_k == 1 else (k, row)
             pitch = max(self.a_row, self.a_k)
             packing.emit_pack_rows(
                 b, f"{self.symbol}.pack_a", self.isa, self.gemm.a_dtype, strides, pitch

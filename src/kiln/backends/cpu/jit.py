@@ -62,7 +62,8 @@ def assembly(text: str, isa: Isa) -> str:
 def load(objects: Sequence[bytes]) -> Callable[[str], int]:
     """Link object files into the process; returns a function from symbol to address.
 
-    Symbols must be unique in the process, so generators put a content hash in their names.
+    Symbols must be unique in the process (over instruction sets too), so their names should hold a
+    hash of what they were generated from.
     """
     import llvmlite.binding as llvm
 
@@ -95,18 +96,20 @@ def build(modules: Sequence[str], isa: Isa) -> Callable[[str], int]:
     """
     with _lock:
         store = cache.default_cache()
-        fresh = []
+        fresh: dict[str, bytes] = {}
         for text in modules:
             key = cache.make_key(text, isa.key)
-            if key in _loaded:
+            if key in _loaded or key in fresh:
                 continue
             data = store.get(key)
             if data is None:
                 (data,) = compile_objects([text], isa)
                 store.put(key, data)
-            fresh.append(data)
-            _loaded.add(key)
-        return load(fresh) if fresh else symbol_address
+            fresh[key] = data
+        if fresh:
+            load(list(fresh.values()))
+            _loaded.update(fresh)
+        return symbol_address
 
 
 def _the_engine() -> Any:

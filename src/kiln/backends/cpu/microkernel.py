@@ -57,7 +57,8 @@ class Epilogue(Protocol):
     The code must be straight-line, and must not read C's memory.
     """
 
-    heavy: bool
+    @property
+    def heavy(self) -> bool: ...
 
     def emit(self, b: Text, site: Site) -> str:
         """Write the code with ``b.emit``/``b.fresh``; return the SSA name of the new vector."""
@@ -96,7 +97,7 @@ def emit_tile(b: Text, tile: Tile, name: str) -> None:
     ``void name(a, b, panel, c, i64 kc, i1 accumulate, i1 last, row, col, batch, args)``: adds
     kc steps of K into the tile at ``c``; ``last`` applies the epilogue.
     """
-    _size, lanes = ITEMSIZE[tile.compute], tile.lanes
+    lanes = tile.lanes
     element = COMPUTE[tile.compute]
     vector = f"<{lanes} x {element}>"
     with b.function(

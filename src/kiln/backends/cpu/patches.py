@@ -5,6 +5,7 @@ A panel is cut out of the image on the fly, so the whole matrix of patches never
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ class Patches:
     dilation: tuple[int, int]
     origin: tuple[int, int]
     strides: tuple[int, int, int]
+    chunk_bytes: int = 96 * 1024
 
     @property
     def taps(self) -> int:
@@ -48,9 +50,11 @@ class Patches:
 
     def pieces(self, lanes: int) -> int:
         """Image rows that one vector of neighbouring pixels can touch; 0 means: gather."""
-        if self.step[1] != 1 or self.strides[2] != 1:
+        if self.step[1] > 2 or self.strides[2] != 1:
             return 0
         width = self.out[1]
+        if self.step[0] * self.strides[1] == self.step[1] * width:
+            return 1  # the next row's pixels follow in memory, as under "same" padding
         starts = range(0, width * lanes, lanes)
         rows = max((start % width + lanes - 1) // width + 1 for start in starts)
         rows = min(rows, self.out[0])
@@ -87,11 +91,18 @@ class Patches:
         ]
         cols = [grid.below(grid.affine(left, 1, kx * dw), self.image[1]) for kx in range(kw)]
         pieces = self.pieces(lanes)
-        sources, masks = [base], [rows]
+        sources, masks, index = [base], [rows], ""
         if pieces:
             sources, masks = self._pieces(b, grid, base, first, y, rows, pieces)
         else:
             index = grid.add(grid.op("mul", top, row_stride), grid.op("mul", left, col_stride))
+        on = [
+            [[grid.both(mask[ky], cols[kx]) for mask in masks] for kx in range(kw)]
+            for ky in range(kh)
+        ]
+        halves = (
+            {m: every_other_masks(b, lanes, m) for m in _flatten(on)} if self.step[1] == 2 else {}
+        )
         carried = [("ptr", p) for p in [*sources, dst]]
         with b.loop(0, channels, carried=carried) as loop:
             *places, target = loop.carried
@@ -99,13 +110,16 @@ class Patches:
                 for kx in range(kw):
                     offset = (ky * dh * row_stride + kx * dw * col_stride) * size
                     value = "zeroinitializer"
-                    for place, mask in zip(places, masks, strict=True):
-                        on = grid.both(mask[ky], cols[kx])
+                    for place, mask in zip(places, on[ky][kx], strict=True):
                         source = b.at(place, offset)
-                        if pieces:
-                            value = masked_load(b, source, element, lanes, on, value)
+                        if not pieces:
+                            value = gather(b, source, index, element, lanes, mask)
+                        elif self.step[1] == 1:
+                            value = masked_load(b, source, element, lanes, mask, value)
                         else:
-                            value = _gather(b, source, index, element, lanes, on)
+                            part = load_every_other(b, source, element, lanes, halves[mask])
+                            vector, bits = f"<{lanes} x {element}>", f"<{lanes} x i1>"
+                            value = b.op(f"select {bits} {mask}, {vector} {part}, {vector} {value}")
                     where = b.at(target, (ky * kw + kx) * panel * size)
                     store_vector(b, value, where, self.dtype, lanes)
             loop.next = [b.at(p, self.strides[0] * size) for p in places]
@@ -121,7 +135,7 @@ class Patches:
         for piece in range(pieces):
             row = b.add(line, piece)
             above = b.add(b.mul(row, self.step[0]), -self.origin[0])
-            before = b.op(f"sub i64 {first}, {b.mul(row, width)}")
+            before = b.mul(b.op(f"sub i64 {first}, {b.mul(row, width)}"), self.step[1])
             offset = b.add(b.mul(above, self.strides[1]), b.add(before, -self.origin[1]))
             sources.append(b.at(base, offset, size))
             if pieces == 1:
@@ -130,6 +144,33 @@ class Patches:
                 mine = grid.compare("eq", y, grid.splat(row))
                 masks.append([grid.both(mine, ok) for ok in rows])
         return sources, masks
+
+
+def _flatten(masks: list[list[list[str]]]) -> list[str]:
+    return [mask for row in masks for cell in row for mask in cell]
+
+
+def every_other_masks(b: Text, lanes: int, mask: str) -> tuple[str, str]:
+    """The mask over 2 * lanes neighbouring elements of which every other one is a lane."""
+    bits, found = f"<{lanes} x i1>", []
+    for first in (0, lanes // 2):
+        # lane `lanes` is one of the zeros: what lies between is never read, nor past the end
+        picks = [first + i // 2 if i % 2 == 0 else lanes for i in range(lanes)]
+        order = "<" + ", ".join(f"i32 {i}" for i in picks) + ">"
+        pair = f"{bits} {mask}, {bits} zeroinitializer"
+        found.append(b.op(f"shufflevector {pair}, <{lanes} x i32> {order}"))
+    return found[0], found[1]
+
+
+def load_every_other(b: Text, source: str, element: str, lanes: int, halves: Sequence[str]) -> str:
+    """Elements 0, 2, 4, ... from ``source`` on, under ``every_other_masks``."""
+    width, vector = (8 if element == "double" else 4), f"<{lanes} x {element}>"
+    low, high = (
+        masked_load(b, b.at(source, n * lanes * width), element, lanes, mask, "zeroinitializer")
+        for n, mask in enumerate(halves)
+    )
+    order = "<" + ", ".join(f"i32 {2 * i}" for i in range(lanes)) + ">"
+    return b.op(f"shufflevector {vector} {low}, {vector} {high}, <{lanes} x i32> {order}")
 
 
 class Lanes:
@@ -173,7 +214,8 @@ class Lanes:
         return self.b.op(f"and <{self.lanes} x i1> {x}, {y}")
 
 
-def _gather(b: Text, base: str, index: str, element: str, lanes: int, mask: str) -> str:
+def gather(b: Text, base: str, index: str, element: str, lanes: int, mask: str) -> str:
+    """Load the elements at ``base[index]`` (i32 lanes) where the mask is on; the rest are zero."""
     vector, bits, pointers = (f"<{lanes} x {t}>" for t in (element, "i1", "ptr"))
     places = b.op(f"getelementptr {element}, ptr {base}, <{lanes} x i32> {index}")
     name = f"llvm.masked.gather.v{lanes}{'f64' if element == 'double' else 'f32'}.v{lanes}p0"

@@ -87,9 +87,9 @@ def simplify(nest: LoopNest) -> LoopNest:
     """The same nest with unit dims dropped, dims ordered by stride, and contiguous dims merged."""
     if 0 in nest.dims:
         return nest
-    if not any(s.reductions for s in nest.stages) and nest.inner and not nest.chunk:
-        if len(nest.stages) == 1 and not nest.final:
-            nest = replace(nest, outer=nest.dims, inner=())
+    plain = len(nest.stages) == 1 and not nest.stages[0].reductions
+    if plain and not nest.final and not nest.chunk:
+        nest = replace(nest, outer=nest.dims, inner=())
     sizes, split = nest.dims, len(nest.outer)
     maps = [at for _, _, at in nest.accesses()]
     stores = [at for kind, _, at in nest.accesses() if kind == "store"]

@@ -144,7 +144,7 @@ def emit_dot(gemm: Gemm, isa: Isa, symbol: str, slots: tuple[int, int, int]) -> 
     groups, batches = -(-length // width), prod(gemm.batch)
     flops = 2 * batches * gemm.m * gemm.n * gemm.k
     grid = tasks.Grid.choose(flops, batches, 1, groups)
-    small_strides = gemm.a_strides if wide else gemm.b_strides[::-1]
+    small_strides = gemm.a_strides if wide else (gemm.b_strides[1], gemm.b_strides[0])
     small_dtype = gemm.a_dtype if wide else gemm.b_dtype
     pack = small_strides[1] != 1
     pitch = -(-gemm.k // 16) * 16

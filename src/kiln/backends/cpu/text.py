@@ -237,6 +237,20 @@ def store_vector(
     b.call(name, "void", (vector, value), ("ptr", pointer), align, (bits, mask))
 
 
+def store_live(
+    b: Text, value: str, pointer: str, dtype: str, lanes: int, live: str, stride: int
+) -> None:
+    """Store the lanes that the i1 vector ``live`` has on, ``stride`` elements apart."""
+    if stride == 1:
+        store_vector(b, value, pointer, dtype, lanes, live)
+        return
+    element, size = COMPUTE[dtype], ITEMSIZE[dtype]
+    for lane in range(lanes):
+        with b.when(b.op(f"extractelement <{lanes} x i1> {live}, i64 {lane}")):
+            scalar = b.op(f"extractelement <{lanes} x {element}> {value}, i64 {lane}")
+            b.emit(f"store {element} {scalar}, ptr {b.at(pointer, lane * stride * size)}")
+
+
 def widen_bf16(b: Text, raw: str, lanes: int) -> str:
     """bf16 bit patterns (i16) as float."""
     wide = b.op(f"zext <{lanes} x i16> {raw} to <{lanes} x i32>")

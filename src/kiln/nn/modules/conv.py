@@ -66,7 +66,9 @@ class _ConvNd(Module):
                     f"stride={self.stride}", "give the padding as numbers",
                 )  # fmt: skip
         self._around = self._pad_widths()
-        first, second = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
+        first, second = (
+            (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
+        )
         shape = (first, second // groups, *self.kernel_size)
         self.weight = Parameter(empty(shape, device=device, dtype=dtype))
         if bias:
@@ -80,7 +82,9 @@ class _ConvNd(Module):
         out: list[int] = []
         for i in reversed(range(self._nd)):
             if isinstance(self.padding, str):
-                total = self.dilation[i] * (self.kernel_size[i] - 1) if self.padding == "same" else 0
+                total = (
+                    self.dilation[i] * (self.kernel_size[i] - 1) if self.padding == "same" else 0
+                )
                 out += [total // 2, total - total // 2]
             else:
                 out += [self.padding[i]] * 2
@@ -177,7 +181,14 @@ class _ConvTranspose(_ConvNd):
             extra = self._extra(input, output_size)
         conv = getattr(F, f"conv_transpose{self._nd}d")
         return conv(
-            input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            extra,
+            self.groups,
+            self.dilation,
         )
 
     def _extra(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
@@ -245,7 +256,9 @@ class _LazyConv(Lazy, _ConvNd):
             self.in_channels = c = input.shape[-1 - self._nd]
             if c % self.groups:
                 raise KilnValueError(
-                    type(self).__name__, "in_channels must be divisible by groups", f"{c}, {self.groups}"
+                    type(self).__name__,
+                    "in_channels must be divisible by groups",
+                    f"{c}, {self.groups}",
                 )
             first, second = (c, self.out_channels) if self.transposed else (self.out_channels, c)
             if is_lazy(self.weight):

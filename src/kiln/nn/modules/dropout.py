@@ -15,7 +15,9 @@ class _Dropout(Module):
         super().__init__()
         if not 0 <= p <= 1:
             raise KilnValueError(
-                type(self).__name__, f"dropout probability has to be between 0 and 1, but got {p}", p
+                type(self).__name__,
+                f"dropout probability has to be between 0 and 1, but got {p}",
+                p,
             )
         self.p, self.inplace = p, inplace
 

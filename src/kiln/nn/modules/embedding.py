@@ -18,7 +18,9 @@ def _padding(index: int | None, n: int, name: str) -> int | None:
     if index is None:
         return None
     if not -n <= index < n:
-        raise KilnValueError(name, "padding_idx must be within num_embeddings", f"{index}, {n} rows")
+        raise KilnValueError(
+            name, "padding_idx must be within num_embeddings", f"{index}, {n} rows"
+        )
     return index % n
 
 
@@ -49,7 +51,9 @@ class _Table(Module):
                 self.weight[self.padding_idx].fill_(0)
 
     @classmethod
-    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, embeddings: Tensor, freeze: bool = True, *args: Any, **kwargs: Any
+    ) -> Any:
         """A table with the given (rows, dim) vectors; `freeze` keeps them from training."""
         if embeddings.ndim != 2:
             raise KilnValueError(

@@ -31,7 +31,9 @@ class _Norm(Module):
         made = {"device": device, "dtype": dtype}
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
-        self.register_parameter("weight", Parameter(empty(num_features, **made)) if affine else None)
+        self.register_parameter(
+            "weight", Parameter(empty(num_features, **made)) if affine else None
+        )
         self.register_parameter("bias", Parameter(empty(num_features, **made)) if affine else None)
         on = track_running_stats
         self.register_buffer("running_mean", zeros(num_features, **made) if on else None)
@@ -131,7 +133,9 @@ class SyncBatchNorm(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim < 2:
             raise KilnValueError(
-                "SyncBatchNorm", f"expected at least 2D input (got {input.ndim}D input)", describe(input)
+                "SyncBatchNorm",
+                f"expected at least 2D input (got {input.ndim}D input)",
+                describe(input),
             )
 
     @classmethod
@@ -236,7 +240,9 @@ class RMSNorm(Module):
         super().__init__()
         self.normalized_shape = _sizes(normalized_shape)
         self.eps, self.elementwise_affine = eps, elementwise_affine
-        weight = empty(self.normalized_shape, device=device, dtype=dtype) if elementwise_affine else None
+        weight = (
+            empty(self.normalized_shape, device=device, dtype=dtype) if elementwise_affine else None
+        )
         self.register_parameter("weight", None if weight is None else Parameter(weight))
         self.reset_parameters()
 
@@ -249,7 +255,9 @@ class RMSNorm(Module):
         return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        return (
+            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        )
 
 
 class GroupNorm(Module):
@@ -268,7 +276,9 @@ class GroupNorm(Module):
         made = {"device": device, "dtype": dtype}
         self.num_groups, self.num_channels = num_groups, num_channels
         self.eps, self.affine = eps, affine
-        self.register_parameter("weight", Parameter(empty(num_channels, **made)) if affine else None)
+        self.register_parameter(
+            "weight", Parameter(empty(num_channels, **made)) if affine else None
+        )
         self.register_parameter("bias", Parameter(empty(num_channels, **made)) if affine else None)
         self.reset_parameters()
 

@@ -74,7 +74,12 @@ class AvgPool1d(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.avg_pool1d(
-            input, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
         )
 
     def extra_repr(self) -> str:
@@ -125,7 +130,11 @@ class _LPPool(Module):
     _nd = 0
 
     def __init__(
-        self, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False
+        self,
+        norm_type: float,
+        kernel_size: Ints,
+        stride: Ints | None = None,
+        ceil_mode: bool = False,
     ) -> None:
         super().__init__()
         self.norm_type, self.kernel_size = norm_type, kernel_size
@@ -240,7 +249,9 @@ class _MaxUnpool(Module):
         self.stride = self.kernel_size if stride is None else ntuple(stride, self._nd)
         self.padding = ntuple(padding, self._nd)
 
-    def forward(self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(
+        self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None
+    ) -> Tensor:
         unpool = getattr(F, f"max_unpool{self._nd}d")
         return unpool(input, indices, self.kernel_size, self.stride, self.padding, output_size)
 
@@ -290,7 +301,12 @@ class Fold(Module):
     """Windows added up to an image: the transpose of Unfold."""
 
     def __init__(
-        self, output_size: Ints, kernel_size: Ints, dilation: Ints = 1, padding: Ints = 0, stride: Ints = 1
+        self,
+        output_size: Ints,
+        kernel_size: Ints,
+        dilation: Ints = 1,
+        padding: Ints = 0,
+        stride: Ints = 1,
     ) -> None:
         super().__init__()
         self.output_size, self.kernel_size = output_size, kernel_size

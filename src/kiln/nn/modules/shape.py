@@ -83,7 +83,10 @@ ZeroPad1d, ZeroPad2d, ZeroPad3d = _family(
     "ZeroPad", _Pad, "The last {nd} dimensions padded with zeros.", _value=0.0
 )
 ReflectionPad1d, ReflectionPad2d, ReflectionPad3d = _family(
-    "ReflectionPad", _Pad, "The last {nd} dimensions padded with their mirror image.", _mode="reflect"
+    "ReflectionPad",
+    _Pad,
+    "The last {nd} dimensions padded with their mirror image.",
+    _mode="reflect",
 )
 ReplicationPad1d, ReplicationPad2d, ReplicationPad3d = _family(
     "ReplicationPad", _Pad, "The last {nd} dimensions padded with their edge.", _mode="replicate"

@@ -1,0 +1,248 @@
+"""Contractions of a Graph as kernels: matmul, convolution and its gradients, with fused epilogues."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from ... import dtypes as dt
+from ...compile import loopnest as ln
+from ...compile import maps
+from ...compile.maps import NotAffine, Split
+from ...compile.regions import Region, Unfusable, fusable, ln_dtype, strided_view
+from ...graph.node import Node
+from ...shape import contiguous_strides
+from . import conv, gemm
+from .conv_shape import Conv
+from .ir import Val
+from .isa import Isa
+from .kernel import Kernel
+from .microkernel import ARG_EXTRA, Site
+from .points import PointEmitter
+from .text import Text
+
+_GEMM = {dt.float32: "f32", dt.float64: "f64", dt.bfloat16: "bf16"}
+Stored = Callable[[Node], bool]
+
+
+def lowers(n: Node) -> bool:
+    """Whether a node is a contraction that has a kernel here."""
+    if n.name == "matmul":
+        return n.dtype in _GEMM and all(x.dtype is n.dtype for x in n.inputs)
+    if n.name in ("convolution", "conv_input_grad", "conv_weight_grad"):
+        return n.dtype in (dt.float32, dt.float64) and len(n.arg("stride")) <= 2
+    return False
+
+
+@dataclass(frozen=True)
+class ExprEpilogue:
+    """A contraction's epilogue: an expression over (batch, row, column) with the accumulator as a leaf."""
+
+    nest: ln.LoopNest
+    leaf: ln.Expr
+    isa: Isa
+    heavy: bool
+
+    def emit(self, b: Text, site: Site) -> str:
+        """The epilogue's value for one vector of columns."""
+        args = b.ir.gep(Val(site.args, "ptr"), "ptr", b.ir.i64(ARG_EXTRA))
+        points = PointEmitter(b.ir, self.isa, self.nest, args)
+        index = [Val(site.batch, "i64"), Val(site.row, "i64"), Val(site.col, "i64")]
+        mask = None if site.mask is None else Val(site.mask, f"<{site.lanes} x i1>")
+        value = Val(site.value, site.vtype)
+        (out,) = points.values(index, {self.leaf: value}, 2, site.lanes, mask)
+        return out.ref
+
+
+@dataclass
+class Contraction:
+    """A kernel, the nodes in its argument table (None where the workspace or nothing goes) and the node it stores."""
+
+    kernel: Kernel
+    arguments: list[Any]
+    result: Node
+
+
+WORKSPACE = "workspace"
+
+
+def _symbol(kind: str, spec: Any, isa: Isa) -> str:
+    return f"{kind}_{hashlib.sha256(f'{spec}|{isa.key}'.encode()).hexdigest()[:20]}"
+
+
+def epilogue_chain(n: Node, users: dict[Node, list[Node]], outputs: set[Node]) -> list[Node]:
+    """The nodes after a contraction that could be computed in its epilogue, nearest first."""
+    out = []
+    while n not in outputs and len(users[n]) == 1:
+        u = users[n][0]
+        if u.outputs is not None or not fusable(u) or u.dtype is not n.dtype:
+            break
+        if u.name in ("reshape",) and u.numel() == n.numel():
+            out.append(u)
+        elif getattr(u.op, "family", "") in ("elementwise", "select") and tuple(u.shape) == tuple(n.shape):
+            out.append(u)
+        else:
+            break
+        n = u
+    while out and out[-1].name == "reshape":
+        out.pop()
+    return out
+
+
+def _epilogue(
+    n: Node, chain: Sequence[Node], dims: tuple[int, int, int], stored: Stored, isa: Isa, bias: Node | None
+) -> tuple[ExprEpilogue | None, list[Node], Node]:
+    """The longest fusable prefix of a chain as an epilogue, what it reads, and the node that it ends at."""
+    d = ln_dtype(n.dtype)
+    assert d is not None
+    if d not in ("f32", "f64"):
+        return None, [], n
+    best: tuple[ExprEpilogue | None, list[Node], Node] = (None, [], n)
+    for end in ([n] if bias is not None else []) + list(chain):
+        got = _one_epilogue(n, end, dims, stored, isa, bias, d)
+        if got is None:
+            break
+        best = got
+    return best
+
+
+def _one_epilogue(n: Node, end: Node, dims: tuple[int, int, int], stored: Stored, isa: Isa, bias: Node | None, d: str) -> Any:
+    on_path = {end}
+    region = Region(dims, lambda x: x not in on_path and x is not n and stored(x))
+    leaf: ln.Expr = ln.leaf("acc", d)
+    value = leaf
+    access = maps.identity(dims, [[0], [1], [2]])
+    if bias is not None:
+        value = ln.apply("add", value, ln.load(region.buffer(bias, d), d, region.position((access[1],), bias.shape)))
+    try:
+        at = maps.reshape(access, dims, n.shape, dims) if tuple(n.shape) != dims else access
+        region.leaves[n] = (at, value)
+        result = value
+        if end is not n:
+            end_at = maps.reshape(access, dims, end.shape, dims) if tuple(end.shape) != dims else access
+            result = region.expr(end, end_at)
+    except (Split, NotAffine, Unfusable):
+        return None
+    extras = [k for k, _ in region.buffers]
+    out = region.buffer("out", d)
+    nest = ln.elementwise(dims, [b for _, b in region.buffers], [ln.Store(out, ln.IndexMap(0, (dims[1] * dims[2], dims[2], 1)), result)])
+    heavy = len(ln.walk([result])) > 8
+    return ExprEpilogue(nest, leaf, isa, heavy), extras, end
+
+
+class Operands:
+    """Finds contraction operands in memory; asks for a copy where they are not there."""
+
+    def __init__(self, stored: Stored):
+        self.stored = stored
+
+    def view(self, n: Node) -> tuple[Node, tuple[int, ...], int]:
+        """(memory node, strides, offset in elements) of an operand."""
+        found = strided_view(n, self.stored)
+        if found is None:
+            raise Unfusable(n)
+        return found
+
+
+def lower(n: Node, users: dict[Node, list[Node]], outputs: set[Node], stored: Stored, isa: Isa) -> Contraction:
+    """The kernel of a contraction node, together with what its epilogue takes in."""
+    chain = epilogue_chain(n, users, outputs)
+    if n.name == "matmul":
+        return _matmul(n, chain, stored, isa)
+    return _convolution(n, chain, stored, isa)
+
+
+def _matmul(n: Node, chain: list[Node], stored: Stored, isa: Isa) -> Contraction:
+    ops = Operands(stored)
+    a, b = n.args
+    (am, ast, aoff), (bm, bst, boff) = ops.view(a), ops.view(b)
+    ash, bsh = tuple(a.shape), tuple(b.shape)
+    if len(ash) == 1:
+        ash, ast = (1, *ash), (0, *ast)
+    if len(bsh) == 1:
+        bsh, bst = (*bsh, 1), (*bst, 0)
+    m, k, cols = ash[-2], ash[-1], bsh[-1]
+    batch = tuple(n.shape[: len(n.shape) - (len(a.shape) > 1) - (len(b.shape) > 1)])
+
+    def strides(shape: tuple, st: tuple) -> tuple[int, ...]:
+        own, own_st = shape[:-2], st[:-2]
+        lead = len(batch) - len(own)
+        return tuple(0 if i < lead or own[i - lead] == 1 else own_st[i - lead] for i in range(len(batch)))
+
+    d = _GEMM[n.dtype]
+    epilogue, extras, end = _epilogue(n, chain, (prod(batch), m, cols), stored, isa, None)
+    spec = gemm.Gemm(
+        m, cols, k, (ast[-2], ast[-1]), (bst[-2], bst[-1]), (cols, 1), d, d, d, batch,
+        strides(ash, ast), strides(bsh, bst), contiguous_strides((*batch, m * cols))[:-1], epilogue,
+    )  # fmt: skip
+    kernel = gemm.emit(spec, isa, _symbol("gemm", spec, isa))
+    return Contraction(kernel, [end, (am, aoff), (bm, boff), WORKSPACE, *extras, None], end)
+
+
+def _pair(values: Sequence[int], fill: int) -> tuple[int, int]:
+    return (fill, values[0]) if len(values) == 1 else (values[0], values[1])
+
+
+def _four(shape: Sequence[int], strides: Sequence[int] | None = None) -> tuple[int, int, int, int]:
+    """Sizes (or strides) of a 1-d or 2-d convolution's tensor with a height of 1 put in."""
+    s = tuple(shape)
+    return (s[0], s[1], 1, s[2]) if len(s) == 3 else s  # type: ignore[return-value]
+
+
+def _convolution(n: Node, chain: list[Node], stored: Stored, isa: Isa) -> Contraction:
+    ops = Operands(stored)
+    if n.name == "convolution":
+        x, w = n.args[0], n.args[1]
+        xs, ws, ys = x.shape, w.shape, n.shape
+    elif n.name == "conv_input_grad":
+        x, w = n.args[0], n.args[1]  # x is dy here
+        xs, ws, ys = n.shape, w.shape, x.shape
+    else:
+        x, w = n.args[0], n.args[1]  # dy and the image
+        xs, ws, ys = w.shape, n.shape, x.shape
+    (xm, xst, xoff), (wm, wst, woff) = ops.view(x), ops.view(w)
+    if n.name == "conv_weight_grad" or n.name == "conv_input_grad":
+        # dy's rows must follow each other
+        want = contiguous_strides(ys)
+        if tuple(xst) != tuple(want):
+            raise Unfusable(x)
+    x4, w4, y4 = _four(xs), _four(ws), _four(ys)
+    out_st = contiguous_strides(n.shape)
+    three = len(xs) == 3
+
+    def four_strides(st: Sequence[int]) -> tuple[int, int, int, int]:
+        return (st[0], st[1], st[2], st[2]) if three else tuple(st)  # type: ignore[return-value]
+
+    if n.name == "convolution":
+        x_st, w_st, y_st = four_strides(xst), four_strides(wst), four_strides(out_st)
+    elif n.name == "conv_input_grad":
+        x_st, w_st, y_st = four_strides(out_st), four_strides(wst), four_strides(xst)
+    else:
+        x_st, w_st, y_st = four_strides(wst), four_strides(out_st), four_strides(xst)
+    # with a height of 1 the stride of h only has to make the plane one run
+    if three:
+        x_st = (x_st[0], x_st[1], x4[3] * x_st[3], x_st[3])
+        w_st = (w_st[0], w_st[1], w4[3] * w_st[3], w_st[3])
+        y_st = (y_st[0], y_st[1], y4[3] * y_st[3], y_st[3])
+    padding = _pair(n.arg("padding"), 0)
+    d = _GEMM[n.dtype]
+    spec = Conv(
+        x4[0], x4[1], (x4[2], x4[3]), w4[0], (w4[2], w4[3]), x_st, w_st, y_st,
+        _pair(n.arg("stride"), 1), ((padding[0], padding[0]), (padding[1], padding[1])), _pair(n.arg("dilation"), 1),
+        n.arg("groups"), d,
+    )  # fmt: skip
+    if n.name == "conv_input_grad":
+        kernel = conv.emit_backward_data(spec, isa, _symbol("convdx", spec, isa))
+        return Contraction(kernel, [n, (xm, xoff), (wm, woff), WORKSPACE], n)
+    if n.name == "conv_weight_grad":
+        kernel = conv.emit_backward_weight(spec, isa, _symbol("convdw", spec, isa))
+        return Contraction(kernel, [n, (wm, woff), (xm, xoff), WORKSPACE], n)
+    bias = n.args[2]
+    if bias is not None and not stored(bias):
+        raise Unfusable(bias)
+    epilogue, extras, end = _epilogue(n, chain, (y4[0], y4[1], y4[2] * y4[3]), stored, isa, bias)
+    kernel = conv.emit_forward(spec, isa, _symbol("conv", (spec, epilogue), isa), epilogue)
+    return Contraction(kernel, [end, (xm, xoff), (wm, woff), WORKSPACE, *extras, None], end)

@@ -1,0 +1,350 @@
+"""From a Graph to launches: which kernel computes which node, from what memory, in what order."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...compile import loopnest as ln
+from ...compile import maps, regions
+from ...compile.regions import Unfusable, fusable, ln_dtype, reducible
+from ...config import config
+from ...graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Leaf, Node
+from ...shape import contiguous_strides, norm_dim
+from . import contract, loops
+from .isa import Isa
+from .kernel import Kernel
+
+
+@dataclass
+class Launch:
+    """One kernel with its argument table, or a host call of an op's reference.
+
+    An argument is a node, (node, offset in elements), "workspace" or None; `writes` are the nodes
+    whose memory it fills (in place of part of it where `partial`).
+    """
+
+    arguments: list[Any]
+    writes: list[Node]
+    kernel: Kernel | None = None
+    host: Node | None = None
+    nest: ln.LoopNest | None = None
+    partial: bool = False
+    reads: set[Node] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        for a in self.arguments:
+            n = a[0] if isinstance(a, tuple) else a
+            if isinstance(n, Node) and (n not in self.writes or self.host):
+                self.reads.add(n)
+
+
+def lowers(n: Node) -> bool:
+    """Whether the backend takes a node as it is, without its body."""
+    if isinstance(n.op, Leaf):
+        return True
+    return contract.lowers(n) or regions.scalar_op(n) is not None or n.name in ("basic_index_never",)
+
+
+def is_host(n: Node) -> bool:
+    """Whether a node is computed by its reference, on the host."""
+    if isinstance(n.op, Leaf) or n.name in ("cat", "view_update", "windows_grad") and ln_dtype(_any_dtype(n)) is not None:
+        return False
+    return not (fusable(n) or reducible(n) or contract.lowers(n))
+
+
+def _any_dtype(n: Node) -> Any:
+    return n.dtype
+
+
+def has_kernel(n: Node) -> bool:
+    """Whether a node is never an expression inside somebody else's loops."""
+    if isinstance(n.op, Leaf):
+        return False
+    return contract.lowers(n) or is_host(n) or n.name == "view_update"
+
+
+class Lowering:
+    """The state of lowering one Graph."""
+
+    def __init__(self, graph: Graph, isa: Isa):
+        self.graph, self.isa = graph, isa
+        self.order = graph.nodes()
+        self.chosen, self.users = regions.choose(graph, has_kernel, not config.no_fuse)
+        self.outputs = set(graph.outputs)
+        self.memory: set[Node] = {n for n in self.order if n.op in (INPUT, LITERAL)} | set(self.chosen)
+        for n in self.order:
+            if n.op is ITEM:
+                self.memory.add(n)
+            if n.name in ("cat", "windows_grad"):
+                self.memory.add(n)
+        self.chosen = [n for n in self.order if n in self.memory and not isinstance(n.op, Leaf) or (n in self.outputs and n.op is CONST)]
+        self.launches: list[Launch] = []
+        self.done: set[Node] = {n for n in self.order if n.op in (INPUT, LITERAL)}
+
+    def stored(self, n: Node) -> bool:
+        """Whether a node's values lie in memory."""
+        return n in self.memory
+
+    def run(self) -> list[Launch]:
+        """Every launch, each after those whose results it reads."""
+        for n in self.chosen:
+            self.settle(n)
+        return self.launches
+
+    def settle(self, n: Node) -> None:
+        """Emit what computes a node, after whatever has to be in memory first."""
+        stack = [n]
+        tries = 0
+        while stack:
+            top = stack[-1]
+            if top in self.done:
+                stack.pop()
+                continue
+            waiting = self.missing(top)
+            if waiting:
+                stack.extend(waiting)
+                continue
+            tries += 1
+            if tries > 10_000:
+                raise RecursionError(f"lowering {n!r} does not end")
+            try:
+                self.emit(top)
+                self.done.add(top)
+                stack.pop()
+            except Unfusable as e:
+                if e.node is top:
+                    if e.node.name in ("pad",) or fusable(top) or reducible(top):
+                        self.memory.update(x for x in top.inputs if x.op is not CONST)
+                        if all(x in self.memory for x in top.inputs):
+                            self.launches.append(self.host(top))
+                            self.done.add(top)
+                            stack.pop()
+                        continue
+                    raise
+                self.memory.add(e.node)
+                stack.append(e.node)
+
+    def missing(self, n: Node) -> list[Node]:
+        """Materialised nodes that a node reads, through expressions, and that are not computed yet."""
+        out: list[Node] = []
+        seen: set[Node] = set()
+        stack = list(n.inputs)
+        while stack:
+            x = stack.pop()
+            if x in seen:
+                continue
+            seen.add(x)
+            if x in self.memory:
+                if x not in self.done:
+                    out.append(x)
+            else:
+                stack.extend(x.inputs)
+        return out
+
+    # ---- one node
+
+    def emit(self, n: Node) -> None:
+        """Append the launches that compute a node."""
+        if n.op is ITEM:
+            return  # its producer wrote it
+        if contract.lowers(n):
+            c = contract.lower(n, self.users, self.outputs, self.stored, self.isa)
+            if c.result is not n:
+                blocked = [x for x in c.arguments if isinstance(x, Node) and x not in self.done and x is not c.result]
+                if blocked:
+                    c = contract.lower(n, {**self.users, n: []}, self.outputs, self.stored, self.isa)
+            self.launches.append(Launch(c.arguments, [c.result], c.kernel))
+            self.memory.add(c.result)
+            if c.result is not n:
+                self.memory.discard(n)
+            self.done.add(c.result)
+            return
+        if n.name == "cat" and not is_host(n):
+            self.cat(n)
+        elif n.name == "view_update" and not is_host(n):
+            self.view_update(n)
+        elif n.name == "windows_grad" and not is_host(n):
+            self.windows_grad(n)
+        elif is_host(n):
+            for x in n.inputs:
+                if x not in self.memory:
+                    raise Unfusable(x)
+            self.launches.append(self.host(n))
+        else:
+            nest, keys = regions.write_elementwise(n, self.stored, n)
+            self.nest(nest, keys, [n])
+
+    def nest(self, nest: ln.LoopNest, keys: list[Any], writes: list[Node], partial: bool = False) -> None:
+        """Append a loop nest's launch."""
+        if config.debug >= 3:
+            print(f"[kiln] region of {writes[0]!r}\n{nest}", file=sys.stderr)
+        self.launches.append(Launch([*keys, contract.WORKSPACE], writes, loops.emit(nest, self.isa), nest=nest, partial=partial))
+
+    def host(self, n: Node) -> Launch:
+        """A call of the op's reference."""
+        writes = [x for x in self.order if x.op is ITEM and x.args[0] is n] if n.outputs is not None else [n]
+        self.memory.update(writes)
+        return Launch(list(n.inputs), writes, host=n)
+
+    def part(self, source: Node, whole: Node, place: Callable, first: bool) -> None:
+        """Store a node's values into part of another node's memory."""
+        nest, keys = regions.write_elementwise(source, _but(self.stored, source) if source not in self.done else self.stored, whole, place=place)
+        self.nest(nest, keys, [whole], partial=not first)
+
+    def copy_of(self, source: Node, whole: Node, place: Callable, first: bool) -> None:
+        """`part`, reading the source from memory or computing it in the same loops."""
+        dims = list(source.shape)
+        groups = [[i] for i in range(len(dims))]
+        for _ in range(64):
+            region = regions.Region(dims, self.stored)
+            access = maps.identity(dims, groups)
+            try:
+                value = region.expr(source, access)
+            except maps.Split as cut:
+                dims, groups = maps.split_dims(dims, groups, cut)
+                continue
+            d = ln_dtype(whole.dtype)
+            assert d is not None
+            out = region.buffer(whole, d)
+            nest = ln.LoopNest(tuple(dims), (), tuple(b for _, b in region.buffers),
+                               (ln.Stage((), (ln.Store(out, place(dims, access), value),)),))  # fmt: skip
+            self.nest(nest, [k for k, _ in region.buffers], [whole], partial=not first)
+            return
+        raise Unfusable(source)
+
+    def cat(self, n: Node) -> None:
+        """Each piece is stored in its own part of the result."""
+        pieces = [x for x in n.args[0] if not (len(x.shape) == 1 and x.shape[0] == 0)]
+        d = norm_dim(n.args[1], len(n.shape)) if n.shape else 0
+        strides = contiguous_strides(n.shape)
+        at, first = 0, True
+        for x in pieces:
+            base = at
+
+            def place(dims: Any, access: Any, base: int = base) -> ln.IndexMap:
+                flat = maps.constant(len(dims), base * strides[d])
+                for a, s in zip(access, strides, strict=True):
+                    flat = flat.added(a.scaled(s))
+                return ln.IndexMap(flat.offset, flat.strides)
+
+            self.copy_of(x, n, place, first)
+            at += x.shape[d]
+            first = False
+        if not pieces:
+            self.launches.append(Launch([], [n]))
+
+    def view_update(self, n: Node) -> None:
+        """The base is copied, then the viewed part is stored over it."""
+        from ...graph.node import make
+
+        base, value, chain = n.args
+        if value not in self.memory and not fusable(value):
+            raise Unfusable(value)
+        probe = base
+        steps: list[Node] = []
+        for name, rest in chain:
+            probe = make(name, (probe, *rest))
+            steps.append(probe)
+        strides = contiguous_strides(base.shape)
+
+        def place(dims: Any, access: Any) -> ln.IndexMap:
+            for s in reversed(steps):
+                if s.name == "basic_index":
+                    access = _through_index(s, access, len(dims))
+                elif s.name in regions.VIEWS:
+                    access = regions.through(s, access, dims)
+                else:
+                    raise Unfusable(n)
+            flat = maps.constant(len(dims))
+            for a, st in zip(access, strides, strict=True):
+                flat = flat.added(a.scaled(st))
+            return ln.IndexMap(flat.offset, flat.strides)
+
+        def plain(dims: Any, access: Any) -> ln.IndexMap:
+            flat = maps.constant(len(dims))
+            for a, st in zip(access, strides, strict=True):
+                flat = flat.added(a.scaled(st))
+            return ln.IndexMap(flat.offset, flat.strides)
+
+        mark = len(self.launches)
+        try:
+            self.copy_of(base, n, plain, True)
+            self.copy_of(value, n, place, False)
+        except (Unfusable, maps.NotAffine) as e:
+            del self.launches[mark:]
+            for x in (base, value):
+                if x not in self.memory:
+                    raise Unfusable(x) from None
+            if isinstance(e, Unfusable) and e.node is not n and e.node not in self.memory:
+                raise
+            self.launches.append(self.host(n))
+
+    def windows_grad(self, n: Node) -> None:
+        """Overlap-add by gathering: each element sums what the windows over it hold."""
+        g, size, kernel, stride, dilation = n.args
+        if g not in self.memory:
+            raise Unfusable(g)
+        k = len(kernel)
+        lead = len(n.shape) - k
+        dims = [*n.shape, *kernel]
+        d = ln_dtype(n.dtype)
+        assert d is not None
+        region = regions.Region(dims, self.stored)
+        b = region.buffer(g, d)
+        zero = maps.constant(len(dims))
+        g_strides = contiguous_strides(g.shape)
+        access = maps.identity(dims, [[i] for i in range(len(dims))])
+        at = zero
+        for i in range(lead):
+            at = at.added(access[i].scaled(g_strides[i]))
+        valid: ln.Expr | None = None
+        where: ln.Expr | None = None
+        for i in range(k):
+            out_size = g.shape[lead + i]
+            at = at.added(access[lead + k + i].scaled(g_strides[lead + k + i]))
+            # numerator = position - tap * dilation; a window covers it where that is stride * o
+            num = access[lead + i].added(access[lead + k + i].scaled(-dilation[i]))
+            x = ln.index(num.strides, num.offset)
+            ok = ln.apply("and", ln.apply("ge", x, ln.const(0, "i64")), ln.apply("lt", x, ln.const(out_size * stride[i], "i64")))
+            o = x
+            if stride[i] > 1:
+                o = ln.apply("floor_div", x, ln.const(stride[i], "i64"))
+                ok = ln.apply("and", ok, ln.apply("eq", ln.apply("mul", o, ln.const(stride[i], "i64")), x))
+            step = ln.apply("mul", o, ln.const(g_strides[lead + i], "i64"))
+            valid = ok if valid is None else ln.apply("and", valid, ok)
+            where = step if where is None else ln.apply("add", where, step)
+        assert valid is not None and where is not None
+        safe = ln.apply("where", valid, where, ln.const(0, "i64"))
+        value = ln.apply("where", valid, ln.gather(b, d, safe, ln.IndexMap(at.offset, at.strides)), ln.const(0, d))
+        out = region.buffer(n, d)
+        store = ln.Store(out, region.position(access[: lead + k], n.shape), ln.ref(0, 0, d))
+        nest = ln.LoopNest(tuple(n.shape), tuple(kernel), tuple(x for _, x in region.buffers),
+                           (ln.Stage((ln.Reduction("sum", value, d),)),), (store,))  # fmt: skip
+        self.nest(nest, [x for x, _ in region.buffers], [n])
+
+
+def _but(stored: Callable[[Node], bool], n: Node) -> Callable[[Node], bool]:
+    return lambda x: x is not n and stored(x)
+
+
+def _through_index(n: Node, access: Any, n_dims: int) -> Any:
+    """The access of a basic index's source."""
+    out = []
+    k = 0
+    for i in n.args[1]:
+        if i is None:
+            k += 1
+        elif isinstance(i, tuple):
+            out.append(access[k].scaled(i[2], i[0]))
+            k += 1
+        else:
+            out.append(maps.constant(n_dims, i))
+    return tuple(out)
+
+
+def lower(graph: Graph, isa: Isa) -> list[Launch]:
+    """The launches of a Graph in execution order."""
+    return Lowering(graph, isa).run()

@@ -1,0 +1,485 @@
+"""Regions: which nodes become memory, and the loop nests that compute them.
+
+A node is *materialised* where its values must lie in memory; every other node is an expression,
+computed inside the loops of whoever reads it. `choose` decides by cost; `Region` writes a
+materialised node as expressions over the loops of one nest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+from .. import dtypes as dt
+from ..graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Node
+from ..ops.registry import Op
+from ..shape import contiguous_strides, norm_dims
+from . import loopnest as ln
+from . import maps
+from .maps import Affine, NotAffine, Split
+
+VIEWS = {"reshape", "permute", "expand", "slice", "flip", "windows"}
+"""Movement that is only index arithmetic."""
+RENAMED = {"floordiv": "floor_div"}
+FREE = {"copy"}
+REDUCTIONS = {"sum": "sum", "prod": "prod", "amax": "max", "amin": "min", "any": "any", "all": "all",
+              "argmax": "argmax", "argmin": "argmin"}  # fmt: skip
+_VOCABULARY = ln.UNARY | ln.BINARY | ln.COMPARE
+_DEAR = {"exp": 8, "exp2": 8, "expm1": 10, "log": 8, "log2": 8, "log10": 8, "log1p": 10, "sin": 10, "cos": 10,
+         "tan": 14, "tanh": 10, "erf": 10, "erfc": 12, "sigmoid": 10, "pow": 20, "asin": 10, "acos": 10, "atan": 10,
+         "atan2": 12, "sinh": 12, "cosh": 12, "div": 3, "sqrt": 3, "rsqrt": 4, "reciprocal": 3, "rem": 5, "fmod": 5,
+         "random_bits": 40}  # fmt: skip
+
+
+def ln_dtype(d: dt.dtype) -> str | None:
+    """The loop nest's name of a dtype; None for complex ones."""
+    return d.abbr if d.abbr in ln.ITEMSIZE else None
+
+
+def scalar_op(n: Node) -> str | None:
+    """The primitive expression with which a loop computes an elementwise node, if there is one."""
+    o = n.op
+    if not isinstance(o, Op) or o.scalar is None or any(ln_dtype(x.dtype) is None for x in (n, *n.inputs)):
+        return None
+    if any(n.args[i] != p.default for i, p in enumerate(o.params) if not p.is_tensor and o.family == "elementwise"
+           and o.name != "clone"):  # fmt: skip
+        return None
+    name = RENAMED.get(o.scalar, o.scalar)
+    if o.family not in ("elementwise", "select", "cast"):
+        return None
+    if name in ("where", "cast", "copy", "square"):
+        return name
+    if name not in _VOCABULARY:
+        return None
+    d = n.inputs[0].dtype
+    if name in ln.FLOAT_UNARY and d.category != dt.FLOAT:
+        return "copy" if name in ("floor", "ceil", "trunc", "round") else None
+    if name in ("isnan", "isinf", "isfinite") and d.category != dt.FLOAT:
+        return None
+    if d is dt.bool_:
+        named = {"add": "or", "mul": "and", "maximum": "or", "minimum": "and", "abs": "copy", "sign": "copy"}
+        name = named.get(name, name)
+        return name if name in ("or", "and", "xor", "not", "eq", "ne", "copy") else None
+    if name in ("abs", "sign") and not d.is_signed and d.category == dt.INT:
+        return "copy" if name == "abs" else None
+    if d.category == dt.INT and name in ("div", "pow", "rem", "fmod", "floor_div"):
+        return None  # integer division by zero raises, which the reference does on the host
+    return name
+
+
+def fusable(n: Node) -> bool:
+    """Whether a node can be an expression inside loops."""
+    if n.op in (CONST,):
+        return ln_dtype(n.dtype) is not None
+    if n.name in VIEWS or n.name in ("full", "arange", "pad"):
+        return ln_dtype(n.dtype) is not None
+    if n.name == "random_bits":
+        return True
+    return scalar_op(n) is not None
+
+
+def reducible(n: Node) -> bool:
+    """Whether a node is a reduction that a loop nest computes."""
+    if n.name not in REDUCTIONS or getattr(n.op, "family", "") != "reduction":
+        return False
+    x = n.args[0]
+    if ln_dtype(x.dtype) is None or ln_dtype(n.dtype) is None:
+        return False
+    if n.name in ("sum", "prod") and x.dtype.category <= dt.INT and n.dtype is not dt.int64:
+        return False
+    return not (n.name in ("amax", "amin", "argmax", "argmin") and (x.dtype is dt.bool_ or 0 in x.shape))
+
+
+def reduced_dims(n: Node) -> tuple[int, ...]:
+    """The dimensions that a reduction node reduces."""
+    return tuple(sorted(norm_dims(n.args[1], len(n.args[0].shape)))) if n.args[1] != () else tuple(range(len(n.args[0].shape)))
+
+
+def _weight(n: Node) -> int:
+    if n.name in VIEWS or n.op is CONST or n.name in ("full", "cast", "clone"):
+        return 0
+    return _DEAR.get(scalar_op(n) or n.name, 1)
+
+
+def choose(graph: Graph, own: Callable[[Node], bool], fuse: bool = True) -> tuple[list[Node], dict[Node, list[Node]]]:
+    """The nodes to materialise, each after its inputs, and the users of every node.
+
+    `own(node)` says that a node has a kernel of its own (a contraction, a host call, …).
+    """
+    order = graph.nodes()
+    users: dict[Node, list[Node]] = {n: [] for n in order}
+    for n in order:
+        for x in n.inputs:
+            users[x].append(n)
+    outputs = set(graph.outputs)
+    need: set[Node] = set()
+    for n in order:
+        if own(n):
+            need.update(x for x in n.inputs if not _is_plain_view(x))
+            need.update(_view_root(x) for x in n.inputs)
+        elif n.name == "index":
+            need.add(n.args[0])
+    cost: dict[Node, int] = {}
+    chosen: list[Node] = []
+    for n in order:
+        if n.op in (INPUT, LITERAL):
+            cost[n] = 1
+            continue
+        if n.op is ITEM:
+            cost[n] = 1
+            continue
+        weight = _weight(n) + sum(cost[x] for x in dict.fromkeys(n.inputs))
+        readers = users[n]
+        keep = n in outputs or n in need or own(n) or not (fusable(n) or reducible(n))
+        if not keep and n.op is not CONST and n.name not in ("full", "arange"):
+            if not fuse and n.name not in VIEWS:
+                keep = True
+            elif reducible(n):
+                keep = not (len(readers) == 1 and _stays_small(readers[0], n))
+                weight = 1
+            elif n.name not in VIEWS or weight > 1:
+                size = n.numel()
+                spread = any(u.numel() >= 4 * max(size, 1) and u.name not in REDUCTIONS for u in readers if u.outputs is None)
+                tapped = any(u.name == "windows" for u in readers)
+                keep = (len(readers) > 1 and weight > 8) or ((spread or tapped) and weight >= 4) or weight > 120
+        if keep:
+            chosen.append(n)
+            weight = 1
+        cost[n] = weight
+    return chosen, users
+
+
+def _stays_small(user: Node, n: Node) -> bool:
+    return user.outputs is None and user.numel() == n.numel() and (fusable(user) and user.name != "windows")
+
+
+def _is_plain_view(n: Node) -> bool:
+    while n.name in ("permute", "expand", "slice", "reshape"):
+        n = n.args[0]
+    return n.op in (INPUT, LITERAL, ITEM)
+
+
+def _view_root(n: Node) -> Node:
+    while n.name in ("permute", "expand", "slice", "reshape"):
+        n = n.args[0]
+    return n
+
+
+class Unfusable(Exception):
+    """A node that has to be materialised before the region that reads it can be written."""
+
+    def __init__(self, node: Node):
+        self.node = node
+
+
+class Region:
+    """Expressions over the loops of one nest.
+
+    `dims` are the loops; `buffers` collects (node or token, dtype) in the order of the kernel's
+    arguments. `stored(node)` says whether a node lies in memory. `leaves` binds nodes (a
+    contraction's result in its epilogue) to expressions at the identity access.
+    """
+
+    def __init__(self, dims: Sequence[int], stored: Callable[[Node], bool], reduce_at: int | None = None):
+        self.dims = tuple(dims)
+        self.stored = stored
+        self.buffers: list[tuple[Any, str]] = []
+        self.memo: dict[Any, ln.Expr] = {}
+        self.leaves: dict[Node, tuple[tuple[Affine, ...], ln.Expr]] = {}
+        self.reductions: list[ln.Reduction] = []
+        self.reduce_at = reduce_at
+
+    def buffer(self, key: Any, dtype: str) -> int:
+        """The argument number of a buffer."""
+        entry = (key, dtype)
+        if entry not in self.buffers:
+            self.buffers.append(entry)
+        return self.buffers.index(entry)
+
+    def position(self, access: Sequence[Affine], shape: Sequence[int]) -> ln.IndexMap:
+        """Where an access lies in a contiguous buffer of a shape."""
+        flat = maps.constant(len(self.dims))
+        for a, s in zip(access, contiguous_strides(shape), strict=True):
+            flat = flat.added(a.scaled(s))
+        return ln.IndexMap(flat.offset, flat.strides)
+
+    def expr(self, n: Node, access: tuple[Affine, ...]) -> ln.Expr:
+        """The value of a node at an access, one Affine for each of its dimensions."""
+        key = (n, access)
+        found = self.memo.get(key)
+        if found is None:
+            found = self.memo[key] = self._expr(n, access)
+        return found
+
+    def _expr(self, n: Node, access: tuple[Affine, ...]) -> ln.Expr:
+        if n in self.leaves:
+            at, leaf = self.leaves[n]
+            if at != access:
+                raise Unfusable(n)
+            return leaf
+        d = ln_dtype(n.dtype)
+        if d is None:
+            raise Unfusable(n)
+        if n.op is CONST:
+            return ln.const(n.args[0], d)
+        if self.stored(n):
+            return ln.load(self.buffer(n, d), d, self.position(access, n.shape))
+        name = n.name
+        if name in VIEWS or name == "pad":
+            return self._moved(n, access, d)
+        if name == "full":
+            return ln.const(n.args[1], d)
+        if name == "arange":
+            return self._arange(n, access, d)
+        if name == "random_bits":
+            state = n.args[0]
+            if not self.stored(state):
+                raise Unfusable(state)
+            b = self.buffer(state, "u64")
+            flat = maps.flatten(access, n.shape, len(self.dims))
+            return ln.apply("random_bits", ln.scalar(b, "u64", 0), ln.scalar(b, "u64", 1), ln.index(flat.strides, flat.offset))
+        if reducible(n):
+            raise Unfusable(n)
+        primitive = scalar_op(n)
+        if primitive is None:
+            raise Unfusable(n)
+        xs = [self.expr(x, self.broadcast(x, n, access)) for x in n.inputs]
+        if primitive == "copy":
+            return xs[0]
+        if primitive == "cast":
+            return ln.cast(xs[0], d)
+        if primitive == "square":
+            return ln.apply("mul", xs[0], xs[0])
+        if len(n.inputs) < len([i for i in n.op.tensor_slots if n.args[i] is not None]):  # type: ignore[union-attr]
+            raise Unfusable(n)
+        return ln.apply(primitive, *xs)
+
+    def broadcast(self, x: Node, n: Node, access: tuple[Affine, ...]) -> tuple[Affine, ...]:
+        """The access of an operand that broadcasts to its user's shape."""
+        lead = len(n.shape) - len(x.shape)
+        zero = maps.constant(len(self.dims))
+        return tuple(zero if s == 1 else access[lead + i] for i, s in enumerate(x.shape))
+
+    def _moved(self, n: Node, access: tuple[Affine, ...], d: str) -> ln.Expr:
+        x = n.args[0]
+        if n.name == "pad":
+            return self._padded(n, access, d)
+        try:
+            return self.expr(x, through(n, access, self.dims))
+        except NotAffine:
+            raise Unfusable(x if not self.stored(x) else n) from None
+
+    def _padded(self, n: Node, access: tuple[Affine, ...], d: str) -> ln.Expr:
+        x, low, high, value = n.args
+        if not self.stored(x):
+            raise Unfusable(x)
+        bounds, moved = [], []
+        for a, lo, hi, size in zip(access, low, high, x.shape, strict=True):
+            inside = Affine(a.offset - lo, a.strides)
+            moved.append(inside)
+            if lo or hi:
+                walkers = [i for i, s in enumerate(a.strides) if s]
+                if len(walkers) != 1 or a.strides[walkers[0]] != 1:
+                    raise Unfusable(n)
+                at = walkers[0]
+                start = -inside.offset
+                bounds.append((at, max(start, 0), min(start + size, self.dims[at])))
+        flat = self.position(moved, x.shape)
+        return ln.load(self.buffer(x, d), d, ln.IndexMap(flat.offset, flat.strides, tuple(bounds)), ln.const(value, d))
+
+    def _arange(self, n: Node, access: tuple[Affine, ...], d: str) -> ln.Expr:
+        start, step, _, dtype = n.args
+        i = ln.index(access[0].strides, access[0].offset)
+        if dtype.category == dt.INT:
+            wide = ln.apply("add", ln.apply("mul", i, ln.const(int(step), "i64")), ln.const(int(start), "i64"))
+            return ln.cast(wide, d)
+        wide = ln.apply("add", ln.apply("mul", ln.cast(i, "f64"), ln.const(step, "f64")), ln.const(start, "f64"))
+        return ln.cast(wide, d)
+
+
+def through(n: Node, access: Sequence[Affine], dims: Sequence[int]) -> tuple[Affine, ...]:
+    """The access of a view node's source; raises Split or NotAffine where a reshape needs it."""
+    x = n.args[0]
+    zero = maps.constant(len(dims))
+    if n.name == "reshape":
+        return maps.reshape(access, n.shape, x.shape, dims)
+    if n.name == "expand":
+        lead = len(n.shape) - len(x.shape)
+        return tuple(zero if s == 1 and n.shape[lead + i] != 1 else access[lead + i] for i, s in enumerate(x.shape))
+    if n.name == "permute":
+        out = [zero] * len(access)
+        for a, d in zip(access, n.args[1], strict=True):
+            out[d % len(access)] = a
+        return tuple(out)
+    if n.name == "slice":
+        return tuple(a.scaled(st, lo) for a, lo, st in zip(access, n.args[1], n.args[3], strict=True))
+    if n.name == "flip":
+        flipped = norm_dims(n.args[1], len(n.shape)) if n.args[1] else ()
+        return tuple(a.scaled(-1, s - 1) if i in flipped else a for i, (a, s) in enumerate(zip(access, n.shape, strict=True)))
+    assert n.name == "windows"
+    _, kernel, stride, dilation = n.args
+    k = len(kernel)
+    lead = len(x.shape) - k
+    out = list(access[:lead])
+    for i in range(k):
+        out.append(access[lead + i].scaled(stride[i]).added(access[lead + k + i].scaled(dilation[i])))
+    return tuple(out)
+
+
+def strided_view(n: Node, stored: Callable[[Node], bool]) -> tuple[Node, tuple[int, ...], int] | None:
+    """A node as strides and an offset on a node that lies in memory; None where it must be copied."""
+    dims = tuple(n.shape)
+    access = maps.identity(dims, [[i] for i in range(len(dims))])
+    x = n
+    try:
+        while not stored(x):
+            if x.name not in ("reshape", "permute", "expand", "slice", "flip"):
+                return None
+            access = through(x, access, dims)
+            x = x.args[0]
+    except (Split, NotAffine):
+        return None
+    flat = maps.constant(len(dims))
+    for a, s in zip(access, contiguous_strides(x.shape), strict=True):
+        flat = flat.added(a.scaled(s))
+    return x, flat.strides, flat.offset
+
+
+Target = Callable[[Sequence[int], Sequence[Sequence[int]]], tuple[Affine, ...]]
+
+
+def write_elementwise(
+    n: Node, stored: Callable[[Node], bool], key: Any, shape: Sequence[int] | None = None,
+    place: Callable[[Sequence[int], tuple[Affine, ...]], ln.IndexMap] | None = None,
+) -> tuple[ln.LoopNest, list[Any]]:  # fmt: skip
+    """The nest that computes a node into the buffer `key`, and what its buffers are.
+
+    Reductions that only feed this node are computed in the same nest. `place` maps an access of the
+    node to a position in another buffer (for a part of a larger result).
+    """
+    dims = list(n.shape)
+    groups: list[list[int]] = [[i] for i in range(len(dims))]
+    for _ in range(64):
+        try:
+            return _nest(n, dims, groups, stored, key, place)
+        except Split as cut:
+            dims, groups = maps.split_dims(dims, groups, cut)
+    raise Unfusable(n)
+
+
+def _outside(n: Node, stored: Callable[[Node], bool]) -> Callable[[Node], bool]:
+    """Memory as a node sees it: its own value is computed, not loaded."""
+    return lambda x: x is not n and stored(x)
+
+
+def _nest(n: Node, dims: list[int], groups: list[list[int]], stored: Any, key: Any, place: Any) -> tuple[ln.LoopNest, list[Any]]:
+    root = _reduction_below(n, _outside(n, stored))
+    if root is not None:
+        return _reduction_nest(n, root, dims, groups, stored, key, place)
+    region = Region(dims, _outside(n, stored))
+    access = maps.identity(dims, groups)
+    value = region.expr(n, access)
+    d = ln_dtype(n.dtype)
+    assert d is not None
+    out = region.buffer(key, d)
+    at = region.position(access, n.shape) if place is None else place(dims, access)
+    nest = ln.LoopNest(tuple(dims), (), tuple(b for _, b in region.buffers), (ln.Stage((), (ln.Store(out, at, value),)),))
+    return nest, [k for k, _ in region.buffers]
+
+
+def _reduction_below(n: Node, stored: Callable[[Node], bool]) -> Node | None:
+    """The reduction that a node computes or finishes: the one below it through same-sized nodes."""
+    if reducible(n):
+        return n
+    seen: set[Node] = set()
+    stack = [n]
+    found: list[Node] = []
+    while stack:
+        x = stack.pop()
+        if x in seen or (stored(x) and x is not n):
+            continue
+        seen.add(x)
+        if reducible(x):
+            found.append(x)
+        elif fusable(x):
+            stack.extend(x.inputs)
+    if not found:
+        return None
+    if len(found) > 1 or found[0].numel() != n.numel():
+        raise Unfusable(found[0])
+    return found[0]
+
+
+def _reduction_nest(n: Node, root: Node, dims: list[int], groups: list[list[int]], stored: Any, key: Any, place: Any) -> tuple[ln.LoopNest, list[Any]]:
+    x = root.args[0]
+    reduced = reduced_dims(root)
+    kept = [i for i in range(len(x.shape)) if i not in reduced]
+    if root is n:
+        outer_shape = [x.shape[i] for i in kept]
+    else:
+        outer_shape = list(root.shape)
+    # loops: those of n's shape first (they may have been cut), then the reduced dimensions
+    inner = [x.shape[i] for i in reduced]
+    all_dims, extra = _with_inner(dims, groups, n, inner)
+    outer_count = len(all_dims) - extra[1]
+    for _ in range(64):
+        try:
+            region = Region(all_dims, _outside(n, stored))
+            outer_access = maps.identity(all_dims, extra[0][: len(n.shape)])
+            inner_access = maps.identity(all_dims, extra[0][len(n.shape) :])
+            # the reduction's own access: n's access when they agree in shape, else through a reshape
+            if root is n or tuple(root.shape) == tuple(n.shape):
+                root_access = outer_access
+            else:
+                root_access = maps.reshape(outer_access, n.shape, root.shape, all_dims)
+            kept_access = [a for i, a in enumerate(root_access) if not (root.args[2] and i in reduced)]
+            source: list[Affine] = []
+            ki = ii = 0
+            for i in range(len(x.shape)):
+                if i in reduced:
+                    source.append(inner_access[ii])
+                    ii += 1
+                else:
+                    source.append(kept_access[ki])
+                    ki += 1
+            acc = ln_dtype(root.dtype)
+            assert acc is not None
+            value = region.expr(x, tuple(source))
+            kind = REDUCTIONS[root.name]
+            if kind in ("sum", "prod") and value.dtype != acc:
+                value = ln.cast(value, acc)
+            if kind in ("any", "all") and value.dtype != "bool":
+                value = ln.cast(value, "bool")
+            reduction = ln.Reduction(kind, value, acc if kind not in ("any", "all") else "bool")
+            result = ln.ref(0, 0, reduction.dtype)
+            if result.dtype != acc:
+                result = ln.cast(result, acc)
+            stage_dims = len(all_dims)
+            if root is not n:
+                region.leaves[root] = (root_access, result)
+                region.memo.clear()
+                result = region.expr(n, outer_access)
+            d = ln_dtype(n.dtype)
+            assert d is not None
+            out = region.buffer(key, d)
+            at = region.position(outer_access, n.shape) if place is None else place(all_dims, outer_access)
+            nest = ln.LoopNest(
+                tuple(all_dims[:outer_count]), tuple(all_dims[outer_count:]), tuple(b for _, b in region.buffers),
+                (ln.Stage((reduction,)),), (ln.Store(out, at, result),),
+            )  # fmt: skip
+            assert stage_dims == len(nest.dims) and prod(outer_shape) >= 0
+            return nest, [k for k, _ in region.buffers]
+        except Split as cut:
+            if cut.dim < outer_count:
+                outer_count += 1
+            all_dims, new_groups = maps.split_dims(all_dims, extra[0], cut)
+            extra = (new_groups, len(all_dims) - outer_count)
+        except NotAffine:
+            raise Unfusable(root if root is not n else x) from None
+    raise Unfusable(root)
+
+
+def _with_inner(dims: list[int], groups: list[list[int]], n: Node, inner: list[int]) -> tuple[list[int], tuple[list[list[int]], int]]:
+    k = len(dims)
+    return [*dims, *inner], ([*groups, *[[k + i] for i in range(len(inner))]], len(inner))

@@ -1,0 +1,420 @@
+"""Table lookups: embedding and embedding_bag, and the soft lookup that is attention."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..autograd.modes import no_grad
+from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnValueError, describe
+from ..shape import Size, broadcast_shapes, numel
+from ..tensor import Tensor
+from .activation import floating, widen
+from .elementwise import where_op
+from .registry import FUNCTIONS, Sample, composition, op
+from .samples import draw, rng
+
+# ---------------------------------------------------------------- embedding
+
+
+def _embedding_infer(input: Any, weight: Any, padding_idx: Any = None, scale_grad_by_freq: bool = False) -> tuple:
+    given = f"input={describe(input)}, weight={describe(weight)}"
+    if input.dtype not in (dt.int64, dt.int32):
+        raise KilnError("embedding", f"expected int64 or int32 indices, got {input.dtype.name}", given, "input.long()")
+    if len(weight.shape) != 2:
+        raise KilnError("embedding", "'weight' must be 2-D", given, "(rows, features)")
+    return Size((*input.shape, weight.shape[1])), weight.dtype
+
+
+def _check_rows(name: str, index: np.ndarray, rows: int) -> None:
+    if index.size and (index.min() < 0 or index.max() >= rows):
+        wrong = index[(index < 0) | (index >= rows)].flat[0]
+        raise KilnIndexError(name, "index out of range in self", f"{wrong} for {rows} rows", f"indices go from 0 to {rows - 1}")
+
+
+def _embedding_grad_body(
+    grad: Tensor, input: Tensor, rows: int, padding_idx: int | None, scale_grad_by_freq: bool
+) -> Tensor:
+    n, d = numel(input.shape), grad.shape[-1]
+    index, g = input.reshape(n).long(), widen(grad).reshape(n, d)
+    if padding_idx is not None:
+        g = where_op((index == padding_idx).unsqueeze(1), 0, g)
+    if scale_grad_by_freq:
+        counts = g.new_zeros((rows,)).index_add(0, index, g.new_ones((n,)))
+        g = g / counts.index_select(0, index).unsqueeze(1)
+    return g.new_zeros((rows, d)).index_add(0, index, g).to(grad.dtype)
+
+
+@op(
+    private=True, check=False, body=_embedding_grad_body,
+    infer=lambda grad, input, rows, padding_idx, scale_grad_by_freq: (Size((rows, grad.shape[-1])), grad.dtype),
+    grad={"grad": lambda g, input, padding_idx, scale_grad_by_freq: _embedding_grad_grad(
+        g, input, padding_idx, scale_grad_by_freq
+    )},
+    samples=lambda: iter([
+        Sample((draw(rng(), (5, 3)), np.array([0, 2, 0, 1, 3]), 4, None, False)),
+        Sample((draw(rng(), (2, 2, 3)), np.array([[0, 2], [0, 1]]), 4, 0, True)),
+        Sample((draw(rng(), (0, 3)), np.zeros((0,), np.int64), 4, None, False)),
+    ]),
+)  # fmt: skip
+def embedding_grad(grad: Tensor, input: Tensor, rows: int, padding_idx: int | None, scale_grad_by_freq: bool) -> Tensor:
+    """The sum of the gradients of each row's uses; none for `padding_idx`."""
+    d = grad.shape[-1]
+    index, g = input.reshape(-1), grad.reshape(input.size, d)
+    out = np.zeros((rows, d), grad.dtype)
+    order = np.argsort(index, kind="stable")
+    index = index[order]
+    starts = np.flatnonzero(np.diff(index, prepend=-1))
+    if starts.size:
+        sums = np.add.reduceat(g[order], starts, axis=0)
+        if scale_grad_by_freq:
+            sums /= np.diff(starts, append=index.size)[:, None].astype(g.dtype)
+        out[index[starts]] = sums
+    if padding_idx is not None:
+        out[padding_idx] = 0
+    return out
+
+
+def _embedding_grad_grad(g: Tensor, input: Tensor, padding_idx: int | None, by_freq: bool) -> Tensor:
+    out = embedding_op(input, g, padding_idx, False)
+    if by_freq:
+        n = numel(input.shape)
+        index = input.reshape(n).long()
+        counts = g.new_zeros((g.shape[0],)).index_add(0, index, g.new_ones((n,)))
+        out = out / counts.index_select(0, index).reshape(*input.shape, 1)
+    if padding_idx is not None:
+        out = where_op((input == padding_idx).unsqueeze(-1), 0, out)
+    return out
+
+
+def _embedding_samples() -> Any:
+    r = rng(51)
+    w = draw(r, (5, 3))
+    for index in (np.array([0, 4, 1, 1]), np.array(2), np.array([[1, 2], [3, 1]]), np.zeros((0,), np.int64)):
+        yield Sample((index, w))
+        yield Sample((index, w), {"padding_idx": 1})
+        yield Sample((index, w), {"padding_idx": -1, "scale_grad_by_freq": True}, grad=index.size > 0)
+    yield Sample((np.array([1, 2], np.int32), w))
+    yield Sample((np.array([5]), w), error=IndexError)
+    yield Sample((np.array([-1]), w), error=IndexError)
+    yield Sample((draw(r, (2,)), w), error=RuntimeError)
+    yield Sample((np.array([1]), w[0]), error=RuntimeError)
+
+
+@op(
+    name="embedding", private=True, exact=True, check=False, infer=_embedding_infer,
+    samples=lambda: iter([Sample((np.array([0, 4, 1, 1]), draw(rng(), (5, 3)), 1, False))]),
+    body=lambda input, weight, padding_idx, scale_grad_by_freq: weight.index_select(
+        0, input.reshape(numel(input.shape))
+    ).reshape(*input.shape, weight.shape[1]),
+    grad={"weight": lambda g, input, weight, padding_idx, scale_grad_by_freq: embedding_grad(
+        g, input, weight.shape[0], padding_idx, scale_grad_by_freq
+    )},
+)  # fmt: skip
+def embedding_op(input: Tensor, weight: Tensor, padding_idx: int | None, scale_grad_by_freq: bool) -> Tensor:
+    """weight[input]: the rows at the indices."""
+    if input.dtype.kind != "i" or input.dtype.itemsize < 4 or weight.ndim != 2:
+        raise TypeError  # the shape rule tells why
+    _check_rows("embedding", input, weight.shape[0])
+    return weight.take(input, axis=0)
+
+
+def _renormalize(weight: Tensor, input: Tensor, max_norm: float, norm_type: float) -> None:
+    """Scale down, in place, the rows in use whose norm is above max_norm."""
+    with no_grad():
+        n = numel(input.shape)
+        used = weight.new_zeros((weight.shape[0],)).index_fill(0, input.reshape(n).long(), 1) > 0
+        norms = weight.detach().norm(norm_type, 1)
+        scale = where_op(used & (norms > max_norm), max_norm / (norms + 1e-7), 1)
+        weight.mul_(scale.unsqueeze(1))
+
+
+def _padding_row(name: str, padding_idx: int | None, rows: Any) -> int | None:
+    if padding_idx is None:
+        return None
+    if isinstance(rows, int) and not -rows <= padding_idx < rows:
+        raise AssertionError("Padding_idx must be within num_embeddings")
+    return padding_idx + rows if padding_idx < 0 else padding_idx
+
+
+def _refuse_sparse(name: str, sparse: bool) -> None:
+    if sparse:
+        raise KilnNotImplementedError(
+            name, "sparse gradients are not supported", "sparse=True", "leave sparse=False: gradients are dense"
+        )
+
+
+@composition(namespace="F", samples=_embedding_samples)
+def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, max_norm: float | None = None,
+              norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False) -> Tensor:  # fmt: skip
+    """The rows of weight (rows, features) at the indices: input (*) gives (*, features).
+
+    The row `padding_idx` gets no gradient; rows in use with a norm above `max_norm` are scaled down in
+    place; `scale_grad_by_freq` divides a row's gradient by its number of uses.
+    """
+    _refuse_sparse("embedding", sparse)
+    if padding_idx is not None:
+        padding_idx = _padding_row("embedding", padding_idx, weight.shape[0])
+    if max_norm is not None:
+        _renormalize(weight, input, max_norm, norm_type)
+    return embedding_op(input, weight, padding_idx, bool(scale_grad_by_freq))
+
+
+def _bag_samples() -> Any:
+    r = rng(52)
+    w = draw(r, (6, 3))
+    two, one = np.array([[0, 5, 2], [1, 1, 4]]), np.array([0, 5, 2, 1, 1, 4])
+    offsets = np.array([0, 2, 2, 5])
+    for mode in ("sum", "mean", "max"):
+        yield Sample((two, w), {"mode": mode})
+        yield Sample((one, w, offsets), {"mode": mode})
+        yield Sample((two, w), {"mode": mode, "padding_idx": 1})
+        yield Sample((one, w, offsets), {"mode": mode, "padding_idx": 4})
+    yield Sample((one, w, np.array([0, 2, 6])), {"include_last_offset": True, "mode": "sum"})
+    yield Sample((two, w), {"mode": "sum", "per_sample_weights": draw(r, (2, 3))})
+    yield Sample((one, w, offsets), {"mode": "sum", "per_sample_weights": draw(r, (6,))})
+    yield Sample((one, w), error=ValueError)
+    yield Sample((two, w, offsets), error=ValueError)
+    yield Sample((one, w, np.array([1, 2])), error=RuntimeError)
+    yield Sample((one, w, np.array([0, 9])), error=RuntimeError)
+    yield Sample((two, w), {"mode": "most"}, error=ValueError)
+    yield Sample((two, w), {"per_sample_weights": draw(r, (2, 3))}, error=NotImplementedError)
+
+
+def _bags(name: str, input: Any, offsets: Any, include_last: bool) -> tuple[Any, Any, Any]:
+    """Flat indices, the bag of each, and the number of bags."""
+    arange = FUNCTIONS["arange"]
+    if input.ndim == 2:
+        if offsets is not None:
+            raise KilnValueError(
+                name, "if input is 2D, then offsets has to be None, as input is treated as a mini-batch of fixed "
+                "length sequences", describe(offsets), "",
+            )  # fmt: skip
+        b, n = input.shape
+        return input.reshape(b * n), arange(b).unsqueeze(1).expand(b, n).reshape(b * n), b
+    if input.ndim != 1:
+        raise KilnValueError(name, "input has to be 1D or 2D Tensor", describe(input), "")
+    if offsets is None or offsets.ndim != 1:
+        raise KilnValueError(name, "offsets has to be a 1D Tensor", describe(offsets), "where each bag begins in input")
+    n = input.shape[0]
+    if isinstance(offsets._a, np.ndarray) and offsets._a.size:
+        if offsets._a[0] != 0:
+            raise KilnError(name, "offsets[0] has to be 0", f"offsets[0]={offsets._a[0]}", "")
+        if offsets._a[-1] > n:
+            raise KilnError(
+                name, f"offsets[-1] can not be greater than input's length {n}", f"offsets[-1]={offsets._a[-1]}", ""
+            )
+    if include_last:
+        offsets = offsets[:-1]
+    bag = (arange(n).unsqueeze(1) >= offsets).sum(1) - 1
+    return input, bag, offsets.shape[0]
+
+
+@composition(namespace="F", samples=_bag_samples)
+def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, max_norm: float | None = None,
+                  norm_type: float = 2, scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False,
+                  per_sample_weights: Tensor | None = None, include_last_offset: bool = False,
+                  padding_idx: int | None = None) -> Tensor:  # fmt: skip
+    """The sum, mean or max of the rows in each bag: (bags, n) indices, or flat ones with `offsets`.
+
+    Entries equal to `padding_idx` count for nothing; an empty bag gives zeros.
+    """
+    name = "embedding_bag"
+    _refuse_sparse(name, sparse)
+    if mode not in ("sum", "mean", "max"):
+        raise KilnValueError(name, "mode has to be one of sum, mean or max", repr(mode), "")
+    if per_sample_weights is not None and mode != "sum":
+        raise KilnNotImplementedError(
+            name, "per_sample_weights is only supported for mode='sum'", f"mode={mode!r}", ""
+        )
+    if per_sample_weights is not None and per_sample_weights.shape != input.shape:
+        raise KilnValueError(name, "per_sample_weights must have the shape of input", describe(per_sample_weights), "")
+    index, bag, bags = _bags(name, input, offsets, include_last_offset)
+    padding_idx = _padding_row(name, padding_idx, weight.shape[0])
+    if max_norm is not None:
+        _renormalize(weight, index, max_norm, norm_type)
+    rows = embedding_op(index, weight, padding_idx, bool(scale_grad_by_freq))
+    counted = None if padding_idx is None else index != padding_idx
+    if mode == "max":
+        return _bag_max(rows, bag, bags, counted)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.reshape(numel(per_sample_weights.shape), 1)
+    if counted is not None:
+        rows = where_op(counted.unsqueeze(1), rows, 0)
+    out = rows.new_zeros((bags, weight.shape[1])).index_add(0, bag, rows)
+    if mode == "mean":
+        ones = rows.new_ones((rows.shape[0],)) if counted is None else counted.to(rows.dtype)
+        counts = rows.new_zeros((bags,)).index_add(0, bag, ones)
+        out = out / counts.clamp(min=1).unsqueeze(1)
+    return out
+
+
+def _bag_max(rows: Tensor, bag: Tensor, bags: Any, counted: Any) -> Tensor:
+    if rows.shape[0] == 0:
+        return rows.new_zeros((bags, rows.shape[1]))
+    inside = FUNCTIONS["arange"](bags).unsqueeze(1) == bag
+    if counted is not None:
+        inside = inside & counted
+    inside = inside.unsqueeze(-1)  # (bags, entries, 1)
+    best = where_op(inside, rows.detach(), float("-inf")).argmax(1)
+    return where_op(inside.any(1), rows.gather(0, best), 0)
+
+
+# ---------------------------------------------------------------- attention
+
+_ATTENTION = "scaled_dot_product_attention"
+
+
+def _attention_infer(query: Any, key: Any, value: Any, attn_mask: Any, is_causal: bool, scale: float) -> tuple:
+    given = f"query={describe(query)}, key={describe(key)}, value={describe(value)}"
+    if any(len(x.shape) < 2 for x in (query, key, value)):
+        raise KilnError(_ATTENTION, "Expected query, key, and value to all be at least 2 dimensional", given, "(…, length, features)")
+    if not query.dtype is key.dtype is value.dtype:
+        raise KilnError(_ATTENTION, "Expected query, key, and value to have the same dtype", given, "convert them")
+    floating(_ATTENTION, query)
+    if query.shape[-1] != key.shape[-1]:
+        raise KilnError(_ATTENTION, "query and key must have the same number of features", given, "")
+    if key.shape[-2] != value.shape[-2]:
+        raise KilnError(_ATTENTION, "key and value must have the same length", given, "")
+    if attn_mask is not None:
+        if is_causal:
+            raise KilnError(_ATTENTION, "Explicit attn_mask should not be set when is_causal=True", given, "")
+        if attn_mask.dtype is not dt.bool_ and attn_mask.dtype is not query.dtype and attn_mask.dtype is not dt.float32:
+            raise KilnError(
+                _ATTENTION, "Expected attn_mask dtype to be bool or float or to match query dtype",
+                f"{given}, attn_mask={describe(attn_mask)}", "",
+            )  # fmt: skip
+    batch = broadcast_shapes(*(x.shape[:-2] for x in (query, key, value)), op=_ATTENTION)
+    if attn_mask is not None:
+        broadcast_shapes(attn_mask.shape, (*batch, query.shape[-2], key.shape[-2]), op=_ATTENTION)
+    return Size((*batch, query.shape[-2], value.shape[-1])), query.dtype
+
+
+def _swap(x: Any) -> Any:
+    return x.swapaxes(-1, -2) if isinstance(x, np.ndarray) else x.transpose(-1, -2)
+
+
+def _scores(query: Tensor, key: Tensor, attn_mask: Any, is_causal: bool, scale: float) -> Tensor:
+    s = (query * scale) @ _swap(key)
+    if is_causal:
+        arange = FUNCTIONS["arange"]
+        attn_mask = arange(query.shape[-2]).unsqueeze(1) >= arange(key.shape[-2])
+    if attn_mask is None:
+        return s
+    return where_op(attn_mask, s, float("-inf")) if attn_mask.dtype is dt.bool_ else s + attn_mask
+
+
+def _masked_softmax(s: Tensor, can_be_empty: bool) -> Tensor:
+    """softmax over the last dimension; rows that are masked out entirely give zeros."""
+    p = FUNCTIONS["softmax"](s, -1)
+    if can_be_empty:
+        p = where_op((s == float("-inf")).all(-1, True), 0, p)
+    return p
+
+
+def _attention_body(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any, is_causal: bool, scale: float) -> Tensor:
+    s = _scores(widen(query), widen(key), attn_mask, is_causal, scale)
+    return (_masked_softmax(s, attn_mask is not None) @ widen(value)).to(query.dtype)
+
+
+def _attention_rule(
+    g: Tensor, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any, is_causal: bool, scale: float, needs: tuple
+) -> tuple:
+    q, k, v, g = (widen(x) for x in (query, key, value, g))
+    p = _masked_softmax(_scores(q, k, attn_mask, is_causal, scale), attn_mask is not None)
+    gv = _swap(p) @ g if needs[2] else None
+    if not (needs[0] or needs[1] or needs[3]):
+        return None, None, gv, None
+    h = p * (g @ _swap(v))
+    gs = h - p * h.sum(-1, True)
+    gq = (gs @ k) * scale if needs[0] else None
+    gk = (_swap(gs) @ q) * scale if needs[1] else None
+    return gq, gk, gv, gs if needs[3] else None
+
+
+def _attention_op_samples() -> Any:
+    for s in _attention_samples():
+        q, k, v = s.args[:3]
+        mask = s.args[3] if len(s.args) > 3 else None
+        if s.error is None and not set(s.kwargs) - {"is_causal"}:
+            yield Sample((q, k, v, mask, s.kwargs.get("is_causal", False), 0.5))
+
+
+def _attention_samples() -> Any:
+    r = rng(53)
+    q, k, v = draw(r, (2, 3, 4)), draw(r, (2, 5, 4)), draw(r, (2, 5, 6))
+    yield Sample((q, k, v))
+    yield Sample((q[0], k[0], v[0]))
+    yield Sample((q[:, None], k[:, None], v[:, None]))
+    yield Sample((q, k, v, r.random((3, 5)) > 0.3))
+    yield Sample((q, k, v, draw(r, (2, 3, 5))))
+    yield Sample((q, k, v, np.zeros((3, 5), bool)), grad=False)
+    yield Sample((q, k, v), {"is_causal": True})
+    yield Sample((q, k, v), {"scale": 0.3})
+    yield Sample((draw(r, (2, 4, 3, 4)), draw(r, (2, 2, 5, 4)), draw(r, (2, 2, 5, 6))), {"enable_gqa": True})
+    yield Sample((q, k, v, r.random((3, 5)) > 0.3), {"is_causal": True}, error=RuntimeError)
+    yield Sample((q[0, 0], k, v), error=RuntimeError)
+    yield Sample((q, k.astype(np.float32), v), error=RuntimeError)
+    yield Sample((q, k[..., :2], v), error=RuntimeError)
+    yield Sample((q, k, v[:, :2]), error=RuntimeError)
+    yield Sample((q, k, v, np.ones((3, 5), np.int64)), error=RuntimeError)
+
+
+@op(
+    private=True, family="contraction", infer=_attention_infer, body=_attention_body, samples=_attention_op_samples,
+    grad={("query", "key", "value", "attn_mask"): _attention_rule},
+)  # fmt: skip
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool, scale: float
+) -> Tensor:
+    """softmax(query @ key^T * scale, masked) @ value."""
+    s = np.matmul(query * query.dtype.type(scale), _swap(key))
+    if is_causal:
+        attn_mask = np.arange(query.shape[-2])[:, None] >= np.arange(key.shape[-2])  # type: ignore[assignment]
+    if attn_mask is not None:
+        s = np.where(attn_mask, s, s.dtype.type(-np.inf)) if attn_mask.dtype == bool else s + attn_mask
+    top = np.maximum.reduce(s, axis=-1, keepdims=True, initial=-np.inf)
+    s = np.exp(s - np.where(top == -np.inf, s.dtype.type(0), top))
+    total = np.add.reduce(s, axis=-1, keepdims=True)
+    if attn_mask is not None:
+        total[total == 0] = 1
+    return np.matmul(s / total, value).astype(query.dtype, copy=False)
+
+
+def _repeat_heads(x: Tensor, heads: Any) -> Tensor:
+    """(…, h, L, E) to (…, heads, L, E), each head repeated."""
+    h = x.shape[-3]
+    if h == heads:
+        return x
+    if heads % h:
+        raise KilnError(
+            _ATTENTION, "the number of query heads must be a multiple of the key's and value's",
+            f"{heads} and {h} heads", "",
+        )  # fmt: skip
+    lead, tail = tuple(x.shape[:-3]), tuple(x.shape[-2:])
+    return x.unsqueeze(-3).expand(*lead, h, heads // h, *tail).reshape(*lead, heads, *tail)
+
+
+@composition(namespace="F", samples=_attention_samples)
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+                                 dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,
+                                 enable_gqa: bool = False) -> Tensor:  # fmt: skip
+    """softmax(query @ key^T * scale) @ value: (…, L, E), (…, S, E), (…, S, Ev) give (…, L, Ev).
+
+    `attn_mask` broadcasts to (…, L, S): bool (True takes part) or added to the scores. `scale` defaults to
+    1 / sqrt(E). `enable_gqa` repeats the heads of key and value to match query's. With `dropout_p` above 0
+    attention weights are dropped, whether training or not. https://arxiv.org/abs/1706.03762
+    """
+    if enable_gqa:
+        key, value = (_repeat_heads(x, query.shape[-3]) for x in (key, value))
+    if scale is None:
+        scale = 1 / math.sqrt(query.shape[-1]) if query.ndim and query.shape[-1] else 1.0
+    is_causal = bool(is_causal)
+    if not dropout_p:
+        return attention(query, key, value, attn_mask, is_causal, scale)
+    _attention_infer(query, key, value, attn_mask, is_causal, scale)
+    p = _masked_softmax(_scores(query, key, attn_mask, is_causal, scale), attn_mask is not None)
+    return FUNCTIONS["nn.functional.dropout"](p, dropout_p, True) @ value

@@ -1,0 +1,622 @@
+"""Maps of another size: adaptive pooling, unfold and fold, interpolation, pixel shuffling, grid sampling."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError, KilnNotImplementedError, KilnValueError, describe
+from ..shape import index_int, numel
+from ..tensor import Tensor, wrap
+from ._windows import as_tuple, out_size
+from .activation import floating
+from .elementwise import where_op
+from .pooling import _crop, _distinct, _pad_around, _sizes, avg_pool, pool_input, windows, windows_grad
+from .registry import FUNCTIONS, Sample, composition
+from .samples import draw, rng
+
+# ---------------------------------------------------------------- adaptive pooling
+
+
+def _adaptive_sizes(name: str, x: Any, output_size: Any, n: int) -> tuple[int, ...]:
+    pool_input(name, x, n)
+    wanted = tuple(output_size) if isinstance(output_size, list | tuple) else (output_size,) * n
+    if len(wanted) != n:
+        raise KilnError(name, f"output_size must be {n} values", f"output_size={output_size}", "")
+    sizes = tuple(
+        s if w is None else index_int(w, name, "output_size")
+        for s, w in zip(x.shape[-n:], wanted, strict=True)
+    )
+    if any(s < 0 for s in sizes):
+        raise KilnError(name, "elements of output_size must be greater than or equal to 0", f"output_size={wanted}", "")
+    return sizes
+
+
+def _bins(size: int, out: int) -> list[tuple[int, int]]:
+    """Where each of `out` bins begins and ends."""
+    return [(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
+
+
+def _constant(a: np.ndarray, like: Tensor | None = None) -> Tensor:
+    return wrap(a if like is None else a.astype(like.dtype.np))
+
+
+def _bin_means(x: Tensor, out: int, dim: int) -> Tensor:
+    """The mean of each bin along one dimension, as a product with the matrix that takes it."""
+    size = x.shape[dim]
+    m = np.zeros((size, out))
+    for j, (a, b) in enumerate(_bins(size, out)):
+        m[a:b, j] = 1 / (b - a)
+    return (x.transpose(dim, -1) @ _constant(m, x)).transpose(dim, -1)
+
+
+def _adaptive_avg(n: int, x: Any, output_size: Any) -> Tensor:
+    name = f"adaptive_avg_pool{n}d"
+    sizes = _adaptive_sizes(name, x, output_size, n)
+    floating(name, x)
+    if sizes == (1,) * n:
+        return x.mean(tuple(range(-n, 0)), True)
+    if all(o > 0 and s % o == 0 for s, o in zip(x.shape[-n:], sizes, strict=True)):
+        k = tuple(s // o for s, o in zip(x.shape[-n:], sizes, strict=True))
+        return x if k == (1,) * n and not x.requires_grad else avg_pool(x, k, k, (0,) * n, (0,) * n, True, None)
+    for i, o in enumerate(sizes):
+        if o != x.shape[i - n]:
+            x = _bin_means(x, o, i - n)
+    return x
+
+
+def _adaptive_max(n: int, x: Any, output_size: Any, return_indices: bool) -> Any:
+    name = f"adaptive_max_pool{n}d"
+    sizes = _adaptive_sizes(name, x, output_size, n)
+    floating(name, x)
+    space, lead = tuple(x.shape[-n:]), tuple(x.shape[: x.ndim - n])
+    # positions in the flattened map of every element of every bin; short bins repeat their last one
+    at: Any = np.zeros((1,) * (2 * n), np.int64)
+    for i, (s, o) in enumerate(zip(space, sizes, strict=True)):
+        bins = _bins(s, o)
+        widest = max((b - a for a, b in bins), default=1)
+        index = np.array([[min(a + j, b - 1) for j in range(widest)] for a, b in bins], np.int64).reshape(o, widest)
+        shape = [1] * (2 * n)
+        shape[i], shape[n + i] = o, widest
+        at = at * s + index.reshape(shape)
+    count, taps = numel(sizes), numel(at.shape[n:])
+    flat = x.reshape(*lead, numel(space))
+    at_flat = _constant(at.reshape(count * taps))
+    with_taps = flat.index_select(-1, at_flat).reshape(*lead, count, taps)
+    best = with_taps.detach().argmax(-1, True)
+    values = with_taps.gather(-1, best).reshape(*lead, *sizes)
+    if not return_indices:
+        return values
+    where = at_flat.reshape((1,) * len(lead) + (count, taps)).expand(*lead, count, taps)
+    return values, where.gather(-1, best).reshape(*lead, *sizes)
+
+
+def _adaptive_samples(n: int, distinct: bool) -> Callable:
+    def samples() -> Any:
+        r = rng(61)
+        x = _distinct(r, _sizes(n)) if distinct else draw(r, _sizes(n))
+        for size in (1, 2, 3, (7, 6, 5)[:n], (4, None, 2)[:n] if n > 1 else 4, 9):
+            yield Sample((x, size))
+        yield Sample((x[0], 2))
+        yield Sample((x[0, 0, 0] if n > 1 else x[0, 0], 2), error=RuntimeError)
+        if distinct:
+            yield Sample((x, 3), {"return_indices": True})
+
+    return samples
+
+
+@composition(method=False, samples=_adaptive_samples(1, False))
+def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
+    """The means of output_size bins of (N, C, L) or (C, L)."""
+    return _adaptive_avg(1, input, output_size)
+
+
+@composition(namespace="F", samples=_adaptive_samples(2, False))
+def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
+    """The means of (h, w) bins of (N, C, H, W) or (C, H, W); None keeps a size."""
+    return _adaptive_avg(2, input, output_size)
+
+
+@composition(namespace="F", samples=_adaptive_samples(3, False))
+def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
+    """The means of (d, h, w) bins of (N, C, D, H, W) or (C, D, H, W); None keeps a size."""
+    return _adaptive_avg(3, input, output_size)
+
+
+@composition(namespace="F", samples=_adaptive_samples(1, True))
+def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """The largest values of output_size bins of (N, C, L) or (C, L)."""
+    return _adaptive_max(1, input, output_size, return_indices)
+
+
+@composition(namespace="F", samples=_adaptive_samples(2, True))
+def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """The largest values of (h, w) bins of (N, C, H, W) or (C, H, W); None keeps a size."""
+    return _adaptive_max(2, input, output_size, return_indices)
+
+
+@composition(namespace="F", samples=_adaptive_samples(3, True))
+def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """The largest values of (d, h, w) bins of (N, C, D, H, W) or (C, D, H, W); None keeps a size."""
+    return _adaptive_max(3, input, output_size, return_indices)
+
+
+FUNCTIONS["nn.functional.adaptive_avg_pool1d"] = adaptive_avg_pool1d
+
+
+# ---------------------------------------------------------------- unpooling, unfold and fold
+
+
+def _unpool(n: int, x: Any, indices: Any, kernel: Any, stride: Any, padding: Any, output_size: Any) -> Tensor:
+    name = f"max_unpool{n}d"
+    pool_input(name, x, n)
+    if indices.dtype is not dt.int64:
+        raise KilnError(name, "elements in indices should be type int64", describe(indices), "")
+    if indices.shape != x.shape:
+        raise KilnError(name, "Expected shape of indices to be same as that of the input", describe(indices), "")
+    k = as_tuple(kernel, n, name, "kernel_size")
+    t = k if stride is None else as_tuple(stride, n, name, "stride")
+    p = as_tuple(padding, n, name, "padding")
+    if output_size is None:
+        size = tuple((s - 1) * b + a - 2 * c for s, a, b, c in zip(x.shape[-n:], k, t, p, strict=True))
+    else:
+        size = tuple(output_size)[-n:]
+    lead = tuple(x.shape[: x.ndim - n])
+    count, area = numel(x.shape[-n:]), numel(size)
+    flat = x.new_zeros((*lead, area)).scatter(-1, indices.reshape(*lead, count), x.reshape(*lead, count))
+    return flat.reshape(*lead, *size)
+
+
+def _unpool_samples(n: int) -> Callable:
+    def samples() -> Any:
+        x = draw(rng(62), (1, 2, 2, 2, 2)[: n + 2])
+        area = 4**n
+        step = {1: [0, 2], 2: [0, 2, 9, 15], 3: [0, 2, 9, 15, 35, 37, 48, 63]}[n]
+        index = np.broadcast_to(np.array(step).reshape((2,) * n), x.shape).copy()
+        yield Sample((x, index, 2))
+        if area > 4:
+            yield Sample((x, index, 2), {"output_size": (4, 4, 4)[:n]})
+        yield Sample((x, index.astype(np.int32), 2), error=RuntimeError)
+
+    return samples
+
+
+@composition(namespace="F", samples=_unpool_samples(1))
+def max_unpool1d(input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
+                 output_size: Any = None) -> Tensor:  # fmt: skip
+    """Zeros with the values of a max pooling put back where its indices say: (N, C, L) or (C, L)."""
+    return _unpool(1, input, indices, kernel_size, stride, padding, output_size)
+
+
+@composition(namespace="F", samples=_unpool_samples(2))
+def max_unpool2d(input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
+                 output_size: Any = None) -> Tensor:  # fmt: skip
+    """Zeros with the values of a max pooling put back where its indices say: (N, C, H, W) or (C, H, W)."""
+    return _unpool(2, input, indices, kernel_size, stride, padding, output_size)
+
+
+@composition(namespace="F", samples=_unpool_samples(3))
+def max_unpool3d(input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
+                 output_size: Any = None) -> Tensor:  # fmt: skip
+    """Zeros with the values of a max pooling put back where its indices say: (N, C, D, H, W) or (C, D, H, W)."""
+    return _unpool(3, input, indices, kernel_size, stride, padding, output_size)
+
+
+def _fold_geometry(name: str, kernel: Any, dilation: Any, padding: Any, stride: Any) -> tuple:
+    k, d, p, t = (
+        as_tuple(v, 2, name, what)
+        for v, what in ((kernel, "kernel_size"), (dilation, "dilation"), (padding, "padding"), (stride, "stride"))
+    )
+    for what, values in (("kernel_size", k), ("dilation", d), ("stride", t)):
+        if any(v <= 0 for v in values):
+            raise KilnError(name, f"{what} should be greater than zero", f"{what}={values}", "")
+    if any(v < 0 for v in p):
+        raise KilnError(name, "padding should be non-negative", f"padding={p}", "")
+    return k, d, p, t
+
+
+def _blocks(sizes: Sequence[Any], k: tuple, d: tuple, p: tuple, t: tuple) -> tuple:
+    return tuple(out_size(s + 2 * c, a, e, b) for s, a, b, c, e in zip(sizes, k, d, p, t, strict=True))
+
+
+@composition(namespace="F", samples=lambda: iter([
+    Sample((draw(rng(), (2, 3, 5, 6)), 2)), Sample((draw(rng(), (2, 3, 5, 6)), (2, 3), 1, 1, 2)),
+    Sample((draw(rng(), (2, 3, 7, 6)), 2, 2, (1, 0), (2, 1))), Sample((draw(rng(), (3, 5, 6)), 2)),
+    Sample((draw(rng(), (2, 3, 5, 6)), 7), error=RuntimeError), Sample((draw(rng(), (2, 3, 5, 6)), 0), error=RuntimeError),
+]))  # fmt: skip
+def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:
+    """The sliding blocks of (N, C, H, W) as columns: (N, C * prod(kernel_size), blocks)."""
+    k, d, p, t = _fold_geometry("unfold", kernel_size, dilation, padding, stride)
+    if input.ndim not in (3, 4):
+        raise KilnError("unfold", "Expected 3D or 4D (batch mode) tensor for input", describe(input), "(N, C, H, W)")
+    x = input if input.ndim == 4 else input.unsqueeze(0)
+    blocks = _blocks(x.shape[-2:], k, d, p, t)
+    if any(isinstance(b, int) and b < 1 for b in blocks):
+        raise KilnError(
+            "unfold", "the shape of the array of sliding blocks must be at least one in each dimension",
+            f"input={describe(input)}, kernel_size={k}: {blocks}", "",
+        )  # fmt: skip
+    w = windows(_pad_around(x, p, (0, 0), 0), k, t, d)
+    n, c = x.shape[:2]
+    out = w.permute(0, 1, 4, 5, 2, 3).reshape(n, c * numel(k), numel(blocks))
+    return out if input.ndim == 4 else out.squeeze(0)
+
+
+@composition(namespace="F", samples=lambda: iter([
+    Sample((draw(rng(), (2, 12, 20)), (5, 6), 2)), Sample((draw(rng(), (2, 18, 9)), (5, 6), (2, 3), 1, 1, 2)),
+    Sample((draw(rng(), (12, 20)), (5, 6), 2)), Sample((draw(rng(), (2, 12, 19)), (5, 6), 2), error=RuntimeError),
+    Sample((draw(rng(), (2, 13, 20)), (5, 6), 2), error=RuntimeError),
+]))  # fmt: skip
+def fold(input: Tensor, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:
+    """Columns (N, C * prod(kernel_size), blocks) added up as sliding blocks of (N, C, *output_size)."""
+    k, d, p, t = _fold_geometry("fold", kernel_size, dilation, padding, stride)
+    sizes = as_tuple(output_size, 2, "fold", "output_size")
+    if input.ndim not in (2, 3):
+        raise KilnError("fold", "Expected 2D or 3D (batch mode) tensor for input", describe(input), "")
+    x = input if input.ndim == 3 else input.unsqueeze(0)
+    n, columns, count = x.shape
+    blocks = _blocks(sizes, k, d, p, t)
+    if columns % numel(k):
+        raise KilnError(
+            "fold", "Expected size of input's dimension 1 to be divisible by the product of kernel_size",
+            f"input={describe(input)}, kernel_size={k}", "",
+        )  # fmt: skip
+    if count != numel(blocks) or any(b < 1 for b in blocks):
+        raise KilnError(
+            "fold", f"expected size of input's last dimension to match the number of sliding blocks {blocks}",
+            f"input={describe(input)}", "",
+        )  # fmt: skip
+    w = x.reshape(n, columns // numel(k), *k, *blocks).permute(0, 1, 4, 5, 2, 3)
+    padded = tuple(s + 2 * a for s, a in zip(sizes, p, strict=True))
+    out = _crop(windows_grad(w, padded, k, t, d), p, sizes)
+    return out if input.ndim == 3 else out.squeeze(0)
+
+
+# ---------------------------------------------------------------- interpolation
+
+
+def _scale(size: int, out: int, given: float | None, align: bool) -> float:
+    """Input elements for each output element, as PyTorch counts them."""
+    if align:
+        return (size - 1) / (out - 1) if out > 1 else 0.0
+    return 1 / given if given is not None and given > 0 else size / out
+
+
+def _nearest(x: Tensor, dim: int, out: int, given: float | None, exact: bool) -> Tensor:
+    size = x.shape[dim]
+    step = np.float32(_scale(size, out, given, False))
+    at = np.arange(out, dtype=np.float32) + np.float32(0.5 if exact else 0)
+    return x.index_select(dim, _constant(np.minimum((at * step).astype(np.int64), size - 1)))
+
+
+def _positions(x: Tensor, dim: int, out: int, given: float | None, align: bool, low: float | None) -> np.ndarray:
+    kind = np.float64 if x.dtype is dt.float64 else np.float32
+    step = kind(_scale(x.shape[dim], out, given, align))
+    at = np.arange(out, dtype=kind)
+    at = at * step if align else (at + kind(0.5)) * step - kind(0.5)
+    return at if low is None else np.maximum(at, kind(low))
+
+
+def _along(weight: np.ndarray, x: Tensor, dim: int) -> Tensor:
+    return _constant(weight.reshape((-1,) + (1,) * (-1 - dim)), x)
+
+
+def _linear(x: Tensor, dim: int, out: int, given: float | None, align: bool) -> Tensor:
+    size = x.shape[dim]
+    if size == out and (align or given is None or given == 1):
+        return x
+    at = _positions(x, dim, out, given, align, 0)
+    first = np.minimum(at.astype(np.int64), size - 1)
+    second = np.minimum(first + 1, size - 1)
+    w = at - first
+    a, b = (x.index_select(dim, _constant(i)) for i in (first, second))
+    return a * _along(1 - w, x, dim) + b * _along(w, x, dim)
+
+
+def _cubic(x: Tensor, dim: int, out: int, given: float | None, align: bool) -> Tensor:
+    size = x.shape[dim]
+    at = _positions(x, dim, out, given, align, None)
+    first = np.floor(at)
+    t = at - first
+    a = -0.75  # Keys' parameter, https://doi.org/10.1109/TASSP.1981.1163711
+
+    def near(d: np.ndarray) -> np.ndarray:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+
+    def far(d: np.ndarray) -> np.ndarray:
+        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+    total: Any = None
+    for k, w in enumerate((far(t + 1), near(t), near(1 - t), far(2 - t))):
+        index = np.clip(first.astype(np.int64) + k - 1, 0, size - 1)
+        part = x.index_select(dim, _constant(index)) * _along(w, x, dim)
+        total = part if total is None else total + part
+    return total
+
+
+_SPATIAL = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}
+
+
+def _target_sizes(x: Any, size: Any, scale_factor: Any, recompute: Any, n: int) -> tuple[list[int], list[float | None]]:
+    """The output's sizes and the scales to count with."""
+    if size is not None and scale_factor is not None:
+        raise KilnValueError("interpolate", "only one of size or scale_factor should be defined", (size, scale_factor), "")
+    if size is None and scale_factor is None:
+        raise KilnValueError("interpolate", "either size or scale_factor should be defined", "neither", "")
+    what = "output size" if size is not None else "scale_factor"
+    given = size if size is not None else scale_factor
+    values = list(given) if isinstance(given, list | tuple) else [given] * n
+    if len(values) != n:
+        raise KilnValueError(
+            "interpolate", f"Input and {what} must have the same number of spatial dimensions",
+            f"{describe(x)}, {what} {given}", f"{n} values",
+        )  # fmt: skip
+    if size is not None:
+        if recompute:
+            raise KilnValueError("interpolate", "recompute_scale_factor is not meaningful with an explicit size.", size, "")
+        sizes = [index_int(v, "interpolate", "size") for v in values]
+        scales: list[float | None] = [None] * n
+    else:
+        sizes = [math.floor(float(s) * float(f)) for s, f in zip(x.shape[2:], values, strict=True)]
+        scales = [None] * n if recompute else [float(f) for f in values]
+    if any(s <= 0 for s in sizes):
+        raise KilnError("interpolate", "Input and output sizes should be greater than 0", f"output size {sizes}", "")
+    return sizes, scales
+
+
+def _interpolate_samples() -> Any:
+    r = rng(63)
+    for n, modes in ((1, ("linear",)), (2, ("bilinear", "bicubic")), (3, ("trilinear",))):
+        x = draw(r, (2, 2, 5, 4, 3)[: n + 2])
+        for mode in ("nearest", "nearest-exact", "area", *modes):
+            for kw in ({"size": (7, 4, 5)[:n]}, {"size": 2}, {"scale_factor": 1.7}, {"scale_factor": 2},
+                       {"scale_factor": 0.6, "recompute_scale_factor": True}):  # fmt: skip
+                yield Sample((x,), {"mode": mode, **kw})
+            if mode in modes:
+                yield Sample((x,), {"mode": mode, "size": 6, "align_corners": True})
+                yield Sample((x,), {"mode": mode, "scale_factor": 1.5, "align_corners": False})
+    x = draw(r, (2, 3, 4, 4))
+    yield Sample((x,), error=ValueError)
+    yield Sample((x, 4, 2), error=ValueError)
+    yield Sample((x, (4, 4, 4)), error=ValueError)
+    yield Sample((x, 4), {"align_corners": True}, error=ValueError)
+    yield Sample((x, 4), {"mode": "linear"}, error=NotImplementedError)
+    yield Sample((x, 4), {"mode": "smooth"}, error=NotImplementedError)
+
+
+@composition(namespace="F", samples=_interpolate_samples)
+def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+                align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
+                antialias: bool = False) -> Tensor:  # fmt: skip
+    """(N, C, *size) resampled to another size, or by a factor.
+
+    `mode` is "nearest", "nearest-exact", "area", "linear" (3-d input), "bilinear" or "bicubic" (4-d),
+    "trilinear" (5-d); `align_corners` makes the corner elements meet rather than the corners.
+    """
+    if mode in ("nearest", "area", "nearest-exact"):
+        if align_corners is not None:
+            raise KilnValueError(
+                "interpolate", "align_corners option can only be set with the interpolating modes: "
+                "linear | bilinear | bicubic | trilinear", f"mode={mode!r}", "",
+            )  # fmt: skip
+    elif mode not in _SPATIAL or input.ndim != _SPATIAL[mode] + 2:
+        need = f"{mode} mode needs {_SPATIAL[mode] + 2}D input" if mode in _SPATIAL else f"no mode {mode!r}"
+        raise KilnNotImplementedError("interpolate", f"Got {input.ndim}D input, but {need}", describe(input), "")
+    if antialias:
+        raise KilnNotImplementedError("interpolate", "antialias=True is not supported", f"mode={mode!r}", "")
+    if input.ndim not in (3, 4, 5):
+        raise KilnNotImplementedError("interpolate", "Only 3D, 4D and 5D input Tensors supported", describe(input), "")
+    n = input.ndim - 2
+    sizes, scales = _target_sizes(input, size, scale_factor, recompute_scale_factor, n)
+    if mode == "area":
+        return _adaptive_avg(n, input, sizes)
+    x = input
+    for i, (out, given) in enumerate(zip(sizes, scales, strict=True)):
+        if mode.startswith("nearest"):
+            x = _nearest(x, i - n, out, given, mode.endswith("exact"))
+        else:
+            x = (_cubic if mode == "bicubic" else _linear)(x, i - n, out, given, bool(align_corners))
+    return x
+
+
+@composition(namespace="F")
+def upsample(input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+             align_corners: bool | None = None) -> Tensor:  # fmt: skip
+    """Deprecated name of `interpolate`."""
+    warnings.warn("`nn.functional.upsample` is deprecated. Use `nn.functional.interpolate` instead.", stacklevel=2)
+    return interpolate(input, size, scale_factor, mode, align_corners)
+
+
+@composition(namespace="F")
+def upsample_nearest(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
+    """Deprecated: `interpolate` with mode "nearest"."""
+    warnings.warn("`nn.functional.upsample_nearest` is deprecated. Use `nn.functional.interpolate` instead.", stacklevel=2)
+    return interpolate(input, size, scale_factor, "nearest")
+
+
+@composition(namespace="F")
+def upsample_bilinear(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
+    """Deprecated: `interpolate` with mode "bilinear" and aligned corners."""
+    warnings.warn("`nn.functional.upsample_bilinear` is deprecated. Use `nn.functional.interpolate` instead.", stacklevel=2)
+    return interpolate(input, size, scale_factor, "bilinear", True)
+
+
+# ---------------------------------------------------------------- shuffles
+
+
+def _shuffle_check(name: str, input: Any, factor: int) -> None:
+    if input.ndim < 3:
+        raise KilnError(name, f"{name} expects input to have at least 3 dimensions", describe(input), "(*, C, H, W)")
+    if factor <= 0:
+        raise KilnError(name, f"{name} expects a positive factor", factor, "")
+
+
+@composition(method=False, samples=lambda: iter([
+    Sample((draw(rng(), (2, 8, 3, 2)), 2)), Sample((draw(rng(), (9, 3, 2)), 3)),
+    Sample((draw(rng(), (2, 7, 3, 2)), 2), error=RuntimeError),
+]))  # fmt: skip
+def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
+    """(*, C * r * r, H, W) to (*, C, H * r, W * r), https://arxiv.org/abs/1609.05158."""
+    r = upscale_factor
+    _shuffle_check("pixel_shuffle", input, r)
+    *lead, c, h, w = input.shape
+    if c % (r * r):
+        raise KilnError(
+            "pixel_shuffle", "expects its input's 'channel' dimension to be divisible by the square of upscale_factor",
+            f"{describe(input)}, upscale_factor={r}", "",
+        )  # fmt: skip
+    n = len(lead)
+    x = input.reshape(*lead, c // (r * r), r, r, h, w)
+    x = x.permute(*range(n), n, n + 3, n + 1, n + 4, n + 2)
+    return x.reshape(*lead, c // (r * r), h * r, w * r)
+
+
+@composition(method=False, samples=lambda: iter([
+    Sample((draw(rng(), (2, 3, 4, 6)), 2)), Sample((draw(rng(), (3, 3, 6)), 3)),
+    Sample((draw(rng(), (2, 3, 4, 5)), 2), error=RuntimeError),
+]))  # fmt: skip
+def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
+    """(*, C, H * r, W * r) to (*, C * r * r, H, W)."""
+    r = downscale_factor
+    _shuffle_check("pixel_unshuffle", input, r)
+    *lead, c, h, w = input.shape
+    if h % r or w % r:
+        raise KilnError(
+            "pixel_unshuffle", "expects height and width to be divisible by downscale_factor",
+            f"{describe(input)}, downscale_factor={r}", "",
+        )  # fmt: skip
+    n = len(lead)
+    x = input.reshape(*lead, c, h // r, r, w // r, r)
+    x = x.permute(*range(n), n, n + 2, n + 4, n + 1, n + 3)
+    return x.reshape(*lead, c * r * r, h // r, w // r)
+
+
+@composition(method=False, samples=lambda: iter([
+    Sample((draw(rng(), (2, 6, 3)), 2)), Sample((draw(rng(), (2, 6, 3, 2)), 3)),
+    Sample((draw(rng(), (2, 5, 3)), 2), error=RuntimeError),
+]))  # fmt: skip
+def channel_shuffle(input: Tensor, groups: int) -> Tensor:
+    """(N, groups * C, *) with channels taken from each group in turn, https://arxiv.org/abs/1707.01083."""
+    if input.ndim < 3 or groups <= 0 or input.shape[1] % groups:
+        raise KilnError(
+            "channel_shuffle", "Number of channels must be divisible by groups", f"{describe(input)}, groups={groups}", ""
+        )
+    n, c, *rest = input.shape
+    return input.reshape(n, groups, c // groups, *rest).transpose(1, 2).reshape(n, c, *rest)
+
+
+# ---------------------------------------------------------------- grids
+
+
+@composition(namespace="F", samples=lambda: iter([
+    Sample((draw(rng(), (2, 2, 3)), (2, 3, 4, 5)), {"align_corners": a}) for a in (True, False)
+] + [Sample((draw(rng(), (2, 3, 4)), (2, 3, 4, 5, 3)), {"align_corners": a}) for a in (True, False)]))  # fmt: skip
+def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
+    """The sampling grid (N, *size, k) of affine maps theta (N, k, k + 1), for `grid_sample`; k is 2 or 3."""
+    sizes = tuple(size)[2:]
+    k = len(sizes)
+    if k not in (2, 3) or tuple(theta.shape[1:]) != (k, k + 1):
+        raise KilnValueError(
+            "affine_grid", "Expected a batch of 2D affine matrices of shape Nx2x3 for a 4D size, or of 3D ones of "
+            "shape Nx3x4 for a 5D size", f"theta={describe(theta)}, size={tuple(size)}", "",
+        )  # fmt: skip
+    axes = []
+    for s in sizes:
+        a = np.linspace(-1, 1, s) if s > 1 else np.zeros(1)
+        axes.append(a if align_corners else a * ((s - 1) / s))
+    mesh = np.meshgrid(*axes, indexing="ij")[::-1]  # x varies along the last dimension
+    base = np.stack([*mesh, np.ones(sizes)], -1).reshape(numel(sizes), k + 1)
+    return (_constant(base, theta) @ theta.transpose(1, 2)).reshape(theta.shape[0], *sizes, k)
+
+
+def _unnormalize(c: Tensor, size: int, align: bool) -> Tensor:
+    return (c + 1) * ((size - 1) / 2) if align else ((c + 1) * size - 1) * 0.5
+
+
+def _reflect(c: Tensor, low2: float, high2: float) -> Tensor:
+    """Positions reflected into [low, high], given as twice their values."""
+    if low2 == high2:
+        return c * 0
+    low, span = low2 / 2, (high2 - low2) / 2
+    c = (c - low).abs()
+    extra = c % span
+    flips = ((c - extra) / span).round() % 2
+    return where_op(flips == 0, extra + low, span - extra + low)
+
+
+def _into_range(c: Tensor, size: int, padding_mode: str, align: bool) -> Tensor:
+    if padding_mode == "border":
+        return c.clamp(0, size - 1)
+    if padding_mode == "reflection":
+        c = _reflect(c, 0, 2 * (size - 1)) if align else _reflect(c, -1, 2 * size - 1)
+        return c.clamp(0, size - 1)
+    return c
+
+
+def _grid_samples() -> Any:
+    r = rng(64)
+    x, g = draw(r, (2, 3, 4, 5)), draw(r, (2, 3, 4, 2), -1.3, 1.3)
+    for mode in ("bilinear", "nearest"):
+        for padding_mode in ("zeros", "border", "reflection"):
+            for align in (True, False):
+                yield Sample((x, g, mode, padding_mode, align))
+    yield Sample((draw(r, (2, 3, 4, 5, 3)), draw(r, (2, 3, 2, 4, 3), -1.3, 1.3)), {"align_corners": False})
+    yield Sample((x, g, "linear"), error=ValueError)
+    yield Sample((x, g[:1]), error=RuntimeError)
+
+
+@composition(namespace="F", samples=_grid_samples)
+def grid_sample(input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mode: str = "zeros",
+                align_corners: bool | None = None) -> Tensor:  # fmt: skip
+    """(N, C, *size) sampled at grid (N, *out, k) of positions in [-1, 1], x first: (N, C, *out); k is 2 or 3.
+
+    `mode` is "bilinear" or "nearest"; `padding_mode` "zeros", "border" or "reflection" says what lies outside.
+    """
+    name = "grid_sample"
+    if mode not in ("bilinear", "nearest"):
+        kind = KilnNotImplementedError if mode == "bicubic" else KilnValueError
+        raise kind(name, "expected mode to be 'bilinear' or 'nearest'", repr(mode), "")
+    if padding_mode not in ("zeros", "border", "reflection"):
+        raise KilnValueError(name, "expected padding_mode to be 'zeros', 'border' or 'reflection'", repr(padding_mode), "")
+    k = input.ndim - 2
+    if k not in (2, 3) or grid.ndim != input.ndim or grid.shape[0] != input.shape[0] or grid.shape[-1] != k:
+        raise KilnError(
+            name, "expected grid (N, *out, k) and input (N, C, *size) with the same batch size",
+            f"input={describe(input)}, grid={describe(grid)}", "",
+        )  # fmt: skip
+    align, sizes = bool(align_corners), tuple(input.shape[2:])
+    n, c = input.shape[:2]
+    out = tuple(grid.shape[1:-1])
+    coordinates = grid.unbind(-1)[::-1]
+    at = [
+        _into_range(_unnormalize(p, s, align), s, padding_mode, align)
+        for p, s in zip(coordinates, sizes, strict=True)
+    ]
+    flat = input.reshape(n, c, numel(sizes))
+    total: Any = None
+    for corner in range(2**k if mode == "bilinear" else 1):
+        index: Any = 0
+        weight = inside = None
+        for d, (p, s) in enumerate(zip(at, sizes, strict=True)):
+            low = p.detach().floor() if mode == "bilinear" else p.detach().round()
+            i = low + 1 if mode == "bilinear" and corner >> d & 1 else low
+            ok = (i >= 0) & (i <= s - 1)
+            inside = ok if inside is None else inside & ok
+            index = index * s + i.clamp(0, s - 1).long()
+            if mode == "bilinear":
+                w = 1 - (p - i).abs()
+                weight = w if weight is None else weight * w
+        picked = flat.gather(2, index.reshape(n, 1, numel(out)).expand(n, c, numel(out))).reshape(n, c, *out)
+        part = picked if weight is None else picked * weight.unsqueeze(1)
+        part = where_op(inside.unsqueeze(1), part, 0)
+        total = part if total is None else total + part
+    return total
+
+
+for _fn in (pixel_shuffle, pixel_unshuffle, channel_shuffle):
+    FUNCTIONS[f"nn.functional.{_fn.__name__}"] = _fn

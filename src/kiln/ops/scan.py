@@ -1,0 +1,219 @@
+"""Scans: sums, products and extremes of everything up to each element, and differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError, KilnNotImplementedError, describe
+from ..shape import norm_dim
+from ..tensor import Tensor
+from .dispatch import store_out
+from .elementwise import where_op
+from .indexing import assign
+from .movement import cat
+from .registry import Sample, composition, method, op
+from .samples import draw, rng, strided
+
+_F32 = dt.float32.np
+
+
+def _rule(name: str) -> Callable:
+    def infer(input: Any, dim: int) -> tuple:
+        norm_dim(dim, len(input.shape), name)
+        return input.shape, dt.int64 if input.dtype.category < dt.FLOAT else input.dtype
+
+    return infer
+
+
+def _samples(low: float = -2.0, *, integers: bool = True) -> Callable[[], Iterator[Sample]]:
+    def samples() -> Iterator[Sample]:
+        r = rng(50)
+        yield Sample((draw(r, (3, 4), low), 0))
+        yield Sample((draw(r, (2, 3, 4), low), -1))
+        yield Sample((draw(r, (), low), 0))
+        yield Sample((draw(r, (0, 2)), 0))
+        yield Sample((strided(draw(r, (4, 3), low)), 1))
+        if integers:
+            yield Sample((r.integers(-3, 4, (3, 4)), 1), grad=False)
+            yield Sample((r.integers(0, 2, (3, 4)) > 0, 0), grad=False)
+        yield Sample((draw(r, (3, 4)), 2), error=IndexError)
+
+    return samples
+
+
+def _from_end(x: Tensor, dim: int) -> Tensor:
+    """The sum of each element and those after it."""
+    if not x._a.ndim:
+        return x
+    return cumsum_op(x.flip(dim), dim).flip(dim)
+
+
+@op(name="cumsum", private=True, family="scan", check=False, infer=_rule("cumsum"),
+    grad={"input": lambda g, dim: _from_end(g, dim)}, samples=_samples())  # fmt: skip
+def cumsum_op(input: Tensor, dim: int) -> Tensor:
+    """The sum of all elements up to each one; float32 adds up in float64, integers in int64."""
+    if not input.ndim:
+        return input.astype(np.int64) if input.dtype.kind in "iub" else input.copy()
+    if input.dtype.kind in "iub":
+        return np.cumsum(input, dim, np.int64)
+    return np.cumsum(input, dim, np.float64).astype(_F32) if input.dtype == _F32 else np.cumsum(input, dim)
+
+
+def _cumprod_grad(g: Tensor, input: Tensor, out: Tensor, dim: int) -> Tensor:
+    # Up to the first 0 the products of the others are out / input; at it they are the products with
+    # a 1 in its place; after it they are all 0.
+    zero = input == 0
+    seen = cumsum_op(zero, dim)
+    first = zero & (seen == 1)
+    conj = out.conj() if out.is_complex() else out
+    below = input.conj() if out.is_complex() else input
+    before = _from_end(g * conj, dim) / where_op(zero, 1, below)
+    at = _from_end(g * cumprod_op(where_op(first, 1, below), dim), dim)
+    return where_op(seen == 0, before, where_op(first, at, 0))
+
+
+def _with_zeros() -> Iterator[Sample]:
+    yield from _samples(0.5)()
+    yield Sample((np.array([[1.0, 0.0, 2.0, 0.0], [3.0, 2.0, 0.0, 1.0]]), 1), grad=False)
+
+
+@op(name="cumprod", private=True, family="scan", check=False, infer=_rule("cumprod"),
+    grad={"input": _cumprod_grad}, samples=_with_zeros)  # fmt: skip
+def cumprod_op(input: Tensor, dim: int) -> Tensor:
+    """The product of all elements up to each one; integers multiply in int64."""
+    if not input.ndim:
+        return input.astype(np.int64) if input.dtype.kind in "iub" else input.copy()
+    return np.cumprod(input, dim, np.int64 if input.dtype.kind in "iub" else None)
+
+
+def _public(name: str, run: Any, doc: str) -> Any:
+    def scan(input: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
+        r = run(input if dtype is None else input.to(dt.as_dtype(dtype)), dim)
+        return r if out is None else store_out(run.op, r, out)
+
+    scan.__name__, scan.__doc__ = name, doc
+    fn = composition(samples=lambda: iter([
+        Sample((draw(rng(), (3, 4)), 1)), Sample((draw(rng(), (3, 4)), 0), {"dtype": dt.float64}),
+        Sample((draw(rng(), (3, 4)), -3), error=IndexError),
+    ]))(scan)  # fmt: skip
+
+    def of_copy(input: Tensor, dim: int, dtype: Any) -> Tensor:  # gradients may need what self was
+        return fn(input.clone(), dim, dtype=dtype)
+
+    def into(self: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+        return assign(self, of_copy, dim, dtype or self.dtype)
+
+    of_copy.__name__ = name
+    into.__name__, into.__doc__ = name + "_", f"In-place form of `{name}`."
+    method(into.__name__)(into)
+    return fn
+
+
+cumsum = _public("cumsum", cumsum_op, "The sum of all elements along `dim` up to each one.")
+cumprod = _public("cumprod", cumprod_op, "The product of all elements along `dim` up to each one.")
+
+
+# ---------------------------------------------------------------- running extremes
+
+
+def _extreme_infer(input: Any, dim: int) -> list:
+    norm_dim(dim, len(input.shape), "cummax")
+    return [(input.shape, input.dtype), (input.shape, dt.int64)]
+
+
+def _to_source(gs: Any, outs: Any, in_shape: Any, dim: int) -> Tensor | None:
+    if gs[0] is None or not len(in_shape):
+        return gs[0]
+    return gs[0].new_zeros(in_shape).scatter_add(dim, outs[1], gs[0])
+
+
+def _running(name: str, ufunc: Any, doc: str) -> Any:
+    def reference(input: Tensor, dim: int) -> Tensor:
+        if not input.ndim:
+            return input.copy(), np.zeros((), np.int64)
+        values = ufunc.accumulate(input, dim)
+        attained = input == values
+        if input.dtype.kind == "f":
+            attained |= np.isnan(input)
+        shape = [1] * input.ndim
+        shape[dim] = -1
+        place = np.where(attained, np.arange(input.shape[dim]).reshape(shape), 0)
+        return values, np.maximum.accumulate(place, dim)
+
+    reference.__name__, reference.__doc__ = name, doc
+    return op(family="scan", result_names="values indices", nondiff_outputs=(1,), infer=_extreme_infer, out=True,
+              grad={"input": _to_source}, samples=_running_samples)(reference)  # fmt: skip
+
+
+def _running_samples() -> Iterator[Sample]:
+    yield from _samples(integers=False)()
+    yield Sample((np.array([1, 1, 2, 2, 1]), 0), grad=False)
+    yield Sample((np.array([1.0, np.nan, 0.0, np.nan]), 0), grad=False)
+
+
+cummax = _running("cummax", np.maximum, "(values, indices) of the largest element up to each one; the last of equals.")
+cummin = _running("cummin", np.minimum, "(values, indices) of the smallest element up to each one; the last of equals.")
+
+
+# ---------------------------------------------------------------- sums of exponentials, differences
+
+
+def _lcse_infer(input: Any, dim: int) -> tuple:
+    norm_dim(dim, len(input.shape), "logcumsumexp")
+    if input.dtype.category < dt.FLOAT:
+        raise KilnNotImplementedError(
+            "logcumsumexp", f"not implemented for {input.dtype.name}", describe(input), "convert with .float()"
+        )
+    return input.shape, input.dtype
+
+
+def _lcse_grad(g: Tensor, input: Tensor, out: Tensor, dim: int) -> Tensor:
+    # sum over j >= i of g[j] * exp(x[i] - out[j]), in logarithms and for each sign of g, so that
+    # nothing overflows
+    def part(size: Tensor, here: Tensor) -> Tensor:
+        log = where_op(here, where_op(here, size, 1).log() - out, float("-inf"))
+        tail = logcumsumexp(log.flip(dim), dim).flip(dim) if log._a.ndim else log
+        return (tail + input).exp()
+
+    return part(g, g > 0) - part(-g, g < 0)
+
+
+@op(family="scan", infer=_lcse_infer, out=True, grad={"input": _lcse_grad}, samples=_samples(integers=False))
+def logcumsumexp(input: Tensor, dim: int) -> Tensor:
+    """log of the sum of exponentials of all elements along `dim` up to each one, without overflow."""
+    return np.logaddexp.accumulate(input, dim) if input.ndim else input.copy()
+
+
+def _diff_samples() -> Iterator[Sample]:
+    x = draw(rng(), (3, 4))
+    yield Sample((x,))
+    yield Sample((x, 2, 0))
+    yield Sample((x, 0))
+    yield Sample((x, 6))
+    yield Sample((x,), {"prepend": np.zeros((3, 1)), "append": np.ones((3, 2))})
+    yield Sample((np.array([True, False, False]),), grad=False)
+    yield Sample((draw(rng(), ()),), error=RuntimeError)
+    yield Sample((x, -1), error=RuntimeError)
+
+
+@composition(samples=_diff_samples)
+def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, append: Tensor | None = None) -> Tensor:
+    """The n-th differences of neighbours along `dim`; of bools whether they differ."""
+    if not len(input.shape):
+        raise KilnError("diff", "diff expects input to be at least one-dimensional", describe(input), "unsqueeze it")
+    if n < 0:
+        raise KilnError("diff", f"order must be non-negative but got {n}", n, "")
+    d = norm_dim(dim, len(input.shape), "diff")
+    parts = [x for x in (prepend, input, append) if x is not None]
+    x = cat(parts, d) if len(parts) > 1 else input
+    for _ in range(n):
+        size = x.shape[d]
+        if size == 0:
+            break
+        after, before = x.narrow(d, 1, size - 1), x.narrow(d, 0, size - 1)
+        x = after != before if x.dtype is dt.bool_ else after - before
+    return x.clone() if x is input else x

@@ -1,0 +1,168 @@
+"""Adam and AdamW (Kingma & Ba 2015; Loshchilov & Hutter 2019)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import dtypes as dt
+from ..ops.creation import tensor, zeros_like
+from ..tensor import Tensor
+from .optimizer import ParamsT, PerParameter, check_options, options, pair
+
+
+class Adam(PerParameter):
+    """Steps by running means of the gradient and of its square, both corrected for their start at 0.
+
+    `amsgrad` uses the largest mean square seen; `decoupled_weight_decay` shrinks the weights
+    themselves (AdamW) in place of adding to the gradient.
+    """
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0, amsgrad: bool = False, *,
+        foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
+        differentiable: bool = False, fused: bool | None = None, decoupled_weight_decay: bool = False,
+    ) -> None:  # fmt: skip
+        check_options(type(self).__name__, lr=lr, eps=eps, betas=betas, weight_decay=weight_decay)
+        super().__init__(params, {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad,
+            "maximize": maximize, "foreach": foreach, "capturable": capturable,
+            "differentiable": differentiable, "fused": fused,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        })  # fmt: skip
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        out = {
+            "step": tensor(0.0, dtype=dt.float32),
+            "exp_avg": zeros_like(p),
+            "exp_avg_sq": zeros_like(p),
+        }
+        if group["amsgrad"]:
+            out["max_exp_avg_sq"] = zeros_like(p)
+        return out
+
+    def scalars(self, group: dict[str, Any]) -> tuple:
+        return (*options(group, "lr", "eps", "weight_decay"), *pair(group, "betas"))
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        lr, eps, weight_decay, beta1, beta2 = scalars
+        step = state["step"].add_(1).double()
+        if group["weight_decay"] != 0:
+            if group["decoupled_weight_decay"]:
+                p.mul_(1 - lr * weight_decay)
+            else:
+                g = g + p * weight_decay
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        mean.lerp_(g, 1 - beta1)
+        square.mul_(beta2).add_(g * g * (1 - beta2))
+        size = lr / (1 - beta1**step)
+        if group["amsgrad"]:
+            largest = state["max_exp_avg_sq"]
+            square = largest.copy_(largest.maximum(square))
+        spread = (square.sqrt() / (1 - beta2**step).sqrt()).add_(eps)
+        p.sub_(mean / spread * size)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay."""
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 1e-2, amsgrad: bool = False, *,
+        maximize: bool = False, foreach: bool | None = None, capturable: bool = False,
+        differentiable: bool = False, fused: bool | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize,
+            capturable=capturable, differentiable=differentiable, fused=fused,
+            decoupled_weight_decay=True,
+        )  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True
+
+
+class NAdam(PerParameter):
+    """Adam with Nesterov momentum (Dozat 2016)."""
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 2e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0, momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False, *, foreach: bool | None = None, maximize: bool = False,
+        capturable: bool = False, differentiable: bool = False,
+    ) -> None:  # fmt: skip
+        check_options("NAdam", lr=lr, eps=eps, betas=betas, weight_decay=weight_decay,
+                      momentum_decay=momentum_decay)  # fmt: skip
+        super().__init__(params, {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
+            "momentum_decay": momentum_decay, "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize, "foreach": foreach, "capturable": capturable,
+            "differentiable": differentiable,
+        })  # fmt: skip
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "step": tensor(0.0, dtype=dt.float32), "mu_product": tensor(1.0, dtype=dt.float32),
+            "exp_avg": zeros_like(p), "exp_avg_sq": zeros_like(p),
+        }  # fmt: skip
+
+    def scalars(self, group: dict[str, Any]) -> tuple:
+        return (
+            *options(group, "lr", "eps", "weight_decay", "momentum_decay"),
+            *pair(group, "betas"),
+        )
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        lr, eps, weight_decay, decay, beta1, beta2 = scalars
+        step = state["step"].add_(1).double()
+        if group["weight_decay"] != 0:
+            if group["decoupled_weight_decay"]:
+                p.mul_(1 - lr * weight_decay)
+            else:
+                g = g + p * weight_decay
+        mu = beta1 * (1.0 - 0.5 * (0.96 ** (step * decay)))
+        next_mu = beta1 * (1.0 - 0.5 * (0.96 ** ((step + 1) * decay)))
+        product = state["mu_product"].mul_(mu).double()
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        mean.lerp_(g, 1 - beta1)
+        square.mul_(beta2).add_(g * g * (1 - beta2))
+        spread = (square / (1 - beta2**step)).sqrt().add_(eps)
+        p.sub_(g / spread * (lr * (1.0 - mu) / (1.0 - product)))
+        p.sub_(mean / spread * (lr * next_mu / (1.0 - product * next_mu)))
+
+
+class Adamax(PerParameter):
+    """Adam with the largest gradient in place of the mean square (Kingma & Ba 2015)."""
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 2e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0, foreach: bool | None = None, *,
+        maximize: bool = False, differentiable: bool = False, capturable: bool = False,
+    ) -> None:  # fmt: skip
+        check_options("Adamax", lr=lr, eps=eps, betas=betas, weight_decay=weight_decay)
+        super().__init__(params, {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "foreach": foreach,
+            "maximize": maximize, "differentiable": differentiable, "capturable": capturable,
+        })  # fmt: skip
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "step": tensor(0.0, dtype=dt.float32),
+            "exp_avg": zeros_like(p),
+            "exp_inf": zeros_like(p),
+        }
+
+    def scalars(self, group: dict[str, Any]) -> tuple:
+        return (*options(group, "lr", "eps", "weight_decay"), *pair(group, "betas"))
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        lr, eps, weight_decay, beta1, beta2 = scalars
+        step = state["step"].add_(1).double()
+        if group["weight_decay"] != 0:
+            g = g + p * weight_decay
+        mean, largest = state["exp_avg"], state["exp_inf"]
+        mean.lerp_(g, 1 - beta1)
+        largest.copy_((largest * beta2).maximum(g.abs() + eps))
+        p.sub_(mean / largest * (lr / (1 - beta1**step)))

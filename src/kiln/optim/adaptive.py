@@ -1,0 +1,131 @@
+"""Step sizes from past squared gradients: RMSprop, Adagrad, Adadelta."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import dtypes as dt
+from ..ops.creation import full_like, tensor, zeros_like
+from ..tensor import Tensor
+from .optimizer import ParamsT, PerParameter, check_options, options
+
+
+class RMSprop(PerParameter):
+    """Steps divided by the root of a running mean square (Hinton 2012)."""
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
+        weight_decay: float = 0, momentum: float = 0, centered: bool = False, capturable: bool = False,
+        foreach: bool | None = None, maximize: bool = False, differentiable: bool = False,
+    ) -> None:  # fmt: skip
+        check_options(
+            "RMSprop", lr=lr, eps=eps, momentum=momentum, weight_decay=weight_decay, alpha=alpha
+        )
+        super().__init__(params, {
+            "lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered,
+            "weight_decay": weight_decay, "capturable": capturable, "foreach": foreach,
+            "maximize": maximize, "differentiable": differentiable,
+        })  # fmt: skip
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        out = {"step": tensor(0.0, dtype=dt.float32), "square_avg": zeros_like(p)}
+        if group["momentum"] > 0:
+            out["momentum_buffer"] = zeros_like(p)
+        if group["centered"]:
+            out["grad_avg"] = zeros_like(p)
+        return out
+
+    def scalars(self, group: dict[str, Any]) -> tuple:
+        return tuple(options(group, "lr", "alpha", "eps", "weight_decay", "momentum"))
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        lr, alpha, eps, weight_decay, momentum = scalars
+        state["step"].add_(1)
+        if group["weight_decay"] != 0:
+            g = g + p * weight_decay
+        square = state["square_avg"]
+        square.mul_(alpha).add_(g * g * (1 - alpha))
+        if group["centered"]:
+            mean = state["grad_avg"]
+            mean.lerp_(g, 1 - alpha)
+            spread = (square - mean * mean).sqrt_().add_(eps)
+        else:
+            spread = square.sqrt().add_(eps)
+        if group["momentum"] > 0:
+            buffer = state["momentum_buffer"]
+            buffer.mul_(momentum).add_(g / spread)
+            p.sub_(buffer * lr)
+        else:
+            p.sub_(g / spread * lr)
+
+
+class Adagrad(PerParameter):
+    """Steps divided by the root of the sum of squares (Duchi et al. 2011)."""
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 1e-2, lr_decay: float = 0, weight_decay: float = 0,
+        initial_accumulator_value: float = 0, eps: float = 1e-10, foreach: bool | None = None, *,
+        maximize: bool = False, differentiable: bool = False, fused: bool | None = None,
+    ) -> None:  # fmt: skip
+        check_options("Adagrad", lr=lr, lr_decay=lr_decay, weight_decay=weight_decay,
+                      initial_accumulator_value=initial_accumulator_value, eps=eps)  # fmt: skip
+        super().__init__(params, {
+            "lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value, "foreach": foreach,
+            "maximize": maximize, "differentiable": differentiable, "fused": fused,
+        })  # fmt: skip
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p].update(self.slots(p, group))
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        start = group["initial_accumulator_value"]
+        return {"step": tensor(0.0, dtype=dt.float32), "sum": full_like(p, start)}
+
+    def scalars(self, group: dict[str, Any]) -> tuple:
+        return tuple(options(group, "lr", "lr_decay", "eps", "weight_decay"))
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        lr, lr_decay, eps, weight_decay = scalars
+        step = state["step"].add_(1).double()
+        if group["weight_decay"] != 0:
+            g = g + p * weight_decay
+        total = state["sum"]
+        total.add_(g * g)
+        p.sub_(g / total.sqrt().add_(eps) * (lr / (1 + (step - 1) * lr_decay)))
+
+
+class Adadelta(PerParameter):
+    """Steps by the ratio of running mean squares of updates and gradients (Zeiler 2012)."""
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 1.0, rho: float = 0.9, eps: float = 1e-6,
+        weight_decay: float = 0, foreach: bool | None = None, *, capturable: bool = False,
+        maximize: bool = False, differentiable: bool = False,
+    ) -> None:  # fmt: skip
+        check_options("Adadelta", lr=lr, rho=rho, eps=eps, weight_decay=weight_decay)
+        super().__init__(params, {
+            "lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
+            "capturable": capturable, "foreach": foreach, "differentiable": differentiable,
+        })  # fmt: skip
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "step": tensor(0.0, dtype=dt.float32),
+            "square_avg": zeros_like(p),
+            "acc_delta": zeros_like(p),
+        }
+
+    def scalars(self, group: dict[str, Any]) -> tuple:
+        return tuple(options(group, "lr", "rho", "eps", "weight_decay"))
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        lr, rho, eps, weight_decay = scalars
+        state["step"].add_(1)
+        if group["weight_decay"] != 0:
+            g = g + p * weight_decay
+        square, moved = state["square_avg"], state["acc_delta"]
+        square.mul_(rho).add_(g * g * (1 - rho))
+        delta = (moved + eps).sqrt_() / (square + eps).sqrt_() * g
+        moved.mul_(rho).add_(delta * delta * (1 - rho))
+        p.sub_(delta * lr)

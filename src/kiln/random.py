@@ -1,0 +1,137 @@
+"""Random number generators: seeds and states.
+
+The numbers themselves are drawn by `kiln.ops.random`. A state is an ordinary tensor, so a captured
+program reads it and advances it in place like any other memory that it writes.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from .device import CPU, as_device, device
+from .errors import KilnTypeError, KilnValueError, describe
+from .tensor import Tensor, wrap
+
+_UINT64 = np.dtype(np.uint64)
+
+
+def _state_of(seed: int) -> Tensor:
+    return wrap(np.array([seed, 0], _UINT64))
+
+
+def _seed(seed: Any, name: str) -> int:
+    try:
+        n = operator.index(seed)
+    except TypeError:
+        if not isinstance(seed, float):
+            raise KilnTypeError(name, "a seed is an integer", describe(seed), "e.g. manual_seed(0)") from None
+        n = int(seed)
+    if not -(2**63) <= n < 2**64:
+        raise KilnValueError(name, "a seed has 64 bits", n, "take it modulo 2**64")
+    return n % 2**64
+
+
+class Generator:
+    """A stream of random numbers: uint64 `state` of two elements, [key, counter].
+
+    The key is the seed; the counter is how many blocks of four 32-bit words have been drawn.
+    """
+
+    def __init__(self, device: Any = "cpu"):
+        as_device(device)
+        self.state = _state_of(67280421310721)
+
+    @property
+    def device(self) -> device:
+        """Where the numbers are drawn."""
+        return CPU
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Begin the stream of a seed; returns the generator."""
+        self.state.copy_(_state_of(_seed(seed, "manual_seed")))
+        return self
+
+    def seed(self) -> int:
+        """Begin a stream that nobody can foresee; returns its seed."""
+        n = int.from_bytes(os.urandom(8), "little")
+        self.manual_seed(n)
+        return n
+
+    def initial_seed(self) -> int:
+        """The seed of the present stream."""
+        return int(self.state._host("initial_seed")[0])
+
+    def get_state(self) -> Tensor:
+        """A copy of the state, for `set_state`."""
+        return self.state.clone()
+
+    def set_state(self, new_state: Tensor) -> Generator:
+        """Go on from a state that `get_state` gave; returns the generator."""
+        a = getattr(new_state, "_a", None)
+        if a is None or tuple(a.shape) != (2,) or a.dtype != _UINT64:
+            raise KilnTypeError("set_state", "not a state of a generator", describe(new_state), "pass get_state()'s")
+        self.state.copy_(new_state)
+        return self
+
+    def clone_state(self) -> Generator:
+        """Another generator at the same place of the same stream."""
+        return Generator().set_state(self.state)
+
+    def __deepcopy__(self, memo: dict) -> Generator:
+        return self.clone_state()
+
+    def __getstate__(self) -> np.ndarray:
+        return self.state._host("pickle").copy()
+
+    def __setstate__(self, state: np.ndarray) -> None:
+        self.state = wrap(state)
+
+    def __repr__(self) -> str:
+        return f"<kiln.Generator device={self.device} seed={self.initial_seed()}>"
+
+
+default_generator = Generator()
+"""The generator of every function that is not given one."""
+default_generator.seed()
+
+
+def manual_seed(seed: int) -> Generator:
+    """Begin the default generator's stream of a seed; returns it."""
+    return default_generator.manual_seed(seed)
+
+
+def seed() -> int:
+    """Begin a stream that nobody can foresee; returns its seed."""
+    return default_generator.seed()
+
+
+def initial_seed() -> int:
+    """The seed of the default generator's stream."""
+    return default_generator.initial_seed()
+
+
+def get_rng_state() -> Tensor:
+    """A copy of the default generator's state."""
+    return default_generator.get_state()
+
+
+def set_rng_state(new_state: Tensor) -> None:
+    """Go on from a state that `get_rng_state` gave."""
+    default_generator.set_state(new_state)
+
+
+@contextmanager
+def fork_rng(devices: Any = None, enabled: bool = True) -> Iterator[None]:
+    """What is drawn inside leaves the default generator's state as it was."""
+    saved = default_generator.get_state() if enabled else None
+    try:
+        yield
+    finally:
+        if saved is not None:
+            default_generator.set_state(saved)

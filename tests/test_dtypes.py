@@ -1,0 +1,112 @@
+"""Element types: promotion, casting, limits."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+
+import kiln
+from kiln import dtypes as dt
+from kiln.tensor import wrap
+
+
+def test_dtypes_are_singletons():
+    assert pickle.loads(pickle.dumps(kiln.float32)) is kiln.float32
+    assert copy.deepcopy(kiln.bool) is kiln.bool
+    assert kiln.float is kiln.float32
+    assert kiln.long is kiln.int64
+    assert repr(kiln.bfloat16) == "kiln.bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (float, dt.float32), (int, dt.int64), (bool, dt.bool_), (complex, dt.complex64), ("int8", dt.int8),
+        (np.float64, dt.float64), (np.dtype(">f4"), dt.float32), (dt.uint16, dt.uint16),
+    ],
+)  # fmt: skip
+def test_as_dtype(given, expected):
+    assert dt.as_dtype(given) is expected
+
+
+@pytest.mark.parametrize("bad", ["float31", object, "U3", 3])
+def test_what_is_not_a_dtype(bad):
+    with pytest.raises(TypeError, match="not an element type"):
+        dt.as_dtype(bad)
+
+
+def test_default_dtype():
+    kiln.set_default_dtype(kiln.float64)
+    try:
+        assert kiln.tensor(1.5).dtype is kiln.float64
+        assert (kiln.tensor(1) * 1.5).dtype is kiln.float64
+    finally:
+        kiln.set_default_dtype(kiln.float32)
+    with pytest.raises(TypeError, match="floating-point"):
+        kiln.set_default_dtype(kiln.int64)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        (dt.uint8, dt.int8, dt.int16), (dt.float16, dt.bfloat16, dt.float32), (dt.int64, dt.float16, dt.float16),
+        (dt.float64, dt.complex64, dt.complex128), (dt.bool_, dt.uint8, dt.uint8), (dt.uint32, dt.int8, dt.int64),
+    ],
+)  # fmt: skip
+def test_promotion(a, b, expected):
+    assert kiln.promote_types(a, b) is expected
+    assert kiln.promote_types(b, a) is expected
+
+
+def test_dimensions_outrank_scalars():
+    x = kiln.ones(3, dtype=kiln.float16)
+    assert (x + 1.5).dtype is kiln.float16
+    assert (x + kiln.tensor(1.5, dtype=kiln.float64)).dtype is kiln.float16
+    assert (x + 1j).dtype is kiln.complex64
+    assert (kiln.ones(3, dtype=kiln.int32) + 1.5).dtype is kiln.float32
+    assert (kiln.ones(3, dtype=kiln.uint8) + 300).dtype is kiln.uint8
+
+
+def test_limits():
+    assert kiln.finfo(kiln.bfloat16).eps == 0.0078125
+    assert kiln.finfo().max == np.finfo(np.float32).max
+    assert kiln.iinfo(kiln.uint8).max == 255
+    with pytest.raises(TypeError, match="iinfo"):
+        kiln.finfo(kiln.int8)
+    with pytest.raises(TypeError, match="finfo"):
+        kiln.iinfo(kiln.float32)
+
+
+@pytest.mark.peers
+def test_promotion_is_torchs():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")
+
+    def of(d):
+        return getattr(torch, d.name)
+
+    for a, b in itertools.product(dt.ALL, dt.ALL):
+        try:
+            want = torch.promote_types(of(a), of(b))
+        except RuntimeError:  # torch has no promotion of uint16, uint32, uint64; Kiln has
+            pass
+        else:
+            assert of(kiln.promote_types(a, b)) is want, (a, b)
+        for x, y in itertools.product([(), (2,)], [(), (2,)]):
+            left, right = wrap(np.zeros(x, a.np)), wrap(np.zeros(y, b.np))
+            try:
+                want = torch.result_type(torch.zeros(x, dtype=of(a)), torch.zeros(y, dtype=of(b)))
+            except RuntimeError:
+                continue
+            if want is torch.complex32:  # half-precision complex numbers: Kiln takes the next wider
+                want = torch.complex64
+            assert of(kiln.result_type(left, right)) is want, (a, x, b, y)
+        assert kiln.can_cast(a, b) == torch.can_cast(of(a), of(b)), (a, b)
+    for d, s in itertools.product(dt.ALL, [True, 1, 1.5, 1j]):
+        want = torch.result_type(torch.zeros(2, dtype=of(d)), s)
+        if want is torch.complex32:
+            want = torch.complex64
+        assert of(kiln.result_type(wrap(np.zeros(2, d.np)), s)) is want, (d, s)

@@ -1,0 +1,121 @@
+"""Indexing, reading and writing, against NumPy; gradients and views on the way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kiln
+
+
+@st.composite
+def indexed(draw, advanced: bool = True):
+    """A shape and an index that fits it."""
+    shape = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
+    parts = []
+    lists = draw(st.integers(1, 3))
+    for n in shape[: draw(st.integers(0, len(shape)))]:
+        kinds = ["int", "slice", "all", "none"] + (["list"] if advanced else [])
+        kind = draw(st.sampled_from(kinds))
+        if kind == "int":
+            parts.append(draw(st.integers(-n, n - 1)))
+        elif kind == "slice":
+            ends = st.none() | st.integers(-n - 1, n + 1)
+            parts.append(slice(draw(ends), draw(ends), draw(st.none() | st.integers(1, 3))))
+        elif kind == "all":
+            parts.append(slice(None))
+        elif kind == "none":
+            parts += [None, slice(None)]
+        else:
+            parts.append(draw(st.lists(st.integers(-n, n - 1), min_size=lists, max_size=lists)))
+    if draw(st.booleans()):
+        parts.append(...)
+    return shape, tuple(parts)
+
+
+def reads(shape, index) -> np.ndarray:
+    """Which elements `x[index]` reads, by number.
+
+    PyTorch applies integers before lists; NumPy counts integers among the lists.
+    """
+    if ... in index:
+        at = index.index(...)
+        fill = len(shape) - sum(p is not None and p is not ... for p in index)
+        index = (*index[:at], *[slice(None)] * fill, *index[at + 1 :])
+    flat = np.arange(np.prod(shape)).reshape(shape)
+    flat = flat[tuple(slice(None) if isinstance(p, list) else p for p in index)]
+    rest = tuple(p if isinstance(p, list) else slice(None) for p in index if not isinstance(p, int))
+    return np.asarray(flat[rest])
+
+
+def arange(shape) -> np.ndarray:
+    return np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
+
+
+@given(indexed())
+@settings(max_examples=200, deadline=None)
+def test_reading(case):
+    shape, index = case
+    a = arange(shape)
+    got = kiln.from_numpy(a)[index]
+    np.testing.assert_array_equal(got.numpy(), reads(shape, index))
+
+
+@given(indexed(advanced=False))
+@settings(max_examples=100, deadline=None)
+def test_basic_indexing_gives_views(case):
+    shape, index = case
+    a = arange(shape)
+    view = kiln.from_numpy(a)[index]
+    view.fill_(-1)
+    expected = arange(shape)
+    expected[index] = -1
+    np.testing.assert_array_equal(a, expected)
+
+
+@given(indexed(), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_writing(case, scalar):
+    shape, index = case
+    a, expected = arange(shape), arange(shape)
+    numbers = reads(shape, index)
+    value = 7.0 if scalar else -np.ones(numbers.shape)
+    expected.flat[numbers.ravel()] = 7.0 if scalar else -1
+    kiln.from_numpy(a)[index] = value if scalar else kiln.from_numpy(np.asarray(value))
+    np.testing.assert_array_equal(a, expected)
+
+
+@given(indexed())
+@settings(max_examples=100, deadline=None)
+def test_gradients_count_how_often_an_element_is_read(case):
+    shape, index = case
+    x = kiln.from_numpy(arange(shape)).requires_grad_()
+    x[index].sum().backward()
+    expected = np.zeros(shape)
+    np.add.at(expected.reshape(-1), reads(shape, index).ravel(), 1.0)
+    got = np.zeros(shape) if x.grad is None else x.grad.numpy()
+    np.testing.assert_array_equal(got, expected)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.randoms(use_true_random=False))
+@settings(max_examples=50, deadline=None)
+def test_boolean_masks(shape, random):
+    a = arange(shape)
+    mask = np.array([random.random() < 0.5 for _ in range(a.size)]).reshape(a.shape)
+    x = kiln.from_numpy(a.copy())
+    np.testing.assert_array_equal(x[kiln.from_numpy(mask)].numpy(), a[mask])
+    x[kiln.from_numpy(mask)] = 0.0
+    np.testing.assert_array_equal(x.numpy(), np.where(mask, 0, a))
+
+
+@pytest.mark.parametrize(
+    ("index", "error"),
+    [(5, IndexError), ((0, 0, 0), IndexError), ("a", (IndexError, TypeError)), (1.5, (IndexError, TypeError)),
+     (slice(None, None, -1), ValueError)],
+    ids=str,
+)  # fmt: skip
+def test_bad_indices(index, error):
+    with pytest.raises(error):
+        kiln.zeros(2, 3)[index]
