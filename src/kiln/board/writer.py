@@ -25,7 +25,7 @@ class SummaryWriter:
         feature = "SummaryWriter"
         self._event = need("tensorboard.compat.proto.event_pb2", "board", feature).Event
         self._summary = need("tensorboard.compat.proto.summary_pb2", "board", feature)
-        self._tensor = need("tensorboard.util.tensor_util", "board", feature).make_tensor_proto
+        self._tensor = need("tensorboard.compat.proto.tensor_pb2", "board", feature).TensorProto
         writer = need("tensorboard.summary.writer.event_file_writer", "board", feature)
         self.log_dir = os.fspath(log_dir)
         try:
@@ -62,7 +62,7 @@ class SummaryWriter:
         value = self._summary.Summary.Value(
             tag=f"{tag}/text_summary",
             metadata=self._summary.SummaryMetadata(plugin_data=plugin),
-            tensor=self._tensor([text_string.encode()], dtype=object),
+            tensor=self._tensor(dtype="DT_STRING", string_val=[text_string.encode()]),
         )
         self._add(value, global_step, walltime)
 

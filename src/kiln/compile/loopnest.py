@@ -189,7 +189,11 @@ def leaf(name: str, dtype: str) -> Expr:
 
 
 def apply(op: str, *args: Expr) -> Expr:
-    """An operation of the vocabulary; operands must already have one dtype (see `cast`)."""
+    """An operation of the vocabulary; operands must already have one dtype (see `cast`).
+
+    ``random_bits(key, counter, position)`` is word position % 4 of Philox4x32-10's block counter +
+    position // 4: the position counts the elements of a draw, the counter the blocks of earlier ones.
+    """
     if op == "where":
         cond, x, y = args
         _require(cond.dtype == "bool" and x.dtype == y.dtype, op, args)

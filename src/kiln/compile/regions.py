@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import dtypes as dt
 from ..graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Node
+from ..ops.reduction import reduced_axes
 from ..ops.registry import Op
 from ..shape import contiguous_strides, norm_dims
 from . import loopnest as ln
@@ -93,7 +94,9 @@ def reducible(n: Node) -> bool:
 
 def reduced_dims(n: Node) -> tuple[int, ...]:
     """The dimensions that a reduction node reduces."""
-    return tuple(sorted(norm_dims(n.args[1], len(n.args[0].shape)))) if n.args[1] != () else tuple(range(len(n.args[0].shape)))
+    if n.args[1] == () and tuple(n.shape) == tuple(n.args[0].shape):
+        return ()  # any and all take an empty dim literally
+    return tuple(sorted(reduced_axes(n.args[1], len(n.args[0].shape), n.name)))
 
 
 def _weight(n: Node) -> int:

@@ -266,12 +266,13 @@ def _as_entry(x: Any) -> Any:
     return Parameter(x) if isinstance(x, Tensor) and not isinstance(x, Parameter) else x
 
 
-def _entry_repr(x: Any) -> str:
+def _entry_repr(x: Any, by_type: bool = False) -> str:
     if not isinstance(x, Tensor):
         return f"Object of type: {type(x).__name__}"
     kind = "Parameter" if isinstance(x, Parameter) else "Tensor"
     size = "uninitialized" if is_lazy(x) else "x".join(map(str, x.shape))
-    return f"{kind} containing: [{x.dtype} of size {size}]"
+    name = x.type() if by_type and not is_lazy(x) else x.dtype
+    return f"{kind} containing: [{name} of size {size}]"
 
 
 class ParameterList(Module):
@@ -417,7 +418,7 @@ class ParameterDict(_Named, Module):
         return (self[k] for k in self._keys)
 
     def extra_repr(self) -> str:
-        return "\n".join(f"  ({k}): {_entry_repr(x)}" for k, x in self.items())
+        return "\n".join(f"  ({k}): {_entry_repr(x, by_type=True)}" for k, x in self.items())
 
     def forward(self, input: Any) -> Any:
         raise KilnTypeError("ParameterDict", "ParameterDict should not be called", None, "index it")

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from .. import dtypes as dt
 from ..autograd.modes import no_grad
 from ..errors import KilnValueError, describe
 from ..ops.creation import empty, from_numpy
@@ -85,15 +87,24 @@ def trunc_normal_(
             "The distribution of values may be incorrect.", stacklevel=2,
         )  # fmt: skip
 
-    def below(x: float) -> float:
-        return (1.0 + math.erf(x / math.sqrt(2.0))) / 2.0
-
-    low, high = (2 * below((x - mean) / std) - 1 for x in (a, b))
+    shape = NormalDist(mean, std)
+    low, high = shape.cdf(a), shape.cdf(b)
     with no_grad():
-        tensor.uniform_(low, high, generator=generator)
-        tensor.erfinv_()
-        tensor.mul_(std * math.sqrt(2.0)).add_(mean)
-        return tensor.clamp_(a, b)
+        if high - low < 0.1:  # too rare to wait for: by the inverse of the distribution function
+            p = (
+                empty(tensor.shape, dtype=dt.float64)
+                .uniform_(low, high, generator=generator)
+                .numpy()
+            )
+            tiny = np.finfo(np.float64).tiny
+            values = np.frompyfunc(shape.inv_cdf, 1, 1)(p.clip(tiny, 1 - 2.0**-53))
+            return _store(tensor, np.asarray(values, np.float64)).clamp_(a, b)
+        tensor.normal_(mean, std, generator=generator)
+        while bool((outside := (tensor < a) | (tensor > b)).any()):
+            tensor.copy_(
+                outside.where(tensor.clone().normal_(mean, std, generator=generator), tensor)
+            )
+        return tensor
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:

@@ -29,6 +29,11 @@ class Parameter(Tensor):
         out.requires_grad = requires_grad
         return out
 
+    def __deepcopy__(self, memo: dict) -> Any:
+        if id(self) not in memo:  # the copy starts without a gradient
+            memo[id(self)] = type(self)(self.detach().clone(), self.requires_grad)
+        return memo[id(self)]
+
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return "Parameter containing:\n" + super().__repr__(tensor_contents=tensor_contents)
 
@@ -79,14 +84,25 @@ class UninitializedParameter(_Uninitialized, Parameter):
         out.requires_grad = requires_grad
         return out
 
+    def __deepcopy__(self, memo: dict) -> Any:
+        if id(self) not in memo:
+            memo[id(self)] = type(self)(self.requires_grad, dtype=self.dtype)
+        return memo[id(self)]
+
 
 class UninitializedBuffer(_Uninitialized, Tensor):
     """The buffer of a lazy module before its first forward."""
 
-    def __new__(cls, requires_grad: bool = False, device: Any = None, dtype: Any = None) -> Any:
+    def __new__(
+        cls,
+        requires_grad: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        persistent: bool = True,
+    ) -> Any:
         out = empty(0, device=device, dtype=dtype)
         out.__class__ = cls
-        out.requires_grad = requires_grad
+        out.requires_grad, out.persistent = requires_grad, persistent
         return out
 
 

@@ -2,13 +2,16 @@
 
 from . import (  # noqa: F401
     activation,
+    classification,
     convolution,
     creation,
+    ctc,
     einsum,
     elementwise,
     embedding,
     indexing,
     linalg,
+    linear,
     loss,
     matrix,
     movement,
@@ -18,6 +21,7 @@ from . import (  # noqa: F401
     reduction,
     resampling,
     scan,
+    softmax,
     sorting,
     statistics,
 )

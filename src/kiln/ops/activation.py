@@ -1,9 +1,8 @@
-"""Activations, softmax and its kin, and the linear map that stands before them."""
+"""Activations: what is applied to each element between layers."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +10,13 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, KilnValueError, describe
-from ..shape import Size, norm_dim, numel
+from ..shape import Size, norm_dim
 from ..tensor import Tensor
 from . import derive, dispatch
 from .elementwise import where_op
 from .registry import FUNCTIONS, Sample, composition, op
 from .rules import by_body
-from .samples import draw, rng, strided, unary
+from .samples import draw, rng, unary
 
 
 def floating(name: str, *tensors: Any) -> None:
@@ -298,8 +297,7 @@ def hardswish(input: Tensor) -> Tensor:
 
 
 def _np_sigmoid(x: np.ndarray) -> np.ndarray:
-    e = np.exp(-np.absolute(x))
-    return np.where(x >= 0, 1, e) / (1 + e)
+    return 1 / (1 + np.exp(-x))  # exp may overflow to infinity: the quotient is then 0, as it should be
 
 
 def _silu_grad_body(grad: Tensor, input: Tensor) -> Tensor:
@@ -531,284 +529,3 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
         raise KilnError("glu", "halving dimension must be even", f"dim={dim} has size {n}", "")
     a, b = input.chunk(2, dim)
     return a * b.sigmoid()
-
-
-# ---------------------------------------------------------------- softmax
-
-
-def _softmax_infer(name: str) -> Callable:
-    def infer(input: Any, dim: int, dtype: Any = None) -> tuple:
-        norm_dim(dim, len(input.shape), name)
-        d = input.dtype if dtype is None else dt.as_dtype(dtype)
-        if d.category != dt.FLOAT:
-            raise KilnNotImplementedError(
-                name, f"not implemented for {d.name}", describe(input), "convert first: x.float()"
-            )
-        return Size(input.shape), d
-
-    return infer
-
-
-def _softmax_samples() -> Any:
-    for shape, dim in (((3, 4), 1), ((3, 4), 0), ((2, 3, 5), -2), ((), 0), ((0, 3), 1), ((3, 0), 1), ((3, 0), 0)):
-        yield Sample((draw(rng(), shape), dim))
-    yield Sample((strided(draw(rng(), (3, 4))), 1))
-    yield Sample((np.array([[1e4, 0.0], [-np.inf, 0.0]]), 1), grad=False)
-    yield Sample((np.arange(3), 0), {"dtype": dt.float64}, grad=False)
-    yield Sample((draw(rng(), (3, 4)), 2), error=IndexError)
-    yield Sample((np.arange(3), 0), error=RuntimeError)
-
-
-def _axis(x: np.ndarray, dim: int) -> int | None:
-    return dim if x.ndim else None
-
-
-def _as_float(x: np.ndarray, dtype: Any) -> np.ndarray:
-    return x if dtype is None else x.astype(dt.as_dtype(dtype).np)
-
-
-def _exp_shifted(x: np.ndarray, axis: int | None) -> np.ndarray:
-    """exp(x - max) in new memory: never overflows."""
-    e = x - np.maximum.reduce(x, axis=axis, keepdims=True, initial=-np.inf)
-    return np.exp(e, out=e if isinstance(e, np.ndarray) else None)
-
-
-def _softmax_body(input: Tensor, dim: int, dtype: Any) -> Tensor:
-    x = widen(input if dtype is None else input.to(dtype))
-    e = (x - x.amax(dim, True)).exp()
-    return (e / e.sum(dim, True)).to(input.dtype if dtype is None else dtype)
-
-
-def _log_softmax_body(input: Tensor, dim: int, dtype: Any) -> Tensor:
-    x = widen(input if dtype is None else input.to(dtype))
-    x = x - x.amax(dim, True)
-    return (x - x.exp().sum(dim, True).log()).to(input.dtype if dtype is None else dtype)
-
-
-def _softmax_grad(g: Tensor, out: Tensor, dim: int) -> Tensor:
-    h = g * out
-    return h - out * h.sum(dim, True)
-
-
-@op(infer=_softmax_infer("softmax"), samples=_softmax_samples, grad={"input": _softmax_grad},
-    body=_softmax_body)  # fmt: skip
-def softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
-    """exp(input) / sum(exp(input)) along dim; computed in `dtype` if given."""
-    x = _as_float(input, dtype)
-    e = _exp_shifted(x, _axis(x, dim))
-    e /= np.add.reduce(e, axis=_axis(x, dim), keepdims=True)
-    return e
-
-
-@op(infer=_softmax_infer("log_softmax"), samples=_softmax_samples, body=_log_softmax_body,
-    grad={"input": lambda g, out, dim: g - out.exp() * g.sum(dim, True)})  # fmt: skip
-def log_softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
-    """log(softmax(input)) along dim, without overflow."""
-    x = _as_float(input, dtype)
-    axis = _axis(x, dim)
-    x = x - np.maximum.reduce(x, axis=axis, keepdims=True, initial=-np.inf)
-    x -= np.log(np.add.reduce(np.exp(x), axis=axis, keepdims=True))
-    return x
-
-
-def _implicit_dim(name: str, input: Tensor, stacklevel: int) -> int:
-    warnings.warn(
-        f"Implicit dimension choice for {name} has been deprecated; pass dim=", stacklevel=stacklevel
-    )
-    return 0 if input.ndim in (0, 1, 3) else 1
-
-
-def _functional_softmax(name: str, fn: Any, doc: str) -> None:
-    def f(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
-        if dim is None:
-            dim = _implicit_dim(name, input, _stacklevel)
-        return fn(input, dim, dtype)
-
-    f.__name__, f.__doc__ = name, doc
-    FUNCTIONS[f"nn.functional.{name}"] = f
-
-
-_functional_softmax("softmax", softmax, "exp(input) / sum(exp(input)) along dim.")
-_functional_softmax("log_softmax", log_softmax, "log(softmax(input)) along dim.")
-_functional_softmax("softmin", lambda x, dim, dtype: softmax(-x, dim, dtype), "softmax(-input) along dim.")
-
-
-@composition(namespace="F", samples=lambda: iter([]))
-def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:
-    """A sample from the Gumbel-softmax distribution; `hard` gives one-hot values with soft gradients.
-
-    https://arxiv.org/abs/1611.01144
-    """
-    from .creation import empty_like
-
-    gumbels = -empty_like(logits).exponential_().log()
-    soft = softmax((logits + gumbels) / tau, dim)
-    if not hard:
-        return soft
-    index = soft.detach().argmax(dim, True)
-    shape = [1] * soft.ndim
-    shape[dim] = soft.shape[dim]
-    one = (FUNCTIONS["arange"](soft.shape[dim]).reshape(shape) == index).to(soft.dtype)
-    return one - soft.detach() + soft
-
-
-# ---------------------------------------------------------------- directions
-
-
-@composition(namespace="F", samples=lambda: iter([
-    Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (3, 4)), 1.0, 0)), Sample((draw(rng(), (5,)), 2, 0)),
-]))  # fmt: skip
-def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
-    """input divided by its p-norm along dim, which counts as at least eps."""
-    r = input / input.norm(p, dim, True).clamp_min(eps).expand_as(input)
-    return r if out is None else out.copy_(r)
-
-
-@composition(method=False, samples=lambda: iter([
-    Sample((draw(rng(), (3, 4)), draw(rng(1), (3, 4)))), Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)))),
-    Sample((draw(rng(), (4,)), draw(rng(1), (4,)), 0)), Sample((draw(rng(), (3, 4)), draw(rng(1), (5,))), error=RuntimeError),
-]))  # fmt: skip
-def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    """The cosine of the angle between x1 and x2 along dim; norms count as at least eps."""
-    x1, x2 = FUNCTIONS["broadcast_tensors"](x1, x2)
-    n1 = (x1 * x1).sum(dim, True).sqrt().clamp_min(eps)
-    n2 = (x2 * x2).sum(dim, True).sqrt().clamp_min(eps)
-    return ((x1 / n1) * (x2 / n2)).sum(dim)
-
-
-FUNCTIONS["nn.functional.cosine_similarity"] = cosine_similarity
-
-
-@composition(namespace="F", samples=lambda: iter([
-    Sample((draw(rng(), (3, 4)), draw(rng(1), (3, 4)))), Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), 1.0)),
-    Sample((draw(rng(), (4,)), draw(rng(1), (4,)), 2.0, 1e-6, True)),
-]))  # fmt: skip
-def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
-    """The p-norm of x1 - x2 + eps along the last dimension."""
-    return (x1 - x2 + eps).norm(p, -1, keepdim)
-
-
-@composition(namespace="F", samples=lambda: iter([
-    Sample((np.array([0, 2, 1]),), grad=False), Sample((np.array([[0], [2]]), 4), grad=False),
-    Sample((np.array(1), 3), grad=False), Sample((np.array([3]), 3), error=RuntimeError),
-    Sample((draw(rng(), (3,)), 3), error=RuntimeError),
-]))  # fmt: skip
-def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
-    """int64 zeros with a one at each index, in a new last dimension of `num_classes`."""
-    if tensor.dtype is not dt.int64:
-        raise KilnError("one_hot", "only applicable to int64 index tensors", describe(tensor), "x.long()")
-    if num_classes == -1 or isinstance(tensor._a, np.ndarray):
-        a = tensor._host("one_hot")
-        if a.size == 0 and num_classes <= 0:
-            raise KilnError("one_hot", "can't infer the number of classes of an empty tensor", describe(tensor), "")
-        if a.size and a.min() < 0:
-            raise KilnError("one_hot", "class values must be non-negative", f"{a.min()}", "")
-        if num_classes == -1:
-            num_classes = int(a.max()) + 1
-        elif a.size and a.max() >= num_classes:
-            raise KilnError(
-                "one_hot", "class values must be smaller than num_classes", f"{a.max()} >= {num_classes}", ""
-            )
-    classes = FUNCTIONS["arange"](num_classes)
-    return (tensor.unsqueeze(-1) == classes).to(dt.int64)
-
-
-# ---------------------------------------------------------------- linear
-
-
-def _linear_infer(input: Any, weight: Any, bias: Any = None) -> tuple:
-    xs, ws = input.shape, weight.shape
-    given = f"input={describe(input)}, weight={describe(weight)}" + ("" if bias is None else f", bias={describe(bias)}")
-    if len(ws) not in (1, 2) or len(xs) == 0:
-        raise KilnError("linear", "weight must be (out, in) or (in,) and input (*, in)", given, "")
-    if xs[-1] != ws[-1]:
-        raise KilnError(
-            "linear", f"input has {xs[-1]} features and weight takes {ws[-1]}", given,
-            "the last size of input must equal the last size of weight",
-        )  # fmt: skip
-    if any(x is not None and x.dtype is not input.dtype for x in (weight, bias)):
-        raise KilnError("linear", "input, weight and bias must have the same dtype", given, "convert one of them")
-    out = (*xs[:-1], *ws[:-1])
-    if bias is not None and tuple(bias.shape) not in ((), (1,), tuple(ws[:-1])):
-        raise KilnError("linear", "bias must be (out,)", given, "one bias for each output feature")
-    return Size(out), input.dtype
-
-
-def _rows(x: Tensor) -> Tensor:
-    """Everything but the last dimension as one."""
-    return x if x.ndim == 2 else x.reshape(numel(x.shape[:-1]), x.shape[-1])
-
-
-def _linear_rule(g: Tensor, input: Tensor, weight: Tensor, bias: Any, needs: tuple) -> tuple:
-    gx = gw = gb = None
-    if weight.ndim == 1:
-        g = g.unsqueeze(-1)
-    if needs[0]:
-        w = weight if weight.ndim == 2 else weight.unsqueeze(0)
-        gx = (_rows(g) @ w).reshape(input.shape)
-    if needs[1]:
-        gw = (_rows(g).transpose(0, 1) @ _rows(input)).reshape(weight.shape)
-    if needs[2]:
-        gb = _rows(g).sum(0) if len(bias.shape) and bias.shape[0] == g.shape[-1] else g.sum().reshape(bias.shape)
-        gb = gb.reshape(bias.shape)
-    return gx, gw, gb
-
-
-def _linear_body(input: Tensor, weight: Tensor, bias: Any) -> Tensor:
-    out = input @ (weight.transpose(0, 1) if weight.ndim == 2 else weight)
-    return out if bias is None else out + bias
-
-
-def _linear_samples() -> Any:
-    r = rng()
-    for xs, ws, bs in (((2, 3), (4, 3), (4,)), ((3,), (4, 3), (4,)), ((2, 5, 3), (4, 3), (4,)), ((2, 3), (4, 3), None),
-                       ((0, 3), (4, 3), (4,)), ((2, 0), (4, 0), (4,)), ((2, 3), (3,), None)):  # fmt: skip
-        yield Sample((draw(r, xs), draw(r, ws), None if bs is None else draw(r, bs)))
-    yield Sample((strided(draw(r, (5, 3))), strided(draw(r, (4, 3)))))
-    yield Sample((draw(r, (2, 3)), draw(r, (4, 2))), error=RuntimeError)
-    yield Sample((draw(r, (2, 3)), draw(r, (4, 3)).astype(np.float32)), error=RuntimeError)
-
-
-@op(
-    family="contraction", namespace="F", exact=True, check=False, infer=_linear_infer, samples=_linear_samples,
-    grad={("input", "weight", "bias"): _linear_rule}, body=_linear_body,
-)  # fmt: skip
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """input @ weight.T + bias: input (*, in), weight (out, in), bias (out,) give (*, out)."""
-    d = input.dtype
-    if d != weight.dtype or (bias is not None and bias.dtype != d):
-        raise TypeError  # the shape rule tells why
-    if d.kind == "V" or d == np.float16:
-        out = linear.op.reference(*(None if x is None else x.astype(np.float32) for x in (input, weight, bias)))
-        return out.astype(d)
-    if input.ndim > 2 and weight.ndim == 2:
-        x = input.reshape(-1, input.shape[-1]) if input.size else input
-        out = np.matmul(x, weight.T)
-        if x is not input:
-            out = out.reshape(*input.shape[:-1], weight.shape[0])
-    else:
-        out = np.matmul(input, weight.T)
-    if bias is not None:
-        out = np.add(out, bias, out=out if out.__class__ is np.ndarray else None)
-    return out
-
-
-def _bilinear_samples() -> Any:
-    r = rng()
-    yield Sample((draw(r, (2, 3)), draw(r, (2, 4)), draw(r, (5, 3, 4)), draw(r, (5,))))
-    yield Sample((draw(r, (2, 6, 3)), draw(r, (2, 6, 4)), draw(r, (5, 3, 4))))
-    yield Sample((draw(r, (2, 3)), draw(r, (2, 3)), draw(r, (5, 3, 4))), error=RuntimeError)
-
-
-@composition(namespace="F", samples=_bilinear_samples)
-def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """sum_ij input1_i * weight_kij * input2_j + bias_k: (*, in1), (*, in2), (out, in1, in2) give (*, out)."""
-    if weight.shape[1] != input1.shape[-1] or weight.shape[2] != input2.shape[-1]:
-        raise KilnError(
-            "bilinear", "weight must be (out, in1, in2)",
-            f"{describe(input1)}, {describe(input2)}, weight={describe(weight)}", "",
-        )  # fmt: skip
-    left = input1 @ weight.transpose(0, 1).reshape(weight.shape[1], weight.shape[0] * weight.shape[2])
-    left = left.reshape(*input1.shape[:-1], weight.shape[0], weight.shape[2])
-    out = (left * input2.unsqueeze(-2)).sum(-1)
-    return out if bias is None else out + bias

@@ -20,11 +20,11 @@ Labels = list[Any]
 
 
 def _sum_out(x: Tensor, labels: Labels, keep: Any) -> tuple[Tensor, Labels]:
-    """Sum over the labels that are not in `keep`, in x's own dtype."""
+    """Sum over the labels that are not in `keep`."""
     gone = tuple(i for i, v in enumerate(labels) if v not in keep)
     if not gone:
         return x, labels
-    return sum_op(x, gone, False).to(x.dtype), [v for v in labels if v in keep]
+    return sum_op(x, gone, False), [v for v in labels if v in keep]
 
 
 def _ordered(x: Tensor, labels: Labels, order: Labels) -> Tensor:
@@ -39,8 +39,10 @@ def _stretched(x: Tensor, labels: Labels, sizes: dict[Any, Any]) -> Tensor:
 
 def contract(x: Tensor, a: Labels, y: Tensor, b: Labels, keep: Labels) -> Tensor:
     """The sum of products of two tensors over all labels but `keep`, in that order."""
+    d = x.dtype
     x, a = _sum_out(x, a, {*b, *keep})
     y, b = _sum_out(y, b, {*a, *keep})
+    x, y = x.to(d), y.to(d)
     shared = [v for v in a if v in b]
     summed = [v for v in shared if v not in keep]
     if not summed:

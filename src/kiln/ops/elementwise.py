@@ -315,14 +315,14 @@ def _as_tensor(x: Any, like: Tensor) -> Tensor:
 
 
 @elementwise(ufunc=np.maximum, scalar="maximum", out=True, grad=_extreme_grad("gt"),
-             samples=binary(away2=0.25, low=-1.9, low2=-2.0))  # fmt: skip
+             samples=binary(away2=0.25, low=-1.9, low2=-2.0, scalar=None))  # fmt: skip
 def maximum(input: Tensor, other: Tensor) -> Tensor:
     """The larger of each pair; NaN wins. At ties the gradient is shared equally."""
     return np.maximum(input, other)
 
 
 @elementwise(ufunc=np.minimum, scalar="minimum", out=True, grad=_extreme_grad("lt"),
-             samples=binary(away2=0.25, low=-1.9, low2=-2.0))  # fmt: skip
+             samples=binary(away2=0.25, low=-1.9, low2=-2.0, scalar=None))  # fmt: skip
 def minimum(input: Tensor, other: Tensor) -> Tensor:
     """The smaller of each pair; NaN wins. At ties the gradient is shared equally."""
     return np.minimum(input, other)
@@ -798,7 +798,7 @@ def _where_run(condition: Any, input: Any, other: Any) -> Any:
 def _where_samples() -> Any:
     r = rng(5)
     for sc, s1, s2 in (((3, 4), (3, 4), (3, 4)), ((4,), (3, 1), ()), ((), (2,), (2,)), ((0, 2), (2,), ())):
-        yield Sample((r.random(sc) > 0.5, draw(r, s1), draw(r, s2)))
+        yield Sample((np.asarray(r.random(sc) > 0.5), draw(r, s1), draw(r, s2)))
     yield Sample((r.random((3,)) > 0.5, draw(r, (3,)), 0.5))
     yield Sample((draw(r, (3,)), draw(r, (3,)), draw(r, (3,))), error=RuntimeError)
     yield Sample((r.random((3,)) > 0.5, draw(r, (4,)), draw(r, (3,))), error=RuntimeError)
@@ -935,7 +935,7 @@ def nan_to_num(input: Tensor, nan: Any = None, posinf: Any = None, neginf: Any =
     return np.nan_to_num(input, nan=n, posinf=p, neginf=m)
 
 
-@composition(method=True, samples=binary(grad=False))
+@composition(method=True, samples=binary(grad=False, scalar=None))
 def isclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
     """Where |input - other| <= atol + rtol * |other|."""
     if input.dtype is not other.dtype:

@@ -1,4 +1,4 @@
-"""Table lookups: embedding and embedding_bag, and the soft lookup that is attention."""
+"""Table lookups: embedding, embedding_bag, one_hot, and the soft lookup that is attention."""
 
 from __future__ import annotations
 
@@ -261,6 +261,31 @@ def _bag_max(rows: Tensor, bag: Tensor, bags: Any, counted: Any) -> Tensor:
     inside = inside.unsqueeze(-1)  # (bags, entries, 1)
     best = where_op(inside, rows.detach(), float("-inf")).argmax(1)
     return where_op(inside.any(1), rows.gather(0, best), 0)
+
+
+@composition(namespace="F", samples=lambda: iter([
+    Sample((np.array([0, 2, 1]),), grad=False), Sample((np.array([[0], [2]]), 4), grad=False),
+    Sample((np.array(1), 3), grad=False), Sample((np.array([3]), 3), error=RuntimeError),
+    Sample((draw(rng(), (3,)), 3), error=RuntimeError),
+]))  # fmt: skip
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """int64 zeros with a one at each index, in a new last dimension of `num_classes`."""
+    if tensor.dtype is not dt.int64:
+        raise KilnError("one_hot", "only applicable to int64 index tensors", describe(tensor), "x.long()")
+    if num_classes == -1 or isinstance(tensor._a, np.ndarray):
+        a = tensor._host("one_hot")
+        if a.size == 0 and num_classes <= 0:
+            raise KilnError("one_hot", "can't infer the number of classes of an empty tensor", describe(tensor), "")
+        if a.size and a.min() < 0:
+            raise KilnError("one_hot", "class values must be non-negative", f"{a.min()}", "")
+        if num_classes == -1:
+            num_classes = int(a.max()) + 1
+        elif a.size and a.max() >= num_classes:
+            raise KilnError(
+                "one_hot", "class values must be smaller than num_classes", f"{a.max()} >= {num_classes}", ""
+            )
+    classes = FUNCTIONS["arange"](num_classes)
+    return (tensor.unsqueeze(-1) == classes).to(dt.int64)
 
 
 # ---------------------------------------------------------------- attention

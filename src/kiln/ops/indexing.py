@@ -177,7 +177,7 @@ def _adv_samples() -> Any:
 
 @indexing(
     private=True, name="index", infer=_index_infer, samples=_adv_samples, check=False,
-    grad={"input": lambda g, input, indices, dims: index_put_op(input.new_zeros(input.shape), g, indices, dims, True)},
+    grad={"input": lambda g, in_shape, indices, dims: index_put_op(g.new_zeros(in_shape), g, indices, dims, True)},
 )  # fmt: skip
 def index_op(input: Tensor, indices: Sequence[Tensor], dims: tuple) -> Tensor:
     """input at broadcast integer indices of the dimensions `dims`."""
@@ -492,7 +492,7 @@ def _gather_samples() -> Any:
 
 
 @indexing(infer=_gather_infer, samples=_gather_samples,
-    grad={"input": lambda g, input, dim, index: input.new_zeros(input.shape).scatter_add(dim, index, g)})  # fmt: skip
+    grad={"input": lambda g, in_shape, dim, index: g.new_zeros(in_shape).scatter_add(dim, index, g)})  # fmt: skip
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
     """out[i][j] = input[index[i][j]][j] for dim 0: values along one dimension at given indices."""
     if input.ndim == 0 or index.size == 0:
@@ -538,7 +538,7 @@ def _select_infer(input: Any, dim: int, index: Any) -> tuple:
 
 
 @indexing(infer=_select_infer,
-    grad={"input": lambda g, input, dim, index: input.new_zeros(input.shape).index_add(dim, index, g)},
+    grad={"input": lambda g, in_shape, dim, index: g.new_zeros(in_shape).index_add(dim, index, g)},
     samples=lambda: iter([
         Sample((draw(rng(), (3, 4)), 1, np.array([0, 3, 3]))), Sample((draw(rng(), (3,)), -1, np.array(2))),
         Sample((draw(rng(), (3,)), 0, np.zeros(0, np.int64))), Sample((draw(rng(), (3, 4)), 0, np.array([3])), error=IndexError),

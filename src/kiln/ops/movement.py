@@ -51,7 +51,7 @@ def _reshape_samples() -> Any:
 
 @view(
     infer=lambda input, shape: (Size(resolve_reshape(shape, numel(input.shape))), input.dtype),
-    grad={"input": lambda g, input: g.reshape(input.shape)}, samples=_reshape_samples,
+    grad={"input": lambda g, in_shape: g.reshape(in_shape)}, samples=_reshape_samples,
 )  # fmt: skip
 def reshape(input: Tensor, *shape: VarInts) -> Tensor:
     """The elements, in row-major order, in another shape; one size may be -1. A view where possible."""
@@ -409,7 +409,7 @@ def _index_samples() -> Any:
 
 @view(
     private=True, infer=lambda input, index: (Size(_basic_shape(index)[0]), input.dtype),
-    grad={"input": lambda g, input, index: basic_index_grad(g, tuple(input.shape), index)},
+    grad={"input": lambda g, in_shape, index: basic_index_grad(g, tuple(in_shape), index)},
     body=lambda input, index: slice_op(input, *_bounds(index)).reshape(tuple(_basic_shape(index)[0])),
     samples=_index_samples,
 )  # fmt: skip

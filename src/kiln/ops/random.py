@@ -14,7 +14,7 @@ from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, KilnValu
 from ..random import Generator, default_generator
 from ..shape import Size, broadcast_shapes, numel
 from ..tensor import CAPTURING, Tensor, active_capture
-from .creation import _finish, _size, arange_op
+from .creation import _finish, _size, arange_op, full_op
 from .elementwise import where_op
 from .movement import cat
 from .registry import FUNCTIONS, Sample, composition, method, op
@@ -498,12 +498,12 @@ def _probability(name: str, p: float) -> None:
         raise KilnValueError(name, f"dropout probability has to be between 0 and 1, but got {p}", p, "")
 
 
-def _mask(shape: Any, p: float, dtype: dt.dtype) -> Any:
-    """What to multiply with so that elements are dropped with probability p < 1."""
+def _mask(shape: Any, p: float, dtype: dt.dtype) -> Tensor:
+    """What to multiply with so that elements are dropped with probability p."""
+    if p == 1.0:
+        return full_op((), 0, dtype)
     if dtype.category < dt.FLOAT:
         raise KilnError("dropout", f"result type Float can't be cast to {dtype.name}", dtype, "convert the input")
-    if p == 1.0:
-        return 0.0
     return draw(None, numel(shape), dropout_mask, shape, p, dtype.to_real())
 
 
@@ -560,7 +560,7 @@ _SELU_FLOOR = 1.7580993408473766  # the limit of -SELU(x) for x towards -infinit
 def _alpha(name: str, input: Tensor, p: float, shape: Any, inplace: bool) -> Tensor:
     """Elements dropped to SELU's floor, then scaled and shifted to keep mean and variance."""
     if p == 1.0:
-        return _times(input, 0.0, inplace)
+        return _times(input, full_op((), 0, input.dtype), inplace)
     kept = _mask(shape, p, input.dtype) * (1.0 - p)
     a = 1.0 / math.sqrt((_SELU_FLOOR**2 * p + 1.0) * (1.0 - p))
     shift = (kept - 1.0) * (_SELU_FLOOR * a) + _SELU_FLOOR * a * p

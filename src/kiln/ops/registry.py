@@ -85,6 +85,7 @@ class Op:
     def __init__(self, name: str, reference: Callable, family: str, **facts: Any):
         self.name, self.reference, self.family = name, _positional(reference), family
         self.doc = inspect.getdoc(reference) or ""
+        self.annotations: dict[str, Any] = dict(reference.__annotations__)
         self.params = tuple(_param(p) for p in inspect.signature(reference).parameters.values())
         self.index = {p.name: i for i, p in enumerate(self.params)}
         self.tensor_slots = tuple(i for i, p in enumerate(self.params) if p.is_tensor)

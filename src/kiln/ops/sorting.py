@@ -332,8 +332,8 @@ def _bincount_samples() -> Iterator[Sample]:
 @op(family="data-dependent", exact=True, samples=_bincount_samples)
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
     """How often each value from 0 occurs in a 1-d integer tensor, or the sum of its weights."""
-    if input.dtype.kind == "f":
-        raise KilnNotImplementedError("bincount", "not implemented for floats", str(input.dtype), "convert with .long()")
+    if input.dtype.kind not in "iu":
+        raise KilnNotImplementedError("bincount", f"not implemented for {input.dtype}", str(input.dtype), "convert with .long()")
     if input.ndim != 1 or (input.size and input.min() < 0):
         raise KilnError("bincount", "only supports 1-d non-negative integral inputs", f"{input.ndim}-d", "")
     if weights is not None and weights.shape != input.shape:

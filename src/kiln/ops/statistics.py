@@ -253,7 +253,7 @@ def _lse_body(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
     grad={"input": lambda g, input, out, dim, keepdim: (
         spread(g, input.shape, dim, keepdim) * (input - spread(out, input.shape, dim, keepdim)).exp()
     )},
-    samples=reductions(integers=True),
+    samples=lambda: (s for s in reductions(integers=True)() if s.args[1] is not None),
 )  # fmt: skip
 def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
     """log(sum(exp(input))) over `dim`, computed without overflow."""
@@ -267,11 +267,15 @@ def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
     return np.log(accurate_sum(np.exp(input - m), axis, keepdim)) + (m if keepdim else np.squeeze(m, axis))
 
 
-def _norm_infer(input: Any, ord: Any, dim: Dims, keepdim: bool) -> tuple:
+def _no_integers(input: Any) -> None:
     if input.dtype.category < dt.FLOAT:
         raise KilnError(
             "norm", "expected a floating or complex tensor", describe(input), "convert first: x.float()"
         )
+
+
+def _norm_infer(input: Any, ord: Any, dim: Dims, keepdim: bool) -> tuple:
+    _no_integers(input)
     axes = reduced_axes(dim, len(input.shape), "norm")
     if (ord == float("inf") or ord < 0) and numel(input.shape[i] for i in axes) == 0 and len(input.shape):
         kind = KilnError if dim is None or numel(input.shape) == 0 else KilnIndexError
@@ -355,6 +359,7 @@ def norm(input: Tensor, p: Any = "fro", dim: Dims = None, keepdim: bool = False,
     """The p-norm of the elements, over `dim` where given; "fro" is p = 2."""
     if isinstance(p, str) and p != "fro":
         raise KilnNotImplementedError("norm", "only 'fro' and numbers are norms here", repr(p), "use p=2, 1, inf, …")
+    _no_integers(input)
     r = norm_op(converted(input, dtype), 2 if p in (None, "fro") else p, dim, keepdim)
     return finished(norm_op, r, out)
 
@@ -380,12 +385,18 @@ def _middle(input: np.ndarray) -> np.ndarray:
     return index
 
 
+def _median_infer(input: Any, dim: int, keepdim: bool) -> list:
+    if input.dtype.category in (dt.BOOL, dt.COMPLEX):
+        raise KilnNotImplementedError("median", f"not implemented for {input.dtype.name}", describe(input), "convert it")
+    return select_rule("median")(input, dim, keepdim)
+
+
 def _find_median(input: np.ndarray, axis: int, keepdims: bool) -> np.ndarray:
     return np.moveaxis(_middle(np.moveaxis(input, axis, -1)), -1, axis)
 
 
-@op(name="median_dim", private=True, exact=True, check=False, result_names="values indices", nondiff_outputs=(1,),
-    infer=select_rule("median"), grad={"input": select_grad}, samples=select_samples)  # fmt: skip
+@op(name="median_dim", private=True, exact=True, result_names="values indices", nondiff_outputs=(1,),
+    infer=_median_infer, grad={"input": select_grad}, samples=select_samples)  # fmt: skip
 def median_dim(input: Tensor, dim: int, keepdim: bool) -> Tensor:
     """The lower median along a dimension and its index."""
     return select(input, dim, keepdim, _find_median)

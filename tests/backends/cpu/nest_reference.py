@@ -35,16 +35,17 @@ def launch(kernel, isa, arrays, order=None):
             fn(table, task, k.ntasks)
 
 
-def philox(key, counter):
-    """Word 0 of Philox4x32-10, after the paper."""
+def philox(key, counter, position):
+    """One element of a draw: a word of a Philox4x32-10 block, after the paper."""
     mask = (1 << 32) - 1
+    counter += position // 4
     x = [counter & mask, (counter >> 32) & mask, 0, 0]
     k = [key & mask, key >> 32]
     for _ in range(10):
         p0, p1 = 0xD2511F53 * x[0], 0xCD9E8D57 * x[2]
         x = [(p1 >> 32) ^ x[1] ^ k[0], p1 & mask, (p0 >> 32) ^ x[3] ^ k[1], p0 & mask]
         k = [(k[0] + 0x9E3779B9) & mask, (k[1] + 0xBB67AE85) & mask]
-    return x[0]
+    return x[position % 4]
 
 
 UNARY = {
@@ -157,7 +158,7 @@ class Reference:
             return np.where(*args)
         if e.op == "random_bits":
             key, counter, position = np.broadcast_arrays(*args)
-            each = np.frompyfunc(lambda k, c, p: philox(int(k), int(c) + int(p)), 3, 1)
+            each = np.frompyfunc(lambda k, c, p: philox(int(k), int(c), int(p)), 3, 1)
             return each(key, counter, position).astype(np.uint32)
         if e.op in UNARY:
             return UNARY[e.op](args[0])

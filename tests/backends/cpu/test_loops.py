@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from nest_reference import DTYPE, check, isas, launch, rng, rowmajor, unary_nest, values
+from nest_reference import DTYPE, check, isas, launch, philox, rng, rowmajor, unary_nest, values
 
 from kiln.backends.cpu.loops import emit
 from kiln.compile.loopnest import (
@@ -16,6 +16,7 @@ from kiln.compile.loopnest import (
     FLOATS,
     IndexMap,
     LoopNest,
+    Reduction,
     Stage,
     Store,
     apply,
@@ -30,6 +31,8 @@ from kiln.compile.loopnest import (
     scalar,
 )
 from kiln.errors import KilnError
+from kiln.ops.random import random_bits
+from kiln.tensor import wrap
 
 
 @pytest.fixture(params=isas(), ids=lambda i: i.name)
@@ -352,13 +355,54 @@ def test_gather_rows_and_elements(isa):
         check(nest, [values(dtype, (950,)), where, np.zeros(77, DTYPE[dtype])], isa, exact=True)
 
 
-def test_random_bits_are_philox(isa):
-    shape = (5, 13)
+@pytest.mark.parametrize(
+    ("shape", "strides", "offset"),
+    [
+        ((1000,), (1,), 0),
+        ((5, 13), (13, 1), 0),
+        ((5, 44), (44, 1), 0),
+        ((6, 40), (60, 1), 7),
+        ((3, 32), (64, 1), 8),
+        ((40, 7), (1, 40), 0),
+        ((50,), (-1,), 49),
+        ((2,), (1,), 3),
+    ],
+    ids=str,
+)
+def test_random_bits_are_philox(isa, shape, strides, offset):
     at = IndexMap(0, rowmajor(shape))
-    bits = apply("random_bits", scalar(0, "u64"), scalar(0, "u64", 1), index(at.strides))
-    nest = elementwise(shape, ("u64", "u32"), [Store(1, at, bits)])
+    bits = apply("random_bits", scalar(0, "u64"), scalar(0, "u64", 1), index(strides, offset))
     state = np.array([0x0123456789ABCDEF, 0xFFFFFFF0], np.uint64)
+    nest = elementwise(shape, ("u64", "u32"), [Store(1, at, bits)])
     check(nest, [state, np.zeros(shape, np.uint32)], isa)
+    wide = elementwise(shape, ("u64", "f64"), [Store(1, at, cast(bits, "f64"))])
+    check(wide, [state, np.zeros(shape)], isa, exact=True)
+
+
+def test_random_bits_are_those_of_the_eager_op(isa):
+    state, out = np.array([2**40 + 9, 2**63 + 5], np.uint64), np.zeros((37, 29), np.uint32)
+    bits = apply("random_bits", scalar(0, "u64"), scalar(0, "u64", 1), index((29, 1)))
+    nest = elementwise(out.shape, ("u64", "u32"), [Store(1, IndexMap(0, (29, 1)), bits)])
+    launch(emit(nest, isa), isa, [state, out])
+    np.testing.assert_array_equal(out, random_bits(wrap(state), out.shape).numpy())
+
+
+def test_random_bits_of_any_chunk_and_mask(isa):
+    n = 200_001  # several tasks
+    at = IndexMap(0, (1,))
+    bits = apply("random_bits", scalar(0, "u64"), scalar(0, "u64", 1), index((1,)))
+    state, out = np.array([5, 77], np.uint64), np.zeros(n, np.uint32)
+    launch(emit(elementwise((n,), ("u64", "u32"), [Store(1, at, bits)]), isa), isa, [state, out])
+    for k in (0, 1, 2, 3, 65_537, 123_458, n - 2, n - 1):
+        assert out[k] == philox(5, 77, k)
+    total = LoopNest(
+        (), (n,), ("u64", "f64"),
+        (Stage((Reduction("sum", cast(bits, "f64"), "f64"),)),),
+        (Store(1, IndexMap(0, (0,)), ref(0, 0, "f64")),),
+    )  # fmt: skip
+    got = np.zeros(1)
+    launch(emit(total, isa), isa, [state, got])
+    assert got[0] == out.astype(np.float64).sum()
 
 
 def test_in_place_update_with_scalar_rate(isa):

@@ -24,6 +24,7 @@ class Access:
         self.lanes = 1
         self.mask: Val | None = None
         self.dim: int | None = None
+        self.step = 1
         self.index: dict[int, Val] = {}
         self.address: dict[Key, Val] = {}
         self.buffers: dict[int, Val] = {}
@@ -60,15 +61,15 @@ class Access:
 
     def save(self) -> tuple[object, ...]:
         """The current point, for `restore`."""
-        return dict(self.index), dict(self.address), self.lanes, self.mask, self.dim
+        return dict(self.index), dict(self.address), self.lanes, self.mask, self.dim, self.step
 
     def restore(self, point: tuple[object, ...]) -> None:
         """Back to an earlier point."""
-        self.index, self.address, self.lanes, self.mask, self.dim = point
+        self.index, self.address, self.lanes, self.mask, self.dim, self.step = point
 
-    def vector(self, dim: int | None, lanes: int, mask: Val | None) -> None:
-        """From here on lanes run along ``dim``."""
-        self.dim, self.lanes, self.mask = dim, lanes, mask
+    def vector(self, dim: int | None, lanes: int, mask: Val | None, step: int = 1) -> None:
+        """From here on lanes run along ``dim``, whose indices of lane 0 are multiples of ``step``."""
+        self.dim, self.lanes, self.mask, self.step = dim, lanes, mask, step
 
     def enter(self, d: int, i: Val) -> None:
         """Index ``d`` is ``i`` (of lane 0 if it is the vector dim) from here on."""
@@ -106,13 +107,27 @@ class Access:
             return self.guarded(emitter, e, address, stride)
         return self.read(emitter, e, address, stride, self.mask)
 
-    def affine(self, at: IndexMap, elem: str) -> Val:
-        """offset + sum(strides * index), a vector where it varies along the lanes."""
+    def run(self, e: Expr) -> tuple[Val, bool] | None:
+        """Of an index leaf that counts up by one over the lanes: the first, and if it is a multiple of 4."""
+        if e.op != "index" or self.dim is None or e.attr.strides[self.dim] != 1:
+            return None
+        others = [s for d, s in enumerate(e.attr.strides) if d != self.dim]
+        aligned = all(n % 4 == 0 for n in (e.attr.offset, self.step, *others))
+        return self.first(e.attr), aligned
+
+    def first(self, at: IndexMap) -> Val:
+        """offset + sum(strides * index), of lane 0."""
         b = self.b
         total = b.i64(at.offset)
         for d, stride in enumerate(at.strides):
             if stride:
                 total = b.add(total, b.mul(self.index[d], b.i64(stride)))
+        return total
+
+    def affine(self, at: IndexMap, elem: str) -> Val:
+        """offset + sum(strides * index), a vector where it varies along the lanes."""
+        b = self.b
+        total = self.first(at)
         if elem != "i64":
             total = (
                 b.const(elem, total.const)

@@ -11,7 +11,7 @@ from typing import Any
 from ... import dtypes as dt
 from ...compile import loopnest as ln
 from ...compile import maps
-from ...compile.maps import NotAffine, Split
+from ...compile.maps import Affine, NotAffine, Split
 from ...compile.regions import Region, Unfusable, fusable, ln_dtype, strided_view
 from ...graph.node import Node
 from ...shape import contiguous_strides
@@ -29,7 +29,9 @@ Stored = Callable[[Node], bool]
 
 
 def lowers(n: Node) -> bool:
-    """Whether a node is a contraction that has a kernel here."""
+    """Whether a node is a contraction that has a kernel here; empty ones are left to the reference."""
+    if n.name in ("matmul", "convolution", "conv_input_grad", "conv_weight_grad") and any(0 in x.shape for x in n.inputs):
+        return False
     if n.name == "matmul":
         return n.dtype in _GEMM and all(x.dtype is n.dtype for x in n.inputs)
     if n.name in ("convolution", "conv_input_grad", "conv_weight_grad"):
@@ -109,28 +111,55 @@ def _epilogue(
     return best
 
 
+# Where the loops of an epilogue do not tell the last dimensions of a node apart (pixels of a
+# convolution), these are accessed at an Affine that no load accepts, except as a whole.
+_OPAQUE = 1 << 60
+
+
+class _EpilogueRegion(Region):
+    """A region over (batch, row, column) for nodes of a contraction's shape."""
+
+    def __init__(self, dims: Sequence[int], stored: Stored, shape: Sequence[int]):
+        super().__init__(dims, stored)
+        self.shape = tuple(shape)
+        n = len(dims)
+        loops = maps.identity(dims, [[0], [1], [2]])
+        if len(shape) == 4 and len(dims) == 3 and (shape[0], shape[1]) == (dims[0], dims[1]):
+            opaque = Affine(_OPAQUE, (0,) * n)
+            self.access: tuple[Affine, ...] = (loops[0], loops[1], opaque, opaque)
+        else:
+            self.access = maps.reshape(loops, dims, shape, dims)
+
+    def position(self, access: Sequence[Affine], shape: Sequence[int]) -> ln.IndexMap:
+        if tuple(shape) == self.shape and tuple(access) == self.access:
+            return ln.IndexMap(0, (self.dims[1] * self.dims[2], self.dims[2], 1))
+        at = super().position(access, shape)
+        if at.offset >= _OPAQUE:
+            raise NotAffine
+        return at
+
+
 def _one_epilogue(n: Node, end: Node, dims: tuple[int, int, int], stored: Stored, isa: Isa, bias: Node | None, d: str) -> Any:
-    on_path = {end}
-    region = Region(dims, lambda x: x not in on_path and x is not n and stored(x))
     leaf: ln.Expr = ln.leaf("acc", d)
     value = leaf
-    access = maps.identity(dims, [[0], [1], [2]])
-    if bias is not None:
-        value = ln.apply("add", value, ln.load(region.buffer(bias, d), d, region.position((access[1],), bias.shape)))
     try:
-        at = maps.reshape(access, dims, n.shape, dims) if tuple(n.shape) != dims else access
-        region.leaves[n] = (at, value)
-        result = value
-        if end is not n:
-            end_at = maps.reshape(access, dims, end.shape, dims) if tuple(end.shape) != dims else access
-            result = region.expr(end, end_at)
+        region = _EpilogueRegion(dims, lambda x: x is not end and x is not n and stored(x), n.shape)
+        if bias is not None:
+            rows = maps.identity(dims, [[1]])
+            at = Region.position(region, rows, bias.shape)
+            value = ln.apply("add", value, ln.load(region.buffer(bias, d), d, at))
+        region.leaves[n] = (region.access, value)
+        result = value if end is n else region.expr(end, region.access if tuple(end.shape) == tuple(n.shape) else
+                                                    maps.reshape(region.access, n.shape, end.shape, dims))  # fmt: skip
     except (Split, NotAffine, Unfusable):
+        return None
+    if any(e.op == "index" and e.attr.offset >= _OPAQUE for e in ln.walk([result])):
         return None
     extras = [k for k, _ in region.buffers]
     out = region.buffer("out", d)
-    nest = ln.elementwise(dims, [b for _, b in region.buffers], [ln.Store(out, ln.IndexMap(0, (dims[1] * dims[2], dims[2], 1)), result)])
-    heavy = len(ln.walk([result])) > 8
-    return ExprEpilogue(nest, leaf, isa, heavy), extras, end
+    store = ln.Store(out, ln.IndexMap(0, (dims[1] * dims[2], dims[2], 1)), result)
+    nest = ln.elementwise(dims, [b for _, b in region.buffers], [store])
+    return ExprEpilogue(nest, leaf, isa, len(ln.walk([result])) > 8), extras, end
 
 
 class Operands:
@@ -144,7 +173,9 @@ class Operands:
         found = strided_view(n, self.stored)
         if found is None:
             raise Unfusable(n)
-        return found
+        memory, strides, offset = found
+        plain = contiguous_strides(n.shape)
+        return memory, tuple(p if s == 1 else st for s, st, p in zip(n.shape, strides, plain, strict=True)), offset
 
 
 def lower(n: Node, users: dict[Node, list[Node]], outputs: set[Node], stored: Stored, isa: Isa) -> Contraction:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from kiln.backends.cpu import philox
 from kiln.backends.cpu.ir import Builder, Module, Val, bits_of, lanes_of, mangle, vec
 from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.vmath import VMath
@@ -65,13 +66,22 @@ class ExprEmitter:
     """Emits expressions through one builder, each shared node once.
 
     ``leaves`` is asked for load, gather, scalar, index, ref and leaf nodes. ``values`` maps what has been
-    emitted; callers seed it with values computed outside and drop entries that stop being valid.
+    emitted; callers seed it with values computed outside and drop entries that stop being valid. ``run``
+    tells of an index leaf that counts up by one over the lanes: its first value and whether that is known
+    to be a multiple of 4.
     """
 
-    def __init__(self, b: Builder, isa: Isa, leaves: Callable[[Expr], Val]) -> None:
+    def __init__(
+        self,
+        b: Builder,
+        isa: Isa,
+        leaves: Callable[[Expr], Val],
+        run: Callable[[Expr], tuple[Val, bool] | None] = lambda e: None,
+    ) -> None:
         self.b = b
         self.isa = isa
         self.leaves = leaves
+        self.run = run
         self.values: dict[Expr, Val] = {}
         self.math = VMath(b, isa)
 
@@ -93,6 +103,8 @@ class ExprEmitter:
                     whole = getattr(self.math, other.op + "_plus")
                     return whole(self.emit(other.args[0]), one.attr)
         args = [self.emit(a) for a in e.args]
+        if e.op == "random_bits":
+            return self._random_bits(e, args)
         lanes = max(a.lanes for a in args)
         args = [self.b.splat(a, lanes) for a in args]
         if e.op == "unrounded":
@@ -105,14 +117,20 @@ class ExprEmitter:
             return self.from_memory(bits, e.dtype)
         if e.op == "where":
             return self.b.select(*args)
-        if e.op == "random_bits":
-            return self._philox(*args)
         if e.op in _MATH:
             return getattr(self.math, e.op)(*args)
         dtype = e.args[0].dtype
         if dtype in FLOATS:
             return self._float_op(e, args)
         return self._int_op(e.op, dtype, args)
+
+    def _random_bits(self, e: Expr, args: list[Val]) -> Val:
+        key, counter, position = args
+        found = self.run(e.args[2]) if position.lanes >= 4 else None
+        if found is None or key.lanes > 1 or counter.lanes > 1:
+            lanes = max(a.lanes for a in args)
+            return philox.anywhere(self.b, *(self.b.splat(a, lanes) for a in args))
+        return philox.run(self.b, key, counter, found[0], position.lanes, found[1])
 
     # -- floats -----------------------------------------------------------------------------------
 
@@ -393,28 +411,6 @@ class ExprEmitter:
         nan = b.bin("and", nan, m.ic(x, 0x7FFF))
         r = b.select(b.icmp("ugt", size, m.ic(x, 0x7F800000)), nan, r)
         return b.conv("trunc", b.bin("or", r, sign), "i16")
-
-    # -- random numbers ---------------------------------------------------------------------------
-
-    def _philox(self, key: Val, counter: Val, position: Val) -> Val:
-        """Word 0 of Philox4x32-10 (Salmon et al., 2011) with counter + position as the low 64 bits."""
-        b = self.b
-        ty = key.ty
-        low, half = b.const(ty, 0xFFFFFFFF), b.const(ty, 32)
-        n = b.bin("add", counter, position)
-        x0, x1 = b.bin("and", n, low), b.bin("lshr", n, half)
-        x2 = x3 = b.const(ty, 0)
-        k0, k1 = b.bin("and", key, low), b.bin("lshr", key, half)
-        for turn in range(10):
-            if turn:
-                k0 = b.bin("and", b.bin("add", k0, b.const(ty, 0x9E3779B9)), low)
-                k1 = b.bin("and", b.bin("add", k1, b.const(ty, 0xBB67AE85)), low)
-            p0 = b.bin("mul", x0, b.const(ty, 0xD2511F53))
-            p1 = b.bin("mul", x2, b.const(ty, 0xCD9E8D57))
-            x0 = b.bin("xor", b.bin("xor", b.bin("lshr", p1, half), x1), k0)
-            x2 = b.bin("xor", b.bin("xor", b.bin("lshr", p0, half), x3), k1)
-            x1, x3 = b.bin("and", p1, low), b.bin("and", p0, low)
-        return b.conv("trunc", x0, "i32")
 
 
 def _not_nan(e: Expr) -> bool:

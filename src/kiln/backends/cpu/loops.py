@@ -55,7 +55,7 @@ class _Writer:
         self.b: Builder = self.module.function(symbol, params)
         self.n_outer = len(self.nest.outer)
         self.access = Access(self.b, isa, self.nest, work.first_scratch, work.offsets)
-        self.e = ExprEmitter(self.b, isa, self.leaf)
+        self.e = ExprEmitter(self.b, isa, self.leaf, self.access.run)
         self.refs: dict[tuple[int, int], Val] = {}
         written = {t.buffer for s in self.nest.stages for t in s.stores}
         self.depth = _depths(self.nest, written)
@@ -278,20 +278,22 @@ class _Writer:
     ) -> State:
         """The loops along the vector dim; ``state`` holds accumulators for each of `widths` in turn."""
         b, n = self.b, len(kinds)
+        cuts = [c for c in (self.plan.split, self.nest.chunk) if c and c[0] == d]
+        step = math.gcd(*(cut[1] for cut in cuts), self.plan.lanes)
         after: State = []
         position = start
         for k, (lanes, partial) in enumerate(self.widths(d)):
             mine = state[k * n : (k + 1) * n]
             left = b.sub(stop, position)
             if partial and lanes > 1:
-                after += self.masked_tail(d, position, left, lanes, mine, body)
+                after += self.masked_tail(d, position, left, lanes, step, mine, body)
                 continue
             if left.const is not None:
                 whole = b.i64(left.const // lanes * lanes)
             else:
                 whole = left if lanes == 1 else b.bin("and", left, b.i64(-lanes))
             end = b.add(position, whole)
-            self.access.vector(d, lanes, None)
+            self.access.vector(d, lanes, None, step)
             after += self.counted(d, position, end, lanes, mine, () if partial else kinds, body)
             position = end
         self.access.vector(None, 1, None)
@@ -303,19 +305,20 @@ class _Writer:
         at: Val,
         left: Val,
         lanes: int,
+        step: int,
         state: State,
         body: Callable[[Val, State], State],
     ) -> State:
         """The last, partial vector."""
         b = self.b
         if left.const is not None:
-            self.access.vector(d, lanes, b.active_lanes(left, lanes))
+            self.access.vector(d, lanes, b.active_lanes(left, lanes), step)
             return body(at, state)
         flat = [v for s in state for v in s]
         some = b.icmp("sgt", left, b.i64(0))
         # A remainder of a whole register and more can't be: an earlier loop took it.
         with b.if_then(some, flat) as branch:
-            self.access.vector(d, lanes, b.active_lanes(left, lanes))
+            self.access.vector(d, lanes, b.active_lanes(left, lanes), step)
             branch.set(*[v for s in body(at, state) for v in s])
         return _unflat(branch.results, state)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.packing import PACK_PARAMS
+from kiln.backends.cpu import ir
 from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, Text, masked_load, store_vector
 
 if TYPE_CHECKING:
@@ -218,7 +219,5 @@ def gather(b: Text, base: str, index: str, element: str, lanes: int, mask: str) 
     """Load the elements at ``base[index]`` (i32 lanes) where the mask is on; the rest are zero."""
     vector, bits, pointers = (f"<{lanes} x {t}>" for t in (element, "i1", "ptr"))
     places = b.op(f"getelementptr {element}, ptr {base}, <{lanes} x i32> {index}")
-    name = f"llvm.masked.gather.v{lanes}{'f64' if element == 'double' else 'f32'}.v{lanes}p0"
-    align = ("i32", "8" if element == "double" else "4")
-    zero = (vector, "zeroinitializer")
-    return b.call(name, vector, (pointers, places), align, (bits, mask), zero)
+    size = 8 if element == "double" else 4
+    return b.ir.masked_gather(vector, ir.Val(places, pointers), ir.Val(mask, bits), size).ref

@@ -22,7 +22,9 @@ class PointEmitter:
         self.nest = nest.check()
         self.access = Access(b, isa, nest, len(nest.buffers), ())
         self.access.base(args)
-        self.emitter = ExprEmitter(b, isa, lambda e: self.access.leaf(e, self.emitter))
+        self.emitter = ExprEmitter(
+            b, isa, lambda e: self.access.leaf(e, self.emitter), self.access.run
+        )
 
     def store(
         self,

@@ -109,14 +109,15 @@ def simplify(nest: LoopNest) -> LoopNest:
         if nest.chunk and (a == 0 or nest.chunk[0] in (a, b)):
             return False
         return all(
-            at.strides[a] == at.strides[b] * sizes[b] and not _bounds_on(at, sizes, a, b)
+            at.strides[a] == at.strides[b] * sizes[b] and not bounds_on(at, sizes, a, b)
             for at in maps
         )
 
-    return _regroup(nest, _groups(outer, mergeable), _groups(inner, mergeable))
+    return regroup(nest, _groups(outer, mergeable), _groups(inner, mergeable))
 
 
-def _bounds_on(at: IndexMap, sizes: tuple[int, ...], *dims: int) -> bool:
+def bounds_on(at: IndexMap, sizes: tuple[int, ...], *dims: int) -> bool:
+    """Whether a map has bounds on one of the dims that exclude something."""
     return any(d in dims and (lo > 0 or hi < sizes[d]) for d, lo, hi in at.bounds)
 
 
@@ -130,7 +131,8 @@ def _groups(dims: list[int], mergeable: Callable[[int, int], bool]) -> list[list
     return groups
 
 
-def _regroup(nest: LoopNest, outer: list[list[int]], inner: list[list[int]]) -> LoopNest:
+def regroup(nest: LoopNest, outer: list[list[int]], inner: list[list[int]]) -> LoopNest:
+    """The nest over one dim for each group of contiguous dims; dims in no group have one index."""
     groups = outer + inner
     place = {d: k for k, g in enumerate(groups) for d in g}
     sizes = nest.dims
@@ -203,7 +205,7 @@ def plan(nest: LoopNest, isa: Isa) -> Plan:
         if size < 2:
             continue
         score = sum(_access_score(kind, at.strides[d]) for kind, _, at in per_point)
-        width = min(full, _pow2_above(size))
+        width = min(full, pow2_above(size))
         score += 4 * full * (0.5 if reduces else 1.0) / min(full, size)  # lanes that idle
         score *= -(-size // width) * width / size
         if d >= n_outer:
@@ -214,7 +216,7 @@ def plan(nest: LoopNest, isa: Isa) -> Plan:
     lanes = wide = 1
     if best is not None:
         masked = isa.name == "avx512"
-        lanes = min(full, _pow2_above(dims[best]) if masked else _pow2_below(dims[best]))
+        lanes = min(full, pow2_above(dims[best]) if masked else pow2_below(dims[best]))
         wide = lanes * _unroll(nest, best, n_outer)
         while wide > lanes and wide > dims[best]:
             wide //= 2
@@ -251,10 +253,11 @@ def _access_score(kind: str, stride: int) -> float:
 
 
 def _unroll(nest: LoopNest, vector: int, n_outer: int) -> int:
-    heavy = sum(e.op in _HEAVY for e in walk(nest.roots()))
+    ops = {e.op for e in walk(nest.roots())}
+    heavy = bool(ops & _HEAVY)
     kinds = [r.kind for s in nest.stages for r in s.reductions]
     if not kinds:
-        return 1 if heavy else 2
+        return 1 if heavy and "random_bits" not in ops else 2  # one block serves four lanes
     if heavy or any(k.startswith("arg") for k in kinds) or len(kinds) > 2:
         return 2
     return 4
@@ -299,9 +302,11 @@ def _tasks(
     return (best, chunk), -(-size // chunk)
 
 
-def _pow2_above(n: int) -> int:
+def pow2_above(n: int) -> int:
+    """The smallest power of two that is not below ``n``."""
     return 1 << (n - 1).bit_length()
 
 
-def _pow2_below(n: int) -> int:
+def pow2_below(n: int) -> int:
+    """The largest power of two that is not above ``n``."""
     return 1 << (n.bit_length() - 1)

@@ -200,9 +200,8 @@ def load_vector(
 def masked_load(b: Text, pointer: str, element: str, lanes: int, mask: str, other: str) -> str:
     """Load the lanes that are on; the rest are ``other``."""
     vector, bits = f"<{lanes} x {element}>", f"<{lanes} x i1>"
-    name = f"llvm.masked.load.v{lanes}{_suffix(element)}.p0"
-    align = ("i32", str(_bytes(element)))
-    return b.call(name, vector, ("ptr", pointer), align, (bits, mask), (vector, other))
+    fill = ir.Val(other, vector)
+    return b.ir.masked_load(vector, ir.Val(pointer, "ptr"), ir.Val(mask, bits), _bytes(element), fill).ref
 
 
 def expand_load(b: Text, pointer: str, element: str, lanes: int, mask: str) -> str:
@@ -232,9 +231,7 @@ def store_vector(
     if mask is None:
         b.emit(f"store {vector} {value}, ptr {pointer}, align {ITEMSIZE[dtype]}")
         return
-    name = f"llvm.masked.store.v{lanes}{_suffix(element)}.p0"
-    align = ("i32", str(ITEMSIZE[dtype]))
-    b.call(name, "void", (vector, value), ("ptr", pointer), align, (bits, mask))
+    b.ir.masked_store(ir.Val(value, vector), ir.Val(pointer, "ptr"), ir.Val(mask, bits), ITEMSIZE[dtype])
 
 
 def store_live(

@@ -35,14 +35,6 @@ class _ConvNd(Module):
         dilation: Ints, output_padding: Ints, groups: int, bias: bool, padding_mode: str, device: Any, dtype: Any,
     ) -> None:  # fmt: skip
         n, name = self._nd, type(self).__name__
-        if groups <= 0:
-            raise KilnValueError(name, "groups must be a positive integer", f"groups={groups}")
-        for what, c in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if c % groups:
-                raise KilnValueError(
-                    name, f"{what} must be divisible by groups", f"{what}={c}, groups={groups}",
-                    "each group takes an equal share of the channels",
-                )  # fmt: skip
         modes = ("zeros",) if self.transposed else ("zeros", "reflect", "replicate", "circular")
         if padding_mode not in modes:
             raise KilnValueError(
@@ -66,16 +58,28 @@ class _ConvNd(Module):
                     f"stride={self.stride}", "give the padding as numbers",
                 )  # fmt: skip
         self._around = self._pad_widths()
-        first, second = (
-            (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
-        )
-        shape = (first, second // groups, *self.kernel_size)
-        self.weight = Parameter(empty(shape, device=device, dtype=dtype))
+        self.weight = Parameter(empty(self._weight_shape(), device=device, dtype=dtype))
         if bias:
             self.bias = Parameter(empty(out_channels, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
         self.reset_parameters()
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        """(out, in / groups, …), or (in, out / groups, …) where transposed; refuses uneven groups."""
+        name, groups = type(self).__name__, self.groups
+        if groups <= 0:
+            raise KilnValueError(name, "groups must be a positive integer", f"groups={groups}")
+        for what, c in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
+            if c % groups:
+                raise KilnValueError(
+                    name, f"{what} must be divisible by groups", f"{what}={c}, groups={groups}",
+                    "each group takes an equal share of the channels",
+                )  # fmt: skip
+        first, second = self.out_channels, self.in_channels
+        if self.transposed:
+            first, second = second, first
+        return first, second // groups, *self.kernel_size
 
     def _pad_widths(self) -> list[int]:
         """Left and right padding from the last dimension on, as F.pad takes it."""
@@ -236,11 +240,13 @@ class ConvTranspose3d(_ConvTranspose):
     _nd = 3
 
 
-class _LazyConv(Lazy, _ConvNd):
+class _LazyConv(Lazy):
     """A convolution whose in_channels is the size of the first input's channel dimension."""
 
-    def _make_lazy(self, out_channels: int, bias: bool, device: Any, dtype: Any) -> None:
-        self.out_channels = out_channels
+    def _make_lazy(
+        self, out_channels: int, groups: int, bias: bool, device: Any, dtype: Any
+    ) -> None:
+        self.out_channels, self.groups = out_channels, groups
         self.weight = UninitializedParameter(device=device, dtype=dtype)
         if bias:
             self.bias = UninitializedParameter(device=device, dtype=dtype)
@@ -248,49 +254,53 @@ class _LazyConv(Lazy, _ConvNd):
     def reset_parameters(self) -> None:
         """As the layer itself, once there is a shape."""
         if not self.has_uninitialized_params() and self.in_channels != 0:
-            super().reset_parameters()
+            super().reset_parameters()  # type: ignore[misc]
 
     def initialize_parameters(self, input: Tensor, *args: Any, **kwargs: Any) -> None:
         """Take in_channels from an input."""
         if self.has_uninitialized_params():
-            self.in_channels = c = input.shape[-1 - self._nd]
-            if c % self.groups:
-                raise KilnValueError(
-                    type(self).__name__,
-                    "in_channels must be divisible by groups",
-                    f"{c}, {self.groups}",
-                )
-            first, second = (c, self.out_channels) if self.transposed else (self.out_channels, c)
-            if is_lazy(self.weight):
-                self.weight.materialize((first, second // self.groups, *self.kernel_size))  # type: ignore[attr-defined]
-            if self.bias is not None and is_lazy(self.bias):
-                self.bias.materialize((self.out_channels,))  # type: ignore[attr-defined]
+            self.in_channels = input.shape[-1 - self._nd]
+            for p, shape in (
+                (self.weight, self._weight_shape()),
+                (self.bias, (self.out_channels,)),
+            ):
+                if p is not None and is_lazy(p):
+                    p.materialize(shape)
             self.reset_parameters()
 
 
-def _lazy(base: type, positional: str) -> type:
-    names = positional.split()
-
+def _lazy(base: type) -> type:
     class LazyConv(_LazyConv, base):  # type: ignore[misc, valid-type]
         cls_to_become = base
 
-        def __init__(self, out_channels: int, kernel_size: Ints, *args: Any, **kwargs: Any) -> None:
-            given = {**dict(zip(names, args, strict=False)), **kwargs}
-            bias = given.pop("bias", True)
-            device, dtype = given.get("device"), given.get("dtype")
-            groups = given.pop("groups", 1)
-            super().__init__(0, 0, kernel_size, bias=False, **given)
-            self.groups = groups
-            self._make_lazy(out_channels, bias, device, dtype)
+        if base.transposed:  # type: ignore[attr-defined]
+
+            def __init__(
+                self, out_channels: int, kernel_size: Ints, stride: Ints = 1, padding: Ints = 0,
+                output_padding: Ints = 0, groups: int = 1, bias: bool = True, dilation: Ints = 1,
+                padding_mode: str = "zeros", device: Any = None, dtype: Any = None,
+            ) -> None:  # fmt: skip
+                super().__init__(0, 0, kernel_size, stride, padding, output_padding, 1, False, dilation,
+                                 padding_mode, device, dtype)  # fmt: skip
+                self._make_lazy(out_channels, groups, bias, device, dtype)
+
+        else:
+
+            def __init__(
+                self, out_channels: int, kernel_size: Ints, stride: Ints = 1, padding: Any = 0,
+                dilation: Ints = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros",
+                device: Any = None, dtype: Any = None,
+            ) -> None:  # fmt: skip
+                super().__init__(0, 0, kernel_size, stride, padding, dilation, 1, False, padding_mode,
+                                 device, dtype)  # fmt: skip
+                self._make_lazy(out_channels, groups, bias, device, dtype)
 
     LazyConv.__name__ = LazyConv.__qualname__ = "Lazy" + base.__name__
     LazyConv.__doc__ = f"A {base.__name__} that takes in_channels from its first input."
     return LazyConv
 
 
-_NAMES = "stride padding dilation groups bias padding_mode device dtype"
-_T_NAMES = "stride padding output_padding groups bias dilation padding_mode device dtype"
-LazyConv1d, LazyConv2d, LazyConv3d = (_lazy(c, _NAMES) for c in (Conv1d, Conv2d, Conv3d))
-LazyConvTranspose1d, LazyConvTranspose2d, LazyConvTranspose3d = (
-    _lazy(c, _T_NAMES) for c in (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
+LazyConv1d, LazyConv2d, LazyConv3d = map(_lazy, (Conv1d, Conv2d, Conv3d))
+LazyConvTranspose1d, LazyConvTranspose2d, LazyConvTranspose3d = map(
+    _lazy, (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
 )

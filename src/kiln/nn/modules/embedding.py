@@ -63,7 +63,9 @@ class _Table(Module):
         names = cls._PRETRAINED  # type: ignore[attr-defined]
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         rows, columns = embeddings.shape
-        return cls(rows, columns, _weight=embeddings, _freeze=freeze, **given)
+        out = cls(rows, columns, _weight=embeddings, **given)
+        out.weight.requires_grad = not freeze
+        return out
 
 
 class Embedding(_Table):
@@ -115,7 +117,7 @@ class EmbeddingBag(_Table):
         self, num_embeddings: int, embedding_dim: int, max_norm: float | None = None,
         norm_type: float = 2.0, scale_grad_by_freq: bool = False, mode: str = "mean",
         sparse: bool = False, _weight: Tensor | None = None, include_last_offset: bool = False,
-        padding_idx: int | None = None, device: Any = None, dtype: Any = None, *, _freeze: bool = False,
+        padding_idx: int | None = None, device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
@@ -123,7 +125,7 @@ class EmbeddingBag(_Table):
         self.scale_grad_by_freq, self.mode, self.sparse = scale_grad_by_freq, mode, sparse
         self.include_last_offset = include_last_offset
         self.padding_idx = _padding(padding_idx, num_embeddings, "EmbeddingBag")
-        self._make_weight(_weight, _freeze, device, dtype)
+        self._make_weight(_weight, False, device, dtype)
 
     def forward(
         self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None

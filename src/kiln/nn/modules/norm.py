@@ -25,7 +25,7 @@ class _Norm(Module):
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
-        track_running_stats: bool = True, device: Any = None, dtype: Any = None,
+        track_running_stats: bool = True, device: Any = None, dtype: Any = None, *, bias: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         made = {"device": device, "dtype": dtype}
@@ -34,7 +34,8 @@ class _Norm(Module):
         self.register_parameter(
             "weight", Parameter(empty(num_features, **made)) if affine else None
         )
-        self.register_parameter("bias", Parameter(empty(num_features, **made)) if affine else None)
+        both = affine and bias
+        self.register_parameter("bias", Parameter(empty(num_features, **made)) if both else None)
         on = track_running_stats
         self.register_buffer("running_mean", zeros(num_features, **made) if on else None)
         self.register_buffer("running_var", ones(num_features, **made) if on else None)
@@ -53,7 +54,8 @@ class _Norm(Module):
         self.reset_running_stats()
         if self.affine:
             init.ones_(self.weight)
-            init.zeros_(self.bias)
+            if self.bias is not None:
+                init.zeros_(self.bias)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim not in self._dims:
@@ -66,7 +68,7 @@ class _Norm(Module):
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         )
 
     def _load_from_state_dict(
@@ -130,6 +132,16 @@ class BatchNorm3d(_BatchNorm):
 class SyncBatchNorm(_BatchNorm):
     """Batch normalisation over all processes; with one process, over its batch."""
 
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
+        track_running_stats: bool = True, process_group: Any = None, device: Any = None,
+        dtype: Any = None, *, bias: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
+        )
+        self.process_group = process_group
+
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim < 2:
             raise KilnValueError(
@@ -144,7 +156,7 @@ class SyncBatchNorm(_BatchNorm):
         out = module
         if isinstance(module, _BatchNorm) and not isinstance(module, cls):
             out = cls(module.num_features, module.eps, module.momentum, module.affine,
-                      module.track_running_stats)  # fmt: skip
+                      module.track_running_stats, process_group)  # fmt: skip
             out._parameters.update(module._parameters)
             out._buffers.update(module._buffers)
             out.training = module.training
@@ -158,9 +170,11 @@ class _InstanceNorm(_Norm):
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = False,
-        track_running_stats: bool = False, device: Any = None, dtype: Any = None,
+        track_running_stats: bool = False, device: Any = None, dtype: Any = None, *, bias: bool = True,
     ) -> None:  # fmt: skip
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
@@ -265,7 +279,7 @@ class GroupNorm(Module):
 
     def __init__(
         self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True,
-        device: Any = None, dtype: Any = None,
+        device: Any = None, dtype: Any = None, *, bias: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         if num_channels % num_groups:
@@ -276,23 +290,27 @@ class GroupNorm(Module):
         made = {"device": device, "dtype": dtype}
         self.num_groups, self.num_channels = num_groups, num_channels
         self.eps, self.affine = eps, affine
-        self.register_parameter(
-            "weight", Parameter(empty(num_channels, **made)) if affine else None
-        )
-        self.register_parameter("bias", Parameter(empty(num_channels, **made)) if affine else None)
+        weight = Parameter(empty(num_channels, **made)) if affine else None
+        self.register_parameter("weight", weight)
+        bias_ = Parameter(empty(num_channels, **made)) if affine and bias else None
+        self.register_parameter("bias", bias_)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Weight 1 and bias 0."""
         if self.affine:
             init.ones_(self.weight)
-            init.zeros_(self.bias)
+            if self.bias is not None:
+                init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        return (
+            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
+            f"bias={self.bias is not None}"
+        )
 
 
 class LocalResponseNorm(Module):
@@ -309,19 +327,20 @@ class LocalResponseNorm(Module):
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
-def _lazy(base: type, affine: bool, track: bool) -> type:
+def _lazy(base: type) -> type:
     class LazyNorm(Lazy, base):  # type: ignore[misc, valid-type]
         cls_to_become = base
 
         def __init__(
-            self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = affine,
-            track_running_stats: bool = track, device: Any = None, dtype: Any = None,
+            self, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True,
+            track_running_stats: bool = True, device: Any = None, dtype: Any = None, *, bias: bool = True,
         ) -> None:  # fmt: skip
             super().__init__(0, eps, momentum, False, False, device, dtype)
             self.affine, self.track_running_stats = affine, track_running_stats
             if affine:
                 self.weight = UninitializedParameter(device=device, dtype=dtype)
-                self.bias = UninitializedParameter(device=device, dtype=dtype)
+                if bias:
+                    self.bias = UninitializedParameter(device=device, dtype=dtype)
             if track_running_stats:
                 self.running_mean = UninitializedBuffer(device=device, dtype=dtype)
                 self.running_var = UninitializedBuffer(device=device, dtype=dtype)
@@ -344,9 +363,9 @@ def _lazy(base: type, affine: bool, track: bool) -> type:
     return LazyNorm
 
 
-LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d = (
-    _lazy(c, True, True) for c in (BatchNorm1d, BatchNorm2d, BatchNorm3d)
+LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d = map(
+    _lazy, (BatchNorm1d, BatchNorm2d, BatchNorm3d)
 )
-LazyInstanceNorm1d, LazyInstanceNorm2d, LazyInstanceNorm3d = (
-    _lazy(c, False, False) for c in (InstanceNorm1d, InstanceNorm2d, InstanceNorm3d)
+LazyInstanceNorm1d, LazyInstanceNorm2d, LazyInstanceNorm3d = map(
+    _lazy, (InstanceNorm1d, InstanceNorm2d, InstanceNorm3d)
 )

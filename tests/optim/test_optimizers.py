@@ -27,7 +27,10 @@ CASES = [
     ("Adamax", {"lr": 0.05, "weight_decay": 0.1}),
     ("RMSprop", {"lr": 0.05}),
     ("RMSprop", {"lr": 0.05, "momentum": 0.9, "centered": True, "weight_decay": 0.1}),
-    ("Adagrad", {"lr": 0.05, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.3}),
+    (
+        "Adagrad",
+        {"lr": 0.05, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.3},
+    ),
     ("Adadelta", {"lr": 1.0, "rho": 0.8, "weight_decay": 0.1}),
 ]
 
@@ -116,14 +119,18 @@ def test_schedule(name, base):
     options = {"lr": 0.1, **({"momentum": 0.9} if base == "SGD" else {})}
     found = []
     for lib, params in zip((optim, torch.optim), pair(), strict=True):
-        opt = getattr(lib, base)([{"params": params[:1]}, {"params": params[1:], "lr": 0.3}], **options)
+        opt = getattr(lib, base)(
+            [{"params": params[:1]}, {"params": params[1:], "lr": 0.3}], **options
+        )
         scheduler = SCHEDULES[name](lib.lr_scheduler, opt)
         seen = [[(g["lr"], g.get("momentum"), g.get("betas")) for g in opt.param_groups]]
         for _ in range(20):
             opt.step()
             scheduler.step()
             seen.append([(g["lr"], g.get("momentum"), g.get("betas")) for g in opt.param_groups])
-        found.append((seen, scheduler.get_last_lr(), scheduler.last_epoch if name != "chained" else 0))
+        found.append(
+            (seen, scheduler.get_last_lr(), scheduler.last_epoch if name != "chained" else 0)
+        )
     assert found[0][1:] == found[1][1:]
     assert found[0] == found[1]
 
@@ -132,7 +139,9 @@ def test_plateau():
     found = []
     for lib, params in zip((optim, torch.optim), pair(), strict=True):
         opt = lib.SGD(params, lr=1.0)
-        scheduler = lib.lr_scheduler.ReduceLROnPlateau(opt, patience=1, cooldown=2, factor=0.5, min_lr=0.1)
+        scheduler = lib.lr_scheduler.ReduceLROnPlateau(
+            opt, patience=1, cooldown=2, factor=0.5, min_lr=0.1
+        )
         out = []
         for loss in itertools.chain([3, 2, 2, 2, 2, 1], [1] * 12):
             scheduler.step(loss)

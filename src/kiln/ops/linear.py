@@ -1,0 +1,150 @@
+"""Linear and bilinear maps, and the directions and distances of vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError, describe
+from ..shape import Size, numel
+from ..tensor import Tensor
+from .registry import FUNCTIONS, Sample, composition, op
+from .samples import draw, rng, strided
+
+# ---------------------------------------------------------------- linear
+
+
+def _linear_infer(input: Any, weight: Any, bias: Any = None) -> tuple:
+    xs, ws = input.shape, weight.shape
+    given = f"input={describe(input)}, weight={describe(weight)}" + ("" if bias is None else f", bias={describe(bias)}")
+    if len(ws) not in (1, 2) or len(xs) == 0:
+        raise KilnError("linear", "weight must be (out, in) or (in,) and input (*, in)", given, "")
+    if xs[-1] != ws[-1]:
+        raise KilnError(
+            "linear", f"input has {xs[-1]} features and weight takes {ws[-1]}", given,
+            "the last size of input must equal the last size of weight",
+        )  # fmt: skip
+    if any(x is not None and x.dtype is not input.dtype for x in (weight, bias)):
+        raise KilnError("linear", "input, weight and bias must have the same dtype", given, "convert one of them")
+    out = (*xs[:-1], *ws[:-1])
+    if bias is not None and tuple(bias.shape) not in ((), (1,), tuple(ws[:-1])):
+        raise KilnError("linear", "bias must be (out,)", given, "one bias for each output feature")
+    return Size(out), input.dtype
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Everything but the last dimension as one."""
+    return x if x.ndim == 2 else x.reshape(numel(x.shape[:-1]), x.shape[-1])
+
+
+def _linear_rule(g: Tensor, input: Tensor, weight: Tensor, bias: Any, needs: tuple) -> tuple:
+    gx = gw = gb = None
+    if weight.ndim == 1:
+        g = g.unsqueeze(-1)
+    if needs[0]:
+        w = weight if weight.ndim == 2 else weight.unsqueeze(0)
+        gx = (_rows(g) @ w).reshape(input.shape)
+    if needs[1]:
+        gw = (_rows(g).transpose(0, 1) @ _rows(input)).reshape(weight.shape)
+    if needs[2]:
+        gb = _rows(g).sum(0) if len(bias.shape) and bias.shape[0] == g.shape[-1] else g.sum().reshape(bias.shape)
+        gb = gb.reshape(bias.shape)
+    return gx, gw, gb
+
+
+def _linear_body(input: Tensor, weight: Tensor, bias: Any) -> Tensor:
+    out = input @ (weight.transpose(0, 1) if weight.ndim == 2 else weight)
+    return out if bias is None else out + bias
+
+
+def _linear_samples() -> Any:
+    r = rng()
+    for xs, ws, bs in (((2, 3), (4, 3), (4,)), ((3,), (4, 3), (4,)), ((2, 5, 3), (4, 3), (4,)), ((2, 3), (4, 3), None),
+                       ((0, 3), (4, 3), (4,)), ((2, 0), (4, 0), (4,)), ((2, 3), (3,), None)):  # fmt: skip
+        yield Sample((draw(r, xs), draw(r, ws), None if bs is None else draw(r, bs)))
+    yield Sample((strided(draw(r, (5, 3))), strided(draw(r, (4, 3)))))
+    yield Sample((draw(r, (2, 3)), draw(r, (4, 2))), error=RuntimeError)
+    yield Sample((draw(r, (2, 3)), draw(r, (4, 3)).astype(np.float32)), error=RuntimeError)
+
+
+@op(
+    family="contraction", namespace="F", exact=True, check=False, infer=_linear_infer, samples=_linear_samples,
+    grad={("input", "weight", "bias"): _linear_rule}, body=_linear_body,
+)  # fmt: skip
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """input @ weight.T + bias: input (*, in), weight (out, in), bias (out,) give (*, out)."""
+    d = input.dtype
+    if d != weight.dtype or (bias is not None and bias.dtype != d):
+        raise TypeError  # the shape rule tells why
+    if d.kind == "V" or d == np.float16:
+        out = linear.op.reference(*(None if x is None else x.astype(np.float32) for x in (input, weight, bias)))
+        return out.astype(d)
+    if input.ndim > 2 and weight.ndim == 2:
+        x = input.reshape(-1, input.shape[-1]) if input.size else input
+        out = np.matmul(x, weight.T)
+        if x is not input:
+            out = out.reshape(*input.shape[:-1], weight.shape[0])
+    else:
+        out = np.matmul(input, weight.T)
+    if bias is not None:
+        out = np.add(out, bias, out=out if out.__class__ is np.ndarray else None)
+    return out
+
+
+def _bilinear_samples() -> Any:
+    r = rng()
+    yield Sample((draw(r, (2, 3)), draw(r, (2, 4)), draw(r, (5, 3, 4)), draw(r, (5,))))
+    yield Sample((draw(r, (2, 6, 3)), draw(r, (2, 6, 4)), draw(r, (5, 3, 4))))
+    yield Sample((draw(r, (2, 3)), draw(r, (2, 3)), draw(r, (5, 3, 4))), error=RuntimeError)
+
+
+@composition(namespace="F", samples=_bilinear_samples)
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """sum_ij input1_i * weight_kij * input2_j + bias_k: (*, in1), (*, in2), (out, in1, in2) give (*, out)."""
+    if weight.shape[1] != input1.shape[-1] or weight.shape[2] != input2.shape[-1]:
+        raise KilnError(
+            "bilinear", "weight must be (out, in1, in2)",
+            f"{describe(input1)}, {describe(input2)}, weight={describe(weight)}", "",
+        )  # fmt: skip
+    left = input1 @ weight.transpose(0, 1).reshape(weight.shape[1], weight.shape[0] * weight.shape[2])
+    left = left.reshape(*input1.shape[:-1], weight.shape[0], weight.shape[2])
+    out = (left * input2.unsqueeze(-2)).sum(-1)
+    return out if bias is None else out + bias
+
+
+# ---------------------------------------------------------------- directions
+
+
+@composition(namespace="F", samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (3, 4)), 1.0, 0)), Sample((draw(rng(), (5,)), 2, 0)),
+]))  # fmt: skip
+def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
+    """input divided by its p-norm along dim, which counts as at least eps."""
+    r = input / input.norm(p, dim, True).clamp_min(eps).expand_as(input)
+    return r if out is None else out.copy_(r)
+
+
+@composition(method=False, samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), draw(rng(1), (3, 4)))), Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)))),
+    Sample((draw(rng(), (4,)), draw(rng(1), (4,)), 0)), Sample((draw(rng(), (3, 4)), draw(rng(1), (5,))), error=RuntimeError),
+]))  # fmt: skip
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """The cosine of the angle between x1 and x2 along dim; norms count as at least eps."""
+    x1, x2 = FUNCTIONS["broadcast_tensors"](x1, x2)
+    n1 = (x1 * x1).sum(dim, True).sqrt().clamp_min(eps)
+    n2 = (x2 * x2).sum(dim, True).sqrt().clamp_min(eps)
+    return ((x1 / n1) * (x2 / n2)).sum(dim)
+
+
+FUNCTIONS["nn.functional.cosine_similarity"] = cosine_similarity
+
+
+@composition(namespace="F", samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), draw(rng(1), (3, 4)))), Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), 1.0)),
+    Sample((draw(rng(), (4,)), draw(rng(1), (4,)), 2.0, 1e-6, True)),
+]))  # fmt: skip
+def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+    """The p-norm of x1 - x2 + eps along the last dimension."""
+    return (x1 - x2 + eps).norm(p, -1, keepdim)
