@@ -8,8 +8,8 @@ import numpy as np
 
 from .dtypes import dtype as _dtype
 from .ops.registry import Number, Operand, VarInts
-from .shape import Size
-from .tensor import Tensor
+from .shape import Size as Size
+from .tensor import Tensor as Tensor
 
 from ._tensor_methods import cummax_result, cummin_result, kthvalue_result, topk_result
 
@@ -32,8 +32,6 @@ from .errors import CaptureError as CaptureError
 from .random import Generator as Generator
 from .errors import KilnError as KilnError
 from .errors import KilnWarning as KilnWarning
-from .shape import Size as Size
-from .tensor import Tensor as Tensor
 from .train import Trainer as Trainer
 from .shape import broadcast_shapes as broadcast_shapes
 from .dtypes import can_cast as can_cast

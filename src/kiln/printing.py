@@ -101,7 +101,7 @@ class _ComplexNumbers:
     """Formats of the real and the imaginary parts."""
 
     def __init__(self, values: np.ndarray):
-        self.real, self.imag = _Numbers(values.real), _Numbers(values.imag)
+        self.real, self.imag = _Numbers(np.real(values)), _Numbers(np.imag(values))
         self.width = self.real.width + self.imag.width + 1
 
     def __call__(self, v: complex) -> str:

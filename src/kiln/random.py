@@ -25,12 +25,18 @@ def _state_of(seed: int) -> Tensor:
     return wrap(np.array([seed, 0], _UINT64))
 
 
+def _unforeseen() -> int:
+    return int.from_bytes(os.urandom(8), "little")
+
+
 def _seed(seed: Any, name: str) -> int:
     try:
         n = operator.index(seed)
     except TypeError:
         if not isinstance(seed, float):
-            raise KilnTypeError(name, "a seed is an integer", describe(seed), "e.g. manual_seed(0)") from None
+            raise KilnTypeError(
+                name, "a seed is an integer", describe(seed), "e.g. manual_seed(0)"
+            ) from None
         n = int(seed)
     if not -(2**63) <= n < 2**64:
         raise KilnValueError(name, "a seed has 64 bits", n, "take it modulo 2**64")
@@ -59,7 +65,7 @@ class Generator:
 
     def seed(self) -> int:
         """Begin a stream that nobody can foresee; returns its seed."""
-        n = int.from_bytes(os.urandom(8), "little")
+        n = _unforeseen()
         self.manual_seed(n)
         return n
 
@@ -75,7 +81,9 @@ class Generator:
         """Go on from a state that `get_state` gave; returns the generator."""
         a = getattr(new_state, "_a", None)
         if a is None or tuple(a.shape) != (2,) or a.dtype != _UINT64:
-            raise KilnTypeError("set_state", "not a state of a generator", describe(new_state), "pass get_state()'s")
+            raise KilnTypeError(
+                "set_state", "not a state of a generator", describe(new_state), "pass get_state()'s"
+            )
         self.state.copy_(new_state)
         return self
 
@@ -98,7 +106,7 @@ class Generator:
 
 default_generator = Generator()
 """The generator of every function that is not given one."""
-default_generator.seed()
+default_generator.state = _state_of(_unforeseen())  # `seed` needs ops, which import this module
 
 
 def manual_seed(seed: int) -> Generator:

@@ -38,8 +38,15 @@ class Tensor(TensorMethods):
 
     __slots__ = ("__dict__", "__weakref__", "_a", "_base", "_fn", "_grad", "_hooks", "_idx", "_rg",
                  "_seen", "_ver", "_view")  # fmt: skip
+    _a: Any
+    _base: Any
+    _fn: Any
+    _grad: Tensor | None
+    _hooks: Any
+    _ver: Any
+    _view: Any
     __array_priority__ = 1000  # ndarray + Tensor is Tensor.__radd__
-    __hash__ = object.__hash__
+    __hash__: Any = object.__hash__
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """`Tensor(2, 3)` is uninitialised with that shape; `Tensor([1, 2])` holds the data."""

@@ -116,7 +116,13 @@ def attributes(lib):
     public = "ValueError KeyError TypeError AttributeError NotImplementedError RuntimeError".split()
     found = [None if e is None else {c.__name__ for c in e} for e in out]
     kinds = [None if e is None else next(name for name in public if name in e) for e in found]
-    return [kinds, sorted(m._parameters), sorted(m._buffers), sorted(m._modules), list(m.state_dict())]
+    return [
+        kinds,
+        sorted(m._parameters),
+        sorted(m._buffers),
+        sorted(m._modules),
+        list(m.state_dict()),
+    ]
 
 
 def hooks(lib):
@@ -190,7 +196,9 @@ def state(lib):
     try:
         other.load_state_dict(sd)
     except RuntimeError as e:
-        found = [line.strip() for line in str(e).split("\n") if "(s)" in line or "mismatch" in line]
+        found = [
+            line.strip() for line in str(e).split("\n") if "key(s)" in line or "mismatch" in line
+        ]
         log.append([x.replace("kiln.Size", "torch.Size") for x in found])
     fresh = net(lib)
     old = fresh.scale
@@ -199,7 +207,9 @@ def state(lib):
     m.register_state_dict_pre_hook(lambda mod, prefix, keep: log.append(("pre", prefix, keep)))
     m.register_state_dict_post_hook(lambda mod, d, prefix, meta: d.pop("scale") and None)
     log.append(list(m.state_dict()))
-    other.register_load_state_dict_pre_hook(lambda mod, d, *rest: d.setdefault("scale", lib.ones(1) * 7))
+    other.register_load_state_dict_pre_hook(
+        lambda mod, d, *rest: d.setdefault("scale", lib.ones(1) * 7)
+    )
     other.register_load_state_dict_post_hook(lambda mod, keys: log.append(len(keys.missing_keys)))
     other.load_state_dict(m.state_dict())
     log.append(numbers(other.scale))
@@ -219,7 +229,11 @@ def copies(lib):
     ]  # fmt: skip
     p = m.head.fc.weight
     m.double()
-    out += [m.head.fc.weight is p, str(p.dtype).split(".")[-1], str(m.block.count.dtype).split(".")[-1]]
+    out += [
+        m.head.fc.weight is p,
+        str(p.dtype).split(".")[-1],
+        str(m.block.count.dtype).split(".")[-1],
+    ]
     out += [str(p.grad.dtype).split(".")[-1]]
     m.half().to(lib.float32)
     out += [str(p.dtype).split(".")[-1], m.eval() is m, m.head.training, m.train().head.training]
@@ -236,7 +250,12 @@ def containers(lib):
     out = [len(s), repr(s[1:3]), repr(s[-1])]
     del s[1]
     s.append(nn.ELU()).insert(1, nn.SELU())
-    out += [repr(s), repr(s.pop(0)), repr(s + nn.Sequential(nn.ReLU())), repr(nn.Sequential(nn.ReLU()) * 2)]
+    out += [
+        repr(s),
+        repr(s.pop(0)),
+        repr(s + nn.Sequential(nn.ReLU())),
+        repr(nn.Sequential(nn.ReLU()) * 2),
+    ]
     ml = nn.ModuleList([nn.ReLU()])
     ml += [nn.Tanh(), nn.Tanh()]
     ml.insert(1, nn.ELU())
@@ -245,10 +264,23 @@ def containers(lib):
     out += [repr(ml), repr(ml[1:]), len(ml), repr(ml.pop(1)), [n for n, _ in ml.named_children()]]
     md = nn.ModuleDict([("x", nn.ReLU()), ("y", nn.Tanh())])
     md.update({"z": nn.ELU()})
-    out += [list(md), list(md.keys()), repr(md["x"]), "x" in md, repr(md.pop("y")), len(md), repr(md)]
+    out += [
+        list(md),
+        list(md.keys()),
+        repr(md["x"]),
+        "x" in md,
+        repr(md.pop("y")),
+        len(md),
+        repr(md),
+    ]
     pl = nn.ParameterList([lib.zeros(2), nn.Parameter(lib.ones(3))])
     pl.append(lib.zeros(1))
-    out += [len(pl), [type(p).__name__ for p in pl], [n for n, _ in pl.named_parameters()], repr(pl)]
+    out += [
+        len(pl),
+        [type(p).__name__ for p in pl],
+        [n for n, _ in pl.named_parameters()],
+        repr(pl),
+    ]
     pd = nn.ParameterDict({"a": lib.zeros(2)})
     pd["b"] = lib.ones(1)
     out += [list(pd), type(pd["a"]).__name__, list(pd.state_dict()), repr(pd)]

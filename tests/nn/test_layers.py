@@ -164,6 +164,8 @@ def test_layer(text, shape):
 
 
 def test_fresh_weights_have_the_same_spread():
+    kiln.manual_seed(0)
+    torch.manual_seed(0)
     for text in ("Linear(200, 300)", "Conv2d(16, 32, 3)", "ConvTranspose2d(16, 32, 3)", "Embedding(300, 40)",
                  "Bilinear(20, 30, 40)"):  # fmt: skip
         ours, theirs = make(text)
@@ -247,11 +249,12 @@ def test_embedding():
 def test_init(call):
     stats = []
     for lib in (kiln, torch):
+        lib.manual_seed(0)
         w = lib.zeros(80, 120)
         eval(f"init.{call}", {"init": lib.nn.init, "w": w})
         a = w.numpy()
-        stats.append([a.mean(), a.std(), a.min(), a.max(), (a == 0).mean()])
-    np.testing.assert_allclose(*stats, rtol=0.3, atol=0.05)
+        stats.append([a.mean(), a.std(), *np.quantile(a, [0.001, 0.2, 0.999]), (a == 0).mean()])
+    np.testing.assert_allclose(*stats, rtol=0.2, atol=0.06)
 
 
 def test_init_of_structure():

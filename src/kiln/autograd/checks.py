@@ -26,7 +26,7 @@ def _parts(a: np.ndarray) -> np.ndarray:
     """The numbers of an array as a flat array of real numbers."""
     a = np.ascontiguousarray(a)
     if a.dtype.kind == "c":
-        return a.view(a.real.dtype).astype(np.float64).ravel()
+        return a.astype(np.complex128).view(np.float64).ravel()
     return a.astype(np.float64).ravel()
 
 

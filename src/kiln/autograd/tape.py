@@ -100,6 +100,11 @@ class OpNode(TapeNode):
     """A recorded call of an op."""
 
     __slots__ = ("args", "op", "outs", "rules", "slots")
+    args: Any
+    op: Op
+    outs: Any
+    rules: tuple[Rule, ...]
+    slots: list[tuple[int, int | None]]
 
     def name(self) -> str:
         return "".join(w.capitalize() for w in self.op.name.split("_")) + "Backward0"
@@ -160,7 +165,7 @@ def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False)
     """Put a call on the tape where an input requires grad; outputs then point at the new node."""
     if not mode.grad:
         return None
-    edges: list[Edge] = []
+    edges: list[Edge | None] = []
     slots: list[tuple[int, int | None]] = []
     needed = []
     for i in op.tensor_slots:

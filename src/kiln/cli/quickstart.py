@@ -254,11 +254,11 @@ def draw(path: Path, eager: Run, compiled: Run, images: Any, labels: Any, guesse
     """The picture: loss curves, accuracy, and test digits with what the network took them for."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(12, 8.5), layout="constrained")
+    figure = Figure(figsize=(12, 8.5), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.35))
+    (above,), (below,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 1.35))
     left, right = above.subplots(1, 2)
     steps = range(1, len(compiled.losses) + 1)
     left.plot(steps, compiled.losses, color="#d95f02", lw=1.2, label="compiled")
@@ -291,8 +291,8 @@ def tell(console: Any, checkpoint: Path, curves: Path, picture: Path) -> None:
     console.print(f"checkpoint     {checkpoint} (saved, loaded back, predicts the same)", soft_wrap=True)
     console.print(f"picture        {picture}", soft_wrap=True)
     console.print(f"curves         {curves}; see them with: tensorboard --logdir {curves}", soft_wrap=True)
-    console.print("\ntry next")
-    console.print("  kiln quickstart                   again: the compiled step comes from the disk cache")
-    console.print("  KILN_DEBUG=2 kiln quickstart      kernel times; 1..6 show more, down to the assembly")
+    console.print("\ntry next", soft_wrap=True)
+    console.print("  kiln quickstart                  again: kernels now come from the disk cache")
+    console.print("  KILN_DEBUG=2 kiln quickstart     kernel times; 1 to 6 show ever more")
     console.print(f"  {Path(__file__)}", soft_wrap=True)
-    console.print("                                    this program: ordinary PyTorch-style code to change")
+    console.print("                                   this program, plain Python to read and change")

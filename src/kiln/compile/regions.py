@@ -15,22 +15,23 @@ from .. import dtypes as dt
 from ..graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Node
 from ..ops.reduction import reduced_axes
 from ..ops.registry import Op
-from ..shape import contiguous_strides, norm_dims
+from ..shape import contiguous_strides, norm_dim, norm_dims
 from . import loopnest as ln
 from . import maps
-from .maps import Affine, NotAffine, Split
+from .maps import Affine, NotAffine, Split, divide
 
 VIEWS = {"reshape", "permute", "expand", "slice", "flip", "windows"}
 """Movement that is only index arithmetic."""
 RENAMED = {"floordiv": "floor_div"}
-FREE = {"copy"}
+GATHERS = {"gather": "index", "index_select": "index", "index": "indices"}
+"""Ops that read at computed indices, and the parameter that holds these."""
 REDUCTIONS = {"sum": "sum", "prod": "prod", "amax": "max", "amin": "min", "any": "any", "all": "all",
               "argmax": "argmax", "argmin": "argmin"}  # fmt: skip
 _VOCABULARY = ln.UNARY | ln.BINARY | ln.COMPARE
 _DEAR = {"exp": 8, "exp2": 8, "expm1": 10, "log": 8, "log2": 8, "log10": 8, "log1p": 10, "sin": 10, "cos": 10,
          "tan": 14, "tanh": 10, "erf": 10, "erfc": 12, "sigmoid": 10, "pow": 20, "asin": 10, "acos": 10, "atan": 10,
          "atan2": 12, "sinh": 12, "cosh": 12, "div": 3, "sqrt": 3, "rsqrt": 4, "reciprocal": 3, "rem": 5, "fmod": 5,
-         "random_bits": 40}  # fmt: skip
+         "random_bits": 40, "gather": 3, "index": 3, "index_select": 3}  # fmt: skip
 
 
 def ln_dtype(d: dt.dtype) -> str | None:
@@ -73,11 +74,25 @@ def fusable(n: Node) -> bool:
     """Whether a node can be an expression inside loops."""
     if n.op in (CONST,):
         return ln_dtype(n.dtype) is not None
+    if n.name in GATHERS:
+        return ln_dtype(n.dtype) is not None and len(n.args[0].shape) > 0 and 0 not in n.args[0].shape
+    if n.name == "windows_grad" and tiles(n):
+        return ln_dtype(n.dtype) is not None
     if n.name in VIEWS or n.name in ("full", "arange", "pad"):
         return ln_dtype(n.dtype) is not None
     if n.name == "random_bits":
         return True
     return scalar_op(n) is not None
+
+
+def tiles(n: Node) -> bool:
+    """Whether the windows of a `windows_grad` lie side by side and cover everything: then it only moves."""
+    g, size, kernel, stride, dilation = n.args
+    k = len(kernel)
+    outs = g.shape[len(g.shape) - 2 * k : len(g.shape) - k]
+    return tuple(kernel) == tuple(stride) and all(d == 1 or w == 1 for d, w in zip(dilation, kernel, strict=True)) and all(
+        o * w == s for o, w, s in zip(outs, kernel, size, strict=True)
+    )
 
 
 def reducible(n: Node) -> bool:
@@ -100,7 +115,7 @@ def reduced_dims(n: Node) -> tuple[int, ...]:
 
 
 def _weight(n: Node) -> int:
-    if n.name in VIEWS or n.op is CONST or n.name in ("full", "cast", "clone"):
+    if n.name in VIEWS or n.op is CONST or n.name in ("full", "cast", "clone", "windows_grad", "pad"):
         return 0
     return _DEAR.get(scalar_op(n) or n.name, 1)
 
@@ -121,8 +136,8 @@ def choose(graph: Graph, own: Callable[[Node], bool], fuse: bool = True) -> tupl
         if own(n):
             need.update(x for x in n.inputs if not _is_plain_view(x))
             need.update(_view_root(x) for x in n.inputs)
-        elif n.name == "index":
-            need.add(n.args[0])
+        elif n.name in GATHERS:
+            need.update(n.inputs)
     cost: dict[Node, int] = {}
     chosen: list[Node] = []
     for n in order:
@@ -229,7 +244,7 @@ class Region:
         if self.stored(n):
             return ln.load(self.buffer(n, d), d, self.position(access, n.shape))
         name = n.name
-        if name in VIEWS or name == "pad":
+        if name in VIEWS or name in ("pad", "windows_grad"):
             return self._moved(n, access, d)
         if name == "full":
             return ln.const(n.args[1], d)
@@ -242,6 +257,8 @@ class Region:
             b = self.buffer(state, "u64")
             flat = maps.flatten(access, n.shape, len(self.dims))
             return ln.apply("random_bits", ln.scalar(b, "u64", 0), ln.scalar(b, "u64", 1), ln.index(flat.strides, flat.offset))
+        if n.name in GATHERS:
+            return self._gathered(n, access, d)
         if reducible(n):
             raise Unfusable(n)
         primitive = scalar_op(n)
@@ -291,6 +308,34 @@ class Region:
         flat = self.position(moved, x.shape)
         return ln.load(self.buffer(x, d), d, ln.IndexMap(flat.offset, flat.strides, tuple(bounds)), ln.const(value, d))
 
+    def _gathered(self, n: Node, access: tuple[Affine, ...], d: str) -> ln.Expr:
+        """A read at computed indices, which are clamped: a check elsewhere refuses those out of range."""
+        x = n.args[0]
+        if not self.stored(x):
+            raise Unfusable(x)
+        strides = contiguous_strides(x.shape)
+        at = maps.constant(len(self.dims))
+        where: ln.Expr | None = None
+        for dim, index, place in gathered_dims(n, access):
+            if index is None:
+                at = at.added(place[0].scaled(strides[dim]))
+                continue
+            i = ln.cast(self.expr(index, self.broadcast_to(index, place)), "i64")
+            size = x.shape[dim]
+            if n.name == "index":
+                i = ln.apply("where", ln.apply("lt", i, ln.const(0, "i64")), ln.apply("add", i, ln.const(size, "i64")), i)
+            i = ln.apply("minimum", ln.apply("maximum", i, ln.const(0, "i64")), ln.const(size - 1, "i64"))
+            step = ln.apply("mul", i, ln.const(strides[dim], "i64"))
+            where = step if where is None else ln.apply("add", where, step)
+        assert where is not None
+        return ln.gather(self.buffer(x, d), d, where, ln.IndexMap(at.offset, at.strides))
+
+    def broadcast_to(self, x: Node, access: Sequence[Affine]) -> tuple[Affine, ...]:
+        """The access of a node that broadcasts to dimensions with these accesses."""
+        lead = len(access) - len(x.shape)
+        zero = maps.constant(len(self.dims))
+        return tuple(zero if s == 1 else access[lead + i] for i, s in enumerate(x.shape))
+
     def _arange(self, n: Node, access: tuple[Affine, ...], d: str) -> ln.Expr:
         start, step, _, dtype = n.args
         i = ln.index(access[0].strides, access[0].offset)
@@ -299,6 +344,26 @@ class Region:
             return ln.cast(wide, d)
         wide = ln.apply("add", ln.apply("mul", ln.cast(i, "f64"), ln.const(step, "f64")), ln.const(start, "f64"))
         return ln.cast(wide, d)
+
+
+def gathered_dims(n: Node, access: Sequence[Affine]) -> list[tuple[int, Node | None, list[Affine]]]:
+    """For each dimension of a gather's source: its index node (None: the access itself) and where that is read."""
+    x = n.args[0]
+    if n.name == "gather":
+        dim = norm_dim(n.args[1], len(x.shape))
+        return [(d, n.args[2] if d == dim else None, list(access) if d == dim else [access[d]]) for d in range(len(x.shape))]
+    if n.name == "index_select":
+        dim = norm_dim(n.args[1], len(x.shape))
+        index = n.args[2]
+        return [(d, index if d == dim else None, [access[d]] if d != dim or len(index.shape) else []) for d in range(len(x.shape))]
+    _, indices, dims = n.args
+    common = len(n.shape) - (len(x.shape) - len(dims))
+    together = dims[-1] - dims[0] + 1 == len(dims)
+    first = dims[0] if together else 0
+    shared = list(access[first : first + common])
+    rest = iter([*access[:first], *access[first + common :]])
+    by_dim = dict(zip(dims, indices, strict=True))
+    return [(d, by_dim.get(d), shared if d in by_dim else [next(rest)]) for d in range(len(x.shape))]
 
 
 def through(n: Node, access: Sequence[Affine], dims: Sequence[int]) -> tuple[Affine, ...]:
@@ -317,6 +382,11 @@ def through(n: Node, access: Sequence[Affine], dims: Sequence[int]) -> tuple[Aff
         return tuple(out)
     if n.name == "slice":
         return tuple(a.scaled(st, lo) for a, lo, st in zip(access, n.args[1], n.args[3], strict=True))
+    if n.name == "windows_grad":  # windows side by side: each position is (window, tap)
+        kernel = n.args[2]
+        lead = len(access) - len(kernel)
+        pairs = [divide(a, w, dims) for a, w in zip(access[lead:], kernel, strict=True)]
+        return (*access[:lead], *(q for q, _ in pairs), *(r for _, r in pairs))
     if n.name == "flip":
         flipped = norm_dims(n.args[1], len(n.shape)) if n.args[1] else ()
         return tuple(a.scaled(-1, s - 1) if i in flipped else a for i, (a, s) in enumerate(zip(access, n.shape, strict=True)))

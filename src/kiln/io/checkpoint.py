@@ -109,7 +109,7 @@ def _real(a: np.ndarray) -> np.ndarray:
     if a.dtype.kind != "c":
         return a
     a = np.array(a, order="C")
-    return a.reshape((*a.shape, 1)).view(a.real.dtype)
+    return a.reshape((*a.shape, 1)).view(np.float32 if a.itemsize == 8 else np.float64)
 
 
 class _Reader:

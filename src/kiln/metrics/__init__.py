@@ -19,7 +19,7 @@ def accuracy(output: Tensor, target: Tensor, threshold: float = 0.5) -> Tensor:
     is above `threshold`.
     """
     classes = output.ndim >= 2 and output.shape[1] > 1
-    if classes and target.ndim == output.ndim - 1:
+    if classes and target.shape == (output.shape[0], *output.shape[2:]):
         right = output.argmax(1) == target
     elif classes and target.shape == output.shape:
         right = output.argmax(1) == target.argmax(1)

@@ -2,10 +2,12 @@
 
 from . import (  # noqa: F401
     activation,
+    batch_norm,
     classification,
     convolution,
     creation,
     ctc,
+    dropout,
     einsum,
     elementwise,
     embedding,
@@ -24,4 +26,5 @@ from . import (  # noqa: F401
     softmax,
     sorting,
     statistics,
+    windows,
 )

@@ -21,7 +21,10 @@ def as_tuple(value: Any, n: int, op: str, name: str) -> tuple[int, ...]:
             out *= n
         if len(out) != n:
             raise KilnError(
-                op, f"expected {name} to be a single integer or a list of {n} values", f"{name}={value}", ""
+                op,
+                f"expected {name} to be a single integer or a list of {n} values",
+                f"{name}={value}",
+                "",
             )
         return out
     if isinstance(value, bool):
@@ -40,7 +43,9 @@ def out_size(size: Any, kernel: int, stride: int, dilation: int) -> Any:
     return room // stride + 1 if stride != 1 else room + 1
 
 
-def sliding(x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> np.ndarray:
+def sliding(
+    x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> np.ndarray:
     """A view (…, *out, *kernel) of the windows over the last len(kernel) dimensions."""
     n = len(kernel)
     lead, sizes, steps = x.shape[:-n], x.shape[-n:], x.strides[-n:]
@@ -52,7 +57,9 @@ def sliding(x: np.ndarray, kernel: Sequence[int], stride: Sequence[int], dilatio
     return as_strided(x, (*lead, *out, *kernel), strides, writeable=False)
 
 
-def taps(out: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Iterator[tuple]:
+def taps(
+    out: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> Iterator[tuple]:
     """For each position in the window, the slices of the input that it meets."""
     for at in product(*map(range, kernel)):
         yield tuple(
@@ -62,7 +69,11 @@ def taps(out: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilat
 
 
 def overlap_add(
-    grad: np.ndarray, sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+    grad: np.ndarray,
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
 ) -> np.ndarray:
     """The transpose of `sliding`: windows (…, *out, *kernel) added up where they lie in (…, *sizes)."""
     n = len(kernel)
@@ -74,13 +85,18 @@ def overlap_add(
     return x
 
 
-def padded(x: np.ndarray, padding: Sequence[int], value: Any = 0, extra: Sequence[int] | None = None) -> np.ndarray:
+def padded(
+    x: np.ndarray, padding: Sequence[int], value: Any = 0, extra: Sequence[int] | None = None
+) -> np.ndarray:
     """x with `padding` elements of `value` around its last dimensions, `extra` more at their ends."""
     if not any(padding) and not (extra and any(extra)):
         return x
     n = len(padding)
     more = extra or (0,) * n
-    shape = (*x.shape[:-n], *(s + 2 * p + e for s, p, e in zip(x.shape[-n:], padding, more, strict=True)))
+    shape = (
+        *x.shape[:-n],
+        *(s + 2 * p + e for s, p, e in zip(x.shape[-n:], padding, more, strict=True)),
+    )
     out = np.zeros(shape, x.dtype) if value == 0 else np.full(shape, value, x.dtype)
     out[(..., *(slice(p, p + s) for s, p in zip(x.shape[-n:], padding, strict=True)))] = x
     return out

@@ -13,6 +13,7 @@ from ..errors import KilnError, KilnNotImplementedError, KilnValueError, describ
 from ..shape import Size, norm_dim
 from ..tensor import Tensor
 from . import derive, dispatch
+from .creation import empty_like
 from .elementwise import where_op
 from .registry import FUNCTIONS, Sample, composition, op
 from .rules import by_body
@@ -81,7 +82,9 @@ def activation(*, store: bool = False, flag: bool = True, **facts: Any) -> Calla
     return register
 
 
-def with_args(*argses: tuple, away: float | None = None, low: float = -4.0, high: float = 4.0) -> Any:
+def with_args(
+    *argses: tuple, away: float | None = None, low: float = -4.0, high: float = 4.0
+) -> Any:
     """Unary samples followed by some with attributes."""
 
     def samples() -> Any:
@@ -96,7 +99,7 @@ def with_args(*argses: tuple, away: float | None = None, low: float = -4.0, high
 # ---------------------------------------------------------------- relu and its kin
 
 
-def _mask_bits(g: np.ndarray, drop: np.ndarray) -> np.ndarray:
+def mask_bits(g: np.ndarray, drop: np.ndarray) -> np.ndarray:
     """g with 0 where `drop` holds: far quicker than `numpy.where`, and NaN and infinity go too."""
     kind = np.dtype(f"i{g.dtype.itemsize}")
     mask = drop.astype(kind)
@@ -115,7 +118,7 @@ def _mask_bits(g: np.ndarray, drop: np.ndarray) -> np.ndarray:
 def relu_grad(grad: Tensor, result: Tensor) -> Tensor:
     """grad where result is above 0 (or NaN), 0 elsewhere."""
     if grad.dtype.kind == "f" and grad.ndim and grad.shape == result.shape:
-        return _mask_bits(grad, result <= 0)
+        return mask_bits(grad, result <= 0)
     return np.where(result <= 0, grad.dtype.type(0), grad)
 
 
@@ -125,7 +128,9 @@ def _relu_infer(input: Any) -> tuple:
     return Size(input.shape), input.dtype
 
 
-_ZEROS = {d.np: np.zeros((), d.np) for d in dt.ALL}  # a 0-d array costs a ufunc less than a Python 0
+_ZEROS = {
+    d.np: np.zeros((), d.np) for d in dt.ALL
+}  # a 0-d array costs a ufunc less than a Python 0
 
 
 @op(
@@ -159,7 +164,9 @@ def _between(g: Tensor, out: Tensor, low: float, high: float) -> Tensor:
 
 def _hardtanh_infer(input: Any, min_val: Any = -1.0, max_val: Any = 1.0) -> tuple:
     if input.dtype.category in (dt.BOOL, dt.COMPLEX):
-        raise KilnError("hardtanh", f"not defined for {input.dtype.name}", describe(input), "x.float()")
+        raise KilnError(
+            "hardtanh", f"not defined for {input.dtype.name}", describe(input), "x.float()"
+        )
     if min_val > max_val:
         raise KilnValueError(
             "hardtanh", "min_val cannot be greater than max_val", (min_val, max_val), "swap them"
@@ -182,7 +189,10 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tens
     return np.clip(input, kind(min_val), kind(max_val))
 
 
-@composition(namespace="F", samples=lambda: iter([Sample((draw(rng(), (3, 4), -3, 9),)), Sample((draw(rng(), ()),))]))
+@composition(
+    namespace="F",
+    samples=lambda: iter([Sample((draw(rng(), (3, 4), -3, 9),)), Sample((draw(rng(), ()),))]),
+)
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     """min(max(input, 0), 6)."""
     return FUNCTIONS["nn.functional.hardtanh"](input, 0.0, 6.0, inplace)
@@ -198,6 +208,34 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
     if 0 <= negative_slope <= 1:
         return np.maximum(input, input * negative_slope)
     return np.where(input > 0, input, input * negative_slope)
+
+
+@composition(namespace="F", samples=lambda: iter([
+    Sample((draw(rng(), (3, 4), away=4.0),)), Sample((draw(rng(), (3, 4), away=4.0), 0.1, 0.5)),
+]))  # fmt: skip
+def rrelu(
+    input: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """leaky_relu with a slope drawn from [lower, upper) for each element, or their mean outside training."""
+    slope: Any = (lower + upper) / 2
+    if training:
+        slope = empty_like(input).uniform_(lower, upper)
+    r = where_op(input > 0, input, (input.clone() if inplace else input) * slope)
+    return input.copy_(r) if inplace else r
+
+
+def rrelu_(
+    input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False
+) -> Tensor:
+    """In-place form of `rrelu`."""
+    return rrelu(input, lower, upper, training, True)
+
+
+FUNCTIONS["nn.functional.rrelu_"] = rrelu_
 
 
 @activation(
@@ -268,7 +306,9 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """input moved towards 0 by lambd, 0 inside [-lambd, lambd]."""
     if lambd < 0:
         raise KilnError("softshrink", "lambd must be at least 0", lambd, "pass its magnitude")
-    return np.where(input > lambd, input - lambd, np.where(input < -lambd, input + lambd, input * 0))
+    return np.where(
+        input > lambd, input - lambd, np.where(input < -lambd, input + lambd, input * 0)
+    )
 
 
 @activation(
@@ -297,7 +337,9 @@ def hardswish(input: Tensor) -> Tensor:
 
 
 def _np_sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))  # exp may overflow to infinity: the quotient is then 0, as it should be
+    return 1 / (
+        1 + np.exp(-x)
+    )  # exp may overflow to infinity: the quotient is then 0, as it should be
 
 
 def _silu_grad_body(grad: Tensor, input: Tensor) -> Tensor:
@@ -460,7 +502,9 @@ def _prelu_infer(input: Any, weight: Any) -> tuple:
     floating("prelu", input)
     n = weight.shape[0] if len(weight.shape) else 1
     if len(weight.shape) > 1:
-        raise KilnError("prelu", "weight must be a 0-d or 1-d tensor", describe(weight), "flatten it")
+        raise KilnError(
+            "prelu", "weight must be a 0-d or 1-d tensor", describe(weight), "flatten it"
+        )
     if n != 1:
         channels = input.shape[1] if len(input.shape) > 1 else 1
         if len(input.shape) == 0 or channels != n:
@@ -477,7 +521,14 @@ def _prelu_infer(input: Any, weight: Any) -> tuple:
 
 
 def _prelu_samples() -> Any:
-    for shape, n in (((3, 4), (4,)), ((2, 3, 5), (3,)), ((3, 4), (1,)), ((5,), (1,)), ((), ()), ((0, 2), (2,))):
+    for shape, n in (
+        ((3, 4), (4,)),
+        ((2, 3, 5), (3,)),
+        ((3, 4), (1,)),
+        ((5,), (1,)),
+        ((), ()),
+        ((0, 2), (2,)),
+    ):
         yield Sample((draw(rng(), shape, away=4.0), draw(rng(1), n, 0.1, 0.5)))
     yield Sample((draw(rng(), (3, 4)), draw(rng(1), (3,))), error=RuntimeError)
 
@@ -496,7 +547,9 @@ def _prelu_rule(g: Tensor, input: Tensor, weight: Tensor, needs: tuple) -> tuple
     if needs[1]:
         gw = where_op(positive, 0, g * input)
         dims = tuple(i for i in range(gw.ndim) if i != 1)
-        gw = (gw.sum(dims) if gw.ndim > 1 and weight.numel() != 1 else gw.sum()).reshape(weight.shape)
+        gw = (gw.sum(dims) if gw.ndim > 1 and weight.numel() != 1 else gw.sum()).reshape(
+            weight.shape
+        )
     return gx, gw
 
 

@@ -34,15 +34,30 @@ def _index_infer(name: str) -> Any:
             raise KilnError(name, "input needs a dimension of classes", given, "unsqueeze it")
         c = _class_dim(input)
         if len(ts) != len(xs) - 1:
-            raise KilnError(name, f"target must have {len(xs) - 1} dimensions", given, "one class index for each prediction")
+            raise KilnError(
+                name,
+                f"target must have {len(xs) - 1} dimensions",
+                given,
+                "one class index for each prediction",
+            )
         if len(xs) > 1 and xs[0] != ts[0]:
             raise KilnValueError(
-                name, f"Expected input batch_size ({xs[0]}) to match target batch_size ({ts[0]}).", given, ""
+                name,
+                f"Expected input batch_size ({xs[0]}) to match target batch_size ({ts[0]}).",
+                given,
+                "",
             )
         if xs[:c] + xs[c + 1 :] != ts:
-            raise KilnError(name, f"expected target of size {list(xs[:c] + xs[c + 1 :])}", given, "")
+            raise KilnError(
+                name, f"expected target of size {list(xs[:c] + xs[c + 1 :])}", given, ""
+            )
         if target.dtype not in (dt.int64, dt.uint8):
-            raise KilnError(name, f"expected class indices of int64, got {target.dtype.name}", given, "target.long()")
+            raise KilnError(
+                name,
+                f"expected class indices of int64, got {target.dtype.name}",
+                given,
+                "target.long()",
+            )
         if weight is not None:
             if tuple(weight.shape) != (xs[c],):
                 raise KilnError(
@@ -50,13 +65,17 @@ def _index_infer(name: str) -> Any:
                     f"{given}, weight={describe(weight)}", "one weight for each class",
                 )  # fmt: skip
             if weight.dtype is not input.dtype:
-                raise KilnError(name, f"expected weight of {input.dtype.name}", describe(weight), "convert it")
+                raise KilnError(
+                    name, f"expected weight of {input.dtype.name}", describe(weight), "convert it"
+                )
         return Size(ts if reduction == "none" else ()), input.dtype
 
     return infer
 
 
-def _check_classes(name: str, target: np.ndarray, classes: int, ignore_index: int) -> np.ndarray | None:
+def _check_classes(
+    name: str, target: np.ndarray, classes: int, ignore_index: int
+) -> np.ndarray | None:
     """Which targets count (None for all of them); an error for one that is no class."""
     if target.size == 0:
         return None
@@ -68,19 +87,26 @@ def _check_classes(name: str, target: np.ndarray, classes: int, ignore_index: in
     if wrong.any():
         first = int(target[wrong].flat[0])
         raise KilnIndexError(
-            name, f"Target {first} is out of bounds.", f"{classes} classes", f"class indices go from 0 to {classes - 1}"
+            name,
+            f"Target {first} is out of bounds.",
+            f"{classes} classes",
+            f"class indices go from 0 to {classes - 1}",
         )
     return valid
 
 
-def _nll_run(name: str, logp: np.ndarray, target: np.ndarray, weight: Any, ignore_index: int, reduction: str) -> Any:
+def _nll_run(
+    name: str, logp: np.ndarray, target: np.ndarray, weight: Any, ignore_index: int, reduction: str
+) -> Any:
     c = 1 if logp.ndim > 1 else 0
     valid = _check_classes(name, target, logp.shape[c], ignore_index)
     safe = target if valid is None else np.where(valid, target, 0)
     if logp.ndim == 2:
         picked = logp[np.arange(len(safe)), safe]
     else:
-        picked = np.take_along_axis(logp, np.expand_dims(safe, c).astype(np.int64, copy=False), c).reshape(safe.shape)
+        picked = np.take_along_axis(
+            logp, np.expand_dims(safe, c).astype(np.int64, copy=False), c
+        ).reshape(safe.shape)
     w = None if weight is None else weight[safe]
     if valid is not None:
         w = valid.astype(logp.dtype) if w is None else np.where(valid, w, 0)
@@ -103,7 +129,9 @@ def _sample_weights(target: Tensor, weight: Any, ignore_index: int) -> tuple[Ten
     return valid, where_op(valid, w, 0)
 
 
-def _sample_scale(g: Tensor, target: Tensor, weight: Any, ignore_index: int, reduction: str) -> Tensor:
+def _sample_scale(
+    g: Tensor, target: Tensor, weight: Any, ignore_index: int, reduction: str
+) -> Tensor:
     """d(reduced loss)/d(loss of each sample), with the sample's weight in it."""
     valid, w = _sample_weights(target, weight, ignore_index)
     if w is None:
@@ -120,12 +148,18 @@ def _is_class(target: Tensor, like: Tensor) -> Tensor:
     return target.unsqueeze(c) == classes
 
 
-def _nll_grad(g: Tensor, input: Tensor, target: Tensor, weight: Any, ignore_index: int, reduction: str) -> Tensor:
-    scale = _sample_scale(g, target, weight, ignore_index, reduction).neg().unsqueeze(_class_dim(input))
+def _nll_grad(
+    g: Tensor, input: Tensor, target: Tensor, weight: Any, ignore_index: int, reduction: str
+) -> Tensor:
+    scale = (
+        _sample_scale(g, target, weight, ignore_index, reduction).neg().unsqueeze(_class_dim(input))
+    )
     return where_op(_is_class(target, input), scale, 0).to(input.dtype)
 
 
-def _nll_body(input: Tensor, target: Tensor, weight: Any, ignore_index: int, reduction: str) -> Tensor:
+def _nll_body(
+    input: Tensor, target: Tensor, weight: Any, ignore_index: int, reduction: str
+) -> Tensor:
     c = _class_dim(input)
     valid, w = _sample_weights(target, weight, ignore_index)
     safe = where_op(valid, target, 0).long()
@@ -158,7 +192,9 @@ def _index_samples() -> Any:
     yield Sample((draw(r, (3, 4)), np.array([0, 1, 1], np.int32)), error=RuntimeError)
     yield Sample((draw(r, (3, 4)), draw(r, (3,))), error=RuntimeError)
     yield Sample((draw(r, (3, 4)), np.array([0, 1, 1])), {"reduction": "most"}, error=ValueError)
-    yield Sample((draw(r, (3, 4)), np.array([0, 1, 1])), {"weight": draw(r, (3,))}, error=RuntimeError)
+    yield Sample(
+        (draw(r, (3, 4)), np.array([0, 1, 1])), {"weight": draw(r, (3,))}, error=RuntimeError
+    )
     yield Sample((draw(r, (0, 4)), np.zeros((0,), np.int64)), {"reduction": "sum"}, grad=False)
 
 
@@ -166,14 +202,18 @@ def _op_samples() -> Any:
     r = rng(4)
     for reduction in ("mean", "sum", "none"):
         yield Sample((draw(r, (5, 4)), np.array([0, 1, 3, 2, -100]), None, -100, reduction))
-        yield Sample((draw(r, (2, 4, 3)), r.integers(0, 4, (2, 3)), draw(r, (4,), 0.5, 2), 1, reduction))
+        yield Sample(
+            (draw(r, (2, 4, 3)), r.integers(0, 4, (2, 3)), draw(r, (4,), 0.5, 2), 1, reduction)
+        )
 
 
 @op(
     name="nll_loss", private=True, infer=_index_infer("nll_loss"), body=_nll_body, samples=_op_samples,
     grad={"input": _nll_grad},
 )  # fmt: skip
-def nll_op(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str) -> Tensor:
+def nll_op(
+    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
+) -> Tensor:
     """-weight[target] * input[target], reduced."""
     return _nll_run("nll_loss", input, target, weight, ignore_index, reduction)
 
@@ -203,7 +243,9 @@ def softmax_excess(scale: Tensor, input: Tensor, target: Tensor) -> Tensor:
     if input.ndim == 2:
         p /= s
         rows = np.arange(len(p))
-        known = target.view(np.uint64) < p.shape[1] if target.dtype == np.int64 else target < p.shape[1]
+        known = (
+            target.view(np.uint64) < p.shape[1] if target.dtype == np.int64 else target < p.shape[1]
+        )
         if known.all():
             p[rows, target] -= 1
         else:
@@ -215,7 +257,9 @@ def softmax_excess(scale: Tensor, input: Tensor, target: Tensor) -> Tensor:
     return p.astype(input.dtype, copy=False)
 
 
-def _ce_body(input: Tensor, target: Tensor, weight: Any, ignore_index: int, reduction: str) -> Tensor:
+def _ce_body(
+    input: Tensor, target: Tensor, weight: Any, ignore_index: int, reduction: str
+) -> Tensor:
     logp = log_softmax(widen(input), _class_dim(input))
     w = None if weight is None else widen(weight)
     return _nll_body(logp, target, w, ignore_index, reduction).to(input.dtype)
@@ -227,7 +271,9 @@ def _ce_body(input: Tensor, target: Tensor, weight: Any, ignore_index: int, redu
         _sample_scale(g, target, weight, ignore_index, reduction), input, target
     )},
 )  # fmt: skip
-def cross_entropy_op(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str) -> Tensor:
+def cross_entropy_op(
+    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
+) -> Tensor:
     """nll_loss(log_softmax(input), target) in one step."""
     c = 1 if input.ndim > 1 else 0
     x = input - np.maximum.reduce(input, axis=c, keepdims=True, initial=-np.inf)
@@ -246,7 +292,9 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_a
     return nll_op(input, target, weight, ignore_index, reduction)
 
 
-def _probability_loss(input: Tensor, target: Tensor, weight: Any, reduction: str, smoothing: float) -> Tensor:
+def _probability_loss(
+    input: Tensor, target: Tensor, weight: Any, reduction: str, smoothing: float
+) -> Tensor:
     c = _class_dim(input)
     if smoothing:
         target = target * (1 - smoothing) + smoothing / input.shape[c]
@@ -259,7 +307,9 @@ def _probability_loss(input: Tensor, target: Tensor, weight: Any, reduction: str
     return total if reduction == "sum" else total / (input.numel() // input.shape[c])
 
 
-def _smooth_loss(input: Tensor, target: Tensor, weight: Any, ignore_index: int, reduction: str, eps: float) -> Tensor:
+def _smooth_loss(
+    input: Tensor, target: Tensor, weight: Any, ignore_index: int, reduction: str, eps: float
+) -> Tensor:
     c = _class_dim(input)
     logp = log_softmax(input, c)
     hard = nll_op(logp, target, weight, ignore_index, reduction)
@@ -286,7 +336,9 @@ def _ce_samples() -> Any:
                 yield Sample((draw(r, shape), p), {"reduction": reduction, **kw})
                 yield Sample((draw(r, shape), t), {"reduction": reduction, **kw})
     yield Sample((draw(r, (3, 4)), np.array([0, -100, 1])), {"label_smoothing": 0.3})
-    yield Sample((draw(r, (3, 4)), np.array([0, 0, 1])), {"label_smoothing": 1.5}, error=RuntimeError)
+    yield Sample(
+        (draw(r, (3, 4)), np.array([0, 0, 1])), {"label_smoothing": 1.5}, error=RuntimeError
+    )
     yield Sample((draw(r, (3, 4)), draw(r, (3, 4))), {"ignore_index": 1}, error=RuntimeError)
     yield Sample((draw(r, (3, 4)), r.integers(0, 2, (3, 4))), error=RuntimeError)
 
@@ -310,10 +362,15 @@ def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, s
             )  # fmt: skip
         if ignore_index >= 0:
             raise KilnError(
-                "cross_entropy", "ignore_index is not supported for floating point target", ignore_index, ""
+                "cross_entropy",
+                "ignore_index is not supported for floating point target",
+                ignore_index,
+                "",
             )
     if not 0.0 <= label_smoothing <= 1.0:
-        raise KilnError("cross_entropy", "label_smoothing must be between 0.0 and 1.0", label_smoothing, "")
+        raise KilnError(
+            "cross_entropy", "label_smoothing must be between 0.0 and 1.0", label_smoothing, ""
+        )
     if target._a.shape == input._a.shape:
         return _probability_loss(input, target, weight, reduction, label_smoothing)
     if label_smoothing:
@@ -348,7 +405,9 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
     if p == 2:
         loss = loss * loss
     if weight is not None:
-        loss = loss * weight.index_select(0, target.reshape(target.numel())).reshape(*target.shape, 1)
+        loss = loss * weight.index_select(0, target.reshape(target.numel())).reshape(
+            *target.shape, 1
+        )
     loss = where_op(_is_class(target, input), 0, loss).sum(-1) / input.shape[-1]
     return reduced(loss, reduction)
 

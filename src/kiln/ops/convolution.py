@@ -20,12 +20,18 @@ from .samples import draw, rng, strided
 # Shapes: x (N, G*I, *size), w (G*O, I, *kernel), y (N, G*O, *out); `groups` is G.
 
 
-def _columns(x: np.ndarray, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int) -> np.ndarray:
+def _columns(
+    x: np.ndarray, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
+) -> np.ndarray:
     """im2col: (N, G, I * prod(kernel), prod(out))."""
     n = len(kernel)
     x = padded(x, padding)
     if kernel == (1,) * n and stride == (1,) * n:
-        return x.reshape(x.shape[0], groups, x.shape[1] // groups, -1) if x.size else _empty_columns(x, groups, kernel)
+        return (
+            x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
+            if x.size
+            else _empty_columns(x, groups, kernel)
+        )
     w = sliding(x, kernel, stride, dilation)  # N, C, *out, *kernel
     dims = (0, 1, *range(2 + n, 2 + 2 * n), *range(2, 2 + n))
     taps_ = int(np.prod(kernel))
@@ -38,7 +44,9 @@ def _empty_columns(x: np.ndarray, groups: int, kernel: tuple) -> np.ndarray:
     return x.reshape(x.shape[0], groups, x.shape[1] // groups, int(np.prod(x.shape[2:])))
 
 
-def _conv_out(size: Sequence[Any], kernel: Sequence[int], stride: tuple, padding: tuple, dilation: tuple) -> tuple:
+def _conv_out(
+    size: Sequence[Any], kernel: Sequence[int], stride: tuple, padding: tuple, dilation: tuple
+) -> tuple:
     return tuple(
         out_size(s + 2 * p, k, t, d)
         for s, k, t, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
@@ -51,9 +59,13 @@ def _conv_infer(
     n = len(stride)
     name = f"conv{n}d"
     xs, ws = tuple(input.shape), tuple(weight.shape)
-    given = f"input={describe(input)}, weight={describe(weight)}" + ("" if bias is None else f", bias={describe(bias)}")
+    given = f"input={describe(input)}, weight={describe(weight)}" + (
+        "" if bias is None else f", bias={describe(bias)}"
+    )
     if len(ws) != n + 2:
-        raise KilnError(name, f"expected a weight of {n + 2} dimensions", given, "(out, in / groups, *kernel)")
+        raise KilnError(
+            name, f"expected a weight of {n + 2} dimensions", given, "(out, in / groups, *kernel)"
+        )
     _check_geometry(name, stride, padding, dilation, groups, given)
     if xs[1] != ws[1] * groups:
         raise KilnError(
@@ -62,11 +74,15 @@ def _conv_infer(
             "the weight is (out, in / groups, *kernel)",
         )  # fmt: skip
     if ws[0] % groups or ws[0] < groups:
-        raise KilnError(name, f"the {ws[0]} output channels must be a multiple of groups={groups}", given, "")
+        raise KilnError(
+            name, f"the {ws[0]} output channels must be a multiple of groups={groups}", given, ""
+        )
     if bias is not None and tuple(bias.shape) != ws[:1]:
         raise KilnError(name, f"expected bias to be 1-dimensional with {ws[0]} elements", given, "")
     if any(x is not None and x.dtype is not input.dtype for x in (weight, bias)):
-        raise KilnError(name, "input, weight and bias must have the same dtype", given, "convert one of them")
+        raise KilnError(
+            name, "input, weight and bias must have the same dtype", given, "convert one of them"
+        )
     for s, k, p, d in zip(xs[2:], ws[2:], padding, dilation, strict=True):
         if isinstance(s, int) and s + 2 * p < span(k, d):
             raise KilnError(
@@ -76,11 +92,15 @@ def _conv_infer(
     return Size((xs[0], ws[0], *_conv_out(xs[2:], ws[2:], stride, padding, dilation))), input.dtype
 
 
-def _check_geometry(name: str, stride: tuple, padding: tuple, dilation: tuple, groups: int, given: str) -> None:
+def _check_geometry(
+    name: str, stride: tuple, padding: tuple, dilation: tuple, groups: int, given: str
+) -> None:
     if any(s <= 0 for s in stride):
         raise KilnError(name, "non-positive stride is not supported", f"stride={stride}", "")
     if any(p < 0 for p in padding):
-        raise KilnError(name, "negative padding is not supported", f"padding={padding}", "slice the input")
+        raise KilnError(
+            name, "negative padding is not supported", f"padding={padding}", "slice the input"
+        )
     if any(d <= 0 for d in dilation):
         raise KilnError(name, "non-positive dilation is not supported", f"dilation={dilation}", "")
     if groups <= 0:
@@ -137,7 +157,13 @@ def _weight_grad_samples() -> Any:
     grad={("input", "weight", "bias"): _conv_rule},
 )  # fmt: skip
 def convolution(
-    input: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple, padding: tuple, dilation: tuple, groups: int
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple,
+    padding: tuple,
+    dilation: tuple,
+    groups: int,
 ) -> Tensor:
     """y[n, o] = sum_i x[n, i] * w[o, i] (cross-correlation over the last dimensions) + bias[o]."""
     out = _conv_out(input.shape[2:], weight.shape[2:], stride, padding, dilation)
@@ -152,7 +178,9 @@ def convolution(
     return y
 
 
-def _depthwise(x: np.ndarray, weight: np.ndarray, out: tuple, stride: tuple, dilation: tuple) -> np.ndarray:
+def _depthwise(
+    x: np.ndarray, weight: np.ndarray, out: tuple, stride: tuple, dilation: tuple
+) -> np.ndarray:
     y = np.zeros((*x.shape[:2], *out), x.dtype)
     kernel = weight.shape[2:]
     column = (slice(None), *(None,) * len(kernel))
@@ -162,7 +190,14 @@ def _depthwise(x: np.ndarray, weight: np.ndarray, out: tuple, stride: tuple, dil
 
 
 def _input_grad_rule(
-    g: Tensor, grad: Tensor, weight: Tensor, stride: tuple, padding: tuple, dilation: tuple, groups: int, needs: tuple
+    g: Tensor,
+    grad: Tensor,
+    weight: Tensor,
+    stride: tuple,
+    padding: tuple,
+    dilation: tuple,
+    groups: int,
+    needs: tuple,
 ) -> tuple:
     at = (stride, padding, dilation, groups)
     gy = convolution(g, weight, None, *at) if needs[0] else None
@@ -175,7 +210,13 @@ def _input_grad_rule(
     grad={("grad", "weight"): _input_grad_rule},
 )  # fmt: skip
 def conv_input_grad(
-    grad: Tensor, weight: Tensor, input_size: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
+    grad: Tensor,
+    weight: Tensor,
+    input_size: tuple,
+    stride: tuple,
+    padding: tuple,
+    dilation: tuple,
+    groups: int,
 ) -> Tensor:
     """The gradient of convolution's input; a transposed convolution in its own right."""
     kernel, sizes = weight.shape[2:], input_size[2:]
@@ -191,7 +232,14 @@ def conv_input_grad(
 
 
 def _weight_grad_rule(
-    g: Tensor, grad: Tensor, input: Tensor, stride: tuple, padding: tuple, dilation: tuple, groups: int, needs: tuple
+    g: Tensor,
+    grad: Tensor,
+    input: Tensor,
+    stride: tuple,
+    padding: tuple,
+    dilation: tuple,
+    groups: int,
+    needs: tuple,
 ) -> tuple:
     at = (stride, padding, dilation, groups)
     gy = convolution(input, g, None, *at) if needs[0] else None
@@ -204,7 +252,13 @@ def _weight_grad_rule(
     grad={("grad", "input"): _weight_grad_rule},
 )  # fmt: skip
 def conv_weight_grad(
-    grad: Tensor, input: Tensor, weight_size: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
+    grad: Tensor,
+    input: Tensor,
+    weight_size: tuple,
+    stride: tuple,
+    padding: tuple,
+    dilation: tuple,
+    groups: int,
 ) -> Tensor:
     """The gradient of convolution's weight."""
     cols = _columns(input, tuple(weight_size[2:]), stride, padding, dilation, groups)
@@ -222,7 +276,9 @@ def conv_weight_grad(
 
 def _batched(name: str, input: Any, weight: Any, n: int) -> tuple[Any, bool]:
     if not isinstance(input, Tensor) or not isinstance(weight, Tensor):
-        convolution(input, weight, None, (1,) * n, (0,) * n, (1,) * n, 1)  # the error for a wrong type
+        convolution(
+            input, weight, None, (1,) * n, (0,) * n, (1,) * n, 1
+        )  # the error for a wrong type
     if input.ndim == n + 2:
         return input, True
     if input.ndim != n + 1:
@@ -233,10 +289,14 @@ def _batched(name: str, input: Any, weight: Any, n: int) -> tuple[Any, bool]:
     return input.unsqueeze(0), False
 
 
-def _same_padding(name: str, input: Any, weight: Any, stride: tuple, dilation: tuple) -> tuple[Any, tuple]:
+def _same_padding(
+    name: str, input: Any, weight: Any, stride: tuple, dilation: tuple
+) -> tuple[Any, tuple]:
     """The input and padding for an output as large as the input; an odd total goes to the end."""
     if any(s != 1 for s in stride):
-        raise KilnError(name, "padding='same' is not supported for strided convolutions", f"stride={stride}", "")
+        raise KilnError(
+            name, "padding='same' is not supported for strided convolutions", f"stride={stride}", ""
+        )
     totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
     if any(t % 2 for t in totals):
         ends = [x for t in reversed(totals) for x in (0, t % 2)]
@@ -244,13 +304,24 @@ def _same_padding(name: str, input: Any, weight: Any, stride: tuple, dilation: t
     return input, tuple(t // 2 for t in totals)
 
 
-def _conv(n: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+def _conv(
+    n: int,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Tensor:
     name = f"conv{n}d"
     x, batched = _batched(name, input, weight, n)
     steps, gaps = as_tuple(stride, n, name, "stride"), as_tuple(dilation, n, name, "dilation")
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
-            raise KilnError(name, f"Invalid padding string: {padding!r}", repr(padding), "'same' or 'valid'")
+            raise KilnError(
+                name, f"Invalid padding string: {padding!r}", repr(padding), "'same' or 'valid'"
+            )
         pads = (0,) * n
         if padding == "same" and weight.ndim == n + 2:
             x, pads = _same_padding(name, x, weight, steps, gaps)
@@ -310,41 +381,66 @@ def conv3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: An
 
 
 def _conv_transpose(
-    n: int, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any
+    n: int,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: int,
+    dilation: Any,
 ) -> Tensor:
     name = f"conv_transpose{n}d"
     x, batched = _batched(name, input, weight, n)
     steps, gaps, pads, more = (
         as_tuple(v, n, name, what)
-        for v, what in ((stride, "stride"), (dilation, "dilation"), (padding, "padding"), (output_padding, "output_padding"))
+        for v, what in (
+            (stride, "stride"),
+            (dilation, "dilation"),
+            (padding, "padding"),
+            (output_padding, "output_padding"),
+        )
     )
     given = f"input={describe(input)}, weight={describe(weight)}"
     _check_geometry(name, steps, pads, gaps, groups, given)
     if weight.ndim != n + 2:
-        raise KilnError(name, f"expected a weight of {n + 2} dimensions", given, "(in, out / groups, *kernel)")
+        raise KilnError(
+            name, f"expected a weight of {n + 2} dimensions", given, "(in, out / groups, *kernel)"
+        )
     if weight.shape[0] != x.shape[1]:
         raise KilnError(
             name, f"weight of size {list(weight.shape)} expects an input of {weight.shape[0]} channels, "
             f"but got {x.shape[1]}", given, "the weight is (in, out / groups, *kernel)",
         )  # fmt: skip
     if x.shape[1] % groups:
-        raise KilnError(name, f"the input channels must be a multiple of groups={groups}", given, "")
+        raise KilnError(
+            name, f"the input channels must be a multiple of groups={groups}", given, ""
+        )
     if any(e >= max(s, d) or e < 0 for e, s, d in zip(more, steps, gaps, strict=True)):
         raise KilnError(
             name, "output padding must be smaller than either stride or dilation",
             f"output_padding={more}, stride={steps}, dilation={gaps}", "",
         )  # fmt: skip
     if weight.dtype is not x.dtype or (bias is not None and bias.dtype is not x.dtype):
-        raise KilnError(name, "input, weight and bias must have the same dtype", given, "convert one of them")
+        raise KilnError(
+            name, "input, weight and bias must have the same dtype", given, "convert one of them"
+        )
     channels = weight.shape[1] * groups
     if bias is not None and tuple(bias.shape) != (channels,):
-        raise KilnError(name, f"expected bias to be 1-dimensional with {channels} elements", describe(bias), "")
+        raise KilnError(
+            name, f"expected bias to be 1-dimensional with {channels} elements", describe(bias), ""
+        )
     sizes = tuple(
         (s - 1) * t - 2 * p + span(k, d) + e
-        for s, t, p, k, d, e in zip(x.shape[2:], steps, pads, weight.shape[2:], gaps, more, strict=True)
+        for s, t, p, k, d, e in zip(
+            x.shape[2:], steps, pads, weight.shape[2:], gaps, more, strict=True
+        )
     )
     if any(isinstance(s, int) and s <= 0 for s in sizes):
-        raise KilnError(name, f"the output would have size {list(sizes)}", given, "use less padding")
+        raise KilnError(
+            name, f"the output would have size {list(sizes)}", given, "use less padding"
+        )
     out = conv_input_grad(x, weight, (x.shape[0], channels, *sizes), steps, pads, gaps, groups)
     if bias is not None:
         out = out + bias.reshape(channels, *(1,) * n)
@@ -372,21 +468,27 @@ def _public_transpose_samples(n: int) -> Any:
 def conv_transpose1d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
                      output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Tensor:  # fmt: skip
     """The transpose of conv1d as a map: input (N, C, L), weight (C, out / groups, k)."""
-    return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv_transpose(
+        1, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
 
 
 @composition(method=False, samples=_public_transpose_samples(2))
 def conv_transpose2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
                      output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Tensor:  # fmt: skip
     """The transpose of conv2d as a map: input (N, C, H, W), weight (C, out / groups, kh, kw)."""
-    return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv_transpose(
+        2, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
 
 
 @composition(method=False, samples=_public_transpose_samples(3))
 def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
                      output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Tensor:  # fmt: skip
     """The transpose of conv3d as a map: input (N, C, D, H, W), weight (C, out / groups, kd, kh, kw)."""
-    return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv_transpose(
+        3, input, weight, bias, stride, padding, output_padding, groups, dilation
+    )
 
 
 for _fn in (conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d):

@@ -59,7 +59,9 @@ def _forward(emit: np.ndarray, skip: np.ndarray, lengths: np.ndarray) -> np.ndar
     return alpha
 
 
-def _backward(emit: np.ndarray, skip: np.ndarray, ends: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def _backward(
+    emit: np.ndarray, skip: np.ndarray, ends: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
     times, n, states = emit.shape
     beta = np.full(emit.shape, -np.inf, emit.dtype)
     s = np.arange(states)
@@ -77,7 +79,9 @@ def _backward(emit: np.ndarray, skip: np.ndarray, ends: np.ndarray, lengths: np.
 
 
 def _emissions(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(log_probs, np.broadcast_to(labels, (len(log_probs), *labels.shape)), 2)
+    return np.take_along_axis(
+        log_probs, np.broadcast_to(labels, (len(log_probs), *labels.shape)), 2
+    )
 
 
 def _nll(alpha: np.ndarray, ends: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -88,7 +92,14 @@ def _nll(alpha: np.ndarray, ends: np.ndarray, lengths: np.ndarray) -> np.ndarray
     return np.where(ends > 0, nll, np.where(lengths > 0, np.inf, 0)).astype(alpha.dtype)
 
 
-def _infer(log_probs: Any, targets: Any, input_lengths: tuple, target_lengths: tuple, blank: int, zero_infinity: bool) -> tuple:
+def _infer(
+    log_probs: Any,
+    targets: Any,
+    input_lengths: tuple,
+    target_lengths: tuple,
+    blank: int,
+    zero_infinity: bool,
+) -> tuple:
     given = f"log_probs={describe(log_probs)}, targets={describe(targets)}"
     name = "ctc_loss"
     floating(name, log_probs)
@@ -96,17 +107,28 @@ def _infer(log_probs: Any, targets: Any, input_lengths: tuple, target_lengths: t
     if targets.dtype not in (dt.int64, dt.int32):
         raise KilnError(name, "targets must be int64 or int32", given, "targets.long()")
     if not 0 <= blank < classes:
-        raise KilnError(name, "blank must be in label range", f"blank={blank} of {classes} labels", "")
+        raise KilnError(
+            name, "blank must be in label range", f"blank={blank} of {classes} labels", ""
+        )
     if len(input_lengths) != n or len(target_lengths) != n:
-        raise KilnError(name, "input_lengths and target_lengths must be of size batch_size", given, f"{n} of each")
+        raise KilnError(
+            name,
+            "input_lengths and target_lengths must be of size batch_size",
+            given,
+            f"{n} of each",
+        )
     if any(not 0 <= t <= times for t in input_lengths):
-        raise KilnError(name, f"Expected input_lengths to have value at most {times}", f"{input_lengths}", "")
+        raise KilnError(
+            name, f"Expected input_lengths to have value at most {times}", f"{input_lengths}", ""
+        )
     if any(t < 0 for t in target_lengths):
         raise KilnError(name, "Expected target_lengths to be non-negative", f"{target_lengths}", "")
     longest = max(target_lengths, default=0)
     if len(targets.shape) == 1:
         if sum(target_lengths) != targets.shape[0]:
-            raise KilnError(name, "Expected 1-d targets to hold the sum of target_lengths labels", given, "")
+            raise KilnError(
+                name, "Expected 1-d targets to hold the sum of target_lengths labels", given, ""
+            )
     elif targets.shape[0] != n or targets.shape[1] < longest:
         raise KilnError(name, f"Expected targets of size ({n}, at least {longest})", given, "")
     return Size((n,)), log_probs.dtype
@@ -129,7 +151,12 @@ def _samples() -> Any:
     )},
 )  # fmt: skip
 def ctc_op(
-    log_probs: Tensor, targets: Tensor, input_lengths: tuple, target_lengths: tuple, blank: int, zero_infinity: bool
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: tuple,
+    target_lengths: tuple,
+    blank: int,
+    zero_infinity: bool,
 ) -> Tensor:
     """The negative log-likelihood of each target: log_probs (T, N, C), targets (N, S) or concatenated."""
     ends, lengths = np.array(input_lengths, np.int64), np.array(target_lengths, np.int64)
@@ -173,7 +200,11 @@ def _public_samples() -> Any:
     for s in _samples():
         x, targets, ends, lengths = s.args[:4]
         for reduction in ("mean", "sum", "none"):
-            yield Sample((x, targets, np.array(ends), np.array(lengths)), {"reduction": reduction}, grad=False)
+            yield Sample(
+                (x, targets, np.array(ends), np.array(lengths)),
+                {"reduction": reduction},
+                grad=False,
+            )
     yield Sample((x, targets, (6, 6, 9), (3, 2, 0)), error=RuntimeError)
     yield Sample((x, targets, (6, 6), (3, 2)), error=RuntimeError)
 

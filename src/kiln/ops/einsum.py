@@ -95,7 +95,9 @@ def _letters(text: str, equation: str) -> Labels:
             i += 3
             continue
         if not (text[i].isascii() and text[i].isalpha()):
-            raise _refuse(f"invalid subscript '{text[i]}', subscripts must be in [a-zA-Z]", equation)
+            raise _refuse(
+                f"invalid subscript '{text[i]}', subscripts must be in [a-zA-Z]", equation
+            )
         out.append(text[i])
         i += 1
     return out
@@ -139,13 +141,17 @@ def _output(terms: list[Labels], given: Labels | None, width: int) -> Labels:
     flat = [v for labels in terms for v in labels]
     dots = [("...", i) for i in reversed(range(width))]
     if given is None:
-        return dots + sorted(v for v in set(flat) if not isinstance(v, tuple) and flat.count(v) == 1)
+        return dots + sorted(
+            v for v in set(flat) if not isinstance(v, tuple) and flat.count(v) == 1
+        )
     out = _with_dims(given, width)
     for v in out:
         if out.count(v) > 1:
             raise _refuse(f"output subscript {v} appears more than once in the output", given)
         if v not in flat:
-            raise _refuse(f"output subscript {v} does not appear in the equation for any input operand", given)
+            raise _refuse(
+                f"output subscript {v} does not appear in the equation for any input operand", given
+            )
     return out
 
 
@@ -157,7 +163,10 @@ def _without_repeats(x: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
             i = labels.index(v)
             j = labels.index(v, i + 1)
             if x.shape[i] != x.shape[j]:
-                raise _refuse(f"subscript {v} is repeated but the sizes don't match, {x.shape[j]} != {x.shape[i]}", describe(x))
+                raise _refuse(
+                    f"subscript {v} is repeated but the sizes don't match, {x.shape[j]} != {x.shape[i]}",
+                    describe(x),
+                )
             x = x.diagonal(0, i, j)
             labels = [w for k, w in enumerate(labels) if k not in (i, j)] + [v]
     return x, labels
@@ -169,7 +178,10 @@ def _check_sizes(terms: list[Labels], operands: list[Tensor]) -> None:
         for v, s in zip(labels, x.shape, strict=True):
             old = sizes.get(v, 1)
             if old != 1 and s != 1 and s != old:
-                raise _refuse(f"subscript {v} has size {s} for operand {k} which does not broadcast with previously seen size {old}", describe(operands))
+                raise _refuse(
+                    f"subscript {v} has size {s} for operand {k} which does not broadcast with previously seen size {old}",
+                    describe(operands),
+                )
             sizes[v] = s if old == 1 else old
 
 
@@ -203,7 +215,9 @@ def einsum(*args: Any) -> Tensor:
     else:
         operands, terms, given = _sublists(args)
     if len(terms) != len(operands):
-        raise _refuse(f"{len(terms)} operands are named and {len(operands)} were given", describe(args[0]))
+        raise _refuse(
+            f"{len(terms)} operands are named and {len(operands)} were given", describe(args[0])
+        )
     named, width = _labelled(terms, operands)
     out = _output(named, given, width)
     pairs = [_without_repeats(x, labels) for x, labels in zip(operands, named, strict=True)]

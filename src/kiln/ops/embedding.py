@@ -20,10 +20,17 @@ from .samples import draw, rng
 # ---------------------------------------------------------------- embedding
 
 
-def _embedding_infer(input: Any, weight: Any, padding_idx: Any = None, scale_grad_by_freq: bool = False) -> tuple:
+def _embedding_infer(
+    input: Any, weight: Any, padding_idx: Any = None, scale_grad_by_freq: bool = False
+) -> tuple:
     given = f"input={describe(input)}, weight={describe(weight)}"
     if input.dtype not in (dt.int64, dt.int32):
-        raise KilnError("embedding", f"expected int64 or int32 indices, got {input.dtype.name}", given, "input.long()")
+        raise KilnError(
+            "embedding",
+            f"expected int64 or int32 indices, got {input.dtype.name}",
+            given,
+            "input.long()",
+        )
     if len(weight.shape) != 2:
         raise KilnError("embedding", "'weight' must be 2-D", given, "(rows, features)")
     return Size((*input.shape, weight.shape[1])), weight.dtype
@@ -32,7 +39,12 @@ def _embedding_infer(input: Any, weight: Any, padding_idx: Any = None, scale_gra
 def _check_rows(name: str, index: np.ndarray, rows: int) -> None:
     if index.size and (index.min() < 0 or index.max() >= rows):
         wrong = index[(index < 0) | (index >= rows)].flat[0]
-        raise KilnIndexError(name, "index out of range in self", f"{wrong} for {rows} rows", f"indices go from 0 to {rows - 1}")
+        raise KilnIndexError(
+            name,
+            "index out of range in self",
+            f"{wrong} for {rows} rows",
+            f"indices go from 0 to {rows - 1}",
+        )
 
 
 def _embedding_grad_body(
@@ -60,7 +72,9 @@ def _embedding_grad_body(
         Sample((draw(rng(), (0, 3)), np.zeros((0,), np.int64), 4, None, False)),
     ]),
 )  # fmt: skip
-def embedding_grad(grad: Tensor, input: Tensor, rows: int, padding_idx: int | None, scale_grad_by_freq: bool) -> Tensor:
+def embedding_grad(
+    grad: Tensor, input: Tensor, rows: int, padding_idx: int | None, scale_grad_by_freq: bool
+) -> Tensor:
     """The sum of the gradients of each row's uses; none for `padding_idx`."""
     d = grad.shape[-1]
     index, g = input.reshape(-1), grad.reshape(input.size, d)
@@ -78,7 +92,9 @@ def embedding_grad(grad: Tensor, input: Tensor, rows: int, padding_idx: int | No
     return out
 
 
-def _embedding_grad_grad(g: Tensor, input: Tensor, padding_idx: int | None, by_freq: bool) -> Tensor:
+def _embedding_grad_grad(
+    g: Tensor, input: Tensor, padding_idx: int | None, by_freq: bool
+) -> Tensor:
     out = embedding_op(input, g, padding_idx, False)
     if by_freq:
         n = numel(input.shape)
@@ -93,10 +109,17 @@ def _embedding_grad_grad(g: Tensor, input: Tensor, padding_idx: int | None, by_f
 def _embedding_samples() -> Any:
     r = rng(51)
     w = draw(r, (5, 3))
-    for index in (np.array([0, 4, 1, 1]), np.array(2), np.array([[1, 2], [3, 1]]), np.zeros((0,), np.int64)):
+    for index in (
+        np.array([0, 4, 1, 1]),
+        np.array(2),
+        np.array([[1, 2], [3, 1]]),
+        np.zeros((0,), np.int64),
+    ):
         yield Sample((index, w))
         yield Sample((index, w), {"padding_idx": 1})
-        yield Sample((index, w), {"padding_idx": -1, "scale_grad_by_freq": True}, grad=index.size > 0)
+        yield Sample(
+            (index, w), {"padding_idx": -1, "scale_grad_by_freq": True}, grad=index.size > 0
+        )
     yield Sample((np.array([1, 2], np.int32), w))
     yield Sample((np.array([5]), w), error=IndexError)
     yield Sample((np.array([-1]), w), error=IndexError)
@@ -114,7 +137,9 @@ def _embedding_samples() -> Any:
         g, input, weight.shape[0], padding_idx, scale_grad_by_freq
     )},
 )  # fmt: skip
-def embedding_op(input: Tensor, weight: Tensor, padding_idx: int | None, scale_grad_by_freq: bool) -> Tensor:
+def embedding_op(
+    input: Tensor, weight: Tensor, padding_idx: int | None, scale_grad_by_freq: bool
+) -> Tensor:
     """weight[input]: the rows at the indices."""
     if input.dtype.kind != "i" or input.dtype.itemsize < 4 or weight.ndim != 2:
         raise TypeError  # the shape rule tells why
@@ -143,7 +168,10 @@ def _padding_row(name: str, padding_idx: int | None, rows: Any) -> int | None:
 def _refuse_sparse(name: str, sparse: bool) -> None:
     if sparse:
         raise KilnNotImplementedError(
-            name, "sparse gradients are not supported", "sparse=True", "leave sparse=False: gradients are dense"
+            name,
+            "sparse gradients are not supported",
+            "sparse=True",
+            "leave sparse=False: gradients are dense",
         )
 
 
@@ -198,14 +226,22 @@ def _bags(name: str, input: Any, offsets: Any, include_last: bool) -> tuple[Any,
     if input.ndim != 1:
         raise KilnValueError(name, "input has to be 1D or 2D Tensor", describe(input), "")
     if offsets is None or offsets.ndim != 1:
-        raise KilnValueError(name, "offsets has to be a 1D Tensor", describe(offsets), "where each bag begins in input")
+        raise KilnValueError(
+            name,
+            "offsets has to be a 1D Tensor",
+            describe(offsets),
+            "where each bag begins in input",
+        )
     n = input.shape[0]
     if isinstance(offsets._a, np.ndarray) and offsets._a.size:
         if offsets._a[0] != 0:
             raise KilnError(name, "offsets[0] has to be 0", f"offsets[0]={offsets._a[0]}", "")
         if offsets._a[-1] > n:
             raise KilnError(
-                name, f"offsets[-1] can not be greater than input's length {n}", f"offsets[-1]={offsets._a[-1]}", ""
+                name,
+                f"offsets[-1] can not be greater than input's length {n}",
+                f"offsets[-1]={offsets._a[-1]}",
+                "",
             )
     if include_last:
         offsets = offsets[:-1]
@@ -231,7 +267,12 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, 
             name, "per_sample_weights is only supported for mode='sum'", f"mode={mode!r}", ""
         )
     if per_sample_weights is not None and per_sample_weights.shape != input.shape:
-        raise KilnValueError(name, "per_sample_weights must have the shape of input", describe(per_sample_weights), "")
+        raise KilnValueError(
+            name,
+            "per_sample_weights must have the shape of input",
+            describe(per_sample_weights),
+            "",
+        )
     index, bag, bags = _bags(name, input, offsets, include_last_offset)
     padding_idx = _padding_row(name, padding_idx, weight.shape[0])
     if max_norm is not None:
@@ -271,18 +312,28 @@ def _bag_max(rows: Tensor, bag: Tensor, bags: Any, counted: Any) -> Tensor:
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """int64 zeros with a one at each index, in a new last dimension of `num_classes`."""
     if tensor.dtype is not dt.int64:
-        raise KilnError("one_hot", "only applicable to int64 index tensors", describe(tensor), "x.long()")
+        raise KilnError(
+            "one_hot", "only applicable to int64 index tensors", describe(tensor), "x.long()"
+        )
     if num_classes == -1 or isinstance(tensor._a, np.ndarray):
         a = tensor._host("one_hot")
         if a.size == 0 and num_classes <= 0:
-            raise KilnError("one_hot", "can't infer the number of classes of an empty tensor", describe(tensor), "")
+            raise KilnError(
+                "one_hot",
+                "can't infer the number of classes of an empty tensor",
+                describe(tensor),
+                "",
+            )
         if a.size and a.min() < 0:
             raise KilnError("one_hot", "class values must be non-negative", f"{a.min()}", "")
         if num_classes == -1:
             num_classes = int(a.max()) + 1
         elif a.size and a.max() >= num_classes:
             raise KilnError(
-                "one_hot", "class values must be smaller than num_classes", f"{a.max()} >= {num_classes}", ""
+                "one_hot",
+                "class values must be smaller than num_classes",
+                f"{a.max()} >= {num_classes}",
+                "",
             )
     classes = FUNCTIONS["arange"](num_classes)
     return (tensor.unsqueeze(-1) == classes).to(dt.int64)
@@ -293,21 +344,41 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 _ATTENTION = "scaled_dot_product_attention"
 
 
-def _attention_infer(query: Any, key: Any, value: Any, attn_mask: Any, is_causal: bool, scale: float) -> tuple:
+def _attention_infer(
+    query: Any, key: Any, value: Any, attn_mask: Any, is_causal: bool, scale: float
+) -> tuple:
     given = f"query={describe(query)}, key={describe(key)}, value={describe(value)}"
     if any(len(x.shape) < 2 for x in (query, key, value)):
-        raise KilnError(_ATTENTION, "Expected query, key, and value to all be at least 2 dimensional", given, "(…, length, features)")
+        raise KilnError(
+            _ATTENTION,
+            "Expected query, key, and value to all be at least 2 dimensional",
+            given,
+            "(…, length, features)",
+        )
     if not query.dtype is key.dtype is value.dtype:
-        raise KilnError(_ATTENTION, "Expected query, key, and value to have the same dtype", given, "convert them")
+        raise KilnError(
+            _ATTENTION,
+            "Expected query, key, and value to have the same dtype",
+            given,
+            "convert them",
+        )
     floating(_ATTENTION, query)
     if query.shape[-1] != key.shape[-1]:
-        raise KilnError(_ATTENTION, "query and key must have the same number of features", given, "")
+        raise KilnError(
+            _ATTENTION, "query and key must have the same number of features", given, ""
+        )
     if key.shape[-2] != value.shape[-2]:
         raise KilnError(_ATTENTION, "key and value must have the same length", given, "")
     if attn_mask is not None:
         if is_causal:
-            raise KilnError(_ATTENTION, "Explicit attn_mask should not be set when is_causal=True", given, "")
-        if attn_mask.dtype is not dt.bool_ and attn_mask.dtype is not query.dtype and attn_mask.dtype is not dt.float32:
+            raise KilnError(
+                _ATTENTION, "Explicit attn_mask should not be set when is_causal=True", given, ""
+            )
+        if (
+            attn_mask.dtype is not dt.bool_
+            and attn_mask.dtype is not query.dtype
+            and attn_mask.dtype is not dt.float32
+        ):
             raise KilnError(
                 _ATTENTION, "Expected attn_mask dtype to be bool or float or to match query dtype",
                 f"{given}, attn_mask={describe(attn_mask)}", "",
@@ -340,13 +411,22 @@ def _masked_softmax(s: Tensor, can_be_empty: bool) -> Tensor:
     return p
 
 
-def _attention_body(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any, is_causal: bool, scale: float) -> Tensor:
+def _attention_body(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Any, is_causal: bool, scale: float
+) -> Tensor:
     s = _scores(widen(query), widen(key), attn_mask, is_causal, scale)
     return (_masked_softmax(s, attn_mask is not None) @ widen(value)).to(query.dtype)
 
 
 def _attention_rule(
-    g: Tensor, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any, is_causal: bool, scale: float, needs: tuple
+    g: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Any,
+    is_causal: bool,
+    scale: float,
+    needs: tuple,
 ) -> tuple:
     q, k, v, g = (widen(x) for x in (query, key, value, g))
     p = _masked_softmax(_scores(q, k, attn_mask, is_causal, scale), attn_mask is not None)
@@ -379,7 +459,9 @@ def _attention_samples() -> Any:
     yield Sample((q, k, v, np.zeros((3, 5), bool)), grad=False)
     yield Sample((q, k, v), {"is_causal": True})
     yield Sample((q, k, v), {"scale": 0.3})
-    yield Sample((draw(r, (2, 4, 3, 4)), draw(r, (2, 2, 5, 4)), draw(r, (2, 2, 5, 6))), {"enable_gqa": True})
+    yield Sample(
+        (draw(r, (2, 4, 3, 4)), draw(r, (2, 2, 5, 4)), draw(r, (2, 2, 5, 6))), {"enable_gqa": True}
+    )
     yield Sample((q, k, v, r.random((3, 5)) > 0.3), {"is_causal": True}, error=RuntimeError)
     yield Sample((q[0, 0], k, v), error=RuntimeError)
     yield Sample((q, k.astype(np.float32), v), error=RuntimeError)
@@ -393,14 +475,23 @@ def _attention_samples() -> Any:
     grad={("query", "key", "value", "attn_mask"): _attention_rule},
 )  # fmt: skip
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    is_causal: bool,
+    scale: float,
 ) -> Tensor:
     """softmax(query @ key^T * scale, masked) @ value."""
     s = np.matmul(query * query.dtype.type(scale), _swap(key))
     if is_causal:
         attn_mask = np.arange(query.shape[-2])[:, None] >= np.arange(key.shape[-2])  # type: ignore[assignment]
     if attn_mask is not None:
-        s = np.where(attn_mask, s, s.dtype.type(-np.inf)) if attn_mask.dtype == bool else s + attn_mask
+        s = (
+            np.where(attn_mask, s, s.dtype.type(-np.inf))
+            if attn_mask.dtype == bool
+            else s + attn_mask
+        )
     top = np.maximum.reduce(s, axis=-1, keepdims=True, initial=-np.inf)
     s = np.exp(s - np.where(top == -np.inf, s.dtype.type(0), top))
     total = np.add.reduce(s, axis=-1, keepdims=True)

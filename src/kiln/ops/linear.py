@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import dtypes as dt
 from ..errors import KilnError, describe
 from ..shape import Size, numel
-from ..tensor import Tensor
+from ..tensor import Tensor, wrap
 from .registry import FUNCTIONS, Sample, composition, op
 from .samples import draw, rng, strided
 
@@ -18,7 +17,9 @@ from .samples import draw, rng, strided
 
 def _linear_infer(input: Any, weight: Any, bias: Any = None) -> tuple:
     xs, ws = input.shape, weight.shape
-    given = f"input={describe(input)}, weight={describe(weight)}" + ("" if bias is None else f", bias={describe(bias)}")
+    given = f"input={describe(input)}, weight={describe(weight)}" + (
+        "" if bias is None else f", bias={describe(bias)}"
+    )
     if len(ws) not in (1, 2) or len(xs) == 0:
         raise KilnError("linear", "weight must be (out, in) or (in,) and input (*, in)", given, "")
     if xs[-1] != ws[-1]:
@@ -27,7 +28,12 @@ def _linear_infer(input: Any, weight: Any, bias: Any = None) -> tuple:
             "the last size of input must equal the last size of weight",
         )  # fmt: skip
     if any(x is not None and x.dtype is not input.dtype for x in (weight, bias)):
-        raise KilnError("linear", "input, weight and bias must have the same dtype", given, "convert one of them")
+        raise KilnError(
+            "linear",
+            "input, weight and bias must have the same dtype",
+            given,
+            "convert one of them",
+        )
     out = (*xs[:-1], *ws[:-1])
     if bias is not None and tuple(bias.shape) not in ((), (1,), tuple(ws[:-1])):
         raise KilnError("linear", "bias must be (out,)", given, "one bias for each output feature")
@@ -49,7 +55,11 @@ def _linear_rule(g: Tensor, input: Tensor, weight: Tensor, bias: Any, needs: tup
     if needs[1]:
         gw = (_rows(g).transpose(0, 1) @ _rows(input)).reshape(weight.shape)
     if needs[2]:
-        gb = _rows(g).sum(0) if len(bias.shape) and bias.shape[0] == g.shape[-1] else g.sum().reshape(bias.shape)
+        gb = (
+            _rows(g).sum(0)
+            if len(bias.shape) and bias.shape[0] == g.shape[-1]
+            else g.sum().reshape(bias.shape)
+        )
         gb = gb.reshape(bias.shape)
     return gx, gw, gb
 
@@ -79,7 +89,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if d != weight.dtype or (bias is not None and bias.dtype != d):
         raise TypeError  # the shape rule tells why
     if d.kind == "V" or d == np.float16:
-        out = linear.op.reference(*(None if x is None else x.astype(np.float32) for x in (input, weight, bias)))
+        out = linear.op.reference(
+            *(None if x is None else x.astype(np.float32) for x in (input, weight, bias))
+        )
         return out.astype(d)
     if input.ndim > 2 and weight.ndim == 2:
         x = input.reshape(-1, input.shape[-1]) if input.size else input
@@ -108,7 +120,9 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
             "bilinear", "weight must be (out, in1, in2)",
             f"{describe(input1)}, {describe(input2)}, weight={describe(weight)}", "",
         )  # fmt: skip
-    left = input1 @ weight.transpose(0, 1).reshape(weight.shape[1], weight.shape[0] * weight.shape[2])
+    left = input1 @ weight.transpose(0, 1).reshape(
+        weight.shape[1], weight.shape[0] * weight.shape[2]
+    )
     left = left.reshape(*input1.shape[:-1], weight.shape[0], weight.shape[2])
     out = (left * input2.unsqueeze(-2)).sum(-1)
     return out if bias is None else out + bias
@@ -120,7 +134,9 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
 @composition(namespace="F", samples=lambda: iter([
     Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (3, 4)), 1.0, 0)), Sample((draw(rng(), (5,)), 2, 0)),
 ]))  # fmt: skip
-def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
+def normalize(
+    input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None
+) -> Tensor:
     """input divided by its p-norm along dim, which counts as at least eps."""
     r = input / input.norm(p, dim, True).clamp_min(eps).expand_as(input)
     return r if out is None else out.copy_(r)
@@ -145,6 +161,21 @@ FUNCTIONS["nn.functional.cosine_similarity"] = cosine_similarity
     Sample((draw(rng(), (3, 4)), draw(rng(1), (3, 4)))), Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), 1.0)),
     Sample((draw(rng(), (4,)), draw(rng(1), (4,)), 2.0, 1e-6, True)),
 ]))  # fmt: skip
-def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+def pairwise_distance(
+    x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
     """The p-norm of x1 - x2 + eps along the last dimension."""
     return (x1 - x2 + eps).norm(p, -1, keepdim)
+
+
+@composition(namespace="F", samples=lambda: iter([
+    Sample((draw(rng(), (4, 3)),)), Sample((draw(rng(), (4, 3)), 1.0)), Sample((draw(rng(), (3,)),), error=RuntimeError),
+]))  # fmt: skip
+def pdist(input: Tensor, p: float = 2.0) -> Tensor:
+    """The p-norm distance of every pair of rows i < j of (n, m), row by row."""
+    if input.ndim != 2:
+        raise KilnError(
+            "pdist", "pdist only supports 2D tensors", describe(input), "(points, coordinates)"
+        )
+    i, j = (wrap(x) for x in np.triu_indices(input.shape[0], 1))
+    return (input.index_select(0, i) - input.index_select(0, j)).norm(p, -1)

@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import dtypes as dt
-from ..errors import KilnError, KilnIndexError, KilnValueError, describe
-from ..shape import Size
+from ..errors import KilnError, KilnValueError, describe
 from ..tensor import Tensor
-from .linear import pairwise_distance
 from .elementwise import where_op
+from .linear import pairwise_distance
 from .registry import FUNCTIONS, Sample, composition, op
-from .rules import by_body
 from .samples import draw, rng
 
 # ---------------------------------------------------------------- reductions
@@ -79,7 +76,9 @@ def _weighted(loss: Tensor, weight: Any, reduction: str, name: str) -> Tensor:
     if weight is None:
         return reduced(loss, reduction)
     if tuple(weight.shape) != tuple(loss.shape):
-        raise KilnValueError(name, "Weights and input must have the same size.", describe(weight), "")
+        raise KilnValueError(
+            name, "Weights and input must have the same size.", describe(weight), ""
+        )
     loss = loss * weight
     return loss.sum() / weight.sum() if reduction == "mean" else reduced(loss, reduction)
 
@@ -107,7 +106,9 @@ def smooth_l1_loss(input: Tensor, target: Tensor, size_average: bool | None = No
                    reduction: str = "mean", beta: float = 1.0) -> Tensor:  # fmt: skip
     """d ** 2 / (2 beta) where d = |input - target| is below beta, d - beta / 2 elsewhere, reduced."""
     if beta < 0:
-        raise KilnError("smooth_l1_loss", "smooth_l1_loss does not support negative values for beta.", beta, "")
+        raise KilnError(
+            "smooth_l1_loss", "smooth_l1_loss does not support negative values for beta.", beta, ""
+        )
     reduction = resolve_reduction("smooth_l1_loss", size_average, reduce, reduction)
     input, target = _pair("smooth_l1_loss", input, target)
     d = (input - target).abs()
@@ -121,7 +122,9 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
                weight: Tensor | None = None) -> Tensor:  # fmt: skip
     """d ** 2 / 2 where d = |input - target| is below delta, delta * (d - delta / 2) elsewhere, reduced."""
     if delta <= 0:
-        raise KilnError("huber_loss", "huber_loss does not support non-positive values for delta.", delta, "")
+        raise KilnError(
+            "huber_loss", "huber_loss does not support non-positive values for delta.", delta, ""
+        )
     reduction = resolve_reduction("huber_loss", None, None, reduction)
     input, target = _pair("huber_loss", input, target)
     d = (input - target).abs()
@@ -145,7 +148,9 @@ def _binary_samples(low: float, high: float, *extra: str) -> Any:
         r = rng(42)
         for shape in ((3, 4), (), (5,)):
             for reduction in ("mean", "sum", "none"):
-                yield Sample((draw(r, shape, low, high), draw(r, shape, 0, 1)), {"reduction": reduction})
+                yield Sample(
+                    (draw(r, shape, low, high), draw(r, shape, 0, 1)), {"reduction": reduction}
+                )
         x, y = draw(r, (3, 4), low, high), draw(r, (3, 4), 0, 1)
         for what in extra:
             yield Sample((x, y), {what: draw(r, (4,), 0.5, 2)})
@@ -275,7 +280,13 @@ def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None, redu
 def _poisson_samples() -> Any:
     r = rng(44)
     x, y = draw(r, (3, 4), 0.1, 2), draw(r, (3, 4), 0, 4)
-    for kw in ({}, {"log_input": False}, {"full": True}, {"reduction": "none"}, {"reduction": "sum", "log_input": False, "eps": 0.1}):
+    for kw in (
+        {},
+        {"log_input": False},
+        {"full": True},
+        {"reduction": "none"},
+        {"reduction": "sum", "log_input": False, "eps": 0.1},
+    ):
         yield Sample((x, y), kw)
 
 
@@ -318,7 +329,9 @@ def gaussian_nll_loss(input: Tensor, target: Tensor, var: Any, full: bool = Fals
         if tuple(input.shape[:-1]) == tuple(var.shape):
             var = var.unsqueeze(-1)
         elif not (tuple(input.shape[:-1]) == tuple(var.shape[:-1]) and var.shape[-1] == 1):
-            raise KilnValueError(name, "var is of incorrect size", f"{describe(var)} for {describe(input)}", "")
+            raise KilnValueError(
+                name, "var is of incorrect size", f"{describe(var)} for {describe(input)}", ""
+            )
     reduction = resolve_reduction(name, None, None, reduction)
     var = var + (var.detach().clamp(min=eps) - var.detach())
     loss = 0.5 * (var.log() + (input - target) ** 2 / var)
@@ -388,7 +401,9 @@ def cosine_embedding_loss(input1: Tensor, input2: Tensor, target: Tensor, margin
     dot = (input1 * input2).sum(-1)
     norms = ((input1 * input1).sum(-1) + eps) * ((input2 * input2).sum(-1) + eps)
     cos = dot / norms.sqrt()
-    loss = where_op(target == 1, 1 - cos, 0) + where_op(target == -1, (cos - margin).clamp(min=0), 0)
+    loss = where_op(target == 1, 1 - cos, 0) + where_op(
+        target == -1, (cos - margin).clamp(min=0), 0
+    )
     return reduced(loss, reduction)
 
 
@@ -409,10 +424,26 @@ def triplet_margin_loss(anchor: Tensor, positive: Tensor, negative: Tensor, marg
     reduction = resolve_reduction(name, size_average, reduce, reduction)
     if margin <= 0:
         raise KilnValueError(name, f"margin must be greater than 0, got {margin}", margin, "")
-    return _triplet(lambda x, y: pairwise_distance(x, y, p, eps), anchor, positive, negative, margin, swap, reduction)
+    return _triplet(
+        lambda x, y: pairwise_distance(x, y, p, eps),
+        anchor,
+        positive,
+        negative,
+        margin,
+        swap,
+        reduction,
+    )
 
 
-def _triplet(distance: Any, anchor: Any, positive: Any, negative: Any, margin: float, swap: bool, reduction: str) -> Tensor:
+def _triplet(
+    distance: Any,
+    anchor: Any,
+    positive: Any,
+    negative: Any,
+    margin: float,
+    swap: bool,
+    reduction: str,
+) -> Tensor:
     near, far = distance(anchor, positive), distance(anchor, negative)
     if swap:
         far = FUNCTIONS["minimum"](far, distance(positive, negative))
@@ -427,7 +458,9 @@ def triplet_margin_with_distance_loss(anchor: Tensor, positive: Tensor, negative
     if margin <= 0:
         raise KilnValueError(name, f"margin must be greater than 0, got {margin}", margin, "")
     reduction = resolve_reduction(name, None, None, reduction)
-    return _triplet(distance_function or pairwise_distance, anchor, positive, negative, margin, swap, reduction)
+    return _triplet(
+        distance_function or pairwise_distance, anchor, positive, negative, margin, swap, reduction
+    )
 
 
 @composition(namespace="F", samples=lambda: iter([

@@ -29,7 +29,9 @@ def _diagonal_size(rows: int, columns: int, offset: int) -> int:
 def _two_dims(name: str, dim1: int, dim2: int, n: int) -> tuple[int, int]:
     a, b = norm_dim(dim1, n, name), norm_dim(dim2, n, name)
     if a == b:
-        raise KilnError(name, f"diagonal dimensions cannot be identical {dim1}, {dim2}", f"{n} dimensions", "")
+        raise KilnError(
+            name, f"diagonal dimensions cannot be identical {dim1}, {dim2}", f"{n} dimensions", ""
+        )
     return a, b
 
 
@@ -48,7 +50,9 @@ def _diagonal_body(input: Tensor, offset: int, dim1: int, dim2: int) -> Tensor:
     k = _diagonal_size(rows, columns, offset)
     start = offset if offset >= 0 else -offset * columns
     flat = x.reshape((*lead, rows * columns))
-    return flat[..., start : start + (k - 1) * (columns + 1) + 1 : columns + 1] if k else flat[..., :0]
+    return (
+        flat[..., start : start + (k - 1) * (columns + 1) + 1 : columns + 1] if k else flat[..., :0]
+    )
 
 
 def _diagonal_grad(g: Tensor, shape: Any, offset: int, dim1: int, dim2: int) -> Tensor:
@@ -133,7 +137,12 @@ def diag(input: Tensor, diagonal: int = 0, *, out: Tensor | None = None) -> Tens
     """The matrix with a vector on its diagonal, or the diagonal of a matrix as a vector."""
     n = len(input.shape)
     if n not in (1, 2):
-        raise KilnError("diag", f"supports 1D or 2D tensors, got {n}D", describe(input), "use diagonal or diag_embed")
+        raise KilnError(
+            "diag",
+            f"supports 1D or 2D tensors, got {n}D",
+            describe(input),
+            "use diagonal or diag_embed",
+        )
     r = diag_embed(input, diagonal) if n == 1 else diagonal_copy(input, diagonal)
     return r if out is None else out.copy_(r)
 
@@ -167,7 +176,12 @@ FUNCTIONS["linalg.diagonal"] = _diagonal_of
 def trace(input: Tensor) -> Tensor:
     """The sum of a matrix's diagonal."""
     if len(input.shape) != 2:
-        raise KilnError("trace", f"expected a matrix, but got tensor with dim {len(input.shape)}", describe(input), "")
+        raise KilnError(
+            "trace",
+            f"expected a matrix, but got tensor with dim {len(input.shape)}",
+            describe(input),
+            "",
+        )
     return sum_op(diagonal(input), None, False)
 
 
@@ -176,7 +190,9 @@ def trace(input: Tensor) -> Tensor:
 
 def _triangle_infer(input: Any, diagonal: int = 0) -> tuple:
     if len(input.shape) < 2:
-        raise KilnError("tril", "input tensor must have at least 2 dimensions", describe(input), "unsqueeze it")
+        raise KilnError(
+            "tril", "input tensor must have at least 2 dimensions", describe(input), "unsqueeze it"
+        )
     return input.shape, input.dtype
 
 
@@ -217,12 +233,16 @@ def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     return np.triu(input, diagonal)
 
 
-def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = dt.int64, device: Any = None) -> Tensor:
+def tril_indices(
+    row: int, col: int, offset: int = 0, *, dtype: Any = dt.int64, device: Any = None
+) -> Tensor:
     """Rows and columns, as a 2 x n tensor, of a matrix's lower triangle."""
     return wrap(np.stack(np.tril_indices(row, offset, col)).astype(dt.as_dtype(dtype).np))
 
 
-def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = dt.int64, device: Any = None) -> Tensor:
+def triu_indices(
+    row: int, col: int, offset: int = 0, *, dtype: Any = dt.int64, device: Any = None
+) -> Tensor:
     """Rows and columns, as a 2 x n tensor, of a matrix's upper triangle."""
     return wrap(np.stack(np.triu_indices(row, offset, col)).astype(dt.as_dtype(dtype).np))
 

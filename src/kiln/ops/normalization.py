@@ -1,4 +1,4 @@
-"""Normalization by mean and variance: of features (layer), groups, instances and batches."""
+"""Normalization of features (layer norm, RMS norm) and of groups of channels, and its one gradient."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..autograd.modes import no_grad
-from ..errors import KilnError, KilnIndexError, KilnValueError, describe
+from ..errors import KilnError, KilnIndexError, describe
 from ..shape import Size, index_int, numel
 from ..tensor import Tensor
 from .activation import floating, widen
@@ -26,7 +25,7 @@ from .samples import draw, rng, strided
 # passes over the input and saves the memory, and compiled programs share them with the forward pass.
 
 
-def _moments(x: np.ndarray, dims: tuple) -> tuple[np.ndarray, np.ndarray]:
+def moments(x: np.ndarray, dims: tuple) -> tuple[np.ndarray, np.ndarray]:
     """x less its mean over dims, and its variance."""
     n = math.prod(x.shape[d] for d in dims)
     scale = x.dtype.type(1 / n) if n else x.dtype.type(np.nan)
@@ -34,13 +33,13 @@ def _moments(x: np.ndarray, dims: tuple) -> tuple[np.ndarray, np.ndarray]:
     return centered, np.add.reduce(np.square(centered), axis=dims, keepdims=True) * scale
 
 
-def _standardize(x: np.ndarray, dims: tuple, eps: float) -> np.ndarray:
-    centered, var = _moments(x, dims)
+def standardize(x: np.ndarray, dims: tuple, eps: float) -> np.ndarray:
+    centered, var = moments(x, dims)
     centered *= 1 / np.sqrt(var + x.dtype.type(eps))
     return centered
 
 
-def _standardize_body(x: Tensor, dims: tuple, eps: float) -> Tensor:
+def standardize_body(x: Tensor, dims: tuple, eps: float) -> Tensor:
     centered = x - x.mean(dims, True)
     return centered * ((centered * centered).mean(dims, True) + eps).rsqrt()
 
@@ -65,7 +64,7 @@ def norm_grad(grad: Tensor, input: Tensor, dims: tuple, eps: float) -> Tensor:
     """The gradient of (input - mean) / sqrt(var + eps) over dims."""
     n = math.prod(input.shape[d] for d in dims)
     scale = input.dtype.type(1 / n) if n else input.dtype.type(0)
-    xhat, var = _moments(input, dims)
+    xhat, var = moments(input, dims)
     rstd = 1 / np.sqrt(var + input.dtype.type(eps))
     xhat *= rstd
     inner = np.add.reduce(grad * xhat, axis=dims, keepdims=True) * scale
@@ -76,7 +75,7 @@ def norm_grad(grad: Tensor, input: Tensor, dims: tuple, eps: float) -> Tensor:
     return out
 
 
-def _affine(x: Any, weight: Any, bias: Any) -> Any:
+def affine(x: Any, weight: Any, bias: Any) -> Any:
     """x * weight + bias in x's own memory, where they are given."""
     if weight is not None:
         x *= weight
@@ -85,7 +84,7 @@ def _affine(x: Any, weight: Any, bias: Any) -> Any:
     return x
 
 
-def _affine_body(x: Tensor, weight: Any, bias: Any, dtype: dt.dtype) -> Tensor:
+def affine_body(x: Tensor, weight: Any, bias: Any, dtype: dt.dtype) -> Tensor:
     if weight is not None:
         x = x * widen(weight)
     if bias is not None:
@@ -93,15 +92,18 @@ def _affine_body(x: Tensor, weight: Any, bias: Any, dtype: dt.dtype) -> Tensor:
     return x.to(dtype)
 
 
-def _check_affine(name: str, input: Any, shape: tuple, **vectors: Any) -> None:
+def check_affine(name: str, input: Any, shape: tuple, **vectors: Any) -> None:
     for what, v in vectors.items():
         if v is not None and tuple(v.shape) != shape:
             raise KilnError(
-                name, f"Expected {what} to be of size {list(shape)}", f"{what}={describe(v)} for {describe(input)}", ""
+                name,
+                f"Expected {what} to be of size {list(shape)}",
+                f"{what}={describe(v)} for {describe(input)}",
+                "",
             )
 
 
-def _mixed(name: str, input: Any, *others: Any) -> None:
+def mixed(name: str, input: Any, *others: Any) -> None:
     for x in others:
         if x is not None and x.dtype is not input.dtype:
             raise KilnError(
@@ -119,32 +121,42 @@ def _last(input: Any, shape: tuple) -> tuple[int, ...]:
 
 
 def _layer_infer(name: str) -> Any:
-    def infer(input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = None) -> tuple:
+    def infer(
+        input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = None
+    ) -> tuple:
         floating(name, input)
         shape = tuple(normalized_shape)
         if not shape:
-            raise KilnError(name, "Expected normalized_shape to be at least 1-dimensional", repr(shape), "")
+            raise KilnError(
+                name, "Expected normalized_shape to be at least 1-dimensional", repr(shape), ""
+            )
         if tuple(input.shape[-len(shape) :]) != shape:
             raise KilnError(
                 name, f"Given normalized_shape={list(shape)}, expected input with shape [*, "
                 f"{', '.join(map(str, shape))}]", describe(input), "the last sizes of the input",
             )  # fmt: skip
-        _check_affine(name, input, shape, weight=weight, bias=bias)
-        _mixed(name, input, weight, bias)
+        check_affine(name, input, shape, weight=weight, bias=bias)
+        mixed(name, input, weight, bias)
         return Size(input.shape), input.dtype
 
     return infer
 
 
 def _layer_rule(
-    g: Tensor, input: Tensor, normalized_shape: tuple, weight: Any, bias: Any, eps: float, needs: tuple
+    g: Tensor,
+    input: Tensor,
+    normalized_shape: tuple,
+    weight: Any,
+    bias: Any,
+    eps: float,
+    needs: tuple,
 ) -> tuple:
     dims = _last(input, normalized_shape)
     lead = tuple(range(input.ndim - len(dims)))
     gx = norm_grad(g if weight is None else g * weight, input, dims, eps) if needs[0] else None
     gw = None
     if needs[1]:
-        gw = g * _standardize_body(widen(input), dims, eps)
+        gw = g * standardize_body(widen(input), dims, eps)
         gw = gw.sum(lead) if lead else gw
     gb = (g.sum(lead) if lead else g) if needs[2] else None
     return gx, gw, gb
@@ -165,15 +177,19 @@ def _layer_samples() -> Any:
 @op(
     name="layer_norm", private=True, infer=_layer_infer("layer_norm"), samples=_layer_samples,
     grad={("input", "weight", "bias"): _layer_rule},
-    body=lambda input, normalized_shape, weight, bias, eps: _affine_body(
-        _standardize_body(widen(input), _last(input, normalized_shape), eps), weight, bias, input.dtype
+    body=lambda input, normalized_shape, weight, bias, eps: affine_body(
+        standardize_body(widen(input), _last(input, normalized_shape), eps), weight, bias, input.dtype
     ),
 )  # fmt: skip
 def layer_norm_op(
-    input: Tensor, normalized_shape: tuple, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    input: Tensor,
+    normalized_shape: tuple,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
 ) -> Tensor:
     """(input - mean) / sqrt(var + eps) * weight + bias over the last dimensions."""
-    return _affine(_standardize(input, _last(input, normalized_shape), eps), weight, bias)
+    return affine(standardize(input, _last(input, normalized_shape), eps), weight, bias)
 
 
 def _shape_tuple(shape: Any, name: str) -> tuple[int, ...]:
@@ -222,7 +238,9 @@ def rms_norm_grad(grad: Tensor, input: Tensor, dims: tuple, eps: float) -> Tenso
     return (grad - xhat) * rstd
 
 
-def _rms_rule(g: Tensor, input: Tensor, normalized_shape: tuple, weight: Any, eps: float, needs: tuple) -> tuple:
+def _rms_rule(
+    g: Tensor, input: Tensor, normalized_shape: tuple, weight: Any, eps: float, needs: tuple
+) -> tuple:
     dims = _last(input, normalized_shape)
     lead = tuple(range(input.ndim - len(dims)))
     gx = rms_norm_grad(g if weight is None else g * weight, input, dims, eps) if needs[0] else None
@@ -237,7 +255,7 @@ def _rms_rule(g: Tensor, input: Tensor, normalized_shape: tuple, weight: Any, ep
 def _rms_body(input: Tensor, normalized_shape: tuple, weight: Any, eps: float) -> Tensor:
     x = widen(input)
     x = x * ((x * x).mean(_last(input, normalized_shape), True) + eps).rsqrt()
-    return _affine_body(x, weight, None, input.dtype)
+    return affine_body(x, weight, None, input.dtype)
 
 
 def _rms_samples() -> Any:
@@ -254,9 +272,11 @@ def _rms_samples() -> Any:
     infer=lambda input, normalized_shape, weight, eps: _layer_infer("rms_norm")(input, normalized_shape, weight),
     grad={("input", "weight"): _rms_rule}, body=_rms_body,
 )  # fmt: skip
-def rms_norm_op(input: Tensor, normalized_shape: tuple, weight: Tensor | None, eps: float) -> Tensor:
+def rms_norm_op(
+    input: Tensor, normalized_shape: tuple, weight: Tensor | None, eps: float
+) -> Tensor:
     """input / sqrt(mean(input ** 2) + eps) * weight over the last dimensions."""
-    return _affine(input * _rms(input, _last(input, normalized_shape), eps), weight, None)
+    return affine(input * _rms(input, _last(input, normalized_shape), eps), weight, None)
 
 
 @composition(method=False, samples=_rms_samples)
@@ -275,7 +295,7 @@ def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | No
 # ---------------------------------------------------------------- groups and instances
 
 
-def _channels(v: Any, ndim: int) -> Any:
+def channels(v: Any, ndim: int) -> Any:
     """A vector along dimension 1 of `ndim` dimensions."""
     return v if v is None else v.reshape(-1, *(1,) * (ndim - 2))
 
@@ -285,43 +305,59 @@ def _grouped(x: Any, groups: int) -> Any:
     return x.reshape(x.shape[0], groups, numel(x.shape[1:]) // groups)
 
 
-def _group_infer(input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> tuple:
+def _group_infer(
+    input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> tuple:
     floating("group_norm", input)
     if len(input.shape) < 2:
-        raise KilnIndexError("group_norm", "Expected at least 2 dimensions for input", describe(input), "(N, C, *)")
+        raise KilnIndexError(
+            "group_norm", "Expected at least 2 dimensions for input", describe(input), "(N, C, *)"
+        )
     c = input.shape[1]
     if num_groups <= 0:
-        raise KilnError("group_norm", "Expected num groups to be greater than 0", f"num_groups={num_groups}", "")
+        raise KilnError(
+            "group_norm", "Expected num groups to be greater than 0", f"num_groups={num_groups}", ""
+        )
     if c % num_groups:
         raise KilnError(
             "group_norm", "Expected number of channels in input to be divisible by num_groups",
             f"input={describe(input)}, num_groups={num_groups}", "",
         )  # fmt: skip
-    _check_affine("group_norm", input, (c,), weight=weight, bias=bias)
-    _mixed("group_norm", input, weight, bias)
+    check_affine("group_norm", input, (c,), weight=weight, bias=bias)
+    mixed("group_norm", input, weight, bias)
     return Size(input.shape), input.dtype
 
 
-def _group_rule(g: Tensor, input: Tensor, num_groups: int, weight: Any, bias: Any, eps: float, needs: tuple) -> tuple:
+def _group_rule(
+    g: Tensor, input: Tensor, num_groups: int, weight: Any, bias: Any, eps: float, needs: tuple
+) -> tuple:
     gx = gw = None
     dims = (0, *range(2, input.ndim))
     if needs[0]:
-        h = g if weight is None else g * _channels(weight, input.ndim)
-        gx = norm_grad(_grouped(h, num_groups), _grouped(input, num_groups), (2,), eps).reshape(input.shape)
+        h = g if weight is None else g * channels(weight, input.ndim)
+        gx = norm_grad(_grouped(h, num_groups), _grouped(input, num_groups), (2,), eps).reshape(
+            input.shape
+        )
     if needs[1]:
-        xhat = _standardize_body(_grouped(widen(input), num_groups), (2,), eps).reshape(input.shape)
+        xhat = standardize_body(_grouped(widen(input), num_groups), (2,), eps).reshape(input.shape)
         gw = (g * xhat).sum(dims)
     return gx, gw, g.sum(dims) if needs[2] else None
 
 
 def _group_body(input: Tensor, num_groups: int, weight: Any, bias: Any, eps: float) -> Tensor:
-    x = _standardize_body(_grouped(widen(input), num_groups), (2,), eps).reshape(input.shape)
-    return _affine_body(x, _channels(weight, input.ndim), _channels(bias, input.ndim), input.dtype)
+    x = standardize_body(_grouped(widen(input), num_groups), (2,), eps).reshape(input.shape)
+    return affine_body(x, channels(weight, input.ndim), channels(bias, input.ndim), input.dtype)
 
 
 def _group_samples() -> Any:
     r = rng(33)
-    for xs, groups in (((2, 4), 2), ((2, 4, 3), 2), ((2, 6, 3, 2), 3), ((2, 3, 4), 1), ((2, 3, 4), 3)):
+    for xs, groups in (
+        ((2, 4), 2),
+        ((2, 4, 3), 2),
+        ((2, 6, 3, 2), 3),
+        ((2, 3, 4), 1),
+        ((2, 3, 4), 3),
+    ):
         yield Sample((draw(r, xs), groups))
         yield Sample((draw(r, xs), groups, draw(r, xs[1:2]), draw(r, xs[1:2]), 1e-3))
     yield Sample((draw(r, (2, 3, 4)), 2), error=RuntimeError)
@@ -334,11 +370,15 @@ def _group_samples() -> Any:
     grad={("input", "weight", "bias"): _group_rule},
 )  # fmt: skip
 def group_norm_op(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
 ) -> Tensor:
     """(input - mean) / sqrt(var + eps) over groups of channels, times weight plus bias for each channel."""
-    x = _standardize(_grouped(input, num_groups), (2,), eps).reshape(input.shape)
-    return _affine(x, _channels(weight, input.ndim), _channels(bias, input.ndim))
+    x = standardize(_grouped(input, num_groups), (2,), eps).reshape(input.shape)
+    return affine(x, channels(weight, input.ndim), channels(bias, input.ndim))
 
 
 @composition(method=False, samples=_group_samples)
@@ -351,224 +391,5 @@ def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = None, bia
     return group_norm_op(input, num_groups, weight, bias, eps)
 
 
-# ---------------------------------------------------------------- batches
-
-
-def _others(input: Any) -> tuple[int, ...]:
-    """Every dimension but the channels."""
-    return (0, *range(2, len(input.shape)))
-
-
-def _batch_infer(input: Any, weight: Any, bias: Any, eps: float) -> list:
-    floating("batch_norm", input)
-    c = input.shape[1]
-    _check_affine("batch_norm", input, (c,), weight=weight, bias=bias)
-    d = dt.float32 if input.dtype in (dt.float16, dt.bfloat16) else input.dtype
-    return [(Size(input.shape), input.dtype), (Size((c,)), d), (Size((c,)), d)]
-
-
-def _batch_rule(gs: Any, input: Tensor, weight: Any, bias: Any, eps: float, needs: tuple) -> tuple:
-    g, dims = gs[0], _others(input)
-    h = g if weight is None else g * _channels(weight, input.ndim)
-    gx = norm_grad(h, input, dims, eps) if needs[0] else None
-    gw = (g * _standardize_body(widen(input), dims, eps)).sum(dims) if needs[1] else None
-    return gx, gw, g.sum(dims) if needs[2] else None
-
-
-def _batch_body(input: Tensor, weight: Any, bias: Any, eps: float) -> tuple:
-    x, dims = widen(input), _others(input)
-    mean = x.mean(dims, True)
-    centered = x - mean
-    var = (centered * centered).mean(dims, True)
-    out = centered * (var + eps).rsqrt()
-    out = _affine_body(out, _channels(weight, x.ndim), _channels(bias, x.ndim), input.dtype)
-    return out, mean.reshape(x.shape[1]), var.reshape(x.shape[1])
-
-
-def _batch_op_samples() -> Any:
-    r = rng(34)
-    for xs in ((4, 3), (2, 3, 4), (2, 3, 4, 2)):
-        yield Sample((draw(r, xs), None, None, 1e-5))
-        yield Sample((draw(r, xs), draw(r, (3,)), draw(r, (3,)), 1e-3))
-
-
-@op(
-    private=True, infer=_batch_infer, samples=_batch_op_samples, body=_batch_body, exact=True,
-    nondiff_outputs=(1, 2), grad={("input", "weight", "bias"): _batch_rule},
-)  # fmt: skip
-def batch_norm_train(input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """input normalized by each channel's mean and variance over the batch; also these two."""
-    half = input.dtype if input.dtype in (dt.float16.np, dt.bfloat16.np) else None
-    x = input if half is None else input.astype(np.float32)
-    centered, var = _moments(x, _others(x))
-    mean = (x[(slice(0, 1), slice(None), *(slice(0, 1),) * (x.ndim - 2))] -
-            centered[(slice(0, 1), slice(None), *(slice(0, 1),) * (x.ndim - 2))]).reshape(-1)  # fmt: skip
-    centered *= 1 / np.sqrt(var + x.dtype.type(eps))
-    out = _affine(centered, _channels(weight, x.ndim), _channels(bias, x.ndim))
-    return (out if half is None else out.astype(half)), mean, var.reshape(-1)  # type: ignore[return-value]
-
-
-def _eval_infer(input: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> tuple:
-    floating("batch_norm", input)
-    _check_affine("batch_norm", input, (input.shape[1],), weight=weight, bias=bias)
-    return Size(input.shape), input.dtype
-
-
-def _eval_body(input: Tensor, mean: Tensor, var: Tensor, weight: Any, bias: Any, eps: float) -> Tensor:
-    scale = (widen(var) + eps).rsqrt()
-    if weight is not None:
-        scale = scale * widen(weight)
-    shift = -widen(mean) * scale
-    if bias is not None:
-        shift = shift + widen(bias)
-    return (widen(input) * _channels(scale, input.ndim) + _channels(shift, input.ndim)).to(input.dtype)
-
-
-def _eval_samples() -> Any:
-    r = rng(35)
-    for xs in ((4, 3), (2, 3, 4, 2), (0, 3)):
-        yield Sample((draw(r, xs), draw(r, (3,)), draw(r, (3,), 0.5, 2), draw(r, (3,)), draw(r, (3,)), 1e-3))
-        yield Sample((draw(r, xs), draw(r, (3,)), draw(r, (3,), 0.5, 2), None, None, 1e-5))
-
-
-@op(
-    private=True, infer=_eval_infer, samples=_eval_samples, body=_eval_body,
-    grad=by_body(_eval_body, "input", "mean", "var", "weight", "bias"),
-)  # fmt: skip
-def batch_norm_eval(
-    input: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
-    """input normalized by a given mean and variance for each channel."""
-    scale = 1 / np.sqrt(var + var.dtype.type(eps))
-    if weight is not None:
-        scale = scale * weight
-    shift = -mean * scale
-    if bias is not None:
-        shift = shift + bias
-    out = input * _channels(scale, input.ndim)
-    out += _channels(shift, input.ndim)
-    return out.astype(input.dtype, copy=False)
-
-
-def _check_batch(name: str, input: Any, **vectors: Any) -> None:
-    if input.ndim < 2:
-        raise KilnError(name, "Expected at least 2 dimensions for input", describe(input), "(N, C, *)")
-    for what, v in vectors.items():
-        if v is not None and tuple(v.shape) != (input.shape[1],):
-            raise KilnError(
-                name, f"{what} should contain {input.shape[1]} elements not {numel(v.shape)}", describe(v),
-                f"the input is {describe(input)}",
-            )  # fmt: skip
-
-
-def _update_running(running: Any, value: Tensor, momentum: float) -> None:
-    if running is not None:
-        with no_grad():
-            running.mul_(1 - momentum).add_(value.to(running.dtype), alpha=momentum)
-
-
-def _batch_samples() -> Any:
-    r = rng(36)
-    for xs in ((4, 3), (2, 3, 4), (2, 3, 4, 2)):
-        mean, var, w, b = draw(r, (3,)), draw(r, (3,), 0.5, 2), draw(r, (3,)), draw(r, (3,))
-        yield Sample((draw(r, xs), None, None), {"training": True})
-        yield Sample((draw(r, xs), None, None, w, b), {"training": True, "eps": 0.1})
-        yield Sample((draw(r, xs), mean, var, w, b))
-        yield Sample((draw(r, xs), mean, var))
-    yield Sample((draw(r, (1, 3)), None, None), {"training": True}, error=ValueError)
-    yield Sample((draw(r, (4, 3)), draw(r, (2,)), draw(r, (2,))), error=RuntimeError)
-    yield Sample((draw(r, (4, 3)), None, None), error=RuntimeError)
-
-
-@composition(namespace="F", samples=_batch_samples)
-def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
-               bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
-    """(input - mean) / sqrt(var + eps) * weight + bias for each channel of (N, C, *).
-
-    In training mean and variance are the batch's, and the running ones move towards them (the
-    variance unbiased) by `momentum`; otherwise they are the running ones. https://arxiv.org/abs/1502.03167
-    """
-    if training and numel(input.shape) == input.shape[1]:
-        raise KilnValueError(
-            "batch_norm", "Expected more than 1 value per channel when training", describe(input),
-            "use a larger batch, or eval()",
-        )  # fmt: skip
-    _check_batch("batch_norm", input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
-    if not training:
-        if running_mean is None or running_var is None:
-            raise KilnError(
-                "batch_norm", "running_mean and running_var must be defined in evaluation mode", "None",
-                "track running statistics, or pass training=True",
-            )  # fmt: skip
-        return batch_norm_eval(input, running_mean, running_var, weight, bias, eps)
-    out, mean, var = batch_norm_train(input, weight, bias, eps)
-    if running_mean is not None or running_var is not None:
-        n = numel(input.shape) // input.shape[1]
-        _update_running(running_mean, mean, momentum)
-        _update_running(running_var, var * (n / (n - 1)), momentum)
-    return out
-
-
-def _torch_batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
-                      running_var: Tensor | None, training: bool, momentum: float, eps: float,
-                      cudnn_enabled: bool = False) -> Tensor:  # fmt: skip
-    """`nn.functional.batch_norm` with the order of arguments that `torch.batch_norm` has."""
-    return batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-
-
-_torch_batch_norm.__name__ = "batch_norm"
-
-
-def _instance_samples() -> Any:
-    r = rng(37)
-    for xs in ((2, 3, 4), (2, 3, 4, 2)):
-        yield Sample((draw(r, xs),))
-        yield Sample((draw(r, xs), None, None, draw(r, (3,)), draw(r, (3,))), {"eps": 0.1})
-        yield Sample((draw(r, xs), draw(r, (3,)), draw(r, (3,), 0.5, 2), draw(r, (3,)), draw(r, (3,)), False))
-    yield Sample((draw(r, (2, 3, 1)),), error=ValueError)
-
-
-@composition(namespace="F", samples=_instance_samples)
-def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None,
-                  weight: Tensor | None = None, bias: Tensor | None = None, use_input_stats: bool = True,
-                  momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
-    """Each channel of each sample of (N, C, *) normalized by itself, then weight and bias by channel.
-
-    https://arxiv.org/abs/1607.08022
-    """
-    _check_batch("instance_norm", input, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
-    if not use_input_stats:
-        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    n = numel(input.shape[2:])
-    if n == 1:
-        raise KilnValueError("instance_norm", "Expected more than 1 spatial element when training", describe(input), "")
-    if running_mean is not None or running_var is not None:
-        with no_grad():
-            x = widen(input).reshape(input.shape[0], input.shape[1], n)
-            mean = x.mean(2)
-            var = ((x - mean.unsqueeze(2)) ** 2).sum(2) / (n - 1)
-        _update_running(running_mean, mean.mean(0), momentum)
-        _update_running(running_var, var.mean(0), momentum)
-    return group_norm_op(input, input.shape[1], weight, bias, eps)
-
-
-@composition(namespace="F", samples=lambda: iter([
-    Sample((draw(rng(), (2, 5, 4)), 3)), Sample((draw(rng(), (2, 4, 3, 2)), 2, 0.1, 0.5, 2.0)),
-    Sample((draw(rng(), (3,)), 2), error=ValueError),
-]))  # fmt: skip
-def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
-    """input / (k + alpha * mean of squares over `size` neighbouring channels) ** beta, for (N, C, *)."""
-    if input.ndim < 3:
-        raise KilnValueError("local_response_norm", "Expected 3D or higher dimensionality input", describe(input), "")
-    from .pooling import avg_pool
-
-    rest = numel(input.shape[2:])
-    square = (input * input).reshape(input.shape[0], input.shape[1], rest).transpose(1, 2)
-    square = FUNCTIONS["nn.functional.pad"](square, (size // 2, (size - 1) // 2))
-    mean = avg_pool(square, (size,), (1,), (0,), (0,), True, None).transpose(1, 2).reshape(input.shape)
-    return input / (mean * alpha + k) ** beta
-
-
-FUNCTIONS["batch_norm"] = _torch_batch_norm
 for _fn in (layer_norm, rms_norm, group_norm):
     FUNCTIONS[f"nn.functional.{_fn.__name__}"] = _fn

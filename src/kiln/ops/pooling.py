@@ -1,374 +1,24 @@
-"""Pooling: the largest or the mean of each window, of fixed and of adaptive size; unfold and fold."""
+"""Pooling: the largest or the mean of each window, of fixed and of adaptive size, and unpooling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError, KilnNotImplementedError, describe
-from ..shape import Size, numel
-from ..tensor import Tensor
-from ._windows import as_tuple, cropped, out_size, overlap_add, padded, sliding, span, taps
-from .activation import _mask_bits
-from .elementwise import where_op
-from .movement import pad_op, slice_op
-from .registry import FUNCTIONS, Sample, composition, op
+from ..errors import KilnError, describe
+from ..shape import index_int, numel
+from ..tensor import Tensor, wrap
+from ._windows import as_tuple, span
+from .activation import floating
+from .registry import FUNCTIONS, Sample, composition
 from .samples import draw, rng
+from .windows import avg_pool, distinct, max_pool
 
-# Note [Windows]
-# Every pooling op reads windows of an input padded by `padding` on both sides and by `extra` at the
-# end (what `ceil_mode` adds). In the loops of references a window's taps come one after another,
-# each as one strided slice: NumPy is quick at that. Bodies use `windows`, one strided view.
-
-
-def _windows_infer(input: Any, kernel: tuple, stride: tuple, dilation: tuple) -> tuple:
-    n = len(kernel)
-    sizes = input.shape[-n:]
-    out = (out_size(*a) for a in zip(sizes, kernel, stride, dilation, strict=True))
-    return Size((*input.shape[:-n], *out, *kernel)), input.dtype
-
-
-def _window_samples() -> Any:
-    r = rng(21)
-    yield Sample((draw(r, (2, 7)), (3,), (2,), (1,)))
-    yield Sample((draw(r, (2, 5, 6)), (2, 3), (1, 2), (2, 1)))
-    yield Sample((draw(r, (6, 5)), (2, 2), (2, 3), (1, 1)))
-    yield Sample((draw(r, (0, 5)), (2,), (1,), (1,)))
-
-
-@op(
-    private=True, family="movement", exact=True, check=False, infer=_windows_infer, samples=_window_samples,
-    grad={"input": lambda g, input, kernel, stride, dilation: windows_grad(
-        g, tuple(input.shape[-len(kernel):]), kernel, stride, dilation
-    )},
-)  # fmt: skip
-def windows(input: Tensor, kernel: tuple, stride: tuple, dilation: tuple) -> Tensor:
-    """The sliding windows over the last len(kernel) dimensions: (…, *size) to (…, *out, *kernel)."""
-    return sliding(input, kernel, stride, dilation)
-
-
-def _windows_grad_samples() -> Any:
-    r = rng(22)
-    yield Sample((draw(r, (2, 3, 3)), (7,), (3,), (2,), (1,)))
-    yield Sample((draw(r, (2, 3, 2, 2, 3)), (5, 6), (2, 3), (1, 2), (2, 1)))
-    yield Sample((draw(r, (0, 4, 2)), (5,), (2,), (1,), (1,)))
-
-
-@op(
-    private=True, family="movement", check=False, samples=_windows_grad_samples,
-    infer=lambda grad, input_size, kernel, stride, dilation: (
-        Size((*grad.shape[: -2 * len(kernel)], *input_size)), grad.dtype
-    ),
-    grad={"grad": lambda g, kernel, stride, dilation: windows(g, kernel, stride, dilation)},
-)  # fmt: skip
-def windows_grad(grad: Tensor, input_size: tuple, kernel: tuple, stride: tuple, dilation: tuple) -> Tensor:
-    """The transpose of `windows`: what lies in the windows added up, (…, *out, *kernel) to (…, *input_size)."""
-    return overlap_add(grad, input_size, kernel, stride, dilation)
-
-
-# ---------------------------------------------------------------- geometry in ops
-
-
-def _pad_around(x: Tensor, padding: tuple, extra: tuple, value: Any) -> Tensor:
-    if not any(padding) and not any(extra):
-        return x
-    lead = (0,) * (x.ndim - len(padding))
-    return pad_op(x, (*lead, *padding), (*lead, *(p + e for p, e in zip(padding, extra, strict=True))), value)
-
-
-def _crop(x: Tensor, padding: tuple, sizes: tuple) -> Tensor:
-    if tuple(x.shape[-len(sizes) :]) == tuple(sizes):
-        return x
-    lead = tuple(x.shape[: x.ndim - len(sizes)])
-    stop = (*lead, *(p + s for p, s in zip(padding, sizes, strict=True)))
-    return slice_op(x, (0,) * len(lead) + tuple(padding), stop, (1,) * x.ndim)
-
-
-def _padded_sizes(sizes: Sequence[Any], padding: tuple, extra: tuple) -> tuple:
-    return tuple(s + 2 * p + e for s, p, e in zip(sizes, padding, extra, strict=True))
-
-
-def _lowest(d: dt.dtype) -> Any:
-    return float("-inf") if d.is_floating_point else dt.iinfo(d).min
-
-
-# ---------------------------------------------------------------- max
-
-
-def _tap_dtype(kernel: tuple) -> dt.dtype:
-    return dt.uint8 if numel(kernel) <= 256 else dt.int32
-
-
-def _max_infer(input: Any, kernel: tuple, stride: tuple, padding: tuple, extra: tuple, dilation: tuple) -> list:
-    n = len(kernel)
-    if input.dtype.category in (dt.BOOL, dt.COMPLEX):
-        raise KilnNotImplementedError(
-            f"max_pool{n}d", f"not implemented for {input.dtype.name}", describe(input), "convert first: x.float()"
-        )
-    sizes = _padded_sizes(input.shape[-n:], padding, extra)
-    out = (out_size(*a) for a in zip(sizes, kernel, stride, dilation, strict=True))
-    shape = Size((*input.shape[:-n], *out))
-    return [(shape, input.dtype), (shape, _tap_dtype(kernel))]
-
-
-def _max_body(input: Tensor, kernel: tuple, stride: tuple, padding: tuple, extra: tuple, dilation: tuple) -> tuple:
-    x = _pad_around(input, padding, extra, _lowest(input.dtype))
-    w = windows(x, kernel, stride, dilation)
-    w = w.reshape(*w.shape[: w.ndim - len(kernel)], numel(kernel))
-    return w.amax(-1), w.argmax(-1).to(_tap_dtype(kernel))
-
-
-def _max_grad_body(
-    grad: Tensor, taps: Tensor, input_size: tuple, kernel: tuple, stride: tuple, padding: tuple, extra: tuple,
-    dilation: tuple,
-) -> Tensor:  # fmt: skip
-    at = FUNCTIONS["arange"](numel(kernel), dtype=taps.dtype)
-    spread = where_op(taps.unsqueeze(-1) == at, grad.unsqueeze(-1), 0)
-    spread = spread.reshape(*grad.shape, *kernel)
-    return _crop(
-        windows_grad(spread, _padded_sizes(input_size, padding, extra), kernel, stride, dilation), padding, input_size
-    )
-
-
-def _max_take_body(
-    input: Tensor, taps: Tensor, kernel: tuple, stride: tuple, padding: tuple, extra: tuple, dilation: tuple
-) -> Tensor:
-    w = windows(_pad_around(input, padding, extra, 0), kernel, stride, dilation)
-    w = w.reshape(*taps.shape, numel(kernel))
-    return w.gather(-1, taps.unsqueeze(-1).long()).squeeze(-1)
-
-
-def _pool_geometries() -> Any:
-    """(input, kernel, stride, padding, extra, dilation)."""
-    yield (2, 3, 8), (2,), (2,), (0,), (0,), (1,)
-    yield (2, 3, 8), (3,), (2,), (1,), (1,), (1,)
-    yield (2, 3, 6, 7), (2, 2), (2, 2), (0, 0), (0, 0), (1, 1)
-    yield (2, 3, 6, 8), (3, 2), (1, 3), (1, 0), (0, 1), (2, 1)
-    yield (1, 2, 4, 5, 4), (2, 3, 2), (2, 1, 2), (1, 1, 0), (0, 0, 0), (1, 1, 1)
-
-
-def _distinct(r: np.random.Generator, shape: tuple) -> np.ndarray:
-    """Values at least 0.01 apart, so that no step of a gradient check changes which is largest."""
-    n = int(np.prod(shape))
-    return (r.permutation(n) / 100.0 - n / 200).reshape(shape)
-
-
-def _max_samples() -> Any:
-    r = rng(23)
-    for xs, *rest in _pool_geometries():
-        yield Sample((_distinct(r, xs), *rest))
-
-
-def _out_of(xs: tuple, kernel: tuple, stride: tuple, padding: tuple, extra: tuple, dilation: tuple) -> tuple:
-    n = len(kernel)
-    sizes = _padded_sizes(xs[-n:], padding, extra)
-    return (*xs[:-n], *(out_size(*a) for a in zip(sizes, kernel, stride, dilation, strict=True)))
-
-
-def _max_grad_samples() -> Any:
-    r = rng(24)
-    for xs, kernel, *rest in _pool_geometries():
-        out = _out_of(xs, kernel, *rest)
-        taps_ = r.integers(0, numel(kernel), out).astype(np.uint8)
-        yield Sample((draw(r, out), taps_, xs[2:], kernel, *rest))
-
-
-def _max_take_samples() -> Any:
-    r = rng(25)
-    for xs, kernel, *rest in _pool_geometries():
-        taps_ = r.integers(0, numel(kernel), _out_of(xs, kernel, *rest)).astype(np.uint8)
-        yield Sample((draw(r, xs), taps_, kernel, *rest))
-
-
-@op(
-    private=True, infer=_max_infer, body=_max_body, samples=_max_samples, nondiff_outputs=(1,),
-    grad={"input": lambda gs, outs, input, kernel, stride, padding, extra, dilation: max_pool_grad(
-        gs[0], outs[1], tuple(input.shape[-len(kernel):]), kernel, stride, padding, extra, dilation
-    )},
-)  # fmt: skip
-def max_pool(input: Tensor, kernel: tuple, stride: tuple, padding: tuple, extra: tuple, dilation: tuple) -> Tensor:
-    """The largest value of each window, and which tap of the window it is (the first one at ties)."""
-    lowest = -np.inf if input.dtype.kind == "f" else np.iinfo(input.dtype).min
-    x = padded(input, padding, lowest, extra)
-    out = tuple(out_size(*a) for a in zip(x.shape[-len(kernel) :], kernel, stride, dilation, strict=True))
-    values = first = None
-    index = _tap_dtype(kernel).np.type
-    for i, where in enumerate(taps(out, kernel, stride, dilation)):
-        v = x[(..., *where)]
-        if values is None or first is None:
-            values, first = v.copy(), np.zeros(v.shape, index)
-        else:
-            better = np.greater(v, values)
-            np.maximum(first, better * index(i), out=first)  # i grows: where v is not better, first stays
-            np.maximum(values, v, out=values)
-    return values, first  # type: ignore[return-value]
-
-
-@op(
-    private=True, check=False, body=_max_grad_body, samples=_max_grad_samples,
-    infer=lambda grad, taps, input_size, kernel, stride, padding, extra, dilation: (
-        Size((*grad.shape[: -len(kernel)], *input_size)), grad.dtype
-    ),
-    grad={"grad": lambda g, taps, kernel, stride, padding, extra, dilation: max_pool_take(
-        g, taps, kernel, stride, padding, extra, dilation
-    )},
-)  # fmt: skip
-def max_pool_grad(
-    grad: Tensor, taps: Tensor, input_size: tuple, kernel: tuple, stride: tuple, padding: tuple, extra: tuple,
-    dilation: tuple,
-) -> Tensor:  # fmt: skip
-    """Each window's gradient at the tap that was largest."""
-    n = len(kernel)
-    x = np.zeros((*grad.shape[:-n], *_padded_sizes(input_size, padding, extra)), grad.dtype)
-    grad = np.ascontiguousarray(grad)
-    apart = all(s >= span(k, d) for s, k, d in zip(stride, kernel, dilation, strict=True))
-    for i, where in enumerate(_taps(grad.shape[-n:], kernel, stride, dilation)):
-        part = _mask_bits(grad, taps != i) if grad.ndim else grad * (taps == i)
-        if apart:
-            x[(..., *where)] = part
-        else:
-            x[(..., *where)] += part
-    return cropped(x, padding, input_size)
-
-
-_taps = taps  # the op's parameter has the name of the function
-
-
-@op(
-    private=True, check=False, body=_max_take_body, samples=_max_take_samples,
-    infer=lambda input, taps, kernel, stride, padding, extra, dilation: (Size(taps.shape), input.dtype),
-    grad={"input": lambda g, input, taps, kernel, stride, padding, extra, dilation: max_pool_grad(
-        g, taps, tuple(input.shape[-len(kernel):]), kernel, stride, padding, extra, dilation
-    )},
-)  # fmt: skip
-def max_pool_take(
-    input: Tensor, taps: Tensor, kernel: tuple, stride: tuple, padding: tuple, extra: tuple, dilation: tuple
-) -> Tensor:
-    """From each window of input the value at the given tap."""
-    x = padded(input, padding, 0, extra)
-    out = np.zeros(taps.shape, input.dtype)
-    for i, where in enumerate(_taps(taps.shape[-len(kernel) :], kernel, stride, dilation)):
-        np.copyto(out, x[(..., *where)], where=taps == i)
-    return out
-
-
-# ---------------------------------------------------------------- mean
-
-
-def _counts(size: Any, kernel: int, stride: int, padding: int, out: Any, include_pad: bool, arange: Any) -> Any:
-    """How many elements each window along one dimension counts; `arange` is NumPy's or Kiln's."""
-    start = arange(out) * stride - padding
-    stop = (start + kernel).clip(None, size + padding)
-    return stop - start if include_pad else stop.clip(None, size) - start.clip(0, None)
-
-
-def _divisor(
-    sizes: Sequence[Any], kernel: tuple, stride: tuple, padding: tuple, extra: tuple, include_pad: bool,
-    divisor: int | None, arange: Any,
-) -> Any:  # fmt: skip
-    """What the sums of windows are divided by: a number, or an array (*out)."""
-    if divisor is not None:
-        return divisor
-    if not any(extra) and (include_pad or not any(padding)):
-        return numel(kernel)
-    total: Any = None
-    n = len(kernel)
-    for i, (s, k, t, p, e) in enumerate(zip(sizes, kernel, stride, padding, extra, strict=True)):
-        out = out_size(s + 2 * p + e, k, t, 1)
-        c = _counts(s, k, t, p, out, include_pad, arange).reshape((out,) + (1,) * (n - 1 - i))
-        total = c if total is None else total * c
-    return total
-
-
-def _avg_infer(
-    input: Any, kernel: tuple, stride: tuple, padding: tuple, extra: tuple, include_pad: bool, divisor: int | None
-) -> tuple:
-    return Size(_out_of(tuple(input.shape), kernel, stride, padding, extra, (1,) * len(kernel))), input.dtype
-
-
-def _avg_body(
-    input: Tensor, kernel: tuple, stride: tuple, padding: tuple, extra: tuple, include_pad: bool, divisor: int | None
-) -> Tensor:
-    n = len(kernel)
-    w = windows(_pad_around(input, padding, extra, 0), kernel, stride, (1,) * n)
-    by = _divisor(input.shape[-n:], kernel, stride, padding, extra, include_pad, divisor, FUNCTIONS["arange"])
-    return w.sum(tuple(range(w.ndim - n, w.ndim))) / by
-
-
-def _avg_grad_body(
-    grad: Tensor, input_size: tuple, kernel: tuple, stride: tuple, padding: tuple, extra: tuple, include_pad: bool,
-    divisor: int | None,
-) -> Tensor:  # fmt: skip
-    n = len(kernel)
-    g = grad / _divisor(input_size, kernel, stride, padding, extra, include_pad, divisor, FUNCTIONS["arange"])
-    g = g.reshape(*grad.shape, *(1,) * n).expand(*grad.shape, *kernel)
-    return _crop(windows_grad(g, _padded_sizes(input_size, padding, extra), kernel, stride, (1,) * n), padding, input_size)
-
-
-def _avg_samples() -> Any:
-    r = rng(26)
-    for xs, kernel, stride, padding, extra, _ in _pool_geometries():
-        for include_pad, divisor in ((True, None), (False, None), (True, 5)):
-            yield Sample((draw(r, xs), kernel, stride, padding, extra, include_pad, divisor))
-
-
-def _avg_grad_samples() -> Any:
-    r = rng(27)
-    for xs, kernel, stride, padding, extra, _ in _pool_geometries():
-        out = _out_of(xs, kernel, stride, padding, extra, (1,) * len(kernel))
-        yield Sample((draw(r, out), xs[2:], kernel, stride, padding, extra, False, None))
-
-
-@op(
-    private=True, check=False, infer=_avg_infer, body=_avg_body, samples=_avg_samples,
-    grad={"input": lambda g, input, kernel, stride, padding, extra, include_pad, divisor: avg_pool_grad(
-        g, tuple(input.shape[-len(kernel):]), kernel, stride, padding, extra, include_pad, divisor
-    )},
-)  # fmt: skip
-def avg_pool(
-    input: Tensor, kernel: tuple, stride: tuple, padding: tuple, extra: tuple, include_pad: bool, divisor: int | None
-) -> Tensor:
-    """The sum of each window divided by its size (with or without padding) or by `divisor`."""
-    n = len(kernel)
-    x = padded(input, padding, 0, extra)
-    out = tuple(out_size(*a, 1) for a in zip(x.shape[-n:], kernel, stride, strict=True))
-    total = None
-    for where in taps(out, kernel, stride, (1,) * n):
-        v = x[(..., *where)]
-        total = v.copy() if total is None else np.add(total, v, out=total)
-    by = _divisor(input.shape[-n:], kernel, stride, padding, extra, include_pad, divisor, np.arange)
-    if total.dtype.kind in "iu":  # type: ignore[union-attr]
-        return np.trunc(total / by).astype(total.dtype)  # type: ignore[operator,union-attr]
-    return np.divide(total, by, out=total, dtype=total.dtype)  # type: ignore[arg-type,union-attr,return-value]
-
-
-@op(
-    private=True, check=False, body=_avg_grad_body, samples=_avg_grad_samples,
-    infer=lambda grad, input_size, kernel, stride, padding, extra, include_pad, divisor: (
-        Size((*grad.shape[: -len(kernel)], *input_size)), grad.dtype
-    ),
-    grad={"grad": lambda g, kernel, stride, padding, extra, include_pad, divisor: avg_pool(
-        g, kernel, stride, padding, extra, include_pad, divisor
-    )},
-)  # fmt: skip
-def avg_pool_grad(
-    grad: Tensor, input_size: tuple, kernel: tuple, stride: tuple, padding: tuple, extra: tuple, include_pad: bool,
-    divisor: int | None,
-) -> Tensor:  # fmt: skip
-    """Each window's gradient shared by its elements."""
-    n = len(kernel)
-    x = np.zeros((*grad.shape[:-n], *_padded_sizes(input_size, padding, extra)), grad.dtype)
-    by = _divisor(input_size, kernel, stride, padding, extra, include_pad, divisor, np.arange)
-    g = np.divide(grad, by, dtype=grad.dtype)
-    for where in taps(grad.shape[-n:], kernel, stride, (1,) * n):
-        x[(..., *where)] += g
-    return cropped(x, padding, input_size)
-
-
-# ---------------------------------------------------------------- what users call
+# ---------------------------------------------------------------- fixed windows
 
 
 def pool_input(name: str, x: Any, n: int) -> Any:
@@ -386,7 +36,14 @@ def pool_input(name: str, x: Any, n: int) -> Any:
 
 
 def _geometry(
-    name: str, x: Any, n: int, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+    name: str,
+    x: Any,
+    n: int,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
 ) -> tuple[tuple, tuple, tuple, tuple, tuple]:
     """(kernel, stride, padding, extra, dilation) as tuples, checked against the input."""
     pool_input(name, x, n)
@@ -422,7 +79,9 @@ def _geometry(
     return k, t, p, tuple(extra), d
 
 
-def _flat_indices(first: Tensor, size: tuple, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple) -> Tensor:
+def _flat_indices(
+    first: Tensor, size: tuple, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple
+) -> Tensor:
     """Positions in the flattened input from taps."""
     tap = first.long()
     arange = FUNCTIONS["arange"]
@@ -430,14 +89,23 @@ def _flat_indices(first: Tensor, size: tuple, kernel: tuple, stride: tuple, padd
     flat: Any = 0
     for i in range(n):
         after = numel(kernel[i + 1 :])
-        start = (arange(first.shape[i - n]) * stride[i] - padding[i]).reshape(-1, *(1,) * (n - 1 - i))
+        start = (arange(first.shape[i - n]) * stride[i] - padding[i]).reshape(
+            -1, *(1,) * (n - 1 - i)
+        )
         at = start + (tap // after) % kernel[i] * dilation[i]
         flat = at if i == 0 else flat * size[i] + at
     return flat
 
 
 def _max_pool(
-    n: int, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, return_indices: bool
+    n: int,
+    x: Any,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    return_indices: bool,
 ) -> Any:
     k, t, p, e, d = _geometry(f"max_pool{n}d", x, n, kernel, stride, padding, dilation, ceil_mode)
     values, first = max_pool(x, k, t, p, e, d)
@@ -446,13 +114,13 @@ def _max_pool(
     return values, _flat_indices(first, tuple(x.shape[-n:]), k, t, p, d)
 
 
-def _sizes(n: int) -> tuple:
+def sample_size(n: int) -> tuple:
     return (2, 3, 7, 6, 5)[: n + 2]
 
 
 def _public_max_samples(n: int) -> Callable:
     def samples() -> Any:
-        x = _distinct(rng(28), _sizes(n))
+        x = distinct(rng(28), sample_size(n))
         yield Sample((x, 2))
         yield Sample((x, 3, 2, 1))
         yield Sample((x, 2), {"ceil_mode": True})
@@ -498,7 +166,14 @@ def max_pool3d(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any
 
 
 def _avg_pool(
-    n: int, x: Any, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, include_pad: bool, divisor: int | None
+    n: int,
+    x: Any,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    include_pad: bool,
+    divisor: int | None,
 ) -> Tensor:
     k, t, p, e, _ = _geometry(f"avg_pool{n}d", x, n, kernel, stride, padding, 1, ceil_mode)
     if divisor == 0:
@@ -508,13 +183,15 @@ def _avg_pool(
 
 def _public_avg_samples(n: int) -> Callable:
     def samples() -> Any:
-        x = draw(rng(29), _sizes(n))
+        x = draw(rng(29), sample_size(n))
         yield Sample((x, 2))
         yield Sample((x, 3, 2, 1))
         yield Sample((x, 3, 2, 1), {"count_include_pad": False})
         yield Sample((x, 2), {"ceil_mode": True})
         yield Sample((x, 3), {"stride": 2, "padding": 1, "ceil_mode": True})
-        yield Sample((x, 3), {"stride": 2, "padding": 1, "ceil_mode": True, "count_include_pad": False})
+        yield Sample(
+            (x, 3), {"stride": 2, "padding": 1, "ceil_mode": True, "count_include_pad": False}
+        )
         yield Sample((x[0], 2))
         yield Sample((x[:0], 2), grad=False)
         if n > 1:
@@ -538,19 +215,24 @@ def avg_pool1d(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any
 def avg_pool2d(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
                count_include_pad: bool = True, divisor_override: int | None = None) -> Tensor:  # fmt: skip
     """The mean of each window of (N, C, H, W) or (C, H, W); `divisor_override` replaces the window's size."""
-    return _avg_pool(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _avg_pool(
+        2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
 
 
 @composition(namespace="F", samples=_public_avg_samples(3))
 def avg_pool3d(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
                count_include_pad: bool = True, divisor_override: int | None = None) -> Tensor:  # fmt: skip
     """The mean of each window of (N, C, D, H, W) or (C, D, H, W)."""
-    return _avg_pool(3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _avg_pool(
+        3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
 
 
 FUNCTIONS["avg_pool1d"] = avg_pool1d
 for _fn in (max_pool1d, max_pool2d, max_pool3d):
     FUNCTIONS[f"nn.functional.{_fn.__name__}"] = _fn
+    FUNCTIONS[f"nn.functional.{_fn.__name__}_with_indices"] = partial(_fn, return_indices=True)
 
 
 def _lp_pool(n: int, x: Any, norm_type: float, kernel: Any, stride: Any, ceil_mode: bool) -> Tensor:
@@ -562,7 +244,7 @@ def _lp_pool(n: int, x: Any, norm_type: float, kernel: Any, stride: Any, ceil_mo
 
 def _lp_samples(n: int) -> Callable:
     def samples() -> Any:
-        x = draw(rng(30), _sizes(n), 0.1, 2.0)
+        x = draw(rng(30), sample_size(n), 0.1, 2.0)
         yield Sample((x, 2, 2))
         yield Sample((x, 3.0, 3, 2), {"ceil_mode": True})
 
@@ -570,18 +252,230 @@ def _lp_samples(n: int) -> Callable:
 
 
 @composition(namespace="F", samples=_lp_samples(1))
-def lp_pool1d(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Tensor:
+def lp_pool1d(
+    input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> Tensor:
     """The p-norm of each window of (N, C, L) or (C, L)."""
     return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode)
 
 
 @composition(namespace="F", samples=_lp_samples(2))
-def lp_pool2d(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Tensor:
+def lp_pool2d(
+    input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> Tensor:
     """The p-norm of each window of (N, C, H, W) or (C, H, W)."""
     return _lp_pool(2, input, norm_type, kernel_size, stride, ceil_mode)
 
 
 @composition(namespace="F", samples=_lp_samples(3))
-def lp_pool3d(input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False) -> Tensor:
+def lp_pool3d(
+    input: Tensor, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+) -> Tensor:
     """The p-norm of each window of (N, C, D, H, W) or (C, D, H, W)."""
     return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+# ---------------------------------------------------------------- adaptive pooling
+
+
+def _adaptive_sizes(name: str, x: Any, output_size: Any, n: int) -> tuple[int, ...]:
+    pool_input(name, x, n)
+    wanted = tuple(output_size) if isinstance(output_size, list | tuple) else (output_size,) * n
+    if len(wanted) != n:
+        raise KilnError(name, f"output_size must be {n} values", f"output_size={output_size}", "")
+    sizes = tuple(
+        s if w is None else index_int(w, name, "output_size")
+        for s, w in zip(x.shape[-n:], wanted, strict=True)
+    )
+    if any(s < 0 for s in sizes):
+        raise KilnError(
+            name,
+            "elements of output_size must be greater than or equal to 0",
+            f"output_size={wanted}",
+            "",
+        )
+    return sizes
+
+
+def _bins(size: int, out: int) -> list[tuple[int, int]]:
+    """Where each of `out` bins begins and ends."""
+    return [(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
+
+
+def constant(a: np.ndarray, like: Tensor | None = None) -> Tensor:
+    return wrap(a if like is None else a.astype(like.dtype.np))
+
+
+def _bin_means(x: Tensor, out: int, dim: int) -> Tensor:
+    """The mean of each bin along one dimension, as a product with the matrix that takes it."""
+    size = x.shape[dim]
+    m = np.zeros((size, out))
+    for j, (a, b) in enumerate(_bins(size, out)):
+        m[a:b, j] = 1 / (b - a)
+    return (x.transpose(dim, -1) @ constant(m, x)).transpose(dim, -1)
+
+
+def adaptive_avg(n: int, x: Any, output_size: Any) -> Tensor:
+    name = f"adaptive_avg_pool{n}d"
+    sizes = _adaptive_sizes(name, x, output_size, n)
+    floating(name, x)
+    if sizes == (1,) * n:
+        return x.mean(tuple(range(-n, 0)), True)
+    if all(o > 0 and s % o == 0 for s, o in zip(x.shape[-n:], sizes, strict=True)):
+        k = tuple(s // o for s, o in zip(x.shape[-n:], sizes, strict=True))
+        return (
+            x
+            if k == (1,) * n and not x.requires_grad
+            else avg_pool(x, k, k, (0,) * n, (0,) * n, True, None)
+        )
+    for i, o in enumerate(sizes):
+        if o != x.shape[i - n]:
+            x = _bin_means(x, o, i - n)
+    return x
+
+
+def _adaptive_max(n: int, x: Any, output_size: Any, return_indices: bool) -> Any:
+    name = f"adaptive_max_pool{n}d"
+    sizes = _adaptive_sizes(name, x, output_size, n)
+    floating(name, x)
+    space, lead = tuple(x.shape[-n:]), tuple(x.shape[: x.ndim - n])
+    # positions in the flattened map of every element of every bin; short bins repeat their last one
+    at: Any = np.zeros((1,) * (2 * n), np.int64)
+    for i, (s, o) in enumerate(zip(space, sizes, strict=True)):
+        bins = _bins(s, o)
+        widest = max((b - a for a, b in bins), default=1)
+        index = np.array(
+            [[min(a + j, b - 1) for j in range(widest)] for a, b in bins], np.int64
+        ).reshape(o, widest)
+        shape = [1] * (2 * n)
+        shape[i], shape[n + i] = o, widest
+        at = at * s + index.reshape(shape)
+    count, taps = numel(sizes), numel(at.shape[n:])
+    flat = x.reshape(*lead, numel(space))
+    at_flat = constant(at.reshape(count * taps))
+    with_taps = flat.index_select(-1, at_flat).reshape(*lead, count, taps)
+    best = with_taps.detach().argmax(-1, True)
+    values = with_taps.gather(-1, best).reshape(*lead, *sizes)
+    if not return_indices:
+        return values
+    where = at_flat.reshape((1,) * len(lead) + (count, taps)).expand(*lead, count, taps)
+    return values, where.gather(-1, best).reshape(*lead, *sizes)
+
+
+def _adaptive_samples(n: int, apart: bool) -> Callable:
+    def samples() -> Any:
+        r = rng(61)
+        x = distinct(r, sample_size(n)) if apart else draw(r, sample_size(n))
+        for size in (1, 2, 3, (7, 6, 5)[:n], (4, None, 2)[:n] if n > 1 else 4, 9):
+            yield Sample((x, size))
+        yield Sample((x[0], 2))
+        yield Sample((x[0, 0, 0] if n > 1 else x[0, 0], 2), error=RuntimeError)
+        if apart:
+            yield Sample((x, 3), {"return_indices": True})
+
+    return samples
+
+
+@composition(method=False, samples=_adaptive_samples(1, False))
+def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
+    """The means of output_size bins of (N, C, L) or (C, L)."""
+    return adaptive_avg(1, input, output_size)
+
+
+@composition(namespace="F", samples=_adaptive_samples(2, False))
+def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
+    """The means of (h, w) bins of (N, C, H, W) or (C, H, W); None keeps a size."""
+    return adaptive_avg(2, input, output_size)
+
+
+@composition(namespace="F", samples=_adaptive_samples(3, False))
+def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
+    """The means of (d, h, w) bins of (N, C, D, H, W) or (C, D, H, W); None keeps a size."""
+    return adaptive_avg(3, input, output_size)
+
+
+@composition(namespace="F", samples=_adaptive_samples(1, True))
+def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """The largest values of output_size bins of (N, C, L) or (C, L)."""
+    return _adaptive_max(1, input, output_size, return_indices)
+
+
+@composition(namespace="F", samples=_adaptive_samples(2, True))
+def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """The largest values of (h, w) bins of (N, C, H, W) or (C, H, W); None keeps a size."""
+    return _adaptive_max(2, input, output_size, return_indices)
+
+
+@composition(namespace="F", samples=_adaptive_samples(3, True))
+def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """The largest values of (d, h, w) bins of (N, C, D, H, W) or (C, D, H, W); None keeps a size."""
+    return _adaptive_max(3, input, output_size, return_indices)
+
+
+FUNCTIONS["nn.functional.adaptive_avg_pool1d"] = adaptive_avg_pool1d
+
+
+# ---------------------------------------------------------------- unpooling
+
+
+def _unpool(
+    n: int, x: Any, indices: Any, kernel: Any, stride: Any, padding: Any, output_size: Any
+) -> Tensor:
+    name = f"max_unpool{n}d"
+    pool_input(name, x, n)
+    if indices.dtype is not dt.int64:
+        raise KilnError(name, "elements in indices should be type int64", describe(indices), "")
+    if indices.shape != x.shape:
+        raise KilnError(
+            name, "Expected shape of indices to be same as that of the input", describe(indices), ""
+        )
+    k = as_tuple(kernel, n, name, "kernel_size")
+    t = k if stride is None else as_tuple(stride, n, name, "stride")
+    p = as_tuple(padding, n, name, "padding")
+    if output_size is None:
+        size = tuple(
+            (s - 1) * b + a - 2 * c for s, a, b, c in zip(x.shape[-n:], k, t, p, strict=True)
+        )
+    else:
+        size = tuple(output_size)[-n:]
+    lead = tuple(x.shape[: x.ndim - n])
+    count, area = numel(x.shape[-n:]), numel(size)
+    flat = x.new_zeros((*lead, area)).scatter(
+        -1, indices.reshape(*lead, count), x.reshape(*lead, count)
+    )
+    return flat.reshape(*lead, *size)
+
+
+def _unpool_samples(n: int) -> Callable:
+    def samples() -> Any:
+        x = draw(rng(62), (1, 2, 2, 2, 2)[: n + 2])
+        area = 4**n
+        step = {1: [0, 2], 2: [0, 2, 9, 15], 3: [0, 2, 9, 15, 35, 37, 48, 63]}[n]
+        index = np.broadcast_to(np.array(step).reshape((2,) * n), x.shape).copy()
+        yield Sample((x, index, 2))
+        if area > 4:
+            yield Sample((x, index, 2), {"output_size": (4, 4, 4)[:n]})
+        yield Sample((x, index.astype(np.int32), 2), error=RuntimeError)
+
+    return samples
+
+
+@composition(namespace="F", samples=_unpool_samples(1))
+def max_unpool1d(input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
+                 output_size: Any = None) -> Tensor:  # fmt: skip
+    """Zeros with the values of a max pooling put back where its indices say: (N, C, L) or (C, L)."""
+    return _unpool(1, input, indices, kernel_size, stride, padding, output_size)
+
+
+@composition(namespace="F", samples=_unpool_samples(2))
+def max_unpool2d(input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
+                 output_size: Any = None) -> Tensor:  # fmt: skip
+    """Zeros with the values of a max pooling put back where its indices say: (N, C, H, W) or (C, H, W)."""
+    return _unpool(2, input, indices, kernel_size, stride, padding, output_size)
+
+
+@composition(namespace="F", samples=_unpool_samples(3))
+def max_unpool3d(input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
+                 output_size: Any = None) -> Tensor:  # fmt: skip
+    """Zeros with the values of a max pooling put back where its indices say: (N, C, D, H, W) or (C, D, H, W)."""
+    return _unpool(3, input, indices, kernel_size, stride, padding, output_size)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, KilnValueError, describe
+from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
 from ..random import Generator, default_generator
 from ..shape import Size, broadcast_shapes, numel
 from ..tensor import CAPTURING, Tensor, active_capture
-from .creation import _finish, _size, arange_op, full_op
+from .creation import _finish, _size, arange_op
 from .elementwise import where_op
 from .movement import cat
 from .registry import FUNCTIONS, Sample, composition, method, op
@@ -57,10 +57,15 @@ def _philox(key: int, first: int, blocks: int) -> np.ndarray:
         part = out[at : at + _CHUNK]
         m = len(part)
         n = np.arange(m, dtype=np.uint64) + np.array([(first + at) % 2**64], np.uint64)
-        even, odd = np.zeros((2, m), np.uint32), np.zeros((2, m), np.uint32)  # words 0 and 2; 1 and 3
+        even, odd = (
+            np.zeros((2, m), np.uint32),
+            np.zeros((2, m), np.uint32),
+        )  # words 0 and 2; 1 and 3
         even[0], odd[0] = n & np.uint64(0xFFFFFFFF), n >> np.uint64(32)
         for k in _round_keys(key):
-            halves = (even * _M).view(np.uint32)[::-1]  # low, high, low, high, … on a little-endian machine
+            halves = (even * _M).view(np.uint32)[
+                ::-1
+            ]  # low, high, low, high, … on a little-endian machine
             even = halves[:, 1::2] ^ odd
             even ^= k
             odd = halves[:, 0::2]
@@ -69,25 +74,28 @@ def _philox(key: int, first: int, blocks: int) -> np.ndarray:
     return out.reshape(-1)
 
 
-def _words(state: np.ndarray, n: int) -> np.ndarray:
+def stream_words(state: np.ndarray, n: int) -> np.ndarray:
+    """The next n words of a state's stream."""
     key, counter = state.tolist()
     return _philox(key, counter, -(-n // 4))[:n]
 
 
-def _primitive(name: str, **facts: Any) -> Callable:
+def primitive(name: str, **facts: Any) -> Callable:
+    """An op that reads a state and leaves it as it is."""
     return op(name=name, private=True, family="random", exact=True, check=False, **facts)
 
 
-def _states(*rest: tuple) -> Callable[[], Iterator[Sample]]:
+def states(*rest: tuple) -> Callable[[], Iterator[Sample]]:
+    """Samples of an op on a state: the other arguments of each."""
     state = np.array([2**40 + 3, 2**32 - 1], np.uint64)
     return lambda: iter([Sample((state, *args), grad=False) for args in rest])
 
 
-@_primitive("random_bits", infer=lambda state, size: (Size(size), dt.uint32),
-            samples=_states(((5,),), ((2, 3, 3),), ((0,),), ((),)))  # fmt: skip
+@primitive("random_bits", infer=lambda state, size: (Size(size), dt.uint32),
+            samples=states(((5,),), ((2, 3, 3),), ((0,),), ((),)))  # fmt: skip
 def random_bits(state: Tensor, size: Sequence[int]) -> Tensor:
     """Uniform 32-bit words: the stream's next ones, see Note [Random streams]."""
-    return _words(state, numel(size)).reshape(size)
+    return stream_words(state, numel(size)).reshape(size)
 
 
 def _typed_infer(state: Any, size: Any, dtype: dt.dtype) -> tuple:
@@ -116,19 +124,28 @@ def _uniform_body(state: Tensor, size: Any, dtype: dt.dtype) -> Tensor:
     return ((random_bits(state, size) >> (32 - p)).float() * 2.0**-p).to(dtype)
 
 
-_TYPES = [((5,), dt.float32), ((2, 3), dt.float64), ((), dt.float32), ((0,), dt.float64), ((7,), dt.bfloat16), ((9,), dt.float16)]
+_TYPES = [
+    ((5,), dt.float32),
+    ((2, 3), dt.float64),
+    ((), dt.float32),
+    ((0,), dt.float64),
+    ((7,), dt.bfloat16),
+    ((9,), dt.float16),
+]
 
 
-@_primitive("random_uniform", infer=_typed_infer, body=_uniform_body, samples=_states(*_TYPES))
+@primitive("random_uniform", infer=_typed_infer, body=_uniform_body, samples=states(*_TYPES))
 def random_uniform(state: Tensor, size: Sequence[int], dtype: dt.dtype) -> Tensor:
     """Uniform numbers in [0, 1) with as many bits as the dtype holds exactly."""
     n = numel(size)
-    words = _words(state, _uniform_words(n, dtype))
+    words = stream_words(state, _uniform_words(n, dtype))
     if dtype is dt.float64:
         return _fraction(words, n, 0, _as_f64).reshape(size)
     p = _BITS[dtype]
     words >>= np.uint32(32 - p)
-    return (words.astype(np.float32) * np.float32(2.0**-p)).reshape(size).astype(dtype.np, copy=False)
+    return (
+        (words.astype(np.float32) * np.float32(2.0**-p)).reshape(size).astype(dtype.np, copy=False)
+    )
 
 
 def _normal_words(n: Any, dtype: dt.dtype) -> Any:
@@ -150,12 +167,12 @@ def _normal_body(state: Tensor, size: Any, dtype: dt.dtype) -> Tensor:
     return cat([r * turn.cos(), r * turn.sin()])[:n].reshape(size).to(dtype)
 
 
-@_primitive("random_normal", infer=_typed_infer, body=_normal_body, samples=_states(*_TYPES))
+@primitive("random_normal", infer=_typed_infer, body=_normal_body, samples=states(*_TYPES))
 def random_normal(state: Tensor, size: Sequence[int], dtype: dt.dtype) -> Tensor:
     """Normal numbers of mean 0 and variance 1 (Box and Muller, 1958)."""
     n = numel(size)
     h = (n + 1) // 2
-    words = _words(state, _normal_words(n, dtype))
+    words = stream_words(state, _normal_words(n, dtype))
     if dtype is dt.float64:
         u = _fraction(words, h, 0, _as_f64) + 2.0**-53
         turn = _fraction(words, h, 2 * h, _as_f64) * math.tau
@@ -173,22 +190,24 @@ def _integers_body(state: Tensor, size: Any, low: int, high: int) -> Tensor:
     return ((words[:n] << 32 | words[n:]) % (high - low)).to(dt.int64).reshape(size) + low
 
 
-@_primitive("random_integers", infer=lambda state, size, low, high: (Size(size), dt.int64), body=_integers_body,
-            samples=_states(((5,), 0, 10), ((2, 3), -5, 2**62), ((0,), 0, 1)))  # fmt: skip
+@primitive("random_integers", infer=lambda state, size, low, high: (Size(size), dt.int64), body=_integers_body,
+            samples=states(((5,), 0, 10), ((2, 3), -5, 2**62), ((0,), 0, 1)))  # fmt: skip
 def random_integers(state: Tensor, size: Sequence[int], low: int, high: int) -> Tensor:
     """Uniform integers in [low, high), unbiased to (high - low) / 2**64."""
     n = numel(size)
-    words = _words(state, 2 * n).astype(np.uint64)
+    words = stream_words(state, 2 * n).astype(np.uint64)
     wide = (words[:n] << np.uint64(32)) | words[n:]
     return ((wide % np.uint64(high - low)).astype(np.int64) + low).reshape(size)
 
 
-def draw(generator: Generator | None, words: Any, primitive: Callable, *args: Any) -> Tensor:
+def draw(generator: Generator | None, words: Any, source: Callable, *args: Any) -> Tensor:
     """A primitive of the generator's state, which then moves on by the words that it took."""
     if generator is not None and not isinstance(generator, Generator):
-        raise KilnTypeError("random", "generator must be a kiln.Generator", describe(generator), "kiln.Generator()")
+        raise KilnTypeError(
+            "random", "generator must be a kiln.Generator", describe(generator), "kiln.Generator()"
+        )
     state = (generator or default_generator).state
-    r = primitive(state, *args)
+    r = source(state, *args)
     blocks = (words + 3) // 4
     if CAPTURING:
         state.add_(arange_op(0, blocks, 2, dt.uint64))
@@ -199,22 +218,32 @@ def draw(generator: Generator | None, words: Any, primitive: Callable, *args: An
 
 def _floating(name: str, d: dt.dtype) -> dt.dtype:
     if d.category != dt.FLOAT:
-        raise KilnNotImplementedError(name, f"not implemented for {d.name}", d, "draw floats and convert them")
+        raise KilnNotImplementedError(
+            name, f"not implemented for {d.name}", d, "draw floats and convert them"
+        )
     return d
 
 
-def uniform(size: Sequence[int], dtype: dt.dtype, generator: Generator | None, name: str = "rand") -> Tensor:
+def uniform(
+    size: Sequence[int], dtype: dt.dtype, generator: Generator | None, name: str = "rand"
+) -> Tensor:
     """Uniform numbers in [0, 1)."""
     if dtype.is_complex:
         return _complex(uniform, size, dtype, generator, 1.0)
-    return draw(generator, _uniform_words(numel(size), _floating(name, dtype)), random_uniform, size, dtype)
+    return draw(
+        generator, _uniform_words(numel(size), _floating(name, dtype)), random_uniform, size, dtype
+    )
 
 
-def gaussian(size: Sequence[int], dtype: dt.dtype, generator: Generator | None, name: str = "randn") -> Tensor:
+def gaussian(
+    size: Sequence[int], dtype: dt.dtype, generator: Generator | None, name: str = "randn"
+) -> Tensor:
     """Standard normal numbers."""
     if dtype.is_complex:
         return _complex(gaussian, size, dtype, generator, math.sqrt(0.5))
-    return draw(generator, _normal_words(numel(size), _floating(name, dtype)), random_normal, size, dtype)
+    return draw(
+        generator, _normal_words(numel(size), _floating(name, dtype)), random_normal, size, dtype
+    )
 
 
 def _complex(one: Callable, size: Any, dtype: dt.dtype, generator: Any, scale: float) -> Tensor:
@@ -237,7 +266,9 @@ def _of_size(name: str, make: Callable, doc: str) -> Callable:
             raise KilnTypeError(name, "a size is missing", "()", f"e.g. kiln.{name}(2, 3)")
         shape = _size(size, named.pop("size", None), name)
         if named:
-            raise KilnTypeError(name, "unexpected argument", ", ".join(named), "see its documentation")
+            raise KilnTypeError(
+                name, "unexpected argument", ", ".join(named), "see its documentation"
+            )
         d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
         r = make(shape, d, generator, name)
         return _finish(r, requires_grad) if out is None else out.copy_(r)
@@ -262,12 +293,20 @@ _EXACT = {dt.float16: 2**11, dt.bfloat16: 2**8, dt.float32: 2**24, dt.float64: 2
 def _integers(size: Any, low: int, high: int, d: dt.dtype, generator: Generator | None) -> Tensor:
     if low >= high:
         raise KilnError(
-            "random_", f"expects 'from' to be less than 'to', but got from={low} >= to={high}", f"[{low}, {high})", ""
+            "random_",
+            f"expects 'from' to be less than 'to', but got from={low} >= to={high}",
+            f"[{low}, {high})",
+            "",
         )
     if d.category in (dt.BOOL, dt.INT):
         first, last = (0, 1) if d is dt.bool_ else (dt.iinfo(d).min, dt.iinfo(d).max)
         if not (first <= low and high - 1 <= last):
-            raise KilnError("random_", f"bounds are out of range for {d.name}", f"[{low}, {high})", f"{first} to {last}")
+            raise KilnError(
+                "random_",
+                f"bounds are out of range for {d.name}",
+                f"[{low}, {high})",
+                f"{first} to {last}",
+            )
     return draw(generator, 2 * numel(size), random_integers, size, low, high).to(d)
 
 
@@ -275,10 +314,23 @@ def randint(*args: Any, generator: Generator | None = None, out: Tensor | None =
             layout: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False,
             **named: Any) -> Tensor:  # fmt: skip
     """Uniform integers: `randint(high, size)` in [0, high) or `randint(low, high, size)` in [low, high)."""
-    names = ("low", "high", "size") if len(args) == 3 or ("high" in named and len(args) == 1) else ("high", "size")
+    names = (
+        ("low", "high", "size")
+        if len(args) == 3 or ("high" in named and len(args) == 1)
+        else ("high", "size")
+    )
     given = dict(zip(names, args, strict=False)) | named
-    if not isinstance(given.get("size"), list | tuple) or len(args) > 3 or not given.keys() <= {"low", "high", "size"}:
-        raise KilnTypeError("randint", "an invalid combination of arguments", describe(args), "randint(low, high, (2, 3))")
+    if (
+        not isinstance(given.get("size"), list | tuple)
+        or len(args) > 3
+        or not given.keys() <= {"low", "high", "size"}
+    ):
+        raise KilnTypeError(
+            "randint",
+            "an invalid combination of arguments",
+            describe(args),
+            "randint(low, high, (2, 3))",
+        )
     d = dt.int64 if dtype is None else dt.as_dtype(dtype)
     size = _checked("randint", given["size"])
     r = _integers(size, int(given.get("low", 0)), int(given["high"]), d, generator)
@@ -309,7 +361,12 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Gene
     """Normal numbers with given mean and standard deviation: tensors that broadcast, or numbers and a size."""
     tensors = [x for x in (mean, std) if isinstance(x, Tensor)]
     if size is None and not tensors:
-        raise KilnTypeError("normal", "numbers as mean and std need a size", f"{mean}, {std}", "normal(0.0, 1.0, (2, 3))")
+        raise KilnTypeError(
+            "normal",
+            "numbers as mean and std need a size",
+            f"{mean}, {std}",
+            "normal(0.0, 1.0, (2, 3))",
+        )
     if not isinstance(std, Tensor) and std < 0:
         raise KilnError("normal", f"normal expects std >= 0.0, but found std {std}", std, "")
     if tensors:
@@ -346,10 +403,17 @@ def _demand(name: str, ok: bool, what: str, received: Any) -> None:
 
 
 @_fill
-def _uniform_(self: Tensor, generator: Any, a: float = 0.0, b: float = 1.0, **bounds: float) -> Tensor:
+def _uniform_(
+    self: Tensor, generator: Any, a: float = 0.0, b: float = 1.0, **bounds: float
+) -> Tensor:
     """Fill with uniform numbers in [from, to)."""
     low, high = bounds.get("from", a), bounds.get("to", b)
-    _demand("uniform_", low <= high, f"expects to return a [from, to) range, but found from={low} > to={high}", (low, high))
+    _demand(
+        "uniform_",
+        low <= high,
+        f"expects to return a [from, to) range, but found from={low} > to={high}",
+        (low, high),
+    )
     u = uniform(self._a.shape, self.dtype, generator, "uniform_")
     return u if (low, high) == (0.0, 1.0) else u * (high - low) + low
 
@@ -374,7 +438,9 @@ def _exponential_(self: Tensor, generator: Any, lambd: float = 1.0) -> Tensor:
     """Fill with exponentially distributed numbers of rate lambd."""
     _demand("exponential_", lambd > 0, f"expects lambda > 0.0, but found lambda={lambd}", lambd)
     if self.dtype.category != dt.FLOAT:
-        raise KilnError("exponential_", "dtype must be a floating point", describe(self), "use a float tensor")
+        raise KilnError(
+            "exponential_", "dtype must be a floating point", describe(self), "use a float tensor"
+        )
     return (-uniform(self._a.shape, self.dtype, generator)).log1p() / -lambd
 
 
@@ -383,7 +449,9 @@ def _cauchy_(self: Tensor, generator: Any, median: float = 0.0, sigma: float = 1
     """Fill with numbers of the Cauchy distribution."""
     _demand("cauchy_", sigma > 0, f"expects sigma > 0.0, but found sigma={sigma}", sigma)
     if self.dtype.category != dt.FLOAT:
-        raise KilnError("cauchy_", "dtype must be a floating point", describe(self), "use a float tensor")
+        raise KilnError(
+            "cauchy_", "dtype must be a floating point", describe(self), "use a float tensor"
+        )
     return ((uniform(self._a.shape, self.dtype, generator) - 0.5) * math.pi).tan() * sigma + median
 
 
@@ -397,7 +465,9 @@ def _geometric_(self: Tensor, generator: Any, p: float) -> Tensor:
 
 
 @_fill
-def _random_(self: Tensor, generator: Any, a: int | None = None, b: int | None = None, **bounds: int) -> Tensor:
+def _random_(
+    self: Tensor, generator: Any, a: int | None = None, b: int | None = None, **bounds: int
+) -> Tensor:
     """Fill with uniform integers: in [from, to), in [0, to), or as many as the dtype holds exactly."""
     low, high = bounds.get("from", a), bounds.get("to", b)
     d = self.dtype
@@ -416,7 +486,9 @@ def _trials(name: str, p: Any, shape: Any, dtype: dt.dtype, generator: Generator
     if not isinstance(p, Tensor):
         _demand(name, 0 <= p <= 1, f"bernoulli_ expects p to be in [0, 1], but got p={p}", p)
     elif active_capture() is None:
-        _demand(name, bool(((p >= 0) & (p <= 1)).all()), "expects probabilities in [0, 1]", describe(p))
+        _demand(
+            name, bool(((p >= 0) & (p <= 1)).all()), "expects probabilities in [0, 1]", describe(p)
+        )
     d = p.dtype if isinstance(p, Tensor) and p.dtype is dt.float64 else dt.float32
     return (uniform(shape, d, generator) < p).to(dtype)
 
@@ -425,11 +497,19 @@ def _trials(name: str, p: Any, shape: Any, dtype: dt.dtype, generator: Generator
     Sample((np.array([0.0, 1.0]),), grad=False), Sample((np.array([1.5]),), error=RuntimeError),
     Sample((np.array([1]),), error=NotImplementedError), Sample((np.zeros(2), 1.0), grad=False),
 ]))  # fmt: skip
-def bernoulli(input: Tensor, p: float | None = None, *, generator: Generator | None = None, out: Tensor | None = None) -> Tensor:
+def bernoulli(
+    input: Tensor,
+    p: float | None = None,
+    *,
+    generator: Generator | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """1 with the probability that `input` (or p) gives, else 0."""
     if p is None:
         _floating("bernoulli", input.dtype)
-    r = _trials("bernoulli", input.detach() if p is None else p, input._a.shape, input.dtype, generator)
+    r = _trials(
+        "bernoulli", input.detach() if p is None else p, input._a.shape, input.dtype, generator
+    )
     return r if out is None else out.copy_(r)
 
 
@@ -442,14 +522,29 @@ def _bernoulli_(self: Tensor, generator: Any, p: Any = 0.5) -> Tensor:
 def _check_weights(input: Tensor, num_samples: int, replacement: bool) -> None:
     n = len(input.shape)
     _demand("multinomial", 1 <= n <= 2, "prob_dist must be 1 or 2 dim", describe(input))
-    _demand("multinomial", input.is_floating_point(), "only supports floating-point dtypes for input", describe(input))
+    _demand(
+        "multinomial",
+        input.is_floating_point(),
+        "only supports floating-point dtypes for input",
+        describe(input),
+    )
     _demand("multinomial", num_samples > 0, "cannot sample n_sample <= 0 samples", num_samples)
     _demand("multinomial", replacement or num_samples <= input.shape[-1],
             "cannot sample n_sample > prob_dist.size(-1) samples without replacement", num_samples)  # fmt: skip
     if active_capture() is None:
         bad = ~(input.isfinite() & (input >= 0))
-        _demand("multinomial", not bool(bad.any()), "probability tensor contains either `inf`, `nan` or element < 0", describe(input))
-        _demand("multinomial", bool((input.sum(-1) > 0).all()), "invalid multinomial distribution (sum of probabilities <= 0)", describe(input))
+        _demand(
+            "multinomial",
+            not bool(bad.any()),
+            "probability tensor contains either `inf`, `nan` or element < 0",
+            describe(input),
+        )
+        _demand(
+            "multinomial",
+            bool((input.sum(-1) > 0).all()),
+            "invalid multinomial distribution (sum of probabilities <= 0)",
+            describe(input),
+        )
 
 
 @composition(samples=lambda: iter([
@@ -462,7 +557,9 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
     """Indices of categories drawn with probabilities proportional to each row of `input`."""
     _check_weights(input, num_samples, replacement)
     p = input.detach().double()
-    if not replacement:  # the order of p / exponential is a draw without replacement (Efraimidis, Spirakis 2006)
+    if (
+        not replacement
+    ):  # the order of p / exponential is a draw without replacement (Efraimidis, Spirakis 2006)
         u = uniform(p._a.shape, dt.float64, generator)
         race = where_op(p > 0, p / (-u).log1p().neg(), -1.0)
         r = topk(race, num_samples)[1]
@@ -471,117 +568,3 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
         u = uniform((*p._a.shape[:-1], num_samples), dt.float64, generator)
         r = search_op(cdf, u * cdf[..., -1:], True, dt.int64).clamp(max=p._a.shape[-1] - 1)
     return r if out is None else out.copy_(r)
-
-
-# ---------------------------------------------------------------- dropout
-
-
-def _mask_body(state: Tensor, size: Any, p: float, dtype: dt.dtype) -> Tensor:
-    return (random_bits(state, size) >= _threshold(p)).to(dtype) * (1.0 / (1.0 - p))
-
-
-def _threshold(p: float) -> int:
-    return min(round(p * 2**32), 2**32 - 1)
-
-
-@_primitive("dropout_mask", body=_mask_body, infer=lambda state, size, p, dtype: (Size(size), dtype),
-            samples=_states(((5,), 0.5, dt.float32), ((2, 3), 0.1, dt.float64), ((3,), 0.9, dt.bfloat16)))  # fmt: skip
-def dropout_mask(state: Tensor, size: Sequence[int], p: float, dtype: dt.dtype) -> Tensor:
-    """0 with probability p, else 1 / (1 - p)."""
-    kept = _words(state, numel(size)) >= np.uint32(_threshold(p))
-    scale = np.array(1.0 / (1.0 - p), np.float64 if dtype is dt.float64 else np.float32).astype(dtype.np)
-    return np.where(kept, scale, dtype.np.type(0)).reshape(size)
-
-
-def _probability(name: str, p: float) -> None:
-    if not 0.0 <= p <= 1.0:
-        raise KilnValueError(name, f"dropout probability has to be between 0 and 1, but got {p}", p, "")
-
-
-def _mask(shape: Any, p: float, dtype: dt.dtype) -> Tensor:
-    """What to multiply with so that elements are dropped with probability p."""
-    if p == 1.0:
-        return full_op((), 0, dtype)
-    if dtype.category < dt.FLOAT:
-        raise KilnError("dropout", f"result type Float can't be cast to {dtype.name}", dtype, "convert the input")
-    return draw(None, numel(shape), dropout_mask, shape, p, dtype.to_real())
-
-
-def _times(input: Tensor, mask: Any, inplace: bool) -> Tensor:
-    return input.mul_(mask) if inplace else input * mask
-
-
-def _dropout_samples() -> Iterator[Sample]:
-    x = np.arange(24.0).reshape(2, 3, 4)
-    yield Sample((x, 0.5, False))
-    yield Sample((x, 0.0))
-    yield Sample((x, 1.0))
-    yield Sample((x, 1.5), error=ValueError)
-
-
-@composition(namespace="F", samples=_dropout_samples)
-def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """In training, each element is 0 with probability p and multiplied by 1 / (1 - p) otherwise."""
-    _probability("dropout", p)
-    if not training or p == 0.0 or input._a.size == 0:
-        return input
-    return _times(input, _mask(input._a.shape, p, input.dtype), inplace)
-
-
-def _channels(name: str, input: Tensor, unbatched: int, ranks: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a mask with one element for each channel."""
-    shape = input._a.shape
-    n = len(shape)
-    if n not in ranks:
-        raise KilnError(name, f"expected an input of {ranks[0]} or {ranks[-1]} dimensions, got {n}", describe(input), "")
-    keep = 1 if n == unbatched else 2
-    return tuple(s if i < keep else 1 for i, s in enumerate(shape))
-
-
-def _channel_dropout(name: str, unbatched: int, ranks: tuple[int, ...], doc: str) -> Callable:
-    def channelwise(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        _probability(name, p)
-        shape = _channels(name, input, unbatched, ranks)
-        if not training or p == 0.0 or input._a.size == 0:
-            return input
-        return _times(input, _mask(shape, p, input.dtype), inplace)
-
-    channelwise.__name__, channelwise.__doc__ = name, doc
-    return composition(namespace="F", samples=_dropout_samples if 3 in ranks else None)(channelwise)
-
-
-dropout1d = _channel_dropout("dropout1d", 2, (2, 3), "Dropout of whole channels of (N, C, L) or (C, L).")
-dropout2d = _channel_dropout("dropout2d", 0, (2, 3, 4, 5), "Dropout of whole channels of (N, C, H, W).")
-dropout3d = _channel_dropout("dropout3d", 4, (2, 3, 4, 5), "Dropout of whole channels of (N, C, D, H, W) or (C, D, H, W).")
-
-_SELU_FLOOR = 1.7580993408473766  # the limit of -SELU(x) for x towards -infinity: scale * alpha
-
-
-def _alpha(name: str, input: Tensor, p: float, shape: Any, inplace: bool) -> Tensor:
-    """Elements dropped to SELU's floor, then scaled and shifted to keep mean and variance."""
-    if p == 1.0:
-        return _times(input, full_op((), 0, input.dtype), inplace)
-    kept = _mask(shape, p, input.dtype) * (1.0 - p)
-    a = 1.0 / math.sqrt((_SELU_FLOOR**2 * p + 1.0) * (1.0 - p))
-    shift = (kept - 1.0) * (_SELU_FLOOR * a) + _SELU_FLOOR * a * p
-    r = _times(input, kept * a, inplace)
-    return r.add_(shift) if inplace else r + shift
-
-
-@composition(namespace="F", samples=_dropout_samples)
-def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
-    """Dropout for SELU networks that keeps mean and variance (Klambauer et al., 2017)."""
-    _probability("alpha_dropout", p)
-    if not training or p == 0.0 or input._a.size == 0:
-        return input
-    return _alpha("alpha_dropout", input, p, input._a.shape, inplace)
-
-
-@composition(namespace="F", samples=_dropout_samples)
-def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
-    """`alpha_dropout` of whole channels."""
-    _probability("feature_alpha_dropout", p)
-    if not training or p == 0.0 or input._a.size == 0:
-        return input
-    shape = _channels("feature_alpha_dropout", input, 0, tuple(range(2, 9)))
-    return _alpha("feature_alpha_dropout", input, p, shape, inplace)

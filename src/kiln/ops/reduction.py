@@ -76,7 +76,9 @@ def _rule(name: str, dtype: Callable[[dt.dtype], dt.dtype], nonempty: bool = Fal
     return infer
 
 
-def check_nonempty(name: str, shape: Any, dim: Dims, axes: Sequence[int], input: Any, whole: type = KilnError) -> None:
+def check_nonempty(
+    name: str, shape: Any, dim: Dims, axes: Sequence[int], input: Any, whole: type = KilnError
+) -> None:
     """Raise where a reduction without an identity would reduce no elements."""
     if dim is None or (isinstance(dim, list | tuple) and not dim):
         raise whole(
@@ -188,7 +190,9 @@ def alias_dims(dim: Any, keepdim: Any, names: dict[str, Any], name: str) -> tupl
         elif k == "keepdims":
             keepdim = v
         else:
-            raise KilnTypeError(name, f"unexpected argument '{k}'", describe(v), "see its documentation")
+            raise KilnTypeError(
+                name, f"unexpected argument '{k}'", describe(v), "see its documentation"
+            )
     return dim, keepdim
 
 
@@ -210,7 +214,14 @@ _sum = sum_op.op  # type: ignore[attr-defined]
 def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None,
         **names: Any) -> Tensor:  # fmt: skip
     """The sum of all elements, or over `dim`; integers and bools add up in int64 unless `dtype` is given."""
-    if dim is None and dtype is None and out is None and not names and isinstance(input, Tensor) and not CAPTURING:
+    if (
+        dim is None
+        and dtype is None
+        and out is None
+        and not names
+        and isinstance(input, Tensor)
+        and not CAPTURING
+    ):
         a = input._a
         if a.dtype is _F32 and a.flags.c_contiguous:
             t = wrap(np.asarray(add_reduce(a, None, None, None, keepdim)))
@@ -266,7 +277,9 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype:
     """The product of all elements, or over `dim`; integers and bools multiply in int64."""
     dim, keepdim = alias_dims(dim, keepdim, names, "prod")
     if isinstance(dim, list | tuple):
-        raise KilnTypeError("prod", "dim must be one dimension", describe(dim), "reduce them one by one")
+        raise KilnTypeError(
+            "prod", "dim must be one dimension", describe(dim), "reduce them one by one"
+        )
     return finished(prod_op, prod_op(converted(input, dtype), dim, keepdim), out)
 
 
@@ -307,7 +320,10 @@ def _not_complex(infer: Callable) -> Callable:
     def checked(input: Any, *args: Any) -> tuple:
         if input.dtype.is_complex:
             raise KilnNotImplementedError(
-                "amax", "complex numbers have no order", describe(input), "reduce x.abs(), or x.real and x.imag"
+                "amax",
+                "complex numbers have no order",
+                describe(input),
+                "reduce x.abs(), or x.real and x.imag",
             )
         return infer(input, *args)
 
@@ -332,14 +348,23 @@ def _extreme(name: str, ufunc: Any, doc: str) -> Any:
     )(reference)  # fmt: skip
 
 
-amax = _extreme("amax", np.maximum, "The largest element over `dim`; NaN wins; ties share the gradient evenly.")
-amin = _extreme("amin", np.minimum, "The smallest element over `dim`; NaN wins; ties share the gradient evenly.")
+amax = _extreme(
+    "amax", np.maximum, "The largest element over `dim`; NaN wins; ties share the gradient evenly."
+)
+amin = _extreme(
+    "amin", np.minimum, "The smallest element over `dim`; NaN wins; ties share the gradient evenly."
+)
 
 
 def _arg_rule(name: str) -> Callable:
     def infer(input: Any, dim: int | None = None, keepdim: bool = False) -> tuple:
         if input.dtype.category in (dt.BOOL, dt.COMPLEX):
-            raise KilnError(name, f"not defined for {input.dtype.name} tensors", describe(input), "convert it first")
+            raise KilnError(
+                name,
+                f"not defined for {input.dtype.name} tensors",
+                describe(input),
+                "convert it first",
+            )
         shape = input.shape
         axes = tuple(range(len(shape))) if dim is None else (norm_dim(dim, len(shape), name),)
         if numel(shape) == 0:
@@ -371,8 +396,16 @@ def _arg_extreme(name: str, find: Any, doc: str) -> Any:
     )(reference)  # fmt: skip
 
 
-argmax = _arg_extreme("argmax", np.argmax, "Where the largest element is: the first one's index, in `dim` or flattened.")
-argmin = _arg_extreme("argmin", np.argmin, "Where the smallest element is: the first one's index, in `dim` or flattened.")
+argmax = _arg_extreme(
+    "argmax",
+    np.argmax,
+    "Where the largest element is: the first one's index, in `dim` or flattened.",
+)
+argmin = _arg_extreme(
+    "argmin",
+    np.argmin,
+    "Where the smallest element is: the first one's index, in `dim` or flattened.",
+)
 
 
 def select_grad(gs: Any, outs: Any, in_shape: Any, dim: int, keepdim: bool) -> Tensor | None:
@@ -446,11 +479,17 @@ def _selection(name: str, find: Any, find_op: Any, doc: str) -> Any:
     )(reference)  # fmt: skip
 
 
-max_dim = _selection("max", np.argmax, argmax, "The largest element along a dimension and its index.")
-min_dim = _selection("min", np.argmin, argmin, "The smallest element along a dimension and its index.")
+max_dim = _selection(
+    "max", np.argmax, argmax, "The largest element along a dimension and its index."
+)
+min_dim = _selection(
+    "min", np.argmin, argmin, "The smallest element along a dimension and its index."
+)
 
 
-def _min_or_max(name: str, input: Tensor, dim: Any, keepdim: bool, other: Any, out: Any, names: dict) -> Any:
+def _min_or_max(
+    name: str, input: Tensor, dim: Any, keepdim: bool, other: Any, out: Any, names: dict
+) -> Any:
     whole, along, pairwise = (amax, max_dim, maximum) if name == "max" else (amin, min_dim, minimum)
     dim, keepdim = alias_dims(dim, keepdim, names, name)
     if isinstance(dim, Tensor):
@@ -532,5 +571,13 @@ def _truth(name: str, ufunc: Any, doc: str) -> Any:
     )(reference)  # fmt: skip
 
 
-any = _truth("any", np.logical_or, "Whether any element is not zero, over `dim` or of all. uint8 stays uint8.")
-all = _truth("all", np.logical_and, "Whether all elements are not zero, over `dim` or of all. uint8 stays uint8.")
+any = _truth(
+    "any",
+    np.logical_or,
+    "Whether any element is not zero, over `dim` or of all. uint8 stays uint8.",
+)
+all = _truth(
+    "all",
+    np.logical_and,
+    "Whether all elements are not zero, over `dim` or of all. uint8 stays uint8.",
+)

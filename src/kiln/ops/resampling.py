@@ -1,10 +1,10 @@
-"""Maps of another size: adaptive pooling, unfold and fold, interpolation, pixel shuffling, grid sampling."""
+"""Maps of another size or order: unfold and fold, interpolation, pixel shuffling, grid sampling."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,205 +12,26 @@ import numpy as np
 from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, KilnValueError, describe
 from ..shape import index_int, numel
-from ..tensor import Tensor, wrap
+from ..tensor import Tensor
 from ._windows import as_tuple, out_size
-from .activation import floating
 from .elementwise import where_op
-from .pooling import _crop, _distinct, _pad_around, _sizes, avg_pool, pool_input, windows, windows_grad
+from .pooling import adaptive_avg, constant
 from .registry import FUNCTIONS, Sample, composition
 from .samples import draw, rng
+from .windows import crop, pad_around, windows, windows_grad
 
-# ---------------------------------------------------------------- adaptive pooling
-
-
-def _adaptive_sizes(name: str, x: Any, output_size: Any, n: int) -> tuple[int, ...]:
-    pool_input(name, x, n)
-    wanted = tuple(output_size) if isinstance(output_size, list | tuple) else (output_size,) * n
-    if len(wanted) != n:
-        raise KilnError(name, f"output_size must be {n} values", f"output_size={output_size}", "")
-    sizes = tuple(
-        s if w is None else index_int(w, name, "output_size")
-        for s, w in zip(x.shape[-n:], wanted, strict=True)
-    )
-    if any(s < 0 for s in sizes):
-        raise KilnError(name, "elements of output_size must be greater than or equal to 0", f"output_size={wanted}", "")
-    return sizes
-
-
-def _bins(size: int, out: int) -> list[tuple[int, int]]:
-    """Where each of `out` bins begins and ends."""
-    return [(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
-
-
-def _constant(a: np.ndarray, like: Tensor | None = None) -> Tensor:
-    return wrap(a if like is None else a.astype(like.dtype.np))
-
-
-def _bin_means(x: Tensor, out: int, dim: int) -> Tensor:
-    """The mean of each bin along one dimension, as a product with the matrix that takes it."""
-    size = x.shape[dim]
-    m = np.zeros((size, out))
-    for j, (a, b) in enumerate(_bins(size, out)):
-        m[a:b, j] = 1 / (b - a)
-    return (x.transpose(dim, -1) @ _constant(m, x)).transpose(dim, -1)
-
-
-def _adaptive_avg(n: int, x: Any, output_size: Any) -> Tensor:
-    name = f"adaptive_avg_pool{n}d"
-    sizes = _adaptive_sizes(name, x, output_size, n)
-    floating(name, x)
-    if sizes == (1,) * n:
-        return x.mean(tuple(range(-n, 0)), True)
-    if all(o > 0 and s % o == 0 for s, o in zip(x.shape[-n:], sizes, strict=True)):
-        k = tuple(s // o for s, o in zip(x.shape[-n:], sizes, strict=True))
-        return x if k == (1,) * n and not x.requires_grad else avg_pool(x, k, k, (0,) * n, (0,) * n, True, None)
-    for i, o in enumerate(sizes):
-        if o != x.shape[i - n]:
-            x = _bin_means(x, o, i - n)
-    return x
-
-
-def _adaptive_max(n: int, x: Any, output_size: Any, return_indices: bool) -> Any:
-    name = f"adaptive_max_pool{n}d"
-    sizes = _adaptive_sizes(name, x, output_size, n)
-    floating(name, x)
-    space, lead = tuple(x.shape[-n:]), tuple(x.shape[: x.ndim - n])
-    # positions in the flattened map of every element of every bin; short bins repeat their last one
-    at: Any = np.zeros((1,) * (2 * n), np.int64)
-    for i, (s, o) in enumerate(zip(space, sizes, strict=True)):
-        bins = _bins(s, o)
-        widest = max((b - a for a, b in bins), default=1)
-        index = np.array([[min(a + j, b - 1) for j in range(widest)] for a, b in bins], np.int64).reshape(o, widest)
-        shape = [1] * (2 * n)
-        shape[i], shape[n + i] = o, widest
-        at = at * s + index.reshape(shape)
-    count, taps = numel(sizes), numel(at.shape[n:])
-    flat = x.reshape(*lead, numel(space))
-    at_flat = _constant(at.reshape(count * taps))
-    with_taps = flat.index_select(-1, at_flat).reshape(*lead, count, taps)
-    best = with_taps.detach().argmax(-1, True)
-    values = with_taps.gather(-1, best).reshape(*lead, *sizes)
-    if not return_indices:
-        return values
-    where = at_flat.reshape((1,) * len(lead) + (count, taps)).expand(*lead, count, taps)
-    return values, where.gather(-1, best).reshape(*lead, *sizes)
-
-
-def _adaptive_samples(n: int, distinct: bool) -> Callable:
-    def samples() -> Any:
-        r = rng(61)
-        x = _distinct(r, _sizes(n)) if distinct else draw(r, _sizes(n))
-        for size in (1, 2, 3, (7, 6, 5)[:n], (4, None, 2)[:n] if n > 1 else 4, 9):
-            yield Sample((x, size))
-        yield Sample((x[0], 2))
-        yield Sample((x[0, 0, 0] if n > 1 else x[0, 0], 2), error=RuntimeError)
-        if distinct:
-            yield Sample((x, 3), {"return_indices": True})
-
-    return samples
-
-
-@composition(method=False, samples=_adaptive_samples(1, False))
-def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
-    """The means of output_size bins of (N, C, L) or (C, L)."""
-    return _adaptive_avg(1, input, output_size)
-
-
-@composition(namespace="F", samples=_adaptive_samples(2, False))
-def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
-    """The means of (h, w) bins of (N, C, H, W) or (C, H, W); None keeps a size."""
-    return _adaptive_avg(2, input, output_size)
-
-
-@composition(namespace="F", samples=_adaptive_samples(3, False))
-def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
-    """The means of (d, h, w) bins of (N, C, D, H, W) or (C, D, H, W); None keeps a size."""
-    return _adaptive_avg(3, input, output_size)
-
-
-@composition(namespace="F", samples=_adaptive_samples(1, True))
-def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
-    """The largest values of output_size bins of (N, C, L) or (C, L)."""
-    return _adaptive_max(1, input, output_size, return_indices)
-
-
-@composition(namespace="F", samples=_adaptive_samples(2, True))
-def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
-    """The largest values of (h, w) bins of (N, C, H, W) or (C, H, W); None keeps a size."""
-    return _adaptive_max(2, input, output_size, return_indices)
-
-
-@composition(namespace="F", samples=_adaptive_samples(3, True))
-def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
-    """The largest values of (d, h, w) bins of (N, C, D, H, W) or (C, D, H, W); None keeps a size."""
-    return _adaptive_max(3, input, output_size, return_indices)
-
-
-FUNCTIONS["nn.functional.adaptive_avg_pool1d"] = adaptive_avg_pool1d
-
-
-# ---------------------------------------------------------------- unpooling, unfold and fold
-
-
-def _unpool(n: int, x: Any, indices: Any, kernel: Any, stride: Any, padding: Any, output_size: Any) -> Tensor:
-    name = f"max_unpool{n}d"
-    pool_input(name, x, n)
-    if indices.dtype is not dt.int64:
-        raise KilnError(name, "elements in indices should be type int64", describe(indices), "")
-    if indices.shape != x.shape:
-        raise KilnError(name, "Expected shape of indices to be same as that of the input", describe(indices), "")
-    k = as_tuple(kernel, n, name, "kernel_size")
-    t = k if stride is None else as_tuple(stride, n, name, "stride")
-    p = as_tuple(padding, n, name, "padding")
-    if output_size is None:
-        size = tuple((s - 1) * b + a - 2 * c for s, a, b, c in zip(x.shape[-n:], k, t, p, strict=True))
-    else:
-        size = tuple(output_size)[-n:]
-    lead = tuple(x.shape[: x.ndim - n])
-    count, area = numel(x.shape[-n:]), numel(size)
-    flat = x.new_zeros((*lead, area)).scatter(-1, indices.reshape(*lead, count), x.reshape(*lead, count))
-    return flat.reshape(*lead, *size)
-
-
-def _unpool_samples(n: int) -> Callable:
-    def samples() -> Any:
-        x = draw(rng(62), (1, 2, 2, 2, 2)[: n + 2])
-        area = 4**n
-        step = {1: [0, 2], 2: [0, 2, 9, 15], 3: [0, 2, 9, 15, 35, 37, 48, 63]}[n]
-        index = np.broadcast_to(np.array(step).reshape((2,) * n), x.shape).copy()
-        yield Sample((x, index, 2))
-        if area > 4:
-            yield Sample((x, index, 2), {"output_size": (4, 4, 4)[:n]})
-        yield Sample((x, index.astype(np.int32), 2), error=RuntimeError)
-
-    return samples
-
-
-@composition(namespace="F", samples=_unpool_samples(1))
-def max_unpool1d(input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
-                 output_size: Any = None) -> Tensor:  # fmt: skip
-    """Zeros with the values of a max pooling put back where its indices say: (N, C, L) or (C, L)."""
-    return _unpool(1, input, indices, kernel_size, stride, padding, output_size)
-
-
-@composition(namespace="F", samples=_unpool_samples(2))
-def max_unpool2d(input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
-                 output_size: Any = None) -> Tensor:  # fmt: skip
-    """Zeros with the values of a max pooling put back where its indices say: (N, C, H, W) or (C, H, W)."""
-    return _unpool(2, input, indices, kernel_size, stride, padding, output_size)
-
-
-@composition(namespace="F", samples=_unpool_samples(3))
-def max_unpool3d(input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
-                 output_size: Any = None) -> Tensor:  # fmt: skip
-    """Zeros with the values of a max pooling put back where its indices say: (N, C, D, H, W) or (C, D, H, W)."""
-    return _unpool(3, input, indices, kernel_size, stride, padding, output_size)
+# ---------------------------------------------------------------- unfold and fold
 
 
 def _fold_geometry(name: str, kernel: Any, dilation: Any, padding: Any, stride: Any) -> tuple:
     k, d, p, t = (
         as_tuple(v, 2, name, what)
-        for v, what in ((kernel, "kernel_size"), (dilation, "dilation"), (padding, "padding"), (stride, "stride"))
+        for v, what in (
+            (kernel, "kernel_size"),
+            (dilation, "dilation"),
+            (padding, "padding"),
+            (stride, "stride"),
+        )
     )
     for what, values in (("kernel_size", k), ("dilation", d), ("stride", t)):
         if any(v <= 0 for v in values):
@@ -221,7 +42,9 @@ def _fold_geometry(name: str, kernel: Any, dilation: Any, padding: Any, stride: 
 
 
 def _blocks(sizes: Sequence[Any], k: tuple, d: tuple, p: tuple, t: tuple) -> tuple:
-    return tuple(out_size(s + 2 * c, a, e, b) for s, a, b, c, e in zip(sizes, k, d, p, t, strict=True))
+    return tuple(
+        out_size(s + 2 * c, a, e, b) for s, a, b, c, e in zip(sizes, k, d, p, t, strict=True)
+    )
 
 
 @composition(namespace="F", samples=lambda: iter([
@@ -229,11 +52,18 @@ def _blocks(sizes: Sequence[Any], k: tuple, d: tuple, p: tuple, t: tuple) -> tup
     Sample((draw(rng(), (2, 3, 7, 6)), 2, 2, (1, 0), (2, 1))), Sample((draw(rng(), (3, 5, 6)), 2)),
     Sample((draw(rng(), (2, 3, 5, 6)), 7), error=RuntimeError), Sample((draw(rng(), (2, 3, 5, 6)), 0), error=RuntimeError),
 ]))  # fmt: skip
-def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:
+def unfold(
+    input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+) -> Tensor:
     """The sliding blocks of (N, C, H, W) as columns: (N, C * prod(kernel_size), blocks)."""
     k, d, p, t = _fold_geometry("unfold", kernel_size, dilation, padding, stride)
     if input.ndim not in (3, 4):
-        raise KilnError("unfold", "Expected 3D or 4D (batch mode) tensor for input", describe(input), "(N, C, H, W)")
+        raise KilnError(
+            "unfold",
+            "Expected 3D or 4D (batch mode) tensor for input",
+            describe(input),
+            "(N, C, H, W)",
+        )
     x = input if input.ndim == 4 else input.unsqueeze(0)
     blocks = _blocks(x.shape[-2:], k, d, p, t)
     if any(isinstance(b, int) and b < 1 for b in blocks):
@@ -241,7 +71,7 @@ def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
             "unfold", "the shape of the array of sliding blocks must be at least one in each dimension",
             f"input={describe(input)}, kernel_size={k}: {blocks}", "",
         )  # fmt: skip
-    w = windows(_pad_around(x, p, (0, 0), 0), k, t, d)
+    w = windows(pad_around(x, p, (0, 0), 0), k, t, d)
     n, c = x.shape[:2]
     out = w.permute(0, 1, 4, 5, 2, 3).reshape(n, c * numel(k), numel(blocks))
     return out if input.ndim == 4 else out.squeeze(0)
@@ -252,12 +82,21 @@ def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
     Sample((draw(rng(), (12, 20)), (5, 6), 2)), Sample((draw(rng(), (2, 12, 19)), (5, 6), 2), error=RuntimeError),
     Sample((draw(rng(), (2, 13, 20)), (5, 6), 2), error=RuntimeError),
 ]))  # fmt: skip
-def fold(input: Tensor, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:
+def fold(
+    input: Tensor,
+    output_size: Any,
+    kernel_size: Any,
+    dilation: Any = 1,
+    padding: Any = 0,
+    stride: Any = 1,
+) -> Tensor:
     """Columns (N, C * prod(kernel_size), blocks) added up as sliding blocks of (N, C, *output_size)."""
     k, d, p, t = _fold_geometry("fold", kernel_size, dilation, padding, stride)
     sizes = as_tuple(output_size, 2, "fold", "output_size")
     if input.ndim not in (2, 3):
-        raise KilnError("fold", "Expected 2D or 3D (batch mode) tensor for input", describe(input), "")
+        raise KilnError(
+            "fold", "Expected 2D or 3D (batch mode) tensor for input", describe(input), ""
+        )
     x = input if input.ndim == 3 else input.unsqueeze(0)
     n, columns, count = x.shape
     blocks = _blocks(sizes, k, d, p, t)
@@ -273,7 +112,7 @@ def fold(input: Tensor, output_size: Any, kernel_size: Any, dilation: Any = 1, p
         )  # fmt: skip
     w = x.reshape(n, columns // numel(k), *k, *blocks).permute(0, 1, 4, 5, 2, 3)
     padded = tuple(s + 2 * a for s, a in zip(sizes, p, strict=True))
-    out = _crop(windows_grad(w, padded, k, t, d), p, sizes)
+    out = crop(windows_grad(w, padded, k, t, d), p, sizes)
     return out if input.ndim == 3 else out.squeeze(0)
 
 
@@ -291,10 +130,12 @@ def _nearest(x: Tensor, dim: int, out: int, given: float | None, exact: bool) ->
     size = x.shape[dim]
     step = np.float32(_scale(size, out, given, False))
     at = np.arange(out, dtype=np.float32) + np.float32(0.5 if exact else 0)
-    return x.index_select(dim, _constant(np.minimum((at * step).astype(np.int64), size - 1)))
+    return x.index_select(dim, constant(np.minimum((at * step).astype(np.int64), size - 1)))
 
 
-def _positions(x: Tensor, dim: int, out: int, given: float | None, align: bool, low: float | None) -> np.ndarray:
+def _positions(
+    x: Tensor, dim: int, out: int, given: float | None, align: bool, low: float | None
+) -> np.ndarray:
     kind = np.float64 if x.dtype is dt.float64 else np.float32
     step = kind(_scale(x.shape[dim], out, given, align))
     at = np.arange(out, dtype=kind)
@@ -303,7 +144,7 @@ def _positions(x: Tensor, dim: int, out: int, given: float | None, align: bool, 
 
 
 def _along(weight: np.ndarray, x: Tensor, dim: int) -> Tensor:
-    return _constant(weight.reshape((-1,) + (1,) * (-1 - dim)), x)
+    return constant(weight.reshape((-1,) + (1,) * (-1 - dim)), x)
 
 
 def _linear(x: Tensor, dim: int, out: int, given: float | None, align: bool) -> Tensor:
@@ -314,7 +155,7 @@ def _linear(x: Tensor, dim: int, out: int, given: float | None, align: bool) -> 
     first = np.minimum(at.astype(np.int64), size - 1)
     second = np.minimum(first + 1, size - 1)
     w = at - first
-    a, b = (x.index_select(dim, _constant(i)) for i in (first, second))
+    a, b = (x.index_select(dim, constant(i)) for i in (first, second))
     return a * _along(1 - w, x, dim) + b * _along(w, x, dim)
 
 
@@ -334,7 +175,7 @@ def _cubic(x: Tensor, dim: int, out: int, given: float | None, align: bool) -> T
     total: Any = None
     for k, w in enumerate((far(t + 1), near(t), near(1 - t), far(2 - t))):
         index = np.clip(first.astype(np.int64) + k - 1, 0, size - 1)
-        part = x.index_select(dim, _constant(index)) * _along(w, x, dim)
+        part = x.index_select(dim, constant(index)) * _along(w, x, dim)
         total = part if total is None else total + part
     return total
 
@@ -342,12 +183,21 @@ def _cubic(x: Tensor, dim: int, out: int, given: float | None, align: bool) -> T
 _SPATIAL = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}
 
 
-def _target_sizes(x: Any, size: Any, scale_factor: Any, recompute: Any, n: int) -> tuple[list[int], list[float | None]]:
+def _target_sizes(
+    x: Any, size: Any, scale_factor: Any, recompute: Any, n: int
+) -> tuple[list[int], list[float | None]]:
     """The output's sizes and the scales to count with."""
     if size is not None and scale_factor is not None:
-        raise KilnValueError("interpolate", "only one of size or scale_factor should be defined", (size, scale_factor), "")
+        raise KilnValueError(
+            "interpolate",
+            "only one of size or scale_factor should be defined",
+            (size, scale_factor),
+            "",
+        )
     if size is None and scale_factor is None:
-        raise KilnValueError("interpolate", "either size or scale_factor should be defined", "neither", "")
+        raise KilnValueError(
+            "interpolate", "either size or scale_factor should be defined", "neither", ""
+        )
     what = "output size" if size is not None else "scale_factor"
     given = size if size is not None else scale_factor
     values = list(given) if isinstance(given, list | tuple) else [given] * n
@@ -358,14 +208,24 @@ def _target_sizes(x: Any, size: Any, scale_factor: Any, recompute: Any, n: int) 
         )  # fmt: skip
     if size is not None:
         if recompute:
-            raise KilnValueError("interpolate", "recompute_scale_factor is not meaningful with an explicit size.", size, "")
+            raise KilnValueError(
+                "interpolate",
+                "recompute_scale_factor is not meaningful with an explicit size.",
+                size,
+                "",
+            )
         sizes = [index_int(v, "interpolate", "size") for v in values]
         scales: list[float | None] = [None] * n
     else:
         sizes = [math.floor(float(s) * float(f)) for s, f in zip(x.shape[2:], values, strict=True)]
         scales = [None] * n if recompute else [float(f) for f in values]
     if any(s <= 0 for s in sizes):
-        raise KilnError("interpolate", "Input and output sizes should be greater than 0", f"output size {sizes}", "")
+        raise KilnError(
+            "interpolate",
+            "Input and output sizes should be greater than 0",
+            f"output size {sizes}",
+            "",
+        )
     return sizes, scales
 
 
@@ -405,22 +265,34 @@ def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode:
                 "linear | bilinear | bicubic | trilinear", f"mode={mode!r}", "",
             )  # fmt: skip
     elif mode not in _SPATIAL or input.ndim != _SPATIAL[mode] + 2:
-        need = f"{mode} mode needs {_SPATIAL[mode] + 2}D input" if mode in _SPATIAL else f"no mode {mode!r}"
-        raise KilnNotImplementedError("interpolate", f"Got {input.ndim}D input, but {need}", describe(input), "")
+        need = (
+            f"{mode} mode needs {_SPATIAL[mode] + 2}D input"
+            if mode in _SPATIAL
+            else f"no mode {mode!r}"
+        )
+        raise KilnNotImplementedError(
+            "interpolate", f"Got {input.ndim}D input, but {need}", describe(input), ""
+        )
     if antialias:
-        raise KilnNotImplementedError("interpolate", "antialias=True is not supported", f"mode={mode!r}", "")
+        raise KilnNotImplementedError(
+            "interpolate", "antialias=True is not supported", f"mode={mode!r}", ""
+        )
     if input.ndim not in (3, 4, 5):
-        raise KilnNotImplementedError("interpolate", "Only 3D, 4D and 5D input Tensors supported", describe(input), "")
+        raise KilnNotImplementedError(
+            "interpolate", "Only 3D, 4D and 5D input Tensors supported", describe(input), ""
+        )
     n = input.ndim - 2
     sizes, scales = _target_sizes(input, size, scale_factor, recompute_scale_factor, n)
     if mode == "area":
-        return _adaptive_avg(n, input, sizes)
+        return adaptive_avg(n, input, sizes)
     x = input
     for i, (out, given) in enumerate(zip(sizes, scales, strict=True)):
         if mode.startswith("nearest"):
             x = _nearest(x, i - n, out, given, mode.endswith("exact"))
         else:
-            x = (_cubic if mode == "bicubic" else _linear)(x, i - n, out, given, bool(align_corners))
+            x = (_cubic if mode == "bicubic" else _linear)(
+                x, i - n, out, given, bool(align_corners)
+            )
     return x
 
 
@@ -428,21 +300,30 @@ def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode:
 def upsample(input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
              align_corners: bool | None = None) -> Tensor:  # fmt: skip
     """Deprecated name of `interpolate`."""
-    warnings.warn("`nn.functional.upsample` is deprecated. Use `nn.functional.interpolate` instead.", stacklevel=2)
+    warnings.warn(
+        "`nn.functional.upsample` is deprecated. Use `nn.functional.interpolate` instead.",
+        stacklevel=2,
+    )
     return interpolate(input, size, scale_factor, mode, align_corners)
 
 
 @composition(namespace="F")
 def upsample_nearest(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
     """Deprecated: `interpolate` with mode "nearest"."""
-    warnings.warn("`nn.functional.upsample_nearest` is deprecated. Use `nn.functional.interpolate` instead.", stacklevel=2)
+    warnings.warn(
+        "`nn.functional.upsample_nearest` is deprecated. Use `nn.functional.interpolate` instead.",
+        stacklevel=2,
+    )
     return interpolate(input, size, scale_factor, "nearest")
 
 
 @composition(namespace="F")
 def upsample_bilinear(input: Tensor, size: Any = None, scale_factor: Any = None) -> Tensor:
     """Deprecated: `interpolate` with mode "bilinear" and aligned corners."""
-    warnings.warn("`nn.functional.upsample_bilinear` is deprecated. Use `nn.functional.interpolate` instead.", stacklevel=2)
+    warnings.warn(
+        "`nn.functional.upsample_bilinear` is deprecated. Use `nn.functional.interpolate` instead.",
+        stacklevel=2,
+    )
     return interpolate(input, size, scale_factor, "bilinear", True)
 
 
@@ -451,7 +332,12 @@ def upsample_bilinear(input: Tensor, size: Any = None, scale_factor: Any = None)
 
 def _shuffle_check(name: str, input: Any, factor: int) -> None:
     if input.ndim < 3:
-        raise KilnError(name, f"{name} expects input to have at least 3 dimensions", describe(input), "(*, C, H, W)")
+        raise KilnError(
+            name,
+            f"{name} expects input to have at least 3 dimensions",
+            describe(input),
+            "(*, C, H, W)",
+        )
     if factor <= 0:
         raise KilnError(name, f"{name} expects a positive factor", factor, "")
 
@@ -504,7 +390,10 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     """(N, groups * C, *) with channels taken from each group in turn, https://arxiv.org/abs/1707.01083."""
     if input.ndim < 3 or groups <= 0 or input.shape[1] % groups:
         raise KilnError(
-            "channel_shuffle", "Number of channels must be divisible by groups", f"{describe(input)}, groups={groups}", ""
+            "channel_shuffle",
+            "Number of channels must be divisible by groups",
+            f"{describe(input)}, groups={groups}",
+            "",
         )
     n, c, *rest = input.shape
     return input.reshape(n, groups, c // groups, *rest).transpose(1, 2).reshape(n, c, *rest)
@@ -531,7 +420,7 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
         axes.append(a if align_corners else a * ((s - 1) / s))
     mesh = np.meshgrid(*axes, indexing="ij")[::-1]  # x varies along the last dimension
     base = np.stack([*mesh, np.ones(sizes)], -1).reshape(numel(sizes), k + 1)
-    return (_constant(base, theta) @ theta.transpose(1, 2)).reshape(theta.shape[0], *sizes, k)
+    return (constant(base, theta) @ theta.transpose(1, 2)).reshape(theta.shape[0], *sizes, k)
 
 
 def _unnormalize(c: Tensor, size: int, align: bool) -> Tensor:
@@ -565,7 +454,9 @@ def _grid_samples() -> Any:
         for padding_mode in ("zeros", "border", "reflection"):
             for align in (True, False):
                 yield Sample((x, g, mode, padding_mode, align))
-    yield Sample((draw(r, (2, 3, 4, 5, 3)), draw(r, (2, 3, 2, 4, 3), -1.3, 1.3)), {"align_corners": False})
+    yield Sample(
+        (draw(r, (2, 3, 4, 5, 3)), draw(r, (2, 3, 2, 4, 3), -1.3, 1.3)), {"align_corners": False}
+    )
     yield Sample((x, g, "linear"), error=ValueError)
     yield Sample((x, g[:1]), error=RuntimeError)
 
@@ -582,9 +473,19 @@ def grid_sample(input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mod
         kind = KilnNotImplementedError if mode == "bicubic" else KilnValueError
         raise kind(name, "expected mode to be 'bilinear' or 'nearest'", repr(mode), "")
     if padding_mode not in ("zeros", "border", "reflection"):
-        raise KilnValueError(name, "expected padding_mode to be 'zeros', 'border' or 'reflection'", repr(padding_mode), "")
+        raise KilnValueError(
+            name,
+            "expected padding_mode to be 'zeros', 'border' or 'reflection'",
+            repr(padding_mode),
+            "",
+        )
     k = input.ndim - 2
-    if k not in (2, 3) or grid.ndim != input.ndim or grid.shape[0] != input.shape[0] or grid.shape[-1] != k:
+    if (
+        k not in (2, 3)
+        or grid.ndim != input.ndim
+        or grid.shape[0] != input.shape[0]
+        or grid.shape[-1] != k
+    ):
         raise KilnError(
             name, "expected grid (N, *out, k) and input (N, C, *size) with the same batch size",
             f"input={describe(input)}, grid={describe(grid)}", "",
@@ -611,7 +512,9 @@ def grid_sample(input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mod
             if mode == "bilinear":
                 w = 1 - (p - i).abs()
                 weight = w if weight is None else weight * w
-        picked = flat.gather(2, index.reshape(n, 1, numel(out)).expand(n, c, numel(out))).reshape(n, c, *out)
+        picked = flat.gather(2, index.reshape(n, 1, numel(out)).expand(n, c, numel(out))).reshape(
+            n, c, *out
+        )
         part = picked if weight is None else picked * weight.unsqueeze(1)
         part = where_op(inside.unsqueeze(1), part, 0)
         total = part if total is None else total + part

@@ -60,7 +60,11 @@ def cumsum_op(input: Tensor, dim: int) -> Tensor:
         return input.astype(np.int64) if input.dtype.kind in "iub" else input.copy()
     if input.dtype.kind in "iub":
         return np.cumsum(input, dim, np.int64)
-    return np.cumsum(input, dim, np.float64).astype(_F32) if input.dtype == _F32 else np.cumsum(input, dim)
+    return (
+        np.cumsum(input, dim, np.float64).astype(_F32)
+        if input.dtype == _F32
+        else np.cumsum(input, dim)
+    )
 
 
 def _cumprod_grad(g: Tensor, input: Tensor, out: Tensor, dim: int) -> Tensor:
@@ -155,8 +159,16 @@ def _running_samples() -> Iterator[Sample]:
     yield Sample((np.array([1.0, np.nan, 0.0, np.nan]), 0), grad=False)
 
 
-cummax = _running("cummax", np.maximum, "(values, indices) of the largest element up to each one; the last of equals.")
-cummin = _running("cummin", np.minimum, "(values, indices) of the smallest element up to each one; the last of equals.")
+cummax = _running(
+    "cummax",
+    np.maximum,
+    "(values, indices) of the largest element up to each one; the last of equals.",
+)
+cummin = _running(
+    "cummin",
+    np.minimum,
+    "(values, indices) of the smallest element up to each one; the last of equals.",
+)
 
 
 # ---------------------------------------------------------------- sums of exponentials, differences
@@ -166,7 +178,10 @@ def _lcse_infer(input: Any, dim: int) -> tuple:
     norm_dim(dim, len(input.shape), "logcumsumexp")
     if input.dtype.category < dt.FLOAT:
         raise KilnNotImplementedError(
-            "logcumsumexp", f"not implemented for {input.dtype.name}", describe(input), "convert with .float()"
+            "logcumsumexp",
+            f"not implemented for {input.dtype.name}",
+            describe(input),
+            "convert with .float()",
         )
     return input.shape, input.dtype
 
@@ -182,7 +197,13 @@ def _lcse_grad(g: Tensor, input: Tensor, out: Tensor, dim: int) -> Tensor:
     return part(g, g > 0) - part(-g, g < 0)
 
 
-@op(family="scan", infer=_lcse_infer, out=True, grad={"input": _lcse_grad}, samples=_samples(integers=False))
+@op(
+    family="scan",
+    infer=_lcse_infer,
+    out=True,
+    grad={"input": _lcse_grad},
+    samples=_samples(integers=False),
+)
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """log of the sum of exponentials of all elements along `dim` up to each one, without overflow."""
     return np.logaddexp.accumulate(input, dim) if input.ndim else input.copy()
@@ -201,10 +222,21 @@ def _diff_samples() -> Iterator[Sample]:
 
 
 @composition(samples=_diff_samples)
-def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, append: Tensor | None = None) -> Tensor:
+def diff(
+    input: Tensor,
+    n: int = 1,
+    dim: int = -1,
+    prepend: Tensor | None = None,
+    append: Tensor | None = None,
+) -> Tensor:
     """The n-th differences of neighbours along `dim`; of bools whether they differ."""
     if not len(input.shape):
-        raise KilnError("diff", "diff expects input to be at least one-dimensional", describe(input), "unsqueeze it")
+        raise KilnError(
+            "diff",
+            "diff expects input to be at least one-dimensional",
+            describe(input),
+            "unsqueeze it",
+        )
     if n < 0:
         raise KilnError("diff", f"order must be non-negative but got {n}", n, "")
     d = norm_dim(dim, len(input.shape), "diff")

@@ -31,7 +31,15 @@ def _softmax_infer(name: str) -> Callable:
 
 
 def _softmax_samples() -> Any:
-    for shape, dim in (((3, 4), 1), ((3, 4), 0), ((2, 3, 5), -2), ((), 0), ((0, 3), 1), ((3, 0), 1), ((3, 0), 0)):
+    for shape, dim in (
+        ((3, 4), 1),
+        ((3, 4), 0),
+        ((2, 3, 5), -2),
+        ((), 0),
+        ((0, 3), 1),
+        ((3, 0), 1),
+        ((3, 0), 0),
+    ):
         yield Sample((draw(rng(), shape), dim))
     yield Sample((strided(draw(rng(), (3, 4))), 1))
     yield Sample((np.array([[1e4, 0.0], [-np.inf, 0.0]]), 1), grad=False)
@@ -98,7 +106,8 @@ def log_softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
 
 def _implicit_dim(name: str, input: Tensor, stacklevel: int) -> int:
     warnings.warn(
-        f"Implicit dimension choice for {name} has been deprecated; pass dim=", stacklevel=stacklevel
+        f"Implicit dimension choice for {name} has been deprecated; pass dim=",
+        stacklevel=stacklevel,
     )
     return 0 if input.ndim in (0, 1, 3) else 1
 
@@ -115,11 +124,15 @@ def _functional_softmax(name: str, fn: Any, doc: str) -> None:
 
 _functional_softmax("softmax", softmax, "exp(input) / sum(exp(input)) along dim.")
 _functional_softmax("log_softmax", log_softmax, "log(softmax(input)) along dim.")
-_functional_softmax("softmin", lambda x, dim, dtype: softmax(-x, dim, dtype), "softmax(-input) along dim.")
+_functional_softmax(
+    "softmin", lambda x, dim, dtype: softmax(-x, dim, dtype), "softmax(-input) along dim."
+)
 
 
 @composition(namespace="F", samples=lambda: iter([]))
-def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:
+def gumbel_softmax(
+    logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
+) -> Tensor:
     """A sample from the Gumbel-softmax distribution; `hard` gives one-hot values with soft gradients.
 
     https://arxiv.org/abs/1611.01144

@@ -32,7 +32,9 @@ def _order(a: np.ndarray, dim: int, descending: bool) -> np.ndarray:
 
 def _ordered(name: str, input: Any, dim: int) -> int:
     if input.dtype.is_complex:
-        raise KilnError(name, "complex numbers have no order", describe(input), "sort x.abs() or x.real")
+        raise KilnError(
+            name, "complex numbers have no order", describe(input), "sort x.abs() or x.real"
+        )
     return norm_dim(dim, len(input.shape), name)
 
 
@@ -84,7 +86,14 @@ def _public_sorts() -> Iterator[Sample]:
 
 
 @composition(samples=_public_sorts)
-def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool | None = False, *, out: Any = None) -> Any:
+def sort(
+    input: Tensor,
+    dim: int = -1,
+    descending: bool = False,
+    stable: bool | None = False,
+    *,
+    out: Any = None,
+) -> Any:
     """(values, indices) in order along `dim`. Equal elements always keep their order."""
     return _finish(sort_op, sort_op(input, dim, descending), out)
 
@@ -104,13 +113,17 @@ def msort(input: Tensor) -> Tensor:
 # ---------------------------------------------------------------- the k-th
 
 
-def _topk_infer(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> list:
+def _topk_infer(
+    input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> list:
     d = _ordered("topk", input, dim)
     if input.dtype is dt.bool_:
         raise KilnError("topk", "does not support bool", describe(input), "convert with .int()")
     n = input.shape[d] if len(input.shape) else 1
     if k < 0 or k > n:
-        raise KilnError("topk", "selected index k out of range", f"k={k}, {describe(input)}", f"0 to {n} here")
+        raise KilnError(
+            "topk", "selected index k out of range", f"k={k}, {describe(input)}", f"0 to {n} here"
+        )
     shape = Size(k if i == d else s for i, s in enumerate(input.shape))
     return [(shape, input.dtype), (shape, dt.int64)]
 
@@ -150,10 +163,15 @@ def _kth_infer(input: Any, k: int, dim: int = -1, keepdim: bool = False) -> list
     d = _ordered("kthvalue", input, dim)
     n = input.shape[d] if len(input.shape) else 1
     if n == 0:
-        raise KilnIndexError("kthvalue", f"expected reduction dim {d} to have non-zero size", describe(input), "")
+        raise KilnIndexError(
+            "kthvalue", f"expected reduction dim {d} to have non-zero size", describe(input), ""
+        )
     if k < 1 or k > n:
         raise KilnError(
-            "kthvalue", f"selected number k out of range for dimension {d}", f"k={k}, {describe(input)}", f"1 to {n} here"
+            "kthvalue",
+            f"selected number k out of range for dimension {d}",
+            f"k={k}, {describe(input)}",
+            f"1 to {n} here",
         )
     shape = Size((1 if i == d else s) for i, s in enumerate(input.shape) if keepdim or i != d)
     return [(shape, input.dtype), (shape, dt.int64)]
@@ -223,10 +241,14 @@ def searchsorted(sorted_sequence: Tensor, input: Any, *, out_int32: bool = False
     if side not in (None, "left", "right"):
         raise KilnError("searchsorted", "side can only be 'left' or 'right'", repr(side), "")
     if side == "left" and right:
-        raise KilnError("searchsorted", "side and right can't be opposites", f"side={side}, right={right}", "")
+        raise KilnError(
+            "searchsorted", "side and right can't be opposites", f"side={side}, right={right}", ""
+        )
     if sorter is not None:
         sorted_sequence = sorted_sequence.gather(-1, sorter)
-    return search_op(sorted_sequence, input, right or side == "right", dt.int32 if out_int32 else dt.int64)
+    return search_op(
+        sorted_sequence, input, right or side == "right", dt.int32 if out_int32 else dt.int64
+    )
 
 
 @composition(method=False, samples=lambda: iter([
@@ -234,10 +256,17 @@ def searchsorted(sorted_sequence: Tensor, input: Any, *, out_int32: bool = False
     Sample((3.0, np.array([1.0, 3.0, 5.0])), {"right": True}, grad=False),
     Sample((np.array([0.0]), np.zeros((2, 2))), error=RuntimeError),
 ]))  # fmt: skip
-def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
+def bucketize(
+    input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False
+) -> Tensor:
     """The number of the bucket between sorted boundaries that each value falls in."""
     if len(boundaries.shape) != 1:
-        raise KilnError("bucketize", "boundaries tensor must be 1 dimension", describe(boundaries), "use searchsorted")
+        raise KilnError(
+            "bucketize",
+            "boundaries tensor must be 1 dimension",
+            describe(boundaries),
+            "use searchsorted",
+        )
     return searchsorted(boundaries, input, out_int32=out_int32, right=right)
 
 
@@ -313,7 +342,9 @@ def unique(input: Tensor, sorted: bool = True, return_inverse: bool = False, ret
 def unique_consecutive(input: Tensor, return_inverse: bool = False, return_counts: bool = False,
                        dim: int | None = None) -> Any:  # fmt: skip
     """The elements (or slices along `dim`) without repetitions of the one before."""
-    return _picked(unique_consecutive_op(input.detach(), _checked(input, dim)), return_inverse, return_counts)
+    return _picked(
+        unique_consecutive_op(input.detach(), _checked(input, dim)), return_inverse, return_counts
+    )
 
 
 def _bincount_samples() -> Iterator[Sample]:
@@ -333,11 +364,23 @@ def _bincount_samples() -> Iterator[Sample]:
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
     """How often each value from 0 occurs in a 1-d integer tensor, or the sum of its weights."""
     if input.dtype.kind not in "iu":
-        raise KilnNotImplementedError("bincount", f"not implemented for {input.dtype}", str(input.dtype), "convert with .long()")
+        raise KilnNotImplementedError(
+            "bincount",
+            f"not implemented for {input.dtype}",
+            str(input.dtype),
+            "convert with .long()",
+        )
     if input.ndim != 1 or (input.size and input.min() < 0):
-        raise KilnError("bincount", "only supports 1-d non-negative integral inputs", f"{input.ndim}-d", "")
+        raise KilnError(
+            "bincount", "only supports 1-d non-negative integral inputs", f"{input.ndim}-d", ""
+        )
     if weights is not None and weights.shape != input.shape:
-        raise KilnError("bincount", "weights should be 1-d and have the same length as input", str(weights.shape), "")
+        raise KilnError(
+            "bincount",
+            "weights should be 1-d and have the same length as input",
+            str(weights.shape),
+            "",
+        )
     if minlength < 0:
         raise KilnError("bincount", "minlength should be >= 0", minlength, "")
     r = np.bincount(input, weights, minlength)
@@ -346,7 +389,9 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
 
 def _histc_infer(input: Any, bins: int = 100, min: float = 0, max: float = 0) -> tuple:
     if input.dtype.category != dt.FLOAT:
-        raise KilnNotImplementedError("histc", f"not implemented for {input.dtype.name}", describe(input), "x.float()")
+        raise KilnNotImplementedError(
+            "histc", f"not implemented for {input.dtype.name}", describe(input), "x.float()"
+        )
     if bins <= 0:
         raise KilnError("histc", f"bins must be > 0, but got {bins}", bins, "")
     if min > max:
@@ -368,7 +413,9 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     return np.histogram(input, bins, (min, max))[0].astype(input.dtype)
 
 
-def _isin_body(elements: Tensor, test_elements: Tensor, assume_unique: bool, invert: bool) -> Tensor:
+def _isin_body(
+    elements: Tensor, test_elements: Tensor, assume_unique: bool, invert: bool
+) -> Tensor:
     found = (elements.unsqueeze(-1) == test_elements.reshape(numel(test_elements.shape))).any(-1)
     return ~found if invert else found
 
@@ -377,6 +424,8 @@ def _isin_body(elements: Tensor, test_elements: Tensor, assume_unique: bool, inv
     Sample((np.array([[3, 1], [1, 2]]), np.array([1, 5])), grad=False),
     Sample((np.array([[3, 1], [1, 2]]), np.array([1, 5])), {"invert": True}, grad=False),
 ]), infer=lambda elements, test_elements, assume_unique=False, invert=False: (elements.shape, dt.bool_))  # fmt: skip
-def isin(elements: Tensor, test_elements: Tensor, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
+def isin(
+    elements: Tensor, test_elements: Tensor, *, assume_unique: bool = False, invert: bool = False
+) -> Tensor:
     """Where an element is one of `test_elements`."""
     return np.isin(elements, test_elements, assume_unique, invert)

@@ -49,7 +49,9 @@ def _mean_infer(input: Any, dim: Dims = None, keepdim: bool = False) -> tuple:
             "mean", "could not infer output dtype: only floating and complex tensors have a mean",
             describe(input), "convert first (x.float()) or pass dtype=",
         )  # fmt: skip
-    return reduced_shape(input.shape, reduced_axes(dim, len(input.shape), "mean"), keepdim), input.dtype
+    return reduced_shape(
+        input.shape, reduced_axes(dim, len(input.shape), "mean"), keepdim
+    ), input.dtype
 
 
 @op(
@@ -131,7 +133,9 @@ def _var_body(input: Tensor, dim: Dims, correction: Any, keepdim: bool) -> Tenso
     return total / n if n else total / total.new_zeros(())
 
 
-def _std_grad(g: Tensor, input: Tensor, out: Tensor, dim: Dims, correction: Any, keepdim: bool) -> Tensor:
+def _std_grad(
+    g: Tensor, input: Tensor, out: Tensor, dim: Dims, correction: Any, keepdim: bool
+) -> Tensor:
     zero = out == 0
     half = where_op(zero, 0, g / (where_op(zero, 1, out) * 2))
     return _var_grad(half, input, dim, correction, keepdim)
@@ -145,7 +149,9 @@ def _variance(input: np.ndarray, dim: Dims, correction: Any, keepdim: bool) -> A
     m = accurate_sum(input, axis, True) / input.dtype.type(n)
     d = input - m
     square = d * d if d.dtype.kind == "f" else d.real * d.real + d.imag * d.imag
-    return np.true_divide(accurate_sum(square, axis, keepdim), square.dtype.type(_divisor(n, correction)))
+    return np.true_divide(
+        accurate_sum(square, axis, keepdim), square.dtype.type(_divisor(n, correction))
+    )
 
 
 def _variance_samples() -> Iterator[Sample]:
@@ -182,13 +188,23 @@ def _variance_args(name: str, args: tuple, given: dict[str, Any]) -> tuple[Any, 
     names = ("unbiased",) if args and isinstance(args[0], bool) else ("dim", "unbiased", "keepdim")
     given = dict(zip(names, args, strict=False)) | given
     if len(args) > len(names) or ("correction" in given and "unbiased" in given):
-        raise KilnTypeError(name, "an invalid combination of arguments", describe(args), f"{name}(x, dim, correction=1)")
+        raise KilnTypeError(
+            name,
+            "an invalid combination of arguments",
+            describe(args),
+            f"{name}(x, dim, correction=1)",
+        )
     dim, keepdim = alias_dims(given.pop("dim", None), given.pop("keepdim", False), {
         k: given.pop(k) for k in ("axis", "keepdims") if k in given
     }, name)  # fmt: skip
     unbiased, correction = given.pop("unbiased", True), given.pop("correction", None)
     if given or not isinstance(unbiased, bool):
-        raise KilnTypeError(name, "an invalid argument", describe(given or unbiased), f"{name}(x, dim, correction=1)")
+        raise KilnTypeError(
+            name,
+            "an invalid argument",
+            describe(given or unbiased),
+            f"{name}(x, dim, correction=1)",
+        )
     return dim, int(unbiased) if correction is None else correction, keepdim
 
 
@@ -245,7 +261,11 @@ def _lse_body(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
         return sum_op(input, dim, keepdim).log()
     m = _finite_or_zero(amax(input.detach(), dim, True))
     r = sum_op((input - m).exp(), dim, True).log() + m
-    return r if keepdim else r.reshape(reduced_shape(input.shape, reduced_axes(dim, len(input.shape)), False))
+    return (
+        r
+        if keepdim
+        else r.reshape(reduced_shape(input.shape, reduced_axes(dim, len(input.shape)), False))
+    )
 
 
 @op(
@@ -264,22 +284,36 @@ def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
         return np.log(add_reduce(input, axis, None, None, keepdim))
     m = np.maximum.reduce(input, axis, None, None, True)
     m = np.where(np.isfinite(m), m, m.dtype.type(0))
-    return np.log(accurate_sum(np.exp(input - m), axis, keepdim)) + (m if keepdim else np.squeeze(m, axis))
+    return np.log(accurate_sum(np.exp(input - m), axis, keepdim)) + (
+        m if keepdim else np.squeeze(m, axis)
+    )
 
 
 def _no_integers(input: Any) -> None:
     if input.dtype.category < dt.FLOAT:
         raise KilnError(
-            "norm", "expected a floating or complex tensor", describe(input), "convert first: x.float()"
+            "norm",
+            "expected a floating or complex tensor",
+            describe(input),
+            "convert first: x.float()",
         )
 
 
 def _norm_infer(input: Any, ord: Any, dim: Dims, keepdim: bool) -> tuple:
     _no_integers(input)
     axes = reduced_axes(dim, len(input.shape), "norm")
-    if (ord == float("inf") or ord < 0) and numel(input.shape[i] for i in axes) == 0 and len(input.shape):
+    if (
+        (ord == float("inf") or ord < 0)
+        and numel(input.shape[i] for i in axes) == 0
+        and len(input.shape)
+    ):
         kind = KilnError if dim is None or numel(input.shape) == 0 else KilnIndexError
-        raise kind("norm", f"the {ord} norm of no elements is not defined", describe(input), "use another norm")
+        raise kind(
+            "norm",
+            f"the {ord} norm of no elements is not defined",
+            describe(input),
+            "use another norm",
+        )
     return reduced_shape(input.shape, axes, keepdim), input.dtype.to_real()
 
 
@@ -337,12 +371,20 @@ def norm_op(input: Tensor, ord: Any, dim: Dims, keepdim: bool) -> Tensor:
     if ord == 0:
         return add_reduce(input != 0, axis, INT64, None, keepdim).astype(input.real.dtype)
     if ord == 2:
-        x = input.real * input.real + input.imag * input.imag if input.dtype.kind == "c" else input * input
+        x = (
+            input.real * input.real + input.imag * input.imag
+            if input.dtype.kind == "c"
+            else input * input
+        )
         return np.sqrt(accurate_sum(x, axis, keepdim))
     x = np.absolute(input)
     if ord in (float("inf"), float("-inf")):
         return (np.maximum if ord > 0 else np.minimum).reduce(x, axis, None, None, keepdim)
-    return accurate_sum(x, axis, keepdim) if ord == 1 else accurate_sum(x**ord, axis, keepdim) ** (1.0 / ord)
+    return (
+        accurate_sum(x, axis, keepdim)
+        if ord == 1
+        else accurate_sum(x**ord, axis, keepdim) ** (1.0 / ord)
+    )
 
 
 def _some_norms() -> Iterator[Sample]:
@@ -358,7 +400,9 @@ def norm(input: Tensor, p: Any = "fro", dim: Dims = None, keepdim: bool = False,
          dtype: Any = None) -> Tensor:  # fmt: skip
     """The p-norm of the elements, over `dim` where given; "fro" is p = 2."""
     if isinstance(p, str) and p != "fro":
-        raise KilnNotImplementedError("norm", "only 'fro' and numbers are norms here", repr(p), "use p=2, 1, inf, …")
+        raise KilnNotImplementedError(
+            "norm", "only 'fro' and numbers are norms here", repr(p), "use p=2, 1, inf, …"
+        )
     _no_integers(input)
     r = norm_op(converted(input, dtype), 2 if p in (None, "fro") else p, dim, keepdim)
     return finished(norm_op, r, out)
@@ -387,7 +431,9 @@ def _middle(input: np.ndarray) -> np.ndarray:
 
 def _median_infer(input: Any, dim: int, keepdim: bool) -> list:
     if input.dtype.category in (dt.BOOL, dt.COMPLEX):
-        raise KilnNotImplementedError("median", f"not implemented for {input.dtype.name}", describe(input), "convert it")
+        raise KilnNotImplementedError(
+            "median", f"not implemented for {input.dtype.name}", describe(input), "convert it"
+        )
     return select_rule("median")(input, dim, keepdim)
 
 

@@ -111,29 +111,47 @@ def _imports(level: str) -> str:
     return lines[0] + f"from {level}ops.registry import Number, Operand, VarInts\n" + "".join(lines[1:])
 
 
+def _written() -> set[str]:
+    """The names in the body of class Tensor: all others are bound to it from elsewhere."""
+    tree = ast.parse((ROOT / "tensor.py").read_text())
+    (body,) = (n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Tensor")
+    names = {n.name for n in body if isinstance(n, ast.FunctionDef)}
+    targets = [t for n in body if isinstance(n, ast.Assign) for t in n.targets]
+    return names | {t.id for t in targets if isinstance(t, ast.Name)}
+
+
 def tensor_methods() -> str:
-    """`_tensor_methods.pyi`: what the registry binds to Tensor."""
+    """`_tensor_methods.pyi`: what is bound to Tensor from the registry and beside it."""
     text = HEADER.format(doc="Tensor's derived methods.") + _imports(".") + "\n"
     text += "".join(result_class(o) for o in REGISTRY.values() if o.result_names)
     text += "class TensorMethods:\n"
-    bound = {n: f for n, f in METHODS.items() if vars(Tensor).get(n) is f}
-    for name in sorted(bound):
-        text += definition(name, bound[name], "    ", method=True)
-    dunders = {d for o in REGISTRY.values() for d in o.dunders} | {"__pos__", "__matmul__", "__rmatmul__"}
-    for name in sorted(dunders - set(bound)):
-        if name in vars(Tensor):
-            other = "" if name in ("__neg__", "__abs__", "__invert__", "__pos__") else ", other: Any"
-            text += f"    def {name}(self{other}) -> Tensor: ...\n"
+    written = _written() | set(vars(object)) - {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"}
+    for name, value in sorted(vars(Tensor).items()):
+        if name in written or name.startswith("_") and not name.startswith("__"):
+            continue
+        if isinstance(value, property):
+            text += f"    @property\n    def {name}(self) -> Tensor: ...\n"
+            if value.fset is not None:
+                text += f"    @{name}.setter\n    def {name}(self, value: Any) -> None: ...\n"
+        elif isinstance(value, types.FunctionType):
+            if name.startswith("__") and name not in METHODS:
+                alone = name in ("__neg__", "__abs__", "__invert__", "__pos__")
+                text += f"    def {name}(self{'' if alone else ', other: Any'}) -> Tensor: ...\n"
+            else:
+                text += definition(name, value, "    ", method=True)
     return text
 
 
 def package() -> str:
     """`__init__.pyi`: everything that `kiln` offers."""
-    text = HEADER.format(doc="Everything that `kiln` offers.") + _imports(".") + "\n"
+    imports = _imports(".").replace("import Size", "import Size as Size").replace(
+        "import Tensor", "import Tensor as Tensor"
+    )
+    text = HEADER.format(doc="Everything that `kiln` offers.") + imports + "\n"
     text += imports_of(o.name + "_result" for o in _public_results(FUNCTIONS, "")) + "\n"
     modules, imports, values, functions = "", "", "", ""
     for name in sorted(set(dir(kiln))):
-        if (name.startswith("_") and name != "__version__") or name == "Any":
+        if (name.startswith("_") and name != "__version__") or name in ("Any", "Size", "Tensor"):
             continue
         value = kiln._LAZY_MODULES and (name in kiln._LAZY_MODULES)
         if value and name not in kiln._LAZY_NAMES:

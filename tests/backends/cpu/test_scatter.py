@@ -59,7 +59,11 @@ def expected(out, ids, value, mode):
 @pytest.mark.parametrize("width", [1, 3, 8, 17, 32, 67, 200])
 def test_rows_of_any_width(isa, width):
     n, table = 50, 9
-    out, ids, value = values("f32", (table, width)), rng().integers(0, table, n), values("f32", (n, width))
+    out, ids, value = (
+        values("f32", (table, width)),
+        rng().integers(0, table, n),
+        values("f32", (n, width)),
+    )
     want = expected(out, ids, value, "add")
     launch(emit(rows("f32", n, width), isa), isa, [out, ids, value])
     np.testing.assert_array_equal(out, want)
@@ -96,7 +100,9 @@ def test_scatter_along_a_dim(isa, shape, dim, mode):
     full = IndexMap(0, rowmajor(shape))
     where = apply("mul", load(1, "i64", full), const(strides[dim], "i64"))
     at = IndexMap(0, tuple(0 if d == dim else s for d, s in enumerate(strides)))
-    spec = Scatter(shape, ("f32", "i64", "f32"), 0, at, where, load(2, "f32", full), mode, (1 - dim,))
+    spec = Scatter(
+        shape, ("f32", "i64", "f32"), 0, at, where, load(2, "f32", full), mode, (1 - dim,)
+    )
     out, value = values("f32", size), values("f32", shape)
     ids = rng().integers(0, size[dim], shape)
     want = out.copy()
@@ -144,7 +150,11 @@ def test_index_in_the_middle_and_several_index_expressions(isa):
 def test_order_is_kept_across_tasks(isa):
     """Large enough for several tasks: the same bits as one by one, whatever order tasks run in."""
     n, width = 600, 400
-    out, ids, value = np.zeros((4, width), np.float32), rng().integers(0, 4, n), values("f32", (n, width))
+    out, ids, value = (
+        np.zeros((4, width), np.float32),
+        rng().integers(0, 4, n),
+        values("f32", (n, width)),
+    )
     want = expected(out, ids, value, "add")
     kernel = emit(rows("f32", n, width), isa)
     assert kernel.ntasks > 1

@@ -13,7 +13,7 @@ from ...compile import loopnest as ln
 from ...compile import maps
 from ...compile.maps import Affine, NotAffine, Split
 from ...compile.regions import Region, Unfusable, fusable, ln_dtype, strided_view
-from ...graph.node import Node
+from ...graph.node import INPUT, Node
 from ...shape import contiguous_strides
 from . import conv, gemm
 from .conv_shape import Conv
@@ -75,29 +75,56 @@ def _symbol(kind: str, spec: Any, isa: Isa) -> str:
     return f"{kind}_{hashlib.sha256(f'{spec}|{isa.key}'.encode()).hexdigest()[:20]}"
 
 
-def epilogue_chain(n: Node, users: dict[Node, list[Node]], outputs: set[Node]) -> list[Node]:
-    """The nodes after a contraction that could be computed in its epilogue, nearest first."""
-    out = []
-    while n not in outputs and len(users[n]) == 1:
-        u = users[n][0]
-        if u.outputs is not None or not fusable(u) or u.dtype is not n.dtype:
+def epilogue_ends(n: Node, users: dict[Node, list[Node]], outputs: set[Node]) -> list[Node]:
+    """Nodes at which an epilogue of a contraction could end, nearest first.
+
+    The nodes between the contraction and an end are elementwise, have its shape, and are read by
+    nobody else: a group with one exit, which grows by one reader at a time.
+    """
+    ends: list[Node] = []
+    group = [n]
+    while len(group) < 16:
+        inside = set(group)
+        if n in outputs or any(x in outputs for x in group[:-1]):
             break
-        if u.name in ("reshape",) and u.numel() == n.numel():
-            out.append(u)
-        elif getattr(u.op, "family", "") in ("elementwise", "select") and tuple(u.shape) == tuple(n.shape):
-            out.append(u)
-        else:
+        nearest: Node | None = None
+        for x in group:
+            for u in users[x]:
+                if u not in inside and _joins(u, n):
+                    nearest = u if nearest is None or _before(u, nearest) else nearest
+        if nearest is None:
             break
-        n = u
-    while out and out[-1].name == "reshape":
-        out.pop()
-    return out
+        group.append(nearest)
+        inside.add(nearest)
+        exits = [x for x in group if x in outputs or any(u not in inside for u in users[x])]
+        if exits == [nearest] and nearest.dtype is n.dtype:
+            ends.append(nearest)
+    return ends
+
+
+def _joins(u: Node, n: Node) -> bool:
+    """Whether a reader can be part of an epilogue: elementwise, of the contraction's shape."""
+    family = getattr(u.op, "family", "")
+    return u.outputs is None and fusable(u) and family in ("elementwise", "select", "cast") and tuple(u.shape) == tuple(n.shape)
+
+
+def _before(a: Node, b: Node) -> bool:
+    """Whether b reads a, directly or through other elementwise nodes close by."""
+    stack, steps = [b], 0
+    while stack and steps < 64:
+        x = stack.pop()
+        steps += 1
+        if x is a:
+            return True
+        if x.op is not INPUT and getattr(x.op, "family", "") in ("elementwise", "select", "cast"):
+            stack.extend(x.inputs)
+    return False
 
 
 def _epilogue(
     n: Node, chain: Sequence[Node], dims: tuple[int, int, int], stored: Stored, isa: Isa, bias: Node | None
 ) -> tuple[ExprEpilogue | None, list[Node], Node]:
-    """The longest fusable prefix of a chain as an epilogue, what it reads, and the node that it ends at."""
+    """The furthest end that can be fused, as an epilogue, what it reads, and the node that it ends at."""
     d = ln_dtype(n.dtype)
     assert d is not None
     if d not in ("f32", "f64"):
@@ -105,9 +132,8 @@ def _epilogue(
     best: tuple[ExprEpilogue | None, list[Node], Node] = (None, [], n)
     for end in ([n] if bias is not None else []) + list(chain):
         got = _one_epilogue(n, end, dims, stored, isa, bias, d)
-        if got is None:
-            break
-        best = got
+        if got is not None:
+            best = got
     return best
 
 
@@ -149,8 +175,7 @@ def _one_epilogue(n: Node, end: Node, dims: tuple[int, int, int], stored: Stored
             at = Region.position(region, rows, bias.shape)
             value = ln.apply("add", value, ln.load(region.buffer(bias, d), d, at))
         region.leaves[n] = (region.access, value)
-        result = value if end is n else region.expr(end, region.access if tuple(end.shape) == tuple(n.shape) else
-                                                    maps.reshape(region.access, n.shape, end.shape, dims))  # fmt: skip
+        result = value if end is n else region.expr(end, region.access)
     except (Split, NotAffine, Unfusable):
         return None
     if any(e.op == "index" and e.attr.offset >= _OPAQUE for e in ln.walk([result])):
@@ -180,7 +205,7 @@ class Operands:
 
 def lower(n: Node, users: dict[Node, list[Node]], outputs: set[Node], stored: Stored, isa: Isa) -> Contraction:
     """The kernel of a contraction node, together with what its epilogue takes in."""
-    chain = epilogue_chain(n, users, outputs)
+    chain = epilogue_ends(n, users, outputs)
     if n.name == "matmul":
         return _matmul(n, chain, stored, isa)
     return _convolution(n, chain, stored, isa)

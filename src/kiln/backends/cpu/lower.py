@@ -11,7 +11,7 @@ from ...compile import loopnest as ln
 from ...compile import maps, regions
 from ...compile.regions import Unfusable, fusable, ln_dtype, reducible
 from ...config import config
-from ...graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Leaf, Node
+from ...graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Leaf, Node, const, make
 from ...shape import contiguous_strides, norm_dim
 from . import contract, loops
 from .isa import Isa
@@ -78,10 +78,11 @@ class Lowering:
         for n in self.order:
             if n.op is ITEM:
                 self.memory.add(n)
-            if n.name in ("cat", "windows_grad"):
+            if n.name == "cat" or (n.name == "windows_grad" and not fusable(n)):
                 self.memory.add(n)
         self.chosen = [n for n in self.order if n in self.memory and not isinstance(n.op, Leaf) or (n in self.outputs and n.op is CONST)]
         self.launches: list[Launch] = []
+        self.checks: list[tuple[Node, Node]] = []  # (flag, gather): the flag says that an index is out of range
         self.done: set[Node] = {n for n in self.order if n.op in (INPUT, LITERAL)}
 
     def stored(self, n: Node) -> bool:
@@ -92,7 +93,26 @@ class Lowering:
         """Every launch, each after those whose results it reads."""
         for n in self.chosen:
             self.settle(n)
+        for n in self.order:
+            if n.name in regions.GATHERS and fusable(n):
+                self.check_indices(n)
         return self.launches
+
+    def check_indices(self, n: Node) -> None:
+        """Compute whether a gather's indices are in range; the Program asks before it changes state."""
+        x = n.args[0]
+        for dim, index, _ in regions.gathered_dims(n, [maps.constant(0)] * len(n.shape)):
+            if index is None or index.numel() == 0:
+                continue
+            size = x.shape[dim]
+            low = const(-size if n.name == "index" else 0, index.dtype)
+            bad = make("bitwise_or", (make("lt", (index, low)), make("ge", (index, const(size, index.dtype)))))
+            flag = make("any", (bad, None, False))
+            if (flag, n) not in self.checks:
+                self.checks.append((flag, n))
+                if flag not in self.memory:
+                    self.memory.add(flag)
+                    self.settle(flag)
 
     def settle(self, n: Node) -> None:
         """Emit what computes a node, after whatever has to be in memory first."""
@@ -166,7 +186,7 @@ class Lowering:
             self.cat(n)
         elif n.name == "view_update" and not is_host(n):
             self.view_update(n)
-        elif n.name == "windows_grad" and not is_host(n):
+        elif n.name == "windows_grad" and not is_host(n) and not fusable(n):
             self.windows_grad(n)
         elif is_host(n):
             for x in n.inputs:
@@ -238,8 +258,6 @@ class Lowering:
 
     def view_update(self, n: Node) -> None:
         """The base is copied, then the viewed part is stored over it."""
-        from ...graph.node import make
-
         base, value, chain = n.args
         if value not in self.memory and not fusable(value):
             raise Unfusable(value)
@@ -345,6 +363,7 @@ def _through_index(n: Node, access: Any, n_dims: int) -> Any:
     return tuple(out)
 
 
-def lower(graph: Graph, isa: Isa) -> list[Launch]:
-    """The launches of a Graph in execution order."""
-    return Lowering(graph, isa).run()
+def lower(graph: Graph, isa: Isa) -> tuple[list[Launch], list[tuple[Node, Node]]]:
+    """The launches of a Graph in execution order, and its (flag, gather) checks of indices."""
+    state = Lowering(graph, isa)
+    return state.run(), state.checks

@@ -27,8 +27,8 @@ def _own_outputs(graph: Graph) -> Graph:
 class Memory:
     """Where each node of a Program lies: inputs, outputs, literals, or an offset in the arena."""
 
-    def __init__(self, graph: Graph, launches: list[Launch]):
-        self.graph = graph
+    def __init__(self, graph: Graph, launches: list[Launch], keep: set[Node]):
+        self.graph, self.keep = graph, keep
         self.place: dict[Node, tuple[str, Any]] = {n: ("ext", i) for i, n in enumerate(graph.inputs)}
         self.copies: list[tuple[Node, tuple[str, Any]]] = []  # results stored in a second place at the end
         self.launches = launches
@@ -79,8 +79,9 @@ class Memory:
                 deaths[n] = j
             for n in x.reads:
                 deaths[n] = j
-        for n, _ in self.copies:
-            deaths[n] = len(self.launches)
+        for n in (*self.keep, *(n for n, _ in self.copies)):
+            if n in births:
+                deaths[n] = len(self.launches)
         nodes = [n for n in births if n not in self.place]
         values = [arena.Interval(max(n.numel(), 1) * n.dtype.itemsize, births[n], deaths[n]) for n in nodes]
         scratch = [(j, x.kernel.workspace_bytes) for j, x in enumerate(self.launches) if x.kernel is not None and x.kernel.workspace_bytes]
@@ -91,8 +92,11 @@ class Memory:
         self.scratch = {j: at for (j, _), at in zip(scratch, offsets[len(nodes) :], strict=True)}
 
 
-def _late(launches: list[Launch], graph: Graph) -> list[Launch]:
-    """Launches that only store updates move to the end: state changes last, after all that can fail."""
+def _late(launches: list[Launch], graph: Graph) -> tuple[list[Launch], int]:
+    """Launches that only store updates move to the end: state changes last, after all that can fail.
+
+    Also gives the number of launches before them.
+    """
     updated = {graph.outputs[k] for k in graph.updates}
     read: set[Node] = set()
     late: list[Launch] = []
@@ -103,7 +107,7 @@ def _late(launches: list[Launch], graph: Graph) -> list[Launch]:
         else:
             early.append(x)
             read |= x.reads
-    return early[::-1] + late[::-1]
+    return early[::-1] + late[::-1], len(early)
 
 
 class CpuProgram:
@@ -113,8 +117,11 @@ class CpuProgram:
         self.name = name
         isa = host_isa()
         graph = _own_outputs(graph)
-        launches = _late(lower(graph, isa), graph)
-        m = self.memory = Memory(graph, launches)
+        launches, self.checks = lower(graph, isa)
+        launches, quiet = _late(launches, graph)
+        # what checks look at stays in memory until they have been asked
+        keep = {x for flag, n in self.checks for x in (flag, *n.inputs)}
+        m = self.memory = Memory(graph, launches, keep)
         self.graph = graph
         texts: dict[str, str] = {}
         for x in launches:
@@ -132,7 +139,12 @@ class CpuProgram:
         entries: list[list[int]] = []
         self.segments: list[Any] = []  # (first entry, count) or a host launch
         starts: list[tuple[int, int]] = []
-        for j, x in enumerate(launches):
+        for j, x in enumerate([*launches, None]):
+            if j == quiet and self.checks:
+                self._close(entries)
+                self.segments.append("check")
+            if x is None:
+                break
             if x.host is not None:
                 self._close(entries)
                 self.segments.append(x)
@@ -223,6 +235,8 @@ class CpuProgram:
                     self._timed(*s)
                 else:
                     threads.run_plan(self.plan_address + 24 * s[0], s[1])
+            elif s == "check":
+                self._check(arrays, outputs)
             else:
                 self._host(s, arrays, outputs)
         for n, (kind, where) in self.memory.copies:
@@ -244,6 +258,17 @@ class CpuProgram:
             return outputs[where]
         start = self.base - self.buffer.ctypes.data + where
         return self.buffer[start : start + n.numel() * n.dtype.itemsize].view(n.dtype.np).reshape(n.shape)
+
+    def _check(self, arrays: list[np.ndarray], outputs: dict[int, np.ndarray]) -> None:
+        """Raise what the reference raises where an index is out of range; no state has changed yet."""
+        for flag, n in self.checks:
+            if self._array(flag, arrays, outputs):
+                args = [
+                    [self._array(b, arrays, outputs) for b in a] if isinstance(a, tuple) and a and isinstance(a[0], Node)
+                    else self._array(a, arrays, outputs) if isinstance(a, Node) else a
+                    for a in n.args
+                ]  # fmt: skip
+                n.op.run(*args)  # type: ignore[union-attr]
 
     def _host(self, x: Launch, arrays: list[np.ndarray], outputs: dict[int, np.ndarray]) -> None:
         """Call an op's reference on the memory of its inputs and store what it gives."""
@@ -275,5 +300,5 @@ class CpuProgram:
             print(f"[kiln] {self.name} {us:9.1f} us {touched / max(us, 1e-3) / 1e3:7.2f} GB/s  {symbol[:28]:28} {x.writes[0]!r}", file=sys.stderr)
 
     def __repr__(self) -> str:
-        hosts = sum(1 for s in self.segments if not isinstance(s, tuple))
+        hosts = sum(1 for s in self.segments if isinstance(s, Launch))
         return f"<cpu program {self.name}: {len(self.plan)} launches, {hosts} host calls, arena {self.memory.bytes} bytes>"

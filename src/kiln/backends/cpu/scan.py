@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kiln.backends.cpu.exprs import MEMORY, REGISTER, ExprEmitter
@@ -45,7 +46,9 @@ def emit(spec: Scan, isa: Isa, symbol: str | None = None) -> Kernel:
     Without ``symbol`` it is named after its content.
     """
     if spec.kind not in ("sum", "prod") or spec.dtype == "bool":
-        raise KilnError("scan", f"no {spec.kind} of {spec.dtype}", str(spec), "sum or prod of numbers")
+        raise KilnError(
+            "scan", f"no {spec.kind} of {spec.dtype}", str(spec), "sum or prod of numbers"
+        )
     if symbol is None:
         symbol = "scan_" + hashlib.sha256(f"{spec}|{isa.key}".encode()).hexdigest()[:20]
     return _Writer(spec, isa, symbol).kernel()
@@ -70,10 +73,9 @@ class _Writer:
         if s.outer and s.n and s.inner:
             want = min(MAX_TASKS, 2 * s.outer * s.n * s.inner // TASK_COST)
             source, target = (b.load("ptr", b.gep(b.params[0], "ptr", b.i64(k)), 8) for k in (0, 1))
-            by_rows = s.outer // (_ROWS if s.inner == 1 else 1) >= s.inner // self.lanes
-            size, granule = (s.outer, _ROWS) if by_rows else (s.inner, self.lanes)
-            if by_rows and s.inner > 1:
-                granule = 1
+            by_rows = s.inner == 1 or s.outer >= s.inner // self.lanes
+            size = s.outer if by_rows else s.inner
+            granule = _ROWS if s.inner == 1 else 1 if by_rows else self.lanes
             pieces = max(1, min(want, size // granule))
             chunk = -(-size // (pieces * granule)) * granule
             ntasks = -(-size // chunk)
@@ -88,18 +90,66 @@ class _Writer:
     def loops(self, source: Val, target: Val, by_rows: bool, start: Val, stop: Val) -> None:
         """All scans of a task: ``start`` and ``stop`` are rows, or else columns of every row."""
         b, s = self.b, self.spec
-        rows = (start, stop) if by_rows else (b.i64(0), b.i64(s.outer))
         if s.inner == 1:
-            middle = self.whole(*rows, _ROWS)
-            for first, last, count in ((rows[0], middle, _ROWS), (middle, rows[1], 1)):
-                with self.some(first, last, count) as loop:
-                    self.along([b.mul(b.add(loop.i, b.i64(k)), b.i64(s.n)) for k in range(count)], 1,
-                               source, target)  # fmt: skip
+
+            def some_rows(row: Val, count: int) -> None:
+                starts = [b.mul(b.add(row, b.i64(k)), b.i64(s.n)) for k in range(count)]
+                self.along(starts, 1, source, target)
+
+            self.blocked(start, stop, _ROWS, some_rows)
             return
+        rows, columns = ((start, stop), (b.i64(0), b.i64(s.inner)))
+        if not by_rows:
+            rows, columns = (b.i64(0), b.i64(s.outer)), (start, stop)
         with b.loop(*rows) as row:
             base = b.mul(row.i, b.i64(s.n * s.inner))
-            first, last = (b.i64(0), b.i64(s.inner)) if by_rows else (start, stop)
-            middle = self.whole(first, last, self.lanes)
-            for begin, end, lanes in ((first, middle, self.lanes), (middle, last, 1)):
-                with self.some(begin, end, lanes) as column:
-                    self.along([b.add(base, column.i)], lanes, source, target)
+
+            def some_columns(column: Val, lanes: int) -> None:
+                self.along([b.add(base, column)], lanes, source, target)
+
+            self.blocked(*columns, self.lanes, some_columns)
+
+    def blocked(self, start: Val, stop: Val, step: int, body: Callable[[Val, int], None]) -> None:
+        """``body(i, count)`` over a range, ``step`` at once, what is left in blocks half as long, …"""
+        b = self.b
+        length = b.sub(stop, start)
+        if length.const is None:
+            end = b.add(start, b.bin("and", length, b.i64(-step))) if step > 1 else stop
+        else:
+            end = b.add(start, b.i64(length.const // step * step))
+        if length.const is None or length.const >= step:
+            with b.loop(start, end, step) as loop:
+                body(loop.i, step)
+        if step > 1 and (length.const is None or length.const % step):
+            self.blocked(end, stop, step // 2, body)
+
+    def along(self, starts: list[Val], lanes: int, source: Val, target: Val) -> None:
+        """Scans side by side, each ``lanes`` wide, of the elements from each of ``starts`` on."""
+        b, s, e = self.b, self.spec, self.e
+        wide = s.carrier
+        ty = vec(REGISTER[wide], lanes)
+        first = b.const(ty, 0 if s.kind == "sum" else 1)
+        op = {"sum": "add", "prod": "mul"}[s.kind]
+        with b.loop(b.i64(0), b.i64(s.n), 1, [first] * len(starts)) as loop:
+            offset = b.mul(loop.i, b.i64(s.inner))
+            totals = []
+            for begin, total in zip(starts, loop.carried, strict=True):
+                where = b.add(begin, offset)
+                raw = b.load(
+                    vec(MEMORY[s.source], lanes),
+                    b.gep(source, MEMORY[s.source], where),
+                    ITEMSIZE[s.source],
+                )
+                value = e.cast(e.from_memory(raw, s.source), s.source, s.dtype)
+                value = e.cast(value, s.dtype, wide)
+                total = b.bin(("f" if wide in FLOATS else "") + op, total, value)
+                totals.append(total)
+                out = e.to_memory(_narrowed(b, total, s.dtype), s.dtype)
+                b.store(out, b.gep(target, MEMORY[s.dtype], where), ITEMSIZE[s.dtype])
+            loop.next(*totals)
+
+
+def _narrowed(b: Builder, total: Val, dtype: str) -> Val:
+    """The running value in the register form of ``dtype``; the store rounds halves."""
+    ty = REGISTER[dtype]
+    return total if total.elem == ty else b.conv("fptrunc", total, ty)

@@ -15,7 +15,14 @@ from kiln.backends.cpu.exprs import ExprEmitter
 from kiln.backends.cpu.ir import Builder, Module, Val
 from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.kernel import Kernel
-from kiln.backends.cpu.schedule import MAX_TASKS, TASK_COST, bounds_on, pow2_above, pow2_below, regroup
+from kiln.backends.cpu.schedule import (
+    MAX_TASKS,
+    TASK_COST,
+    bounds_on,
+    pow2_above,
+    pow2_below,
+    regroup,
+)
 from kiln.compile.loopnest import (
     INTS,
     ITEMSIZE,
@@ -74,7 +81,6 @@ class Scatter:
         return self
 
 
-
 def emit(spec: Scatter, isa: Isa, symbol: str | None = None) -> Kernel:
     """The kernel of a scatter; its table holds the addresses of ``spec.buffers`` in order.
 
@@ -98,9 +104,7 @@ class _Writer:
             symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
         )
         self.access = Access(self.b, isa, self.nest, len(spec.buffers), ())
-        self.e = ExprEmitter(
-            self.b, isa, lambda e: self.access.leaf(e, self.e), self.access.run
-        )
+        self.e = ExprEmitter(self.b, isa, lambda e: self.access.leaf(e, self.e), self.access.run)
 
     # -- decisions --------------------------------------------------------------------------------
 
@@ -109,7 +113,9 @@ class _Writer:
         fits = [
             d
             for d in self.separate
-            if self.store.at.strides[d] == 1 and not _varies(self.index, d) and self.nest.dims[d] > 1
+            if self.store.at.strides[d] == 1
+            and not _varies(self.index, d)
+            and self.nest.dims[d] > 1
         ]
         return max(fits, key=lambda d: self.nest.dims[d], default=None)
 

@@ -210,7 +210,7 @@ def plan(nest: LoopNest, isa: Isa) -> Plan:
         score *= -(-size // width) * width / size
         if d >= n_outer:
             folds = sum(len(s.reductions) for s in nest.stages)
-            score += folds * 12.0 * full / math.prod(nest.inner)
+            score += folds * 12.0 * full / max(math.prod(nest.inner), 1)
         if score < best_score:
             best, best_score = d, score
     lanes = wide = 1

@@ -1,0 +1,284 @@
+"""Normalization of channels over batches and instances, with running statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..autograd.modes import no_grad
+from ..errors import KilnError, KilnValueError, describe
+from ..shape import Size, numel
+from ..tensor import Tensor
+from .activation import floating, widen
+from .normalization import (
+    affine,
+    affine_body,
+    channels,
+    check_affine,
+    group_norm_op,
+    moments,
+    norm_grad,
+    standardize_body,
+)
+from .registry import FUNCTIONS, Sample, composition, op
+from .rules import by_body
+from .samples import draw, rng
+
+# ---------------------------------------------------------------- batches
+
+
+def _others(input: Any) -> tuple[int, ...]:
+    """Every dimension but the channels."""
+    return (0, *range(2, len(input.shape)))
+
+
+def _batch_infer(input: Any, weight: Any, bias: Any, eps: float) -> list:
+    floating("batch_norm", input)
+    c = input.shape[1]
+    check_affine("batch_norm", input, (c,), weight=weight, bias=bias)
+    d = dt.float32 if input.dtype in (dt.float16, dt.bfloat16) else input.dtype
+    return [(Size(input.shape), input.dtype), (Size((c,)), d), (Size((c,)), d)]
+
+
+def _batch_rule(gs: Any, input: Tensor, weight: Any, bias: Any, eps: float, needs: tuple) -> tuple:
+    g, dims = gs[0], _others(input)
+    h = g if weight is None else g * channels(weight, input.ndim)
+    gx = norm_grad(h, input, dims, eps) if needs[0] else None
+    gw = (g * standardize_body(widen(input), dims, eps)).sum(dims) if needs[1] else None
+    return gx, gw, g.sum(dims) if needs[2] else None
+
+
+def _batch_body(input: Tensor, weight: Any, bias: Any, eps: float) -> tuple:
+    x, dims = widen(input), _others(input)
+    mean = x.mean(dims, True)
+    centered = x - mean
+    var = (centered * centered).mean(dims, True)
+    out = centered * (var + eps).rsqrt()
+    out = affine_body(out, channels(weight, x.ndim), channels(bias, x.ndim), input.dtype)
+    return out, mean.reshape(x.shape[1]), var.reshape(x.shape[1])
+
+
+def _batch_op_samples() -> Any:
+    r = rng(34)
+    for xs in ((4, 3), (2, 3, 4), (2, 3, 4, 2)):
+        yield Sample((draw(r, xs), None, None, 1e-5))
+        yield Sample((draw(r, xs), draw(r, (3,)), draw(r, (3,)), 1e-3))
+
+
+@op(
+    private=True, infer=_batch_infer, samples=_batch_op_samples, body=_batch_body, exact=True,
+    nondiff_outputs=(1, 2), grad={("input", "weight", "bias"): _batch_rule},
+)  # fmt: skip
+def batch_norm_train(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """input normalized by each channel's mean and variance over the batch; also these two."""
+    half = input.dtype if input.dtype in (dt.float16.np, dt.bfloat16.np) else None
+    x = input if half is None else input.astype(np.float32)
+    centered, var = moments(x, _others(x))
+    mean = (x[(slice(0, 1), slice(None), *(slice(0, 1),) * (x.ndim - 2))] -
+            centered[(slice(0, 1), slice(None), *(slice(0, 1),) * (x.ndim - 2))]).reshape(-1)  # fmt: skip
+    centered *= 1 / np.sqrt(var + x.dtype.type(eps))
+    out = affine(centered, channels(weight, x.ndim), channels(bias, x.ndim))
+    return (out if half is None else out.astype(half)), mean, var.reshape(-1)  # type: ignore[return-value]
+
+
+def _eval_infer(input: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> tuple:
+    floating("batch_norm", input)
+    check_affine("batch_norm", input, (input.shape[1],), weight=weight, bias=bias)
+    return Size(input.shape), input.dtype
+
+
+def _eval_body(
+    input: Tensor, mean: Tensor, var: Tensor, weight: Any, bias: Any, eps: float
+) -> Tensor:
+    scale = (widen(var) + eps).rsqrt()
+    if weight is not None:
+        scale = scale * widen(weight)
+    shift = -widen(mean) * scale
+    if bias is not None:
+        shift = shift + widen(bias)
+    return (widen(input) * channels(scale, input.ndim) + channels(shift, input.ndim)).to(
+        input.dtype
+    )
+
+
+def _eval_samples() -> Any:
+    r = rng(35)
+    for xs in ((4, 3), (2, 3, 4, 2), (0, 3)):
+        yield Sample(
+            (draw(r, xs), draw(r, (3,)), draw(r, (3,), 0.5, 2), draw(r, (3,)), draw(r, (3,)), 1e-3)
+        )
+        yield Sample((draw(r, xs), draw(r, (3,)), draw(r, (3,), 0.5, 2), None, None, 1e-5))
+
+
+@op(
+    private=True, infer=_eval_infer, samples=_eval_samples, body=_eval_body,
+    grad=by_body(_eval_body, "input", "mean", "var", "weight", "bias"),
+)  # fmt: skip
+def batch_norm_eval(
+    input: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """input normalized by a given mean and variance for each channel."""
+    scale = 1 / np.sqrt(var + var.dtype.type(eps))
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + bias
+    out = input * channels(scale, input.ndim)
+    out += channels(shift, input.ndim)
+    return out.astype(input.dtype, copy=False)
+
+
+def _check_batch(name: str, input: Any, **vectors: Any) -> None:
+    if input.ndim < 2:
+        raise KilnError(
+            name, "Expected at least 2 dimensions for input", describe(input), "(N, C, *)"
+        )
+    for what, v in vectors.items():
+        if v is not None and tuple(v.shape) != (input.shape[1],):
+            raise KilnError(
+                name, f"{what} should contain {input.shape[1]} elements not {numel(v.shape)}", describe(v),
+                f"the input is {describe(input)}",
+            )  # fmt: skip
+
+
+def _update_running(running: Any, value: Tensor, momentum: float) -> None:
+    if running is not None:
+        with no_grad():
+            running.mul_(1 - momentum).add_(value.to(running.dtype), alpha=momentum)
+
+
+def _batch_samples() -> Any:
+    r = rng(36)
+    for xs in ((4, 3), (2, 3, 4), (2, 3, 4, 2)):
+        mean, var, w, b = draw(r, (3,)), draw(r, (3,), 0.5, 2), draw(r, (3,)), draw(r, (3,))
+        yield Sample((draw(r, xs), None, None), {"training": True})
+        yield Sample((draw(r, xs), None, None, w, b), {"training": True, "eps": 0.1})
+        yield Sample((draw(r, xs), mean, var, w, b))
+        yield Sample((draw(r, xs), mean, var))
+    yield Sample((draw(r, (1, 3)), None, None), {"training": True}, error=ValueError)
+    yield Sample((draw(r, (4, 3)), draw(r, (2,)), draw(r, (2,))), error=RuntimeError)
+    yield Sample((draw(r, (4, 3)), None, None), error=RuntimeError)
+
+
+@composition(namespace="F", samples=_batch_samples)
+def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
+               bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
+    """(input - mean) / sqrt(var + eps) * weight + bias for each channel of (N, C, *).
+
+    In training mean and variance are the batch's, and the running ones move towards them (the
+    variance unbiased) by `momentum`; otherwise they are the running ones. https://arxiv.org/abs/1502.03167
+    """
+    if training and numel(input.shape) == input.shape[1]:
+        raise KilnValueError(
+            "batch_norm", "Expected more than 1 value per channel when training", describe(input),
+            "use a larger batch, or eval()",
+        )  # fmt: skip
+    _check_batch(
+        "batch_norm",
+        input,
+        running_mean=running_mean,
+        running_var=running_var,
+        weight=weight,
+        bias=bias,
+    )
+    if not training:
+        if running_mean is None or running_var is None:
+            raise KilnError(
+                "batch_norm", "running_mean and running_var must be defined in evaluation mode", "None",
+                "track running statistics, or pass training=True",
+            )  # fmt: skip
+        return batch_norm_eval(input, running_mean, running_var, weight, bias, eps)
+    out, mean, var = batch_norm_train(input, weight, bias, eps)
+    if running_mean is not None or running_var is not None:
+        n = numel(input.shape) // input.shape[1]
+        _update_running(running_mean, mean, momentum)
+        _update_running(running_var, var * (n / (n - 1)), momentum)
+    return out
+
+
+def _torch_batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
+                      running_var: Tensor | None, training: bool, momentum: float, eps: float,
+                      cudnn_enabled: bool = False) -> Tensor:  # fmt: skip
+    """`nn.functional.batch_norm` with the order of arguments that `torch.batch_norm` has."""
+    return batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+_torch_batch_norm.__name__ = "batch_norm"
+
+
+def _instance_samples() -> Any:
+    r = rng(37)
+    for xs in ((2, 3, 4), (2, 3, 4, 2)):
+        yield Sample((draw(r, xs),))
+        yield Sample((draw(r, xs), None, None, draw(r, (3,)), draw(r, (3,))), {"eps": 0.1})
+        yield Sample(
+            (draw(r, xs), draw(r, (3,)), draw(r, (3,), 0.5, 2), draw(r, (3,)), draw(r, (3,)), False)
+        )
+    yield Sample((draw(r, (2, 3, 1)),), error=ValueError)
+
+
+@composition(namespace="F", samples=_instance_samples)
+def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None,
+                  weight: Tensor | None = None, bias: Tensor | None = None, use_input_stats: bool = True,
+                  momentum: float = 0.1, eps: float = 1e-5) -> Tensor:  # fmt: skip
+    """Each channel of each sample of (N, C, *) normalized by itself, then weight and bias by channel.
+
+    https://arxiv.org/abs/1607.08022
+    """
+    _check_batch(
+        "instance_norm",
+        input,
+        running_mean=running_mean,
+        running_var=running_var,
+        weight=weight,
+        bias=bias,
+    )
+    if not use_input_stats:
+        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    n = numel(input.shape[2:])
+    if n == 1:
+        raise KilnValueError(
+            "instance_norm",
+            "Expected more than 1 spatial element when training",
+            describe(input),
+            "",
+        )
+    if running_mean is not None or running_var is not None:
+        with no_grad():
+            x = widen(input).reshape(input.shape[0], input.shape[1], n)
+            mean = x.mean(2)
+            var = ((x - mean.unsqueeze(2)) ** 2).sum(2) / (n - 1)
+        _update_running(running_mean, mean.mean(0), momentum)
+        _update_running(running_var, var.mean(0), momentum)
+    return group_norm_op(input, input.shape[1], weight, bias, eps)
+
+
+@composition(namespace="F", samples=lambda: iter([
+    Sample((draw(rng(), (2, 5, 4)), 3)), Sample((draw(rng(), (2, 4, 3, 2)), 2, 0.1, 0.5, 2.0)),
+    Sample((draw(rng(), (3,)), 2), error=ValueError),
+]))  # fmt: skip
+def local_response_norm(
+    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """input / (k + alpha * mean of squares over `size` neighbouring channels) ** beta, for (N, C, *)."""
+    if input.ndim < 3:
+        raise KilnValueError(
+            "local_response_norm", "Expected 3D or higher dimensionality input", describe(input), ""
+        )
+    from .pooling import avg_pool
+
+    rest = numel(input.shape[2:])
+    square = (input * input).reshape(input.shape[0], input.shape[1], rest).transpose(1, 2)
+    square = FUNCTIONS["nn.functional.pad"](square, (size // 2, (size - 1) // 2))
+    mean = (
+        avg_pool(square, (size,), (1,), (0,), (0,), True, None).transpose(1, 2).reshape(input.shape)
+    )
+    return input / (mean * alpha + k) ** beta
+
+
+FUNCTIONS["batch_norm"] = _torch_batch_norm

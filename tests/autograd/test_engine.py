@@ -1,0 +1,302 @@
+"""Backward: accumulation, graphs kept and freed, views and in-place changes, hooks, modes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import kiln
+from kiln.autograd import grad
+from kiln.errors import KilnError
+
+
+def leaf(*values: float):
+    return kiln.tensor(values or 0.0, dtype=kiln.float64, requires_grad=True)
+
+
+def close(t, values):
+    np.testing.assert_allclose(t.detach().numpy(), values)
+
+
+def test_gradients_accumulate_in_leaves():
+    x = leaf(1, 2, 3)
+    (x * x).sum().backward()
+    close(x.grad, [2, 4, 6])
+    x.sum().backward()
+    close(x.grad, [3, 5, 7])
+    memory = x.grad
+    x.sum().backward()
+    assert x.grad is memory
+
+
+def test_a_tensor_used_twice_sums_its_gradients():
+    x = leaf(2)
+    y = x * 3
+    (y * y + y).sum().backward()
+    close(x.grad, [3 * (2 * 6 + 1)])
+
+
+def test_broadcast_gradients_have_the_inputs_shape():
+    x, y = leaf(1, 2, 3), kiln.ones(4, 1, dtype=kiln.float64, requires_grad=True)
+    (x * y).sum().backward()
+    close(x.grad, [4, 4, 4])
+    assert y.grad.shape == (4, 1)
+
+
+def test_backward_needs_a_scalar_or_a_gradient():
+    x = leaf(1, 2)
+    with pytest.raises(RuntimeError, match="scalar outputs"):
+        (x * 2).backward()
+    (x * 2).backward(kiln.tensor([1.0, 10.0], dtype=kiln.float64))
+    close(x.grad, [2, 20])
+    with pytest.raises(RuntimeError, match="shape"):
+        (x * 2).backward(kiln.ones(3, dtype=kiln.float64))
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        kiln.ones(1).backward()
+
+
+def test_backward_twice_needs_retain_graph():
+    x = leaf(3)
+    y = (x * x).sum()
+    y.backward(retain_graph=True)
+    y.backward()
+    close(x.grad, [12])
+    with pytest.raises(RuntimeError, match="second time"):
+        y.backward()
+
+
+def test_grad_leaves_dot_grad_alone():
+    x, y = leaf(2), leaf(3)
+    (gx,) = grad((x * y).sum(), x)
+    close(gx, [3])
+    assert x.grad is None
+    with pytest.raises(RuntimeError, match="not have been used"):
+        grad((x * 2).sum(), y)
+    assert grad((x * 2).sum(), y, allow_unused=True) == (None,)
+    (zero,) = grad((x * 2).sum(), y, materialize_grads=True)
+    close(zero, [0])
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        grad(x.sum(), x.detach())
+
+
+def test_gradients_of_gradients():
+    x = leaf(2)
+    (g,) = grad((x * x * x).sum(), x, create_graph=True)
+    (h,) = grad(g.sum(), x, create_graph=True)
+    (k,) = grad(h.sum(), x)
+    close(g, [12])
+    close(h, [12])
+    close(k, [6])
+
+
+def test_gradients_of_intermediate_tensors():
+    x = leaf(2)
+    y = x * 3
+    (g,) = grad((y * y).sum(), y)
+    close(g, [12])
+    y.retain_grad()
+    (y * y).sum().backward()
+    close(y.grad, [12])
+    close(x.grad, [36])
+
+
+def test_backward_to_chosen_inputs():
+    x, y = leaf(2), leaf(3)
+    (x * y).sum().backward(inputs=[x])
+    close(x.grad, [3])
+    assert y.grad is None
+    with pytest.raises(RuntimeError, match="empty"):
+        (x * y).sum().backward(inputs=[])
+
+
+def test_modes():
+    x = leaf(2)
+    with kiln.no_grad():
+        assert not (x * 2).requires_grad
+        with kiln.enable_grad():
+            assert (x * 2).requires_grad
+    with kiln.inference_mode():
+        assert kiln.is_inference_mode_enabled()
+        assert not (x * 2).requires_grad
+    with kiln.set_grad_enabled(False):
+        assert not kiln.is_grad_enabled()
+    assert kiln.is_grad_enabled()
+
+    @kiln.no_grad()
+    def f():
+        return x * 2
+
+    @kiln.no_grad
+    def g():
+        yield x * 2
+        yield x * 3
+
+    assert not f().requires_grad
+    assert [y.requires_grad for y in g()] == [False, False]
+    assert kiln.is_grad_enabled()
+
+
+def test_detach_shares_memory_and_version():
+    x = leaf(1, 2)
+    y = x.detach()
+    assert not y.requires_grad
+    y.add_(1)
+    close(x, [2, 3])
+    assert x._version == 1
+    with pytest.raises(RuntimeError, match="only leaf tensors can stop"):
+        (x * 2).requires_grad = False
+
+
+def test_integers_have_no_gradient():
+    with pytest.raises(RuntimeError, match="floating"):
+        kiln.ones(2, dtype=kiln.int64, requires_grad=True)
+
+
+def test_in_place_on_a_leaf_is_refused_and_changes_nothing():
+    x = leaf(1, 2)
+    for change in (lambda: x.add_(1), lambda: x[0].mul_(2), lambda: x.__setitem__(0, 5.0)):
+        with pytest.raises(RuntimeError, match="leaf Variable that requires grad") as e:
+            change()
+        assert isinstance(e.value, KilnError)
+        close(x, [1, 2])
+        assert x._version == 0
+    with kiln.no_grad():
+        x.add_(1)
+    close(x, [2, 3])
+
+
+def test_in_place_on_intermediate_tensors():
+    x = leaf(1, 2)
+    y = x * 2
+    y.mul_(3).add_(x)
+    y.sum().backward()
+    close(x.grad, [7, 7])
+
+
+def test_in_place_ops_that_need_their_input_keep_it():
+    x = leaf(0.5, 1.5)
+    y = x * 1
+    y.sin_()
+    y.sum().backward()
+    close(x.grad, np.cos([0.5, 1.5]))
+
+
+def test_a_saved_tensor_changed_in_place_is_noticed():
+    x = leaf(1, 2)
+    y = x * 2
+    z = y * y
+    y.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        z.sum().backward()
+
+
+def test_a_tensor_multiplied_in_place_by_itself_is_noticed():
+    y = leaf(1, 2) * 1
+    y.mul_(y)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_in_place_on_a_view_reaches_its_base():
+    x = leaf(1, 2, 3)
+    y = x * 1
+    y[1:].mul_(10)
+    y.sum().backward()
+    close(x.grad, [1, 10, 10])
+
+
+def test_in_place_on_a_base_reaches_its_views():
+    x = leaf(1, 2, 3)
+    y = x * 1
+    view = y[:2]
+    y.mul_(5)
+    view.sum().backward()
+    close(x.grad, [5, 5, 0])
+
+
+def test_assignment_is_differentiable():
+    x, v = leaf(1, 2, 3), leaf(7)
+    y = x * 1
+    y[0] = v[0] * 2
+    y.sum().backward()
+    close(x.grad, [0, 1, 1])
+    close(v.grad, [2])
+
+
+def test_views_made_without_gradients_refuse_changes_with_them():
+    y = leaf(1, 2) * 1
+    with kiln.no_grad():
+        view = y[:1]
+    with pytest.raises(RuntimeError, match="no_grad"):
+        view.mul_(2)
+
+
+def test_hooks_see_and_change_gradients():
+    x = leaf(1, 2)
+    seen = []
+    handle = x.register_hook(lambda g: seen.append(g.tolist()))
+    y = x * 2
+    y.register_hook(lambda g: g * 10)
+    y.sum().backward()
+    close(x.grad, [20, 20])
+    assert seen == [[20, 20]]
+    handle.remove()
+    x.sum().backward()
+    assert len(seen) == 1
+    with pytest.raises(RuntimeError, match="doesn't require gradient"):
+        kiln.ones(1).register_hook(print)
+
+
+def test_post_accumulate_hooks_run_after_the_gradient_is_stored():
+    x = leaf(1)
+    seen = []
+    x.register_post_accumulate_grad_hook(lambda t: seen.append(t.grad.tolist()))
+    (x * 3).sum().backward()
+    assert seen == [[3]]
+
+
+def test_node_hooks():
+    x = leaf(1)
+    y = x * 3
+    y.grad_fn.register_prehook(lambda gs: (gs[0] * 2,))
+    y.grad_fn.register_hook(lambda inputs, outputs: (inputs[0] + 1, *inputs[1:]))
+    y.sum().backward()
+    close(x.grad, [7])
+
+
+def test_a_gradient_must_fit():
+    x = leaf(1, 2)
+    with pytest.raises(RuntimeError, match="shape"):
+        x.grad = kiln.ones(3, dtype=kiln.float64)
+    with pytest.raises(TypeError, match="Tensor or None"):
+        x.grad = 3
+    x.grad = None
+
+
+def test_zero_size_and_zero_dimensions():
+    x = kiln.ones(0, 3, dtype=kiln.float64, requires_grad=True)
+    x.sum().backward()
+    assert x.grad.shape == (0, 3)
+    y = leaf()
+    (y * y).backward()
+    close(y.grad, 0)
+
+
+def test_a_deep_graph_needs_no_recursion():
+    x = y = leaf(1)
+    for _ in range(5000):
+        y = y + 0
+    y.sum().backward()
+    close(x.grad, [1])
+
+
+def test_deepcopy():
+    import copy
+
+    x = leaf(1, 2)
+    x.sum().backward()
+    y = copy.deepcopy(x)
+    assert y.requires_grad
+    close(y.grad, [1, 1])
+    with pytest.raises(RuntimeError, match="leaf"):
+        copy.deepcopy(x * 2)

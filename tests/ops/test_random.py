@@ -1,0 +1,190 @@
+"""Random streams: the generator itself, what makes it reproducible, and the distributions."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kiln
+import kiln.nn.functional as F
+from kiln.ops.random import random_bits
+from kiln.tensor import wrap
+
+N = 100_000
+
+
+def bits(key: int, counter: int, n: int) -> list[int]:
+    return random_bits(wrap(np.array([key, counter], np.uint64)), (n,)).tolist()
+
+
+def block(key: int, counter: int) -> list[int]:
+    """Philox4x32-10 as its paper writes it, on Python integers."""
+    x = [counter % 2**32, counter >> 32, 0, 0]
+    k = [key % 2**32, key >> 32]
+    for _ in range(10):
+        a, b = x[0] * 0xD2511F53, x[2] * 0xCD9E8D57
+        x = [(b >> 32) ^ x[1] ^ k[0], b % 2**32, (a >> 32) ^ x[3] ^ k[1], a % 2**32]
+        k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+    return x
+
+
+def ks(sample: Any, cdf: Any) -> float:
+    """The Kolmogorov-Smirnov statistic scaled by sqrt(n); above 1.95 once in a thousand samples."""
+    x = np.sort(np.asarray(sample, np.float64).ravel())
+    p, n = cdf(x), x.size
+    steps = np.arange(n + 1) / n
+    return float(max(np.abs(p - steps[1:]).max(), np.abs(p - steps[:-1]).max()) * np.sqrt(n))
+
+
+def normal_cdf(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + kiln.erf(wrap(x / np.sqrt(2))).numpy())
+
+
+def test_known_answer() -> None:
+    assert bits(0, 0, 4) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+
+
+def test_layout() -> None:
+    key, first = 0x123456789ABCDEF0, 2**32 - 2
+    words = bits(key, first, 17)
+    assert words == [w for i in range(5) for w in block(key, first + i)][:17]
+
+
+def test_counter_wraps() -> None:
+    assert bits(7, 2**64 - 1, 8) == block(7, 2**64 - 1) + block(7, 0)
+
+
+def test_draws_are_consecutive() -> None:
+    g = kiln.Generator().manual_seed(3)
+    kiln.rand(5, generator=g)
+    assert g.get_state().tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("dtype", [kiln.float32, kiln.float64, kiln.float16, kiln.bfloat16])
+def test_uniform_stays_below_one(dtype: Any) -> None:
+    x = kiln.rand(N, dtype=dtype, generator=kiln.Generator().manual_seed(1))
+    assert x.dtype is dtype
+    assert float(x.max()) < 1
+    assert float(x.min()) >= 0
+    assert abs(float(x.double().mean()) - 0.5) < 0.01
+
+
+@pytest.mark.parametrize("dtype", [kiln.float32, kiln.float64])
+def test_continuous_distributions(dtype: Any) -> None:
+    g = kiln.Generator().manual_seed(2)
+    e = kiln.empty(N, dtype=dtype)
+    assert ks(kiln.rand(N, dtype=dtype, generator=g), lambda x: x) < 1.95
+    assert ks(kiln.randn(N, dtype=dtype, generator=g), normal_cdf) < 1.95
+    assert ks(e.normal_(2, 3, generator=g), lambda x: normal_cdf((x - 2) / 3)) < 1.95
+    assert ks(e.uniform_(-2, 3, generator=g), lambda x: (x + 2) / 5) < 1.95
+    assert ks(e.exponential_(2.0, generator=g), lambda x: 1 - np.exp(-2 * x)) < 1.95
+    assert ks(e.cauchy_(1, 3, generator=g), lambda x: 0.5 + np.arctan((x - 1) / 3) / np.pi) < 1.95
+    log_normal = e.log_normal_(0.2, 0.5, generator=g)
+    assert ks(log_normal, lambda x: normal_cdf((np.log(x) - 0.2) / 0.5)) < 1.95
+
+
+def chi_square(counts: np.ndarray, expected: Any) -> float:
+    expected = np.broadcast_to(expected, counts.shape)
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+def test_discrete_distributions() -> None:
+    g = kiln.Generator().manual_seed(4)
+    ints = kiln.randint(-3, 7, (N,), generator=g).numpy()
+    assert set(ints) == set(range(-3, 7))
+    assert chi_square(np.bincount(ints + 3), N / 10) < 27.9  # 9 degrees of freedom, 1 in 1000
+    trials = kiln.empty(N).geometric_(0.3, generator=g).numpy().astype(int)
+    p = 0.3 * 0.7 ** np.arange(15)
+    assert chi_square(np.bincount(trials)[1:16], p * N) < 37.7
+    orders = [tuple(kiln.randperm(4, generator=g).tolist()) for _ in range(2400)]
+    counts = np.array([orders.count(o) for o in set(orders)])
+    assert len(counts) == 24
+    assert chi_square(counts, 100) < 49.8
+    hits = kiln.bernoulli(kiln.full((N,), 0.2), generator=g)
+    assert abs(float(hits.mean()) - 0.2) < 0.005
+
+
+def test_multinomial() -> None:
+    g = kiln.Generator().manual_seed(5)
+    p = np.array([0.1, 0.0, 0.3, 0.6])
+    with_replacement = kiln.multinomial(kiln.tensor(p), N, True, generator=g).numpy()
+    np.testing.assert_allclose(np.bincount(with_replacement, minlength=4) / N, p, atol=0.006)
+    pairs = kiln.multinomial(kiln.tensor(p).expand(N, 4), 2, generator=g).numpy()
+    second = sum(p[i] * np.where(np.arange(4) == i, 0, p) / (1 - p[i]) for i in range(4))
+    np.testing.assert_allclose(np.bincount(pairs[:, 0], minlength=4) / N, p, atol=0.006)
+    np.testing.assert_allclose(np.bincount(pairs[:, 1], minlength=4) / N, second, atol=0.006)
+
+
+def test_seeds_and_states() -> None:
+    kiln.manual_seed(5)
+    first, state = kiln.randn(10), kiln.get_rng_state()
+    then = kiln.rand(7)
+    kiln.set_rng_state(state)
+    assert kiln.equal(kiln.rand(7), then)
+    kiln.manual_seed(5)
+    assert kiln.equal(kiln.randn(10), first)
+    assert kiln.initial_seed() == 5
+    with kiln.random.fork_rng():
+        inside = kiln.rand(3)
+    assert kiln.equal(kiln.rand(3), inside)
+    assert kiln.seed() == kiln.initial_seed()
+
+
+def test_generators_are_copied_with_their_place() -> None:
+    g = kiln.Generator().manual_seed(-1)
+    kiln.rand(3, generator=g)
+    for other in (g.clone_state(), copy.deepcopy(g), pickle.loads(pickle.dumps(g))):
+        assert other is not g
+        assert kiln.equal(other.get_state(), g.get_state())
+    with pytest.raises(ValueError, match="64 bits"):
+        g.manual_seed(2**64)
+    with pytest.raises(TypeError, match="state"):
+        g.set_state(kiln.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: kiln.rand(3, 5),
+        lambda: kiln.randint(0, 9, (7,)),
+        lambda: kiln.bernoulli(kiln.full((5, 7), 0.5)),
+        lambda: kiln.empty(9).exponential_(),
+        lambda: F.dropout(kiln.ones(4, 9), 0.3) + F.dropout(kiln.ones(4, 9), 0.5),
+        lambda: kiln.randn(11),
+    ],
+)
+def test_compiled_draws_are_the_eager_ones(draw: Any) -> None:
+    kiln.manual_seed(7)
+    eager = [draw().numpy() for _ in range(3)]
+    end = kiln.get_rng_state()
+    kiln.manual_seed(7)
+    compiled = kiln.compile(draw)
+    for x in eager:
+        np.testing.assert_allclose(compiled().numpy(), x, rtol=2e-6, atol=1e-6)
+    assert kiln.equal(kiln.get_rng_state(), end)
+
+
+def test_dropout() -> None:
+    kiln.manual_seed(8)
+    x = kiln.ones(400, 250)
+    y = F.dropout(x, 0.3)
+    assert abs(float((y == 0).float().mean()) - 0.3) < 0.005
+    np.testing.assert_allclose(y.numpy()[y.numpy() != 0], 1 / 0.7, rtol=1e-6)
+    assert F.dropout(x, 0.5, training=False) is x
+    channels = F.dropout2d(kiln.ones(40, 30, 3, 3), 0.3).numpy()
+    assert (channels.std((2, 3)) == 0).all()
+    assert abs((channels == 0).mean() - 0.3) < 0.05
+    selu = F.alpha_dropout(kiln.randn(N), 0.2, True)
+    assert abs(float(selu.mean())) < 0.02
+    assert abs(float(selu.std()) - 1) < 0.02
+
+
+def test_dropout_gradient_is_its_mask() -> None:
+    x = kiln.ones(100, requires_grad=True)
+    y = F.dropout(x, 0.4)
+    y.sum().backward()
+    assert kiln.equal(x.grad, y.detach())

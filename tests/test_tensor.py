@@ -1,0 +1,114 @@
+"""The tensor as a handle on memory: NumPy and DLPack both ways, Python protocols."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+import kiln
+
+
+def test_memory_is_shared_with_numpy_both_ways():
+    a = np.zeros(3)
+    x = kiln.from_numpy(a)
+    a[0] = 1
+    x[1] = 2
+    np.testing.assert_array_equal(a, [1, 2, 0])
+    assert np.shares_memory(x.numpy(), a)
+    assert np.shares_memory(np.asarray(x), a)
+    assert np.array(x).sum() == 3
+    assert np.asarray(x, dtype=np.float32).dtype == np.float32
+    with pytest.raises(RuntimeError, match="requires grad"):
+        kiln.ones(2, requires_grad=True).numpy()
+
+
+def test_kiln_tensor_copies():
+    a = np.zeros(3)
+    kiln.tensor(a)[0] = 1
+    assert a[0] == 0
+    assert np.shares_memory(kiln.as_tensor(a).numpy(), a)
+
+
+def test_dlpack_both_ways():
+    x = kiln.arange(4.0)
+    a = np.from_dlpack(x)
+    assert np.shares_memory(a, x.numpy())
+    b = np.arange(3)
+    assert np.shares_memory(kiln.from_dlpack(b).numpy(), b)
+    with pytest.raises(RuntimeError, match="requires grad"):
+        np.from_dlpack(kiln.ones(2, requires_grad=True))
+    with pytest.raises(RuntimeError):
+        kiln.from_dlpack(object())
+
+
+@pytest.mark.peers
+def test_dlpack_with_torch():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")
+    t = torch.zeros(3)
+    x = kiln.from_dlpack(t)
+    x[0] = 5
+    assert t[0] == 5
+    assert torch.from_dlpack(kiln.ones(2))[1] == 1
+
+
+def test_python_numbers():
+    assert kiln.tensor(3).item() == 3
+    assert float(kiln.tensor(2.5)) == 2.5
+    assert int(kiln.tensor(2.7)) == 2
+    assert [10, 20, 30][kiln.tensor(1)] == 20
+    assert bool(kiln.tensor([True]))
+    assert f"{kiln.tensor(2.5):.3f}" == "2.500"
+    assert kiln.tensor([[1, 2], [3, 4]]).tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: kiln.ones(2).item(), RuntimeError), (lambda: bool(kiln.ones(2)), RuntimeError),
+        (lambda: bool(kiln.ones(0)), RuntimeError), (lambda: len(kiln.tensor(1)), TypeError),
+        (lambda: iter(kiln.tensor(1)), TypeError), (lambda: [1][kiln.tensor(0.0)], TypeError),
+        (lambda: kiln.tensor([[1], [2, 3]]), (TypeError, ValueError)), (lambda: kiln.tensor("x"), TypeError),
+        (lambda: kiln.zeros(-1), RuntimeError), (lambda: kiln.ones(2).cuda(), RuntimeError),
+        (lambda: kiln.from_numpy([1]), TypeError),
+    ],
+)  # fmt: skip
+def test_what_is_refused(call, error):
+    with pytest.raises(error) as e:
+        call()
+    assert isinstance(e.value, kiln.KilnError)
+
+
+def test_containers():
+    x = kiln.arange(6).reshape(2, 3)
+    assert len(x) == 2
+    assert [row.tolist() for row in x] == [[0, 1, 2], [3, 4, 5]]
+    assert 4 in x
+    assert 9 not in x
+    assert len({x: 1, x.clone(): 2}) == 2  # hashed by identity
+
+
+def test_pickle():
+    x = kiln.ones(2, requires_grad=True)
+    y = pickle.loads(pickle.dumps(x))
+    assert y.requires_grad
+    assert y.tolist() == [1, 1]
+
+
+def test_strides_and_views():
+    x = kiln.arange(12).reshape(3, 4)
+    assert x.stride() == (4, 1)
+    assert x.T.stride() == (1, 4)
+    assert x[1:].storage_offset() == 4
+    assert x.is_contiguous()
+    assert not x.T.is_contiguous()
+    assert x.data_ptr() == x.T.data_ptr()
+    assert x.nbytes == 96
+
+
+def test_numpy_operands():
+    a = np.ones(2, np.float32)
+    assert isinstance(a + kiln.ones(2), kiln.Tensor)
+    assert (kiln.ones(2) + a).tolist() == [2, 2]
+    assert (np.float32(2) * kiln.ones(2)).tolist() == [2, 2]
