@@ -76,7 +76,19 @@ def test_as_torch_prints(options, monkeypatch):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")
     monkeypatch.setattr(kiln.dtype, "__repr__", lambda self: f"torch.{self.name}")
     rng = np.random.default_rng(0)
-    shapes = [(), (1,), (0,), (0, 3), (7,), (30,), (3, 4), (2, 3, 4), (2000,), (50, 60), (1, 1, 1, 1200)]
+    shapes = [
+        (),
+        (1,),
+        (0,),
+        (0, 3),
+        (7,),
+        (30,),
+        (3, 4),
+        (2, 3, 4),
+        (2000,),
+        (50, 60),
+        (1, 1, 1, 1200),
+    ]
     makers = [
         lambda s: rng.normal(size=s), lambda s: rng.normal(size=s) * 1e5, lambda s: rng.normal(size=s) * 1e-6,
         lambda s: np.round(rng.normal(size=s) * 10), np.zeros,
@@ -89,12 +101,23 @@ def test_as_torch_prints(options, monkeypatch):
     try:
         for shape in shapes:
             for make in makers:
-                for dtype in ("bool", "uint8", "int32", "int64", "float16", "float32", "float64", "complex128"):
+                for dtype in (
+                    "bool",
+                    "uint8",
+                    "int32",
+                    "int64",
+                    "float16",
+                    "float32",
+                    "float64",
+                    "complex128",
+                ):
                     a = np.asarray(make(shape))
                     if dtype in ("uint8", "int32", "int64"):
                         a = np.clip(np.nan_to_num(a), 0, 255)
                     with np.errstate(all="ignore"):
-                        a = (a + 1j * a.T.reshape(a.shape) * 7 if dtype == "complex128" else a).astype(dtype)
+                        a = (
+                            a + 1j * a.T.reshape(a.shape) * 7 if dtype == "complex128" else a
+                        ).astype(dtype)
                         a = np.asarray(a)
                     assert repr(wrap(a)) == repr(torch.from_numpy(a)), (shape, dtype)
     finally:

@@ -11,23 +11,19 @@ from .ops.registry import Number, Operand, VarInts
 from .shape import Size
 from .tensor import Tensor
 
-class max_result(NamedTuple):
-    values: Tensor
-    indices: Tensor
-
-class min_result(NamedTuple):
-    values: Tensor
-    indices: Tensor
-
-class median_dim_result(NamedTuple):
-    values: Tensor
-    indices: Tensor
-
 class cummax_result(NamedTuple):
     values: Tensor
     indices: Tensor
 
 class cummin_result(NamedTuple):
+    values: Tensor
+    indices: Tensor
+
+class max_result(NamedTuple):
+    values: Tensor
+    indices: Tensor
+
+class min_result(NamedTuple):
     values: Tensor
     indices: Tensor
 
@@ -40,6 +36,10 @@ class topk_result(NamedTuple):
     indices: Tensor
 
 class kthvalue_result(NamedTuple):
+    values: Tensor
+    indices: Tensor
+
+class median_dim_result(NamedTuple):
     values: Tensor
     indices: Tensor
 

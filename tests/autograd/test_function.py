@@ -253,7 +253,9 @@ def test_backward_twice():
 
 def function(backward, forward=lambda ctx, x, k: x * 2):
     return type(
-        "Custom", (Function,), {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        "Custom",
+        (Function,),
+        {"forward": staticmethod(forward), "backward": staticmethod(backward)},
     )
 
 

@@ -36,7 +36,9 @@ def test_help(argv, capsys):
     assert "usage: kiln" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [["bake"], ["quickstart", "--epochs", "0"], ["quickstart", "--oops"]])
+@pytest.mark.parametrize(
+    "argv", [["bake"], ["quickstart", "--epochs", "0"], ["quickstart", "--oops"]]
+)
 def test_wrong_usage(argv, capsys):
     with pytest.raises(SystemExit) as e:
         main(argv)
@@ -58,7 +60,16 @@ def quickstart(tmp_path_factory):
 
 def test_quickstart_tells_what_it_found(quickstart):
     text, out = quickstart
-    for words in ("test accuracy", "eager", "compiled", "steps/s", "compiling", "checkpoint", "tensorboard", "try next"):
+    for words in (
+        "test accuracy",
+        "eager",
+        "compiled",
+        "steps/s",
+        "compiling",
+        "checkpoint",
+        "tensorboard",
+        "try next",
+    ):
         assert words in text
     assert str(out / "digits.png") in text
 
@@ -91,7 +102,9 @@ def test_quickstart_leaves_a_picture(quickstart):
 
 
 def test_an_accuracy_that_is_too_low_is_an_error(tmp_path, capsys):
-    assert main(["quickstart", "--backend", "reference", "--epochs", "1", "--out", str(tmp_path)]) == 1
+    assert (
+        main(["quickstart", "--backend", "reference", "--epochs", "1", "--out", str(tmp_path)]) == 1
+    )
     message = capsys.readouterr().err
     assert "test accuracy is below 97%" in message
     assert "after 1 epochs" in message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from threading import get_ident
 from typing import Any
@@ -41,6 +42,10 @@ class Case:
         return [(i, s) for i, s in enumerate(self.samples) if s.error is not None]
 
     @property
+    def private(self) -> bool:
+        return self.op is not None and self.op.private
+
+    @property
     def random(self) -> bool:
         return self.op is not None and self.op.family == "random"
 
@@ -48,7 +53,9 @@ class Case:
         """Call it; random ops draw the same numbers in every call."""
         if self.random:
             kiln.manual_seed(0)
-        return self.fn(*args, **kwargs)
+        with warnings.catch_warnings():  # advice on arguments, which is tested where it belongs
+            warnings.simplefilter("ignore", UserWarning)
+            return self.fn(*args, **kwargs)
 
 
 def _samples(maker: Callable[[], Iterator[Sample]] | None) -> tuple[Sample, ...]:

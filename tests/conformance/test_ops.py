@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cases import (
-    ALL, OPS, Case, Report, bind, cast, leaves, same, strided_copy, tensors,
+    ALL,
+    OPS,
+    Case,
+    Report,
+    bind,
+    cast,
+    leaves,
+    same,
+    strided_copy,
+    tensors,
 )  # fmt: skip
 
 from kiln import dtypes as dt
@@ -62,15 +71,15 @@ def test_dtypes(case, full, counts):
     report = Report(case)
     for i, s in case.good if full else case.good[:4]:
         for d in DTYPES if full else QUICK:
+            if case.private and not d.is_floating_point:
+                continue  # helpers of gradients
             args, kwargs = tensors(s, lambda a, d=d: cast(a, d))
             if not any(t.dtype is d for t in leaves([args, kwargs])):
                 continue
             counts["dtype checks"] += 1
             try:
                 result = case(*args, **kwargs)
-                if case.op is not None and (
-                    error := shape_rule_error(case, args, kwargs, result)
-                ):
+                if case.op is not None and (error := shape_rule_error(case, args, kwargs, result)):
                     report.add(i, s, f"{d.name}: {error}")
                     continue
             except KilnError:
@@ -99,9 +108,7 @@ def test_memory_layout_does_not_matter(case, counts):
         spread_args, spread_kwargs = tensors(s, strided_copy)
         counts["non-contiguous checks"] += 1
         try:
-            error = same(
-                case(*spread_args, **spread_kwargs), case(*args, **kwargs), 1e-12, 1e-12
-            )
+            error = same(case(*spread_args, **spread_kwargs), case(*args, **kwargs), 1e-12, 1e-12)
         except Exception as e:
             error = f"{type(e).__name__}: {e}"
         if error:
@@ -122,7 +129,9 @@ def test_inputs_are_left_alone(case):
 
 
 def snapshot(x: object) -> list[tuple]:
-    return [(t._a.tobytes(), t.shape, t.dtype, t._version, t.requires_grad, t.grad) for t in leaves(x)]
+    return [
+        (t._a.tobytes(), t.shape, t.dtype, t._version, t.requires_grad, t.grad) for t in leaves(x)
+    ]
 
 
 @each([c for c in ALL if c.bad])
@@ -245,9 +254,15 @@ def test_in_place_form(case, counts):
                 report.add(i, s, "refused, but an input was changed")
             continue
         if not fits:
-            report.add(i, s, f"{want.dtype.name}{list(want.shape)} was stored in {x.dtype.name}{list(x.shape)}")
+            report.add(
+                i,
+                s,
+                f"{want.dtype.name}{list(want.shape)} was stored in {x.dtype.name}{list(x.shape)}",
+            )
         elif got is not x or x._a is not memory or x._version != version + 1:
-            report.add(i, s, "the result is not the first argument with its version counted up by one")
+            report.add(
+                i, s, "the result is not the first argument with its version counted up by one"
+            )
         elif error := same(x, want.to(x.dtype)):
             report.add(i, s, error)
     report.finish()

@@ -1,6 +1,7 @@
 """Datasets, samplers, collation and the loader."""
 
-from collections import Counter, namedtuple
+from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -24,7 +25,10 @@ from kiln.data import (
     random_split,
 )
 
-Point = namedtuple("Point", "x y")
+
+class Point(NamedTuple):
+    x: Any
+    y: Any
 
 
 class Squares(Dataset):

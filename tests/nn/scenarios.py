@@ -1,4 +1,4 @@
-"""What modules do, as functions of a library: run on Kiln alone, and beside PyTorch."""
+"""What modules do, as functions of a library, to be run on Kiln and on PyTorch."""
 
 import copy
 from collections import OrderedDict
@@ -113,7 +113,14 @@ def attributes(lib):
     del m.w
     m.buffer = nn.Buffer(lib.zeros(2), persistent=False) if hasattr(nn, "Buffer") else None
     m.b = None
-    public = "ValueError KeyError TypeError AttributeError NotImplementedError RuntimeError".split()
+    public = [
+        "ValueError",
+        "KeyError",
+        "TypeError",
+        "AttributeError",
+        "NotImplementedError",
+        "RuntimeError",
+    ]
     found = [None if e is None else {c.__name__ for c in e} for e in out]
     kinds = [None if e is None else next(name for name in public if name in e) for e in found]
     return [

@@ -103,6 +103,14 @@ LAYERS = [
     ("PixelShuffle(2)", IMAGE),
     ("PixelUnshuffle(2)", (2, 3, 6, 4)),
     ("Unfold(2, stride=2)", IMAGE),
+    ("Fold((4, 5), 2)", (2, 8, 12)),
+    ("LPPool3d(2, 2)", VOLUME),
+    ("ChannelShuffle(2)", IMAGE),
+    ("Conv1d(4, 4, 3, padding=2, dilation=2, groups=4, padding_mode='replicate')", SERIES),
+    ("FeatureAlphaDropout(0.0)", IMAGE),
+    ("BatchNorm2d(4, bias=False)", IMAGE),
+    ("GroupNorm(4, 4, bias=False)", IMAGE),
+    ("InstanceNorm1d(4, affine=True, bias=False)", SERIES),
     ("Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2)))", FLAT),
     ("ModuleList([nn.Linear(2, 2), nn.Linear(2, 2), nn.ReLU()])", None),
     ("ModuleDict({'a': nn.Linear(2, 2), 'b': nn.ModuleDict()})", None),
@@ -223,6 +231,45 @@ def test_more_losses():
         ])  # fmt: skip
     for x, y in zip(*out, strict=True):
         close(x, y)
+
+
+def test_pooling_and_back():
+    x = np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(np.float32)
+    out = []
+    for lib in (kiln, torch):
+        y, at = lib.nn.MaxPool2d(2, return_indices=True)(lib.tensor(x))
+        z, at2 = lib.nn.AdaptiveMaxPool2d(2, return_indices=True)(lib.tensor(x))
+        out.append([y, at, lib.nn.MaxUnpool2d(2)(y, at), z, at2])
+    for a, b in zip(*out, strict=True):
+        close(a, b)
+
+
+def test_ctc():
+    r = np.random.default_rng(0)
+    x, t = r.normal(size=(8, 2, 5)).astype(np.float32), r.integers(1, 5, (2, 3))
+    out = []
+    for lib in (kiln, torch):
+        v = lib.tensor(x, requires_grad=True)
+        loss = lib.nn.CTCLoss()(v.log_softmax(2), lib.tensor(t), (8, 7), (3, 2))
+        loss.backward()
+        out.append([loss, v.grad])
+    for a, b in zip(*out, strict=True):
+        close(a, b)
+
+
+def test_random_layers_keep_their_expectation():
+    kiln.manual_seed(0)
+    x = kiln.ones(200, 20, 6)
+    for layer in (nn.Dropout1d(0.3), nn.Dropout(0.3)):
+        assert abs(layer(x).mean().item() - 1) < 0.05
+    y = nn.Dropout1d(0.5)(x)
+    assert ((y == 0).all(-1) | (y != 0).all(-1)).all()
+    z = nn.RReLU(0.1, 0.3)(-x)
+    assert -0.3 <= z.min().item() < z.max().item() <= -0.1
+    assert nn.RReLU(0.1, 0.3).eval()(-x)[0, 0, 0].item() == pytest.approx(-0.2)
+    a = nn.AlphaDropout(0.2)(kiln.randn(20000))
+    assert abs(a.mean().item()) < 0.05
+    assert abs(a.std().item() - 1) < 0.05
 
 
 def test_embedding():

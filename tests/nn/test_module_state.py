@@ -43,7 +43,7 @@ def test_a_post_hook_that_leaves_keys_missing_changes_nothing():
     m.register_load_state_dict_post_hook(lambda module, keys: None)
     before = values(m)
     state = {k: v + 1 for k, v in m.state_dict().items() if k != "0.bias"}
-    with pytest.raises(RuntimeError, match='Missing key.*"0.bias"'):
+    with pytest.raises(RuntimeError, match=r'Missing key.*"0.bias"'):
         m.load_state_dict(state)
     assert_unchanged(m, before)
     m.register_load_state_dict_post_hook(lambda module, keys: keys.missing_keys.clear())
@@ -141,7 +141,7 @@ def test_lazy_layers_take_their_sizes_from_the_first_input():
     )
     opt = kiln.optim.SGD(m.parameters(), lr=0.1)
     with pytest.raises(RuntimeError, match="uninitialized"):
-        m[0].weight.shape  # noqa: B018
+        m[0].weight.shape
     saved = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(48, 5)
     )

@@ -31,13 +31,17 @@ CASES = [
         "Adagrad",
         {"lr": 0.05, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.3},
     ),
+    ("RAdam", {"lr": 0.05, "weight_decay": 0.1, "betas": (0.9, 0.99)}),
+    ("RAdam", {"lr": 0.05, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("Rprop", {"lr": 0.05}),
+    ("ASGD", {"lr": 0.05, "weight_decay": 0.1, "t0": 5.0, "lambd": 0.01}),
     ("Adadelta", {"lr": 1.0, "rho": 0.8, "weight_decay": 0.1}),
 ]
 
 
-def pair(shapes=((3, 4), (4,), ())):
+def pair(dtype=np.float32):
     r = np.random.default_rng(0)
-    start = [r.normal(size=s).astype(np.float32) for s in shapes]
+    start = [np.asarray(r.normal(size=s), dtype) for s in ((3, 4), (4,), ())]
     ours = [nn.Parameter(kiln.tensor(a)) for a in start]
     theirs = [torch.nn.Parameter(torch.tensor(a)) for a in start]
     return ours, theirs
@@ -52,13 +56,18 @@ def descend(params, opt, lib, steps, start=0):
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_trajectory(name, options):
-    ours, theirs = pair()
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_trajectory(name, options, dtype):
+    ours, theirs = pair(dtype)
+    # NAdam's running product is float32 in both, whatever the parameters are
+    scale = 1 if dtype is np.float32 or name == "NAdam" else 1e-5
     a, b = getattr(optim, name)(ours, **options), getattr(torch.optim, name)(theirs, **options)
     descend(ours, a, kiln, 12)
     descend(theirs, b, torch, 12)
     for x, y in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(x.detach().numpy(), y.detach().numpy(), rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(
+            x.detach().numpy(), y.detach().numpy(), rtol=2e-5 * scale, atol=2e-6 * scale
+        )
     mine, due = a.state_dict(), b.state_dict()
     assert list(mine["param_groups"][0]) == list(due["param_groups"][0])
     assert mine["param_groups"][0]["params"] == due["param_groups"][0]["params"]

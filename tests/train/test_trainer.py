@@ -69,9 +69,9 @@ def test_predict():
     assert out.shape == (20, 2)
     assert not out.requires_grad
     np.testing.assert_allclose(out.numpy(), t.model(kiln.tensor(x)).detach().numpy(), rtol=1e-5)
-    np.testing.assert_array_equal(
-        t.predict(DataLoader(TensorDataset(kiln.tensor(x)), 5)).numpy(), out.numpy()
-    )
+    table = TensorDataset(*map(kiln.tensor, task(20)))  # with targets, which predict leaves out
+    for data in (DataLoader(TensorDataset(kiln.tensor(x)), 5), table, DataLoader(table, 3)):
+        np.testing.assert_allclose(t.predict(data).numpy(), out.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_names_and_lazy_layers():
@@ -176,3 +176,28 @@ def test_metrics():
     assert (metrics.mae(a, b).item(), metrics.mse(a, b).item()) == (1.5, 2.5)
     with pytest.raises(ValueError, match="don't go together"):
         metrics.accuracy(kiln.zeros(3, 2), kiln.zeros(5))
+
+
+def test_compiled_and_eager_training_agree():
+    found = []
+    for compiled in (False, True):
+        kiln.manual_seed(0)
+        m = nn.Sequential(
+            nn.LazyLinear(8), nn.Tanh(), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 2)
+        )
+        t = Trainer(
+            m,
+            optimizer=kiln.optim.AdamW(m.parameters(), lr=0.02),
+            metrics=["accuracy"],
+            compile=compiled,
+        )
+        h = t.fit(task(40), val=task(20, seed=1), epochs=3, batch_size=16, verbose=False)
+        found.append(
+            [
+                *h["loss"],
+                *h["val_loss"],
+                *h["val_accuracy"],
+                *t.predict(task(5)[0]).reshape(-1).tolist(),
+            ]
+        )
+    np.testing.assert_allclose(*found, rtol=2e-3, atol=1e-4)

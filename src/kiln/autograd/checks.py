@@ -75,7 +75,9 @@ class _Check:
                 )
         outputs = self._outputs()
         self.kept = [
-            i for i, o in enumerate(outputs) if isinstance(o, Tensor) and o.dtype.category >= dt.FLOAT
+            i
+            for i, o in enumerate(outputs)
+            if isinstance(o, Tensor) and o.dtype.category >= dt.FLOAT
         ]
         self.outputs: list[Tensor] = [outputs[i] for i in self.kept]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
+from heapq import heappop, heappush
 from typing import Any
+
+import numpy as np
 
 from ..errors import KilnError, KilnTypeError, describe
 from ..tensor import CAPTURING, Tensor, _fresh, wrap
@@ -59,6 +61,41 @@ class Targets:
                 self.nodes.add(n)
 
 
+class _Pass:
+    """One backward pass: gradients on their way to tape nodes and leaves."""
+
+    __slots__ = ("accumulate", "heap", "leaves", "pending", "targets")
+
+    def __init__(self, targets: Targets | None, accumulate: bool):
+        self.targets, self.accumulate = targets, accumulate
+        self.pending: dict[TapeNode, list[Any]] = {}  # (gradient, whether its memory is ours) by output
+        self.heap: list[tuple[int, TapeNode]] = []
+        self.leaves: dict[int, list[Any]] = {}
+
+    def deliver(self, to: Any, idx: int, g: Tensor, owned: bool) -> None:
+        """Add a gradient to what a node's output, or a leaf, has received."""
+        if isinstance(to, TapeNode):
+            slots = self.pending.get(to)
+            if slots is None:
+                slots = self.pending[to] = [None] * to.n_out
+                heappush(self.heap, (-to.seq, to))
+            old = slots[idx]
+            slots[idx] = (g, owned) if old is None else (old[0] + g, True)
+            return
+        targets = self.targets
+        if targets is not None and not (self.accumulate and (to, 0) in targets.wanted):
+            if (to, 0) in targets.wanted:
+                g = hooks.run_tensor_hooks(to, g)
+                old = targets.found.get((to, 0))
+                targets.found[(to, 0)] = g if old is None else old + g
+            return
+        entry = self.leaves.get(id(to))
+        if entry is None:
+            self.leaves[id(to)] = [to, g, owned]
+        else:
+            entry[1], entry[2] = entry[1] + g, True
+
+
 def run(
     roots: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -68,33 +105,15 @@ def run(
     accumulate: bool = True,
 ) -> None:
     """Push `grads` of `roots` back; add to leaves' `.grad`, or collect what `targets` wants."""
-    pending: dict[TapeNode, list[Any]] = {}
-    heap: list[tuple[int, TapeNode]] = []
-
-    def deliver(to: Any, idx: int, g: Tensor, owned: bool) -> None:
-        if isinstance(to, TapeNode):
-            slots = pending.get(to)
-            if slots is None:
-                slots = pending[to] = [None] * len(to.metas)
-                heapq.heappush(heap, (-to.seq, to))
-            old = slots[idx]
-            slots[idx] = (g, owned) if old is None else (old[0] + g, True)
-        elif targets is not None and not (accumulate and (to, 0) in targets.wanted):
-            if (to, 0) in targets.wanted:
-                g = hooks.run_tensor_hooks(to, g)
-                old = targets.found.get((to, 0))
-                targets.found[(to, 0)] = g if old is None else old + g
-        else:
-            leaves.setdefault(id(to), [to, []])[1].append((g, owned))
-
-    leaves: dict[int, list[Any]] = {}
+    work = _Pass(targets, accumulate)
+    heap, pending, deliver = work.heap, work.pending, work.deliver
     old_mode = mode.grad
     mode.grad = create_graph
     try:
         for r, g in zip(roots, grads, strict=True):
             deliver(_fresh(r)._fn or r, r._idx if r._fn else 0, g, False)
         while heap:
-            node = heapq.heappop(heap)[1]
+            node = heappop(heap)[1]
             entries = pending.pop(node)
             gs = [None if e is None else e[0] for e in entries]
             if node.hooks is not None:
@@ -110,26 +129,32 @@ def run(
                 results = hooks.run_node_hooks(node, results, gs)
             if not retain_graph:
                 node.free()
-            owned_in = all(e is None or e[1] for e in entries)
-            for i, (edge, r) in enumerate(zip(node.edges, results, strict=True)):
-                if edge is None or r is None:
+            edges = node.edges
+            alone = len(results) == 1
+            for i, r in enumerate(results):
+                edge = edges[i]
+                if r is None or edge is None:
                     continue
-                shared = any(r is o for j, o in enumerate(results) if j != i)
-                fresh = not shared and (owned_in or not any(r is g for g in gs))
-                deliver(edge[0], edge[1], _fit(r, edge[2], edge[3]), fresh)
-        for leaf, parts in leaves.values():
-            _accumulate(leaf, parts, create_graph)
+                # a result that is the incoming gradient itself, or goes two ways, may not be kept as it is
+                if r is gs[0] or (len(gs) > 1 and any(r is g for g in gs)):
+                    owned = alone and all(e is None or e[1] for e in entries)
+                else:
+                    owned = alone or sum(r is o for o in results) == 1
+                a = r._a
+                if a.shape != edge[2] or a.dtype != edge[3]:
+                    r = _fit(r, edge[2], edge[3])
+                deliver(edge[0], edge[1], r, owned)
+        for leaf, g, owned in work.leaves.values():
+            _accumulate(leaf, g, owned, create_graph)
     finally:
         mode.grad = old_mode
 
 
-def _accumulate(leaf: Tensor, parts: list[tuple[Tensor, bool]], create_graph: bool) -> None:
-    """Add gradients to a leaf's `.grad`; its first one is stored in memory of its own."""
-    g, owned = parts[0]
-    for more, _ in parts[1:]:
-        g, owned = g + more, True
-    hooked = hooks.run_tensor_hooks(leaf, g)
-    g, owned = hooked, owned and hooked is g
+def _accumulate(leaf: Tensor, g: Tensor, owned: bool, create_graph: bool) -> None:
+    """Add a gradient to a leaf's `.grad`; its first one is stored in memory of its own."""
+    if leaf._hooks is not None:
+        hooked = hooks.run_tensor_hooks(leaf, g)
+        g, owned = hooked, owned and hooked is g
     old = leaf.grad
     if old is None:
         if not create_graph:
@@ -175,7 +200,7 @@ def _root_grads(roots: list[Tensor], grads: Any, op: str) -> list[Tensor]:
                     op, "grad can be implicitly created only for scalar outputs", describe(r),
                     "reduce it (loss.mean()) or pass gradient=",
                 )  # fmt: skip
-            g = r.detach().new_ones(r.shape)
+            g = r.detach().new_ones(r.shape) if CAPTURING else wrap(np.ones(r._a.shape, r._a.dtype))
         elif g._a.shape != r._a.shape:
             raise KilnError(
                 op, "mismatch in shape: a gradient has the shape of its tensor",

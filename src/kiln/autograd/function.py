@@ -23,7 +23,10 @@ class FunctionCtx(TapeNode):
     """
 
     def __init__(self, function: type[Function], args: tuple):
-        super().__init__([], [])
+        super().__init__([], 0)
+        self.metas: list[
+            tuple
+        ] = []  # (shape, NumPy dtype) of each output; None for what is not a tensor
         self.function = function
         self.needs_input_grad = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
         self.to_save: tuple[Tensor | None, ...] = ()
@@ -82,6 +85,7 @@ class FunctionCtx(TapeNode):
             self.metas = [
                 (o._a.shape, o._a.dtype) if isinstance(o, Tensor) else ((), None) for o in results
             ]
+            self.n_out = len(results)
             for i, o in enumerate(results):
                 self._connect(i, o, outputs[i], args)
             self._keep(outputs, results)
@@ -228,7 +232,10 @@ class Function:
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         """The gradients of the inputs from those of the outputs."""
         raise KilnNotImplementedError(
-            "Function", "backward is not implemented", None, "define a static method backward (or vjp)"
+            "Function",
+            "backward is not implemented",
+            None,
+            "define a static method backward (or vjp)",
         )
 
     vjp = backward
@@ -293,7 +300,7 @@ def once_differentiable(fn: Callable) -> Callable:
             for o in outputs if several else (outputs,):
                 if isinstance(o, Tensor) and o.dtype.category >= dt.FLOAT:
                     o = o.detach()
-                    node = _OnceDifferentiable([edge_of(g) for g in inputs], [(o.shape, o._a.dtype)])
+                    node = _OnceDifferentiable([edge_of(g) for g in inputs], 1)
                     o._fn, o._idx, o._rg = node, 0, True
                 results.append(o)
         return tuple(results) if several else results[0]

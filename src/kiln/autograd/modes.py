@@ -6,12 +6,28 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 
+DISABLED: set[int] = set()
+"""Ids of the threads that record nothing; empty almost always, which is what hot paths look at."""
+
+
 class _Mode(threading.local):
-    grad = True
     inference = False
+
+    @property
+    def grad(self) -> bool:
+        """Whether this thread records."""
+        return not DISABLED or get_ident() not in DISABLED
+
+    @grad.setter
+    def grad(self, value: bool) -> None:
+        if value:
+            DISABLED.discard(get_ident())
+        else:
+            DISABLED.add(get_ident())
 
 
 mode = _Mode()

@@ -7,12 +7,14 @@ A tensor that requires grad points at the `TapeNode` that made it; a node's edge
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from threading import get_ident
 from typing import Any
 
 from ..errors import KilnError
-from ..ops.registry import GRAD, OUT, SHAPE, Op, Rule
+from ..ops.registry import GRAD, OUT, SHAPE, Op, Plan, Rule
 from ..tensor import Tensor, _fresh, wrap
-from .modes import mode
+from .modes import DISABLED
 
 next_seq = itertools.count(1).__next__
 
@@ -36,14 +38,16 @@ class TapeNode:
     and descending `seq` is an order in which gradients are complete.
     """
 
-    __slots__ = ("__weakref__", "edges", "freed", "hooks", "metas", "seq", "versions")
+    __slots__ = ("__weakref__", "edges", "freed", "hooks", "n_out", "seq", "versions")
+    hooks: dict[Any, Any] | None
+    versions: Sequence[tuple[list, int]]
 
-    def __init__(self, edges: list[Edge | None], metas: list[tuple]):
+    def __init__(self, edges: list[Edge | None], n_out: int):
         self.edges = edges
-        self.metas = metas  # (shape, NumPy dtype) of each output
+        self.n_out = n_out
         self.seq = next_seq()
-        self.hooks: dict[Any, Any] | None = None
-        self.versions: list[tuple[list, int]] = []
+        self.hooks = None
+        self.versions = []
         self.freed = False
 
     def name(self) -> str:
@@ -90,7 +94,7 @@ class TapeNode:
     def free(self) -> None:
         """Drop what was saved."""
         self.freed = True
-        self.versions = []
+        self.versions = ()
 
     def __repr__(self) -> str:
         return f"<{self.name()} object at {id(self):#x}>"
@@ -99,12 +103,11 @@ class TapeNode:
 class OpNode(TapeNode):
     """A recorded call of an op."""
 
-    __slots__ = ("args", "op", "outs", "rules", "slots")
+    __slots__ = ("args", "op", "outs", "plan")
     args: Any
     op: Op
     outs: Any
-    rules: tuple[Rule, ...]
-    slots: list[tuple[int, int | None]]
+    plan: Plan
 
     def name(self) -> str:
         return "".join(w.capitalize() for w in self.op.name.split("_")) + "Backward0"
@@ -122,19 +125,18 @@ class OpNode(TapeNode):
         return tuple(out)
 
     def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
-        self.check()
-        single = len(gs) == 1
-        if single:
-            g = gs[0]
-            if g is None:
-                return [None] * len(self.edges)
-        else:
-            g = gs
-        outs = None
-        args, slots = self.args, self.slots
+        if self.freed or self.versions:
+            self.check()
+        plan = self.plan
+        single = self.n_out == 1
+        g: Any = gs[0] if single else gs
+        if g is None:
+            return [None] * len(self.edges)
+        outs: Any = None
+        args = self.args
         found: dict[int, Any] = {}
-        for rule in self.rules:
-            values = []
+        for rule in plan.rules:
+            values: list[Any] = []
             for s in rule.slots:
                 if s >= 0:
                     values.append(args[s])
@@ -144,82 +146,129 @@ class OpNode(TapeNode):
                     outs = outs or self.outputs()
                     values.append(outs[0] if single else outs)
                 elif s == SHAPE:
-                    k = next(k for k, (i, _) in enumerate(slots) if i in rule.targets)
-                    values.append(self.edges[k][2])
+                    k = next(k for k, (i, _) in enumerate(plan.slots) if i in rule.targets)
+                    values.append(self.edges[k][2])  # type: ignore[index]
                 else:
-                    wanted = {i for i, _ in slots}
-                    values.append(tuple(t in wanted for t in rule.targets))
+                    values.append(tuple(t in plan.needed for t in rule.targets))
             r = rule.fn(*values)
             if rule.joint:
                 found.update(zip(rule.targets, r, strict=True))
             else:
                 found[rule.targets[0]] = r
-        return [found.get(i) if sub is None else found[i][sub] for i, sub in slots]
+        return [found.get(i) if sub is None else found[i][sub] for i, sub in plan.slots]
 
     def free(self) -> None:
-        super().free()
+        self.freed = True
+        self.versions = ()
         self.args = self.outs = None
+
+
+_node = object.__new__
+
+
+_FIRST, _SECOND, _BOTH = (0,), (1,), (0, 1)
+
+
+def record_short(op: Op, args: tuple, out: Tensor) -> None:
+    """`record` for one or two operands, attributes at their defaults and one output: the hot path."""
+    if DISABLED and get_ident() in DISABLED:
+        return
+    x = args[0]
+    if x._base is not None:
+        _fresh(x)
+    y = args[1] if len(op.tensor_slots) == 2 else None
+    if isinstance(y, Tensor):
+        if y._base is not None:
+            _fresh(y)
+        if y._rg:
+            b = y._a
+            second = (y._fn or y, y._idx, b.shape, b.dtype)
+            if x._rg:
+                a = x._a
+                edges, needed = [(x._fn or x, x._idx, a.shape, a.dtype), second], _BOTH
+            else:
+                edges, needed = [second], _SECOND
+        elif x._rg:
+            a = x._a
+            edges, needed = [(x._fn or x, x._idx, a.shape, a.dtype)], _FIRST
+        else:
+            return
+    elif x._rg:
+        a = x._a
+        edges, needed = [(x._fn or x, x._idx, a.shape, a.dtype)], _FIRST
+    else:
+        return
+    if not op.rules:
+        return
+    plan = op._plans.get(needed) or op.plan(needed)
+    node = _node(OpNode)
+    node.op, node.plan, node.edges, node.seq = op, plan, edges, next_seq()
+    node.n_out, node.hooks, node.freed, node.outs = 1, None, False, None
+    if plan.blank is not None:
+        node.args, node.versions = plan.blank, ()
+    else:
+        _save(node, plan, args, (out,), False)
+    out._fn, out._rg = node, True
+
+
+def _save(node: OpNode, plan: Plan, args: tuple, outs: tuple[Tensor, ...], inplace: bool) -> None:
+    """Keep what the rules need, and the versions at which it was seen."""
+    versions: list[tuple[list, int]] = []
+    if plan.drop:
+        kept = list(args)
+        for i in plan.drop:
+            kept[i] = None
+        args = tuple(kept)
+    for i in plan.keep:
+        x = args[i]
+        for y in (x,) if isinstance(x, Tensor) else x if isinstance(x, list | tuple) else ():
+            ver = y._ver
+            if ver is None:
+                ver = y._ver = [0, 0]
+            # an in-place op overwrites what it saved of its own target: backward must refuse
+            versions.append((ver, ver[0] - 1 if inplace and ver is outs[0]._ver else ver[0]))
+    if plan.save_out:
+        o = outs[0]
+        ver = o._ver
+        if ver is None:
+            ver = o._ver = [0, 0]
+        versions.append((ver, ver[0]))
+        node.outs = (tuple([t._a for t in outs]), ver)
+    node.args, node.versions = args, versions
 
 
 def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False) -> OpNode | None:
     """Put a call on the tape where an input requires grad; outputs then point at the new node."""
-    if not mode.grad:
+    if DISABLED and get_ident() in DISABLED:
         return None
     edges: list[Edge | None] = []
-    slots: list[tuple[int, int | None]] = []
-    needed = []
+    needed: tuple = ()
     for i in op.tensor_slots:
         x = args[i]
         if isinstance(x, Tensor):
-            e = edge_of(x)
-            if e is not None:
-                edges.append(e)
-                slots.append((i, None))
-                needed.append(i)
+            if x._base is not None:
+                _fresh(x)
+            if x._rg:
+                a = x._a
+                edges.append((x._fn or x, x._idx, a.shape, a.dtype))
+                needed += (i,)
         elif isinstance(x, list | tuple):
-            n = len(edges)
-            for j, y in enumerate(x):
-                if isinstance(y, Tensor) and (e := edge_of(y)) is not None:
-                    edges.append(e)
-                    slots.append((i, j))
-            if len(edges) > n:
-                needed.append(i)
+            found = [(j, edge_of(y)) for j, y in enumerate(x) if isinstance(y, Tensor)]
+            found = [(j, e) for j, e in found if e is not None]
+            edges += [e for _, e in found]
+            needed += tuple((i, j) for j, _ in found)
     if not edges or not op.rules:
         return None
-    rules, saved, save_out = op.plan(tuple(needed))
-    node = OpNode(edges, [(o._a.shape, o._a.dtype) for o in outs])
-    node.op, node.rules, node.slots = op, rules, slots
-    kept = list(args)
-    for i in op.tensor_slots:
-        x = kept[i]
-        if i not in saved:
-            kept[i] = None
-        elif isinstance(x, Tensor):
-            _save_version(node, x)
-            if inplace and x._ver is outs[0]._ver:  # what is saved was overwritten: backward must refuse
-                node.versions[-1] = (x._ver, x._ver[0] - 1)
-        elif isinstance(x, list | tuple):
-            kept[i] = list(x)
-            for y in x:
-                if isinstance(y, Tensor):
-                    _save_version(node, y)
-    node.args = tuple(kept)
-    node.outs = None
-    if save_out:
-        o = outs[0]
-        _save_version(node, o)
-        node.outs = (tuple(t._a for t in outs), o._ver)
-    for i, o in enumerate(outs):
-        if i not in op.nondiff_outputs and not inplace:
-            o._fn, o._idx, o._rg = node, i, True
+    plan = op.plan(needed)
+    node = _node(OpNode)
+    node.edges, node.n_out, node.seq, node.hooks, node.freed = edges, len(outs), next_seq(), None, False
+    node.op, node.plan, node.outs = op, plan, None
+    _save(node, plan, args, outs, inplace)
+    if not inplace:
+        for i, o in enumerate(outs):
+            if i not in op.nondiff_outputs:
+                o._fn, o._idx, o._rg = node, i, True
     return node
 
 
-def _save_version(node: TapeNode, x: Tensor) -> None:
-    ver = x._ver
-    if ver is None:
-        ver = x._ver = [0, 0]
-    node.versions.append((ver, ver[0]))
-
-
-__all__ = ["Edge", "OpNode", "Rule", "TapeNode", "edge_of", "record"]
+__all__ = ["Edge", "OpNode", "Rule", "TapeNode", "edge_of", "record", "record_short"]

@@ -63,7 +63,7 @@ class CopySlices(TapeNode):
 
     def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
         self.check()
-        from ..ops.movement import view_update
+        from ..ops.slicing import view_update
 
         g = gs[0]
         assert g is not None
@@ -95,7 +95,7 @@ def rebase(x: Tensor, node: TapeNode, old_edge: Any) -> None:
         if e is not None and e is old_edge:
             position = j
     rest = [e for j, e in enumerate(node.edges) if j != position]
-    copy = CopySlices([edge_of(base), *rest], [(base._a.shape, base._a.dtype)])
+    copy = CopySlices([edge_of(base), *rest], 1)
     copy.chain, copy.inner, copy.view_edge = x._view, node, position
     base._fn, base._idx, base._rg = copy, 0, True
     x._ver[1] += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -32,7 +32,10 @@ class SummaryWriter:
             self._file = writer.EventFileWriter(self.log_dir, filename_suffix=filename_suffix)
         except OSError as e:
             raise KilnError(
-                feature, f"can't write event files here: {e}", self.log_dir, "choose another log_dir"
+                feature,
+                f"can't write event files here: {e}",
+                self.log_dir,
+                "choose another log_dir",
             ) from None
 
     def _add(self, value: Any, global_step: int | None, walltime: float | None) -> None:
@@ -43,7 +46,11 @@ class SummaryWriter:
         self._file.add_event(event)
 
     def add_scalar(
-        self, tag: str, scalar_value: Any, global_step: int | None = None, walltime: float | None = None
+        self,
+        tag: str,
+        scalar_value: Any,
+        global_step: int | None = None,
+        walltime: float | None = None,
     ) -> None:
         """Add a number, or a tensor with one element, to the curve `tag`."""
         try:
@@ -55,7 +62,11 @@ class SummaryWriter:
         self._add(self._summary.Summary.Value(tag=tag, simple_value=value), global_step, walltime)
 
     def add_text(
-        self, tag: str, text_string: str, global_step: int | None = None, walltime: float | None = None
+        self,
+        tag: str,
+        text_string: str,
+        global_step: int | None = None,
+        walltime: float | None = None,
     ) -> None:
         """Add a text in Markdown."""
         plugin = self._summary.SummaryMetadata.PluginData(plugin_name="text")
@@ -71,7 +82,11 @@ class SummaryWriter:
         dataformats: str = "CHW",
     ) -> None:  # fmt: skip
         """Add a picture: uint8 in [0, 255] or floats in [0, 1], with 1, 3 or 4 channels."""
-        a = img_tensor.detach().numpy() if isinstance(img_tensor, Tensor) else np.asarray(img_tensor)
+        a = (
+            img_tensor.detach().numpy()
+            if isinstance(img_tensor, Tensor)
+            else np.asarray(img_tensor)
+        )
         if sorted(dataformats) not in (["C", "H", "W"], ["H", "W"]) or a.ndim != len(dataformats):
             raise KilnTypeError(
                 "add_image", "dataformats must name the picture's dimensions, e.g. 'CHW', 'HWC' or 'HW'",
@@ -99,7 +114,7 @@ class SummaryWriter:
         """Write out what is buffered and close the file."""
         self._file.close()
 
-    def __enter__(self) -> SummaryWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from ..errors import KilnError
 from . import quickstart
 
-COMMANDS = (quickstart,)  # each has NAME, SUMMARY, add_arguments(parser) and run(args) -> exit status
+COMMANDS = (
+    quickstart,
+)  # each has NAME, SUMMARY, add_arguments(parser) and run(args) -> exit status
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 

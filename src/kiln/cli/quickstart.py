@@ -33,8 +33,16 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("kiln-quickstart"), metavar="DIR",
         help="folder for the checkpoint, the curves and the picture (default: ./kiln-quickstart)",
     )  # fmt: skip
-    p.add_argument("--epochs", type=_positive, default=EPOCHS, metavar="N", help="passes over the data (default: %(default)s)")
-    p.add_argument("--seed", type=int, default=0, help="of the weights and of the batches (default: 0)")
+    p.add_argument(
+        "--epochs",
+        type=_positive,
+        default=EPOCHS,
+        metavar="N",
+        help="passes over the data (default: %(default)s)",
+    )
+    p.add_argument(
+        "--seed", type=int, default=0, help="of the weights and of the batches (default: 0)"
+    )
     p.add_argument(
         "--backend", choices=("cpu", "reference"), default="cpu",
         help="where the compiled step runs: LLVM kernels, or NumPy, which defines their results",
@@ -94,7 +102,9 @@ def training_step(model: Any, optimizer: Any) -> Callable:
     return step
 
 
-def train(run: Run, step: Callable, loader: Any, schedule: Any, epochs: int, seed: int) -> Iterator[int]:
+def train(
+    run: Run, step: Callable, loader: Any, schedule: Any, epochs: int, seed: int
+) -> Iterator[int]:
     """Take steps and note losses and times; yields after each step whether an epoch has ended."""
     import kiln
 
@@ -134,7 +144,10 @@ def run(args: argparse.Namespace) -> int:
 
     digits = load_digits()
     loader = DataLoader(
-        TensorDataset(digits.train_images, digits.train_labels), batch_size=BATCH, shuffle=True, drop_last=True
+        TensorDataset(digits.train_images, digits.train_labels),
+        batch_size=BATCH,
+        shuffle=True,
+        drop_last=True,
     )
     total = len(loader) * args.epochs
     console.print(
@@ -154,7 +167,9 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar(console) as bar:
         model, optimizer, schedule = prepare()
         shown = bar.add_task("eager", total=min(EAGER_STEPS, total), note="")
-        for _ in train(eager, training_step(model, optimizer), loader, schedule, args.epochs, args.seed):
+        for _ in train(
+            eager, training_step(model, optimizer), loader, schedule, args.epochs, args.seed
+        ):
             bar.update(shown, advance=1, note=f"loss {eager.losses[-1]:.3f}")
             if len(eager.losses) == EAGER_STEPS:
                 break
@@ -165,7 +180,9 @@ def run(args: argparse.Namespace) -> int:
         for epoch_ended in train(compiled, step, loader, schedule, args.epochs, args.seed):
             if epoch_ended:
                 compiled.accuracies.append(test(model))
-            accuracy = f", test accuracy {compiled.accuracies[-1]:.1%}" if compiled.accuracies else ""
+            accuracy = (
+                f", test accuracy {compiled.accuracies[-1]:.1%}" if compiled.accuracies else ""
+            )
             bar.update(shown, advance=1, note=f"loss {compiled.losses[-1]:.3f}{accuracy}")
 
     accuracy = compiled.accuracies[-1]
@@ -218,12 +235,20 @@ def report(console: Any, eager: Run, compiled: Run, accuracy: float) -> None:
     console.print(f"test accuracy  [bold {mark}]{accuracy:.1%}[/] (at least {TARGET:.0%} is due)")
     console.print(f"eager          {1 / eager.step_time:,.0f} steps/s of {BATCH} images")
     faster = eager.step_time / compiled.step_time
-    console.print(f"compiled       {1 / compiled.step_time:,.0f} steps/s, {faster:.1f} times as many")
-    console.print(f"compiling      {compiled.start_cost:.2f} s, once; the next run finds the kernels in the cache")
-    console.print(f"losses         of the first {n} steps, eager and compiled, agree within {apart:.0e}")
+    console.print(
+        f"compiled       {1 / compiled.step_time:,.0f} steps/s, {faster:.1f} times as many"
+    )
+    console.print(
+        f"compiling      {compiled.start_cost:.2f} s, once; the next run finds the kernels in the cache"
+    )
+    console.print(
+        f"losses         of the first {n} steps, eager and compiled, agree within {apart:.0e}"
+    )
 
 
-def round_trip(path: Path, model: Any, optimizer: Any, seed: int, images: Any, guesses: Any) -> None:
+def round_trip(
+    path: Path, model: Any, optimizer: Any, seed: int, images: Any, guesses: Any
+) -> None:
     """Save the training, load it into a new network, and check that it predicts the same."""
     import kiln
 
@@ -274,7 +299,9 @@ def draw(path: Path, eager: Run, compiled: Run, images: Any, labels: Any, guesse
 
     wrong = (guesses != labels).tolist()
     shown = sorted(range(len(wrong)), key=lambda i: not wrong[i])[:48]
-    below.suptitle(f"test digits and what the network reads; the {sum(wrong)} mistakes come first, in red")
+    below.suptitle(
+        f"test digits and what the network reads; the {sum(wrong)} mistakes come first, in red"
+    )
     pictures, truth, read = images.numpy()[:, 0], labels.tolist(), guesses.tolist()
     for axes, i in zip(below.subplots(4, 12).flat, shown, strict=False):
         axes.imshow(pictures[i], cmap="gray_r", interpolation="nearest")
@@ -288,11 +315,17 @@ def draw(path: Path, eager: Run, compiled: Run, images: Any, labels: Any, guesse
 
 def tell(console: Any, checkpoint: Path, curves: Path, picture: Path) -> None:
     """Where everything is, and what to try next."""
-    console.print(f"checkpoint     {checkpoint} (saved, loaded back, predicts the same)", soft_wrap=True)
+    console.print(
+        f"checkpoint     {checkpoint} (saved, loaded back, predicts the same)", soft_wrap=True
+    )
     console.print(f"picture        {picture}", soft_wrap=True)
-    console.print(f"curves         {curves}; see them with: tensorboard --logdir {curves}", soft_wrap=True)
+    console.print(
+        f"curves         {curves}; see them with: tensorboard --logdir {curves}", soft_wrap=True
+    )
     console.print("\ntry next", soft_wrap=True)
     console.print("  kiln quickstart                  again: kernels now come from the disk cache")
     console.print("  KILN_DEBUG=2 kiln quickstart     kernel times; 1 to 6 show ever more")
     console.print(f"  {Path(__file__)}", soft_wrap=True)
-    console.print("                                   this program, plain Python to read and change")
+    console.print(
+        "                                   this program, plain Python to read and change"
+    )

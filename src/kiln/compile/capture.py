@@ -26,6 +26,7 @@ from ..shape import contiguous_strides, numel, view_strides
 from ..tensor import CAPTURING, Tensor, wrap
 
 _KILN = __name__.split(".")[0] + "."
+_ABSENT = object()
 
 
 class Storage:
@@ -124,6 +125,7 @@ class Capture:
         self.hosts: dict[tuple[int, Any], Tensor] = {}
         self.decisions, self.branches = decisions, []  # values of Python branches, and their nodes
         self.requires: list[tuple[Tensor, bool]] = []
+        self.rebound: dict[tuple[int, str], tuple[dict, str, Any]] = {}  # attributes, and what they held
         self.done = False
 
     # ---- entering and leaving
@@ -232,6 +234,34 @@ class Capture:
         """Guard the Python facts of a module or an optimizer: `owner.__capture_facts__()`."""
         if id(owner) not in self.watched:
             self.watched[id(owner)] = (owner, owner.__capture_facts__())
+
+    # ---- attributes that the function rebinds
+
+    def rebind(self, table: dict[str, Any], name: str) -> None:
+        """Note that a module's attribute is about to hold another tensor."""
+        self.rebound.setdefault((id(table), name), (table, name, table.get(name, _ABSENT)))
+
+    def settle(self) -> None:
+        """Keep the tensors that attributes hold at the end in memory of theirs, which each replay writes.
+
+        The memory is that of the tensor held before where it fits, so that the next call reads it.
+        """
+        found = [(t, n, old, x) for t, n, old in self.rebound.values() if self._is_ours(x := t.get(n))]
+        values = [self._fresh(x._a.node()) for _, _, _, x in found]
+        for (table, name, old, _), value in zip(found, values, strict=True):
+            if not isinstance(old, Tensor) or (old._a.shape, old._a.dtype) != (value.shape, value.dtype):
+                old = wrap(np.zeros(value.shape, value.dtype))
+            self.write(old, value)
+            table[name] = old
+
+    def restore(self) -> None:
+        """Put back what attributes held where the capture ended early."""
+        for table, name, old in self.rebound.values():
+            if self._is_ours(table.get(name)):
+                table.pop(name) if old is _ABSENT else table.update({name: old})
+
+    def _is_ours(self, x: Any) -> bool:
+        return isinstance(x, Tensor) and isinstance(x._a, SymArray) and x._a.capture is self
 
     # ---- gradient fields
 

@@ -157,7 +157,7 @@ class Plan:
                 if node is not None and m[1] in node.position:
                     t._fn, t._idx, t._rg = node, node.position[m[1]], True
                 elif m[1] in self.spent:
-                    t._fn, t._rg = SpentNode(t), True
+                    t._fn, t._rg = SpentNode(), True
                 made.append(t)
             elif m[0] == "input":
                 t = leaves[m[1].leaf] if m[1].kind == "arg" else m[1].tensor
@@ -190,8 +190,8 @@ class SpentNode(TapeNode):
 
     __slots__ = ()
 
-    def __init__(self, t: Tensor):
-        super().__init__([], [(t._a.shape, t._a.dtype)])
+    def __init__(self) -> None:
+        super().__init__([], 1)
         self.freed = True
 
     def name(self) -> str:
@@ -205,12 +205,12 @@ class SpentNode(TapeNode):
 class ProgramNode(TapeNode):
     """The tape's record of a compiled forward: its backward is one Program too."""
 
-    __slots__ = ("joint", "position", "saved")
+    __slots__ = ("joint", "metas", "position", "saved")
 
     def __init__(self, joint: Joint, inputs: list[Input], leaves: list[Any], slots: dict[int, np.ndarray]):
         sources = [leaves[inputs[i].leaf] if inputs[i].kind == "arg" else inputs[i].tensor for i in joint.wanted]
-        metas = [(slots[k].shape, slots[k].dtype) for k in joint.outputs]
-        super().__init__([edge_of(t) for t in sources], metas)  # type: ignore[arg-type]
+        super().__init__([edge_of(t) for t in sources], len(joint.outputs))  # type: ignore[arg-type]
+        self.metas = [(slots[k].shape, slots[k].dtype) for k in joint.outputs]
         self.joint = joint
         self.position = {k: j for j, k in enumerate(joint.outputs)}
         self.saved: Any = [slots[k] for k in joint.saved]
@@ -368,6 +368,7 @@ class CompiledFunction:
                 args, kwargs = unflatten(structure, leaf)
                 with facts.watching():
                     result = self.fn(*args, **kwargs)
+                capture.settle()
                 path.plan = Plan(capture, leaves, stand_ins, result, backend, self.name)
         except Branch as b:
             graph = Graph([i.node for i in capture.inputs], [b.node])
@@ -376,6 +377,7 @@ class CompiledFunction:
         finally:
             for t, old, _ in capture.grads.values():
                 t._grad = old
+            capture.restore()
         entry.learn(capture, facts.settle())
 
     def _say(self, text: str) -> None:

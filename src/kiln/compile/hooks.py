@@ -36,6 +36,12 @@ def watch(owner: Any) -> None:
         ctx.watch(owner)
 
 
+def rebind(table: dict[str, Any], name: str) -> None:
+    """Say that a module's attribute `table[name]` is about to hold another tensor."""
+    if CAPTURING and (ctx := CAPTURING.get(get_ident())):
+        ctx.rebind(table, name)
+
+
 def refuse(what: str, cure: str) -> None:
     """Raise where `what` is called inside a captured function, whose replay would not repeat it."""
     if CAPTURING and (ctx := CAPTURING.get(get_ident())):

@@ -27,6 +27,8 @@ GATHERS = {"gather": "index", "index_select": "index", "index": "indices"}
 """Ops that read at computed indices, and the parameter that holds these."""
 REDUCTIONS = {"sum": "sum", "prod": "prod", "amax": "max", "amin": "min", "any": "any", "all": "all",
               "argmax": "argmax", "argmin": "argmin"}  # fmt: skip
+SCATTERS = {"scatter_op", "scatter_add", "index_put_op", "index_add"}
+"""Ops that write at computed indices into a copy of their first argument."""
 _VOCABULARY = ln.UNARY | ln.BINARY | ln.COMPARE
 _DEAR = {"exp": 8, "exp2": 8, "expm1": 10, "log": 8, "log2": 8, "log10": 8, "log1p": 10, "sin": 10, "cos": 10,
          "tan": 14, "tanh": 10, "erf": 10, "erfc": 12, "sigmoid": 10, "pow": 20, "asin": 10, "acos": 10, "atan": 10,
@@ -133,6 +135,8 @@ def choose(graph: Graph, own: Callable[[Node], bool], fuse: bool = True) -> tupl
     outputs = set(graph.outputs)
     need: set[Node] = set()
     for n in order:
+        if n.name in SCATTERS:
+            need.update(i for i, _, _ in index_uses(n))
         if own(n):
             need.update(x for x in n.inputs if not _is_plain_view(x))
             need.update(_view_root(x) for x in n.inputs)
@@ -320,15 +324,18 @@ class Region:
             if index is None:
                 at = at.added(place[0].scaled(strides[dim]))
                 continue
-            i = ln.cast(self.expr(index, self.broadcast_to(index, place)), "i64")
-            size = x.shape[dim]
-            if n.name == "index":
-                i = ln.apply("where", ln.apply("lt", i, ln.const(0, "i64")), ln.apply("add", i, ln.const(size, "i64")), i)
-            i = ln.apply("minimum", ln.apply("maximum", i, ln.const(0, "i64")), ln.const(size - 1, "i64"))
-            step = ln.apply("mul", i, ln.const(strides[dim], "i64"))
+            step = self.index_step(index, place, x.shape[dim], strides[dim], n.name == "index")
             where = step if where is None else ln.apply("add", where, step)
         assert where is not None
         return ln.gather(self.buffer(x, d), d, where, ln.IndexMap(at.offset, at.strides))
+
+    def index_step(self, index: Node, place: Sequence[Affine], size: int, stride: int, wraps: bool) -> ln.Expr:
+        """An index, clamped into its dimension, times the dimension's stride."""
+        i = ln.cast(self.expr(index, self.broadcast_to(index, place)), "i64")
+        if wraps:
+            i = ln.apply("where", ln.apply("lt", i, ln.const(0, "i64")), ln.apply("add", i, ln.const(size, "i64")), i)
+        i = ln.apply("minimum", ln.apply("maximum", i, ln.const(0, "i64")), ln.const(size - 1, "i64"))
+        return ln.apply("mul", i, ln.const(stride, "i64"))
 
     def broadcast_to(self, x: Node, access: Sequence[Affine]) -> tuple[Affine, ...]:
         """The access of a node that broadcasts to dimensions with these accesses."""
@@ -344,6 +351,16 @@ class Region:
             return ln.cast(wide, d)
         wide = ln.apply("add", ln.apply("mul", ln.cast(i, "f64"), ln.const(step, "f64")), ln.const(start, "f64"))
         return ln.cast(wide, d)
+
+
+def index_uses(n: Node) -> list[tuple[Node, int, bool]]:
+    """The index nodes of a gather or scatter: (node, size of the dimension, whether it may count from the end)."""
+    x = n.args[0]
+    if n.name in ("index", "index_put_op"):
+        indices, dims = (n.args[1], n.args[2]) if n.name == "index" else (n.args[2], n.args[3])
+        return [(i, x.shape[d], True) for i, d in zip(indices, dims, strict=True)]
+    dim = norm_dim(n.args[1], len(x.shape))
+    return [(n.args[2], x.shape[dim] if x.shape else 1, False)]
 
 
 def gathered_dims(n: Node, access: Sequence[Affine]) -> list[tuple[int, Node | None, list[Affine]]]:

@@ -15,7 +15,7 @@ from ..errors import (
     describe,
 )
 from ..ops.creation import as_tensor, from_numpy, tensor
-from ..ops.movement import stack
+from ..ops.joining import stack
 from ..tensor import Tensor, wrap
 from .dataset import Dataset, IterableDataset, Subset, TensorDataset
 from .sampler import BatchSampler, RandomSampler, Sampler, SequentialSampler
@@ -106,7 +106,7 @@ class DataLoader:
     """
 
     def __init__(
-        self, dataset: Dataset, batch_size: int | None = 1, shuffle: bool | None = None,
+        self, dataset: Any, batch_size: int | None = 1, shuffle: bool | None = None,
         sampler: Iterable | None = None, batch_sampler: Iterable[Sequence] | None = None,
         num_workers: int = 0, collate_fn: Callable[[list], Any] | None = None, pin_memory: bool = False,
         drop_last: bool = False, timeout: float = 0, worker_init_fn: Callable[[int], None] | None = None,
@@ -191,7 +191,7 @@ class DataLoader:
         return self._batches()
 
     def _from_iterable(self) -> Iterator[Any]:
-        it = iter(self.dataset)  # type: ignore[call-overload]
+        it = iter(self.dataset)
         if self.batch_sampler is None:
             yield from map(self.collate_fn, it)
             return
@@ -206,17 +206,18 @@ class DataLoader:
     def _batches(self) -> Iterator[Any]:
         assert self.batch_sampler is not None
         rows = _rows(self.dataset) if self.collate_fn is default_collate else None
+        fetch = getattr(self.dataset, "__getitems__", None)
         for numbers in self.batch_sampler:
             if rows is not None:
                 yield rows(numbers)
-            elif hasattr(self.dataset, "__getitems__"):
-                yield self.collate_fn(self.dataset.__getitems__(numbers))
+            elif fetch is not None:
+                yield self.collate_fn(fetch(numbers))
             else:
                 yield self.collate_fn([self.dataset[i] for i in numbers])
 
     def __len__(self) -> int:
         if self._iterable:
-            n = len(self.dataset)  # type: ignore[arg-type]
+            n = len(self.dataset)
             if self.batch_size is None:
                 return n
             return n // self.batch_size if self.drop_last else -(-n // self.batch_size)

@@ -36,4 +36,6 @@ def load_digits() -> Digits:
     labels = data.target.astype(np.int64)
     order = np.random.Generator(np.random.PCG64(SPLIT_SEED)).permutation(len(labels))
     train, test = order[:TRAINING], order[TRAINING:]
-    return Digits(*(from_numpy(a) for a in (images[train], labels[train], images[test], labels[test])))
+    return Digits(
+        *(from_numpy(a) for a in (images[train], labels[train], images[test], labels[test]))
+    )

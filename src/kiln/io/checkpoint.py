@@ -30,7 +30,9 @@ class _Writer:
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
-        self.names: dict[tuple, str] = {}  # where an array lies -> its name: aliases are stored once
+        self.names: dict[
+            tuple, str
+        ] = {}  # where an array lies -> its name: aliases are stored once
         self.open: set[int] = set()  # the containers that we are inside of
 
     def tree(self, x: Any, path: str, name: str) -> Any:
@@ -49,14 +51,22 @@ class _Writer:
             return {"dtype": x.name}
         if isinstance(x, device):
             return {"device": str(x)}
-        kind = {list: "list", tuple: "tuple", Size: "size", dict: "dict", OrderedDict: "ordered"}.get(type(x))
+        kind = {
+            list: "list",
+            tuple: "tuple",
+            Size: "size",
+            dict: "dict",
+            OrderedDict: "ordered",
+        }.get(type(x))
         if kind is None:
             raise KilnTypeError(
                 "save", f"{path} is of a type that can't be saved: {type(x).__name__}", describe(x),
                 "save tensors, numbers, strings, None, lists, tuples and dicts; rebuild the rest in code",
             )  # fmt: skip
         if id(x) in self.open:
-            raise KilnValueError("save", f"{path} contains itself", type(x).__name__, "break the cycle")
+            raise KilnValueError(
+                "save", f"{path} contains itself", type(x).__name__, "break the cycle"
+            )
         self.open.add(id(x))
         if isinstance(x, dict):
             value: Any = [self.item(k, v, path, name) for k, v in x.items()]
@@ -178,7 +188,9 @@ def save(obj: Any, f: Any) -> None:
         tree = writer.tree(obj, "obj", "")
         text = json.dumps({"version": VERSION, "tree": tree}, separators=(",", ":"))
     except RecursionError:
-        raise KilnValueError("save", "the object is nested too deeply", type(obj).__name__, "flatten it") from None
+        raise KilnValueError(
+            "save", "the object is nested too deeply", type(obj).__name__, "flatten it"
+        ) from None
     write_bytes("save", f, encode("save", writer.arrays, {KEY: text}))
 
 
@@ -197,10 +209,21 @@ def load(f: Any, map_location: Any = None, *, weights_only: bool = True) -> Any:
         content = json.loads(metadata[KEY])
         if content["version"] > VERSION:
             raise KilnError(
-                "load", "the file was written by a newer version of Kiln", name, "pip install -U kiln-dl"
+                "load",
+                "the file was written by a newer version of Kiln",
+                name,
+                "pip install -U kiln-dl",
             )
         return _Reader(arrays).build(content["tree"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration, RecursionError) as e:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        StopIteration,
+        RecursionError,
+    ) as e:
         raise KilnError(
             "load", "the description of the file's content is corrupt", f"{name}: {e!r}",
             "nothing was loaded; use another copy of the file",

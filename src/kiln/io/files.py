@@ -21,7 +21,9 @@ class KilnFileNotFoundError(KilnFileError, FileNotFoundError):
 
 def _path(op: str, f: Any) -> Path:
     if not isinstance(f, str | os.PathLike):
-        raise KilnTypeError(op, "expected a path or a binary file", describe(f), "pass a str, a Path or a file")
+        raise KilnTypeError(
+            op, "expected a path or a binary file", describe(f), "pass a str, a Path or a file"
+        )
     return Path(os.fsdecode(f))
 
 
@@ -30,7 +32,9 @@ def read_bytes(op: str, f: Any) -> bytes:
     if hasattr(f, "read"):
         data = f.read()
         if not isinstance(data, bytes | bytearray):
-            raise KilnTypeError(op, "the file is open in text mode", describe(f), "open it with 'rb'")
+            raise KilnTypeError(
+                op, "the file is open in text mode", describe(f), "open it with 'rb'"
+            )
         return bytes(data)
     path = _path(op, f)
     try:
@@ -38,7 +42,9 @@ def read_bytes(op: str, f: Any) -> bytes:
     except FileNotFoundError:
         raise KilnFileNotFoundError(op, "no such file", str(path), "check the path") from None
     except OSError as e:
-        raise KilnFileError(op, f"can't read the file: {e.strerror}", str(path), "check the path") from None
+        raise KilnFileError(
+            op, f"can't read the file: {e.strerror}", str(path), "check the path"
+        ) from None
 
 
 def write_bytes(op: str, f: Any, data: bytes) -> None:

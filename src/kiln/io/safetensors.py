@@ -30,7 +30,8 @@ def encode(op: str, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] |
     """The bytes of a file with these arrays."""
     try:
         return safetensors.numpy.save(
-            {k: a if a.flags.c_contiguous else a.copy(order="C") for k, a in arrays.items()}, metadata
+            {k: a if a.flags.c_contiguous else a.copy(order="C") for k, a in arrays.items()},
+            metadata,
         )
     except (SafetensorError, KeyError, TypeError) as e:
         raise KilnTypeError(
@@ -59,7 +60,10 @@ def decode(op: str, data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict
     for key, entry in found:
         if entry["dtype"] not in CODES:
             raise KilnTypeError(
-                op, f"Kiln has no dtype {entry['dtype']}", f"tensor {key!r} in {name}", "convert it first"
+                op,
+                f"Kiln has no dtype {entry['dtype']}",
+                f"tensor {key!r} in {name}",
+                "convert it first",
             )
         a = np.frombuffer(entry["data"], CODES[entry["dtype"]].np).reshape(entry["shape"])
         arrays[key] = a if a.flags.writeable else a.copy()
@@ -68,7 +72,9 @@ def decode(op: str, data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict
 
 def _check(tensors: Any, op: str) -> dict[str, np.ndarray]:
     if not isinstance(tensors, Mapping):
-        raise KilnTypeError(op, "expected a dict of tensors by name", describe(tensors), "e.g. model.state_dict()")
+        raise KilnTypeError(
+            op, "expected a dict of tensors by name", describe(tensors), "e.g. model.state_dict()"
+        )
     for k, t in tensors.items():
         if not isinstance(k, str) or not isinstance(t, Tensor):
             raise KilnTypeError(
@@ -83,7 +89,9 @@ def save(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) 
     return encode("safetensors.save", _check(tensors, "safetensors.save"), metadata)
 
 
-def save_file(tensors: Mapping[str, Tensor], filename: Any, metadata: dict[str, str] | None = None) -> None:
+def save_file(
+    tensors: Mapping[str, Tensor], filename: Any, metadata: dict[str, str] | None = None
+) -> None:
     """Write tensors by name to a safetensors file; an existing one is replaced in one step."""
     op = "safetensors.save_file"
     write_bytes(op, filename, encode(op, _check(tensors, op), metadata))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from ..errors import KilnTypeError, KilnValueError, describe
 from ..tensor import Tensor
@@ -57,7 +57,7 @@ def mse(output: Tensor, target: Tensor) -> Tensor:
 def get(metric: Any) -> tuple[str, Metric]:
     """(name, function) of a metric given by name ("accuracy", "top_3", …) or as a function."""
     if callable(metric):
-        return getattr(metric, "__name__", type(metric).__name__), metric
+        return str(getattr(metric, "__name__", type(metric).__name__)), cast(Metric, metric)
     if isinstance(metric, str):
         if metric in _BY_NAME:
             return metric, _BY_NAME[metric]

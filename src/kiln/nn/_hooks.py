@@ -161,7 +161,7 @@ def _gate(values: tuple, visit: Callable) -> tuple[tuple, list[int] | None]:
     edges = [edge_of(values[i]) for i in where]
     if not mode.grad or all(e is None for e in edges):
         return values, None
-    node = _Gate(edges, [(values[i]._a.shape, values[i]._a.dtype) for i in where])
+    node = _Gate(edges, len(where))
     node.visit = visit
     out = list(values)
     for n, i in enumerate(where):

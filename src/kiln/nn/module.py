@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from .. import dtypes as dt
 from ..autograd.modes import no_grad
-from ..compile.hooks import watch
+from ..compile.hooks import rebind, watch
 from ..device import as_device
 from ..errors import (
     KilnAttributeError,
@@ -22,7 +22,7 @@ from ..errors import (
     describe,
 )
 from ..ops.creation import empty_like
-from ..tensor import CAPTURING, Tensor, active_capture
+from ..tensor import CAPTURING, Tensor
 from . import _hooks
 from ._hooks import CONFIG_VERSION, Hooks
 from ._state import State
@@ -33,6 +33,7 @@ _HOOKS = (
     "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )  # fmt: skip
+_TABLES = ("_facts", "_parameters", "_buffers", "_modules", *_HOOKS)
 _MISSING = object()
 
 
@@ -81,8 +82,9 @@ class Module(Hooks, State):
         own = self.__dict__
         known = own.get("_facts")
         if known is None or known[0] != CONFIG_VERSION[0] or known[1] != id(self):
-            plain = tuple((k, _fact(v)) for k, v in own.items() if k != "_facts")
-            own["_facts"] = known = (CONFIG_VERSION[0], id(self), (type(self), plain))
+            plain = tuple((k, _fact(v)) for k, v in own.items() if k not in _TABLES)
+            held = tuple(tuple((n, id(x)) for n, x in own[k].items()) for k in _TABLES[1:])
+            own["_facts"] = known = (CONFIG_VERSION[0], id(self), (type(self), plain, held))
         return known[2]
 
     # ---- attributes
@@ -111,8 +113,8 @@ class Module(Hooks, State):
         elif isinstance(value, Module):
             _need_init(modules, "module")
             _forget(name, own, params, buffers, own["_non_persistent_buffers_set"])
-            if modules.get(name) is not value:
-                CONFIG_VERSION[0] += 1
+            assert modules is not None
+            _count(modules.get(name, _MISSING), value)
             modules[name] = value
         elif modules is not None and name in modules:
             if value is not None:
@@ -126,9 +128,13 @@ class Module(Hooks, State):
             if value is not None and not isinstance(value, Tensor):
                 _refuse(name, value, "buffer", "kiln.nn.Buffer, kiln.Tensor")
             _count(buffers[name], value)
+            if CAPTURING and value is not None:
+                rebind(buffers, name)
             buffers[name] = value
         else:
             _count(own.get(name, _MISSING), value)
+            if CAPTURING and isinstance(value, Tensor):
+                rebind(own, name)
             object.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:
@@ -409,8 +415,14 @@ class Module(Hooks, State):
 
         `to(device)`, `to(dtype)`, `to(tensor)`, `to(device=…, dtype=…)`.
         """
+        unknown = kwargs.keys() - {"device", "dtype", "tensor", "non_blocking", "memory_format"}
+        if unknown:
+            raise KilnTypeError(
+                "to", "to() got an unexpected keyword argument", ", ".join(sorted(unknown)),
+                "to(device), to(dtype), to(tensor), to(device=…, dtype=…)",
+            )  # fmt: skip
         device, dtype = kwargs.get("device"), kwargs.get("dtype")
-        for a in args:
+        for a in (*args, *([kwargs["tensor"]] if "tensor" in kwargs else [])):
             if isinstance(a, Tensor):
                 dtype, device = a.dtype, a.device
             elif isinstance(a, dt.dtype):
@@ -509,20 +521,19 @@ def _refuse(name: str, value: Any, kind: str, due: str) -> None:
     )  # fmt: skip
 
 
-def _fact(value: Any) -> Any:
-    """A value that tells whether an attribute is what it was: plain values themselves, else identities."""
+def _fact(value: Any, depth: int = 0) -> Any:
+    """What tells whether an attribute is what it was: plain values themselves, else identities."""
     if isinstance(value, bool | int | float | complex | str | None):
         return value.__class__, value
-    if isinstance(value, dict):
-        return tuple((k, _fact(v)) for k, v in value.items())
-    if isinstance(value, tuple | list | set):
-        return tuple(map(_fact, value))
+    if isinstance(value, dict | tuple | list | set) and depth < 3 and len(value) <= 64:
+        items = value.items() if isinstance(value, dict) else value
+        return tuple(_fact(v, depth + 1) for v in items)
     return id(value)
 
 
 def _count(old: Any, new: Any) -> None:
-    """Count a change of an attribute. A capture follows the tensors that it sees assigned itself."""
-    if new is not old and not (isinstance(new, Tensor) and active_capture() is not None):
+    """Count a change of an attribute."""
+    if new is not old:
         CONFIG_VERSION[0] += 1
 
 

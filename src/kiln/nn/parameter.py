@@ -41,10 +41,8 @@ class Parameter(Tensor):
 class Buffer(Tensor):
     """A tensor that a module registers as a buffer when it is assigned to an attribute."""
 
-    persistent: bool
-
     def __new__(cls, data: Tensor | None = None, *, persistent: bool = True) -> Any:
-        out = (empty(0) if data is None else data).detach()
+        out: Any = (empty(0) if data is None else data).detach()
         out.__class__ = cls
         out.requires_grad = bool(data is not None and data.requires_grad)
         out.persistent = persistent
@@ -100,7 +98,7 @@ class UninitializedBuffer(_Uninitialized, Tensor):
         dtype: Any = None,
         persistent: bool = True,
     ) -> Any:
-        out = empty(0, device=device, dtype=dtype)
+        out: Any = empty(0, device=device, dtype=dtype)
         out.__class__ = cls
         out.requires_grad, out.persistent = requires_grad, persistent
         return out

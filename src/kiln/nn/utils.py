@@ -8,7 +8,7 @@ from typing import Any
 from ..autograd.modes import no_grad
 from ..errors import KilnError, KilnTypeError, describe
 from ..ops.creation import tensor as make_tensor
-from ..ops.movement import cat, stack
+from ..ops.joining import cat, stack
 from ..tensor import Tensor
 
 

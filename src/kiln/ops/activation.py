@@ -12,12 +12,12 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, KilnValueError, describe
 from ..shape import Size, norm_dim
 from ..tensor import Tensor
-from . import derive, dispatch
+from . import derive
 from .creation import empty_like
-from .elementwise import where_op
 from .registry import FUNCTIONS, Sample, composition, op
 from .rules import by_body
 from .samples import draw, rng, unary
+from .selection import where_op
 
 
 def floating(name: str, *tensors: Any) -> None:
@@ -34,30 +34,14 @@ def widen(x: Any) -> Any:
     return x.float() if x.dtype in (dt.float16, dt.bfloat16) else x
 
 
-# Note [The inplace flag]
-# `F.elu(x, 1.0, inplace=True)` stores into x. Where the gradient needs the input as it was, the
-# input is cloned first, as PyTorch does; where it needs the output only, nothing is copied.
 def _flagged(fn: Any) -> Callable:
     """The function with PyTorch's `inplace` flag as its last parameter."""
     o = fn.op
     sig, call, defaults = derive._signature(o)
-    scope = derive._globals(o) | defaults | {"_store": in_place(o)}
+    scope = derive._globals(o) | defaults
     name = o.name
-    body = f"return _store{call} if inplace else _apply(_op, {call})"
+    body = f"return (_inplace if inplace else _apply)(_op, {call})"
     return derive._compile(f"def {name}({sig}, inplace=False):\n    {body}\n", name, scope, o)
-
-
-def in_place(o: Any) -> Callable:
-    """The form of an elementwise op that stores its result in its first argument."""
-    saves_input = 0 in o.plan((0,))[1]
-
-    def store(input: Tensor, *args: Any) -> Tensor:
-        if saves_input and isinstance(input, Tensor) and input.requires_grad and not input.is_leaf:
-            return input.copy_(o.fn(input.clone(), *args))
-        return dispatch.inplace(o, (input, *args))
-
-    store.__name__, store.__doc__ = o.name + "_", f"In-place form of `{o.name}`.\n\n{o.doc}"
-    return store
 
 
 def activation(*, store: bool = False, flag: bool = True, **facts: Any) -> Callable:
@@ -76,7 +60,7 @@ def activation(*, store: bool = False, flag: bool = True, **facts: Any) -> Calla
         if flag:
             FUNCTIONS[f"nn.functional.{name}"] = _flagged(fn)
         if store:
-            FUNCTIONS[f"nn.functional.{name}_"] = in_place(fn.op)
+            FUNCTIONS[f"nn.functional.{name}_"] = derive.inplace_function(fn.op)
         return fn
 
     return register
@@ -275,10 +259,19 @@ def celu(input: Tensor, alpha: float = 1.0) -> Tensor:
     return np.where(input > 0, input, np.expm1(np.minimum(input, 0) / alpha) * alpha)
 
 
+def _threshold_infer(input: Any, threshold: Any, value: Any) -> tuple:
+    if input.dtype.category in (dt.BOOL, dt.COMPLEX):
+        raise KilnNotImplementedError(
+            "threshold", f"not implemented for {input.dtype.name}", describe(input), "x.float()"
+        )
+    return Size(input.shape), input.dtype
+
+
 @activation(
-    store=True, samples=lambda: iter([*(Sample((*s.args, 0.5, 2.0), s.kwargs, s.error) for s in unary(away=2.0)())]),
+    store=True, infer=_threshold_infer,
+    samples=lambda: iter([*(Sample((*s.args, 0.5, 2.0), s.kwargs, s.error) for s in unary(away=2.0)())]),
     grad={"input": lambda g, input, threshold: where_op(input > threshold, g, 0)},
-    body=lambda input, threshold, value: where_op(input > threshold, input, value),
+    body=lambda input, threshold, value: where_op(input > threshold, input, value).to(input.dtype),
 )  # fmt: skip
 def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
     """input where above `threshold`, `value` elsewhere."""

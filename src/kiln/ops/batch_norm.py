@@ -15,6 +15,7 @@ from .activation import floating, widen
 from .normalization import (
     affine,
     affine_body,
+    channel_sum,
     channels,
     check_affine,
     group_norm_op,
@@ -42,12 +43,14 @@ def _batch_infer(input: Any, weight: Any, bias: Any, eps: float) -> list:
     return [(Size(input.shape), input.dtype), (Size((c,)), d), (Size((c,)), d)]
 
 
-def _batch_rule(gs: Any, input: Tensor, weight: Any, bias: Any, eps: float, needs: tuple) -> tuple:
-    g, dims = gs[0], _others(input)
-    h = g if weight is None else g * channels(weight, input.ndim)
-    gx = norm_grad(h, input, dims, eps) if needs[0] else None
-    gw = (g * standardize_body(widen(input), dims, eps)).sum(dims) if needs[1] else None
-    return gx, gw, g.sum(dims) if needs[2] else None
+def _batch_input_grad(gs: Any, input: Tensor, weight: Any, eps: float) -> Tensor:
+    g = gs[0]
+    h = g if weight is None else g * channels(weight, g.ndim)
+    return norm_grad(h, input, _others(input), eps)
+
+
+def _batch_weight_grad(gs: Any, input: Tensor, eps: float) -> Tensor:
+    return channel_sum(gs[0] * standardize_body(widen(input), _others(input), eps))
 
 
 def _batch_body(input: Tensor, weight: Any, bias: Any, eps: float) -> tuple:
@@ -69,7 +72,9 @@ def _batch_op_samples() -> Any:
 
 @op(
     private=True, infer=_batch_infer, samples=_batch_op_samples, body=_batch_body, exact=True,
-    nondiff_outputs=(1, 2), grad={("input", "weight", "bias"): _batch_rule},
+    nondiff_outputs=(1, 2), grad={
+        "input": _batch_input_grad, "weight": _batch_weight_grad, "bias": lambda gs: channel_sum(gs[0]),
+    },
 )  # fmt: skip
 def batch_norm_train(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float

@@ -11,11 +11,11 @@ from ..errors import KilnError, KilnIndexError, KilnValueError, describe
 from ..shape import Size
 from ..tensor import Tensor
 from .activation import floating, widen
-from .elementwise import where_op
 from .loss import each_reduction, reduced, resolve_reduction
 from .registry import FUNCTIONS, Sample, composition, op
 from .rules import by_body
 from .samples import draw, rng
+from .selection import where_op
 from .softmax import log_softmax, softmax
 
 
@@ -182,7 +182,7 @@ def _index_samples() -> Any:
         t = np.array(t)
         t.flat[0] = 1
         if t.size > 1:
-            yield Sample((draw(r, shape), t), {"ignore_index": 1, "weight": w})
+            yield Sample((draw(r, shape), t.copy()), {"ignore_index": 1, "weight": w})
             t.flat[0] = -100
             yield Sample((draw(r, shape), t), {"weight": w})
             yield Sample((draw(r, shape), t))

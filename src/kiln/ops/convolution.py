@@ -107,16 +107,6 @@ def _check_geometry(
         raise KilnError(name, "non-positive groups is not supported", f"groups={groups}", "")
 
 
-def _conv_rule(
-    g: Tensor, input: Tensor, weight: Tensor, bias: Any, stride: tuple, padding: tuple, dilation: tuple,
-    groups: int, needs: tuple,
-) -> tuple:  # fmt: skip
-    at = (stride, padding, dilation, groups)
-    gx = conv_input_grad(g, weight, tuple(input.shape), *at) if needs[0] else None
-    gw = conv_weight_grad(g, input, tuple(weight.shape), *at) if needs[1] else None
-    return gx, gw, g.sum((0, *range(2, g.ndim))) if needs[2] else None
-
-
 def _geometries() -> Any:
     """(input, weight, stride, padding, dilation, groups) that cover what matters."""
     yield (2, 3, 7), (4, 3, 3), (1,), (0,), (1,), 1
@@ -154,7 +144,15 @@ def _weight_grad_samples() -> Any:
 
 @op(
     private=True, family="contraction", infer=_conv_infer, samples=_conv_samples,
-    grad={("input", "weight", "bias"): _conv_rule},
+    grad={
+        "input": lambda g, weight, in_shape, stride, padding, dilation, groups: conv_input_grad(
+            g, weight, tuple(in_shape), stride, padding, dilation, groups
+        ),
+        "weight": lambda g, input, in_shape, stride, padding, dilation, groups: conv_weight_grad(
+            g, input, tuple(in_shape), stride, padding, dilation, groups
+        ),
+        "bias": lambda g: g.sum((0, *range(2, g.ndim))),
+    },
 )  # fmt: skip
 def convolution(
     input: Tensor,
@@ -178,36 +176,32 @@ def convolution(
     return y
 
 
+def _per_channel(weight: np.ndarray, at: tuple) -> np.ndarray:
+    """One tap of a depthwise weight, along the channels of an input."""
+    return weight[(slice(None), 0, *at)].reshape(-1, *(1,) * len(at))
+
+
 def _depthwise(
     x: np.ndarray, weight: np.ndarray, out: tuple, stride: tuple, dilation: tuple
 ) -> np.ndarray:
     y = np.zeros((*x.shape[:2], *out), x.dtype)
     kernel = weight.shape[2:]
-    column = (slice(None), *(None,) * len(kernel))
     for at, where in zip(np.ndindex(*kernel), taps(out, kernel, stride, dilation), strict=True):
-        y += x[(..., *where)] * weight[(slice(None), 0, *at)][column]
+        y += x[(..., *where)] * _per_channel(weight, at)
     return y
-
-
-def _input_grad_rule(
-    g: Tensor,
-    grad: Tensor,
-    weight: Tensor,
-    stride: tuple,
-    padding: tuple,
-    dilation: tuple,
-    groups: int,
-    needs: tuple,
-) -> tuple:
-    at = (stride, padding, dilation, groups)
-    gy = convolution(g, weight, None, *at) if needs[0] else None
-    return gy, conv_weight_grad(grad, g, tuple(weight.shape), *at) if needs[1] else None
 
 
 @op(
     private=True, family="contraction", check=False, samples=_input_grad_samples,
     infer=lambda grad, weight, input_size, stride, padding, dilation, groups: (Size(input_size), grad.dtype),
-    grad={("grad", "weight"): _input_grad_rule},
+    grad={
+        "grad": lambda g, weight, stride, padding, dilation, groups: convolution(
+            g, weight, None, stride, padding, dilation, groups
+        ),
+        "weight": lambda g, grad, in_shape, stride, padding, dilation, groups: conv_weight_grad(
+            grad, g, tuple(in_shape), stride, padding, dilation, groups
+        ),
+    },
 )  # fmt: skip
 def conv_input_grad(
     grad: Tensor,
@@ -221,6 +215,13 @@ def conv_input_grad(
     """The gradient of convolution's input; a transposed convolution in its own right."""
     kernel, sizes = weight.shape[2:], input_size[2:]
     big = tuple(s + 2 * p for s, p in zip(sizes, padding, strict=True))
+    if groups > 1 and weight.shape[1] == 1 and weight.shape[0] == groups:
+        x = np.zeros((*grad.shape[:2], *big), grad.dtype)
+        for at, where in zip(
+            np.ndindex(*kernel), taps(grad.shape[2:], kernel, stride, dilation), strict=True
+        ):
+            x[(..., *where)] += grad * _per_channel(weight, at)
+        return cropped(x, padding, sizes)
     per = weight.shape[0] // groups
     w = weight.reshape(groups, per, -1) if weight.size else weight.reshape(groups, per, 0)
     y = grad.reshape(grad.shape[0], groups, per, int(np.prod(grad.shape[2:])))
@@ -231,25 +232,17 @@ def conv_input_grad(
     return cropped(overlap_add(windows, big, kernel, stride, dilation), padding, sizes)
 
 
-def _weight_grad_rule(
-    g: Tensor,
-    grad: Tensor,
-    input: Tensor,
-    stride: tuple,
-    padding: tuple,
-    dilation: tuple,
-    groups: int,
-    needs: tuple,
-) -> tuple:
-    at = (stride, padding, dilation, groups)
-    gy = convolution(input, g, None, *at) if needs[0] else None
-    return gy, conv_input_grad(grad, g, tuple(input.shape), *at) if needs[1] else None
-
-
 @op(
     private=True, family="contraction", check=False, samples=_weight_grad_samples,
     infer=lambda grad, input, weight_size, stride, padding, dilation, groups: (Size(weight_size), grad.dtype),
-    grad={("grad", "input"): _weight_grad_rule},
+    grad={
+        "grad": lambda g, input, stride, padding, dilation, groups: convolution(
+            input, g, None, stride, padding, dilation, groups
+        ),
+        "input": lambda g, grad, in_shape, stride, padding, dilation, groups: conv_input_grad(
+            grad, g, tuple(in_shape), stride, padding, dilation, groups
+        ),
+    },
 )  # fmt: skip
 def conv_weight_grad(
     grad: Tensor,

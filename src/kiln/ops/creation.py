@@ -85,7 +85,7 @@ def tensor(
         return _finish(out if dtype is None else out.to(dtype), requires_grad)
     if active_capture() is not None and isinstance(data, list | tuple) and _has_tensor(data):
         parts = [tensor(x, dtype=dtype) if not isinstance(x, Tensor) else x for x in data]
-        from .movement import stack
+        from .joining import stack
 
         out = stack([p if dtype is None else p.to(dtype) for p in parts])
         return _finish(out.detach(), requires_grad)
@@ -401,12 +401,6 @@ for _fn in (tensor, as_tensor, asarray, from_numpy, from_dlpack, frombuffer, sca
             zeros_like, ones_like, empty_like, full_like, arange, linspace, logspace, eye):  # fmt: skip
     FUNCTIONS[_fn.__name__] = _fn
 FUNCTIONS["asarray"] = as_tensor
-
-
-@composition(method=False, samples=None)
-def complex(real: Tensor, imag: Tensor) -> Tensor:
-    """The complex tensor real + i * imag."""
-    return real + imag * 1j
 
 
 @composition(method=True, function=True, aliases=())

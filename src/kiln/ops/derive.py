@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.tape import record_short
 from ..shape import broadcast_shapes
 from ..tensor import CAPTURING, Tensor, _new
 from . import dispatch
 from .registry import FUNCTIONS, METHODS, Op
 
 _HALF = (dt.float16.np, dt.bfloat16.np)
-_F32 = dt.float32.np
+_F32, _F64 = dt.float32.np, dt.float64.np
 
 # ---------------------------------------------------------------- eager runners
 
@@ -39,8 +40,16 @@ def compute_dtype(op: Op, operands: Any) -> dt.dtype:
 def _elementwise_runner(op: Op) -> Callable:
     ref, slots = op.reference, op.tensor_slots
     keep = op.promote in ("same", "float")
+    first = slots[0]
+    second = slots[1] if len(slots) == 2 else None
 
     def run(*args: Any) -> Any:
+        a = args[first]
+        if a.__class__ is np.ndarray and (a.dtype is _F32 or a.dtype is _F64) and len(slots) <= 2:
+            b = a if second is None else args[second]
+            if b.__class__ is np.ndarray and b.dtype is a.dtype:  # nothing to promote
+                r = ref(*args)
+                return r.astype(a.dtype) if keep and r.dtype is not a.dtype else r
         present = [i for i in slots if args[i] is not None]
         want = compute_dtype(op, [args[i] for i in present])
         half = want.np in _HALF
@@ -139,9 +148,9 @@ def {name}(input, other{extra_sig}):
                 t._idx = 0
                 t._rg = False
                 if input._rg or input._base is not None:
-                    _record(_op, {call}, (t,))
+                    _record(_op, {call}, t)
                 elif b is not other and (other._rg or other._base is not None):
-                    _record(_op, {call}, (t,))
+                    _record(_op, {call}, t)
                 return t
     {tail}
 """
@@ -164,7 +173,7 @@ def {name}(input{extra_sig}):
                 t._idx = 0
                 t._rg = False
                 if input._rg or input._base is not None:
-                    _record(_op, (input,), (t,))
+                    _record(_op, {call}, t)
                 return t
     {tail}
 """
@@ -173,7 +182,7 @@ def {name}(input{extra_sig}):
 def _globals(op: Op) -> dict[str, Any]:
     return {
         "__name__": "kiln.ops.generated", "Tensor": Tensor, "_new": _new, "_capturing": CAPTURING,
-        "_ndarray": np.ndarray, "_asarray": np.asarray, "_record": dispatch.record, "_op": op,
+        "_ndarray": np.ndarray, "_asarray": np.asarray, "_record": record_short, "_op": op,
         "_ufunc": op.ufunc, "_apply": dispatch.apply, "_inplace": dispatch.inplace,
         "_store_out": dispatch.store_out, "_UNSET": _UNSET, "_flat": _flat, "_alias": _alias,
         "_reflect": _reflect,

@@ -13,7 +13,7 @@ from ..autograd.modes import mode
 from ..autograd.tape import edge_of, record
 from ..autograd.views import check_inplace, rebase
 from ..errors import KilnError, KilnTypeError, describe
-from ..tensor import CAPTURING, Tensor, _fresh, wrap
+from ..tensor import CAPTURING, Tensor, _fresh, _new, wrap
 from .registry import OPERAND, OPTIONAL, TENSOR, TENSORS, Op
 
 # A tensor's arithmetic is silent on division by zero and overflow, as in PyTorch. NumPy's warnings
@@ -78,22 +78,40 @@ def apply(op: Op, args: tuple) -> Any:
     """Call an op: arguments bound in the order of its parameters."""
     if CAPTURING and (ctx := CAPTURING.get(get_ident())):
         return ctx.call(op, coerce(op, args))
-    args = coerce(op, args)
+    raw = list(args)
+    tracked = False
+    for i in op.tensor_slots:
+        x = args[i]
+        if isinstance(x, Tensor):
+            raw[i] = x._a
+            if x._rg or x._base is not None:
+                tracked = True
+        else:
+            args = coerce(op, args)
+            raw = unwrap(op, args)
+            tracked = True
+            break
     if op.check and op.infer is not None:
         op.infer(*args)
-    raw = unwrap(op, args)
     try:
         r = (op.kernel or op.run)(*raw)
     except Exception as e:
         r = _explain(op, args, raw, e)
-    if r.__class__ is tuple or r.__class__ is list:
+    c = r.__class__
+    if c is tuple or c is list:
         outs = tuple(wrap(np.asarray(a)) for a in r)
-        record(op, args, outs)
+        if tracked:
+            record(op, args, outs)
         return op.result(*outs) if op.result is not None else outs
-    out = wrap(r if r.__class__ is np.ndarray else np.asarray(r))
+    out = _new(Tensor)
+    out._a = r if c is np.ndarray else np.asarray(r)
+    out._fn = out._grad = out._ver = out._base = out._hooks = None
+    out._idx = 0
+    out._rg = False
     if op.view:
         _mark_view(op, args, out)
-    record(op, args, (out,))
+    if tracked:
+        record(op, args, (out,))
     return out
 
 
@@ -180,7 +198,7 @@ def inplace(op: Op, args: tuple) -> Tensor:
         if node is not None:
             if edge is not None:  # the edge object recorded for x is the one that a view's base takes over
                 for j, e in enumerate(node.edges):
-                    if e is not None and node.slots[j] == (op.tensor_slots[0], None):
+                    if e is not None and node.plan.slots[j] == (op.tensor_slots[0], None):
                         edge = e
             rebase(x, node, edge)
         elif edge is not None and not op.rules:
@@ -197,7 +215,7 @@ def _snapshot(op: Op, args: tuple) -> Tensor:
                if isinstance(t, Tensor))
     )  # fmt: skip
     a = x._a
-    if needed and isinstance(a, np.ndarray) and op.tensor_slots[0] in op.plan(needed)[1]:
+    if needed and isinstance(a, np.ndarray) and op.tensor_slots[0] in op.plan(needed).keep:
         a = a.copy()
     out = wrap(a)
     out._fn, out._idx, out._rg = x._fn, x._idx, x._rg

@@ -12,10 +12,10 @@ from ..errors import KilnError, KilnNotImplementedError, describe
 from ..shape import Size, broadcast_shapes, norm_dim, numel
 from ..tensor import CAPTURING, Tensor, wrap
 from .dispatch import apply, record, store_out
-from .elementwise import where_op
 from .reduction import accurate_sum, sum_op
 from .registry import FUNCTIONS, Sample, composition, method, op
 from .samples import draw, rng, strided
+from .selection import where_op
 from .statistics import norm_op
 
 # ---------------------------------------------------------------- matmul

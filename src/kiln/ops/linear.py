@@ -42,26 +42,44 @@ def _linear_infer(input: Any, weight: Any, bias: Any = None) -> tuple:
 
 def _rows(x: Tensor) -> Tensor:
     """Everything but the last dimension as one."""
-    return x if x.ndim == 2 else x.reshape(numel(x.shape[:-1]), x.shape[-1])
+    return x if x.ndim == 2 else x.reshape(numel(x.shape[:-1]), x.shape[-1] if x.ndim else 1)
 
 
-def _linear_rule(g: Tensor, input: Tensor, weight: Tensor, bias: Any, needs: tuple) -> tuple:
-    gx = gw = gb = None
+def _flat_rows(a: np.ndarray) -> np.ndarray:
+    return a if a.ndim == 2 else a.reshape(numel(a.shape[:-1]), a.shape[-1])
+
+
+@op(
+    private=True, family="contraction", check=False,
+    infer=lambda grad, input: (Size((grad.shape[-1], input.shape[-1])), grad.dtype),
+    grad={"grad": lambda g, input: linear(input, g), "input": lambda g, grad: grad @ g},
+    body=lambda grad, input: _rows(grad).transpose(0, 1) @ _rows(input),
+    samples=lambda: iter([Sample((draw(rng(), (4, 3)), draw(rng(1), (4, 2)))),
+                          Sample((draw(rng(), (2, 4, 3)), draw(rng(1), (2, 4, 2))))]),
+)  # fmt: skip
+def linear_weight_grad(grad: Tensor, input: Tensor) -> Tensor:
+    """The gradient of linear's weight: (*, out) and (*, in) give (out, in)."""
+    return np.matmul(_flat_rows(grad).T, _flat_rows(input))
+
+
+def _input_grad(g: Tensor, weight: Tensor, in_shape: Any) -> Tensor:
     if weight.ndim == 1:
+        return (_rows(g.unsqueeze(-1)) @ weight.unsqueeze(0)).reshape(in_shape)
+    return g @ weight
+
+
+def _weight_grad(g: Tensor, input: Tensor, in_shape: Any) -> Tensor:
+    if len(in_shape) == 2 and input.ndim > 1:
+        return linear_weight_grad(g, input)
+    if len(in_shape) == 1:
         g = g.unsqueeze(-1)
-    if needs[0]:
-        w = weight if weight.ndim == 2 else weight.unsqueeze(0)
-        gx = (_rows(g) @ w).reshape(input.shape)
-    if needs[1]:
-        gw = (_rows(g).transpose(0, 1) @ _rows(input)).reshape(weight.shape)
-    if needs[2]:
-        gb = (
-            _rows(g).sum(0)
-            if len(bias.shape) and bias.shape[0] == g.shape[-1]
-            else g.sum().reshape(bias.shape)
-        )
-        gb = gb.reshape(bias.shape)
-    return gx, gw, gb
+    return (_rows(g).transpose(0, 1) @ _rows(input)).reshape(in_shape)
+
+
+def _bias_grad(g: Tensor, in_shape: Any) -> Tensor:
+    if len(in_shape) == 1 and g.ndim and in_shape[0] == g.shape[-1]:
+        return _rows(g).sum(0)
+    return g.sum().reshape(in_shape)
 
 
 def _linear_body(input: Tensor, weight: Tensor, bias: Any) -> Tensor:
@@ -81,7 +99,7 @@ def _linear_samples() -> Any:
 
 @op(
     family="contraction", namespace="F", exact=True, check=False, infer=_linear_infer, samples=_linear_samples,
-    grad={("input", "weight", "bias"): _linear_rule}, body=_linear_body,
+    grad={"input": _input_grad, "weight": _weight_grad, "bias": _bias_grad}, body=_linear_body,
 )  # fmt: skip
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input @ weight.T + bias: input (*, in), weight (out, in), bias (out,) give (*, out)."""

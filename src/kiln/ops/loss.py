@@ -10,10 +10,10 @@ import numpy as np
 
 from ..errors import KilnError, KilnValueError, describe
 from ..tensor import Tensor
-from .elementwise import where_op
 from .linear import pairwise_distance
 from .registry import FUNCTIONS, Sample, composition, op
 from .samples import draw, rng
+from .selection import where_op
 
 # ---------------------------------------------------------------- reductions
 
@@ -366,7 +366,7 @@ def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: 
             name, "all input tensors should have same dimension",
             ", ".join(map(describe, (input1, input2, target))), "",
         )  # fmt: skip
-    return reduced((-target * (input1 - input2) + margin).clamp(min=0), reduction)
+    return reduced((-target * (input1 - input2) + float(margin)).clamp(min=0), reduction)
 
 
 @composition(namespace="F", samples=lambda: iter([
@@ -377,7 +377,7 @@ def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, siz
                          reduce: bool | None = None, reduction: str = "mean") -> Tensor:  # fmt: skip
     """input where target is 1, max(0, margin - input) where it is -1, reduced."""
     reduction = resolve_reduction("hinge_embedding_loss", size_average, reduce, reduction)
-    apart = where_op(target != 1, (margin - input).clamp(min=0), 0)
+    apart = where_op(target != 1, (margin - input).clamp(min=0), 0).to(input.dtype)
     return reduced(apart + where_op(target != -1, input, 0), reduction)
 
 

@@ -12,11 +12,11 @@ from ..errors import KilnError, describe
 from ..shape import Size, norm_dim
 from ..tensor import Tensor, wrap
 from .creation import arange
-from .elementwise import where_op
-from .movement import pad
+from .joining import pad
 from .reduction import sum_op
 from .registry import FUNCTIONS, Sample, composition, op
 from .samples import draw, rng, strided
+from .selection import where_op
 
 # ---------------------------------------------------------------- diagonals
 

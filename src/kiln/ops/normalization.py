@@ -142,24 +142,22 @@ def _layer_infer(name: str) -> Any:
     return infer
 
 
-def _layer_rule(
-    g: Tensor,
-    input: Tensor,
-    normalized_shape: tuple,
-    weight: Any,
-    bias: Any,
-    eps: float,
-    needs: tuple,
-) -> tuple:
-    dims = _last(input, normalized_shape)
-    lead = tuple(range(input.ndim - len(dims)))
-    gx = norm_grad(g if weight is None else g * weight, input, dims, eps) if needs[0] else None
-    gw = None
-    if needs[1]:
-        gw = g * standardize_body(widen(input), dims, eps)
-        gw = gw.sum(lead) if lead else gw
-    gb = (g.sum(lead) if lead else g) if needs[2] else None
-    return gx, gw, gb
+def _layer_input_grad(
+    g: Tensor, input: Tensor, normalized_shape: tuple, weight: Any, eps: float
+) -> Tensor:
+    return norm_grad(
+        g if weight is None else g * weight, input, _last(input, normalized_shape), eps
+    )
+
+
+def _sum_lead(x: Tensor, keep: int) -> Tensor:
+    """Summed over all but the last `keep` dimensions."""
+    return x.sum(tuple(range(x.ndim - keep))) if x.ndim > keep else x
+
+
+def _layer_weight_grad(g: Tensor, input: Tensor, normalized_shape: tuple, eps: float) -> Tensor:
+    xhat = standardize_body(widen(input), _last(input, normalized_shape), eps)
+    return _sum_lead(g * xhat, len(normalized_shape))
 
 
 def _layer_samples() -> Any:
@@ -176,7 +174,10 @@ def _layer_samples() -> Any:
 
 @op(
     name="layer_norm", private=True, infer=_layer_infer("layer_norm"), samples=_layer_samples,
-    grad={("input", "weight", "bias"): _layer_rule},
+    grad={
+        "input": _layer_input_grad, "weight": _layer_weight_grad,
+        "bias": lambda g, normalized_shape: _sum_lead(g, len(normalized_shape)),
+    },
     body=lambda input, normalized_shape, weight, bias, eps: affine_body(
         standardize_body(widen(input), _last(input, normalized_shape), eps), weight, bias, input.dtype
     ),
@@ -238,18 +239,18 @@ def rms_norm_grad(grad: Tensor, input: Tensor, dims: tuple, eps: float) -> Tenso
     return (grad - xhat) * rstd
 
 
-def _rms_rule(
-    g: Tensor, input: Tensor, normalized_shape: tuple, weight: Any, eps: float, needs: tuple
-) -> tuple:
-    dims = _last(input, normalized_shape)
-    lead = tuple(range(input.ndim - len(dims)))
-    gx = rms_norm_grad(g if weight is None else g * weight, input, dims, eps) if needs[0] else None
-    gw = None
-    if needs[1]:
-        x = widen(input)
-        gw = g * (x * ((x * x).mean(dims, True) + eps).rsqrt())
-        gw = gw.sum(lead) if lead else gw
-    return gx, gw
+def _rms_input_grad(
+    g: Tensor, input: Tensor, normalized_shape: tuple, weight: Any, eps: float
+) -> Tensor:
+    return rms_norm_grad(
+        g if weight is None else g * weight, input, _last(input, normalized_shape), eps
+    )
+
+
+def _rms_weight_grad(g: Tensor, input: Tensor, normalized_shape: tuple, eps: float) -> Tensor:
+    x = widen(input)
+    xhat = x * ((x * x).mean(_last(input, normalized_shape), True) + eps).rsqrt()
+    return _sum_lead(g * xhat, len(normalized_shape))
 
 
 def _rms_body(input: Tensor, normalized_shape: tuple, weight: Any, eps: float) -> Tensor:
@@ -270,7 +271,7 @@ def _rms_samples() -> Any:
 @op(
     name="rms_norm", private=True, samples=lambda: iter([Sample((draw(rng(), (3, 4)), (4,), draw(rng(1), (4,)), 1e-5))]),
     infer=lambda input, normalized_shape, weight, eps: _layer_infer("rms_norm")(input, normalized_shape, weight),
-    grad={("input", "weight"): _rms_rule}, body=_rms_body,
+    grad={"input": _rms_input_grad, "weight": _rms_weight_grad}, body=_rms_body,
 )  # fmt: skip
 def rms_norm_op(
     input: Tensor, normalized_shape: tuple, weight: Tensor | None, eps: float
@@ -328,20 +329,21 @@ def _group_infer(
     return Size(input.shape), input.dtype
 
 
-def _group_rule(
-    g: Tensor, input: Tensor, num_groups: int, weight: Any, bias: Any, eps: float, needs: tuple
-) -> tuple:
-    gx = gw = None
-    dims = (0, *range(2, input.ndim))
-    if needs[0]:
-        h = g if weight is None else g * channels(weight, input.ndim)
-        gx = norm_grad(_grouped(h, num_groups), _grouped(input, num_groups), (2,), eps).reshape(
-            input.shape
-        )
-    if needs[1]:
-        xhat = standardize_body(_grouped(widen(input), num_groups), (2,), eps).reshape(input.shape)
-        gw = (g * xhat).sum(dims)
-    return gx, gw, g.sum(dims) if needs[2] else None
+def _group_input_grad(g: Tensor, input: Tensor, num_groups: int, weight: Any, eps: float) -> Tensor:
+    h = g if weight is None else g * channels(weight, g.ndim)
+    return norm_grad(_grouped(h, num_groups), _grouped(input, num_groups), (2,), eps).reshape(
+        input.shape
+    )
+
+
+def _group_weight_grad(g: Tensor, input: Tensor, num_groups: int, eps: float) -> Tensor:
+    xhat = standardize_body(_grouped(widen(input), num_groups), (2,), eps).reshape(input.shape)
+    return channel_sum(g * xhat)
+
+
+def channel_sum(x: Tensor) -> Tensor:
+    """Summed over all dimensions but the channels (dimension 1)."""
+    return x.sum((0, *range(2, x.ndim)))
 
 
 def _group_body(input: Tensor, num_groups: int, weight: Any, bias: Any, eps: float) -> Tensor:
@@ -367,7 +369,7 @@ def _group_samples() -> Any:
 
 @op(
     name="group_norm", private=True, infer=_group_infer, samples=_group_samples, body=_group_body,
-    grad={("input", "weight", "bias"): _group_rule},
+    grad={"input": _group_input_grad, "weight": _group_weight_grad, "bias": lambda g: channel_sum(g)},
 )  # fmt: skip
 def group_norm_op(
     input: Tensor,

@@ -413,6 +413,8 @@ def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = 
 
 
 FUNCTIONS["nn.functional.adaptive_avg_pool1d"] = adaptive_avg_pool1d
+for _fn in (adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d):
+    FUNCTIONS[f"nn.functional.{_fn.__name__}_with_indices"] = partial(_fn, return_indices=True)
 
 
 # ---------------------------------------------------------------- unpooling

@@ -15,10 +15,10 @@ from ..random import Generator, default_generator
 from ..shape import Size, broadcast_shapes, numel
 from ..tensor import CAPTURING, Tensor, active_capture
 from .creation import _finish, _size, arange_op
-from .elementwise import where_op
-from .movement import cat
+from .joining import cat
 from .registry import FUNCTIONS, Sample, composition, method, op
 from .scan import cumsum_op
+from .selection import where_op
 from .sorting import search_op, sort_op, topk
 
 # Note [Random streams]

@@ -13,9 +13,9 @@ from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnTyp
 from ..shape import Size, norm_dim, norm_dims, numel
 from ..tensor import CAPTURING, Tensor, wrap
 from .dispatch import apply, record, store_out
-from .elementwise import maximum, minimum, where_op
 from .registry import Sample, composition, op
 from .samples import draw, rng, strided
+from .selection import maximum, minimum, where_op
 
 Dims = int | Sequence[int] | None
 

@@ -79,6 +79,23 @@ class Rule:
 GRAD, OUT, NEEDS, SHAPE = -1, -2, -3, -4
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Backward for one choice of inputs that need gradients.
+
+    `slots` tells the parameter (and index in a sequence) of each edge; arguments at `keep` are saved,
+    tensors at `drop` are not.
+    """
+
+    rules: tuple[Rule, ...]
+    slots: tuple[tuple[int, int | None], ...]
+    needed: frozenset[int]
+    keep: tuple[int, ...]
+    drop: tuple[int, ...]
+    save_out: bool
+    blank: tuple | None  # the arguments to keep where no tensor is saved and attributes have their defaults
+
+
 class Op:
     """An operation and everything that is known about it."""
 
@@ -131,13 +148,21 @@ class Op:
     def differentiable(self) -> bool:
         return bool(self.rules)
 
-    def plan(self, needed: tuple[int, ...]) -> tuple[tuple[Rule, ...], frozenset[int], bool]:
-        """Rules for gradients of the needed parameters, and what they save: positions, outputs."""
+    def plan(self, needed: tuple) -> Plan:
+        """What backward does for these needed parameters (a position, or position and index in a sequence)."""
         found = self._plans.get(needed)
         if found is None:
-            rules = tuple(r for r in self.rules if any(t in needed for t in r.targets))
+            slots = tuple((n, None) if isinstance(n, int) else n for n in needed)
+            wanted = frozenset(i for i, _ in slots)
+            rules = tuple(r for r in self.rules if wanted.intersection(r.targets))
             saved = {s for r in rules for s in r.slots}
-            found = self._plans[needed] = (rules, frozenset(s for s in saved if s >= 0), OUT in saved)
+            keep = tuple(i for i in self.tensor_slots if i in saved)
+            drop = tuple(i for i in self.tensor_slots if i not in saved)
+            blank = tuple(None if p.is_tensor else p.default for p in self.params)
+            found = self._plans[needed] = Plan(
+                rules, slots, wanted, keep, drop, OUT in saved,
+                blank if not keep and OUT not in saved else None,
+            )  # fmt: skip
         return found
 
     def flat_tensors(self, args: Sequence[Any]) -> list[Any]:

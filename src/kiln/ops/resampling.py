@@ -14,10 +14,10 @@ from ..errors import KilnError, KilnNotImplementedError, KilnValueError, describ
 from ..shape import index_int, numel
 from ..tensor import Tensor
 from ._windows import as_tuple, out_size
-from .elementwise import where_op
 from .pooling import adaptive_avg, constant
 from .registry import FUNCTIONS, Sample, composition
 from .samples import draw, rng
+from .selection import where_op
 from .windows import crop, pad_around, windows, windows_grad
 
 # ---------------------------------------------------------------- unfold and fold

@@ -12,11 +12,11 @@ from ..errors import KilnError, KilnNotImplementedError, describe
 from ..shape import norm_dim
 from ..tensor import Tensor
 from .dispatch import store_out
-from .elementwise import where_op
 from .indexing import assign
-from .movement import cat
+from .joining import cat
 from .registry import Sample, composition, method, op
 from .samples import draw, rng, strided
+from .selection import where_op
 
 _F32 = dt.float32.np
 

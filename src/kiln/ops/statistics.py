@@ -12,7 +12,6 @@ from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnTyp
 from ..shape import Size, numel
 from ..tensor import Tensor
 from .dispatch import apply, store_out
-from .elementwise import where_op
 from .reduction import (
     INT64,
     Dims,
@@ -39,6 +38,7 @@ from .reduction import (
 )
 from .registry import Sample, composition, op
 from .samples import draw, rng, strided
+from .selection import where_op
 
 # ---------------------------------------------------------------- means and variances
 

@@ -75,7 +75,9 @@ def _types(fn: Callable) -> tuple[dict[str, Any], str]:
         if p.variadic:
             found["_" + p.name] = found[p.name] = "Any"
     found["out"] = "Any" if op.result_names else "Tensor | None"
-    return found, f"{op.name}_result" if op.result_names else annotation(found.get("return", "Tensor"))
+    return found, f"{op.name}_result" if op.result_names else annotation(
+        found.get("return", "Tensor")
+    )
 
 
 def definition(name: str, fn: Callable, indent: str = "", method: bool = False) -> str:
@@ -108,7 +110,11 @@ def definition(name: str, fn: Callable, indent: str = "", method: bool = False) 
 def _imports(level: str) -> str:
     names = {"dtypes": "dtype as _dtype", "shape": "Size", "tensor": "Tensor"}
     lines = [f"from {level}{m} import {n}\n" for m, n in names.items()]
-    return lines[0] + f"from {level}ops.registry import Number, Operand, VarInts\n" + "".join(lines[1:])
+    return (
+        lines[0]
+        + f"from {level}ops.registry import Number, Operand, VarInts\n"
+        + "".join(lines[1:])
+    )
 
 
 def _written() -> set[str]:
@@ -125,9 +131,16 @@ def tensor_methods() -> str:
     text = HEADER.format(doc="Tensor's derived methods.") + _imports(".") + "\n"
     text += "".join(result_class(o) for o in REGISTRY.values() if o.result_names)
     text += "class TensorMethods:\n"
-    written = _written() | set(vars(object)) - {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"}
+    written = _written() | set(vars(object)) - {
+        "__eq__",
+        "__ne__",
+        "__lt__",
+        "__le__",
+        "__gt__",
+        "__ge__",
+    }
     for name, value in sorted(vars(Tensor).items()):
-        if name in written or name.startswith("_") and not name.startswith("__"):
+        if name in written or (name.startswith("_") and not name.startswith("__")):
             continue
         if isinstance(value, property):
             text += f"    @property\n    def {name}(self) -> Tensor: ...\n"
@@ -144,8 +157,10 @@ def tensor_methods() -> str:
 
 def package() -> str:
     """`__init__.pyi`: everything that `kiln` offers."""
-    imports = _imports(".").replace("import Size", "import Size as Size").replace(
-        "import Tensor", "import Tensor as Tensor"
+    imports = (
+        _imports(".")
+        .replace("import Size", "import Size as Size")
+        .replace("import Tensor", "import Tensor as Tensor")
     )
     text = HEADER.format(doc="Everything that `kiln` offers.") + imports + "\n"
     text += imports_of(o.name + "_result" for o in _public_results(FUNCTIONS, "")) + "\n"
@@ -181,7 +196,12 @@ def _public_results(functions: dict[str, Callable], prefix: str) -> list[Op]:
     found = {}
     for name, fn in functions.items():
         op = getattr(fn, "op", None)
-        if name.startswith(prefix) and "." not in name.removeprefix(prefix) and op and op.result_names:
+        if (
+            name.startswith(prefix)
+            and "." not in name.removeprefix(prefix)
+            and op
+            and op.result_names
+        ):
             found[op.name] = op
     return list(found.values())
 
@@ -196,7 +216,9 @@ def functional() -> str:
     """`nn/functional.pyi`."""
     text = HEADER.format(doc="The functional API of layers.") + _imports("..") + "\n"
     prefix = "nn.functional."
-    text += imports_of((o.name + "_result" for o in _public_results(FUNCTIONS, prefix)), "..") + "\n"
+    text += (
+        imports_of((o.name + "_result" for o in _public_results(FUNCTIONS, prefix)), "..") + "\n"
+    )
     module = importlib.import_module("kiln.nn.functional")
     for name in sorted(module.__all__):
         text += definition(name, getattr(module, name))

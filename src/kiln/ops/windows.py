@@ -13,10 +13,10 @@ from ..shape import Size, numel
 from ..tensor import Tensor
 from ._windows import cropped, out_size, overlap_add, padded, sliding, span, taps
 from .activation import mask_bits
-from .elementwise import where_op
-from .movement import pad_op, slice_op
 from .registry import FUNCTIONS, Sample, op
 from .samples import draw, rng
+from .selection import where_op
+from .slicing import pad_op, slice_op
 
 # Note [Windows]
 # Every pooling op reads windows of an input padded by `padding` on both sides and by `extra` at the
@@ -41,8 +41,8 @@ def _window_samples() -> Any:
 
 @op(
     private=True, family="movement", exact=True, check=False, infer=_windows_infer, samples=_window_samples,
-    grad={"input": lambda g, input, kernel, stride, dilation: windows_grad(
-        g, tuple(input.shape[-len(kernel):]), kernel, stride, dilation
+    grad={"input": lambda g, in_shape, kernel, stride, dilation: windows_grad(
+        g, tuple(in_shape[-len(kernel):]), kernel, stride, dilation
     )},
 )  # fmt: skip
 def windows(input: Tensor, kernel: tuple, stride: tuple, dilation: tuple) -> Tensor:
@@ -206,8 +206,8 @@ def _max_take_samples() -> Any:
 
 @op(
     private=True, infer=_max_infer, body=_max_body, samples=_max_samples, nondiff_outputs=(1,),
-    grad={"input": lambda gs, outs, input, kernel, stride, padding, extra, dilation: max_pool_grad(
-        gs[0], outs[1], tuple(input.shape[-len(kernel):]), kernel, stride, padding, extra, dilation
+    grad={"input": lambda gs, outs, in_shape, kernel, stride, padding, extra, dilation: max_pool_grad(
+        gs[0], outs[1], tuple(in_shape[-len(kernel):]), kernel, stride, padding, extra, dilation
     )},
 )  # fmt: skip
 def max_pool(
@@ -267,8 +267,8 @@ _taps = taps  # the op's parameter has the name of the function
 @op(
     private=True, check=False, body=_max_take_body, samples=_max_take_samples,
     infer=lambda input, taps, kernel, stride, padding, extra, dilation: (Size(taps.shape), input.dtype),
-    grad={"input": lambda g, input, taps, kernel, stride, padding, extra, dilation: max_pool_grad(
-        g, taps, tuple(input.shape[-len(kernel):]), kernel, stride, padding, extra, dilation
+    grad={"input": lambda g, in_shape, taps, kernel, stride, padding, extra, dilation: max_pool_grad(
+        g, taps, tuple(in_shape[-len(kernel):]), kernel, stride, padding, extra, dilation
     )},
 )  # fmt: skip
 def max_pool_take(
@@ -381,8 +381,8 @@ def _avg_grad_samples() -> Any:
 
 @op(
     private=True, check=False, infer=_avg_infer, body=_avg_body, samples=_avg_samples,
-    grad={"input": lambda g, input, kernel, stride, padding, extra, include_pad, divisor: avg_pool_grad(
-        g, tuple(input.shape[-len(kernel):]), kernel, stride, padding, extra, include_pad, divisor
+    grad={"input": lambda g, in_shape, kernel, stride, padding, extra, include_pad, divisor: avg_pool_grad(
+        g, tuple(in_shape[-len(kernel):]), kernel, stride, padding, extra, include_pad, divisor
     )},
 )  # fmt: skip
 def avg_pool(

@@ -166,3 +166,49 @@ class Adamax(PerParameter):
         mean.lerp_(g, 1 - beta1)
         largest.copy_((largest * beta2).maximum(g.abs() + eps))
         p.sub_(mean / largest * (lr / (1 - beta1**step)))
+
+
+class RAdam(PerParameter):
+    """Adam whose first steps, of too uncertain a variance, are plain momentum (Liu et al. 2020)."""
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, weight_decay: float = 0, decoupled_weight_decay: bool = False, *,
+        foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:  # fmt: skip
+        check_options("RAdam", lr=lr, eps=eps, betas=betas, weight_decay=weight_decay)
+        super().__init__(params, {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
+            "foreach": foreach, "capturable": capturable,
+            "decoupled_weight_decay": decoupled_weight_decay, "differentiable": differentiable,
+        })  # fmt: skip
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "step": tensor(0.0, dtype=dt.float32),
+            "exp_avg": zeros_like(p),
+            "exp_avg_sq": zeros_like(p),
+        }
+
+    def scalars(self, group: dict[str, Any]) -> tuple:
+        return (*options(group, "lr", "eps", "weight_decay"), *pair(group, "betas"))
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        lr, eps, weight_decay, beta1, beta2 = scalars
+        step = state["step"].add_(1).double()
+        if group["weight_decay"] != 0:
+            if group["decoupled_weight_decay"]:
+                p.mul_(1 - lr * weight_decay)
+            else:
+                g = g + p * weight_decay
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        mean.lerp_(g, 1 - beta1)
+        square.mul_(beta2).add_(g * g * (1 - beta2))
+        left = 1 - beta2**step
+        longest = 2 / (1 - beta2) - 1
+        length = longest - 2 * step * beta2**step / left
+        known = ((length - 4) * (length - 2) * longest).clamp(min=0)
+        rectify = (known / ((longest - 4) * (longest - 2) * length)).abs().sqrt()
+        adapted = left.sqrt() / (square.sqrt() + eps) * rectify
+        p.sub_(mean / (1 - beta1**step) * lr * (length > 5).where(adapted, 1.0))

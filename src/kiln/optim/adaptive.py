@@ -1,13 +1,14 @@
-"""Step sizes from past squared gradients: RMSprop, Adagrad, Adadelta."""
+"""Step sizes from past gradients: RMSprop, Adagrad, Adadelta, Rprop; and averaged descent."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from .. import dtypes as dt
+from ..errors import KilnValueError
 from ..ops.creation import full_like, tensor, zeros_like
 from ..tensor import Tensor
-from .optimizer import ParamsT, PerParameter, check_options, options
+from .optimizer import ParamsT, PerParameter, check_options, options, pair
 
 
 class RMSprop(PerParameter):
@@ -129,3 +130,76 @@ class Adadelta(PerParameter):
         delta = (moved + eps).sqrt_() / (square + eps).sqrt_() * g
         moved.mul_(rho).add_(delta * delta * (1 - rho))
         p.sub_(delta * lr)
+
+
+class Rprop(PerParameter):
+    """A step size for each element, grown while the gradient keeps its sign (Riedmiller 1993)."""
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 1e-2, etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50), *, capturable: bool = False,
+        foreach: bool | None = None, maximize: bool = False, differentiable: bool = False,
+    ) -> None:  # fmt: skip
+        check_options("Rprop", lr=lr)
+        if not 0.0 < etas[0] < 1.0 < etas[1]:
+            raise KilnValueError(
+                "Rprop", f"Invalid eta values: {etas[0]}, {etas[1]}", etas, "0 < a < 1 < b"
+            )
+        super().__init__(params, {
+            "lr": lr, "etas": etas, "step_sizes": step_sizes, "foreach": foreach, "maximize": maximize,
+            "differentiable": differentiable, "capturable": capturable,
+        })  # fmt: skip
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        size = full_like(p, float(group["lr"]))
+        return {"step": tensor(0.0, dtype=dt.float32), "prev": zeros_like(p), "step_size": size}
+
+    def scalars(self, group: dict[str, Any]) -> tuple:
+        return (*pair(group, "etas"), *pair(group, "step_sizes"))
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        shrink, grow, low, high = scalars
+        state["step"].add_(1)
+        previous, size = state["prev"], state["step_size"]
+        turned = g * previous
+        one = size.new_ones(())
+        factor = (turned > 0).where(one * grow, (turned < 0).where(one * shrink, one))
+        size.mul_(factor).clamp_(low, high)
+        previous.copy_((turned < 0).where(0.0, g))
+        p.sub_(previous.sign() * size)
+
+
+class ASGD(PerParameter):
+    """Gradient descent that also keeps the mean of its parameters (Polyak & Juditsky 1992)."""
+
+    def __init__(
+        self, params: ParamsT, lr: float | Tensor = 1e-2, lambd: float = 1e-4, alpha: float = 0.75,
+        t0: float = 1e6, weight_decay: float = 0, foreach: bool | None = None, maximize: bool = False,
+        differentiable: bool = False, capturable: bool = False,
+    ) -> None:  # fmt: skip
+        check_options("ASGD", lr=lr, weight_decay=weight_decay)
+        super().__init__(params, {
+            "lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay,
+            "foreach": foreach, "maximize": maximize, "differentiable": differentiable,
+            "capturable": capturable,
+        })  # fmt: skip
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "step": tensor(0.0, dtype=dt.float32), "eta": tensor(float(group["lr"]), dtype=dt.float32),
+            "mu": tensor(1.0, dtype=dt.float32), "ax": zeros_like(p),
+        }  # fmt: skip
+
+    def scalars(self, group: dict[str, Any]) -> tuple:
+        return tuple(options(group, "lr", "lambd", "alpha", "t0", "weight_decay"))
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        lr, lambd, alpha, t0, weight_decay = scalars
+        step = state["step"].add_(1).double()
+        if group["weight_decay"] != 0:
+            g = g + p * weight_decay
+        eta, mu, mean = state["eta"].double(), state["mu"].double(), state["ax"]
+        p.mul_(1 - eta * lambd).sub_(g * eta)
+        mean.add_((p - mean) * mu)
+        state["eta"].copy_(lr / (1 + lambd * lr * step) ** alpha)
+        state["mu"].copy_(1 / (step - t0).clamp(min=1))

@@ -350,9 +350,9 @@ class PerParameter(Optimizer):
         return loss
 
     def _fact(self, key: str, value: Any) -> Any:
-        # numbers are re-read at every call (`scalars`); Python branches ask only whether they are 0
+        # numbers are re-read at every call (`scalars`); Python branches ask only whether these are 0
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return value != 0
+            return value != 0 if key in ("weight_decay", "momentum", "dampening") else None
         return len(value) if isinstance(value, tuple) else super()._fact(key, value)
 
     def _begin(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:

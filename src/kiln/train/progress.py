@@ -77,7 +77,9 @@ class Bar(Lines):
         self.bar.remove_task(self.task)
         seconds = time.perf_counter() - self.began
         self.bar.console.print(
-            f"epoch {self.epoch + 1}/{self.epochs}  {seconds:.1f}s  {text(logs)}", highlight=False
+            f"epoch {self.epoch + 1}/{self.epochs}  {seconds:.1f}s  {text(logs)}",
+            highlight=False,
+            soft_wrap=True,
         )
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ history = trainer.fit((x, y), val=(x_val, y_val), epochs=5, batch_size=64)
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,12 +15,12 @@ import numpy as np
 from .. import metrics as metric_functions
 from .. import optim
 from ..autograd.modes import no_grad
-from ..data import DataLoader, Dataset, TensorDataset
+from ..data import DataLoader, Dataset, IterableDataset, TensorDataset
 from ..errors import KilnTypeError, KilnValueError, describe
 from ..nn import functional as F
 from ..nn.module import Module, is_lazy
 from ..ops.creation import as_tensor
-from ..ops.movement import cat
+from ..ops.joining import cat
 from ..tensor import Tensor
 from .callbacks import Callback
 from .progress import display
@@ -246,16 +247,17 @@ class Trainer:
     def predict(self, data: Any, batch_size: int = 32) -> Any:
         """The model's outputs for inputs: an array or tensor, a Dataset, or a DataLoader.
 
-        In batches with a target (a tuple whose last entry is not an input) pass the inputs only.
+        Of a batch the model gets as many entries as its `forward` takes; the rest are targets.
         """
         if isinstance(data, Tensor | np.ndarray):
             data = (data,)
         outputs = []
+        taken = _positions(self.model.forward)
         was = self.model.training
         self.model.eval()
         try:
             for batch in _loader(data, batch_size, False):
-                inputs = tuple(batch) if isinstance(batch, list | tuple) else (batch,)
+                inputs = tuple(batch)[:taken] if isinstance(batch, list | tuple) else (batch,)
                 outputs.append(self._step("predict")(inputs))
         finally:
             self.model.train(was)
@@ -264,6 +266,15 @@ class Trainer:
         if isinstance(outputs[0], tuple):
             return tuple(cat(list(parts)) for parts in zip(*outputs, strict=True))
         return cat(outputs)
+
+
+def _positions(fn: Callable) -> int | None:
+    """How many positional arguments a function takes; None for any number."""
+    kinds = [p.kind for p in inspect.signature(fn).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return None
+    named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(k in named for k in kinds)
 
 
 def _loss(loss: Any) -> Callable:
@@ -294,7 +305,7 @@ def _loader(data: Any, batch_size: int, shuffle: bool) -> Iterable:
             and len(data[0]) > 1
         ):
             return data  # batches
-        order = None if not hasattr(data, "__len__") else shuffle
+        order = None if isinstance(data, IterableDataset) else shuffle
         return DataLoader(data, batch_size=batch_size, shuffle=order)
     if isinstance(data, Iterable) and not isinstance(data, Tensor):
         return data

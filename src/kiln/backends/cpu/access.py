@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from kiln.backends.cpu.exprs import MEMORY, ExprEmitter
 from kiln.backends.cpu.ir import Builder, Val, vec
@@ -59,11 +60,11 @@ class Access:
         """The LLVM type of a buffer's elements."""
         return MEMORY[self.nest.buffers[buffer]]
 
-    def save(self) -> tuple[object, ...]:
+    def save(self) -> tuple[Any, ...]:
         """The current point, for `restore`."""
         return dict(self.index), dict(self.address), self.lanes, self.mask, self.dim, self.step
 
-    def restore(self, point: tuple[object, ...]) -> None:
+    def restore(self, point: tuple[Any, ...]) -> None:
         """Back to an earlier point."""
         self.index, self.address, self.lanes, self.mask, self.dim, self.step = point
 

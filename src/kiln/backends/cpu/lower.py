@@ -13,7 +13,7 @@ from ...compile.regions import Unfusable, fusable, ln_dtype, reducible
 from ...config import config
 from ...graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Leaf, Node, const, make
 from ...shape import contiguous_strides, norm_dim
-from . import contract, loops
+from . import contract, indexed, loops
 from .isa import Isa
 from .kernel import Kernel
 
@@ -45,25 +45,21 @@ def lowers(n: Node) -> bool:
     """Whether the backend takes a node as it is, without its body."""
     if isinstance(n.op, Leaf):
         return True
-    return contract.lowers(n) or regions.scalar_op(n) is not None or n.name in ("basic_index_never",)
+    return contract.lowers(n) or indexed.lowers(n) or regions.scalar_op(n) is not None
 
 
 def is_host(n: Node) -> bool:
     """Whether a node is computed by its reference, on the host."""
-    if isinstance(n.op, Leaf) or n.name in ("cat", "view_update", "windows_grad") and ln_dtype(_any_dtype(n)) is not None:
+    if isinstance(n.op, Leaf) or n.name in ("cat", "view_update", "windows_grad") and ln_dtype(n.dtype) is not None:
         return False
-    return not (fusable(n) or reducible(n) or contract.lowers(n))
-
-
-def _any_dtype(n: Node) -> Any:
-    return n.dtype
+    return not (fusable(n) or reducible(n) or contract.lowers(n) or indexed.lowers(n))
 
 
 def has_kernel(n: Node) -> bool:
     """Whether a node is never an expression inside somebody else's loops."""
     if isinstance(n.op, Leaf):
         return False
-    return contract.lowers(n) or is_host(n) or n.name == "view_update"
+    return contract.lowers(n) or indexed.lowers(n) or is_host(n) or n.name == "view_update"
 
 
 class Lowering:
@@ -94,18 +90,16 @@ class Lowering:
         for n in self.chosen:
             self.settle(n)
         for n in self.order:
-            if n.name in regions.GATHERS and fusable(n):
+            if (n.name in regions.GATHERS and fusable(n)) or (n.name in regions.SCATTERS and indexed.lowers(n)):
                 self.check_indices(n)
         return self.launches
 
     def check_indices(self, n: Node) -> None:
         """Compute whether a gather's indices are in range; the Program asks before it changes state."""
-        x = n.args[0]
-        for dim, index, _ in regions.gathered_dims(n, [maps.constant(0)] * len(n.shape)):
-            if index is None or index.numel() == 0:
+        for index, size, wraps in regions.index_uses(n):
+            if index.numel() == 0:
                 continue
-            size = x.shape[dim]
-            low = const(-size if n.name == "index" else 0, index.dtype)
+            low = const(-size if wraps else 0, index.dtype)
             bad = make("bitwise_or", (make("lt", (index, low)), make("ge", (index, const(size, index.dtype)))))
             flag = make("any", (bad, None, False))
             if (flag, n) not in self.checks:
@@ -182,7 +176,9 @@ class Lowering:
                 self.memory.discard(n)
             self.done.add(c.result)
             return
-        if n.name == "cat" and not is_host(n):
+        if indexed.lowers(n):
+            indexed.emit(self, n)
+        elif n.name == "cat" and not is_host(n):
             self.cat(n)
         elif n.name == "view_update" and not is_host(n):
             self.view_update(n)
@@ -209,13 +205,8 @@ class Lowering:
         self.memory.update(writes)
         return Launch(list(n.inputs), writes, host=n)
 
-    def part(self, source: Node, whole: Node, place: Callable, first: bool) -> None:
-        """Store a node's values into part of another node's memory."""
-        nest, keys = regions.write_elementwise(source, _but(self.stored, source) if source not in self.done else self.stored, whole, place=place)
-        self.nest(nest, keys, [whole], partial=not first)
-
-    def copy_of(self, source: Node, whole: Node, place: Callable, first: bool) -> None:
-        """`part`, reading the source from memory or computing it in the same loops."""
+    def store(self, source: Node, whole: Node, place: Callable, first: bool) -> None:
+        """Store a node's values, from memory or computed in the same loops, in a part of another node's memory."""
         dims = list(source.shape)
         groups = [[i] for i in range(len(dims))]
         for _ in range(64):
@@ -245,12 +236,9 @@ class Lowering:
             base = at
 
             def place(dims: Any, access: Any, base: int = base) -> ln.IndexMap:
-                flat = maps.constant(len(dims), base * strides[d])
-                for a, s in zip(access, strides, strict=True):
-                    flat = flat.added(a.scaled(s))
-                return ln.IndexMap(flat.offset, flat.strides)
+                return position(access, n.shape, len(dims), base * strides[d])
 
-            self.copy_of(x, n, place, first)
+            self.store(x, n, place, first)
             at += x.shape[d]
             first = False
         if not pieces:
@@ -266,7 +254,6 @@ class Lowering:
         for name, rest in chain:
             probe = make(name, (probe, *rest))
             steps.append(probe)
-        strides = contiguous_strides(base.shape)
 
         def place(dims: Any, access: Any) -> ln.IndexMap:
             for s in reversed(steps):
@@ -276,21 +263,12 @@ class Lowering:
                     access = regions.through(s, access, dims)
                 else:
                     raise Unfusable(n)
-            flat = maps.constant(len(dims))
-            for a, st in zip(access, strides, strict=True):
-                flat = flat.added(a.scaled(st))
-            return ln.IndexMap(flat.offset, flat.strides)
-
-        def plain(dims: Any, access: Any) -> ln.IndexMap:
-            flat = maps.constant(len(dims))
-            for a, st in zip(access, strides, strict=True):
-                flat = flat.added(a.scaled(st))
-            return ln.IndexMap(flat.offset, flat.strides)
+            return position(access, base.shape, len(dims))
 
         mark = len(self.launches)
         try:
-            self.copy_of(base, n, plain, True)
-            self.copy_of(value, n, place, False)
+            self.store(base, n, whole(base), True)
+            self.store(value, n, place, False)
         except (Unfusable, maps.NotAffine) as e:
             del self.launches[mark:]
             for x in (base, value):
@@ -344,8 +322,17 @@ class Lowering:
         self.nest(nest, [x for x, _ in region.buffers], [n])
 
 
-def _but(stored: Callable[[Node], bool], n: Node) -> Callable[[Node], bool]:
-    return lambda x: x is not n and stored(x)
+def position(access: Any, shape: Any, n_dims: int, base: int = 0) -> ln.IndexMap:
+    """Where an access lies in a contiguous buffer of a shape."""
+    flat = maps.constant(n_dims, base)
+    for a, s in zip(access, contiguous_strides(shape), strict=True):
+        flat = flat.added(a.scaled(s))
+    return ln.IndexMap(flat.offset, flat.strides)
+
+
+def whole(n: Node) -> Callable:
+    """The place of every element of a node in its own memory."""
+    return lambda dims, access: position(access, n.shape, len(dims))
 
 
 def _through_index(n: Node, access: Any, n_dims: int) -> Any:

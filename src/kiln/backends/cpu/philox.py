@@ -37,14 +37,13 @@ def run(b: Builder, key: Val, counter: Val, first: Val, lanes: int, aligned: boo
         block = b.bin("add", b.splat(block, blocks), b.iota("i64", blocks))
     w0, w1, w2, w3 = _block(b, b.splat(key, blocks), block)
     half, low = b.const(w0.ty, 32), b.const(w0.ty, _LOW)
-    pairs = [
-        b.bin("or", b.bin("and", x, low), b.bin("shl", y, half)) for x, y in ((w0, w1), (w2, w3))
-    ]
+    first_two = b.bin("or", b.bin("and", w0, low), b.bin("shl", w1, half))
+    last_two = b.bin("or", b.bin("and", w2, low), b.bin("shl", w3, half))
     if blocks == 1:
-        both = b.insert(b.insert(Val("poison", "<2 x i64>"), pairs[0], 0), pairs[1], 1)
+        both = b.insert(b.insert(Val("poison", "<2 x i64>"), first_two, 0), last_two, 1)
     else:
         order = [k // 2 + blocks * (k % 2) for k in range(2 * blocks)]
-        both = b.shuffle(*pairs, order)
+        both = b.shuffle(first_two, last_two, order)
     words = b.bitcast(both, vec("i32", 4 * blocks))
     if aligned:
         return words

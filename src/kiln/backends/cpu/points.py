@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kiln.backends.cpu.access import Access
 from kiln.backends.cpu.exprs import ExprEmitter
@@ -63,7 +64,7 @@ class PointEmitter:
         vector: int | None,
         lanes: int,
         mask: Val | None,
-    ) -> tuple[object, ...]:
+    ) -> tuple[Any, ...]:
         point = self.access.save()
         self.emitter.values = dict(leaves)
         self.access.vector(vector, lanes, mask)

@@ -42,6 +42,8 @@ _COMBINE = {"add": "add", "prod": "mul", "max": "maximum", "min": "minimum"}
 _LOGICAL = {"add": "or", "prod": "and", "max": "or", "min": "and"}
 _READS = ("load", "gather", "scalar")
 _SIZE = ITEMSIZE | {"f16": 4, "bf16": 4}  # in registers
+_WIDE = 4  # registers side by side, where values of at most so many nodes leave room
+_LIGHT = 12
 MODES = ("set", *_COMBINE)
 
 
@@ -135,7 +137,7 @@ class _Writer:
         want = min(MAX_TASKS, points * (2 + len(walk([self.store.expr]))) // TASK_COST)
         best, pieces, step = None, 1, 1
         for d in self.separate:
-            granule = 4 * self.lanes if d == self.vector else 1
+            granule = 4 * _WIDE * self.lanes if d == self.vector else 1
             can = min(want, -(-self.nest.dims[d] // granule))
             if can > pieces:
                 best, pieces, step = d, can, granule
@@ -176,44 +178,43 @@ class _Writer:
             for e in walk([self.store.expr]):  # what is one for the whole row is computed before it
                 if e.op not in ("const", "scatter") and not _varies(e, self.vector):
                     self.e.emit(e)
-            self.row(*self.bounds(self.vector))
+            self.row(self.vector)
 
-    def row(self, start: Val, stop: Val) -> None:
-        """All of the vector dim: whole vectors, then a masked one or single elements."""
-        b, lanes = self.b, self.lanes
-        size, step = self.nest.dims[self.vector], self.split[1] if self.split else self.lanes
-        end = stop
-        if size % lanes:
-            left = b.sub(stop, start)
-            whole = (
-                b.i64(left.const // lanes * lanes)
-                if left.const is not None
-                else b.bin("and", left, b.i64(-lanes))
-            )
-            end = b.add(start, whole)
-        if size >= lanes:
-            with b.loop(start, end, lanes) as loop:
-                self.at(loop.i, lanes, None)
+    def row(self, d: int) -> None:
+        """All of vector dim ``d``: wide and plain vectors, then a masked one or single elements."""
+        b, lanes, size = self.b, self.lanes, self.nest.dims[d]
+        position, stop = self.bounds(d)
+        widths = [lanes * _WIDE, lanes] if len(walk([self.value])) <= _LIGHT else [lanes]
+        for width in widths:
+            left = b.sub(stop, position)
+            if left.const is None:
+                end = b.add(position, b.bin("and", left, b.i64(-width))) if width > 1 else stop
+            else:
+                end = b.add(position, b.i64(left.const // width * width))
+            if left.const is None or left.const >= width:
+                with b.loop(position, end, width) as loop:
+                    self.at(d, loop.i, width, None)
+            position = end
         if not size % lanes:
             return
         # See the remark in loops.py: LLVM miscompiles some constant one-lane masks.
-        if self.isa.name == "avx512" and size % lanes > 1 and step % lanes == 0:
-            count = b.sub(stop, end)
-            if count.const is not None:
-                self.at(end, lanes, b.active_lanes(count, lanes))
+        if self.isa.name == "avx512" and size % lanes > 1:
+            left = b.sub(stop, position)
+            if left.const is not None:
+                self.at(d, position, lanes, b.active_lanes(left, lanes))
             else:
-                with b.if_then(b.icmp("sgt", count, b.i64(0))):
-                    self.at(end, lanes, b.active_lanes(count, lanes))
+                with b.if_then(b.icmp("sgt", left, b.i64(0))):
+                    self.at(d, position, lanes, b.active_lanes(left, lanes))
         else:
-            with b.loop(end, stop) as loop:
-                self.at(loop.i, 1, None)
+            with b.loop(position, stop) as loop:
+                self.at(d, loop.i, 1, None)
 
-    def at(self, i: Val, lanes: int, mask: Val | None) -> None:
-        """One vector of points."""
+    def at(self, d: int, i: Val, lanes: int, mask: Val | None) -> None:
+        """One vector of points along ``d``."""
 
         def write() -> None:
-            self.access.vector(self.vector, lanes, mask, self.lanes)
-            self.access.enter(self.vector, i)
+            self.access.vector(d, lanes, mask, self.lanes)
+            self.access.enter(d, i)
             self.point()
 
         self.scoped(write)
@@ -235,7 +236,7 @@ class _Writer:
         if self.mode != "set":
             old, new = leaf("old", dtype), leaf("new", dtype)
             self.e.values[new] = self.e.emit(value)
-            stride = self.store.at.strides[self.vector] if access.lanes > 1 else 0
+            stride = 1 if access.lanes > 1 else 0
             self.e.values[old] = access.read(self.e, old, access.address[key], stride, access.mask)
             table = _LOGICAL if dtype == "bool" else _COMBINE
             value = apply(table[self.mode], old, new)

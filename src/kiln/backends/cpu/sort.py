@@ -184,8 +184,8 @@ class _Writer:
             alike = b.load("i32", b.gep(table, "i32", some), 4)
             differ = b.icmp("ne", alike, b.const("i32", self.spec.n))
             with b.if_then(differ, turn.carried) as branch:
-                self.one_pass(*turn.carried, table, shift)
                 source, target, source_order, target_order = turn.carried
+                self.one_pass(source, target, source_order, target_order, table, shift)
                 branch.set(target, source, target_order, source_order)
             turn.next(*branch.results)
         order = turn.results[2]

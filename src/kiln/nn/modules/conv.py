@@ -13,7 +13,7 @@ from .. import functional as F
 from .. import init
 from ..module import Module
 from ..parameter import Parameter, UninitializedParameter, is_lazy
-from .lazy import Lazy
+from .lazy import LazyModuleMixin
 
 Ints = int | Sequence[int]
 
@@ -240,7 +240,7 @@ class ConvTranspose3d(_ConvTranspose):
     _nd = 3
 
 
-class _LazyConv(Lazy):
+class _LazyConv(LazyModuleMixin):
     """A convolution whose in_channels is the size of the first input's channel dimension."""
 
     def _make_lazy(
@@ -269,38 +269,42 @@ class _LazyConv(Lazy):
             self.reset_parameters()
 
 
-def _lazy(base: type) -> type:
+def _lazy(base: Any) -> Any:
     class LazyConv(_LazyConv, base):  # type: ignore[misc, valid-type]
-        cls_to_become = base
+        def __init__(
+            self, out_channels: int, kernel_size: Ints, stride: Ints = 1, padding: Any = 0,
+            dilation: Ints = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros",
+            device: Any = None, dtype: Any = None,
+        ) -> None:  # fmt: skip
+            super().__init__(0, 0, kernel_size, stride, padding, dilation, 1, False, padding_mode,
+                             device, dtype)  # fmt: skip
+            self._make_lazy(out_channels, groups, bias, device, dtype)
 
-        if base.transposed:  # type: ignore[attr-defined]
+    return _named(LazyConv, base)
 
-            def __init__(
-                self, out_channels: int, kernel_size: Ints, stride: Ints = 1, padding: Ints = 0,
-                output_padding: Ints = 0, groups: int = 1, bias: bool = True, dilation: Ints = 1,
-                padding_mode: str = "zeros", device: Any = None, dtype: Any = None,
-            ) -> None:  # fmt: skip
-                super().__init__(0, 0, kernel_size, stride, padding, output_padding, 1, False, dilation,
-                                 padding_mode, device, dtype)  # fmt: skip
-                self._make_lazy(out_channels, groups, bias, device, dtype)
 
-        else:
+def _lazy_transpose(base: Any) -> Any:
+    class LazyConvTranspose(_LazyConv, base):  # type: ignore[misc, valid-type]
+        def __init__(
+            self, out_channels: int, kernel_size: Ints, stride: Ints = 1, padding: Ints = 0,
+            output_padding: Ints = 0, groups: int = 1, bias: bool = True, dilation: Ints = 1,
+            padding_mode: str = "zeros", device: Any = None, dtype: Any = None,
+        ) -> None:  # fmt: skip
+            super().__init__(0, 0, kernel_size, stride, padding, output_padding, 1, False, dilation,
+                             padding_mode, device, dtype)  # fmt: skip
+            self._make_lazy(out_channels, groups, bias, device, dtype)
 
-            def __init__(
-                self, out_channels: int, kernel_size: Ints, stride: Ints = 1, padding: Any = 0,
-                dilation: Ints = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros",
-                device: Any = None, dtype: Any = None,
-            ) -> None:  # fmt: skip
-                super().__init__(0, 0, kernel_size, stride, padding, dilation, 1, False, padding_mode,
-                                 device, dtype)  # fmt: skip
-                self._make_lazy(out_channels, groups, bias, device, dtype)
+    return _named(LazyConvTranspose, base)
 
-    LazyConv.__name__ = LazyConv.__qualname__ = "Lazy" + base.__name__
-    LazyConv.__doc__ = f"A {base.__name__} that takes in_channels from its first input."
-    return LazyConv
+
+def _named(cls: Any, base: Any) -> Any:
+    cls.cls_to_become = base
+    cls.__name__ = cls.__qualname__ = "Lazy" + base.__name__
+    cls.__doc__ = f"A {base.__name__} that takes in_channels from its first input."
+    return cls
 
 
 LazyConv1d, LazyConv2d, LazyConv3d = map(_lazy, (Conv1d, Conv2d, Conv3d))
 LazyConvTranspose1d, LazyConvTranspose2d, LazyConvTranspose3d = map(
-    _lazy, (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
+    _lazy_transpose, (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
 )

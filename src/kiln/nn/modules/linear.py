@@ -11,7 +11,7 @@ from .. import functional as F
 from .. import init
 from ..module import Module
 from ..parameter import Parameter, UninitializedParameter, is_lazy
-from .lazy import Lazy
+from .lazy import LazyModuleMixin
 
 
 class Identity(Module):
@@ -97,7 +97,7 @@ class Bilinear(Module):
         )
 
 
-class LazyLinear(Lazy, Linear):
+class LazyLinear(LazyModuleMixin, Linear):
     """A Linear whose in_features is the size of the first input's last dimension."""
 
     cls_to_become = Linear

@@ -14,7 +14,7 @@ from .. import functional as F
 from .. import init
 from ..module import Module
 from ..parameter import Parameter, UninitializedBuffer, UninitializedParameter
-from .lazy import Lazy
+from .lazy import LazyModuleMixin
 
 
 class _Norm(Module):
@@ -327,8 +327,8 @@ class LocalResponseNorm(Module):
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
-def _lazy(base: type) -> type:
-    class LazyNorm(Lazy, base):  # type: ignore[misc, valid-type]
+def _lazy(base: Any) -> Any:
+    class LazyNorm(LazyModuleMixin, base):  # type: ignore[misc, valid-type]
         cls_to_become = base
 
         def __init__(

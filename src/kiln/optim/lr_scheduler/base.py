@@ -95,11 +95,7 @@ class LRScheduler:
             values = self.get_lr()
         else:
             self.last_epoch = epoch
-            values = (
-                self._get_closed_form_lr()
-                if hasattr(self, "_get_closed_form_lr")
-                else self.get_lr()
-            )
+            values = getattr(self, "_get_closed_form_lr", self.get_lr)()
         for group, lr in zip(self.optimizer.param_groups, values, strict=True):
             set_option(group, "lr", lr)
         self._last_lr = values_of(self.optimizer, "lr")

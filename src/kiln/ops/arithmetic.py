@@ -1,0 +1,396 @@
+"""Arithmetic: sums, products, powers, signs and rounding, and what every elementwise op shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError
+from ..shape import broadcast_shapes
+from ..tensor import Tensor
+from .derive import compute_dtype
+from .registry import REGISTRY, Operand, Sample, composition, op
+from .samples import binary, draw, rng, unary
+
+# Note [Scalar expressions]
+# `scalar` names the primitive with which a compiled loop computes the op. An op without one has a
+# `body` in terms of ops that have; where neither exists, compiled programs call the reference.
+
+
+def elementwise(promote: str = "same", scalar: str | None = None, **facts: Any) -> Any:
+    """An op that maps elements; `promote`: "same", "float" (ints compute as floats), "bool", "real"."""
+    return op(family="elementwise", promote=promote, scalar=scalar, check=False, **facts)
+
+
+def conjugate(x: Any) -> Any:
+    """The complex conjugate, as gradient rules need it; real tensors and numbers as they are."""
+    if isinstance(x, complex):
+        return x.conjugate()
+    return x.conj() if isinstance(x, Tensor) and x._a.dtype.kind == "c" else x
+
+
+def _no_bool(name: str) -> Any:
+    def infer(*args: Any) -> tuple:
+        o = REGISTRY[name]
+        xs = [args[i] for i in o.tensor_slots]
+        d = compute_dtype(o, xs)
+        if d.category == dt.BOOL and any(getattr(x, "dtype", None) is dt.bool_ for x in xs):
+            raise KilnError(
+                name, "not defined for bool tensors", f"{d.name}",
+                "use ^ or logical_not() on bool tensors, or convert to an integer dtype",
+            )  # fmt: skip
+        return broadcast_shapes(*[getattr(x, "shape", ()) for x in xs], op=name), d
+
+    return infer
+
+
+# ---------------------------------------------------------------- sums and products
+
+
+def _scaled(x: Any, alpha: Any) -> Any:
+    return x if alpha == 1 else x * alpha
+
+
+@elementwise(
+    ufunc=np.add, scalar="add", inplace=True, out=True,
+    dunders=("__add__", "__radd__", "__iadd__"),
+    grad={"input": lambda g: g, "other": lambda g, alpha: _scaled(g, alpha)},
+    body=lambda input, other, alpha: input + other * alpha,
+    samples=binary(kwargs=({}, {"alpha": 2.5})),
+)  # fmt: skip
+def add(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:
+    """input + alpha * other, broadcast. Dtypes promote; bool adds as logical or."""
+    return np.add(input, other if alpha == 1 else other * other.dtype.type(alpha))
+
+
+@elementwise(
+    ufunc=np.subtract, scalar="sub", inplace=True, out=True, aliases=("subtract",), native="fiu",
+    dunders=("__sub__", "__rsub__", "__isub__"),
+    grad={"input": lambda g: g, "other": lambda g, alpha: g * -alpha},
+    body=lambda input, other, alpha: input - other * alpha,
+    infer=lambda input, other, alpha=1: _no_bool("sub")(input, other),
+    samples=binary(kwargs=({}, {"alpha": 2.5})),
+)  # fmt: skip
+def sub(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:
+    """input - alpha * other, broadcast. Not defined for bool."""
+    return np.subtract(input, other if alpha == 1 else other * other.dtype.type(alpha))
+
+
+@composition(method=True, samples=binary())
+def rsub(input: Tensor, other: Operand, *, alpha: Any = 1) -> Tensor:
+    """other - alpha * input."""
+    return other - _scaled(input, alpha)
+
+
+@elementwise(
+    ufunc=np.multiply, scalar="mul", inplace=True, out=True, aliases=("multiply",),
+    dunders=("__mul__", "__rmul__", "__imul__"),
+    grad={"input": lambda g, other: g * conjugate(other), "other": lambda g, input: g * conjugate(input)},
+    samples=binary(),
+)  # fmt: skip
+def mul(input: Operand, other: Operand) -> Tensor:
+    """input * other, broadcast. Dtypes promote; bool multiplies as logical and."""
+    return np.multiply(input, other)
+
+
+def _div_grad_other(g: Tensor, input: Any, other: Any, rounding_mode: str | None) -> Any:
+    return None if rounding_mode else -g * conjugate(input / other / other)
+
+
+def _div_infer(input: Any, other: Any, rounding_mode: str | None = None) -> tuple:
+    if rounding_mode not in (None, "trunc", "floor"):
+        raise KilnError(
+            "div", "rounding_mode must be None, 'trunc' or 'floor'", repr(rounding_mode), ""
+        )
+    shape = broadcast_shapes(*[getattr(x, "shape", ()) for x in (input, other)], op="div")
+    d = dt.result_type(input, other)
+    if rounding_mode is None and d.category < dt.FLOAT:
+        d = dt.get_default_dtype()
+    return shape, d
+
+
+def _integer_division(input: np.ndarray, other: np.ndarray, mode: str) -> np.ndarray:
+    if np.any(other == 0):
+        raise KilnError(
+            "div", "integer division by zero", "a divisor of 0", "mask the zeros or use floats"
+        )
+    q = np.floor_divide(input, other)
+    if mode == "trunc":
+        q = q + ((input % other != 0) & ((input < 0) != (other < 0)))
+    return q
+
+
+@elementwise(
+    ufunc=np.true_divide, scalar="div", inplace=True, out=True, aliases=("divide",), native="f",
+    promote="div", dunders=("__truediv__", "__rtruediv__", "__itruediv__"),
+    grad={
+        "input": lambda g, other, rounding_mode: None if rounding_mode else g / conjugate(other),
+        "other": _div_grad_other,
+    },
+    body=lambda input, other, rounding_mode: (
+        (input / other).floor() if rounding_mode == "floor" else (input / other).trunc()
+    ),
+    infer=_div_infer,
+    samples=binary(low2=0.5, high2=2.0, kwargs=({}, {"rounding_mode": "floor"}, {"rounding_mode": "trunc"})),
+)  # fmt: skip
+def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Tensor:
+    """input / other; integers divide as floats unless `rounding_mode` is "floor" or "trunc"."""
+    if rounding_mode is None:
+        if input.dtype.kind in "iub":
+            d = dt.get_default_dtype().np
+            return np.true_divide(input.astype(d), other.astype(d))
+        return np.true_divide(input, other)
+    if input.dtype.kind in "iub":
+        return _integer_division(input, other, rounding_mode)
+    if rounding_mode == "floor":
+        return np.where(other == 0, np.true_divide(input, other), np.floor_divide(input, other))
+    return np.trunc(np.true_divide(input, other))
+
+
+@composition(samples=binary(low2=0.5), method=True)
+def true_divide(input: Tensor, other: Operand) -> Tensor:
+    """input / other as floats."""
+    return input / other
+
+
+@elementwise(
+    scalar="floordiv", inplace=True, dunders=("__floordiv__", "__rfloordiv__", "__ifloordiv__"),
+    samples=binary(low2=0.5, grad=False),
+)  # fmt: skip
+def floor_divide(input: Operand, other: Operand) -> Tensor:
+    """floor(input / other) in the promoted dtype. No gradient."""
+    if input.dtype.kind in "iub":
+        return _integer_division(input, other, "floor")
+    return np.where(other == 0, np.true_divide(input, other), np.floor_divide(input, other))
+
+
+@elementwise(
+    scalar="rem", inplace=True, out=True, dunders=("__mod__", "__rmod__", "__imod__"),
+    grad={"input": lambda g: g, "other": lambda g, input, other: -g * (input / other).floor()},
+    samples=binary(low2=0.7, high2=0.9, low=-0.6, high=0.6, away=0.4),
+)  # fmt: skip
+def remainder(input: Operand, other: Operand) -> Tensor:
+    """input - other * floor(input / other): the sign follows `other`."""
+    if input.dtype.kind in "iub" and np.any(other == 0):
+        raise KilnError("remainder", "integer modulo by zero", "a divisor of 0", "mask the zeros")
+    return np.remainder(input, other)
+
+
+@elementwise(
+    scalar="fmod", inplace=True, out=True,
+    grad={"input": lambda g: g, "other": lambda g, input, other: -g * (input / other).trunc()},
+    samples=binary(low2=0.7, high2=0.9, low=-0.6, high=0.6, away=0.4),
+)  # fmt: skip
+def fmod(input: Operand, other: Operand) -> Tensor:
+    """input - other * trunc(input / other): the sign follows `input`."""
+    if input.dtype.kind in "iub" and np.any(other == 0):
+        raise KilnError("fmod", "integer modulo by zero", "a divisor of 0", "mask the zeros")
+    return np.fmod(input, other)
+
+
+@elementwise(promote="float", scalar="reciprocal", inplace=True, out=True,
+             grad={"input": lambda g, out: -g * conjugate(out * out)}, samples=unary(0.5, 2.0))  # fmt: skip
+def reciprocal(input: Tensor) -> Tensor:
+    """1 / input."""
+    return np.true_divide(input.dtype.type(1), input)
+
+
+@elementwise(scalar="lerp", inplace=True, out=True,
+    grad={
+        "input": lambda g, weight: g * (1 - weight),
+        "end": lambda g, weight: g * weight,
+        "weight": lambda g, input, end: g * (end - input),
+    },
+    body=lambda input, end, weight: input + (end - input) * weight,
+    samples=lambda: iter([
+        Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), 0.3)),
+        Sample((draw(rng(), (3, 1)), draw(rng(1), (1, 4)), draw(rng(2), (3, 4)))),
+        Sample((draw(rng(), ()), draw(rng(1), ()), 0.7)),
+        Sample((draw(rng(), (0,)), draw(rng(1), (0,)), 0.7)),
+        Sample((draw(rng(), (3,)), draw(rng(1), (4,)), 0.7), error=RuntimeError),
+    ]))  # fmt: skip
+def lerp(input: Tensor, end: Tensor, weight: Operand) -> Tensor:
+    """input + weight * (end - input)."""
+    return input + weight * (end - input)
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), draw(rng(2), (3, 1))), {"value": 0.5}),
+    Sample((draw(rng(), ()), draw(rng(1), ()), draw(rng(2), ()))),
+]))  # fmt: skip
+def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
+    """input + value * tensor1 * tensor2."""
+    return input + _scaled(tensor1 * tensor2, value)
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), draw(rng(2), (3, 1), 0.5, 2)), {"value": 0.5}),
+]))  # fmt: skip
+def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
+    """input + value * tensor1 / tensor2."""
+    return input + _scaled(tensor1 / tensor2, value)
+
+
+# ---------------------------------------------------------------- signs
+
+
+@elementwise(
+    ufunc=np.negative, scalar="neg", inplace=True, out=True, aliases=("negative",), native="fiu",
+    dunders=("__neg__",), grad={"input": lambda g: -g},
+    infer=lambda input: _no_bool("neg")(input), samples=unary(),
+)  # fmt: skip
+def neg(input: Tensor) -> Tensor:
+    """-input. Not defined for bool."""
+    return np.negative(input)
+
+
+@composition(samples=unary())
+def positive(input: Tensor) -> Tensor:
+    """input itself. Not defined for bool."""
+    if input.dtype is dt.bool_:
+        raise KilnError("positive", "not defined for bool tensors", input, "convert it first")
+    return input
+
+
+Tensor.__pos__ = positive  # type: ignore[attr-defined]
+
+
+@elementwise(
+    promote="real", ufunc=np.absolute, scalar="abs", inplace=True, out=True, native="fiu",
+    aliases=("absolute",), dunders=("__abs__",), grad={"input": lambda g, input: g * input.sgn()},
+    samples=unary(away=2.0),
+)  # fmt: skip
+def abs(input: Tensor) -> Tensor:
+    """The absolute value; of complex numbers the magnitude, as a real tensor."""
+    return np.absolute(input)
+
+
+@elementwise(scalar="sign", inplace=True, out=True, grad={"input": lambda g: g.new_zeros(g.shape)},
+             samples=unary(away=2.0))  # fmt: skip
+def sign(input: Tensor) -> Tensor:
+    """-1, 0 or 1 by the sign of each element."""
+    if input.dtype.kind == "c":
+        raise KilnError("sign", "not defined for complex tensors", str(input.dtype), "use sgn")
+    return np.where(np.isnan(input), 0, np.sign(input)) if input.dtype.kind == "f" else (
+        input if input.dtype.kind == "b" else np.sign(input)
+    )  # fmt: skip
+
+
+@composition(samples=unary(away=2.0))
+def sgn(input: Tensor) -> Tensor:
+    """The sign; of complex numbers input / |input|, 0 at 0."""
+    if not input.is_complex():
+        return input.sign()
+    r = input.abs()
+    return input / (r == 0).where(r.new_ones(()), r)
+
+
+# ---------------------------------------------------------------- powers
+
+
+def _pow_grad_base(g: Tensor, input: Any, exponent: Any) -> Any:
+    if not isinstance(exponent, Tensor):
+        if exponent == 0:
+            return g.new_zeros(g.shape)
+        if exponent == 2:
+            return g * (conjugate(input) * 2)
+        return g * conjugate(input ** (exponent - 1) * exponent)
+    return (exponent == 0).where(g.new_zeros(()), g * conjugate(exponent * input ** (exponent - 1)))
+
+
+def _pow_grad_exponent(g: Tensor, input: Any, exponent: Tensor, out: Tensor) -> Any:
+    if isinstance(input, Tensor):
+        log = (input == 0).where(input.new_ones(()), input).log()
+        zero = (input == 0) & ((exponent.real if exponent.is_complex() else exponent) >= 0)
+        return zero.where(g.new_zeros(()), g * conjugate(out * log))
+    if input == 0:
+        return (exponent == 0).where(g.new_zeros(()), g * 0)
+    log = complex(np.log(input)) if isinstance(input, complex) else float(np.log(input))
+    return g * conjugate(out * log)
+
+
+@elementwise(
+    scalar="pow", inplace=True, out=True, dunders=("__pow__", "__rpow__", "__ipow__"),
+    grad={"input": _pow_grad_base, "exponent": _pow_grad_exponent},
+    samples=binary(low=0.4, high=2.0, low2=-1.5, high2=2.5, scalar=2),
+)  # fmt: skip
+def pow(input: Operand, exponent: Operand) -> Tensor:
+    """input to the power of exponent. Integer bases need exponents that are not negative."""
+    if input.dtype.kind in "iu" and np.any(exponent < 0):
+        raise KilnError(
+            "pow", "integers to negative integer powers are not allowed", "a negative exponent",
+            "use a floating base: x.float() ** y",
+        )  # fmt: skip
+    return np.power(input, exponent)
+
+
+@composition(samples=binary(low=0.4, high=2.0))
+def float_power(input: Operand, exponent: Operand) -> Tensor:
+    """input ** exponent in float64."""
+
+    def up(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        return x.to(x.dtype.to_complex() if x.is_complex() else dt.float64)
+
+    return up(input) ** up(exponent)
+
+
+@elementwise(
+    ufunc=np.square, scalar="square", inplace=True, out=True, native="fiu",
+    grad={"input": lambda g, input: g * (conjugate(input) * 2)},
+    body=lambda input: input * input, samples=unary(),
+)  # fmt: skip
+def square(input: Tensor) -> Tensor:
+    """input * input."""
+    return np.square(input)
+
+
+# ---------------------------------------------------------------- rounding
+
+
+def _flat_grad(g: Tensor) -> Tensor:
+    return g.new_zeros(g.shape)
+
+
+def _rounder(fn: Any) -> Any:
+    return lambda x: x if x.dtype.kind in "iub" else fn(x)
+
+
+@elementwise(scalar="floor", inplace=True, out=True, grad={"input": _flat_grad},
+             samples=unary(away=1.0))  # fmt: skip
+def floor(input: Tensor) -> Tensor:
+    """The largest integer not above each element."""
+    return _rounder(np.floor)(input)
+
+
+@elementwise(scalar="ceil", inplace=True, out=True, grad={"input": _flat_grad},
+             samples=unary(away=1.0))  # fmt: skip
+def ceil(input: Tensor) -> Tensor:
+    """The smallest integer not below each element."""
+    return _rounder(np.ceil)(input)
+
+
+@elementwise(scalar="trunc", inplace=True, out=True, aliases=("fix",), grad={"input": _flat_grad},
+             samples=unary(away=1.0))  # fmt: skip
+def trunc(input: Tensor) -> Tensor:
+    """Each element without its fraction."""
+    return _rounder(np.trunc)(input)
+
+
+@elementwise(scalar="round", inplace=True, out=True, grad={"input": _flat_grad},
+             body=lambda input, decimals: (input * 10**decimals).round() / 10**decimals,
+             samples=unary(away=0.5))  # fmt: skip
+def round(input: Tensor, *, decimals: int = 0) -> Tensor:
+    """The nearest integer, halves to even; or to `decimals` places."""
+    if input.dtype.kind in "iub":
+        return input
+    return np.rint(input) if decimals == 0 else np.rint(input * 10.0**decimals) / 10.0**decimals
+
+
+@composition(samples=unary(away=1.0))
+def frac(input: Tensor) -> Tensor:
+    """The fraction of each element, with its sign."""
+    return input - input.trunc()

@@ -1,0 +1,210 @@
+"""Comparison, logic and bits: elementwise ops that test values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError
+from ..shape import broadcast_shapes
+from ..tensor import Tensor
+from .arithmetic import elementwise
+from .derive import compute_dtype
+from .registry import REGISTRY, Operand, Sample, composition
+from .samples import binary, draw, rng, unary
+
+# ---------------------------------------------------------------- comparison
+
+
+def comparison(scalar: str, ufunc: Any, dunder: str, **facts: Any) -> Any:
+    """A comparison: promotes its operands, gives bool, has no gradient."""
+    return elementwise("bool", scalar, ufunc=ufunc, dunders=(dunder,), inplace=True, out=True,
+                       samples=binary(grad=False), **facts)  # fmt: skip
+
+
+@comparison("eq", np.equal, "__eq__")
+def eq(input: Operand, other: Operand) -> Tensor:
+    """Where input == other."""
+    return np.equal(input, other)
+
+
+@comparison("ne", np.not_equal, "__ne__", aliases=("not_equal",))
+def ne(input: Operand, other: Operand) -> Tensor:
+    """Where input != other."""
+    return np.not_equal(input, other)
+
+
+@comparison("lt", np.less, "__lt__", aliases=("less",))
+def lt(input: Operand, other: Operand) -> Tensor:
+    """Where input < other."""
+    return np.less(input, other)
+
+
+@comparison("le", np.less_equal, "__le__", aliases=("less_equal",))
+def le(input: Operand, other: Operand) -> Tensor:
+    """Where input <= other."""
+    return np.less_equal(input, other)
+
+
+@comparison("gt", np.greater, "__gt__", aliases=("greater",))
+def gt(input: Operand, other: Operand) -> Tensor:
+    """Where input > other."""
+    return np.greater(input, other)
+
+
+@comparison("ge", np.greater_equal, "__ge__", aliases=("greater_equal",))
+def ge(input: Operand, other: Operand) -> Tensor:
+    """Where input >= other."""
+    return np.greater_equal(input, other)
+
+
+@composition(method=True, samples=binary(grad=False, scalar=None))
+def isclose(
+    input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> Tensor:
+    """Where |input - other| <= atol + rtol * |other|."""
+    if input.dtype is not other.dtype:
+        raise KilnError(
+            "isclose", "both tensors must have the same dtype", (input.dtype, other.dtype), ""
+        )
+    same = input == other
+    if input.dtype.category < dt.FLOAT:
+        input, other = input.double(), other.double()
+    close = same | (
+        ((input - other).abs() <= atol + rtol * other.abs()) & other.isfinite() & input.isfinite()
+    )
+    return close | (input.isnan() & other.isnan()) if equal_nan else close
+
+
+# ---------------------------------------------------------------- kinds of value
+
+
+@elementwise("bool", "isnan", samples=unary(grad=False))
+def isnan(input: Tensor) -> Tensor:
+    """Where input is not a number."""
+    return np.isnan(input)
+
+
+@elementwise("bool", "isinf", samples=unary(grad=False))
+def isinf(input: Tensor) -> Tensor:
+    """Where input is infinite."""
+    return np.isinf(input)
+
+
+@elementwise("bool", "isfinite", samples=unary(grad=False))
+def isfinite(input: Tensor) -> Tensor:
+    """Where input is neither infinite nor NaN."""
+    return np.isfinite(input)
+
+
+# ---------------------------------------------------------------- logic
+
+
+def _logic(name: str, fn: Any, doc: str) -> Any:
+    def ref(input: Operand, other: Operand) -> Tensor:
+        return fn(input != 0, other != 0)
+
+    ref.__name__, ref.__doc__ = name, doc
+    body = {
+        "logical_and": lambda input, other: (input != 0) & (other != 0),
+        "logical_or": lambda input, other: (input != 0) | (other != 0),
+        "logical_xor": lambda input, other: (input != 0) ^ (other != 0),
+    }[name]
+    return elementwise("bool", inplace=True, out=True, samples=binary(grad=False), body=body)(ref)
+
+
+logical_and = _logic("logical_and", np.logical_and, "Where both are not zero.")
+logical_or = _logic("logical_or", np.logical_or, "Where either is not zero.")
+logical_xor = _logic("logical_xor", np.logical_xor, "Where exactly one is not zero.")
+
+
+@elementwise("bool", inplace=True, out=True, body=lambda input: input == 0,
+             samples=unary(grad=False))  # fmt: skip
+def logical_not(input: Tensor) -> Tensor:
+    """Where input is zero."""
+    return np.logical_not(input)
+
+
+# ---------------------------------------------------------------- bits
+
+
+def _integral(name: str) -> Any:
+    def infer(*args: Any) -> tuple:
+        o = REGISTRY[name]
+        xs = [args[i] for i in o.tensor_slots]
+        d = compute_dtype(o, xs)
+        if d.category > dt.INT:
+            raise KilnError(
+                name, "only defined for integer and bool tensors", d.name, "convert with .long()"
+            )
+        return broadcast_shapes(*[getattr(x, "shape", ()) for x in xs], op=name), d
+
+    return infer
+
+
+def _ints(scalar: Any = 3) -> Any:
+    def samples() -> Any:
+        r = rng(2)
+        for s1, s2 in (((3, 4), (4,)), ((), ()), ((0,), (1,))):
+            yield Sample((r.integers(0, 8, s1), r.integers(0, 8, s2)), grad=False)
+        yield Sample((r.integers(0, 8, (3,)), scalar), grad=False)
+        yield Sample((r.integers(0, 2, (3, 2)) > 0, r.integers(0, 2, (3, 2)) > 0), grad=False)
+        yield Sample((draw(r, (3,)), draw(r, (3,))), error=RuntimeError)
+
+    return samples
+
+
+@elementwise(scalar="and", ufunc=np.bitwise_and, native="iub", inplace=True, out=True, samples=_ints(),
+             dunders=("__and__", "__rand__", "__iand__"), infer=_integral("bitwise_and"))  # fmt: skip
+def bitwise_and(input: Operand, other: Operand) -> Tensor:
+    """Bitwise and of integers; logical and of bools."""
+    return np.bitwise_and(input, other)
+
+
+@elementwise(scalar="or", ufunc=np.bitwise_or, native="iub", inplace=True, out=True, samples=_ints(),
+             dunders=("__or__", "__ror__", "__ior__"), infer=_integral("bitwise_or"))  # fmt: skip
+def bitwise_or(input: Operand, other: Operand) -> Tensor:
+    """Bitwise or of integers; logical or of bools."""
+    return np.bitwise_or(input, other)
+
+
+@elementwise(scalar="xor", ufunc=np.bitwise_xor, native="iub", inplace=True, out=True, samples=_ints(),
+             dunders=("__xor__", "__rxor__", "__ixor__"), infer=_integral("bitwise_xor"))  # fmt: skip
+def bitwise_xor(input: Operand, other: Operand) -> Tensor:
+    """Bitwise exclusive or."""
+    return np.bitwise_xor(input, other)
+
+
+def _int_unary() -> Any:
+    yield Sample((rng(3).integers(0, 9, (3, 4)),), grad=False)
+    yield Sample((rng(3).integers(0, 2, (4,)) > 0,), grad=False)
+    yield Sample((draw(rng(), (3,)),), error=RuntimeError)
+
+
+@elementwise(scalar="not", ufunc=np.invert, native="iub", inplace=True, out=True, samples=_int_unary,
+             dunders=("__invert__",), infer=_integral("bitwise_not"))  # fmt: skip
+def bitwise_not(input: Tensor) -> Tensor:
+    """Bitwise not of integers; logical not of bools."""
+    return np.invert(input)
+
+
+def _shifts() -> Any:
+    r = rng(4)
+    yield Sample((r.integers(0, 99, (3, 4)), r.integers(0, 5, (4,))), grad=False)
+    yield Sample((r.integers(0, 99, (3,)), 2), grad=False)
+
+
+@elementwise(scalar="shl", inplace=True, out=True, samples=_shifts, infer=_integral("bitwise_left_shift"),
+             dunders=("__lshift__", "__ilshift__"))  # fmt: skip
+def bitwise_left_shift(input: Operand, other: Operand) -> Tensor:
+    """input * 2**other on integers."""
+    return np.left_shift(input, other)
+
+
+@elementwise(scalar="shr", inplace=True, out=True, samples=_shifts, infer=_integral("bitwise_right_shift"),
+             dunders=("__rshift__", "__irshift__"))  # fmt: skip
+def bitwise_right_shift(input: Operand, other: Operand) -> Tensor:
+    """floor(input / 2**other) on integers."""
+    return np.right_shift(input, other)

@@ -1,0 +1,89 @@
+"""Complex numbers: their parts, conjugates, and views as pairs of real numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import KilnError, describe
+from ..tensor import Tensor
+from .joining import stack
+from .registry import Sample, composition, op
+from .samples import draw, rng
+from .slicing import select
+from .views import view
+
+
+@composition(method=False, samples=None)
+def complex(real: Tensor, imag: Tensor) -> Tensor:
+    """The complex tensor real + i * imag."""
+    return real + imag * 1j
+
+
+@composition(method=False, samples=None)
+def real(input: Tensor) -> Tensor:
+    """The real part, a view; a real tensor itself."""
+    return real_part(input) if input.is_complex() else input
+
+
+@composition(method=False, samples=None)
+def imag(input: Tensor) -> Tensor:
+    """The imaginary part of a complex tensor, a view."""
+    if not input.is_complex():
+        raise KilnError(
+            "imag", "imag is not implemented for tensors with non-complex dtypes", describe(input),
+            "",
+        )  # fmt: skip
+    return imag_part(input)
+
+
+Tensor.real = property(real, doc="The real part, a view; a real tensor itself.")  # type: ignore[attr-defined]
+Tensor.imag = property(imag, doc="The imaginary part of a complex tensor, a view.")  # type: ignore[attr-defined]
+
+
+def _part_infer(input: Any) -> tuple:
+    return input.shape, input.dtype.to_real()
+
+
+def _complex_sample() -> Any:
+    yield Sample((draw(rng(), (3, 4)) + 1j * draw(rng(1), (3, 4)),))
+
+
+@view(private=True, infer=_part_infer, grad={"input": lambda g: g + 0j}, samples=_complex_sample)
+def real_part(input: Tensor) -> Tensor:
+    """The real part of a complex tensor. A view."""
+    return input.real
+
+
+@view(private=True, infer=_part_infer, grad={"input": lambda g: g * 1j}, samples=_complex_sample)
+def imag_part(input: Tensor) -> Tensor:
+    """The imaginary part of a complex tensor. A view."""
+    return input.imag
+
+
+@op(family="elementwise", promote="same", name="conj", check=False, samples=_complex_sample,
+    grad={"input": lambda g: g.conj()})  # fmt: skip
+def conj(input: Tensor) -> Tensor:
+    """The complex conjugate."""
+    return np.conj(input)
+
+
+@composition(samples=None, method=False)
+def view_as_real(input: Tensor) -> Tensor:
+    """A complex tensor as real pairs in a new last dimension."""
+    if not input.is_complex():
+        raise KilnError(
+            "view_as_real", "only complex tensors can be seen as real pairs", describe(input), ""
+        )
+    return stack([real_part(input), imag_part(input)], -1)
+
+
+@composition(samples=None, method=False)
+def view_as_complex(input: Tensor) -> Tensor:
+    """Real pairs in the last dimension as complex numbers."""
+    if not input._a.ndim or input._a.shape[-1] != 2:
+        raise KilnError(
+            "view_as_complex", "the last dimension must have size 2", describe(input), ""
+        )
+    return select(input, -1, 0) + select(input, -1, 1) * 1j

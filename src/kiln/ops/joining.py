@@ -1,0 +1,304 @@
+"""Joining, flipping, repeating and padding: elements put together into a new tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError, KilnValueError, describe
+from ..shape import Size, index_int, norm_dim, norm_dims
+from ..tensor import Tensor
+from .registry import Sample, VarInts, composition, method
+from .samples import draw, rng
+from .slicing import basic_index, narrow, pad_op
+from .views import expand, movement, reshape, transpose, unsqueeze
+
+# ---------------------------------------------------------------- one after the other
+
+
+def _cat_infer(tensors: Any, dim: int) -> tuple:
+    if not len(tensors):
+        raise KilnError("cat", "expected a non-empty list of Tensors", "[]", "")
+    d = tensors[0].dtype
+    for x in tensors[1:]:
+        d = dt.promote_types(d, x.dtype)
+    real = [x for x in tensors if not (len(x.shape) == 1 and x.shape[0] == 0)]
+    if not real:
+        return Size((0,)), d
+    first = real[0].shape
+    if not first:
+        raise KilnError(
+            "cat", "zero-dimensional tensor cannot be concatenated", describe(list(tensors)),
+            "use stack",
+        )  # fmt: skip
+    at = norm_dim(dim, len(first), "cat")
+    total: Any = 0
+    for x in real:
+        if len(x.shape) != len(first) or any(
+            a != b for i, (a, b) in enumerate(zip(x.shape, first, strict=True)) if i != at
+        ):
+            raise KilnError(
+                "cat", f"sizes of tensors must match except in dimension {at}", describe(list(tensors)),
+                "they may differ only along dim",
+            )  # fmt: skip
+        total = total + x.shape[at]
+    return Size((*first[:at], total, *first[at + 1 :])), d
+
+
+def _cat_grad(g: Tensor, tensors: Any, dim: int) -> list[Tensor]:
+    out, at = [], 0
+    for x in tensors:
+        if x._a.ndim == 1 and x._a.shape[0] == 0:
+            out.append(x.new_zeros(0))
+            continue
+        n = x._a.shape[norm_dim(dim, x._a.ndim)]
+        out.append(narrow(g, dim, at, n))
+        at += n
+    return out
+
+
+def _cat_samples() -> Any:
+    r = rng()
+    yield Sample(([draw(r, (2, 3)), draw(r, (4, 3))],))
+    yield Sample(([draw(r, (2, 3)), draw(r, (2, 0)), draw(r, (2, 1))], -1))
+    yield Sample(([draw(r, (2, 3))], 1))
+    yield Sample(([draw(r, (0,)), draw(r, (2, 3))], 0))
+    yield Sample(([draw(r, (2, 3)), draw(r, (2, 4))],), error=RuntimeError)
+    yield Sample(([],), error=RuntimeError)
+    yield Sample(([draw(r, (2, 3))], 2), error=IndexError)
+
+
+@movement(infer=_cat_infer, grad={"tensors": _cat_grad}, method=False, out=True, samples=_cat_samples,
+          aliases=("concat", "concatenate"))  # fmt: skip
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """The tensors one after the other along an existing dimension; dtypes promote."""
+    real = [x for x in tensors if not (x.ndim == 1 and x.shape[0] == 0)]
+    d = dt.OF_NUMPY[tensors[0].dtype]
+    for x in tensors[1:]:
+        d = dt.promote_types(d, dt.OF_NUMPY[x.dtype])
+    return np.concatenate([x.astype(d.np, copy=False) for x in real] or [np.zeros(0, d.np)], dim)
+
+
+@composition(method=False, samples=lambda: iter([
+    Sample(([draw(rng(), (2, 3)), draw(rng(1), (2, 3))], 1)), Sample(([draw(rng(), ())],)),
+    Sample(([draw(rng(), (2, 3)), draw(rng(1), (2, 4))],), error=RuntimeError)]))  # fmt: skip
+def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Any = None) -> Tensor:
+    """Tensors of one shape along a new dimension."""
+    if not len(tensors):
+        raise KilnError("stack", "stack expects a non-empty TensorList", "[]", "")
+    first = tensors[0]._a.shape
+    for i, x in enumerate(tensors):
+        if x._a.shape != first:
+            raise KilnError(
+                "stack", "stack expects each tensor to be equal size, but got "
+                f"{list(first)} at entry 0 and {list(x._a.shape)} at entry {i}", describe(list(tensors)), "",
+            )  # fmt: skip
+    d = norm_dim(dim, len(first) + 1, "stack")
+    return cat([unsqueeze(x, d) for x in tensors], d, out=out)
+
+
+def _at_least(x: Tensor, n: int) -> Tensor:
+    while x._a.ndim < n:
+        x = unsqueeze(x, 0)
+    return x
+
+
+@composition(method=False, aliases=("row_stack",), samples=lambda: iter([
+    Sample(([draw(rng(), (3,)), draw(rng(1), (3,))],))]))  # fmt: skip
+def vstack(tensors: Sequence[Tensor]) -> Tensor:
+    """The tensors one below the other."""
+    return cat([_at_least(x, 2) for x in tensors], 0)
+
+
+@composition(method=False, samples=lambda: iter([
+    Sample(([draw(rng(), (3,)), draw(rng(1), (3,))],))]))  # fmt: skip
+def hstack(tensors: Sequence[Tensor]) -> Tensor:
+    """The tensors side by side."""
+    ts = [_at_least(x, 1) for x in tensors]
+    return cat(ts, 0 if ts[0]._a.ndim == 1 else 1)
+
+
+# ---------------------------------------------------------------- flipping and rolling
+
+
+@movement(
+    infer=lambda input, dims: (norm_dims(dims, len(input.shape), "flip"), (input.shape, input.dtype))[1],
+    grad={"input": lambda g, dims: g.flip(dims)},
+    samples=lambda: iter([Sample((draw(rng(), (3, 4)), (0, -1))), Sample((draw(rng(), ()), ())),
+                          Sample((draw(rng(), (3, 4)), (0, 0)), error=RuntimeError), Sample((draw(rng(), (3,)), (1,)), error=IndexError)]),
+)  # fmt: skip
+def flip(input: Tensor, *dims: VarInts) -> Tensor:
+    """The order reversed along the named dimensions, as a copy."""
+    return np.flip(input, dims).copy()
+
+
+@composition(samples=lambda: iter([Sample((draw(rng(), (3, 4)),))]))
+def fliplr(input: Tensor) -> Tensor:
+    """`flip` along dimension 1."""
+    return flip(input, (1,))
+
+
+@composition(samples=lambda: iter([Sample((draw(rng(), (3, 4)),))]))
+def flipud(input: Tensor) -> Tensor:
+    """`flip` along dimension 0."""
+    return flip(input, (0,))
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), 2)), Sample((draw(rng(), (3, 4)), (1, -2), (0, 1)))]))  # fmt: skip
+def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
+    """Elements shifted cyclically along dimensions (or through all elements in order)."""
+    if dims is None:
+        return reshape(roll(reshape(input, (-1,)), shifts, 0), input._a.shape)
+    steps = shifts if isinstance(shifts, list | tuple) else (shifts,)
+    places = dims if isinstance(dims, list | tuple) else (dims,)
+    if len(steps) != len(places):
+        raise KilnError(
+            "roll", "shifts and dimensions must align", f"shifts={shifts}, dims={dims}", ""
+        )
+    for s, d in zip(steps, places, strict=True):
+        n = input._a.shape[norm_dim(d, input._a.ndim, "roll")]
+        if n and s % n:
+            k = n - s % n
+            input = cat([narrow(input, d, k, n - k), narrow(input, d, 0, k)], d)
+    return input.clone() if not steps or input.numel() == 0 else input
+
+
+# ---------------------------------------------------------------- repeating
+
+
+@method("repeat")
+def repeat(self: Tensor, *repeats: Any) -> Tensor:
+    """The tensor copied repeats[i] times along dimension i; more repeats than dimensions add leading ones."""
+    r = tuple(repeats[0]) if len(repeats) == 1 and isinstance(repeats[0], list | tuple) else repeats
+    if len(r) < self._a.ndim:
+        raise KilnError(
+            "repeat", "number of dimensions of repeat dims can not be smaller than number of dimensions of tensor",
+            f"repeats={list(r)} for {describe(self)}", "",
+        )  # fmt: skip
+    x = _at_least(self, len(r))
+    shape = x._a.shape
+    pairs = [v for n in shape for v in (1, n)]
+    wide = [v for n, k in zip(shape, r, strict=True) for v in (k, n)]
+    return reshape(
+        expand(reshape(x, pairs), wide), tuple(n * k for n, k in zip(shape, r, strict=True))
+    ).clone()
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), (2,))), Sample((draw(rng(), (3,)), (2, 2)))]))  # fmt: skip
+def tile(input: Tensor, *dims: Any) -> Tensor:
+    """`repeat`, with missing leading repeats taken as 1."""
+    r = tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
+    return repeat(input, (1,) * (input._a.ndim - len(r)) + tuple(r))
+
+
+@composition(method=False, samples=None)
+def meshgrid(*tensors: Any, indexing: str | None = None) -> tuple[Tensor, ...]:
+    """Coordinate tensors of the grid spanned by 1-d tensors; indexing "ij" (default) or "xy"."""
+    alone = len(tensors) == 1 and isinstance(tensors[0], list | tuple)
+    ts = list(tensors[0] if alone else tensors)
+    if indexing not in (None, "ij", "xy"):
+        raise KilnError("meshgrid", "indexing must be 'ij' or 'xy'", repr(indexing), "")
+    for x in ts:
+        if x._a.ndim > 1:
+            raise KilnError("meshgrid", "expected 0-d or 1-d tensors", describe(ts), "")
+    swap = indexing == "xy" and len(ts) > 1
+    if swap:
+        ts[0], ts[1] = ts[1], ts[0]
+    shape = [x.numel() for x in ts]
+    out = [
+        expand(reshape(x, [-1 if j == i else 1 for j in range(len(ts))]), shape)
+        for i, x in enumerate(ts)
+    ]
+    if swap:
+        out = [transpose(o, 0, 1) for o in out]
+        out[0], out[1] = out[1], out[0]
+    return tuple(out)
+
+
+# ---------------------------------------------------------------- padding
+
+
+def _pad_samples() -> Any:
+    x = draw(rng(), (2, 3, 5))
+    yield Sample((x, (1, 2)))
+    yield Sample((x, (1, 2, 0, 1), "constant", 3.0))
+    yield Sample((x, (-1, 2)))
+    for mode in ("reflect", "replicate", "circular"):
+        yield Sample((x, (2, 1), mode))
+    yield Sample((x, (1,)), error=RuntimeError)
+
+
+@composition(namespace="F", samples=_pad_samples)
+def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Tensor:
+    """Elements added (or, where negative, cut) around the last dimensions, given from the last backwards.
+
+    `mode` is "constant" (with `value`, default 0), "reflect", "replicate" or "circular".
+    """
+    p = [index_int(v, "pad", "pad") for v in pad]
+    n = input._a.ndim
+    if len(p) % 2 or len(p) // 2 > n:
+        raise KilnError(
+            "pad", "padding length must be divisible by 2 and at most twice the number of dimensions",
+            f"pad={p} for {describe(input)}", "give (left, right) pairs from the last dimension backwards",
+        )  # fmt: skip
+    if mode not in ("constant", "reflect", "replicate", "circular"):
+        raise KilnError(
+            "pad", "unknown padding mode", repr(mode), "constant, reflect, replicate or circular"
+        )
+    if mode != "constant":
+        if value not in (None, 0, 0.0):
+            raise KilnValueError(
+                "pad", f'padding mode "{mode}" doesn\'t take in value argument', f"value={value}",
+                "",
+            )  # fmt: skip
+        for i in range(len(p) // 2):
+            input = _pad_mode(input, n - 1 - i, p[2 * i], p[2 * i + 1], mode)
+        return input
+    low, high = [0] * n, [0] * n
+    for i in range(len(p) // 2):
+        low[n - 1 - i], high[n - 1 - i] = p[2 * i], p[2 * i + 1]
+    if any(v < 0 for v in p):
+        cut = []
+        for d, size in enumerate(input._a.shape):
+            a, b = max(0, -low[d]), size - max(0, -high[d])
+            if b < a:
+                raise KilnError(
+                    "pad", "the padding cuts more than there is", f"pad={p} for {describe(input)}",
+                    "",
+                )  # fmt: skip
+            cut.append((a, b, 1))
+        input = basic_index(input, tuple(cut))
+        low, high = [max(v, 0) for v in low], [max(v, 0) for v in high]
+    if not any(low) and not any(high):
+        return input.clone()
+    return pad_op(input, tuple(low), tuple(high), 0 if value is None else value)
+
+
+def _pad_mode(x: Tensor, d: int, left: int, right: int, mode: str) -> Tensor:
+    n = x._a.shape[d]
+    limit = {"reflect": n - 1, "circular": n}.get(mode)
+    if limit is not None and max(left, right) > limit:
+        raise KilnError(
+            "pad", f"{mode} padding must be {'less than' if mode == 'reflect' else 'at most'} the input dimension",
+            f"padding ({left}, {right}) at dimension {d} of {describe(x)}", "",
+        )  # fmt: skip
+    middle = narrow(x, d, max(0, -left), n - max(0, -left) - max(0, -right))
+    parts = [middle]
+    if left > 0:
+        first = {"reflect": lambda: flip(narrow(x, d, 1, left), (d,)), "circular": lambda: narrow(x, d, n - left, left),
+                 "replicate": lambda: _repeat_dim(narrow(x, d, 0, 1), d, left)}[mode]()  # fmt: skip
+        parts.insert(0, first)
+    if right > 0:
+        last = {"reflect": lambda: flip(narrow(x, d, n - 1 - right, right), (d,)), "circular": lambda: narrow(x, d, 0, right),
+                "replicate": lambda: _repeat_dim(narrow(x, d, n - 1, 1), d, right)}[mode]()  # fmt: skip
+        parts.append(last)
+    return cat(parts, d) if len(parts) > 1 else middle
+
+
+def _repeat_dim(x: Tensor, d: int, n: int) -> Tensor:
+    return expand(x, [n if i == d else -1 for i in range(x._a.ndim)])

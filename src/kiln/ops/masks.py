@@ -1,0 +1,136 @@
+"""Masks: reading and writing where a condition holds, and finding where it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError, describe
+from ..shape import broadcast_shapes
+from ..tensor import Tensor
+from . import dispatch
+from .indexing import assign, indexing
+from .registry import Sample, composition, method
+from .samples import draw, rng
+from .selection import where_op
+
+
+def _mask_check(name: str, mask: Any) -> None:
+    if not isinstance(mask, Tensor) or mask.dtype is not dt.bool_:
+        raise KilnError(
+            name, f"{name} only supports boolean masks", describe(mask), "compare first: x > 0"
+        )
+
+
+def _mask_samples() -> Any:
+    yield Sample((draw(rng(), (3, 4)), rng(1).random((3, 4)) > 0.5, 1.5))
+    yield Sample((draw(rng(), (3, 4)), rng(1).random((4,)) > 0.5, draw(rng(2), ())))
+    yield Sample((draw(rng(), ()), np.array(True), 0.0))
+    yield Sample((draw(rng(), (3,)), draw(rng(), (3,)), 1.0), error=RuntimeError)
+
+
+@composition(samples=_mask_samples)
+def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """input with `value` where the mask is True."""
+    _mask_check("masked_fill", mask)
+    if isinstance(value, Tensor):
+        if value._a.ndim:
+            raise KilnError(
+                "masked_fill", "masked_fill only supports a 0-dimensional value tensor",
+                describe(value), "",
+            )  # fmt: skip
+        value = value.to(input.dtype)
+    elif (isinstance(value, complex) and not input.is_complex()) or (
+        isinstance(value, float) and input.dtype.category < dt.FLOAT
+    ):
+        raise KilnError("masked_fill", "value cannot be converted to the tensor's dtype without loss",
+                        f"value={value} for {input.dtype.name}", "cast the tensor first")  # fmt: skip
+    return where_op(mask, value, input)
+
+
+@method("masked_fill_")
+def masked_fill_(self: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """Set elements to `value` where the mask is True; returns self."""
+    return assign(self, masked_fill, mask, value)
+
+
+@composition(samples=lambda: iter([Sample((draw(rng(), (3, 4)), rng(1).random((3, 4)) > 0.5)),
+                                   Sample((draw(rng(), (3, 4)), rng(1).random((4,)) > 0.5))]))  # fmt: skip
+def masked_select(input: Tensor, mask: Tensor) -> Tensor:
+    """The elements where the mask is True, in one dimension."""
+    _mask_check("masked_select", mask)
+    shape = broadcast_shapes(input._a.shape, mask._a.shape, op="masked_select")
+    return input.expand(shape)[mask.expand(shape)]
+
+
+@indexing(
+    private=True, name="masked_scatter_op", infer=lambda input, mask, source: (input.shape, input.dtype),
+    grad={
+        "input": lambda g, mask: g.masked_fill(mask, 0),
+        "source": lambda g, mask, source: _masked_scatter_grad(g, mask, source),
+    },
+    samples=lambda: iter([Sample((draw(rng(), (3, 4)), rng(1).random((3, 4)) > 0.5, draw(rng(2), (12,))))]),
+)  # fmt: skip
+def masked_scatter_op(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """input with consecutive elements of source where the mask is True."""
+    out = input.copy()
+    mask = np.broadcast_to(mask, input.shape)
+    n = int(mask.sum())
+    if source.size < n:
+        raise KilnError(
+            "masked_scatter", "source has fewer elements than the mask selects",
+            f"{source.size} < {n}", "",
+        )  # fmt: skip
+    out[mask] = source.reshape(-1)[:n]
+    return out
+
+
+def _masked_scatter_grad(g: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    order = (mask.expand(g.shape).reshape(-1).long().cumsum(0) - 1).clamp(
+        min=0, max=max(source.numel() - 1, 0)
+    )
+    picked = where_op(mask.expand(g.shape).reshape(-1), g.reshape(-1), g.new_zeros(()))
+    return g.new_zeros(source.numel()).scatter_add(0, order, picked).reshape(source.shape)
+
+
+@composition(samples=None)
+def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """input with consecutive elements of source where the mask is True."""
+    _mask_check("masked_scatter", mask)
+    return masked_scatter_op(input, mask, source)
+
+
+@method("masked_scatter_")
+def masked_scatter_(self: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """`masked_scatter` in place."""
+    return assign(self, masked_scatter, mask, source)
+
+
+# ---------------------------------------------------------------- coordinates
+
+
+@indexing(private=True, name="nonzero_op", samples=lambda: iter([
+    Sample((np.array([[1, 0], [0, 2]]),), grad=False), Sample((np.zeros((0, 2)),), grad=False), Sample((np.array(3.0),), grad=False)]))  # fmt: skip
+def nonzero_op(input: Tensor) -> Tensor:
+    """Coordinates of the elements that are not zero, one row each."""
+    if input.ndim == 0:
+        return np.zeros((int(input != 0), 0), np.int64)
+    return np.argwhere(input).astype(np.int64)
+
+
+@composition(samples=None)
+def nonzero(input: Tensor, *, out: Any = None, as_tuple: bool = False) -> Any:
+    """Coordinates of the elements that are not zero: an (n, ndim) tensor, or a tuple of columns."""
+    if as_tuple:
+        coords = nonzero_op(input.reshape(1) if input._a.ndim == 0 else input)
+        return tuple(coords[:, i] for i in range(coords._a.shape[1]))
+    r = nonzero_op(input)
+    return r if out is None else dispatch.store_out(nonzero_op.op, r, out)  # type: ignore[attr-defined]
+
+
+@composition(samples=None)
+def argwhere(input: Tensor) -> Tensor:
+    """Coordinates of the elements that are not zero, one row each."""
+    return nonzero_op(input)

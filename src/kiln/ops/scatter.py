@@ -1,0 +1,471 @@
+"""Gather and scatter: reading and writing at indices along one dimension."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError, KilnIndexError, describe
+from ..shape import Size, broadcast_shapes, norm_dim, numel
+from ..tensor import Tensor
+from . import dispatch
+from .creation import arange, tensor
+from .indexing import assign, index_op, indexing
+from .masks import masked_fill
+from .registry import Operand, Sample, composition, method
+from .samples import draw, rng
+from .selection import where_op
+from .slicing import pad_op
+
+
+def _index_dtype(name: str, index: Any, allow_int32: bool = True) -> None:
+    ok = (dt.int64, dt.int32) if allow_int32 else (dt.int64,)
+    if index.dtype not in ok:
+        raise KilnError(
+            name, f"{name}(): expected dtype int64 for index", describe(index),
+            "convert with .long()",
+        )  # fmt: skip
+
+
+def _along(shape: tuple, index: np.ndarray, dim: int) -> tuple:
+    grids = list(np.ogrid[tuple(slice(0, n) for n in index.shape)])
+    if index.ndim:
+        grids[dim] = index
+    return tuple(grids)
+
+
+def _check_index(name: str, index: np.ndarray, n: int, dim: int) -> None:
+    if index.size and (index.max() >= n or index.min() < 0):
+        bad = index.max() if index.max() >= n else index.min()
+        raise KilnError(
+            name, f"index {bad} is out of bounds for dimension {dim} with size {n}", f"index {bad}",
+            f"valid indices are 0 to {n - 1}",
+        )  # fmt: skip
+
+
+# ---------------------------------------------------------------- gather
+
+
+def _gather_infer(input: Any, dim: int, index: Any, sparse_grad: bool = False) -> tuple:
+    _index_dtype("gather", index)
+    d = norm_dim(dim, len(input.shape), "gather")
+    if len(index.shape) != len(input.shape) and not (
+        numel(index.shape) == 0 and len(index.shape) == 1
+    ):
+        raise KilnError(
+            "gather", "Index tensor must have the same number of dimensions as input tensor",
+            f"index {describe(index)}, input {describe(input)}", "",
+        )  # fmt: skip
+    for i, (a, b) in enumerate(zip(index.shape, input.shape, strict=False)):
+        if i != d and a > b:
+            raise KilnError(
+                "gather", f"Size does not match at dimension {i}: index must not be larger than input apart from dim {d}",
+                f"index {describe(index)}, input {describe(input)}", "",
+            )  # fmt: skip
+    return index.shape, input.dtype
+
+
+def _gather_samples() -> Any:
+    x, i = draw(rng(), (3, 4)), rng(1).integers(0, 3, (2, 4))
+    yield Sample((x, 0, i))
+    yield Sample((x, -1, i % 4))
+    yield Sample((draw(rng(), ()), 0, np.array(0)))
+    yield Sample((x, 1, np.zeros((3, 0), np.int64)))
+    yield Sample((x, 0, i + 5), error=RuntimeError)
+    yield Sample((x, 0, draw(rng(), (2, 4))), error=RuntimeError)
+    yield Sample((x, 0, np.zeros((2,), np.int64)), error=RuntimeError)
+
+
+@indexing(infer=_gather_infer, samples=_gather_samples,
+    grad={"input": lambda g, in_shape, dim, index: g.new_zeros(in_shape).scatter_add(dim, index, g)})  # fmt: skip
+def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
+    """out[i][j] = input[index[i][j]][j] for dim 0: values along one dimension at given indices."""
+    if input.ndim == 0 or index.size == 0:
+        _check_index("gather", index, 1 if input.ndim == 0 else input.shape[dim], dim)
+        return (
+            np.broadcast_to(input, index.shape).copy()
+            if input.ndim == 0
+            else np.zeros(index.shape, input.dtype)
+        )
+    dim %= input.ndim
+    _check_index("gather", index, input.shape[dim], dim)
+    return input[_along(input.shape, index, dim)]
+
+
+@composition(samples=lambda: iter([Sample((draw(rng(), (3, 4)), rng(1).integers(0, 4, (3, 2)), 1)),
+                                   Sample((draw(rng(), (3, 4)), rng(1).integers(0, 4, (1, 2)), 1)),
+                                   Sample((draw(rng(), (3, 4)), rng(1).integers(0, 12, (5,))))]))  # fmt: skip
+def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """Values along one dimension at indices that broadcast against the others."""
+    if dim is None:
+        return gather(input.reshape(-1), 0, indices.reshape(-1))
+    d = norm_dim(dim, input._a.ndim, "take_along_dim")
+    rest = broadcast_shapes(
+        [1 if i == d else n for i, n in enumerate(input._a.shape)],
+        [1 if i == d else n for i, n in enumerate(indices._a.shape)], op="take_along_dim",
+    )  # fmt: skip
+    wide = input.expand([input._a.shape[d] if i == d else n for i, n in enumerate(rest)])
+    return gather(
+        wide, d, indices.expand([indices._a.shape[d] if i == d else n for i, n in enumerate(rest)])
+    )
+
+
+@composition(samples=lambda: iter([Sample((draw(rng(), (3, 4)), rng(1).integers(0, 12, (2, 3))))]))
+def take(input: Tensor, index: Tensor) -> Tensor:
+    """Elements by their position in row-major order."""
+    _index_dtype("take", index)
+    return index_op(input.reshape(-1), [index.long()], (0,))
+
+
+def _select_infer(input: Any, dim: int, index: Any) -> tuple:
+    _index_dtype("index_select", index)
+    d = norm_dim(dim, len(input.shape), "index_select")
+    if len(index.shape) > 1:
+        raise KilnIndexError(
+            "index_select", "index_select(): Index is supposed to be a vector", describe(index), ""
+        )
+    shape = list(input.shape)
+    if shape:
+        shape[d] = numel(index.shape)
+    return Size(shape), input.dtype
+
+
+@indexing(infer=_select_infer,
+    grad={"input": lambda g, in_shape, dim, index: g.new_zeros(in_shape).index_add(dim, index, g)},
+    samples=lambda: iter([
+        Sample((draw(rng(), (3, 4)), 1, np.array([0, 3, 3]))), Sample((draw(rng(), (3,)), -1, np.array(2))),
+        Sample((draw(rng(), (3,)), 0, np.zeros(0, np.int64))), Sample((draw(rng(), (3, 4)), 0, np.array([3])), error=IndexError),
+    ]))  # fmt: skip
+def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Slices along one dimension at the given indices."""
+    n = input.shape[dim] if input.ndim else 1
+    if index.size and (index.max() >= n or index.min() < 0):
+        raise KilnIndexError(
+            "index_select", "index out of range in self", f"index {index.max()}, size {n}",
+            f"0 to {n - 1}",
+        )  # fmt: skip
+    return np.take(input, index.reshape(-1), dim) if input.ndim else input.copy()
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 2)), 2)), Sample((draw(rng(), (3, 2)), 2, 1)),
+    Sample((draw(rng(), (3, 2)), np.array([1, 0, 2]), 0))]))  # fmt: skip
+def repeat_interleave(
+    input: Tensor, repeats: Any, dim: int | None = None, *, output_size: int | None = None
+) -> Tensor:
+    """Each element (or slice along dim) repeated in its place."""
+    if dim is None:
+        input, dim = input.reshape(-1), 0
+    d = norm_dim(dim, input._a.ndim, "repeat_interleave")
+    n = input._a.shape[d]
+    if isinstance(repeats, int):
+        shape = input._a.shape
+        wide = input.unsqueeze(d + 1).expand(*shape[: d + 1], repeats, *shape[d + 1 :])
+        return wide.reshape((*shape[:d], n * repeats, *shape[d + 1 :]))
+    counts = (
+        tensor(repeats)._host("repeat_interleave")
+        if not isinstance(repeats, Tensor)
+        else repeats._host("repeat_interleave")
+    )
+    counts = np.broadcast_to(counts, (n,)) if counts.size == 1 else counts
+    if counts.shape != (n,) or (counts < 0).any():
+        raise KilnError("repeat_interleave", "repeats must have the same size as input along dim, none negative",
+                        f"repeats of shape {list(counts.shape)} for size {n}", "")  # fmt: skip
+    return index_select(input, d, tensor(np.repeat(np.arange(n), counts)))
+
+
+# ---------------------------------------------------------------- scatter
+
+
+def _scatter_infer(input: Any, dim: int, index: Any, src: Any, *rest: Any) -> tuple:
+    _index_dtype("scatter", index)
+    d = norm_dim(dim, len(input.shape), "scatter")
+    shape = getattr(src, "shape", index.shape)
+    if isinstance(src, Tensor) and src.dtype is not input.dtype:
+        raise KilnError("scatter", "scatter(): Expected self.dtype to be equal to src.dtype",
+                        f"{input.dtype.name}, {src.dtype.name}", "cast src")  # fmt: skip
+    if numel(index.shape) == 0:
+        return input.shape, input.dtype
+    if len(index.shape) != len(input.shape) or (
+        len(shape) != len(index.shape) and isinstance(src, Tensor)
+    ):
+        raise KilnError("scatter", "Index tensor must have the same number of dimensions as self tensor",
+                        f"index {describe(index)}, self {describe(input)}", "")  # fmt: skip
+    for i, (a, b) in enumerate(zip(index.shape, input.shape, strict=True)):
+        if (i != d and a > b) or (isinstance(src, Tensor) and a > shape[i]):
+            raise KilnError(
+                "scatter", f"Expected index to be no larger than self apart from dimension {d} and no larger size than src",
+                f"index {describe(index)}, self {describe(input)}, src {describe(src)}", "",
+            )  # fmt: skip
+    return input.shape, input.dtype
+
+
+def _clip_src(src: Any, index: np.ndarray) -> Any:
+    return (
+        src[tuple(slice(0, n) for n in index.shape)]
+        if isinstance(src, np.ndarray) and src.ndim
+        else src
+    )
+
+
+def _window(g: Tensor, like: Any, index: Tensor) -> Tensor:
+    """A gradient for src, zero outside the part that the index covers."""
+    shape = tuple(like._a.shape)
+    if g._a.shape == shape:
+        return g
+    return pad_op(
+        g, (0,) * len(shape), tuple(n - m for n, m in zip(shape, g._a.shape, strict=True)), 0
+    )
+
+
+def _scatter_samples() -> Any:
+    x, i = draw(rng(), (3, 5)), np.array([[0, 1, 2, 0], [2, 0, 0, 1]])
+    yield Sample((x, 0, i, draw(rng(1), (2, 4))))
+    yield Sample((x, 0, i, draw(rng(1), (3, 5))))
+    yield Sample((x, -1, i, 1.5))
+    yield Sample((x, 0, np.zeros((0, 0), np.int64), draw(rng(1), (2, 4))))
+    yield Sample((x, 0, i + 3, draw(rng(1), (2, 4))), error=RuntimeError)
+    yield Sample((x, 0, i, draw(rng(1), (1, 4))), error=RuntimeError)
+
+
+def _unique_samples() -> Any:  # without repeated indices, where the result is defined
+    x, i = draw(rng(), (3, 5)), np.array([[0, 1, 2, 0], [2, 0, 0, 1]])
+    yield Sample((x, 0, i, draw(rng(1), (2, 4))))
+    yield Sample((x, -1, np.array([[4, 0], [1, 2]]), draw(rng(1), (3, 5))))
+    yield Sample((x, -1, np.array([[4, 0], [1, 2]]), 1.5))
+    yield Sample((x, 0, i + 3, draw(rng(1), (2, 4))), error=RuntimeError)
+
+
+@indexing(private=True, name="scatter_op", infer=_scatter_infer, samples=_unique_samples,
+    grad={
+        "input": lambda g, dim, index: scatter_op(g, dim, index, 0),
+        "src": lambda g, dim, index, src: _window(gather(g, dim, index), src, index),
+    })  # fmt: skip
+def scatter_op(input: Tensor, dim: int, index: Tensor, src: Operand) -> Tensor:
+    """A copy of input with out[index[i][j]][j] = src[i][j] for dim 0."""
+    out = input.copy()
+    if index.size:
+        d = dim % max(input.ndim, 1)
+        _check_index("scatter", index, input.shape[d] if input.ndim else 1, d)
+        if input.ndim:
+            out[_along(input.shape, index, d)] = _clip_src(src, index)
+        else:
+            out[...] = src
+    return out
+
+
+@indexing(infer=_scatter_infer, samples=_scatter_samples, inplace=True,
+    grad={"input": lambda g: g, "src": lambda g, dim, index, src: _window(gather(g, dim, index), src, index)})  # fmt: skip
+def scatter_add(input: Tensor, dim: int, index: Tensor, src: Operand) -> Tensor:
+    """A copy of input with src[i][j] added at [index[i][j]][j] for dim 0."""
+    out = input.copy()
+    if index.size:
+        d = dim % max(input.ndim, 1)
+        _check_index("scatter_add", index, input.shape[d] if input.ndim else 1, d)
+        np.add.at(out, _along(input.shape, index, d) if input.ndim else (), _clip_src(src, index))
+    return out
+
+
+def _reduced(input: Tensor, dim: int, index: Tensor, src: Any, how: str) -> Tensor:
+    if how == "add":
+        return scatter_add(
+            input, dim, index, src if isinstance(src, Tensor) else input.new_full(index.shape, src)
+        )
+    if how == "multiply":
+        return scatter_reduce(
+            input,
+            dim,
+            index,
+            src if isinstance(src, Tensor) else input.new_full(index.shape, src),
+            "prod",
+        )
+    raise KilnError(
+        "scatter", "reduce argument must be either add or multiply", repr(how), "see scatter_reduce"
+    )
+
+
+@composition(samples=_unique_samples)
+def scatter(
+    input: Tensor,
+    dim: int,
+    index: Tensor,
+    src: Any = None,
+    *,
+    value: Any = None,
+    reduce: str | None = None,
+) -> Tensor:
+    """A copy of input with values of src (or one value) written at indices along one dimension."""
+    v = value if src is None else src
+    return (
+        scatter_op(input, dim, index, v)
+        if reduce is None
+        else _reduced(input, dim, index, v, reduce)
+    )
+
+
+@method("scatter_")
+def scatter_(
+    self: Tensor,
+    dim: int,
+    index: Tensor,
+    src: Any = None,
+    *,
+    value: Any = None,
+    reduce: str | None = None,
+) -> Tensor:
+    """`scatter` in place."""
+    v = value if src is None else src
+    if reduce is None:
+        return dispatch.inplace(scatter_op.op, (self, dim, index, v))  # type: ignore[attr-defined]
+    return assign(self, scatter, dim, index, v, reduce=reduce)
+
+
+# ---------------------------------------------------------------- reduce
+
+
+_REDUCE = {
+    "sum": np.add,
+    "prod": np.multiply,
+    "amax": np.maximum,
+    "amin": np.minimum,
+    "mean": np.add,
+}
+
+
+def _reduce_infer(
+    input: Any, dim: int, index: Any, src: Any, reduce: str, include_self: bool = True
+) -> tuple:
+    if reduce not in _REDUCE:
+        raise KilnError(
+            "scatter_reduce", "reduce argument must be either sum, prod, mean, amax or amin",
+            repr(reduce), "",
+        )  # fmt: skip
+    return _scatter_infer(input, dim, index, src)
+
+
+def _reduce_grad(g: Tensor, input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, include_self: bool,
+                 out: Tensor) -> tuple:  # fmt: skip
+    ones = src.new_ones(index.shape)
+    picked = src[tuple(slice(0, n) for n in index.shape)] if index._a.ndim else src
+    hit = scatter_add(input.new_zeros(input.shape), dim, index, ones)
+    keep = input.new_ones(input.shape) if include_self else (hit == 0).to(input.dtype)
+    if reduce == "sum":
+        gi, gs = g * keep, gather(g, dim, index)
+    elif reduce == "mean":
+        count = (hit + (1 if include_self else 0)).clamp(min=1)
+        gi, gs = g * keep / count, gather(g / count, dim, index)
+    elif reduce == "prod":
+        gi = where_op(keep != 0, g * out / input, g.new_zeros(()))
+        gs = gather(g * out, dim, index) / picked
+    else:
+        mine = (input == out).to(g.dtype) * keep
+        theirs = (picked == gather(out, dim, index)).to(g.dtype)
+        count = mine + scatter_add(input.new_zeros(input.shape), dim, index, theirs)
+        share = g / count.clamp(min=1)
+        gi, gs = share * mine, gather(share, dim, index) * theirs
+    return gi, _window(gs, src, index)
+
+
+@indexing(infer=_reduce_infer, inplace=True, grad={("input", "src"): _reduce_grad},
+    samples=lambda: iter(
+        Sample((draw(rng(), (3, 5), 0.5, 2), 0, np.array([[0, 1, 2, 0], [2, 0, 0, 1]]), draw(rng(1), (2, 4), 0.5, 2), how), {"include_self": inc})
+        for how in _REDUCE for inc in (True, False)))  # fmt: skip
+def scatter_reduce(
+    input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    """A copy of input reduced with src at indices along one dimension: sum, prod, mean, amax, amin."""
+    out = input.copy()
+    if not index.size or not input.ndim:
+        return out
+    d = dim % input.ndim
+    _check_index("scatter_reduce", index, input.shape[d], d)
+    at = _along(input.shape, index, d)
+    count = np.zeros(input.shape, np.int64)
+    np.add.at(count, at, 1)
+    if not include_self:
+        start = {"prod": 1, "sum": 0, "mean": 0, "amax": -np.inf, "amin": np.inf}[reduce]
+        if input.dtype.kind in "iu" and reduce in ("amax", "amin"):
+            info = np.iinfo(input.dtype)
+            start = info.min if reduce == "amax" else info.max
+        out[count > 0] = start
+    _REDUCE[reduce].at(out, at, _clip_src(src, index))
+    if reduce == "mean":
+        count += int(include_self)
+        total = np.maximum(count, 1)
+        out = out // total if input.dtype.kind in "iu" else out / total.astype(input.dtype)
+    return out
+
+
+# ---------------------------------------------------------------- whole slices
+
+
+def _index_add_infer(input: Any, dim: int, index: Any, source: Any, alpha: Any = 1) -> tuple:
+    _index_dtype("index_add", index)
+    d = norm_dim(dim, len(input.shape), "index_add")
+    if len(index.shape) > 1:
+        raise KilnIndexError(
+            "index_add", "index_add_(): Index is supposed to be a vector", describe(index), ""
+        )
+    if source.dtype is not input.dtype:
+        raise KilnError("index_add", "self and source expected to have the same dtype",
+                        f"{input.dtype.name}, {source.dtype.name}", "")  # fmt: skip
+    if input.shape and (
+        len(source.shape) != len(input.shape) or source.shape[d] != numel(index.shape)
+    ):
+        raise KilnError("index_add", "Number of indices should be equal to source.size(dim)",
+                        f"index {describe(index)}, source {describe(source)}", "")  # fmt: skip
+    return input.shape, input.dtype
+
+
+@indexing(infer=_index_add_infer, inplace=True, out=True,
+    grad={"input": lambda g: g,
+          "source": lambda g, dim, index, source, alpha: g.index_select(dim, index).reshape(source.shape) * alpha},
+    samples=lambda: iter([
+        Sample((draw(rng(), (3, 4)), 0, np.array([0, 2, 0]), draw(rng(1), (3, 4)))),
+        Sample((draw(rng(), (3, 4)), -1, np.array([1, 1]), draw(rng(1), (3, 2))), {"alpha": 2.0}),
+        Sample((draw(rng(), (3, 4)), 0, np.array([0]), draw(rng(1), (2, 4))), error=RuntimeError),
+    ]))  # fmt: skip
+def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
+    """A copy of input with alpha * source[i] added to slice index[i] of one dimension."""
+    out = input.copy()
+    _check_index("index_add", index, input.shape[dim] if input.ndim else 1, dim)
+    at = (slice(None),) * (dim % max(input.ndim, 1)) + (index.reshape(-1),) if input.ndim else ()
+    np.add.at(out, at, source if alpha == 1 else source * input.dtype.type(alpha))
+    return out
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), 0, np.array([0, 2]), draw(rng(1), (2, 4))))]))  # fmt: skip
+def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """A copy of input with slices of one dimension replaced."""
+    _index_dtype("index_copy", index)
+    d = norm_dim(dim, input._a.ndim, "index_copy")
+    at = (slice(None),) * d + (index,)
+    out = input.clone()
+    out[at] = source
+    return out
+
+
+@method("index_copy_")
+def index_copy_(self: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """`index_copy` in place."""
+    return assign(self, index_copy, dim, index, source)
+
+
+@composition(samples=lambda: iter([Sample((draw(rng(), (3, 4)), 1, np.array([0, 2]), 1.5))]))
+def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    """A copy of input with slices of one dimension set to a value."""
+    d = norm_dim(dim, input._a.ndim, "index_fill")
+    n = input._a.shape[d]
+    hit = (arange(n).unsqueeze(1) == (index.reshape(-1) % n)).any(1)
+    return masked_fill(
+        input, hit.reshape([n if i == d else 1 for i in range(input._a.ndim)]), value
+    )
+
+
+@method("index_fill_")
+def index_fill_(self: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    """`index_fill` in place."""
+    return assign(self, index_fill, dim, index, value)

@@ -1,0 +1,329 @@
+"""Slicing: parts of a tensor by ints, ranges and steps, and writing through such views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ..autograd.views import replay
+from ..errors import KilnError, KilnIndexError, KilnValueError, describe
+from ..shape import Size, index_int, norm_dim
+from ..tensor import Tensor
+from .registry import METHODS, REGISTRY, Sample, composition
+from .samples import draw, rng
+from .views import movement, view
+
+# ---------------------------------------------------------------- basic indexing
+
+
+def normalize_index(index: Any, shape: Any, name: str = "index") -> tuple:
+    """A basic index as a full tuple of ints, (start, stop, step) triples and None for new dimensions."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    used = sum(1 for i in items if i is not None and i is not Ellipsis)
+    if used > len(shape):
+        raise KilnIndexError(
+            name, f"too many indices for tensor of dimension {len(shape)}", f"{used} indices", ""
+        )
+    if Ellipsis in [i for i in items if i is Ellipsis]:
+        at = next(j for j, i in enumerate(items) if i is Ellipsis)
+        items[at : at + 1] = [slice(None)] * (len(shape) - used)
+    else:
+        items += [slice(None)] * (len(shape) - used)
+    out: list[Any] = []
+    dim = 0
+    for i in items:
+        if i is None:
+            out.append(None)
+            continue
+        n = shape[dim]
+        if isinstance(i, slice):
+            if i == slice(None):
+                out.append((0, n, 1))
+            else:
+                bounds = (
+                    None if v is None else index_int(v, name, "slice bound")
+                    for v in (i.start, i.stop, i.step)
+                )
+                start, stop, step = (
+                    slice(*bounds).indices(n) if (i.step is None or int(i.step) > 0) else (0, 0, -1)
+                )
+                if step <= 0:
+                    raise KilnValueError(
+                        name, "step must be greater than zero", f"step={i.step}",
+                        "use flip for reversed order",
+                    )  # fmt: skip
+                out.append((start, max(stop, start), step))
+        else:
+            k = index_int(i, name, "an index")
+            if not -n <= k < n:
+                raise KilnIndexError(
+                    name, f"index {k} is out of bounds for dimension {dim} with size {n}", f"index={k}",
+                    f"valid indices are {-n} to {n - 1}" if n else "the dimension is empty",
+                )  # fmt: skip
+            out.append(k % n)
+        dim += 1
+    return tuple(out)
+
+
+def _as_slices(index: tuple) -> tuple:
+    return tuple(slice(*i) if isinstance(i, tuple) else i for i in index)
+
+
+def _basic_shape(index: tuple) -> tuple[list, list]:
+    """Shapes of the result and of the sliced tensor with all its dimensions."""
+    out, full = [], []
+    for i in index:
+        if i is None:
+            out.append(1)
+        elif isinstance(i, tuple):
+            n = max(0, -(-(i[1] - i[0]) // i[2]))
+            out.append(n)
+            full.append(n)
+        else:
+            full.append(1)
+    return out, full
+
+
+def _bounds(index: tuple) -> tuple[tuple, tuple, tuple]:
+    parts = [i if isinstance(i, tuple) else (i, i + 1, 1) for i in index if i is not None]
+    return tuple(p[0] for p in parts), tuple(p[1] for p in parts), tuple(p[2] for p in parts)
+
+
+def _index_samples() -> Any:
+    x = draw(rng(), (3, 4, 5))
+    for index in (
+        ((0, 3, 1), (1, 4, 2), (0, 5, 1)),
+        (1, (0, 4, 1), None, 4),
+        ((2, 2, 1), 0, 0),
+        (0, 0, 0),
+    ):
+        yield Sample((x, index))
+
+
+@view(
+    private=True, infer=lambda input, index: (Size(_basic_shape(index)[0]), input.dtype),
+    grad={"input": lambda g, in_shape, index: basic_index_grad(g, tuple(in_shape), index)},
+    body=lambda input, index: slice_op(input, *_bounds(index)).reshape(tuple(_basic_shape(index)[0])),
+    samples=_index_samples,
+)  # fmt: skip
+def basic_index(input: Tensor, index: tuple) -> Tensor:
+    """Ints, slices and new dimensions, from `normalize_index`. A view."""
+    return input[(*_as_slices(index), ...)]  # the Ellipsis keeps a 0-d result a view
+
+
+def _index_grad_body(grad: Tensor, size: tuple, index: tuple) -> Tensor:
+    low, high, step = _bounds(index)
+    full = grad.reshape(tuple(_basic_shape(index)[1]))
+    if all(s == 1 for s in step):
+        return pad_op(full, low, tuple(n - h for n, h in zip(size, high, strict=True)), 0)
+    return view_update(grad.new_zeros(size), grad, (("basic_index", (index,)),))
+
+
+@movement(
+    private=True, infer=lambda grad, size, index: (Size(size), grad.dtype),
+    grad={"grad": lambda g, index: basic_index(g, index)}, body=_index_grad_body,
+    samples=lambda: iter([Sample((draw(rng(), (3, 2)), (3, 4), ((0, 3, 1), (0, 4, 2)))),
+                          Sample((draw(rng(), (2,)), (3, 4), (1, (1, 3, 1))))]),
+)  # fmt: skip
+def basic_index_grad(grad: Tensor, size: tuple, index: tuple) -> Tensor:
+    """Zeros of `size` with `grad` at a basic index."""
+    out = np.zeros(size, grad.dtype)
+    out[_as_slices(index)] = grad
+    return out
+
+
+# ---------------------------------------------------------------- the primitives under it
+
+
+@movement(
+    private=True, name="slice",
+    infer=lambda input, start, stop, step: (
+        Size(max(0, -(-(b - a) // s)) for a, b, s in zip(start, stop, step, strict=True)), input.dtype),
+    grad={"input": lambda g, input, start, stop, step: basic_index_grad(
+        g, tuple(input.shape), tuple(zip(start, stop, step, strict=True)))},
+    samples=lambda: iter([Sample((draw(rng(), (3, 4)), (0, 1), (3, 4), (1, 2)))]),
+)  # fmt: skip
+def slice_op(input: Tensor, start: tuple, stop: tuple, step: tuple) -> Tensor:
+    """start:stop:step in every dimension; the compiler's primitive under basic indexing."""
+    return input[tuple(slice(*b) for b in zip(start, stop, step, strict=True))]
+
+
+def _pad_infer(input: Any, low: tuple, high: tuple, value: Any) -> tuple:
+    return Size(n + a + b for n, a, b in zip(input.shape, low, high, strict=True)), input.dtype
+
+
+@movement(
+    private=True, name="pad", infer=_pad_infer,
+    grad={"input": lambda g, input, low: basic_index(
+        g, tuple((a, a + n, 1) for a, n in zip(low, input.shape, strict=True)))},
+    samples=lambda: iter([Sample((draw(rng(), (2, 3)), (1, 0), (0, 2), 0.5)), Sample((draw(rng(), ()), (), (), 0)),
+                          Sample((draw(rng(), (0, 2)), (1, 0), (1, 0), 0))]),
+)  # fmt: skip
+def pad_op(input: Tensor, low: tuple, high: tuple, value: Any) -> Tensor:
+    """`low` and `high` elements of one value before and after each dimension (not negative)."""
+    shape = tuple(n + a + b for n, a, b in zip(input.shape, low, high, strict=True))
+    out = np.full(shape, value, input.dtype) if value else np.zeros(shape, input.dtype)
+    out[tuple(slice(a, a + n) for a, n in zip(low, input.shape, strict=True))] = input
+    return out
+
+
+# ---------------------------------------------------------------- one dimension
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), 1, 1, 2)), Sample((draw(rng(), (3, 4)), -1, -2, 2)), Sample((draw(rng(), (3, 4)), 1, 3, 2), error=RuntimeError)]))  # fmt: skip
+def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
+    """`length` elements from `start` of one dimension. A view."""
+    shape = input._a.shape
+    d, start = norm_dim(dim, len(shape), "narrow"), int(start)
+    n = shape[d]
+    s = start + n if start < 0 else start
+    if length < 0 or s < 0 or s + length > n:
+        raise KilnError(
+            "narrow", f"start ({start}) + length ({length}) exceeds dimension size ({n})",
+            describe(input), "",
+        )  # fmt: skip
+    return basic_index(
+        input, tuple((s, s + length, 1) if i == d else (0, m, 1) for i, m in enumerate(shape))
+    )
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), 1, -1)), Sample((draw(rng(), (3, 4)), 0, 3), error=IndexError)]))  # fmt: skip
+def select(input: Tensor, dim: int, index: int) -> Tensor:
+    """One index of one dimension, which goes away. A view."""
+    shape = input._a.shape
+    if not shape:
+        raise KilnIndexError(
+            "select", "select() cannot be applied to a 0-dim tensor", describe(input), ""
+        )
+    d = norm_dim(dim, len(shape), "select")
+    n, k = shape[d], index_int(index, "select", "index")
+    if not -n <= k < n:
+        raise KilnIndexError(
+            "select", f"index {k} out of range for tensor of size {list(shape)} at dimension {d}",
+            f"index={k}", "",
+        )  # fmt: skip
+    return basic_index(input, tuple(k % n if i == d else (0, m, 1) for i, m in enumerate(shape)))
+
+
+# ---------------------------------------------------------------- splitting
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), 1)), Sample((draw(rng(), (0, 2)),))]))  # fmt: skip
+def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+    """The slices along one dimension, as views."""
+    if not input._a.ndim:
+        raise KilnError(
+            "unbind", "dimension specified but the tensor has no dimensions", describe(input), ""
+        )
+    return tuple(
+        select(input, dim, i) for i in range(input._a.shape[norm_dim(dim, input._a.ndim, "unbind")])
+    )
+
+
+def _pieces(input: Tensor, sizes: Sequence[int], dim: int) -> tuple[Tensor, ...]:
+    out, at = [], 0
+    for n in sizes:
+        out.append(narrow(input, dim, at, n))
+        at += n
+    return tuple(out)
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (5, 2)), 2)), Sample((draw(rng(), (5, 2)), (1, 4))), Sample((draw(rng(), (2, 5)), 2, -1)),
+    Sample((draw(rng(), (5, 2)), (1, 3)), error=RuntimeError)]))  # fmt: skip
+def split(
+    tensor: Tensor, split_size_or_sections: Any, dim: int = 0, *, split_size: Any = None
+) -> tuple[Tensor, ...]:
+    """Views of equal size (the last may be smaller), or of the given sizes, along one dimension."""
+    d = norm_dim(dim, tensor._a.ndim, "split")
+    n = tensor._a.shape[d]
+    s = split_size_or_sections if split_size is None else split_size
+    if isinstance(s, list | tuple):
+        if sum(s) != n or any(x < 0 for x in s):
+            raise KilnError(
+                "split", f"split_with_sizes expects split_sizes to sum exactly to {n} (input tensor's size at "
+                f"dimension {d})", f"split_sizes={list(s)}", "",
+            )  # fmt: skip
+        return _pieces(tensor, s, d)
+    s = index_int(s, "split", "split_size")
+    if s < 0 or (s == 0 and n):
+        raise KilnError("split", "split_size must be positive", f"split_size={s}", "")
+    if s == 0 or n == 0:
+        return (narrow(tensor, d, 0, n),)
+    return _pieces(tensor, [min(s, n - i) for i in range(0, n, s)], d)
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (5, 2)), 2)), Sample((draw(rng(), (5, 2)), (1, 4)))]))  # fmt: skip
+def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+    """`split` into the given sizes."""
+    return split(input, split_sizes, dim)
+
+
+METHODS["split"] = Tensor.split  # type: ignore[attr-defined]
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (5, 2)), 3)), Sample((draw(rng(), (2, 7)), 3, 1)),
+    Sample((draw(rng(), (5, 2)), 0), error=RuntimeError)]))  # fmt: skip
+def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """At most `chunks` views of equal size along one dimension (the last may be smaller)."""
+    if chunks <= 0:
+        raise KilnError(
+            "chunk", "chunk expects chunks to be greater than 0", f"chunks={chunks}", ""
+        )
+    n = input._a.shape[norm_dim(dim, input._a.ndim, "chunk")]
+    if n == 0:
+        return _pieces(input, [0] * chunks, dim)
+    return split(input, -(-n // chunks), dim)
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (7, 2)), 3)), Sample((draw(rng(), (7, 2)), (1, 4)))]))  # fmt: skip
+def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
+    """Views of nearly equal size, or cut at the given indices, along one dimension."""
+    d = norm_dim(dim, input._a.ndim, "tensor_split")
+    n = input._a.shape[d]
+    if isinstance(indices_or_sections, Tensor):
+        indices_or_sections = indices_or_sections.tolist()
+    if isinstance(indices_or_sections, int):
+        k = indices_or_sections
+        if k <= 0:
+            raise KilnError("tensor_split", "number of sections must be larger than 0", f"{k}", "")
+        sizes = [n // k + (i < n % k) for i in range(k)]
+        return _pieces(input, sizes, d)
+    cuts = [0, *(min(max(c + n if c < 0 else c, 0), n) for c in indices_or_sections), n]
+    return tuple(narrow(input, d, a, max(0, b - a)) for a, b in pairwise(cuts))
+
+
+# ---------------------------------------------------------------- writing through views
+
+
+def replay_chain(x: Any, chain: tuple) -> Any:
+    """The view of `x` that a chain of (op, arguments) describes, on raw arrays."""
+    for name, rest in chain:
+        x = REGISTRY[name].reference(x, *rest)
+    return x
+
+
+@movement(
+    private=True, infer=lambda input, value, chain: (input.shape, input.dtype),
+    grad={
+        "input": lambda g, value, chain: view_update(g, value.new_zeros(value.shape), chain),
+        "value": lambda g, chain: replay(g, chain),
+    },
+    samples=lambda: iter([Sample((draw(rng(), (3, 4)), draw(rng(1), (2, 3)),
+                                  (("permute", ((1, 0),)), ("basic_index", (((0, 4, 2), (0, 3, 1)),)))))]),
+)  # fmt: skip
+def view_update(input: Tensor, value: Tensor, chain: tuple) -> Tensor:
+    """A copy of `input` in which the view described by `chain` holds `value`."""
+    out = np.array(input, order="C")
+    region = replay_chain(out, chain)
+    region[...] = value
+    return out

@@ -1,0 +1,118 @@
+"""Views with arbitrary strides, and overlapping windows of one dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided as _np_as_strided
+
+from ..errors import KilnError
+from ..shape import Size, norm_dim, numel
+from ..tensor import Tensor
+from .joining import stack
+from .registry import Sample, method
+from .samples import draw, rng
+from .slicing import basic_index_grad, select, slice_op
+from .views import movement, view
+
+
+@view(
+    infer=lambda input, size, stride, storage_offset: (Size(size), input.dtype),
+    layout=True,
+    grad={"input": lambda g, input, size, stride, storage_offset: as_strided_grad(
+        g, tuple(input.shape), tuple(size), tuple(stride), storage_offset or 0)},
+    samples=lambda: iter([Sample((draw(rng(), (4, 4)), (2, 3), (4, 1), 1)), Sample((draw(rng(), (6,)), (4, 3), (1, 1)))]),
+)  # fmt: skip
+def as_strided(
+    input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+) -> Tensor:
+    """A view with given strides and offset, in elements, on the tensor's memory."""
+    root = input
+    while isinstance(root.base, np.ndarray) and root.base.dtype == input.dtype:
+        root = root.base
+    n = input.itemsize
+    flat = root.reshape(-1) if root.flags.c_contiguous else root
+    if storage_offset is None:
+        start = (input.__array_interface__["data"][0] - flat.__array_interface__["data"][0]) // n
+    else:
+        start = storage_offset
+    last = start + sum((s - 1) * st for s, st in zip(size, stride, strict=True))
+    if start < 0 or (0 not in size and last >= flat.size) or any(st < 0 for st in stride):
+        raise KilnError(
+            "as_strided", "the view reaches outside the tensor's memory",
+            f"size={list(size)}, stride={list(stride)}, storage_offset={start}", f"there are {flat.size} elements",
+        )  # fmt: skip
+    return _np_as_strided(flat[start:], size, [s * n for s in stride])
+
+
+@movement(private=True, infer=lambda grad, input_size, size, stride, offset: (Size(input_size), grad.dtype),
+    grad={"grad": lambda g, size, stride, offset: as_strided(g.contiguous(), size, stride, offset)},
+    samples=lambda: iter([Sample((draw(rng(), (2, 3)), (4, 4), (2, 3), (4, 1), 1))]))  # fmt: skip
+def as_strided_grad(
+    grad: Tensor, input_size: tuple, size: tuple, stride: tuple, offset: int
+) -> Tensor:
+    """Zeros of a contiguous `input_size` with `grad` added at each place of a strided view."""
+    out = np.zeros(numel(input_size), grad.dtype)
+    where = np.full(size, offset)
+    for i, (n, s) in enumerate(zip(size, stride, strict=True)):
+        where = where + (np.arange(n) * s).reshape([-1 if j == i else 1 for j in range(len(size))])
+    np.add.at(out, where, grad)
+    return out.reshape(input_size)
+
+
+# ---------------------------------------------------------------- windows of one dimension
+
+
+def _unfold_infer(input: Any, dimension: int, size: int, step: int) -> tuple:
+    d = norm_dim(dimension, len(input.shape), "unfold")
+    n = input.shape[d] if input.shape else 1
+    if size > n or size < 0 or step <= 0:
+        raise KilnError(
+            "unfold", f"maximum size for tensor at dimension {d} is {n}, and step must be positive",
+            f"size={size}, step={step}", "",
+        )  # fmt: skip
+    shape = list(input.shape)
+    if shape:
+        shape[d] = (n - size) // step + 1
+    return Size([*shape, size]), input.dtype
+
+
+def _unfold_grad(g: Tensor, input: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    d = norm_dim(dimension, input._a.ndim)
+    out = input.new_zeros(input._a.shape)
+    for k in range(size):
+        at = tuple((k, k + (g._a.shape[d] - 1) * step + 1, step) if i == d else (0, m, 1)
+                   for i, m in enumerate(input._a.shape))  # fmt: skip
+        out = out + basic_index_grad(select(g, -1, k), tuple(input._a.shape), at)
+    return out
+
+
+def _unfold_body(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    d = norm_dim(dimension, len(input.shape))
+    n = (input.shape[d] - size) // step + 1
+    cols = [slice_op(input, tuple(k if i == d else 0 for i in range(len(input.shape))),
+                     tuple(k + (n - 1) * step + 1 if i == d else m for i, m in enumerate(input.shape)),
+                     tuple(step if i == d else 1 for i in range(len(input.shape)))) for k in range(size)]  # fmt: skip
+    return stack(cols, -1)
+
+
+@view(infer=_unfold_infer, grad={"input": _unfold_grad}, body=_unfold_body, name="unfold_dim", private=True,
+      samples=lambda: iter([Sample((draw(rng(), (3, 7)), 1, 3, 2)), Sample((draw(rng(), (7,)), 0, 2, 1)),
+                            Sample((draw(rng(), (3,)), 0, 4, 1), error=RuntimeError)]))  # fmt: skip
+def unfold_dim(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """Windows of `size` elements, `step` apart, of one dimension, as a new last dimension. A view."""
+    if not input.ndim:
+        return input.reshape(1)[:size]
+    d = dimension % input.ndim
+    n = (input.shape[d] - size) // step + 1
+    shape = (*input.shape[:d], n, *input.shape[d + 1 :], size)
+    s = input.strides
+    return _np_as_strided(input, shape, (*s[:d], s[d] * step, *s[d + 1 :], s[d]))
+
+
+@method("unfold")
+def unfold_method(self: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """Windows of `size` elements, `step` apart, of one dimension, as a new last dimension. A view."""
+    return unfold_dim(self, dimension, size, step)

@@ -1,0 +1,208 @@
+"""Exponentials, logarithms, roots, trigonometry and the error function."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..tensor import Tensor
+from .arithmetic import conjugate, elementwise
+from .samples import binary, unary
+
+# ---------------------------------------------------------------- exponentials and roots
+
+
+@elementwise("float", "exp", ufunc=np.exp, native="f", inplace=True, out=True,
+             grad={"input": lambda g, out: g * conjugate(out)}, samples=unary())  # fmt: skip
+def exp(input: Tensor) -> Tensor:
+    """e to the power of each element."""
+    return np.exp(input)
+
+
+@elementwise("float", "exp2", inplace=True, out=True,
+             grad={"input": lambda g, out: g * conjugate(out) * 0.6931471805599453}, samples=unary())  # fmt: skip
+def exp2(input: Tensor) -> Tensor:
+    """2 to the power of each element."""
+    return np.exp2(input)
+
+
+@elementwise("float", "expm1", inplace=True, out=True, aliases=(),
+             grad={"input": lambda g, out: g * (conjugate(out) + 1)}, samples=unary())  # fmt: skip
+def expm1(input: Tensor) -> Tensor:
+    """exp(input) - 1, precise near 0."""
+    return np.expm1(input)
+
+
+@elementwise("float", "log", ufunc=np.log, native="f", inplace=True, out=True,
+             grad={"input": lambda g, input: g / conjugate(input)}, samples=unary(0.2, 3.0))  # fmt: skip
+def log(input: Tensor) -> Tensor:
+    """The natural logarithm."""
+    return np.log(input)
+
+
+@elementwise("float", "log2", inplace=True, out=True,
+             grad={"input": lambda g, input: g / conjugate(input * 0.6931471805599453)}, samples=unary(0.2, 3.0))  # fmt: skip
+def log2(input: Tensor) -> Tensor:
+    """The logarithm to base 2."""
+    return np.log2(input)
+
+
+@elementwise("float", "log10", inplace=True, out=True,
+             grad={"input": lambda g, input: g / conjugate(input * 2.302585092994046)}, samples=unary(0.2, 3.0))  # fmt: skip
+def log10(input: Tensor) -> Tensor:
+    """The logarithm to base 10."""
+    return np.log10(input)
+
+
+@elementwise("float", "log1p", inplace=True, out=True,
+             grad={"input": lambda g, input: g / conjugate(input + 1)}, samples=unary(-0.7, 3.0))  # fmt: skip
+def log1p(input: Tensor) -> Tensor:
+    """log(1 + input), precise near 0."""
+    return np.log1p(input)
+
+
+@elementwise("float", "sqrt", ufunc=np.sqrt, native="f", inplace=True, out=True,
+             grad={"input": lambda g, out: g / conjugate(out * 2)}, samples=unary(0.2, 3.0))  # fmt: skip
+def sqrt(input: Tensor) -> Tensor:
+    """The square root."""
+    return np.sqrt(input)
+
+
+@elementwise("float", "rsqrt", inplace=True, out=True,
+             grad={"input": lambda g, out: g * conjugate(out**3) * -0.5}, samples=unary(0.2, 3.0))  # fmt: skip
+def rsqrt(input: Tensor) -> Tensor:
+    """1 / sqrt(input)."""
+    return np.true_divide(input.dtype.type(1), np.sqrt(input))
+
+
+def _stable_sigmoid(x: np.ndarray) -> np.ndarray:
+    if x.dtype.kind == "c":
+        return 1 / (1 + np.exp(-x))
+    e = np.exp(-np.absolute(x))
+    return np.where(x >= 0, 1, e) / (1 + e)
+
+
+@elementwise("float", "sigmoid", inplace=True, out=True, aliases=(),
+             grad={"input": lambda g, out: g * conjugate((1 - out) * out)}, samples=unary(-4, 4))  # fmt: skip
+def sigmoid(input: Tensor) -> Tensor:
+    """1 / (1 + exp(-input))."""
+    return _stable_sigmoid(input)
+
+
+@elementwise("float", inplace=True, samples=unary(0.1, 0.9),
+             grad={"input": lambda g, input: g / (input * (1 - input))},
+             body=lambda input, eps: _logit_body(input, eps))  # fmt: skip
+def logit(input: Tensor, eps: float | None = None) -> Tensor:
+    """log(input / (1 - input)); `eps` clamps the input to [eps, 1 - eps]."""
+    x = input if eps is None else np.clip(input, eps, 1 - eps)
+    return np.log(x / (1 - x))
+
+
+def _logit_body(input: Tensor, eps: float | None) -> Tensor:
+    x = input if eps is None else input.clamp(eps, 1 - eps)
+    return (x / (1 - x)).log()
+
+
+# ---------------------------------------------------------------- trigonometry
+
+
+@elementwise("float", "sin", inplace=True, out=True, grad={"input": lambda g, input: g * conjugate(input.cos())},
+             samples=unary())  # fmt: skip
+def sin(input: Tensor) -> Tensor:
+    """The sine, radians."""
+    return np.sin(input)
+
+
+@elementwise("float", "cos", inplace=True, out=True, grad={"input": lambda g, input: -g * conjugate(input.sin())},
+             samples=unary())  # fmt: skip
+def cos(input: Tensor) -> Tensor:
+    """The cosine, radians."""
+    return np.cos(input)
+
+
+@elementwise("float", "tan", inplace=True, out=True, grad={"input": lambda g, out: g * conjugate(out * out + 1)},
+             samples=unary(-1.2, 1.2))  # fmt: skip
+def tan(input: Tensor) -> Tensor:
+    """The tangent, radians."""
+    return np.tan(input)
+
+
+@elementwise("float", "asin", inplace=True, out=True, aliases=("arcsin",),
+             grad={"input": lambda g, input: g * conjugate((1 - input * input).rsqrt())},
+             samples=unary(-0.9, 0.9))  # fmt: skip
+def asin(input: Tensor) -> Tensor:
+    """The angle whose sine is given, in [-pi/2, pi/2]."""
+    return np.arcsin(input)
+
+
+@elementwise("float", "acos", inplace=True, out=True, aliases=("arccos",),
+             grad={"input": lambda g, input: -g * conjugate((1 - input * input).rsqrt())},
+             samples=unary(-0.9, 0.9))  # fmt: skip
+def acos(input: Tensor) -> Tensor:
+    """The angle whose cosine is given, in [0, pi]."""
+    return np.arccos(input)
+
+
+@elementwise("float", "atan", inplace=True, out=True, aliases=("arctan",),
+             grad={"input": lambda g, input: g / conjugate(input * input + 1)}, samples=unary())  # fmt: skip
+def atan(input: Tensor) -> Tensor:
+    """The angle whose tangent is given, in (-pi/2, pi/2)."""
+    return np.arctan(input)
+
+
+@elementwise("float", "atan2", inplace=True, out=True, aliases=("arctan2",),
+    grad={
+        "input": lambda g, input, other: g * (other / (input * input + other * other)),
+        "other": lambda g, input, other: g * (-input / (input * input + other * other)),
+    },
+    samples=binary(low=0.5, high=2.0, scalar=None))  # fmt: skip
+def atan2(input: Tensor, other: Tensor) -> Tensor:
+    """The angle of the point (other, input), in (-pi, pi]."""
+    return np.arctan2(input, other)
+
+
+@elementwise("float", "sinh", inplace=True, out=True, grad={"input": lambda g, input: g * conjugate(input.cosh())},
+             samples=unary())  # fmt: skip
+def sinh(input: Tensor) -> Tensor:
+    """The hyperbolic sine."""
+    return np.sinh(input)
+
+
+@elementwise("float", "cosh", inplace=True, out=True, grad={"input": lambda g, input: g * conjugate(input.sinh())},
+             samples=unary())  # fmt: skip
+def cosh(input: Tensor) -> Tensor:
+    """The hyperbolic cosine."""
+    return np.cosh(input)
+
+
+@elementwise("float", "tanh", ufunc=np.tanh, native="f", inplace=True, out=True,
+             grad={"input": lambda g, out: g * conjugate(1 - out * out)}, samples=unary())  # fmt: skip
+def tanh(input: Tensor) -> Tensor:
+    """The hyperbolic tangent."""
+    return np.tanh(input)
+
+
+# ---------------------------------------------------------------- the error function
+
+
+def _erf(x: np.ndarray) -> np.ndarray:
+    from ._special import erf as f
+
+    return f(x)
+
+
+@elementwise("float", "erf", inplace=True, out=True, aliases=(),
+             grad={"input": lambda g, input: g * ((input * input).neg().exp() * 1.1283791670955126)},
+             samples=unary())  # fmt: skip
+def erf(input: Tensor) -> Tensor:
+    """The error function."""
+    return _erf(input)
+
+
+@elementwise("float", "erfc", inplace=True, out=True,
+             grad={"input": lambda g, input: g * ((input * input).neg().exp() * -1.1283791670955126)},
+             samples=unary())  # fmt: skip
+def erfc(input: Tensor) -> Tensor:
+    """1 - erf(input), precise for large inputs."""
+    from ._special import erfc as f
+
+    return f(input)
