@@ -8,6 +8,7 @@ Those that hold a plain Python value become guards: at each call the value must 
 from __future__ import annotations
 
 import dis
+import gc
 import os
 import sys
 import types
@@ -139,8 +140,6 @@ class Facts:
                 self._follow(value, root, path)
 
     def _add_cell(self, frame: types.FrameType, name: str, value: Any) -> None:
-        import gc
-
         for fn in gc.get_referrers(frame.f_code):
             if isinstance(fn, types.FunctionType) and fn.__closure__ and name in fn.__code__.co_freevars:
                 cell = fn.__closure__[fn.__code__.co_freevars.index(name)]
@@ -168,18 +167,24 @@ class Facts:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Visit every frame that is entered on this thread inside the block."""
-        old = sys.getprofile()
+        """Visit every frame that is entered on this thread inside the block.
+
+        The collector rests meanwhile: its callbacks and finalizers are frames that the function never called.
+        """
+        old, collecting = sys.getprofile(), gc.isenabled()
 
         def hook(frame: types.FrameType, event: str, arg: Any) -> None:
             if event == "call":
                 self.visit(frame)
 
+        gc.disable()
         sys.setprofile(hook)
         try:
             yield
         finally:
             sys.setprofile(old)
+            if collecting:
+                gc.enable()
 
     def settle(self) -> list[Fact]:
         """The guards; an error where the function itself changed a value that it read."""

@@ -222,6 +222,8 @@ def lerp(input: Tensor, end: Tensor, weight: Operand) -> Tensor:
 ]))  # fmt: skip
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
     """input + value * tensor1 * tensor2."""
+    if dt.result_type(input, tensor1, tensor2).category < dt.FLOAT:
+        value = int(value)
     return input + _scaled(tensor1 * tensor2, value)
 
 
@@ -249,6 +251,7 @@ def neg(input: Tensor) -> Tensor:
 @composition(samples=unary())
 def positive(input: Tensor) -> Tensor:
     """input itself. Not defined for bool."""
+    expect_tensor("positive", input)
     if input.dtype is dt.bool_:
         raise KilnError("positive", "not defined for bool tensors", input, "convert it first")
     return input
@@ -281,6 +284,7 @@ def sign(input: Tensor) -> Tensor:
 @composition(samples=unary(away=2.0))
 def sgn(input: Tensor) -> Tensor:
     """The sign; of complex numbers input / |input|, 0 at 0."""
+    expect_tensor("sgn", input)
     if not input.is_complex():
         return input.sign()
     r = input.abs()
@@ -318,12 +322,15 @@ def _pow_grad_exponent(g: Tensor, input: Any, exponent: Tensor, out: Tensor) -> 
 )  # fmt: skip
 def pow(input: Operand, exponent: Operand) -> Tensor:
     """input to the power of exponent. Integer bases need exponents that are not negative."""
-    if input.dtype.kind in "iu" and np.any(exponent < 0):
+    if input.dtype.kind not in "iu" or not np.any(exponent < 0):
+        return np.power(input, exponent)
+    if not isinstance(exponent, np.ndarray):
         raise KilnError(
             "pow", "integers to negative integer powers are not allowed", "a negative exponent",
             "use a floating base: x.float() ** y",
         )  # fmt: skip
-    return np.power(input, exponent)
+    parity = np.where(exponent % 2, input, 1)  # 1 / x**n is an integer only where |x| is 1
+    return np.where(exponent < 0, np.where(abs(input) == 1, parity, 0), np.power(input, np.maximum(exponent, 0)))
 
 
 @composition(samples=binary(low=0.4, high=2.0))
@@ -393,4 +400,5 @@ def round(input: Tensor, *, decimals: int = 0) -> Tensor:
 @composition(samples=unary(away=1.0))
 def frac(input: Tensor) -> Tensor:
     """The fraction of each element, with its sign."""
+    expect_tensor("frac", input)
     return input - input.trunc()

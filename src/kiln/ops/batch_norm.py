@@ -87,7 +87,7 @@ def batch_norm_train(
             centered[(slice(0, 1), slice(None), *(slice(0, 1),) * (x.ndim - 2))]).reshape(-1)  # fmt: skip
     centered *= 1 / np.sqrt(var + x.dtype.type(eps))
     out = affine(centered, channels(weight, x.ndim), channels(bias, x.ndim))
-    return (out if half is None else out.astype(half)), mean, var.reshape(-1)  # type: ignore[return-value]
+    return (out if half is None else out.astype(half)), mean, var.reshape(-1)
 
 
 def _eval_infer(input: Any, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> tuple:

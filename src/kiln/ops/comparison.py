@@ -65,6 +65,8 @@ def isclose(
     input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> Tensor:
     """Where |input - other| <= atol + rtol * |other|."""
+    expect_tensor("isclose", input)
+    expect_tensor("isclose", other)
     if input.dtype is not other.dtype:
         raise KilnError(
             "isclose", "both tensors must have the same dtype", (input.dtype, other.dtype), ""
@@ -103,7 +105,7 @@ def isfinite(input: Tensor) -> Tensor:
 
 
 def _logic(name: str, fn: Any, doc: str) -> Any:
-    def ref(input: Operand, other: Operand) -> Tensor:
+    def ref(input: Tensor, other: Tensor) -> Tensor:
         return fn(input != 0, other != 0)
 
     ref.__name__, ref.__doc__ = name, doc
@@ -112,7 +114,7 @@ def _logic(name: str, fn: Any, doc: str) -> Any:
         "logical_or": lambda input, other: (input != 0) | (other != 0),
         "logical_xor": lambda input, other: (input != 0) ^ (other != 0),
     }[name]
-    return elementwise("bool", inplace=True, out=True, samples=binary(grad=False), body=body)(ref)
+    return elementwise("bool", inplace=True, out=True, samples=binary(grad=False, scalar=None), body=body)(ref)
 
 
 logical_and = _logic("logical_and", np.logical_and, "Where both are not zero.")

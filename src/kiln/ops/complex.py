@@ -32,8 +32,7 @@ def imag(input: Tensor) -> Tensor:
     """The imaginary part of a complex tensor, a view."""
     if not input.is_complex():
         raise KilnError(
-            "imag", "imag is not implemented for tensors with non-complex dtypes", describe(input),
-            "",
+            "imag", "imag is not implemented for tensors with non-complex dtypes", describe(input), "",
         )  # fmt: skip
     return imag_part(input)
 

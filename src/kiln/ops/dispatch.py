@@ -62,6 +62,14 @@ def _refuse(op: Op, i: int, x: Any, due: str) -> None:
     )  # fmt: skip
 
 
+def expect_tensor(name: str, x: Any) -> None:
+    """An error where a composition was given something else than a tensor."""
+    if not isinstance(x, Tensor):
+        raise KilnTypeError(
+            name, f"expected a Tensor, not {type(x).__name__}", describe(x), "make one with kiln.tensor(…)"
+        )
+
+
 def unwrap(op: Op, args: tuple) -> list:
     """The arguments with payloads in place of tensors."""
     raw = list(args)

@@ -483,7 +483,7 @@ def attention(
     """softmax(query @ key^T * scale, masked) @ value."""
     s = np.matmul(query * query.dtype.type(scale), _swap(key))
     if is_causal:
-        attn_mask = np.arange(query.shape[-2])[:, None] >= np.arange(key.shape[-2])  # type: ignore[assignment]
+        attn_mask = np.arange(query.shape[-2])[:, None] >= np.arange(key.shape[-2])
     if attn_mask is not None:
         s = (
             np.where(attn_mask, s, s.dtype.type(-np.inf))

@@ -253,8 +253,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = 
     if mode != "constant":
         if value not in (None, 0, 0.0):
             raise KilnValueError(
-                "pad", f'padding mode "{mode}" doesn\'t take in value argument', f"value={value}",
-                "",
+                "pad", f'padding mode "{mode}" doesn\'t take in value argument', f"value={value}", "",
             )  # fmt: skip
         for i in range(len(p) // 2):
             input = _pad_mode(input, n - 1 - i, p[2 * i], p[2 * i + 1], mode)
@@ -268,8 +267,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = 
             a, b = max(0, -low[d]), size - max(0, -high[d])
             if b < a:
                 raise KilnError(
-                    "pad", "the padding cuts more than there is", f"pad={p} for {describe(input)}",
-                    "",
+                    "pad", "the padding cuts more than there is", f"pad={p} for {describe(input)}", "",
                 )  # fmt: skip
             cut.append((a, b, 1))
         input = basic_index(input, tuple(cut))

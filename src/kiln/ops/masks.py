@@ -42,9 +42,9 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
                 describe(value), "",
             )  # fmt: skip
         value = value.to(input.dtype)
-    elif (isinstance(value, complex) and not input.is_complex()) or (
-        isinstance(value, float) and input.dtype.category < dt.FLOAT
-    ):
+    elif isinstance(value, float) and input.dtype.category < dt.FLOAT:
+        value = int(value) if input.dtype is not dt.bool_ else bool(value)
+    elif isinstance(value, complex) and not input.is_complex():
         raise KilnError("masked_fill", "value cannot be converted to the tensor's dtype without loss",
                         f"value={value} for {input.dtype.name}", "cast the tensor first")  # fmt: skip
     return where_op(mask, value, input)

@@ -260,9 +260,14 @@ def split(
 
 
 @composition(samples=lambda: iter([
-    Sample((draw(rng(), (5, 2)), 2)), Sample((draw(rng(), (5, 2)), (1, 4)))]))  # fmt: skip
+    Sample((draw(rng(), (5, 2)), (2, 3))), Sample((draw(rng(), (5, 2)), (1, 4))),
+    Sample((draw(rng(), (5, 2)), 2), error=TypeError)]))  # fmt: skip
 def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
     """`split` into the given sizes."""
+    if not isinstance(split_sizes, list | tuple):
+        raise KilnTypeError(
+            "split_with_sizes", "split_sizes must be a sequence of ints", repr(split_sizes), "use split"
+        )
     return split(input, split_sizes, dim)
 
 

@@ -231,7 +231,7 @@ def max_pool(
                 first, better * index(i), out=first
             )  # i grows: where v is not better, first stays
             np.maximum(values, v, out=values)
-    return values, first  # type: ignore[return-value]
+    return values, first
 
 
 @op(
@@ -403,9 +403,9 @@ def avg_pool(
         v = x[(..., *where)]
         total = v.copy() if total is None else np.add(total, v, out=total)
     by = _divisor(input.shape[-n:], kernel, stride, padding, extra, include_pad, divisor, np.arange)
-    if total.dtype.kind in "iu":  # type: ignore[union-attr]
-        return np.trunc(total / by).astype(total.dtype)  # type: ignore[operator,union-attr]
-    return np.divide(total, by, out=total, dtype=total.dtype)  # type: ignore[arg-type,union-attr,return-value]
+    if total.dtype.kind in "iu":
+        return np.trunc(total / by).astype(total.dtype)
+    return np.divide(total, by, out=total, dtype=total.dtype)
 
 
 @op(

@@ -1,0 +1,115 @@
+"""What samples can't say about the ops behind layers: state that changes, gradients that are cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import kiln
+import kiln.nn.functional as F
+from kiln.errors import KilnNotImplementedError
+
+
+def test_batch_norm_moves_its_running_statistics():
+    x = kiln.tensor([[1.0, 2.0], [3.0, 6.0], [5.0, 4.0]])
+    mean, var = kiln.zeros(2), kiln.ones(2)
+    F.batch_norm(x, mean, var, training=True, momentum=0.5)
+    np.testing.assert_allclose(mean.numpy(), [1.5, 2.0])
+    np.testing.assert_allclose(var.numpy(), [2.5, 2.5])  # the variance is unbiased: 4 and 4
+
+
+def test_batch_norm_in_evaluation_leaves_its_statistics_alone():
+    mean, var = kiln.tensor([1.0]), kiln.tensor([4.0])
+    out = F.batch_norm(kiln.tensor([[3.0], [5.0]]), mean, var, eps=0.0)
+    np.testing.assert_allclose(out.numpy(), [[1.0], [2.0]])
+    assert mean.item() == 1.0
+    assert var.item() == 4.0
+
+
+def test_embedding_gives_no_gradient_to_its_padding_row():
+    weight = kiln.ones(4, 2).requires_grad_()
+    F.embedding(kiln.tensor([0, 1, 1, 3]), weight, padding_idx=1).sum().backward()
+    np.testing.assert_array_equal(weight.grad.numpy()[:, 0], [1, 0, 0, 1])
+
+
+def test_embedding_scales_gradients_by_frequency():
+    weight = kiln.ones(3, 2).requires_grad_()
+    F.embedding(kiln.tensor([2, 2, 0]), weight, scale_grad_by_freq=True).sum().backward()
+    np.testing.assert_array_equal(weight.grad.numpy()[:, 0], [1, 0, 1])
+
+
+def test_embedding_renormalizes_only_the_rows_in_use():
+    weight = kiln.tensor([[3.0, 4.0], [3.0, 4.0], [0.3, 0.4]])
+    F.embedding(kiln.tensor([0, 2]), weight, max_norm=1.0)
+    np.testing.assert_allclose(weight.numpy(), [[0.6, 0.8], [3, 4], [0.3, 0.4]], rtol=1e-5)
+
+
+def test_embedding_may_change_its_weight_before_backward():
+    weight = kiln.ones(3, 2).requires_grad_()
+    out = F.embedding(kiln.tensor([0, 1]), weight)
+    with kiln.no_grad():
+        weight.mul_(2)
+    out.sum().backward()
+    assert weight.grad.sum().item() == 4
+
+
+def test_sparse_embedding_is_refused_by_name():
+    with pytest.raises(KilnNotImplementedError, match="sparse"):
+        F.embedding(kiln.tensor([0]), kiln.ones(2, 2), sparse=True)
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "silu", "hardtanh", "mish", "relu6"])
+def test_the_inplace_flag_stores_and_differentiates(name):
+    fn = getattr(F, name)
+    x = kiln.tensor([-2.0, -0.5, 0.5, 8.0], dtype=kiln.float64).requires_grad_()
+    y = x * 2
+    assert fn(y, inplace=True) is y
+    y.sum().backward()
+    plain = x.detach().requires_grad_()
+    out = fn(plain * 2)
+    out.sum().backward()
+    np.testing.assert_allclose(y.detach().numpy(), out.detach().numpy())
+    np.testing.assert_allclose(x.grad.numpy(), plain.grad.numpy())
+
+
+def test_relu_drops_gradients_that_are_not_finite():
+    x = kiln.tensor([-1.0, 2.0]).requires_grad_()
+    F.relu(x).backward(kiln.tensor([float("nan"), 3.0]))
+    np.testing.assert_array_equal(x.grad.numpy(), [0, 3])
+
+
+def test_max_pool_gives_its_gradient_to_the_first_of_equals():
+    x = kiln.ones(1, 1, 2, 2).requires_grad_()
+    F.max_pool2d(x, 2).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy().ravel(), [1, 0, 0, 0])
+
+
+def test_attention_on_a_row_that_is_masked_out_is_zero():
+    q = kiln.ones(1, 2, 3)
+    mask = kiln.tensor([[True, True], [False, False]])
+    out = F.scaled_dot_product_attention(q, q, q, mask)
+    np.testing.assert_allclose(out.numpy()[0], [[1, 1, 1], [0, 0, 0]])
+
+
+def test_ctc_of_an_impossible_target_is_infinite_or_dropped():
+    x = kiln.zeros(2, 1, 3).log_softmax(2).requires_grad_()
+    call = (x, kiln.tensor([[1, 1]]), (2,), (2,))  # a repeated label needs a blank between
+    assert F.ctc_loss(*call).item() == float("inf")
+    loss = F.ctc_loss(*call, zero_infinity=True)
+    loss.backward()
+    assert loss.item() == 0
+    assert not x.grad.any()
+
+
+def test_kl_div_warns_that_the_mean_is_not_the_divergence():
+    p = kiln.tensor([[0.5, 0.5]])
+    with pytest.warns(UserWarning, match="batchmean"):
+        assert F.kl_div(p.log(), p).item() == pytest.approx(0, abs=1e-7)
+
+
+def test_gumbel_softmax_when_hard_is_one_hot_with_a_gradient():
+    x = kiln.zeros(5, 4).requires_grad_()
+    y = F.gumbel_softmax(x, hard=True)
+    np.testing.assert_allclose(np.sort(y.detach().numpy(), 1), [[0, 0, 0, 1]] * 5, atol=1e-6)
+    (y * kiln.arange(4.0)).sum().backward()
+    assert x.grad.abs().sum().item() > 0
