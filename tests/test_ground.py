@@ -22,7 +22,7 @@ def test_size():
     s = Size((2, 3, 4))
     assert s.numel() == 24
     assert isinstance(s[1:], Size)
-    assert isinstance(s + [1], Size)
+    assert isinstance(Size.__add__(s, [1]), Size)
     assert repr(s) == "kiln.Size([2, 3, 4])"
     assert s == (2, 3, 4)
 

@@ -268,22 +268,6 @@ class Tensor(TensorMethods):
         self._fn, self._rg = None, False
         return self
 
-    def backward(
-        self,
-        gradient: Tensor | None = None,
-        retain_graph: bool | None = None,
-        create_graph: bool = False,
-        inputs: Any = None,
-    ) -> None:
-        """Accumulate d(self)/d(leaf) into the `.grad` of every leaf that requires grad.
-
-        `gradient` weights self's elements and may be left out for a single element;
-        `create_graph` makes the gradients differentiable; `inputs` restricts the leaves.
-        """
-        from .autograd import backward
-
-        backward(self, gradient, retain_graph, create_graph, inputs=inputs)
-
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Any:
         """Call `hook(grad)` when this tensor's gradient is known; it may return a new one."""
         from .autograd.hooks import register_tensor_hook

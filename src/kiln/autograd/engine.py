@@ -105,6 +105,14 @@ def run(
     accumulate: bool = True,
 ) -> None:
     """Push `grads` of `roots` back; add to leaves' `.grad`, or collect what `targets` wants."""
+    if targets is None and not create_graph and not CAPTURING:
+        old_mode = mode.grad
+        mode.grad = False
+        try:
+            _run_arrays(roots, grads, retain_graph)
+        finally:
+            mode.grad = old_mode
+        return
     work = _Pass(targets, accumulate)
     heap, pending, deliver = work.heap, work.pending, work.deliver
     old_mode = mode.grad
@@ -150,19 +158,89 @@ def run(
         mode.grad = old_mode
 
 
+def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: bool) -> None:
+    """`run` for first-order gradients of leaves in eager mode, on plain arrays: the common case, kept short."""
+    pending: dict[TapeNode, Any] = {}  # (array, whether its memory is ours), or a list of them by output
+    heap: list[tuple[int, TapeNode]] = []
+    leaves: dict[int, list[Any]] = {}
+
+    def deliver(to: TapeNode, idx: int, a: Any, owned: bool) -> None:
+        old = pending.get(to)
+        if old is None:
+            heappush(heap, (-to.seq, to))
+        if to.n_out == 1:
+            pending[to] = (a, owned) if old is None else (old[0] + a, True)
+            return
+        if old is None:
+            old = pending[to] = [None] * to.n_out
+        e = old[idx]
+        old[idx] = (a, owned) if e is None else (e[0] + a, True)
+
+    for r, seed in zip(roots, grads, strict=True):
+        fn = _fresh(r)._fn
+        if fn is None:
+            _accumulate(r, seed, False, False)
+        else:
+            deliver(fn, r._idx, seed._a, False)
+    while heap:
+        node = heappop(heap)[1]
+        entry = pending.pop(node)
+        if node.n_out == 1:
+            g, ours = entry
+            gs = [g]
+        else:
+            g, ours = None, False
+            gs = [None if e is None else e[0] for e in entry]
+        if node.hooks is not None:
+            hooked = hooks.run_output_hooks(node, [None if g is None else wrap(g) for g in gs])
+            results = hooks.run_node_hooks(node, node.backward(hooked), hooked)
+            gs = [None if g is None else g._a for g in hooked]
+            g, ours = gs[0], False
+            arrays = [None if r is None else r._a for r in results]
+        else:
+            arrays = node.backward_arrays(gs)
+        if not retain_graph:
+            node.free()
+        alone = len(arrays) == 1
+        for edge, a in zip(node.edges, arrays, strict=True):
+            if a is None or edge is None:
+                continue
+            # what is the incoming gradient itself, or goes two ways, may not become a leaf's own memory
+            if a is g:
+                owned = alone and ours
+            else:
+                owned = alone or (sum(a is o for o in arrays) == 1 and not any(a is x for x in gs))
+            to, idx, shape, d = edge
+            if a.shape != shape or a.dtype is not d:
+                a = _fit(wrap(np.asarray(a)), shape, d)._a
+            if isinstance(to, TapeNode):
+                deliver(to, idx, a, owned)
+            else:
+                known = leaves.get(id(to))
+                if known is None:
+                    leaves[id(to)] = [to, a, owned]
+                else:
+                    known[1], known[2] = known[1] + a, True
+    for leaf, a, owned in leaves.values():
+        _accumulate(leaf, wrap(np.asarray(a)), owned, False)
+
+
 def _accumulate(leaf: Tensor, g: Tensor, owned: bool, create_graph: bool) -> None:
     """Add a gradient to a leaf's `.grad`; its first one is stored in memory of its own."""
     if leaf._hooks is not None:
         hooked = hooks.run_tensor_hooks(leaf, g)
         g, owned = hooked, owned and hooked is g
-    old = leaf.grad
+    old = leaf.grad if CAPTURING else leaf._grad
     if old is None:
         if not create_graph:
             a = g._a
             if not CAPTURING and not (owned and a.base is None and a.flags.c_contiguous and a.flags.writeable):
                 a = a.copy()
             g = wrap(a)
-        leaf.grad = g
+        if CAPTURING:
+            leaf.grad = g
+        else:
+            leaf._grad = g
     elif create_graph:
         leaf.grad = old + g
     else:
@@ -233,6 +311,28 @@ def backward(
         for x, key in zip(wanted, targets.keys, strict=True):
             if x._fn is not None and (g := targets.found.get(key)) is not None:
                 x.grad = g if x._grad is None else x._grad + g
+
+
+def tensor_backward(
+    self: Tensor,
+    gradient: Tensor | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Any = None,
+) -> None:
+    """Accumulate d(self)/d(leaf) into the `.grad` of every leaf that requires grad.
+
+    `gradient` weights self's elements and may be left out for a single element; `create_graph` makes
+    the gradients differentiable; `inputs` restricts the leaves.
+    """
+    if gradient is None and inputs is None and self._rg and not CAPTURING and self._a.size == 1:
+        seed = wrap(np.ones(self._a.shape, self._a.dtype))
+        run((self,), (seed,), bool(create_graph if retain_graph is None else retain_graph), create_graph)
+    else:
+        backward(self, gradient, retain_graph, create_graph, inputs=inputs)
+
+
+Tensor.backward = tensor_backward  # type: ignore[method-assign]
 
 
 def grad(

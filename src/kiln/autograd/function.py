@@ -33,6 +33,7 @@ class FunctionCtx(TapeNode):
         self.materialize_grads = True
         self.dirty: tuple[Tensor, ...] = ()
         self.non_differentiable: tuple[Tensor, ...] = ()
+        self.versions: list[tuple[list, int]] = []
         self._saved: list[Callable[[], Tensor] | None] = []
         self._edge_at: dict[int, int] = {}
 

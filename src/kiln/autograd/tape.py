@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from threading import get_ident
 from typing import Any
 
+from ..dtypes import float32, float64
 from ..errors import KilnError
 from ..ops.registry import GRAD, OUT, SHAPE, Op, Plan, Rule
 from ..tensor import Tensor, _fresh, wrap
@@ -91,6 +92,10 @@ class TapeNode:
         """Gradients for the edges from the gradients of the outputs."""
         raise NotImplementedError
 
+    def backward_arrays(self, gs: list[Any]) -> list[Any]:
+        """`backward` on plain arrays, for a first-order pass in eager mode."""
+        return [None if r is None else r._a for r in self.backward([None if g is None else wrap(g) for g in gs])]
+
     def free(self) -> None:
         """Drop what was saved."""
         self.freed = True
@@ -157,6 +162,30 @@ class OpNode(TapeNode):
                 found[rule.targets[0]] = r
         return [found.get(i) if sub is None else found[i][sub] for i, sub in plan.slots]
 
+    def backward_arrays(self, gs: list[Any]) -> list[Any]:
+        quick = self.plan.quick
+        g = gs[0]
+        if quick is None or (g.dtype is not _F32 and g.dtype is not _F64):
+            return super().backward_arrays(gs)
+        if self.freed or self.versions:
+            self.check()
+        args, edges = self.args, self.edges
+        out = []
+        for fn, slots in quick:
+            values: list[Any] = []
+            for s in slots:
+                if s >= 0:
+                    x = args[s]
+                    values.append(x._a if isinstance(x, Tensor) else x)
+                elif s == GRAD:
+                    values.append(g)
+                elif s == OUT:
+                    values.append(self.outs[0][0])
+                else:
+                    values.append(edges[len(out)][2])  # type: ignore[index]
+            out.append(fn(*values))
+        return out
+
     def free(self) -> None:
         self.freed = True
         self.versions = ()
@@ -164,41 +193,34 @@ class OpNode(TapeNode):
 
 
 _node = object.__new__
+_F32, _F64 = float32.np, float64.np
 
 
 _FIRST, _SECOND, _BOTH = (0,), (1,), (0, 1)
 
 
-def record_short(op: Op, args: tuple, out: Tensor) -> None:
-    """`record` for one or two operands, attributes at their defaults and one output: the hot path."""
+def record_binary(op: Op, x: Tensor, y: Any, out: Tensor) -> None:
+    """`record` for two operands, attributes at their defaults and one output: the hot path."""
     if DISABLED and get_ident() in DISABLED:
         return
-    x = args[0]
     if x._base is not None:
         _fresh(x)
-    y = args[1] if len(op.tensor_slots) == 2 else None
-    if isinstance(y, Tensor):
+    edges: list[Edge | None]
+    if x._rg:
+        a = x._a
+        edges = [(x._fn or x, x._idx, a.shape, a.dtype)]
+        needed = _FIRST
+    else:
+        edges, needed = [], _SECOND
+    if y.__class__ is Tensor or isinstance(y, Tensor):
         if y._base is not None:
             _fresh(y)
         if y._rg:
-            b = y._a
-            second = (y._fn or y, y._idx, b.shape, b.dtype)
-            if x._rg:
-                a = x._a
-                edges, needed = [(x._fn or x, x._idx, a.shape, a.dtype), second], _BOTH
-            else:
-                edges, needed = [second], _SECOND
-        elif x._rg:
-            a = x._a
-            edges, needed = [(x._fn or x, x._idx, a.shape, a.dtype)], _FIRST
-        else:
-            return
-    elif x._rg:
-        a = x._a
-        edges, needed = [(x._fn or x, x._idx, a.shape, a.dtype)], _FIRST
-    else:
-        return
-    if not op.rules:
+            a = y._a
+            edges.append((y._fn or y, y._idx, a.shape, a.dtype))
+            if needed is _FIRST:
+                needed = _BOTH
+    if not edges or not op.rules:
         return
     plan = op._plans.get(needed) or op.plan(needed)
     node = _node(OpNode)
@@ -207,7 +229,28 @@ def record_short(op: Op, args: tuple, out: Tensor) -> None:
     if plan.blank is not None:
         node.args, node.versions = plan.blank, ()
     else:
-        _save(node, plan, args, (out,), False)
+        _save(node, plan, (x, y, *op.defaults), (out,), False)
+    out._fn, out._rg = node, True
+
+
+def record_unary(op: Op, x: Tensor, out: Tensor) -> None:
+    """`record` for one operand, attributes at their defaults and one output: the hot path."""
+    if DISABLED and get_ident() in DISABLED:
+        return
+    if x._base is not None:
+        _fresh(x)
+    if not x._rg or not op.rules:
+        return
+    a = x._a
+    plan = op._plans.get(_FIRST) or op.plan(_FIRST)
+    node = _node(OpNode)
+    node.op, node.plan, node.seq = op, plan, next_seq()
+    node.edges = [(x._fn or x, x._idx, a.shape, a.dtype)]
+    node.n_out, node.hooks, node.freed, node.outs = 1, None, False, None
+    if plan.blank is not None:
+        node.args, node.versions = plan.blank, ()
+    else:
+        _save(node, plan, (x, *op.defaults), (out,), False)
     out._fn, out._rg = node, True
 
 
@@ -271,4 +314,4 @@ def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False)
     return node
 
 
-__all__ = ["Edge", "OpNode", "Rule", "TapeNode", "edge_of", "record", "record_short"]
+__all__ = ["Edge", "OpNode", "Rule", "TapeNode", "edge_of", "record", "record_binary", "record_unary"]

@@ -2,7 +2,8 @@
 
 While a function is captured, every frame of user code that it enters is looked at: the bytecode
 says which globals, closure cells and attribute chains (`self.scale`, `cfg.model.depth`) it loads.
-Those that hold a plain Python value become guards: at each call the value must be what it was.
+They become guards: at each call a plain value must be equal to what it was, and any other object the
+same one. What the function makes itself is its own affair: objects younger than the call are no facts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from ..tensor import Tensor
 _KILN = __name__.split(".")[0]
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _CONTAINERS = (dict, list, tuple, set)
+_LONG = 1024
+"""Containers with more elements are compared by identity."""
 
 
 _STDLIB = os.path.dirname(os.__file__) + os.sep
@@ -34,7 +37,7 @@ def _is_stdlib(filename: str) -> bool:
 
 @lru_cache(4096)
 def _chains(code: types.CodeType) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
-    """(kind, root name, attribute names) of the loads in a code object; kind: global, cell, local."""
+    """(kind, root name, attribute names) of the loads in a code object; kind: global, cell, local, variable (assigned)."""
     out = []
     kind, root, path = "", "", []
 
@@ -58,7 +61,7 @@ def _chains(code: types.CodeType) -> tuple[tuple[str, str, tuple[str, ...]], ...
         elif name.startswith("LOAD_FAST"):
             flush()
             last = i.argval[-1] if isinstance(i.argval, tuple) else i.argval
-            kind, root, path = ("" if last in stored else "local"), last, []
+            kind, root, path = ("variable" if last in stored else "local"), last, []
         elif name in ("LOAD_ATTR", "LOAD_METHOD") and kind:
             path.append(i.argval)
         elif name in ("PUSH_NULL", "CACHE", "RESUME", "PRECALL", "EXTENDED_ARG"):
@@ -70,17 +73,41 @@ def _chains(code: types.CodeType) -> tuple[tuple[str, str, tuple[str, ...]], ...
     return tuple(dict.fromkeys(out))
 
 
+def plain(value: Any) -> Any:
+    """A scalar as a key: -0.0 is not 0.0, nor 1 True, and NaN is itself."""
+    if isinstance(value, float | complex) and (value == 0 or value != value):
+        return (type(value), repr(value))
+    return (type(value), value)
+
+
 def _snapshot(value: Any, depth: int = 0) -> Any:
-    """A comparable copy of a plain value; None in a tuple of one where it is not plain."""
+    """A comparable copy of a plain value; any other object stands for itself."""
     if isinstance(value, _SCALARS):
-        return (type(value), value)
-    if depth < 3 and type(value) in _CONTAINERS and len(value) <= 64:
+        return plain(value)
+    if depth < 4 and type(value) in _CONTAINERS and len(value) <= _LONG:
+        if isinstance(value, set):
+            return (set, frozenset(value))
         items = value.items() if isinstance(value, dict) else enumerate(value)
-        parts = tuple((k, _snapshot(v, depth + 1)) for k, v in items if isinstance(k, _SCALARS))
-        return (type(value), len(value), parts)
-    if isinstance(value, Tensor | types.FunctionType):
-        return ("object", id(value))
-    return None
+        return (type(value), tuple((_snapshot(k, 4), _snapshot(v, depth + 1)) for k, v in items))
+    return Same(value)
+
+
+class Same:
+    """A key that is equal where the object is the same one, which it keeps alive."""
+
+    __slots__ = ("object",)
+
+    def __init__(self, x: Any):
+        self.object = x
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.object is other.object
+
+    def __hash__(self) -> int:
+        return id(self.object)
+
+    def __repr__(self) -> str:
+        return f"{type(self.object).__name__} object"
 
 
 class Fact:
@@ -108,28 +135,44 @@ class Fact:
         return f"{self.path} was {self.keep!r} and is {now}"
 
 
+_CODE = object()
+
+
+def _class_attribute(holder: Any, attr: str) -> Any:
+    """What a user's class holds under a name; `_CODE` where that is missing, or computes."""
+    for c in (holder if isinstance(holder, type) else type(holder)).__mro__:
+        if attr in c.__dict__:
+            found = c.__dict__[attr]
+            ours = c.__module__.split(".")[0] in (_KILN, "builtins", "numpy")
+            slot = isinstance(found, types.MemberDescriptorType) and not isinstance(holder, type)
+            return _CODE if ours or (hasattr(type(found), "__get__") and not slot) else found
+    return _CODE
+
+
 class Facts:
     """The Python values read during a capture."""
 
     def __init__(self) -> None:
         self.found: dict[Any, Fact] = {}
+        self.young: set[int] = set()  # ids of what was made during the capture
 
-    def visit(self, frame: types.FrameType) -> None:
-        """Note what the code of a user's frame can read, as the frame is entered."""
+    def visit(self, frame: types.FrameType, leaving: bool = False) -> None:
+        """Note what the code of a user's frame can read: as it is entered, and by its own variables as it ends."""
         if frame.f_globals.get("__name__", "").split(".")[0] in (_KILN, "numpy", "contextlib", "importlib", "rich"):
             return
         code = frame.f_code
         if code.co_filename.startswith(("<frozen", "<kiln")) or _is_stdlib(code.co_filename):
             return
         for kind, root, path in _chains(code):
+            if (kind == "variable") is not leaving:
+                continue
             scope = frame.f_globals if kind == "global" else frame.f_locals
             if root not in scope:
                 continue
             value = scope[root]
-            if kind == "local":
-                if not path or isinstance(value, Tensor):
-                    continue
-                self._follow(value, root, path)
+            if kind in ("local", "variable"):
+                if path and not isinstance(value, Tensor):
+                    self._follow(value, root, path)
             elif isinstance(value, types.ModuleType) and value.__name__.split(".")[0] in (_KILN, "numpy", "math"):
                 continue
             else:
@@ -151,48 +194,61 @@ class Facts:
 
     def _follow(self, value: Any, text: str, path: tuple[str, ...]) -> None:
         for attr in path:
-            if isinstance(value, type | types.FunctionType | types.MethodType | Tensor):
+            if isinstance(value, types.FunctionType | types.MethodType | Tensor):
                 return
             holder = value
             fields = getattr(holder, "__dict__", None)
-            if fields is None or attr not in fields:
-                return  # properties, slots and class attributes compute or belong to the code
-            value = fields[attr]
             text = f"{text}.{attr}"
-            self._add((id(holder), attr), text, holder, lambda h=holder, a=attr: h.__dict__[a], value)
+            if fields is not None and attr in fields and not isinstance(holder, type):
+                value = fields[attr]
+                self._add((id(holder), attr), text, holder, lambda h=holder, a=attr: h.__dict__[a], value)
+                continue
+            # class attributes and slots hold data; properties and methods belong to the code
+            found = _class_attribute(holder, attr)
+            if found is _CODE:
+                return
+            try:
+                value = getattr(holder, attr)
+            except AttributeError:
+                return
+            self._add((id(holder), attr), text, holder, lambda h=holder, a=attr: getattr(h, a), value)
 
     def _add(self, key: Any, path: str, holder: Any, read: Callable[[], Any], value: Any) -> None:
-        if key not in self.found and _snapshot(value) is not None:
+        if key not in self.found:
             self.found[key] = Fact(path, holder, read, value)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Visit every frame that is entered on this thread inside the block.
 
-        The collector rests meanwhile: its callbacks and finalizers are frames that the function never called.
+        The collector rests meanwhile: its callbacks and finalizers are frames that the function never called,
+        and its youngest generation is then what the function made.
         """
         old, collecting = sys.getprofile(), gc.isenabled()
 
         def hook(frame: types.FrameType, event: str, arg: Any) -> None:
-            if event == "call":
-                self.visit(frame)
+            if event in ("call", "return"):
+                self.visit(frame, event == "return")
 
+        gc.collect(0)
         gc.disable()
         sys.setprofile(hook)
         try:
             yield
         finally:
             sys.setprofile(old)
+            self.young = {id(x) for x in gc.get_objects(0)}
             if collecting:
                 gc.enable()
 
     def settle(self) -> list[Fact]:
         """The guards; an error where the function itself changed a value that it read."""
-        for f in self.found.values():
+        found = [f for f in self.found.values() if id(f.holder) not in self.young]
+        for f in found:
             if not f.holds():
                 raise CaptureError(
                     "compile", "the function changes a Python value that it also reads; only tensors can change "
                     "inside a compiled function", f.explain(),
                     "keep it in a tensor and update it in place, or change it outside the function",
                 )  # fmt: skip
-        return list(self.found.values())
+        return found

@@ -101,9 +101,11 @@ def mask_bits(g: np.ndarray, drop: np.ndarray) -> np.ndarray:
 )  # fmt: skip
 def relu_grad(grad: Tensor, result: Tensor) -> Tensor:
     """grad where result is above 0 (or NaN), 0 elsewhere."""
-    if grad.dtype.kind == "f" and grad.ndim and grad.shape == result.shape:
+    d = grad.dtype
+    if grad.size > 2048 and d.kind == "f" and grad.shape == result.shape:
         return mask_bits(grad, result <= 0)
-    return np.where(result <= 0, grad.dtype.type(0), grad)
+    zero = _ZEROS.get(d, 0)
+    return np.where(result <= zero, zero, grad)
 
 
 def _relu_infer(input: Any) -> tuple:
@@ -120,6 +122,7 @@ _ZEROS = {
 @op(
     family="elementwise", promote="same", ufunc=lambda x: np.maximum(x, _ZEROS[x.dtype]), native="fiu", inplace=True,
     infer=_relu_infer, check=False, grad={"input": lambda g, out: relu_grad(g, out)},
+    quick={"input": lambda g, out: relu_grad.op.reference(g, out)},
     body=lambda input: where_op(input <= 0, 0, input), samples=unary(away=2.0),
 )  # fmt: skip
 def relu(input: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from ..errors import KilnError
 from ..shape import broadcast_shapes
 from ..tensor import Tensor
 from .derive import compute_dtype
+from .dispatch import expect_tensor
 from .registry import REGISTRY, Operand, Sample, composition, op
 from .samples import binary, draw, rng, unary
 
@@ -57,6 +58,7 @@ def _scaled(x: Any, alpha: Any) -> Any:
     ufunc=np.add, scalar="add", inplace=True, out=True,
     dunders=("__add__", "__radd__", "__iadd__"),
     grad={"input": lambda g: g, "other": lambda g, alpha: _scaled(g, alpha)},
+    quick={"input": lambda g: g, "other": lambda g, alpha: _scaled(g, alpha)},
     body=lambda input, other, alpha: input + other * alpha,
     samples=binary(kwargs=({}, {"alpha": 2.5})),
 )  # fmt: skip
@@ -88,6 +90,7 @@ def rsub(input: Tensor, other: Operand, *, alpha: Any = 1) -> Tensor:
     ufunc=np.multiply, scalar="mul", inplace=True, out=True, aliases=("multiply",),
     dunders=("__mul__", "__rmul__", "__imul__"),
     grad={"input": lambda g, other: g * conjugate(other), "other": lambda g, input: g * conjugate(input)},
+    quick={"input": lambda g, other: g * other, "other": lambda g, input: g * input},
     samples=binary(),
 )  # fmt: skip
 def mul(input: Operand, other: Operand) -> Tensor:
@@ -330,7 +333,7 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
             "use a floating base: x.float() ** y",
         )  # fmt: skip
     parity = np.where(exponent % 2, input, 1)  # 1 / x**n is an integer only where |x| is 1
-    return np.where(exponent < 0, np.where(abs(input) == 1, parity, 0), np.power(input, np.maximum(exponent, 0)))
+    return np.where(exponent < 0, np.where(np.abs(input) == 1, parity, 0), np.power(input, np.maximum(exponent, 0)))
 
 
 @composition(samples=binary(low=0.4, high=2.0))
@@ -346,13 +349,14 @@ def float_power(input: Operand, exponent: Operand) -> Tensor:
 
 
 @elementwise(
-    ufunc=np.square, scalar="square", inplace=True, out=True, native="fiu",
+    ufunc=np.square, promote="square", inplace=True, out=True, native="fiu",
     grad={"input": lambda g, input: g * (conjugate(input) * 2)},
-    body=lambda input: input * input, samples=unary(),
+    infer=lambda input: (input.shape, dt.int64 if input.dtype is dt.bool_ else input.dtype),
+    body=lambda input: input * input if input.dtype is not dt.bool_ else input.to(dt.int64), samples=unary(),
 )  # fmt: skip
 def square(input: Tensor) -> Tensor:
-    """input * input."""
-    return np.square(input)
+    """input * input; bools count as integers."""
+    return np.square(input if input.dtype != np.bool_ else input.astype(np.int64))
 
 
 # ---------------------------------------------------------------- rounding

@@ -12,6 +12,7 @@ from ..shape import broadcast_shapes
 from ..tensor import Tensor
 from .arithmetic import elementwise
 from .derive import compute_dtype
+from .dispatch import expect_tensor
 from .registry import REGISTRY, Operand, Sample, composition
 from .samples import binary, draw, rng, unary
 

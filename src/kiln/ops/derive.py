@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..autograd.tape import record_short
+from ..autograd.tape import record_binary, record_unary
 from ..shape import broadcast_shapes
 from ..tensor import CAPTURING, Tensor, _new
 from . import dispatch
@@ -125,11 +125,12 @@ _UNSET = object()
 _BINARY = """
 def {name}(input, other{extra_sig}):
     {doc!r}
-    if isinstance(input, Tensor) and not _capturing{extra_test}:
+    if (input.__class__ is Tensor or isinstance(input, Tensor)) and not _capturing{extra_test}:
         a = input._a
-        if isinstance(other, Tensor):
+        if other.__class__ is Tensor or isinstance(other, Tensor):
             b = other._a
-            ok = a.dtype is b.dtype and a.dtype.kind in {native!r}
+            d = a.dtype
+            ok = d is b.dtype and (d is _F32 or d.kind in {native!r})
         else:
             b = other
             c = b.__class__
@@ -148,18 +149,19 @@ def {name}(input, other{extra_sig}):
                 t._idx = 0
                 t._rg = False
                 if input._rg or input._base is not None:
-                    _record(_op, {call}, t)
+                    _record2(_op, input, other, t)
                 elif b is not other and (other._rg or other._base is not None):
-                    _record(_op, {call}, t)
+                    _record2(_op, input, other, t)
                 return t
     {tail}
 """
 _UNARY = """
 def {name}(input{extra_sig}):
     {doc!r}
-    if isinstance(input, Tensor) and not _capturing{extra_test}:
+    if (input.__class__ is Tensor or isinstance(input, Tensor)) and not _capturing{extra_test}:
         a = input._a
-        if a.dtype.kind in {native!r}:
+        d = a.dtype
+        if d is _F32 or d.kind in {native!r}:
             try:
                 r = _ufunc(a)
             except Exception:
@@ -173,7 +175,7 @@ def {name}(input{extra_sig}):
                 t._idx = 0
                 t._rg = False
                 if input._rg or input._base is not None:
-                    _record(_op, {call}, t)
+                    _record1(_op, input, t)
                 return t
     {tail}
 """
@@ -182,8 +184,8 @@ def {name}(input{extra_sig}):
 def _globals(op: Op) -> dict[str, Any]:
     return {
         "__name__": "kiln.ops.generated", "Tensor": Tensor, "_new": _new, "_capturing": CAPTURING,
-        "_ndarray": np.ndarray, "_asarray": np.asarray, "_record": record_short, "_op": op,
-        "_ufunc": op.ufunc, "_apply": dispatch.apply, "_inplace": dispatch.inplace,
+        "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_op": op,
+        "_ufunc": op.ufunc, "_F32": _F32 if "f" in op.native else None, "_apply": dispatch.apply, "_inplace": dispatch.inplace,
         "_store_out": dispatch.store_out, "_UNSET": _UNSET, "_flat": _flat, "_alias": _alias,
         "_reflect": _reflect,
     }  # fmt: skip

@@ -21,7 +21,7 @@ from .views import expand, movement, reshape, transpose, unsqueeze
 
 def _cat_infer(tensors: Any, dim: int) -> tuple:
     if not len(tensors):
-        raise KilnError("cat", "expected a non-empty list of Tensors", "[]", "")
+        raise KilnValueError("cat", "expected a non-empty list of Tensors", "[]", "")
     d = tensors[0].dtype
     for x in tensors[1:]:
         d = dt.promote_types(d, x.dtype)
@@ -67,7 +67,7 @@ def _cat_samples() -> Any:
     yield Sample(([draw(r, (2, 3))], 1))
     yield Sample(([draw(r, (0,)), draw(r, (2, 3))], 0))
     yield Sample(([draw(r, (2, 3)), draw(r, (2, 4))],), error=RuntimeError)
-    yield Sample(([],), error=RuntimeError)
+    yield Sample(([],), error=ValueError)
     yield Sample(([draw(r, (2, 3))], 2), error=IndexError)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import KilnError, describe
 from ..shape import Size, numel
 from ..tensor import Tensor, wrap
+from .reduction import accurate_sum
 from .registry import FUNCTIONS, Sample, composition, op
 from .samples import draw, rng, strided
 
@@ -82,6 +83,22 @@ def _bias_grad(g: Tensor, in_shape: Any) -> Tensor:
     return g.sum().reshape(in_shape)
 
 
+def _quick_input(g: np.ndarray, weight: np.ndarray, in_shape: Any) -> np.ndarray:
+    return np.matmul(g, weight) if weight.ndim == 2 else np.multiply.outer(g, weight).reshape(in_shape)
+
+
+def _quick_weight(g: np.ndarray, input: np.ndarray, in_shape: Any) -> np.ndarray:
+    if g.ndim == 2 and len(in_shape) == 2:
+        return np.matmul(g.T, input)
+    return np.matmul(g.reshape(-1, in_shape[0] if len(in_shape) == 2 else 1).T, input.reshape(-1, in_shape[-1])).reshape(in_shape)
+
+
+def _quick_bias(g: np.ndarray, in_shape: Any) -> np.ndarray:
+    if len(in_shape) == 1 and g.ndim and in_shape[0] == g.shape[-1]:
+        return accurate_sum(g if g.ndim == 2 else g.reshape(-1, g.shape[-1]), 0)
+    return np.asarray(accurate_sum(g)).reshape(in_shape)
+
+
 def _linear_body(input: Tensor, weight: Tensor, bias: Any) -> Tensor:
     out = input @ (weight.transpose(0, 1) if weight.ndim == 2 else weight)
     return out if bias is None else out + bias
@@ -100,10 +117,15 @@ def _linear_samples() -> Any:
 @op(
     family="contraction", namespace="F", exact=True, check=False, infer=_linear_infer, samples=_linear_samples,
     grad={"input": _input_grad, "weight": _weight_grad, "bias": _bias_grad}, body=_linear_body,
+    quick={"input": _quick_input, "weight": _quick_weight, "bias": _quick_bias},
 )  # fmt: skip
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input @ weight.T + bias: input (*, in), weight (out, in), bias (out,) give (*, out)."""
     d = input.dtype
+    if input.ndim == 2 and bias is not None and d is weight.dtype and d is bias.dtype and d.kind == "f" and weight.ndim == 2:
+        if d.itemsize > 2:
+            out = np.matmul(input, weight.T)
+            return np.add(out, bias, out)
     if d != weight.dtype or (bias is not None and bias.dtype != d):
         raise TypeError  # the shape rule tells why
     if d.kind == "V" or d == np.float16:

@@ -16,6 +16,7 @@ from .dispatch import apply, record, store_out
 from .registry import Sample, composition, op
 from .samples import draw, rng, strided
 from .selection import maximum, minimum, where_op
+from .views import broadcast_array
 
 Dims = int | Sequence[int] | None
 
@@ -48,6 +49,12 @@ def spread(x: Tensor, shape: Sequence[Any], dim: Dims, keepdim: bool) -> Tensor:
     if not keepdim and x._a.ndim:
         x = x.reshape(reduced_shape(shape, reduced_axes(dim, len(shape)), True))
     return x.expand(shape)
+
+
+def _spread_array(g: np.ndarray, shape: tuple, dim: Dims, keepdim: bool) -> np.ndarray:
+    if not keepdim and g.ndim:
+        g = g.reshape(reduced_shape(shape, reduced_axes(dim, len(shape)), True))
+    return broadcast_array(g, shape)
 
 
 def reduced_count(shape: Sequence[Any], dim: Dims) -> Any:
@@ -172,6 +179,7 @@ def _pairwise(a: np.ndarray, axis: Any) -> bool:
 @op(
     name="sum", private=True, family="reduction", check=False, infer=_rule("sum", _widened),
     grad={"input": lambda g, in_shape, dim, keepdim: spread(g, in_shape, dim, keepdim)},
+    quick={"input": lambda g, in_shape, dim, keepdim: _spread_array(g, in_shape, dim, keepdim)},
     samples=reductions(integers=True),
 )  # fmt: skip
 def sum_op(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:

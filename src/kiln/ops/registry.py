@@ -94,6 +94,7 @@ class Plan:
     drop: tuple[int, ...]
     save_out: bool
     blank: tuple | None  # the arguments to keep where no tensor is saved and attributes have their defaults
+    quick: tuple[tuple[Callable, tuple[int, ...]], ...] | None  # rules on plain arrays, one for each edge
 
 
 class Op:
@@ -132,6 +133,8 @@ class Op:
         self.torch_name: str | None = facts.get("torch_name")
         self.kernel: Callable | None = None
         self.rules = tuple(self._rule(k, fn) for k, fn in (facts.get("grad") or {}).items())
+        self.defaults = tuple(p.default for p in self.params if not p.is_tensor)
+        self.quick = {r.targets[0]: r for r in (self._rule(k, fn) for k, fn in (facts.get("quick") or {}).items())}
         self._plans: dict[Any, Any] = {}
         self.fn: Callable = None  # type: ignore[assignment]  # set by `op`
 
@@ -162,6 +165,8 @@ class Op:
             found = self._plans[needed] = Plan(
                 rules, slots, wanted, keep, drop, OUT in saved,
                 blank if not keep and OUT not in saved else None,
+                tuple((self.quick[i].fn, self.quick[i].slots) for i, _ in slots)
+                if slots and all(i in self.quick and j is None for i, j in slots) else None,
             )  # fmt: skip
         return found
 
@@ -247,6 +252,7 @@ def op(
     function written in ops whose argument names say what it needs: `g` (`gs` for many outputs), the
     op's parameters, `out`/`outs`, `needs` (which targets of a joint rule are wanted), `in_shape` (the
     shape of the target, which costs no saved tensor).
+    `quick` may give some of the same rules on plain float arrays, for first-order eager backward.
     `infer(*args) -> (shape, dtype)`, or a list of these, is the shape rule; it raises on bad input.
     `body` is the decomposition in ops; `scalar` the name of a primitive elementwise expression.
     `view` results share memory; `exact` ops do no arithmetic (no upcast of half floats); `inplace`

@@ -175,7 +175,7 @@ def _clamp_samples() -> Any:
 def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
     """Each element moved into [min, max]; NaN stays. Where min > max the result is max."""
     if min is None and max is None:
-        raise KilnError("clamp", _NO_LIMIT, "min=None, max=None", "give min or max")
+        _clamp_infer(input)
     x = input
     if min is not None:
         x = np.maximum(x, min)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.views import replay
-from ..errors import KilnError, KilnIndexError, KilnValueError, describe
+from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, describe
 from ..shape import Size, index_int, norm_dim
 from ..tensor import Tensor
 from .registry import METHODS, REGISTRY, Sample, composition

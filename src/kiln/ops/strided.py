@@ -106,6 +106,8 @@ def unfold_dim(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     if not input.ndim:
         return input.reshape(1)[:size]
     d = dimension % input.ndim
+    if size > input.shape[d]:
+        _unfold_infer(input, dimension, size, step)
     n = (input.shape[d] - size) // step + 1
     shape = (*input.shape[:d], n, *input.shape[d + 1 :], size)
     s = input.strides

@@ -49,6 +49,7 @@ def _reshape_samples() -> Any:
 @view(
     infer=lambda input, shape: (Size(resolve_reshape(shape, numel(input.shape))), input.dtype),
     grad={"input": lambda g, in_shape: g.reshape(in_shape)}, samples=_reshape_samples,
+    quick={"input": lambda g, in_shape: g.reshape(in_shape)},
 )  # fmt: skip
 def reshape(input: Tensor, *shape: VarInts) -> Tensor:
     """The elements, in row-major order, in another shape; one size may be -1. A view where possible."""
@@ -192,6 +193,7 @@ def _inverse(dims: Sequence[int]) -> tuple[int, ...]:
 
 @view(
     infer=_permute_infer, grad={"input": lambda g, dims: g.permute(_inverse(dims))},
+    quick={"input": lambda g, dims: g.transpose(_inverse(dims))},
     samples=lambda: iter([
         Sample((draw(rng(), (2, 3, 4)), (2, 0, 1))), Sample((draw(rng(), (2, 3)), (-1, 0))), Sample((draw(rng(), ()), ())),
         Sample((draw(rng(), (2, 3)), (0, 0)), error=RuntimeError), Sample((draw(rng(), (2, 3)), (0,)), error=RuntimeError),
@@ -281,7 +283,7 @@ def _expand_sizes(shape: Any, sizes: Any) -> tuple:
     return tuple(out)
 
 
-def _broadcast(a: np.ndarray, shape: tuple) -> np.ndarray:
+def broadcast_array(a: np.ndarray, shape: tuple) -> np.ndarray:
     if a.shape == shape:
         return a
     if a.dtype.isbuiltin == 1 and a.flags.c_contiguous and a.size:
@@ -307,7 +309,7 @@ def _broadcast(a: np.ndarray, shape: tuple) -> np.ndarray:
 )  # fmt: skip
 def expand(input: Tensor, *sizes: VarInts) -> Tensor:
     """Dimensions of size 1 repeated without copying; -1 keeps a size. A read-only view."""
-    return _broadcast(input, _expand_sizes(input.shape, sizes))
+    return broadcast_array(input, _expand_sizes(input.shape, sizes))
 
 
 @method("expand_as")
