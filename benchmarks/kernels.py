@@ -1,6 +1,6 @@
 """Kiln's generated matmul kernels against torch.mm on one thread: ratios, measured interleaved.
 
-Run: python benchmarks/kernels.py [size ...]   (KILN_CPU_ISA=avx2 to see another level)
+Run: python -m benchmarks.kernels [size ...]   (KILN_CPU_ISA=avx2 to see another level)
 """
 
 from __future__ import annotations

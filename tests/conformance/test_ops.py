@@ -180,7 +180,9 @@ def differentiable(case: Case, full: bool) -> list:
             return tuple(t for t in leaves(case(*args, **kwargs)) if t.requires_grad)
 
         outputs = call()
-        if any(t.numel() for t in outputs) and all(t.dtype in DOUBLE for t in outputs):
+        if any(t.numel() for t in outputs) and all(
+            t.dtype in DOUBLE and np.isfinite(t._a).all() for t in outputs
+        ):
             found.append((i, s, call, tuple(inputs)))
     return found if full else found[:6]
 

@@ -178,14 +178,17 @@ def test_dtypes(case, full, counts):
             try:
                 got = case(*args, **kwargs)
             except KilnError as e:
-                if refused is None:
+                nothing = refused is None and not any(t.numel() for t in torch_leaves(want))
+                if (
+                    refused is None and not nothing
+                ):  # torch looks for a kernel only where there is work
                     report.add(i, s, f"{d.name}: refused ({e}) where torch gives {want}")
                 continue
             except Exception as e:
                 report.add(i, s, f"{d.name}: {type(e).__name__}: {e}")
                 continue
             if refused is None:
-                ties = case.op is not None and case.op.nondiff_outputs and not d.is_floating_point
+                ties = case.op is not None and case.op.nondiff_outputs and d is not dt.float32
                 if error := differs(got, want, TOLERANCE.get(d, 1e-4), case.random or bool(ties)):
                     report.add(i, s, f"{d.name}: {error}")
             elif d.is_floating_point and not missing_kernel(refused):

@@ -15,7 +15,7 @@ from ...runtime import arena, threads
 from . import jit
 from .contract import WORKSPACE
 from .isa import host_isa
-from .lower import Launch, lower
+from .lower import Launch, finish, lower
 
 
 def _own_outputs(graph: Graph) -> Graph:
@@ -92,11 +92,8 @@ class Memory:
         self.scratch = {j: at for (j, _), at in zip(scratch, offsets[len(nodes) :], strict=True)}
 
 
-def _late(launches: list[Launch], graph: Graph) -> tuple[list[Launch], int]:
-    """Launches that only store updates move to the end: state changes last, after all that can fail.
-
-    Also gives the number of launches before them.
-    """
+def _late(launches: list[Launch], graph: Graph) -> tuple[list[Launch], list[Launch]]:
+    """The launches that only store updates, apart from the others: state changes last, after all that can fail."""
     updated = {graph.outputs[k] for k in graph.updates}
     read: set[Node] = set()
     late: list[Launch] = []
@@ -107,7 +104,7 @@ def _late(launches: list[Launch], graph: Graph) -> tuple[list[Launch], int]:
         else:
             early.append(x)
             read |= x.reads
-    return early[::-1] + late[::-1], len(early)
+    return early[::-1], late[::-1]
 
 
 class CpuProgram:
@@ -118,7 +115,9 @@ class CpuProgram:
         isa = host_isa()
         graph = _own_outputs(graph)
         launches, self.checks = lower(graph, isa)
-        launches, quiet = _late(launches, graph)
+        early, late = _late(launches, graph)
+        early = finish(early, isa)
+        launches, quiet = early + finish(late, isa), len(early)
         # what checks look at stays in memory until they have been asked
         keep = {x for flag, n in self.checks for x in (flag, *n.inputs)}
         m = self.memory = Memory(graph, launches, keep)

@@ -1,0 +1,82 @@
+"""What the benchmarks share: the machine's description, peers, fresh processes, ratios and tables."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+def peer(name: str) -> Any:
+    """The peer's module; None, with a message, where it is not installed."""
+    try:
+        return __import__(name)
+    except ImportError:
+        print(f"{name} is not installed: skipped (pip install -e '.[peers]')")
+        return None
+
+
+def banner() -> None:
+    """Print what a figure means nothing without: date, machine, load, versions."""
+    from kiln.backends.cpu.isa import host_isa
+
+    def version(package: str) -> str:
+        try:
+            return f"{package} {importlib.metadata.version(package)}"
+        except importlib.metadata.PackageNotFoundError:
+            return f"{package} not installed"
+
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    print(f"{datetime.date.today()}, {_processor()}, {os.cpu_count()} cores, {host_isa().name}, load {load}")
+    packages = [version(p) for p in ("numpy", "llvmlite", "torch")]
+    print(f"{platform.system()}, Python {platform.python_version()}, {', '.join(packages)}\n")
+
+
+def _processor() -> str:
+    """The processor's name and model number, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+    return f"{facts.get('model name', platform.machine())} (family {facts.get('cpu family', '?')})"
+
+
+def fresh(code: str, *args: str, **env: str) -> dict[str, Any]:
+    """What a program prints as JSON when run in a new Python process."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], cwd=ROOT, env={**os.environ, **env}, stdout=subprocess.PIPE,
+        text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median over the rounds of ours / theirs: what drifts from round to round cancels."""
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def verdict(value: float, *, at_most: float | None = None, at_least: float | None = None) -> str:
+    """Whether a figure is within its bound, in words."""
+    met = value <= at_most if at_most is not None else value >= (at_least or 0.0)
+    bound = f"<= {at_most:g}" if at_most is not None else f">= {at_least:g}"
+    return f"{bound} {'met' if met else 'MISSED'}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as a Markdown table."""
+    cells = [list(head), ["---"] * len(head), *(list(r) for r in rows)]
+    widths = [max(len(r[i]) for r in cells) for i in range(len(head))]
+    for r in cells:
+        print("| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |")
+    print()
