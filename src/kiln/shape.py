@@ -84,8 +84,10 @@ def norm_dims(dim: Any, ndim: int, op: str = "dim") -> tuple[int, ...]:
     return (d,) if ndim else ()
 
 
-def broadcast_shapes(*shapes: Sequence[Any], op: str = "broadcast_shapes") -> Size:
+def broadcast_shapes(*shapes: Any, op: str = "broadcast_shapes") -> Size:
     """The common shape of operands aligned at their last dimensions; sizes of 1 stretch."""
+    if int in map(type, shapes):
+        shapes = tuple((s,) if isinstance(s, int) else s for s in shapes)
     n = max((len(s) for s in shapes), default=0)
     out: list[Any] = [1] * n
     for s in shapes:

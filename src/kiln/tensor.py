@@ -124,14 +124,13 @@ class Tensor(TensorMethods):
 
     def stride(self, dim: int | None = None) -> Any:
         """How many elements apart neighbours are in memory, by dimension."""
-        from .shape import contiguous_strides, norm_dim
+        from .shape import norm_dim
 
         a = self._a
-        strides = (
-            tuple(s // a.itemsize for s in a.strides)
-            if isinstance(a, np.ndarray)
-            else contiguous_strides(a.shape)
-        )
+        if isinstance(a, np.ndarray):
+            strides = tuple(s // a.itemsize for s in a.strides)
+        else:
+            strides = tuple(a.strided().strides)
         return strides if dim is None else strides[norm_dim(dim, a.ndim, "stride")]
 
     def storage_offset(self) -> int:
@@ -147,7 +146,8 @@ class Tensor(TensorMethods):
 
     def is_contiguous(self, memory_format: Any = None) -> bool:
         """Whether elements lie in row-major order without gaps."""
-        return not isinstance(self._a, np.ndarray) or self._a.flags.c_contiguous
+        a = self._a
+        return (a if isinstance(a, np.ndarray) else a.strided()).flags.c_contiguous
 
     def is_floating_point(self) -> bool:
         """Whether the dtype is floating."""
@@ -185,6 +185,8 @@ class Tensor(TensorMethods):
                 "requires_grad", "only floating and complex tensors can require gradients",
                 describe(self), "convert first: x.float()",
             )  # fmt: skip
+        if CAPTURING and (ctx := CAPTURING.get(get_ident())):
+            ctx.payload(self)  # what it was is a fact of the captured program
         self._rg = flag
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:

@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from .. import dtypes as dt
 from ..autograd.tape import record
-from ..errors import CaptureError, describe
+from ..errors import CaptureError, KilnError, describe
 from ..graph.node import Node, const, input_node, item, literal, make
 from ..ops.derive import compute_dtype
 from ..ops.registry import REGISTRY, Op
@@ -32,11 +32,11 @@ _ABSENT = object()
 class Storage:
     """One piece of memory: the node of its value now, and the input that it came from, if any."""
 
-    __slots__ = ("cache", "origin", "value", "written")
+    __slots__ = ("cache", "origin", "readonly", "value", "written")
 
-    def __init__(self, value: Node, origin: Input | None = None):
+    def __init__(self, value: Node, origin: Input | None = None, readonly: bool = False):
         self.value, self.origin = value, origin
-        self.written = False
+        self.written, self.readonly = False, readonly
         self.cache: dict[Any, Node] = {}
 
 
@@ -81,6 +81,10 @@ class SymArray:
             self.layout = as_strided(np.zeros(1, np.uint8), self.shape, contiguous_strides(self.shape))
         return self.layout
 
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        """NumPy asks for the value, in eager code that was handed a captured tensor."""
+        self.refuse("use")
+
     def refuse(self, why: str) -> None:
         """Raise for a read that needs the value now."""
         if self.capture.done:
@@ -94,8 +98,9 @@ class SymArray:
 class Input:
     """Where an input of the Graph comes from at each call.
 
-    `kind`: "arg" (leaf number of the arguments), "state" (a tensor reached by closure), "grad" (a
-    tensor's `.grad`) or "host" (a Python number in `owner[key]`).
+    `kind`: "arg" (leaf number of the arguments), "state" (a tensor reached by closure), "grad" (the
+    `.grad` of a tensor, or of an argument where there is a leaf number) or "host" (a Python number in
+    `owner[key]`).
     """
 
     __slots__ = ("array", "host", "index", "kind", "leaf", "node", "tensor")
@@ -106,8 +111,31 @@ class Input:
         self.array = tensor._a if tensor is not None else None
 
 
-class Branch(Exception):
-    """A Python branch on a tensor's value that no captured path has decided yet."""
+def layout_of(a: np.ndarray) -> Any:
+    """How an array lies in memory, where that is not the usual way: its strides, and whether it can be written."""
+    f = a.flags
+    return None if f.carray else (a.strides, f.writeable)
+
+
+def _layout(a: np.ndarray) -> Any:
+    """The dummy array with the strides of an array; None where it is contiguous."""
+    if a.flags.c_contiguous or any(s % a.itemsize for s in a.strides):
+        return None
+    return as_strided(np.zeros(1, np.uint8), a.shape, [s // a.itemsize for s in a.strides])
+
+
+def may_share(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays lie, at least in part, in the same memory."""
+    if a.base is None and b.base is None:
+        return a is b
+    return bool(a.size and b.size and np.may_share_memory(a, b))
+
+
+class Branch(BaseException):
+    """A Python branch on a tensor's value that no captured path has decided yet.
+
+    Not an Exception, so that no `except Exception` of the user's takes it for an error of theirs.
+    """
 
     def __init__(self, node: Node, where: str):
         self.node, self.where = node, where
@@ -124,8 +152,14 @@ class Capture:
         self.watched: dict[int, tuple[Any, Any]] = {}  # owners of Python facts
         self.hosts: dict[tuple[int, Any], Tensor] = {}
         self.decisions, self.branches = decisions, []  # values of Python branches, and their nodes
-        self.requires: list[tuple[Tensor, bool]] = []
+        self.requires: list[tuple[Tensor, tuple]] = []  # tensors reached, and their history as it was
+        self.stand_ins: dict[int, tuple[int, Tensor, Tensor]] = {}  # (leaf, stand-in, argument) by id of the stand-in
+        self.arg_grads: dict[int, Tensor | None] = {}  # by leaf: the stand-in's .grad before the call
+        self.aliases: dict[int, tuple[Tensor, Input]] = {}  # tensors that have the memory of an input found before
+        self.pinned: list[tuple[Tensor, np.ndarray]] = []  # tensors that must keep their memory
+        self.failure: CaptureError | None = None
         self.rebound: dict[tuple[int, str], tuple[dict, str, Any]] = {}  # attributes, and what they held
+        self.kept = False  # whether a Program came of it
         self.done = False
 
     # ---- entering and leaving
@@ -154,10 +188,11 @@ class Capture:
 
     def refuse(self, what: str) -> None:
         """Raise for something that a captured function cannot do."""
-        raise CaptureError(
+        self.failure = CaptureError(
             "compile", f"{what}: a value is read into Python while the function is captured",
             self.where(), "return the tensor and read it outside, or use kiln.where for a choice by value",
         )  # fmt: skip
+        raise self.failure
 
     # ---- inputs
 
@@ -174,11 +209,17 @@ class Capture:
             sym = known[0]
         else:
             i = self._input("arg", t._a.shape, t.dtype, f"arg{leaf}", tensor=t, leaf=leaf)
-            sym = SymArray(self, Storage(i.node, i), (), t._a.shape, t._a.dtype)
-            self.storages[id(t._a)] = (sym, t._a)
+            sym = self._memory(i, t._a)
         out = wrap(sym)
         out._rg = t._rg
+        self.stand_ins[id(out)] = (leaf, out, t)
         return out
+
+    def _memory(self, i: Input, a: np.ndarray) -> SymArray:
+        """The payload of an input's memory."""
+        sym = SymArray(self, Storage(i.node, i, not a.flags.writeable), (), a.shape, a.dtype, _layout(a))
+        self.storages[id(a)] = (sym, a)
+        return sym
 
     def payload(self, t: Tensor) -> SymArray:
         """The symbolic payload of any tensor; a concrete one becomes a state input."""
@@ -191,6 +232,10 @@ class Capture:
             return a
         known = self.storages.get(id(a))
         if known is not None:
+            origin = known[0].storage.origin
+            mine = origin is None or (origin.kind == "state" and origin.tensor is t) or origin.kind == "grad"
+            if not mine and not known[0].chain:
+                self.aliases[id(t)] = (t, origin)  # type: ignore[assignment]
             return known[0]
         if self.constants:
             sym = self._fresh(const(a.item(), t.dtype) if a.shape == () else literal(a))
@@ -198,25 +243,24 @@ class Capture:
             sym = self.payload(t._base)
             for name, rest in t._view:
                 sym = self._view(REGISTRY[name], sym, rest)
+            self.pinned += [(t, a), (t._base, t._base._a)]
         else:
-            self._refuse_overlap(t)
             i = self._input("state", a.shape, t.dtype, tensor=t)
-            sym = SymArray(self, Storage(i.node, i), (), a.shape, a.dtype)
-            self.requires.append((t, t._rg))
+            self.requires.append((t, (t._fn, t._idx, t._rg)))
+            return self._memory(i, a)
         self.storages[id(a)] = (sym, a)
         return sym
 
-    def _refuse_overlap(self, t: Tensor) -> None:
-        a = t._a
-        if a.base is None or not a.size:
-            return
-        for other in self.inputs:
-            b = other.array
-            if b is not None and b is not a and b.size and np.may_share_memory(a, b):
-                raise CaptureError(
-                    "compile", "the function reaches two tensors that share memory in a way Kiln can't follow",
-                    f"{describe(t)} and {b.dtype}{list(b.shape)}", "pass one of them and take the view inside the function",
-                )  # fmt: skip
+    def check_overlap(self, written: list[Input]) -> None:
+        """Refuse to write memory that another input shares in part: they would not see each other's values."""
+        for w in written:
+            for i in self.inputs:
+                a, b = w.array, i.array
+                if a is not None and b is not None and a is not b and may_share(a, b):
+                    raise CaptureError(
+                        "compile", "the function writes a tensor that shares memory with another one in a way Kiln can't follow",
+                        f"{a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}", "pass one of them and take the view inside the function",
+                    )  # fmt: skip
 
     def host_scalar(self, owner: Any, key: Any) -> Tensor:
         """`owner[key]`, a number that is read again at every call, as a 0-d float64 tensor."""
@@ -255,10 +299,32 @@ class Capture:
             table[name] = old
 
     def restore(self) -> None:
-        """Put back what attributes held where the capture ended early."""
+        """Put back gradients and history, and what attributes held where the capture ended early."""
+        for t, old, _ in self.grads.values():
+            t._grad = old
+        for t, (fn, idx, rg) in self.requires:
+            t._fn, t._idx, t._rg = fn, idx, rg
         for table, name, old in self.rebound.values():
-            if self._is_ours(table.get(name)):
-                table.pop(name) if old is _ABSENT else table.update({name: old})
+            if not self.kept or self._is_ours(table.get(name)):
+                table.pop(name, None) if old is _ABSENT else table.update({name: old})
+
+    def check(self) -> None:
+        """Refuse what a replay could not repeat, at the end of the function."""
+        if self.failure is not None:
+            raise self.failure
+        changed = [t for t, (fn, _, rg) in self.requires if t._fn is not fn or t._rg is not rg]
+        changed += [x for _, t, x in self.stand_ins.values() if t._fn is not None or t._rg is not x._rg]
+        for t in changed:
+            raise CaptureError(
+                "compile", "the function gives a tensor from outside a new history: by an in-place op that is recorded, "
+                "or by requires_grad_", describe(t), "update it inside kiln.no_grad(), from detached values",
+            )  # fmt: skip
+        for _, t, x in self.stand_ins.values():
+            if x._fn is not None and t._grad is not None:
+                raise CaptureError(
+                    "compile", "backward inside the function reaches an argument that was computed outside",
+                    describe(x), "pass x.detach(), or call backward outside the function",
+                )  # fmt: skip
 
     def _is_ours(self, x: Any) -> bool:
         return isinstance(x, Tensor) and isinstance(x._a, SymArray) and x._a.capture is self
@@ -268,20 +334,35 @@ class Capture:
     def read_grad(self, t: Tensor) -> Tensor | None:
         """`t.grad` inside the function: what was there before the call, or what the function set."""
         if isinstance(t._a, SymArray):
+            known = self.stand_ins.get(id(t))
+            if known is not None and known[0] not in self.arg_grads:
+                leaf, _, x = known
+                if x._grad is not None:
+                    t._grad = wrap(self._grad_memory(x, leaf))
+                self.arg_grads[leaf] = t._grad
             return t._grad
         if id(t) not in self.grads:
             old = t._grad
             self.grads[id(t)] = (t, old, True)
             if old is not None and not isinstance(old._a, SymArray) and id(old._a) not in self.storages:
-                i = self._input("grad", old._a.shape, old.dtype, tensor=t)
-                i.array = old._a
-                sym = SymArray(self, Storage(i.node, i), (), old._a.shape, old._a.dtype)
-                self.storages[id(old._a)] = (sym, old._a)
+                self._grad_memory(t, -1)
         return t._grad
+
+    def _grad_memory(self, t: Tensor, leaf: int) -> SymArray:
+        """The payload of the gradient that a tensor has before the call."""
+        a = t._grad._a  # type: ignore[union-attr]
+        known = self.storages.get(id(a))
+        if known is not None:
+            return known[0]
+        i = self._input("grad", a.shape, t._grad.dtype, tensor=t, leaf=leaf)  # type: ignore[union-attr]
+        i.array = a
+        return self._memory(i, a)
 
     def note_grad(self, t: Tensor) -> None:
         """Remember that the function sets `t.grad`."""
-        if not isinstance(t._a, SymArray) and id(t) not in self.grads:
+        if isinstance(t._a, SymArray):
+            self.read_grad(t)
+        elif id(t) not in self.grads:
             self.grads[id(t)] = (t, t._grad, False)
 
     # ---- reading values
@@ -370,6 +451,11 @@ class Capture:
     def write(self, x: Tensor, value: Any) -> None:
         """Store a value in a tensor's memory."""
         sym = self.payload(x)
+        if sym.storage.readonly:
+            raise KilnError(
+                "compile", "this tensor can't be written to: its elements share memory (expand) or it is read-only",
+                describe(x), "clone() it first",
+            )  # fmt: skip
         node = value.node() if isinstance(value, SymArray) else self.value(value)
         target = dt.OF_NUMPY[sym.dtype]
         if node.dtype is not target:

@@ -6,6 +6,7 @@ import functools
 import sys
 import threading
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -18,26 +19,43 @@ from ..config import config
 from ..errors import CaptureError, KilnTypeError, describe
 from ..graph.node import Graph, Node
 from ..ops.dispatch import bump
+from ..ops.registry import REGISTRY
 from ..tensor import Tensor, _fresh, active_capture, wrap
 from . import pipeline
-from .capture import Branch, Capture, Input, SymArray
-from .facts import Fact, Facts
+from .capture import Branch, Capture, Input, SymArray, layout_of, may_share
+from .facts import Fact, Facts, Same, plain
 from .gradient import Joint, differentiate
 from .pytree import flatten, unflatten
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), dt.dtype)
+_PLAIN = (bool, int, str, bytes, type(None), dt.dtype, range, Enum)
 
 
 def _leaf_fact(x: Any) -> Any:
     """What must hold of an argument for a captured program to serve it."""
     if isinstance(x, Tensor):
         a = x._a
-        return (a.shape, a.dtype, x._rg)
+        return (a.shape, a.dtype, x._rg and (x._fn is None or 2), layout_of(a))
     if isinstance(x, np.ndarray):
         raise KilnTypeError(
             "compile", "a compiled function takes tensors, not NumPy arrays", describe(x), "use kiln.from_numpy(x)"
         )
-    return (type(x), x) if isinstance(x, _PLAIN) else id(x)
+    if isinstance(x, _PLAIN):
+        return (type(x), x)
+    if isinstance(x, float | complex):
+        return plain(x)
+    if isinstance(x, np.generic):
+        return (type(x), plain(x.item()))
+    if isinstance(x, slice):
+        return (slice, _leaf_fact(x.start), _leaf_fact(x.stop), _leaf_fact(x.step))
+    if isinstance(x, set | frozenset):
+        return (type(x), frozenset(map(_leaf_fact, x)))
+    return Same(x)
+
+
+def _shared(leaves: list[Any]) -> Any:
+    """Which argument tensors are one memory; None where each has its own."""
+    ids = [id(x._a) for x in leaves if isinstance(x, Tensor)]
+    return None if len(set(ids)) == len(ids) else tuple(map(ids.index, ids))
 
 
 def _fetch(i: Input, leaves: list[Any]) -> np.ndarray:
@@ -47,7 +65,7 @@ def _fetch(i: Input, leaves: list[Any]) -> np.ndarray:
     if i.kind == "state":
         return i.tensor._a  # type: ignore[union-attr]
     if i.kind == "grad":
-        return i.tensor._grad._a  # type: ignore[union-attr]
+        return (i.tensor if i.leaf < 0 else leaves[i.leaf])._grad._a
     owner, key = i.host  # type: ignore[misc]
     return np.asarray(owner[key], np.float64)
 
@@ -72,8 +90,7 @@ class Path:
 class Plan:
     """One captured path: its Program, where its inputs come from and where its outputs go."""
 
-    def __init__(self, capture: Capture, leaves: list[Any], stand_ins: list[tuple[int, Tensor]], result: Any,
-                 backend: str, name: str):  # fmt: skip
+    def __init__(self, capture: Capture, result: Any, backend: str, name: str):
         self.inputs = capture.inputs
         outputs: list[Node] = []
 
@@ -83,24 +100,23 @@ class Plan:
 
         out_leaves: list[Any] = []
         self.structure = flatten(result, out_leaves)
-        self.makers = [self._maker(capture, x, leaves, stand_ins, output) for x in out_leaves]
+        self.makers = _makers(capture, out_leaves, output)
+        late = {"alias": 1, "again": 2}
+        self.order = sorted(enumerate(self.makers), key=lambda p: late.get(p[1][0], 0))
         grad_outputs = [
-            (k, x) for k, x in zip(self.makers, out_leaves, strict=True)
-            if isinstance(x, Tensor) and isinstance(x._a, SymArray) and _fresh(x)._rg and k[0] == "new"
+            (k, x) for k, x in zip(self.makers, out_leaves, strict=True) if k[0] == "new" and _fresh(x)._rg
         ]  # fmt: skip
         # a loss whose backward ran inside the function still says requires_grad, as in eager mode
         self.spent = {k[1] for k, x in grad_outputs if _is_spent(x)}
         grad_outputs = [(k, x) for k, x in grad_outputs if k[1] not in self.spent]
-        self.grads: list[tuple[Tensor | int, str, int]] = []  # (tensor or argument, how, output)
-        for t, old, _ in capture.grads.values():
-            new = t._grad
-            t._grad = old
-            if new is old:
-                continue
-            self.grads.append((t, "set", -1 if new is None else output(capture.payload(new).node())))
-        for leaf, t in stand_ins:
-            if t._grad is not None:
-                self.grads.append((leaf, "add", output(capture.payload(t._grad).node())))
+        self.grads: list[tuple[Tensor | int, int]] = []  # (tensor or argument, output that becomes its .grad)
+        changed = [(t, old, t._grad) for t, old, _ in capture.grads.values()]
+        changed += [(leaf, capture.arg_grads.get(leaf), t._grad) for leaf, t, _ in capture.stand_ins.values()]
+        for target, old, new in changed:
+            if isinstance(target, Tensor):
+                target._grad = old
+            if new is not old:
+                self.grads.append((target, -1 if new is None else output(capture.payload(new).node())))
         self.joint: Joint | None = None
         if grad_outputs:
             self.joint = differentiate(capture, [x for _, x in grad_outputs], [k[1] for k, _ in grad_outputs], output)
@@ -111,31 +127,31 @@ class Plan:
             if s.written and s.origin is not None and s.origin not in self.written:
                 self.written.append(s.origin)
                 updates[output(s.value)] = s.origin.index
+        capture.check_overlap(self.written)
+        args = [i for i in self.inputs if i.kind == "arg"]
+        self.pairs = [(w.index, i.index) for w in self.written for i in args if i is not w]
         self.visible = [k for k in range(len(outputs)) if k not in updates]
         graph = Graph([i.node for i in self.inputs], outputs, updates)
         self.graph = graph
         self.program = base.get(backend).compile(pipeline.optimize(graph, backend, name), name)
         if self.joint is not None:
             self.joint.compile(backend, name + ".backward")
-
-    def _maker(self, capture: Capture, x: Any, leaves: list[Any], stand_ins: Any, output: Callable) -> tuple:
-        """How an output leaf is made at each call."""
-        if not isinstance(x, Tensor):
-            return ("value", x)
-        a = x._a
-        if not isinstance(a, SymArray):
-            known = capture.storages.get(id(a))
-            if known is None:
-                return ("value", x)
-            return ("same", x)
-        origin = a.storage.origin
-        if origin is not None and origin.kind in ("arg", "state"):
-            return ("input", origin, a.chain)
-        return ("new", output(a.node()))
+        for i in self.inputs:  # the first call's memory is not needed any more
+            i.array = None
+            if i.leaf >= 0:
+                i.tensor = None
 
     def run(self, leaves: list[Any]) -> Any:
         """Execute once for these argument leaves."""
         arrays = [_fetch(i, leaves) for i in self.inputs]
+        for w, i in self.pairs:
+            a, b = arrays[w], arrays[i]
+            if (a.base is not None or b.base is not None) and _root(a) is _root(b) and may_share(a, b):
+                raise CaptureError(
+                    "compile", "the function writes a tensor whose memory another argument shares in part",
+                    f"argument {self.inputs[i].leaf}: {describe(leaves[self.inputs[i].leaf])}",
+                    "pass one of them and take the view inside the function",
+                )  # fmt: skip
         results = self.program.run(arrays)
         slots = dict(zip(self.visible, results, strict=True))
         for i in self.written:
@@ -143,32 +159,98 @@ class Plan:
                 bump(leaves[i.leaf])
             elif i.kind == "state":
                 bump(i.tensor)  # type: ignore[arg-type]
-        for target, how, k in self.grads:
+        for target, k in self.grads:
             t = leaves[target] if isinstance(target, int) else target
-            g = None if k < 0 else wrap(slots[k])
-            t._grad = g if how == "set" or t._grad is None else t._grad + g
+            t._grad = None if k < 0 else wrap(slots[k])
         node = None
         if self.joint is not None and mode.grad:
             node = ProgramNode(self.joint, self.inputs, leaves, slots)
-        made: list[Any] = []
-        for m in self.makers:
+        made: list[Any] = [None] * len(self.makers)
+        for at, m in self.order:
             if m[0] == "new":
                 t = wrap(slots[m[1]])
                 if node is not None and m[1] in node.position:
                     t._fn, t._idx, t._rg = node, node.position[m[1]], True
                 elif m[1] in self.spent:
                     t._fn, t._rg = SpentNode(), True
-                made.append(t)
-            elif m[0] == "input":
-                t = leaves[m[1].leaf] if m[1].kind == "arg" else m[1].tensor
-                for name, rest in m[2]:
-                    from ..ops.registry import REGISTRY
-
-                    t = REGISTRY[name].fn(t, *rest)
-                made.append(t)
+                made[at] = t
+            elif m[0] == "again":
+                made[at] = made[m[1]]
+            elif m[0] == "value":
+                made[at] = m[1]
+            elif m[0] == "arg":
+                made[at] = leaves[m[1]]
             else:
-                made.append(m[1])
+                source = m[1]
+                if isinstance(source, Input):
+                    source = leaves[source.leaf] if source.kind == "arg" else source.tensor
+                elif isinstance(source, int):
+                    source = made[source]
+                made[at] = _alias(source, m[2], m[3])
         return unflatten(self.structure, iter(made).__next__)
+
+
+def _root(a: np.ndarray) -> Any:
+    """The owner of an array's memory."""
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return a if a.base is None else a.base
+
+
+def _alias(t: Tensor, chain: tuple | None, tracked: bool) -> Tensor:
+    """A view of a tensor, or the tensor itself where the chain is None; without its history if not tracked."""
+    if chain is None:
+        return t
+    if not tracked:
+        t = t.detach()
+    for name, rest in chain:
+        t = REGISTRY[name].fn(t, *rest)
+    return t
+
+
+def _makers(capture: Capture, found: list[Any], output: Callable[[Node], int]) -> list[tuple]:
+    """How each output leaf is made at each call.
+
+    ("value", x) a Python value; ("new", k) from the Program's output k; ("again", j) the same tensor as
+    output leaf j; ("arg", i) argument leaf i; ("alias", source, chain, tracked) a view of an input, of a
+    tensor reached by the function or of output leaf j, or that tensor itself (no chain).
+    """
+    out: list[Any] = [None] * len(found)
+    first: dict[int, int] = {}
+    wholes: dict[Any, int] = {}  # storage -> the leaf that is all of it
+    later: list[int] = []
+    for j, x in enumerate(found):
+        if not isinstance(x, Tensor):
+            out[j] = ("value", x)
+        elif id(x) in first:
+            out[j] = ("again", first[id(x)])
+        else:
+            first[id(x)] = j
+            later.append(j)
+            a = x._a
+            if isinstance(a, SymArray) and not a.chain and a.storage.origin is None:
+                if a.storage not in wholes or _fresh(x)._rg:
+                    wholes[a.storage] = j
+    for j in later:
+        x = found[j]
+        a = x._a
+        if not isinstance(a, SymArray):
+            out[j] = ("alias", x, None, True)
+            continue
+        origin, tracked = a.storage.origin, _fresh(x)._rg
+        if origin is not None and origin.kind in ("arg", "state"):
+            known = capture.stand_ins.get(id(x))
+            if known is not None:
+                out[j] = ("arg", known[0])
+            else:
+                out[j] = ("alias", origin, None if origin.tensor is x else a.chain, tracked)
+            continue
+        k = wholes.get(a.storage)
+        if k is not None and k != j and (_fresh(found[k])._rg or not tracked):
+            out[j] = ("alias", k, a.chain, tracked)
+        else:
+            out[j] = ("new", output(a.node()))
+    return out
 
 
 def _is_spent(t: Tensor) -> bool:
@@ -249,8 +331,10 @@ class Entry:
         self.root = Path()
         self.facts: list[Fact] = []
         self.watched: list[tuple[Any, Any]] = []
-        self.state: list[tuple[Tensor, Any, Any, bool]] = []
-        self.grads: list[tuple[Tensor, bool]] = []
+        self.state: list[tuple[Tensor, Any, Any, bool, Any]] = []
+        self.grads: list[tuple[Tensor | int, bool]] = []
+        self.aliases: list[tuple[Tensor, Input]] = []
+        self.pinned: list[tuple[Tensor, Any]] = []
         self.seen: set[Any] = set()
 
     def learn(self, capture: Capture, facts: list[Fact]) -> None:
@@ -259,28 +343,47 @@ class Entry:
         self.facts += [f for f in facts if (id(f.holder), f.path) not in known]
         ids = {id(o) for o, _ in self.watched}
         self.watched += [w for i, w in capture.watched.items() if i not in ids]
-        for t, rg in capture.requires:
+        for t, (_, _, rg) in capture.requires:
             if id(t) not in self.seen:
                 self.seen.add(id(t))
-                self.state.append((t, t._a.shape, t._a.dtype, rg))
+                self.state.append((t, t._a.shape, t._a.dtype, rg, layout_of(t._a)))
+        for t, i in capture.aliases.values():
+            if ("alias", id(t)) not in self.seen:
+                self.seen.add(("alias", id(t)))
+                self.aliases.append((t, i))
+        self.pinned += capture.pinned
+        for leaf, t, x in capture.stand_ins.values():
+            if leaf in capture.arg_grads and ("grad", leaf) not in self.seen:
+                self.seen.add(("grad", leaf))
+                self.grads.append((leaf, capture.arg_grads[leaf] is None))
         for t, old, was_read in capture.grads.values():
             if was_read and ("grad", id(t)) not in self.seen:
                 self.seen.add(("grad", id(t)))
                 self.grads.append((t, old is None))
 
-    def broken(self) -> str | None:
-        """Why the programs do not serve now; None where they do."""
-        for t, shape, dtype, rg in self.state:
+    def broken(self, leaves: list[Any]) -> str | None:
+        """Why the programs do not serve these arguments now; None where they do."""
+        mine = {id(x._a) for x in leaves if isinstance(x, Tensor)}
+        for t, shape, dtype, rg, layout in self.state:
             a = t._a
-            if a.shape != shape or a.dtype is not dtype or t._rg is not rg:
+            if a.shape != shape or a.dtype is not dtype or t._rg is not rg or layout_of(a) != layout:
                 return f"a tensor reached by the function changed: it was {dtype}{list(shape)}, requires_grad={rg}"
+            if id(a) in mine:
+                return "an argument is a tensor that the function also reaches by itself"
+        for t, i in self.aliases:
+            if t._a is not _fetch(i, leaves):
+                return "two tensors shared their memory and do not, or the other way round"
+        for t, a in self.pinned:
+            if t._a is not a:
+                return "a view that the function reaches, or its base, has other memory"
         for owner, facts in self.watched:
             if owner.__capture_facts__() != facts:
                 return f"{type(owner).__name__} changed: training flag, hyper-parameter, parameter or hook"
         for f in self.facts:
             if not f.holds():
                 return f.explain()
-        for t, none in self.grads:
+        for target, none in self.grads:
+            t = leaves[target] if isinstance(target, int) else target
             if (t._grad is None) is not none:
                 return "a tensor's .grad was None and is not, or the other way round"
         return None
@@ -302,12 +405,12 @@ class CompiledFunction:
             return self.fn(*args, **kwargs)
         leaves: list[Any] = []
         structure = flatten((args, kwargs), leaves)
-        key = (structure, tuple(map(_leaf_fact, leaves)), mode.grad, mode.inference, dt.get_default_dtype(), self.backend or config.backend)
+        key = (structure, tuple(map(_leaf_fact, leaves)), _shared(leaves), mode.grad, mode.inference, dt.get_default_dtype(), self.backend or config.backend)
         entry = None
         reasons = []
         for e in self.entries:
             if e.key == key:
-                why = e.broken()
+                why = e.broken(leaves)
                 if why is None:
                     entry = e
                     break
@@ -349,36 +452,53 @@ class CompiledFunction:
         """Capture along the decisions made so far; ends in a plan, or at the next branch."""
         self.captures += 1
         capture, facts = Capture(decisions), Facts()
-        stand_ins: list[tuple[int, Tensor]] = []
         backend = self.backend or config.backend
         try:
             with capture.active():
                 numbered = iter(range(len(leaves)))
+                given: list[Any] = []
 
                 def leaf() -> Any:
                     i = next(numbered)
                     x = leaves[i]
-                    if not isinstance(x, Tensor):
-                        return x
-                    _fresh(x)
-                    t = capture.argument(x, i)
-                    stand_ins.append((i, t))
-                    return t
+                    if isinstance(x, Tensor):
+                        x = capture.argument(_fresh(x), i)
+                    given.append(x)
+                    return x
 
                 args, kwargs = unflatten(structure, leaf)
-                with facts.watching():
-                    result = self.fn(*args, **kwargs)
+                try:
+                    with facts.watching():
+                        result = self.fn(*args, **kwargs)
+                except Branch:
+                    self._check_containers((args, kwargs), structure, given)
+                    raise
+                self._check_containers((args, kwargs), structure, given)
                 capture.settle()
-                path.plan = Plan(capture, leaves, stand_ins, result, backend, self.name)
+                capture.check()
+                guards = facts.settle()
+                plan = Plan(capture, result, backend, self.name)
+            entry.learn(capture, guards)
+            path.plan = plan
+            capture.kept = True
         except Branch as b:
+            guards = facts.settle()
             graph = Graph([i.node for i in capture.inputs], [b.node])
-            path.predicate = base.get(backend).compile(pipeline.optimize(graph, backend, self.name), self.name + ".branch")
-            path.reads, path.line = capture.inputs, b.where
-        finally:
-            for t, old, _ in capture.grads.values():
-                t._grad = old
+            predicate = base.get(backend).compile(pipeline.optimize(graph, backend, self.name), self.name + ".branch")
             capture.restore()
-        entry.learn(capture, facts.settle())
+            entry.learn(capture, guards)
+            path.reads, path.line, path.predicate = capture.inputs, b.where, predicate
+        finally:
+            capture.restore()
+
+    def _check_containers(self, args: Any, structure: Any, given: list[Any]) -> None:
+        """Refuse a function that changes lists or dicts among its arguments: replays would not."""
+        now: list[Any] = []
+        if flatten(args, now) != structure or any(a is not b for a, b in zip(now, given, strict=False)):
+            raise CaptureError(
+                "compile", "the function changes a list, dict or other container that it was given", self.name,
+                "return the new values instead, or copy the container first",
+            )  # fmt: skip
 
     def _say(self, text: str) -> None:
         print(f"[kiln.compile] {self.name}: {text}", file=sys.stderr)

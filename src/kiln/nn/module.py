@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any, Self
 
 from .. import dtypes as dt
@@ -76,6 +77,25 @@ class Module(Hooks, State):
         ):
             return _hooks.call(self, args, kwargs)
         return self.forward(*args, **kwargs)
+
+    def compiled(self, call: Callable) -> Module:
+        """This module under another `__call__`: parameters, state and flags are one and the same (see `kiln.compile`)."""
+        cls = type(self)
+
+        def __call__(twin: Module, *args: Any, **kwargs: Any) -> Any:
+            return call(*args, **kwargs)
+
+        def __deepcopy__(twin: Module, memo: dict) -> Module:
+            from ..compile import compile
+
+            return compile(deepcopy(self, memo), backend=call.backend)
+
+        facts = {"__call__": __call__, "__deepcopy__": __deepcopy__, "__module__": cls.__module__,
+                 "__reduce_ex__": lambda twin, protocol: self.__reduce_ex__(protocol),
+                 "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, "_orig_mod": self}  # fmt: skip
+        twin = object.__new__(type(cls)(cls.__name__, (cls,), facts))
+        object.__setattr__(twin, "__dict__", self.__dict__)
+        return twin
 
     def __capture_facts__(self) -> Any:
         """What a captured call of this module relies on, to be compared at each replay."""

@@ -202,9 +202,9 @@ def reciprocal(input: Tensor) -> Tensor:
 
 @elementwise(scalar="lerp", inplace=True, out=True,
     grad={
-        "input": lambda g, weight: g * (1 - weight),
-        "end": lambda g, weight: g * weight,
-        "weight": lambda g, input, end: g * (end - input),
+        "input": lambda g, weight: g * conjugate(1 - weight),
+        "end": lambda g, weight: g * conjugate(weight),
+        "weight": lambda g, input, end: g * conjugate(end - input),
     },
     body=lambda input, end, weight: input + (end - input) * weight,
     samples=lambda: iter([
@@ -212,6 +212,7 @@ def reciprocal(input: Tensor) -> Tensor:
         Sample((draw(rng(), (3, 1)), draw(rng(1), (1, 4)), draw(rng(2), (3, 4)))),
         Sample((draw(rng(), ()), draw(rng(1), ()), 0.7)),
         Sample((draw(rng(), (0,)), draw(rng(1), (0,)), 0.7)),
+        Sample((draw(rng(), (3,)) + 1j, draw(rng(1), (3,)) - 2j, draw(rng(2), (3,)) + 3j)),
         Sample((draw(rng(), (3,)), draw(rng(1), (4,)), 0.7), error=RuntimeError),
     ]))  # fmt: skip
 def lerp(input: Tensor, end: Tensor, weight: Operand) -> Tensor:
@@ -338,12 +339,13 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
 
 @composition(samples=binary(low=0.4, high=2.0))
 def float_power(input: Operand, exponent: Operand) -> Tensor:
-    """input ** exponent in float64."""
+    """input ** exponent in float64, or complex128."""
+    if not isinstance(input, Tensor) and not isinstance(exponent, Tensor):
+        expect_tensor("float_power", input)
+    wide = dt.complex128 if dt.result_type(input, exponent).is_complex else dt.float64
 
     def up(x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x
-        return x.to(x.dtype.to_complex() if x.is_complex() else dt.float64)
+        return x.to(wide) if isinstance(x, Tensor) else x
 
     return up(input) ** up(exponent)
 

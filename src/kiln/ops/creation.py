@@ -10,9 +10,10 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..device import as_device
-from ..errors import KilnError, KilnTypeError, describe
+from ..errors import KilnError, KilnTypeError, KilnValueError, describe
 from ..shape import Size, index_int
 from ..tensor import Tensor, active_capture, wrap
+from .dispatch import store_out
 from .registry import FUNCTIONS, Sample, composition, method, op
 from .samples import draw, rng
 
@@ -21,6 +22,18 @@ def _finish(t: Tensor, requires_grad: bool) -> Tensor:
     if requires_grad:
         t.requires_grad = True
     return t
+
+
+def _placed(made_by: Any, t: Tensor, requires_grad: bool, out: Any) -> Tensor:
+    """A new tensor, or `out` with its values."""
+    return _finish(t, requires_grad) if out is None else store_out(made_by.op, t, out)
+
+
+def _dtype_of(dtype: Any, out: Any) -> dt.dtype:
+    """The dtype asked for: by name, by the tensor to fill, or the default one."""
+    if dtype is not None:
+        return dt.as_dtype(dtype)
+    return dt.get_default_dtype() if out is None else out.dtype
 
 
 def _size(size: tuple, named: Any, name: str) -> tuple[int, ...]:
@@ -171,9 +184,8 @@ def _filled(name: str, value: Any, doc: str) -> Any:
         shape = _size(size, named.pop("size", None), name)
         if named:
             raise KilnTypeError(name, "unexpected argument", ", ".join(named), "see its documentation")
-        d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
-        t = full_op(shape, value, d)
-        return _finish(t, requires_grad) if out is None else out.copy_(t)
+        d = _dtype_of(dtype, out)
+        return _placed(full_op, full_op(shape, value, d), requires_grad, out)
 
     make.__name__, make.__doc__ = name, doc
     return make
@@ -188,13 +200,13 @@ def full(size: Any, fill_value: Any, *, out: Any = None, dtype: Any = None, layo
          device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
     """A tensor of one value; its dtype is the value's unless given."""
     as_device(device)
-    d = dt.of_scalar(fill_value) if dtype is None else dt.as_dtype(dtype)
+    d = dt.of_scalar(fill_value) if dtype is None and out is None else _dtype_of(dtype, out)
     if isinstance(fill_value, Tensor):
-        d = fill_value.dtype if dtype is None else d
+        d = fill_value.dtype if dtype is None and out is None else d
         t = fill_value.to(d).expand(_size((size,), None, "full")).clone()
     else:
         t = full_op(_size((size,), None, "full"), fill_value, d)
-    return _finish(t, requires_grad) if out is None else out.copy_(t)
+    return _placed(full_op, t, requires_grad, out)
 
 
 def _like(name: str, value: Any) -> Any:
@@ -269,21 +281,24 @@ def arange(start: Any, end: Any = None, step: Any = 1, *, out: Any = None, dtype
     start, end, step = (x.item() if isinstance(x, Tensor) else x for x in (start, end, step))
     if step == 0:
         raise KilnError("arange", "step must be nonzero", f"step={step}", "")
+    if not (math.isfinite(start) and math.isfinite(end)):
+        raise KilnError("arange", f"unsupported range: {start} -> {end}", f"start={start}, end={end}", "")
     if (end - start) / step < 0:
         raise KilnError(
             "arange", "upper bound and lower bound inconsistent with step sign",
             f"start={start}, end={end}, step={step}", "swap them, or flip the sign of step",
         )  # fmt: skip
-    if dtype is None:
+    if dtype is not None or out is not None:
+        d = _dtype_of(dtype, out)
+    else:
         whole = all(isinstance(x, int) for x in (start, end, step))
         d = dt.int64 if whole else dt.get_default_dtype()
-    else:
-        d = dt.as_dtype(dtype)
-    if d.category == dt.INT:
-        start, end, step = int(start), end, int(step) if step == int(step) else step
+    if d is dt.int64:  # the bounds are integers too
+        start, end, step = int(start), int(end), int(step)
+        if step == 0:
+            raise KilnValueError("arange", "step must be nonzero", "a step below 1 for int64", "")
     n = max(0, math.ceil((end - start) / step))
-    t = arange_op(start, step, n, d)
-    return _finish(t, requires_grad) if out is None else out.copy_(t)
+    return _placed(arange_op, arange_op(start, step, n, d), requires_grad, out)
 
 
 def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = None, layout: Any = None,
@@ -294,24 +309,46 @@ def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = 
     n = index_int(steps, "linspace", "steps")
     if n < 0:
         raise KilnError("linspace", "number of steps must be non-negative", f"steps={n}", "")
-    d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
-    values = np.linspace(start, end, n)
-    t = wrap((np.trunc(values) if d.category == dt.INT else values).astype(d.np))
-    return _finish(t, requires_grad) if out is None else out.copy_(t)
+    d = _spaced_dtype((start, end), dtype, out)
+    t = wrap(_spaced(start, end, n, d).astype(d.np))
+    return _placed(arange_op, t, requires_grad, out)
 
 
-def logspace(start: Any, end: Any, steps: int, base: float = 10.0, **options: Any) -> Tensor:
+def _spaced_dtype(bounds: tuple, dtype: Any, out: Any) -> dt.dtype:
+    d = _dtype_of(dtype, out)
+    return d.to_complex() if dtype is None and out is None and any(isinstance(x, complex) for x in bounds) else d
+
+
+def _spaced(start: Any, end: Any, n: int, d: dt.dtype) -> np.ndarray:
+    """n wide numbers from start to end, counted from the nearer one; of an integer dtype the bounds are too."""
+    if d.category <= dt.INT:
+        start, end = int(start), int(end)
+    step = (end - start) / (n - 1) if n > 1 else 0
+    i = np.arange(n)
+    return np.where(i < n // 2 + (n == 1), start + step * i, end - step * (n - 1 - i))
+
+
+def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any = None, dtype: Any = None,
+             layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """base to the powers that linspace gives."""
-    return base ** linspace(start, end, steps, **options)
+    as_device(device)
+    start, end, base = (x.item() if isinstance(x, Tensor) else x for x in (start, end, base))
+    n = index_int(steps, "logspace", "steps")
+    if n < 0:
+        raise KilnError("logspace", "number of steps must be non-negative", f"steps={n}", "")
+    d = _spaced_dtype((start, end, base), dtype, out)
+    with np.errstate(all="ignore"):
+        t = wrap(np.power(np.asarray(base, _spaced(start, end, n, d).dtype), _spaced(start, end, n, d)).astype(d.np))
+    return _placed(arange_op, t, requires_grad, out)
 
 
 def eye(n: int, m: int | None = None, *, out: Any = None, dtype: Any = None, layout: Any = None,
         device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """The n x m matrix with ones on its diagonal."""
     as_device(device)
-    d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
+    d = _dtype_of(dtype, out)
     t = (arange(n).unsqueeze(1) == arange(n if m is None else m)).to(d)
-    return _finish(t, requires_grad) if out is None else out.copy_(t)
+    return _placed(full_op, t, requires_grad, out)
 
 
 # ---------------------------------------------------------------- casts and copies

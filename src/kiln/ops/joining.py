@@ -118,6 +118,8 @@ def vstack(tensors: Sequence[Tensor]) -> Tensor:
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
     """The tensors side by side."""
     ts = [_at_least(x, 1) for x in tensors]
+    if not ts:
+        raise KilnError("hstack", "hstack expects a non-empty TensorList", "()", "pass at least one tensor")
     return cat(ts, 0 if ts[0]._a.ndim == 1 else 1)
 
 
@@ -196,7 +198,12 @@ def tile(input: Tensor, *dims: Any) -> Tensor:
     return repeat(input, (1,) * (input._a.ndim - len(r)) + tuple(r))
 
 
-@composition(method=False, samples=None)
+@composition(method=False, samples=lambda: iter([
+    Sample((draw(rng(), (3,)), draw(rng(1), (4,)), draw(rng(2), ()))),
+    Sample((draw(rng(), (3,)), draw(rng(1), (4,)), draw(rng(2), (2,))), {"indexing": "xy"}),
+    Sample(([draw(rng(), (3,)), draw(rng(1), ())],), {"indexing": "xy"}),
+    Sample((draw(rng(), (3, 1)),), error=RuntimeError),
+]))  # fmt: skip
 def meshgrid(*tensors: Any, indexing: str | None = None) -> tuple[Tensor, ...]:
     """Coordinate tensors of the grid spanned by 1-d tensors; indexing "ij" (default) or "xy"."""
     alone = len(tensors) == 1 and isinstance(tensors[0], list | tuple)
@@ -215,7 +222,6 @@ def meshgrid(*tensors: Any, indexing: str | None = None) -> tuple[Tensor, ...]:
         for i, x in enumerate(ts)
     ]
     if swap:
-        out = [transpose(o, 0, 1) for o in out]
         out[0], out[1] = out[1], out[0]
     return tuple(out)
 

@@ -178,7 +178,8 @@ def _operator(self: Tensor, other: Any) -> Any:
 
 
 def _reflected(self: Tensor, other: Any) -> Any:
-    return matmul(wrap(other), self) if isinstance(other, np.ndarray) else NotImplemented
+    other = wrap(other) if isinstance(other, np.ndarray) else other
+    return matmul(other, self) if isinstance(other, Tensor) else NotImplemented
 
 
 Tensor.__matmul__ = _operator  # type: ignore[attr-defined]

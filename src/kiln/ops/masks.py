@@ -29,6 +29,11 @@ def _mask_samples() -> Any:
     yield Sample((draw(rng(), (3, 4)), rng(1).random((4,)) > 0.5, draw(rng(2), ())))
     yield Sample((draw(rng(), ()), np.array(True), 0.0))
     yield Sample((draw(rng(), (3,)), draw(rng(), (3,)), 1.0), error=RuntimeError)
+    some = np.array([True, False])
+    yield Sample((np.array([True, False]), some, 10), grad=False)
+    yield Sample((np.array([1, 2]), some, 2.5), grad=False)
+    yield Sample((np.array([1, 2], np.uint8), some, 300), error=RuntimeError)
+    yield Sample((np.array([1, 2]), some, np.array(1j)), error=RuntimeError)
 
 
 @composition(samples=_mask_samples)
@@ -41,13 +46,30 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
                 "masked_fill", "masked_fill only supports a 0-dimensional value tensor",
                 describe(value), "",
             )  # fmt: skip
+        if value.is_complex() and not input.is_complex():
+            _overflow(value, input.dtype)
         value = value.to(input.dtype)
-    elif isinstance(value, float) and input.dtype.category < dt.FLOAT:
-        value = int(value) if input.dtype is not dt.bool_ else bool(value)
-    elif isinstance(value, complex) and not input.is_complex():
-        raise KilnError("masked_fill", "value cannot be converted to the tensor's dtype without loss",
-                        f"value={value} for {input.dtype.name}", "cast the tensor first")  # fmt: skip
+    elif input.dtype.category < dt.FLOAT or isinstance(value, complex):
+        value = _number_of(value, input.dtype)
     return where_op(mask, value, input)
+
+
+def _number_of(value: Any, d: dt.dtype) -> Any:
+    """A Python number as an element of this dtype."""
+    if isinstance(value, complex):
+        return value if d.is_complex else _overflow(value, d)
+    if d is dt.bool_:
+        return bool(value)
+    if d.category == dt.INT:
+        value, limits = int(value), dt.iinfo(d)
+        if value > limits.max or value < (limits.min or -limits.max):
+            _overflow(value, d)
+    return value
+
+
+def _overflow(value: Any, d: dt.dtype) -> Any:
+    raise KilnError("masked_fill", f"value cannot be converted to type {d.name} without overflow",
+                    describe(value), "cast the tensor first")  # fmt: skip
 
 
 @method("masked_fill_")
@@ -95,11 +117,20 @@ def _masked_scatter_grad(g: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     return g.new_zeros(source.numel()).scatter_add(0, order, picked).reshape(source.shape)
 
 
-@composition(samples=None)
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), rng(1).random((4,)) > 0.5, draw(rng(2), (3, 4)))),
+    Sample((draw(rng(), (4,)), rng(1).random((3, 4)) > 0.5, draw(rng(2), (3, 4)))),
+    Sample((draw(rng(), ()), np.array(True), draw(rng(2), (1,)))),
+    Sample((draw(rng(), (3,)), np.array([True, True, False]), draw(rng(2), (1,))), error=RuntimeError),
+]))  # fmt: skip
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     """input with consecutive elements of source where the mask is True."""
     _mask_check("masked_scatter", mask)
-    return masked_scatter_op(input, mask, source)
+    if source.dtype is not input.dtype:
+        raise KilnError("masked_scatter", "input and source must have the same dtype",
+                        f"{describe(input)}, {describe(source)}", "convert one of them")  # fmt: skip
+    shape = broadcast_shapes(input.shape, mask.shape, op="masked_scatter")
+    return masked_scatter_op(input if input.shape == shape else input.expand(shape), mask, source)
 
 
 @method("masked_scatter_")

@@ -14,7 +14,7 @@ from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
 from ..random import Generator, default_generator
 from ..shape import Size, broadcast_shapes, numel
 from ..tensor import CAPTURING, Tensor, active_capture
-from .creation import _finish, _size, arange_op
+from .creation import _finish, _placed, _size, arange_op
 from .joining import cat
 from .registry import FUNCTIONS, Sample, composition, method, op
 from .scan import cumsum_op
@@ -271,7 +271,7 @@ def _of_size(name: str, make: Callable, doc: str) -> Callable:
             )
         d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
         r = make(shape, d, generator, name)
-        return _finish(r, requires_grad) if out is None else out.copy_(r)
+        return _placed(arange_op, r, requires_grad, out)
 
     def like(input: Tensor, *, generator: Generator | None = None, dtype: Any = None, layout: Any = None,
              device: Any = None, requires_grad: bool = False, memory_format: Any = None) -> Tensor:  # fmt: skip
@@ -334,7 +334,7 @@ def randint(*args: Any, generator: Generator | None = None, out: Tensor | None =
     d = dt.int64 if dtype is None else dt.as_dtype(dtype)
     size = _checked("randint", given["size"])
     r = _integers(size, int(given.get("low", 0)), int(given["high"]), d, generator)
-    return _finish(r, requires_grad) if out is None else out.copy_(r)
+    return _placed(arange_op, r, requires_grad, out)
 
 
 def randint_like(input: Tensor, low: int, high: int | None = None, *, generator: Generator | None = None,
@@ -352,7 +352,7 @@ def randperm(n: int, *, generator: Generator | None = None, out: Tensor | None =
     (n,) = _checked("randperm", (n,))
     order = sort_op(draw(generator, n, random_bits, (n,)), 0, False)[1]
     r = order.to(dt.as_dtype(dtype))
-    return _finish(r, requires_grad) if out is None else out.copy_(r)
+    return _placed(arange_op, r, requires_grad, out)
 
 
 def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None,
@@ -377,7 +377,7 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Gene
         shape = _size((size,), None, "normal")
         d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
     r = gaussian(shape, d, generator, "normal") * std + mean
-    return _finish(r, requires_grad) if out is None else out.copy_(r)
+    return _placed(arange_op, r, requires_grad, out)
 
 
 for _fn in (randint, randint_like, randperm, normal):

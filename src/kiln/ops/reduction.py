@@ -278,6 +278,7 @@ _prod = prod_op.op  # type: ignore[attr-defined]
 
 @composition(samples=lambda: iter([
     Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (3, 4)), 1, True), {"dtype": dt.float64}),
+    Sample((np.array([[3, 200], [1, 2]]), 1), {"dtype": dt.uint8}), Sample((np.array([True]),), {"dtype": dt.bool_}),
     Sample((draw(rng(), (3, 4)), (0, 1)), error=TypeError),
 ]))  # fmt: skip
 def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None,
@@ -288,7 +289,8 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype:
         raise KilnTypeError(
             "prod", "dim must be one dimension", describe(dim), "reduce them one by one"
         )
-    return finished(prod_op, prod_op(converted(input, dtype), dim, keepdim), out)
+    r = prod_op(converted(input, dtype), dim, keepdim)
+    return finished(prod_op, r if dtype is None else r.to(dtype), out)
 
 
 def nan_is_zero(input: Tensor) -> Tensor:

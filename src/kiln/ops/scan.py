@@ -215,6 +215,7 @@ def _diff_samples() -> Iterator[Sample]:
     yield Sample((x, 2, 0))
     yield Sample((x, 0))
     yield Sample((x, 6))
+    yield Sample((x, 0), {"prepend": np.zeros((3, 1))})
     yield Sample((x,), {"prepend": np.zeros((3, 1)), "append": np.ones((3, 2))})
     yield Sample((np.array([True, False, False]),), grad=False)
     yield Sample((draw(rng(), ()),), error=RuntimeError)
@@ -240,6 +241,8 @@ def diff(
     if n < 0:
         raise KilnError("diff", f"order must be non-negative but got {n}", n, "")
     d = norm_dim(dim, len(input.shape), "diff")
+    if n == 0:
+        return input.clone()
     parts = [x for x in (prepend, input, append) if x is not None]
     x = cat(parts, d) if len(parts) > 1 else input
     for _ in range(n):
@@ -248,4 +251,4 @@ def diff(
             break
         after, before = x.narrow(d, 1, size - 1), x.narrow(d, 0, size - 1)
         x = after != before if x.dtype is dt.bool_ else after - before
-    return x.clone() if x is input else x
+    return x.clone() if x is input else x  # of no elements

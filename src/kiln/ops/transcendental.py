@@ -89,12 +89,17 @@ def sigmoid(input: Tensor) -> Tensor:
 
 
 @elementwise("float", inplace=True, samples=unary(0.1, 0.9),
-             grad={"input": lambda g, input: g / (input * (1 - input))},
+             grad={"input": lambda g, input, eps: _logit_grad(g, input, eps)},
              body=lambda input, eps: _logit_body(input, eps))  # fmt: skip
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
     """log(input / (1 - input)); `eps` clamps the input to [eps, 1 - eps]."""
     x = input if eps is None else np.clip(input, eps, 1 - eps)
     return np.log(x / (1 - x))
+
+
+def _logit_grad(g: Tensor, input: Tensor, eps: float | None) -> Tensor:
+    d = g / (input * (1 - input))
+    return d if eps is None else where_op((input >= eps) & (input <= 1 - eps), d, 0)
 
 
 def _logit_body(input: Tensor, eps: float | None) -> Tensor:

@@ -336,6 +336,8 @@ def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
 def sum_to_size(self: Tensor, *size: Any) -> Tensor:
     """Summed over the dimensions that broadcasting `size` to this shape would repeat."""
     shape = tuple(size[0]) if len(size) == 1 and isinstance(size[0], list | tuple) else size
+    if not shape:
+        return self.sum()
     lead = self._a.ndim - len(shape)
     if broadcast_shapes(shape, self._a.shape, op="sum_to_size") != self._a.shape:
         raise KilnError(

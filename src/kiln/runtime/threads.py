@@ -26,6 +26,7 @@ from kiln.errors import KilnValueError
 # Fields of the pool block, in bytes; each hot word has a cache line to itself.
 _WORD, _DONE, _BUSY, _ASLEEP, _ACTIVE, _STOP = 0, 64, 128, 192, 256, 320
 _KERNEL, _ARGS, _BASE, _TOTAL, _WORKERS, _WAKE, _YIELD = 384, 392, 400, 408, 416, 424, 432
+_PENALTY = 448
 _POOL_BYTES = 512
 
 PLAN_ENTRY_BYTES = 24
@@ -36,6 +37,7 @@ _SPIN_ACTIVE = 1_000_000  # while a plan is running, stay awake through its seri
 
 _IR = r"""
 declare void @PAUSE
+declare i64 @llvm.readcyclecounter()
 
 define void @kiln_parallel(ptr %pool, ptr %kernel, ptr %args, i64 %ntasks) {
 entry:
@@ -45,7 +47,17 @@ ask:
   %workers.p = getelementptr i8, ptr %pool, i64 WORKERS
   %workers = load atomic i64, ptr %workers.p monotonic, align 8
   %alone = icmp eq i64 %workers, 0
-  br i1 %alone, label %serial, label %lock
+  br i1 %alone, label %serial, label %trust
+trust:
+  ; after a worker was lost to another process for long, some regions run on the caller alone
+  %penalty.p = getelementptr i8, ptr %pool, i64 PENALTY
+  %penalty = load atomic i64, ptr %penalty.p monotonic, align 8
+  %punished = icmp sgt i64 %penalty, 0
+  br i1 %punished, label %shun, label %lock
+shun:
+  %penalty.next = sub i64 %penalty, 1
+  store atomic i64 %penalty.next, ptr %penalty.p monotonic, align 8
+  br label %serial
 lock:
   %busy.p = getelementptr i8, ptr %pool, i64 BUSY
   %got = cmpxchg ptr %busy.p, i64 0, i64 1 acquire monotonic
@@ -61,6 +73,7 @@ serial.loop:
   %s.more = icmp slt i64 %s.next, %ntasks
   br i1 %s.more, label %serial.loop, label %exit
 locked:
+  %t0 = call i64 @llvm.readcyclecounter()
   %kernel.p = getelementptr i8, ptr %pool, i64 KERNEL
   %args.p = getelementptr i8, ptr %pool, i64 ARGS
   %base.p = getelementptr i8, ptr %pool, i64 BASE
@@ -75,7 +88,7 @@ locked:
   br label %batch
 batch:
   ; ntasks has 16 bits in the word, so a larger region is published in pieces
-  %base = phi i64 [ 0, %locked ], [ %base.next, %joined ]
+  %base = phi i64 [ 0, %locked ], [ %base.next, %counted ]
   %left = sub i64 %ntasks, %base
   %fits = icmp ult i64 %left, 65535
   %count = select i1 %fits, i64 %left, i64 65535
@@ -114,6 +127,7 @@ work:
   br label %claim
 wait:
   %theirs = sub i64 %count, %own
+  %t1 = call i64 @llvm.readcyclecounter()
   br label %wait.loop
 wait.loop:
   %spins = phi i64 [ 0, %wait ], [ %spins.next, %wait.more ]
@@ -140,6 +154,18 @@ wait.os:
 wait.more:
   br label %wait.loop
 joined:
+  ; waiting 4 times its own work and a million cycles (0.3 ms) is long: the next 400 regions stay here
+  %t2 = call i64 @llvm.readcyclecounter()
+  %worked = sub i64 %t1, %t0
+  %waited = sub i64 %t2, %t1
+  %fair = mul i64 %worked, 4
+  %limit = add i64 %fair, 1000000
+  %lost = icmp ugt i64 %waited, %limit
+  br i1 %lost, label %punish, label %counted
+punish:
+  store atomic i64 400, ptr %penalty.p monotonic, align 8
+  br label %counted
+counted:
   %base.next = add i64 %base, %count
   %more = icmp slt i64 %base.next, %ntasks
   br i1 %more, label %batch, label %unlock
@@ -425,6 +451,7 @@ def _text(isa_name: str) -> str:
         "STOP": _STOP,
         "WAKE": _WAKE,
         "YIELD": _YIELD,
+        "PENALTY": _PENALTY,
     }
     for name, offset in fields.items():
         text = text.replace(f"i64 {name}\n", f"i64 {offset}\n")

@@ -212,6 +212,7 @@ class Lowering:
             access = maps.identity(dims, groups)
             try:
                 value = region.expr(source, access)
+                at = place(dims, access)
             except maps.Split as cut:
                 dims, groups = maps.split_dims(dims, groups, cut)
                 continue
@@ -219,7 +220,7 @@ class Lowering:
             assert d is not None
             out = region.buffer(whole, d)
             nest = ln.LoopNest(tuple(dims), (), tuple(b for _, b in region.buffers),
-                               (ln.Stage((), (ln.Store(out, place(dims, access), value),)),))  # fmt: skip
+                               (ln.Stage((), (ln.Store(out, at, value),)),))  # fmt: skip
             self.nest(nest, [k for k, _ in region.buffers], [whole], partial=not first)
             return
         raise Unfusable(source)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ...config import config
+from ...errors import KilnError, KilnIndexError
 from ...graph.node import CONST, INPUT, LITERAL, Graph, Node, make
 from ...runtime import arena, threads
-from . import jit
+from . import cache, jit
 from .contract import WORKSPACE
-from .isa import host_isa
+from .isa import Isa, host_isa
 from .lower import Launch, finish, lower
 
 
@@ -27,8 +29,8 @@ def _own_outputs(graph: Graph) -> Graph:
 class Memory:
     """Where each node of a Program lies: inputs, outputs, literals, or an offset in the arena."""
 
-    def __init__(self, graph: Graph, launches: list[Launch], keep: set[Node]):
-        self.graph, self.keep = graph, keep
+    def __init__(self, graph: Graph, launches: list[Launch], keep: set[Node], quiet: int):
+        self.graph, self.keep, self.quiet = graph, keep, quiet  # the first `quiet` launches must not write state
         self.place: dict[Node, tuple[str, Any]] = {n: ("ext", i) for i, n in enumerate(graph.inputs)}
         self.copies: list[tuple[Node, tuple[str, Any]]] = []  # results stored in a second place at the end
         self.launches = launches
@@ -55,7 +57,7 @@ class Memory:
 
     def _in_place(self, o: Node, old: Node) -> bool:
         writers = [j for j, x in enumerate(self.launches) if o in x.writes]
-        if not writers or self.launches[writers[0]].host is not None:
+        if not writers or writers[0] < self.quiet:
             return False
         first = self.launches[writers[0]]
         if any(old in x.reads for x in self.launches[writers[0] + 1 :]):
@@ -92,19 +94,41 @@ class Memory:
         self.scratch = {j: at for (j, _), at in zip(scratch, offsets[len(nodes) :], strict=True)}
 
 
-def _late(launches: list[Launch], graph: Graph) -> tuple[list[Launch], list[Launch]]:
-    """The launches that only store updates, apart from the others: state changes last, after all that can fail."""
-    updated = {graph.outputs[k] for k in graph.updates}
+def _late(launches: list[Launch], flags: set[Node]) -> tuple[list[Launch], list[Launch]]:
+    """What can fail (host calls, and the checks of `flags`) with all that it needs, and the rest after it.
+
+    State is written last: nothing is half-changed where something fails.
+    """
     read: set[Node] = set()
     late: list[Launch] = []
     early: list[Launch] = []
     for x in reversed(launches):
-        if x.host is None and all(w in updated and w not in read for w in x.writes) and x.writes:
+        if x.host is None and not any(w in read or w in flags for w in x.writes):
             late.append(x)
         else:
             early.append(x)
             read |= x.reads
     return early[::-1], late[::-1]
+
+
+def _build(name: str, texts: dict[str, str], isa: Isa) -> Callable[[str], int]:
+    """Compile and load kernels (symbol -> LLVM IR); KILN_DEBUG tells about it."""
+
+    def say(text: str) -> None:
+        print(f"[kiln] {name} {text}", file=sys.stderr)
+
+    for symbol, text in texts.items():
+        if config.debug >= 5:
+            say(f"LLVM IR of {symbol}:\n{text}")
+        if config.debug >= 6:
+            say(f"assembly of {symbol}:\n{jit.assembly(text, isa)}")
+    stats = cache.stats
+    hits, compiles = stats.hits, stats.compiles
+    symbols = jit.build(list(texts.values()), isa)
+    if config.debug >= 1:
+        hits, compiles = stats.hits - hits, stats.compiles - compiles
+        say(f"{len(texts)} kernels: {hits} from the disk cache, {compiles} compiled, {len(texts) - hits - compiles} loaded before")
+    return symbols
 
 
 class CpuProgram:
@@ -115,18 +139,18 @@ class CpuProgram:
         isa = host_isa()
         graph = _own_outputs(graph)
         launches, self.checks = lower(graph, isa)
-        early, late = _late(launches, graph)
+        early, late = _late(launches, {flag for flag, _ in self.checks})
         early = finish(early, isa)
         launches, quiet = early + finish(late, isa), len(early)
         # what checks look at stays in memory until they have been asked
         keep = {x for flag, n in self.checks for x in (flag, *n.inputs)}
-        m = self.memory = Memory(graph, launches, keep)
+        m = self.memory = Memory(graph, launches, keep, quiet)
         self.graph = graph
         texts: dict[str, str] = {}
         for x in launches:
             for kernel in x.kernel.phases() if x.kernel is not None else ():
                 texts.setdefault(kernel.symbol, kernel.text)
-        symbols = jit.build(list(texts.values()), isa)
+        symbols = _build(name, texts, isa)
         self.kernels = len(texts)
         self.buffer = np.zeros(m.bytes + arena.ALIGN, np.uint8)
         self.base = -(-self.buffer.ctypes.data // arena.ALIGN) * arena.ALIGN
@@ -267,7 +291,10 @@ class CpuProgram:
                     else self._array(a, arrays, outputs) if isinstance(a, Node) else a
                     for a in n.args
                 ]  # fmt: skip
-                n.op.run(*args)  # type: ignore[union-attr]
+                try:
+                    n.op.run(*args)  # type: ignore[union-attr]
+                except KilnError as e:  # composites raise an IndexError where their parts raise another class
+                    raise KilnIndexError(e.op, e.what, e.received, e.help) from None
 
     def _host(self, x: Launch, arrays: list[np.ndarray], outputs: dict[int, np.ndarray]) -> None:
         """Call an op's reference on the memory of its inputs and store what it gives."""

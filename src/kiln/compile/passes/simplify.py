@@ -27,12 +27,13 @@ def _spread(x: Node, like: Node) -> Node | None:
     return x if tuple(x.shape) == tuple(like.shape) else make("expand", (x, tuple(like.shape)))
 
 
-# Rules: op name -> function(original node, rebuilt node) -> replacement or None. Each is exact in
-# floating point: x*1, x/1, x-0 and x+(-0.0) keep every bit; x+0.0 turns -0.0 into 0.0, so it stays.
+# Rules: op name -> function(node) -> replacement or None. Each is exact in floating point: x*1, x/1, x-0
+# and x+(-0.0) keep every bit; x+0.0 turns -0.0 into 0.0, so it stays, and so does complex arithmetic,
+# whose imaginary part goes through products with zero.
 
 
 def _add(n: Node) -> Node | None:
-    if n.args[2] != 1:
+    if n.args[2] != 1 or n.dtype.category > dt.FLOAT:
         return None
     for x, y in ((n.args[0], n.args[1]), (n.args[1], n.args[0])):
         v = scalar_of(y)
@@ -43,18 +44,22 @@ def _add(n: Node) -> Node | None:
 
 def _sub(n: Node) -> Node | None:
     v = scalar_of(n.args[1])
+    if n.args[2] != 1 or n.dtype.category > dt.FLOAT:
+        return None
     return _spread(n.args[0], n) if v is not None and v == 0 and not np.signbit(v) else None
 
 
 def _mul(n: Node) -> Node | None:
     for x, y in ((n.args[0], n.args[1]), (n.args[1], n.args[0])):
-        if scalar_of(y) == 1:
+        if n.dtype.category <= dt.FLOAT and scalar_of(y) == 1:
             return _spread(x, n)
     return None
 
 
 def _div(n: Node) -> Node | None:
-    return _spread(n.args[0], n) if scalar_of(n.args[1]) == 1 and n.args[2] is None else None
+    if n.dtype.category > dt.FLOAT or n.args[2] is not None:
+        return None
+    return _spread(n.args[0], n) if scalar_of(n.args[1]) == 1 else None
 
 
 def _cast(n: Node) -> Node | None:
@@ -62,7 +67,9 @@ def _cast(n: Node) -> Node | None:
     if x.dtype is d:
         return x
     if x.op is CONST:
-        return const(np.asarray(x.args[0], x.dtype.np).astype(d.np)[()], d)
+        with np.errstate(all="ignore"):
+            exact = d.category >= x.dtype.category  # else NaN and imaginary parts ask for the kernel's rule
+            return const(np.asarray(x.args[0], x.dtype.np).astype(d.np)[()], d) if exact else None
     if x.name == "cast":
         inner = x.args[0].dtype
         if dt.promote_types(inner, x.dtype) is x.dtype and inner.category <= x.dtype.category <= d.category and x.dtype.itemsize >= inner.itemsize and inner.category == x.dtype.category:
