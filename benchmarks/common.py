@@ -37,7 +37,9 @@ def banner() -> None:
             return f"{package} not installed"
 
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    print(f"{datetime.date.today()}, {_processor()}, {os.cpu_count()} cores, {host_isa().name}, load {load}")
+    print(
+        f"{datetime.date.today()}, {_processor()}, {os.cpu_count()} cores, {host_isa().name}, load {load}"
+    )
     packages = [version(p) for p in ("numpy", "llvmlite", "torch")]
     print(f"{platform.system()}, Python {platform.python_version()}, {', '.join(packages)}\n")
 
@@ -59,6 +61,21 @@ def fresh(code: str, *args: str, **env: str) -> dict[str, Any]:
         text=True, check=True,
     )  # fmt: skip
     return json.loads(done.stdout)
+
+
+def two_cores() -> float:
+    """How much work two processes do in the time of one: below 2 where something else takes cores."""
+    code = "from time import perf_counter as t; s = t()\nfor i in range(3_000_000): pass\nprint(t() - s)"
+
+    def times(n: int) -> list[float]:
+        jobs = [
+            subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+            for _ in range(n)
+        ]
+        return [float(j.communicate()[0]) for j in jobs]
+
+    alone = min(times(1)[0] for _ in range(3))
+    return statistics.median(sum(alone / t for t in times(2)) for _ in range(3))
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

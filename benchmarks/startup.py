@@ -3,7 +3,9 @@
 Everything is measured in fresh processes, in turn. Import times are taken inside the process, around
 the import statement (the interpreter's own start, the same for both, would make the ratio look
 better); the first step is the quickstart's, from call to result, with an empty and with a filled
-cache of compiled kernels. The installed size is what pip puts into an empty folder for the core
+cache of compiled kernels. Python's bytecode caches are filled beforehand, in a folder of their own, so
+that neither an environment that forbids to write them nor a source just edited counts as import
+time. The installed size is what pip puts into an empty folder for the core
 without extras (needs the package index; --no-install skips it). Run: `python -m benchmarks.startup`
 """
 
@@ -45,19 +47,30 @@ print(json.dumps({"first": times[0], "later": sorted(times)[10], "compiles": sta
 
 # Kiln's own dependencies that nobody pays for before using them, and packages of extras and peers.
 LAZY = {"llvmlite", "rich", "platformdirs", "safetensors"}
-OUTSIDE = {"sklearn", "scipy", "matplotlib", "tensorboard", "torch", "tensorflow", "jax", "PIL", "hypothesis", "pytest"}
+OUTSIDE = {
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "tensorboard",
+    "torch",
+    "tensorflow",
+    "jax",
+    "PIL",
+    "hypothesis",
+    "pytest",
+}
 SIZE_LIMIT = 300
 
 
-def imports(rounds: int) -> None:
+def imports(rounds: int, bytecode: dict[str, str]) -> None:
     """Import times, and what comes with `import kiln`."""
     times: dict[str, list[float]] = {"numpy": [], "kiln": []}
     packages: set[str] = set()
     for i in range(rounds + 1):
         for name, seconds in times.items():
-            seen = fresh(IMPORT, name)
+            seen = fresh(IMPORT, name, **bytecode)
             packages |= set(seen["packages"]) if name == "kiln" else set()
-            if i:  # the first round writes the bytecode caches
+            if i:  # the first round fills the bytecode caches
                 seconds.append(seen["seconds"])
     r = ratio(times["kiln"], times["numpy"])
     shown = [f"{statistics.median(t) * 1e3:.0f} ms" for t in times.values()]
@@ -91,13 +104,15 @@ def size() -> None:
             verdict(total, at_most=SIZE_LIMIT)]])  # fmt: skip
 
 
-def first_steps(rounds: int) -> None:
+def first_steps(rounds: int, bytecode: dict[str, str]) -> None:
     """The first compiled step of a process, with an empty and a filled cache."""
     cold, warm = [], []
-    for _ in range(rounds):
+    for i in range(rounds + 1):
         with tempfile.TemporaryDirectory() as folder:
-            cold.append(fresh(STEP, KILN_CACHE_DIR=folder))
-            warm.append(fresh(STEP, KILN_CACHE_DIR=folder))
+            runs = [fresh(STEP, KILN_CACHE_DIR=folder, **bytecode) for _ in range(2)]
+        if i:  # the first round fills the bytecode caches
+            cold.append(runs[0])
+            warm.append(runs[1])
     r = ratio([w["first"] for w in warm], [c["first"] for c in cold])
     compiles = max(w["compiles"] for w in warm)
     rows = [
@@ -111,7 +126,9 @@ def first_steps(rounds: int) -> None:
         for name, runs in (("empty", cold), ("filled", warm))
     ]
     table(["cache", "first step", "later steps", "LLVM compiles", "loaded"], rows)
-    print(f"filled / empty: {r:.2f} ({verdict(r, at_most=0.3)}), compiles {verdict(compiles, at_most=0)}")
+    print(
+        f"filled / empty: {r:.2f} ({verdict(r, at_most=0.3)}), compiles {verdict(compiles, at_most=0)}"
+    )
 
 
 def main() -> None:
@@ -121,8 +138,10 @@ def main() -> None:
     cli.add_argument("--no-install", action="store_true", help="leave the installed size out")
     options = cli.parse_args()
     banner()
-    imports(options.rounds)
-    first_steps(max(1, options.rounds // 3))
+    with tempfile.TemporaryDirectory() as folder:
+        bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": folder}
+        imports(options.rounds, bytecode)
+        first_steps(max(1, options.rounds // 3), bytecode)
     if not options.no_install:
         print()
         size()

@@ -3,15 +3,21 @@
 Each runs in a process of its own, and only one works at a time: rounds of blocks of steps, with a
 pause before each block in which the other's OpenMP threads, which spin for a while, fall asleep.
 All start from the same weights and see the same batches. A step is zero_grad, forward, cross
-entropy, backward and AdamW, in wall-clock time; a block's figure is its median step. Before that,
-the losses of Kiln eager and compiled over 100 steps are compared (with dropout: the random numbers
-are the same), and those of torch with dropout off. Run: `python -m benchmarks.steps`
+entropy, backward and AdamW, in wall-clock time; a block's figure is its median step.
+
+Before that, the losses of all three over 100 steps are compared, with dropout off, as torch draws
+other random numbers. Then the quickstart's own training, with its dropout and its shuffled batches
+(and once more with the batches in order), is run eager and compiled from several seeds; beside each,
+what an eager run does whose first weights are off by two units in the last place: how far rounding
+alone can carry the curves apart.
+Run: `python -m benchmarks.steps`
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -21,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .common import ROOT, banner, peer, ratio, table, verdict
+from .common import ROOT, banner, peer, ratio, table, two_cores, verdict
 
 KINDS = ("kiln eager", "kiln compiled", "torch eager")
 MODELS = {"cnn": "quickstart's CNN, batch 64", "mlp": "MLP 64-32-10, batch 32"}
@@ -56,7 +62,9 @@ def problem(model: str) -> dict[str, Any]:
     if model == "mlp":
         images = images.reshape(-1, 64)
     k = len(labels) // n
-    arrays = {f"w{i}": p.detach().numpy() for i, p in enumerate(network(kiln, model, 0.3).parameters())}
+    arrays = {
+        f"w{i}": p.detach().numpy() for i, p in enumerate(network(kiln, model, 0.3).parameters())
+    }
     return {
         "x": np.ascontiguousarray(images[: k * n].reshape(k, n, *images.shape[1:])),
         "y": np.ascontiguousarray(labels[: k * n].reshape(k, n)),
@@ -99,9 +107,9 @@ class Worker:
         lib.manual_seed(0)
         return lib.compile(step) if self.kind == "kiln compiled" else step
 
-    def losses(self, dropout: float) -> list[float]:
-        """The loss of each of the first steps."""
-        step, b = self.prepare(dropout), self.batches
+    def losses(self) -> list[float]:
+        """The loss of each of the first steps, with dropout off."""
+        step, b = self.prepare(0.0), self.batches
         return [step(*b[i % len(b)]).item() for i in range(LOSSES)]
 
     def block(self, step: Callable) -> float:
@@ -124,9 +132,7 @@ class Worker:
             order = json.loads(line)
             if order == "block":
                 step = step or self.prepare(0.3)
-                answer: Any = self.block(step)
-            else:
-                answer = self.losses(order)
+            answer: Any = self.block(step) if order == "block" and step else self.losses()
             print(json.dumps(answer), flush=True)
 
 
@@ -138,6 +144,8 @@ class Crew:
             kind: subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.steps", "--worker", kind, model, str(threads), file],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+                # eager Kiln multiplies in NumPy's BLAS, whose threads it does not set
+                env={**os.environ, "OPENBLAS_NUM_THREADS": str(threads)},
             )
             for kind in kinds
         }  # fmt: skip
@@ -145,7 +153,8 @@ class Crew:
     def ask(self, kind: str, order: Any) -> Any:
         """Send an order and wait for the answer."""
         p = self.hands[kind]
-        assert p.stdin is not None and p.stdout is not None
+        assert p.stdin is not None
+        assert p.stdout is not None
         p.stdin.write(json.dumps(order) + "\n")
         p.stdin.flush()
         answer = p.stdout.readline()
@@ -172,7 +181,7 @@ def measure(model: str, threads: int, kinds: list[str], rounds: int) -> tuple[li
         file = str(Path(folder) / "problem.npz")
         np.savez(file, **problem(model))
         crew = Crew(kinds, model, threads, file)
-        curves = {p: {k: crew.ask(k, p) for k in kinds} for p in (0.3, 0.0)}
+        curves = {k: crew.ask(k, "losses") for k in kinds}
         times: dict[str, list[float]] = {k: [] for k in kinds}
         for i in range(rounds + 1):
             for k in kinds:
@@ -183,8 +192,11 @@ def measure(model: str, threads: int, kinds: list[str], rounds: int) -> tuple[li
         crew.dismiss()
     eager, compiled, torch = KINDS
     name = f"{MODELS[model]}, {threads} thread{'s' * (threads > 1)}"
-    losses = apart(curves[0.3][eager], curves[0.3][compiled])
-    row = [name, *(f"{statistics.median(times[k]) * 1e6:.0f}" if k in times else "-" for k in KINDS)]
+    losses = apart(curves[eager], curves[compiled])
+    row = [
+        name,
+        *(f"{statistics.median(times[k]) * 1e6:.0f}" if k in times else "-" for k in KINDS),
+    ]
     gain = ratio(times[eager], times[compiled])
     row.append(f"{gain:.2f}" + (f" ({verdict(gain, at_least=3)})" if model == "mlp" else ""))
     agree = [name, f"{losses:.1e} ({verdict(losses, at_most=1e-4)})"]
@@ -194,19 +206,59 @@ def measure(model: str, threads: int, kinds: list[str], rounds: int) -> tuple[li
         best = min(times[torch]) / min(times[compiled])
         row.append(f"{against:.2f}" + (f" ({verdict(against, at_least=1)})" if due else ""))
         row.append(f"{best:.2f}")
-        agree.append(f"{apart(curves[0.0][compiled], curves[0.0][torch]):.1e}")
+        agree.append(f"{apart(curves[compiled], curves[torch]):.1e}")
     else:
         row += ["-", "-"]
         agree.append("-")
     return row, agree
 
 
+def quickstart_losses(
+    seed: int, shuffle: bool, compiled: bool = False, off: float = 0.0
+) -> list[float]:
+    """The first losses of `kiln quickstart`; `off` scales the first weights by 1 + off."""
+    import kiln
+    from kiln.cli import quickstart as q
+    from kiln.data import DataLoader, TensorDataset
+    from kiln.datasets import load_digits
+
+    digits = load_digits()
+    data = TensorDataset(digits.train_images, digits.train_labels)
+    loader = DataLoader(data, batch_size=q.BATCH, shuffle=shuffle, drop_last=True)
+    model = q.build(seed)
+    with kiln.no_grad():
+        for p in model.parameters():
+            p.mul_(1 + off)
+    opt = kiln.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
+    schedule = kiln.optim.lr_scheduler.CosineAnnealingLR(opt, q.EPOCHS)
+    step = q.training_step(model, opt)
+    run = q.Run()
+    steps = q.train(run, kiln.compile(step) if compiled else step, loader, schedule, q.EPOCHS, seed)
+    for _, _ in zip(range(LOSSES), steps, strict=False):
+        pass
+    return run.losses
+
+
+def quickstart_rows(seeds: int) -> list[list[str]]:
+    """How far apart eager and compiled training are from each seed; the quickstart's is 0."""
+    rows = []
+    for shuffle in (True, False):
+        for seed in range(seeds):
+            eager = quickstart_losses(seed, shuffle)
+            far = apart(eager, quickstart_losses(seed, shuffle, compiled=True))
+            control = apart(eager, quickstart_losses(seed, shuffle, off=2e-7))
+            name = f"{seed}, {'shuffled' if shuffle else 'in order'}"
+            rows.append([name, f"{far:.1e} ({verdict(far, at_most=1e-4)})", f"{control:.1e}"])
+    return rows
+
+
 def main() -> None:
-    """Print a table of speeds and one of losses."""
+    """Print a table of speeds and two of losses."""
     cli = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__)
     cli.add_argument("--rounds", type=int, default=7, help="blocks of each kind (default: 7)")
     cli.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="default: 1 2")
     cli.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    cli.add_argument("--seeds", type=int, default=5, help="of the quickstart's losses (default: 5)")
     cli.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     options = cli.parse_args()
     if options.worker:
@@ -217,16 +269,24 @@ def main() -> None:
 
     kinds = list(KINDS) if peer("torch") is not None else list(KINDS[:2])
     banner()
+    before = two_cores()
     try:
-        rows = [measure(m, t, kinds, options.rounds) for m in options.models for t in options.threads]
+        rows = [
+            measure(m, t, kinds, options.rounds) for m in options.models for t in options.threads
+        ]
     except KilnImportError as e:
         raise SystemExit(str(e)) from None
+    print(
+        f"two processes at once: the work of {before:.2f} cores before, {two_cores():.2f} after\n"
+    )
     table(
         ["training step", *(f"{k} µs" for k in KINDS), "kiln eager / compiled", "torch / compiled", "of best blocks"],
         [r for r, _ in rows],
     )  # fmt: skip
-    table([f"losses over {LOSSES} steps, relative", "kiln eager and compiled", "kiln and torch, no dropout"],
+    table([f"losses over {LOSSES} steps, no dropout", "kiln eager and compiled", "kiln compiled and torch"],
           [a for _, a in rows])  # fmt: skip
+    table(["quickstart's losses, seed", "eager and compiled", "eager and eager, weights off by 2e-7"],
+          quickstart_rows(options.seeds))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -53,6 +53,6 @@ def as_device(d: Any) -> device:
     if out.type not in AVAILABLE:
         raise KilnError(
             "device", f"no {out.type} device here", str(out),
-            "this build of Kiln computes on 'cpu'; check kiln.cuda.is_available() first",
+            "this build of Kiln computes on 'cpu'",
         )  # fmt: skip
     return out

@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .errors import KilnTypeError
+from .errors import KilnError, KilnTypeError
 
 BOOL, INT, FLOAT, COMPLEX = range(4)  # categories, in the order in which they win
 
@@ -214,6 +214,26 @@ _SAFE = {BOOL: {0, 1, 2, 3}, INT: {1, 2, 3}, FLOAT: {2, 3}, COMPLEX: {3}}
 def can_cast(source: dtype, to: dtype) -> bool:
     """Whether an in-place or `out=` result of dtype `source` may be stored in dtype `to`."""
     return to.category in _SAFE[source.category]
+
+
+def element(value: Any, d: dtype, op: str) -> Any:
+    """A Python number as an element of dtype `d`; negative ones wrap around in unsigned dtypes."""
+    fits = d.is_complex or not isinstance(value, complex)
+    if fits and d is bool_:
+        return bool(value)
+    if fits and d.category == INT:
+        info = np.iinfo(d.np)
+        fits = value == value and (info.min or -info.max) <= value <= info.max
+        if fits:
+            return int(value) % (int(info.max) + 1) if value < 0 and not info.min else int(value)
+    if not fits:
+        raise KilnError(
+            op,
+            f"value cannot be converted to type {d.name} without overflow",
+            repr(value),
+            "use a wider dtype",
+        )
+    return value
 
 
 class finfo:

@@ -192,7 +192,7 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
             g, ours = None, False
             gs = [None if e is None else e[0] for e in entry]
         if node.hooks is not None:
-            hooked = hooks.run_output_hooks(node, [None if g is None else wrap(g) for g in gs])
+            hooked = hooks.run_output_hooks(node, [None if g is None else wrap(np.asarray(g)) for g in gs])
             results = hooks.run_node_hooks(node, node.backward(hooked), hooked)
             gs = [None if g is None else g._a for g in hooked]
             g, ours = gs[0], False

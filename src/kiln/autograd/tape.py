@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from threading import get_ident
 from typing import Any
 
+import numpy as np
+
 from ..dtypes import float32, float64
 from ..errors import KilnError
 from ..ops.registry import GRAD, OUT, SHAPE, Op, Plan, Rule
@@ -94,7 +96,7 @@ class TapeNode:
 
     def backward_arrays(self, gs: list[Any]) -> list[Any]:
         """`backward` on plain arrays, for a first-order pass in eager mode."""
-        return [None if r is None else r._a for r in self.backward([None if g is None else wrap(g) for g in gs])]
+        return [None if r is None else r._a for r in self.backward([None if g is None else wrap(np.asarray(g)) for g in gs])]
 
     def free(self) -> None:
         """Drop what was saved."""

@@ -85,6 +85,11 @@ class SymArray:
         """NumPy asks for the value, in eager code that was handed a captured tensor."""
         self.refuse("use")
 
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__") and self.capture.done:
+            self.refuse("use")
+        raise AttributeError(name)
+
     def refuse(self, why: str) -> None:
         """Raise for a read that needs the value now."""
         if self.capture.done:
@@ -239,7 +244,7 @@ class Capture:
             return known[0]
         if self.constants:
             sym = self._fresh(const(a.item(), t.dtype) if a.shape == () else literal(a))
-        elif t._base is not None and t._view is not None and t._base._a is not a:
+        elif t._base is not None and t._view is not None and t._base._a is not a and self._holds(t._base, a):
             sym = self.payload(t._base)
             for name, rest in t._view:
                 sym = self._view(REGISTRY[name], sym, rest)
@@ -250,6 +255,11 @@ class Capture:
             return self._memory(i, a)
         self.storages[id(a)] = (sym, a)
         return sym
+
+    @staticmethod
+    def _holds(base: Tensor, a: np.ndarray) -> bool:
+        """Whether a view's memory is still its base's, which may have been given other memory (`.data = …`)."""
+        return isinstance(base._a, SymArray) or not a.size or may_share(base._a, a)
 
     def check_overlap(self, written: list[Input]) -> None:
         """Refuse to write memory that another input shares in part: they would not see each other's values."""

@@ -130,6 +130,7 @@ class Plan:
         capture.check_overlap(self.written)
         args = [i for i in self.inputs if i.kind == "arg"]
         self.pairs = [(w.index, i.index) for w in self.written for i in args if i is not w]
+        self.parts = [i.index for i in args] if self.written else []
         self.visible = [k for k in range(len(outputs)) if k not in updates]
         graph = Graph([i.node for i in self.inputs], outputs, updates)
         self.graph = graph
@@ -144,9 +145,10 @@ class Plan:
     def run(self, leaves: list[Any]) -> Any:
         """Execute once for these argument leaves."""
         arrays = [_fetch(i, leaves) for i in self.inputs]
-        for w, i in self.pairs:
+        shared = self.pairs if any(arrays[i].base is not None for i in self.parts) else ()
+        for w, i in shared:
             a, b = arrays[w], arrays[i]
-            if (a.base is not None or b.base is not None) and _root(a) is _root(b) and may_share(a, b):
+            if _root(a) is _root(b) and may_share(a, b):
                 raise CaptureError(
                     "compile", "the function writes a tensor whose memory another argument shares in part",
                     f"argument {self.inputs[i].leaf}: {describe(leaves[self.inputs[i].leaf])}",
@@ -228,9 +230,9 @@ def _makers(capture: Capture, found: list[Any], output: Callable[[Node], int]) -
             first[id(x)] = j
             later.append(j)
             a = x._a
-            if isinstance(a, SymArray) and not a.chain and a.storage.origin is None:
-                if a.storage not in wholes or _fresh(x)._rg:
-                    wholes[a.storage] = j
+            whole = isinstance(a, SymArray) and not a.chain and a.storage.origin is None
+            if whole and (a.storage not in wholes or _fresh(x)._rg):
+                wholes[a.storage] = j
     for j in later:
         x = found[j]
         a = x._a
@@ -331,7 +333,7 @@ class Entry:
         self.root = Path()
         self.facts: list[Fact] = []
         self.watched: list[tuple[Any, Any]] = []
-        self.state: list[tuple[Tensor, Any, Any, bool, Any]] = []
+        self.state: list[list[Any]] = []  # [tensor, requires_grad, (shape, dtype, layout), array seen last]
         self.grads: list[tuple[Tensor | int, bool]] = []
         self.aliases: list[tuple[Tensor, Input]] = []
         self.pinned: list[tuple[Tensor, Any]] = []
@@ -346,13 +348,14 @@ class Entry:
         for t, (_, _, rg) in capture.requires:
             if id(t) not in self.seen:
                 self.seen.add(id(t))
-                self.state.append((t, t._a.shape, t._a.dtype, rg, layout_of(t._a)))
+                a = t._a
+                self.state.append([t, rg, (a.shape, a.dtype, layout_of(a)), a])
         for t, i in capture.aliases.values():
             if ("alias", id(t)) not in self.seen:
                 self.seen.add(("alias", id(t)))
                 self.aliases.append((t, i))
         self.pinned += capture.pinned
-        for leaf, t, x in capture.stand_ins.values():
+        for leaf, _, _ in capture.stand_ins.values():
             if leaf in capture.arg_grads and ("grad", leaf) not in self.seen:
                 self.seen.add(("grad", leaf))
                 self.grads.append((leaf, capture.arg_grads[leaf] is None))
@@ -364,10 +367,12 @@ class Entry:
     def broken(self, leaves: list[Any]) -> str | None:
         """Why the programs do not serve these arguments now; None where they do."""
         mine = {id(x._a) for x in leaves if isinstance(x, Tensor)}
-        for t, shape, dtype, rg, layout in self.state:
+        for known in self.state:
+            t, rg, facts, seen = known
             a = t._a
-            if a.shape != shape or a.dtype is not dtype or t._rg is not rg or layout_of(a) != layout:
-                return f"a tensor reached by the function changed: it was {dtype}{list(shape)}, requires_grad={rg}"
+            if t._rg is not rg or (a is not seen and (a.shape, a.dtype, layout_of(a)) != facts):
+                return f"a tensor reached by the function changed: it was {facts[1]}{list(facts[0])}, requires_grad={rg}"
+            known[3] = a  # the same array need not be looked at again
             if id(a) in mine:
                 return "an argument is a tensor that the function also reaches by itself"
         for t, i in self.aliases:
@@ -436,7 +441,7 @@ class CompiledFunction:
                 continue
             outcome = bool(path.predicate.run([_fetch(i, leaves) for i in path.reads])[0])
             if outcome not in path.children:
-                if entry.root.count() >= config.max_paths:
+                if max(entry.root.count(), len(decisions)) >= config.max_paths:
                     raise CaptureError(
                         "compile", f"more than {config.max_paths} paths through branches on tensor values", path.line,
                         "use kiln.where or a masked form instead of the branch, or raise KILN_MAX_PATHS",

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from ..errors import CaptureError
+from ..errors import CaptureError, describe
 from ..tensor import Tensor
 
 _KILN = __name__.split(".")[0]
@@ -92,6 +92,11 @@ def _snapshot(value: Any, depth: int = 0) -> Any:
     return Same(value)
 
 
+def _short(value: Any) -> str:
+    """A fact's value in a message; no code of the user's runs for it."""
+    return describe(value) if isinstance(value, (*_SCALARS, *_CONTAINERS)) else f"a {type(value).__name__} object"
+
+
 class Same:
     """A key that is equal where the object is the same one, which it keeps alive."""
 
@@ -113,26 +118,29 @@ class Same:
 class Fact:
     """One Python value that was read, how to read it again, and what it was."""
 
-    __slots__ = ("holder", "keep", "path", "read", "seen")
+    __slots__ = ("holder", "keep", "path", "read", "seen", "was")
 
     def __init__(self, path: str, holder: Any, read: Callable[[], Any], value: Any):
         self.path, self.holder, self.read = path, holder, read
-        self.seen, self.keep = _snapshot(value), value
+        self.seen, self.keep, self.was = _snapshot(value), value, _short(value)
 
     def holds(self) -> bool:
         """Whether the value is still what it was."""
         try:
-            return _snapshot(self.read()) == self.seen
+            now = self.read()
+            if now is self.keep and type(now) not in _CONTAINERS:
+                return True
+            return _snapshot(now) == self.seen
         except (KeyError, AttributeError, ValueError):
             return False
 
     def explain(self) -> str:
         """What changed, for KILN_EXPLAIN."""
         try:
-            now = repr(self.read())
+            now = _short(self.read())
         except (KeyError, AttributeError, ValueError):
             now = "gone"
-        return f"{self.path} was {self.keep!r} and is {now}"
+        return f"{self.path} was {self.was} and is {now}"
 
 
 _CODE = object()
@@ -226,8 +234,15 @@ class Facts:
         """
         old, collecting = sys.getprofile(), gc.isenabled()
 
+        importing = 0  # frames of an import under way: what it runs is nothing that the function reads
+
         def hook(frame: types.FrameType, event: str, arg: Any) -> None:
-            if event in ("call", "return"):
+            nonlocal importing
+            if event not in ("call", "return"):
+                return
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                importing += 1 if event == "call" else -1
+            elif not importing:
                 self.visit(frame, event == "return")
 
         gc.collect(0)

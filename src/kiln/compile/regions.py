@@ -52,7 +52,7 @@ def scalar_op(n: Node) -> str | None:
     name = RENAMED.get(o.scalar, o.scalar)
     if o.family not in ("elementwise", "select", "cast"):
         return None
-    if name in ("where", "cast", "copy", "square"):
+    if name in ("where", "cast", "copy"):
         return name
     if name not in _VOCABULARY:
         return None
@@ -203,14 +203,12 @@ class Region:
     contraction's result in its epilogue) to expressions at the identity access.
     """
 
-    def __init__(self, dims: Sequence[int], stored: Callable[[Node], bool], reduce_at: int | None = None):
+    def __init__(self, dims: Sequence[int], stored: Callable[[Node], bool]):
         self.dims = tuple(dims)
         self.stored = stored
         self.buffers: list[tuple[Any, str]] = []
         self.memo: dict[Any, ln.Expr] = {}
         self.leaves: dict[Node, tuple[tuple[Affine, ...], ln.Expr]] = {}
-        self.reductions: list[ln.Reduction] = []
-        self.reduce_at = reduce_at
 
     def buffer(self, key: Any, dtype: str) -> int:
         """The argument number of a buffer."""
@@ -273,8 +271,6 @@ class Region:
             return xs[0]
         if primitive == "cast":
             return ln.cast(xs[0], d)
-        if primitive == "square":
-            return ln.apply("mul", xs[0], xs[0])
         if len(n.inputs) < len([i for i in n.op.tensor_slots if n.args[i] is not None]):  # type: ignore[union-attr]
             raise Unfusable(n)
         return ln.apply(primitive, *xs)
@@ -434,142 +430,3 @@ def strided_view(n: Node, stored: Callable[[Node], bool]) -> tuple[Node, tuple[i
     for a, s in zip(access, contiguous_strides(x.shape), strict=True):
         flat = flat.added(a.scaled(s))
     return x, flat.strides, flat.offset
-
-
-Target = Callable[[Sequence[int], Sequence[Sequence[int]]], tuple[Affine, ...]]
-
-
-def write_elementwise(
-    n: Node, stored: Callable[[Node], bool], key: Any, shape: Sequence[int] | None = None,
-    place: Callable[[Sequence[int], tuple[Affine, ...]], ln.IndexMap] | None = None,
-) -> tuple[ln.LoopNest, list[Any]]:  # fmt: skip
-    """The nest that computes a node into the buffer `key`, and what its buffers are.
-
-    Reductions that only feed this node are computed in the same nest. `place` maps an access of the
-    node to a position in another buffer (for a part of a larger result).
-    """
-    dims = list(n.shape)
-    groups: list[list[int]] = [[i] for i in range(len(dims))]
-    for _ in range(64):
-        try:
-            return _nest(n, dims, groups, stored, key, place)
-        except Split as cut:
-            dims, groups = maps.split_dims(dims, groups, cut)
-    raise Unfusable(n)
-
-
-def _outside(n: Node, stored: Callable[[Node], bool]) -> Callable[[Node], bool]:
-    """Memory as a node sees it: its own value is computed, not loaded."""
-    return lambda x: x is not n and stored(x)
-
-
-def _nest(n: Node, dims: list[int], groups: list[list[int]], stored: Any, key: Any, place: Any) -> tuple[ln.LoopNest, list[Any]]:
-    root = _reduction_below(n, _outside(n, stored))
-    if root is not None:
-        return _reduction_nest(n, root, dims, groups, stored, key, place)
-    region = Region(dims, _outside(n, stored))
-    access = maps.identity(dims, groups)
-    value = region.expr(n, access)
-    d = ln_dtype(n.dtype)
-    assert d is not None
-    out = region.buffer(key, d)
-    at = region.position(access, n.shape) if place is None else place(dims, access)
-    nest = ln.LoopNest(tuple(dims), (), tuple(b for _, b in region.buffers), (ln.Stage((), (ln.Store(out, at, value),)),))
-    return nest, [k for k, _ in region.buffers]
-
-
-def _reduction_below(n: Node, stored: Callable[[Node], bool]) -> Node | None:
-    """The reduction that a node computes or finishes: the one below it through same-sized nodes."""
-    if reducible(n):
-        return n
-    seen: set[Node] = set()
-    stack = [n]
-    found: list[Node] = []
-    while stack:
-        x = stack.pop()
-        if x in seen or (stored(x) and x is not n):
-            continue
-        seen.add(x)
-        if reducible(x):
-            found.append(x)
-        elif fusable(x):
-            stack.extend(x.inputs)
-    if not found:
-        return None
-    if len(found) > 1 or found[0].numel() != n.numel():
-        raise Unfusable(found[0])
-    return found[0]
-
-
-def _reduction_nest(n: Node, root: Node, dims: list[int], groups: list[list[int]], stored: Any, key: Any, place: Any) -> tuple[ln.LoopNest, list[Any]]:
-    x = root.args[0]
-    reduced = reduced_dims(root)
-    kept = [i for i in range(len(x.shape)) if i not in reduced]
-    if root is n:
-        outer_shape = [x.shape[i] for i in kept]
-    else:
-        outer_shape = list(root.shape)
-    # loops: those of n's shape first (they may have been cut), then the reduced dimensions
-    inner = [x.shape[i] for i in reduced]
-    all_dims, extra = _with_inner(dims, groups, n, inner)
-    outer_count = len(all_dims) - extra[1]
-    for _ in range(64):
-        try:
-            region = Region(all_dims, _outside(n, stored))
-            outer_access = maps.identity(all_dims, extra[0][: len(n.shape)])
-            inner_access = maps.identity(all_dims, extra[0][len(n.shape) :])
-            # the reduction's own access: n's access when they agree in shape, else through a reshape
-            if root is n or tuple(root.shape) == tuple(n.shape):
-                root_access = outer_access
-            else:
-                root_access = maps.reshape(outer_access, n.shape, root.shape, all_dims)
-            kept_access = [a for i, a in enumerate(root_access) if not (root.args[2] and i in reduced)]
-            source: list[Affine] = []
-            ki = ii = 0
-            for i in range(len(x.shape)):
-                if i in reduced:
-                    source.append(inner_access[ii])
-                    ii += 1
-                else:
-                    source.append(kept_access[ki])
-                    ki += 1
-            acc = ln_dtype(root.dtype)
-            assert acc is not None
-            value = region.expr(x, tuple(source))
-            kind = REDUCTIONS[root.name]
-            if kind in ("sum", "prod") and value.dtype != acc:
-                value = ln.cast(value, acc)
-            if kind in ("any", "all") and value.dtype != "bool":
-                value = ln.cast(value, "bool")
-            reduction = ln.Reduction(kind, value, acc if kind not in ("any", "all") else "bool")
-            result = ln.ref(0, 0, reduction.dtype)
-            if result.dtype != acc:
-                result = ln.cast(result, acc)
-            stage_dims = len(all_dims)
-            if root is not n:
-                region.leaves[root] = (root_access, result)
-                region.memo.clear()
-                result = region.expr(n, outer_access)
-            d = ln_dtype(n.dtype)
-            assert d is not None
-            out = region.buffer(key, d)
-            at = region.position(outer_access, n.shape) if place is None else place(all_dims, outer_access)
-            nest = ln.LoopNest(
-                tuple(all_dims[:outer_count]), tuple(all_dims[outer_count:]), tuple(b for _, b in region.buffers),
-                (ln.Stage((reduction,)),), (ln.Store(out, at, result),),
-            )  # fmt: skip
-            assert stage_dims == len(nest.dims) and prod(outer_shape) >= 0
-            return nest, [k for k, _ in region.buffers]
-        except Split as cut:
-            if cut.dim < outer_count:
-                outer_count += 1
-            all_dims, new_groups = maps.split_dims(all_dims, extra[0], cut)
-            extra = (new_groups, len(all_dims) - outer_count)
-        except NotAffine:
-            raise Unfusable(root if root is not n else x) from None
-    raise Unfusable(root)
-
-
-def _with_inner(dims: list[int], groups: list[list[int]], n: Node, inner: list[int]) -> tuple[list[int], tuple[list[list[int]], int]]:
-    k = len(dims)
-    return [*dims, *inner], ([*groups, *[[k + i] for i in range(len(inner))]], len(inner))

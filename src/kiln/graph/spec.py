@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from .node import CONST, INPUT, ITEM, LITERAL, Graph, Node
 _PLAIN = (int, float, complex, bool, str, type(None), dt.dtype)
 
 
-def _fail(stage: str, n: Node, why: str) -> None:
+def _fail(stage: str, n: Node, why: str) -> NoReturn:
     raise KilnError("graph", f"illegal after pass '{stage}': {why}", repr(n) + (f" from {n.source}" if n.source else ""),
                     "this is a bug in Kiln's compiler: please report it with KILN_DEBUG=4 output")  # fmt: skip
 
@@ -31,6 +31,8 @@ def check(g: Graph, stage: str = "capture") -> None:
                 _fail(stage, n, "uses a node of several outputs without item")
         if n.op is INPUT and n not in known:
             _fail(stage, n, "an input that the Graph does not declare")
+        if n.op is ITEM and (n.args[0].outputs is None or (n.shape, n.dtype) != n.args[0].outputs[n.args[1]]):
+            _fail(stage, n, "not an item of a node of several outputs")
         if n.op in (CONST, LITERAL, INPUT, ITEM):
             continue
         assert isinstance(n.op, Op)
@@ -39,13 +41,23 @@ def check(g: Graph, stage: str = "capture") -> None:
         for a in n.args:
             _check_arg(stage, n, a)
         assert n.op.infer is not None
-        r = n.op.infer(*n.args)
-        if n.outputs is None and (tuple(r[0]) != tuple(n.shape) or r[1] is not n.dtype):
-            _fail(stage, n, f"its shape rule gives {r[1].abbr}{list(r[0])}")
+        try:
+            r = n.op.infer(*n.args)
+        except KilnError as e:
+            _fail(stage, n, f"its shape rule refuses its arguments: {e.what}")
+        want = [(tuple(s), d) for s, d in (r if isinstance(r, list) else [r])]
+        have = [(n.shape, n.dtype)] if n.outputs is None else n.outputs
+        if want != [(tuple(s), d) for s, d in have]:
+            _fail(stage, n, "its shape rule gives " + ", ".join(f"{d.abbr}{list(s)}" for s, d in want))
         if n.op.family == "elementwise":
             kinds = {x.dtype for x in n.inputs}
             if len(kinds) > 1:
                 _fail(stage, n, "operands of several dtypes; casts are explicit in a Graph")
+    for o in g.outputs:
+        if o.outputs is not None:
+            _fail(stage, o, "a node of several outputs is an output without item")
+    if len(set(g.updates.values())) != len(g.updates):
+        _fail(stage, g.inputs[0], "an input is updated twice")
     for k, i in g.updates.items():
         a, b = g.outputs[k], g.inputs[i]
         if tuple(a.shape) != tuple(b.shape) or a.dtype is not b.dtype:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import ast
 import base64
+import math
 import re
 from typing import Any
 
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnValueError
+from ..errors import KilnError, KilnValueError
 from ..ops.registry import REGISTRY
 from .node import CONST, INPUT, ITEM, LITERAL, Graph, Node, const, input_node, item, literal, make
 
@@ -38,8 +39,8 @@ def print_graph(g: Graph) -> str:
             return "(" + ", ".join(map(show, x)) + ("," if len(x) == 1 else "") + ")"
         if isinstance(x, dt.dtype):
             return f"dtype.{x.name}"
-        if isinstance(x, float) and (x != x or x in (float("inf"), float("-inf"))):
-            return f"float('{x}')"
+        if isinstance(x, complex) or (isinstance(x, float) and not math.isfinite(x)):
+            return f"{type(x).__name__}('{x}')"  # their repr is no literal, or loses the sign of a zero
         return repr(x)
 
     for i, n in enumerate(g.inputs):
@@ -62,6 +63,7 @@ def print_graph(g: Graph) -> str:
     )
 
 
+_HEAD = re.compile(r"""(%\d+): (\w+\[[\d, ]*\])(?: ('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"))?""")
 _TYPE = re.compile(r"(\w+)\[([\d, ]*)\]")
 
 
@@ -83,27 +85,33 @@ def parse_graph(text: str) -> Graph:
             return tuple(map(value, e.elts))
         if isinstance(e, ast.Attribute) and isinstance(e.value, ast.Name) and e.value.id == "dtype":
             return dt.BY_NAME[e.attr]
-        if isinstance(e, ast.Call) and isinstance(e.func, ast.Name) and e.func.id == "float":
-            return float(ast.literal_eval(e.args[0]))
+        if isinstance(e, ast.Call) and isinstance(e.func, ast.Name) and e.func.id in ("float", "complex"):
+            return {"float": float, "complex": complex}[e.func.id](ast.literal_eval(e.args[0]))
         return ast.literal_eval(e)
 
     line = ""
     try:
-        lines = [x.strip() for x in text.strip().splitlines()]
+        lines = [x.strip() for x in text.strip().splitlines()] or [""]
         line = lines[0]
         m = re.fullmatch(r"graph\((.*)\)( updates (\{.*?\}))? \{", line)
         if m is None:
             raise ValueError("not a graph header")
         inputs = []
-        for i, h in enumerate(re.finditer(r"(%\d+): (\w+\[[\d, ]*\])( '([^']*)')?", m[1])):
+        heads = list(_HEAD.finditer(m[1]))
+        if ", ".join(h[0] for h in heads) != m[1]:
+            raise ValueError("not a list of inputs")
+        for i, h in enumerate(heads):
             d, shape = _parse_type(h[2])
-            nodes[h[1]] = input_node(i, shape, d, h[4] or "")
+            nodes[h[1]] = input_node(i, shape, d, ast.literal_eval(h[3]) if h[3] else "")
             inputs.append(nodes[h[1]])
         updates = ast.literal_eval(m[3]) if m[3] else {}
-        outputs: list[Node] = []
-        for line in lines[1:]:
-            if line == "}":
-                break
+        outputs: list[Node] | None = None
+        if lines[-1] != "}":
+            line = lines[-1]
+            raise ValueError("it does not end with }")
+        for line in lines[1:-1]:
+            if outputs is not None:
+                raise ValueError("it goes on after return")
             if line.startswith("return"):
                 outputs = [nodes[n.strip()] for n in line[6:].split(",") if n.strip()]
                 continue
@@ -126,6 +134,12 @@ def parse_graph(text: str) -> Graph:
             if _type(n) != type_text:
                 raise ValueError(f"has type {_type(n)}, not {type_text}")
             nodes[target] = n
+        if outputs is None:
+            raise ValueError("it returns nothing")
+        line = lines[0]
+        if any(k not in range(len(outputs)) or i not in range(len(inputs)) for k, i in updates.items()):
+            raise ValueError("updates name outputs or inputs that are not there")
         return Graph(inputs, outputs, updates)
-    except (ValueError, KeyError, SyntaxError, TypeError, AssertionError) as e:
-        raise KilnValueError("graph", f"not the text of a Graph: {e}", line, "use print_graph's output") from None
+    except (KilnError, ValueError, LookupError, SyntaxError, TypeError, AttributeError, AssertionError) as e:
+        why = e.what if isinstance(e, KilnError) else e
+        raise KilnValueError("graph", f"not the text of a Graph: {why}", line, "use print_graph's output") from None

@@ -199,6 +199,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
 
 @composition(namespace="F", samples=lambda: iter([
     Sample((draw(rng(), (3, 4), away=4.0),)), Sample((draw(rng(), (3, 4), away=4.0), 0.1, 0.5)),
+    Sample((draw(rng(), (3, 4)), 0.3, 0.1), error=RuntimeError),
 ]))  # fmt: skip
 def rrelu(
     input: Tensor,
@@ -208,6 +209,13 @@ def rrelu(
     inplace: bool = False,
 ) -> Tensor:
     """leaky_relu with a slope drawn from [lower, upper) for each element, or their mean outside training."""
+    if lower > upper:
+        raise KilnError(
+            "rrelu",
+            "Lower bound should be less than or equal to the upper bound",
+            (lower, upper),
+            "swap them",
+        )
     slope: Any = (lower + upper) / 2
     if training:
         slope = empty_like(input).uniform_(lower, upper)

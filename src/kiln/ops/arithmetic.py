@@ -50,12 +50,16 @@ def _no_bool(name: str) -> Any:
 # ---------------------------------------------------------------- sums and products
 
 
+def _weight(name: str, x: Any, alpha: Any) -> Any:
+    return x.dtype.type(dt.element(alpha, dt.OF_NUMPY[x.dtype], name))
+
+
 def _scaled(x: Any, alpha: Any) -> Any:
     return x if alpha == 1 else x * alpha
 
 
 @elementwise(
-    ufunc=np.add, scalar="add", inplace=True, out=True,
+    ufunc=np.add, scalar="add", numbers=True, inplace=True, out=True,
     dunders=("__add__", "__radd__", "__iadd__"),
     grad={"input": lambda g: g, "other": lambda g, alpha: _scaled(g, alpha)},
     quick={"input": lambda g: g, "other": lambda g, alpha: _scaled(g, alpha)},
@@ -64,11 +68,11 @@ def _scaled(x: Any, alpha: Any) -> Any:
 )  # fmt: skip
 def add(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:
     """input + alpha * other, broadcast. Dtypes promote; bool adds as logical or."""
-    return np.add(input, other if alpha == 1 else other * other.dtype.type(alpha))
+    return np.add(input, other if alpha == 1 else other * _weight("add", other, alpha))
 
 
 @elementwise(
-    ufunc=np.subtract, scalar="sub", inplace=True, out=True, aliases=("subtract",), native="fiu",
+    ufunc=np.subtract, scalar="sub", numbers=True, inplace=True, out=True, aliases=("subtract",), native="fiu",
     dunders=("__sub__", "__rsub__", "__isub__"),
     grad={"input": lambda g: g, "other": lambda g, alpha: g * -alpha},
     body=lambda input, other, alpha: input - other * alpha,
@@ -77,17 +81,18 @@ def add(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:
 )  # fmt: skip
 def sub(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:
     """input - alpha * other, broadcast. Not defined for bool."""
-    return np.subtract(input, other if alpha == 1 else other * other.dtype.type(alpha))
+    return np.subtract(input, other if alpha == 1 else other * _weight("sub", other, alpha))
 
 
 @composition(method=True, samples=binary())
 def rsub(input: Tensor, other: Operand, *, alpha: Any = 1) -> Tensor:
     """other - alpha * input."""
+    expect_tensor("rsub", input)
     return other - _scaled(input, alpha)
 
 
 @elementwise(
-    ufunc=np.multiply, scalar="mul", inplace=True, out=True, aliases=("multiply",),
+    ufunc=np.multiply, scalar="mul", numbers=True, inplace=True, out=True, aliases=("multiply",),
     dunders=("__mul__", "__rmul__", "__imul__"),
     grad={"input": lambda g, other: g * conjugate(other), "other": lambda g, input: g * conjugate(input)},
     quick={"input": lambda g, other: g * other, "other": lambda g, input: g * input},
@@ -126,7 +131,7 @@ def _integer_division(input: np.ndarray, other: np.ndarray, mode: str) -> np.nda
 
 
 @elementwise(
-    ufunc=np.true_divide, scalar="div", inplace=True, out=True, aliases=("divide",), native="f",
+    ufunc=np.true_divide, scalar="div", numbers=True, inplace=True, out=True, aliases=("divide",), native="f",
     promote="div", dunders=("__truediv__", "__rtruediv__", "__itruediv__"),
     grad={
         "input": lambda g, other, rounding_mode: None if rounding_mode else g / conjugate(other),
@@ -159,7 +164,7 @@ def true_divide(input: Tensor, other: Operand) -> Tensor:
 
 
 @elementwise(
-    scalar="floordiv", inplace=True, dunders=("__floordiv__", "__rfloordiv__", "__ifloordiv__"),
+    scalar="floordiv", numbers=True, inplace=True, dunders=("__floordiv__", "__rfloordiv__", "__ifloordiv__"),
     samples=binary(low2=0.5, grad=False),
 )  # fmt: skip
 def floor_divide(input: Operand, other: Operand) -> Tensor:
@@ -186,7 +191,7 @@ def remainder(input: Operand, other: Operand) -> Tensor:
     grad={"input": lambda g: g, "other": lambda g, input, other: -g * (input / other).trunc()},
     samples=binary(low2=0.7, high2=0.9, low=-0.6, high=0.6, away=0.4),
 )  # fmt: skip
-def fmod(input: Operand, other: Operand) -> Tensor:
+def fmod(input: Tensor, other: Operand) -> Tensor:
     """input - other * trunc(input / other): the sign follows `input`."""
     if input.dtype.kind in "iub" and np.any(other == 0):
         raise KilnError("fmod", "integer modulo by zero", "a divisor of 0", "mask the zeros")

@@ -165,6 +165,8 @@ def _batch_samples() -> Any:
         yield Sample((draw(r, xs), None, None, w, b), {"training": True, "eps": 0.1})
         yield Sample((draw(r, xs), mean, var, w, b))
         yield Sample((draw(r, xs), mean, var))
+    yield Sample((draw(r, (0, 3, 4)), mean, var, w, b), {"training": True})
+    yield Sample((draw(r, (0,)), None, None), {"training": True})
     yield Sample((draw(r, (1, 3)), None, None), {"training": True}, error=ValueError)
     yield Sample((draw(r, (4, 3)), draw(r, (2,)), draw(r, (2,))), error=RuntimeError)
     yield Sample((draw(r, (4, 3)), None, None), error=RuntimeError)
@@ -178,7 +180,11 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
     In training mean and variance are the batch's, and the running ones move towards them (the
     variance unbiased) by `momentum`; otherwise they are the running ones. https://arxiv.org/abs/1502.03167
     """
-    if training and numel(input.shape) == input.shape[1]:
+    if numel(input.shape) == 0:  # nothing to normalize by; the running statistics stay
+        out = input.clone()
+        out = out if weight is None else out * weight[0]
+        return out if bias is None else out + bias[0]
+    if training and input.ndim > 1 and numel(input.shape) == input.shape[1]:
         raise KilnValueError(
             "batch_norm", "Expected more than 1 value per channel when training", describe(input),
             "use a larger batch, or eval()",

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, KilnIndexError, KilnValueError, describe
-from ..shape import Size
+from ..shape import Size, numel
 from ..tensor import Tensor
 from .activation import floating, widen
 from .loss import each_reduction, reduced, resolve_reduction
@@ -387,6 +387,8 @@ def _multi_margin_samples() -> Any:
     for kw in (*each_reduction(), {"p": 2}, {"margin": 0.5}, {"weight": draw(r, (4,), 0.5, 2)}):
         yield Sample((x, t), kw)
     yield Sample((x[0], np.array(t[0])))
+    yield Sample((x[0, 0], np.array(0)))
+    yield Sample((x[0], t[:1]))
     yield Sample((x, t), {"p": 3}, error=ValueError)
 
 
@@ -400,6 +402,8 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
         raise KilnValueError(name, "only p == 1 and p == 2 supported", p, "")
     if weight is not None and weight.ndim != 1:
         raise KilnValueError(name, "weight must be one-dimensional", describe(weight), "")
+    if input.ndim < 2:
+        input, target = input.reshape(input.numel()), target.reshape(())
     right = input.gather(-1, target.unsqueeze(-1))
     loss = (margin - right + input).clamp(min=0)
     if p == 2:
@@ -417,6 +421,7 @@ def _multilabel_samples() -> Any:
     for kw in each_reduction():
         yield Sample((draw(rng(), (3, 4)), t), kw)
     yield Sample((draw(rng(), (4,)), t[0]))
+    yield Sample((draw(rng(), ()), np.array(0)))
 
 
 @composition(namespace="F", samples=_multilabel_samples)
@@ -424,6 +429,11 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | N
                            reduction: str = "mean") -> Tensor:  # fmt: skip
     """Hinge of every pair of a target class and another; a row's classes end at its first -1."""
     reduction = resolve_reduction("multilabel_margin_loss", size_average, reduce, reduction)
+    if not numel(input.shape[-1:]):
+        raise KilnError("multilabel_margin_loss", "Expected non-empty vector or matrix with optional 0-dim batch size",
+                        describe(input), "")  # fmt: skip
+    if not input.ndim:
+        input, target = input.reshape(1), target.reshape(1)
     listed = (target < 0).long().cumsum(-1) == 0
     n = input.shape[-1]
     classes = FUNCTIONS["arange"](n)

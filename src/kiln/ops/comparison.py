@@ -19,44 +19,50 @@ from .samples import binary, draw, rng, unary
 # ---------------------------------------------------------------- comparison
 
 
+def _pairs() -> Any:
+    yield from binary(grad=False)()
+    yield Sample((2, draw(rng(), (3,))), error=TypeError)
+    yield Sample((2, 3), error=TypeError)
+
+
 def comparison(scalar: str, ufunc: Any, dunder: str, **facts: Any) -> Any:
     """A comparison: promotes its operands, gives bool, has no gradient."""
     return elementwise("bool", scalar, ufunc=ufunc, dunders=(dunder,), inplace=True, out=True,
-                       samples=binary(grad=False), **facts)  # fmt: skip
+                       samples=_pairs, **facts)  # fmt: skip
 
 
 @comparison("eq", np.equal, "__eq__")
-def eq(input: Operand, other: Operand) -> Tensor:
+def eq(input: Tensor, other: Operand) -> Tensor:
     """Where input == other."""
     return np.equal(input, other)
 
 
 @comparison("ne", np.not_equal, "__ne__", aliases=("not_equal",))
-def ne(input: Operand, other: Operand) -> Tensor:
+def ne(input: Tensor, other: Operand) -> Tensor:
     """Where input != other."""
     return np.not_equal(input, other)
 
 
 @comparison("lt", np.less, "__lt__", aliases=("less",))
-def lt(input: Operand, other: Operand) -> Tensor:
+def lt(input: Tensor, other: Operand) -> Tensor:
     """Where input < other."""
     return np.less(input, other)
 
 
 @comparison("le", np.less_equal, "__le__", aliases=("less_equal",))
-def le(input: Operand, other: Operand) -> Tensor:
+def le(input: Tensor, other: Operand) -> Tensor:
     """Where input <= other."""
     return np.less_equal(input, other)
 
 
 @comparison("gt", np.greater, "__gt__", aliases=("greater",))
-def gt(input: Operand, other: Operand) -> Tensor:
+def gt(input: Tensor, other: Operand) -> Tensor:
     """Where input > other."""
     return np.greater(input, other)
 
 
 @comparison("ge", np.greater_equal, "__ge__", aliases=("greater_equal",))
-def ge(input: Operand, other: Operand) -> Tensor:
+def ge(input: Tensor, other: Operand) -> Tensor:
     """Where input >= other."""
     return np.greater_equal(input, other)
 
@@ -72,6 +78,9 @@ def isclose(
         raise KilnError(
             "isclose", "both tensors must have the same dtype", (input.dtype, other.dtype), ""
         )
+    for name, bound in (("rtol", rtol), ("atol", atol)):
+        if bound < 0:
+            raise KilnError("isclose", f"{name} must be greater than or equal to zero, but got {bound}", f"{name}={bound}", "")
     same = input == other
     if input.dtype.category < dt.FLOAT:
         input, other = input.double(), other.double()
@@ -155,6 +164,7 @@ def _ints(scalar: Any = 3) -> Any:
         yield Sample((r.integers(0, 8, (3,)), scalar), grad=False)
         yield Sample((r.integers(0, 2, (3, 2)) > 0, r.integers(0, 2, (3, 2)) > 0), grad=False)
         yield Sample((draw(r, (3,)), draw(r, (3,))), error=RuntimeError)
+        yield Sample((2, 3), error=TypeError)
 
     return samples
 

@@ -8,17 +8,30 @@ import numpy as np
 
 from ..errors import KilnError, describe
 from ..tensor import Tensor
+from .dispatch import expect_tensor, store_out
 from .joining import stack
-from .registry import Sample, composition, op
+from .registry import REGISTRY, Sample, composition, op
 from .samples import draw, rng
 from .slicing import select
 from .views import view
 
 
-@composition(method=False, samples=None)
-def complex(real: Tensor, imag: Tensor) -> Tensor:
+@composition(method=False, samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)))), Sample((draw(rng(), ()), draw(rng(1), ()))),
+    Sample((draw(rng(), (3,)), draw(rng(1), (3,)).astype(np.float32)), error=RuntimeError),
+    Sample((np.array([1]), np.array([1])), error=RuntimeError), Sample((np.array([1]), 2), error=TypeError),
+]))  # fmt: skip
+def complex(real: Tensor, imag: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The complex tensor real + i * imag."""
-    return real + imag * 1j
+    expect_tensor("complex", real)
+    expect_tensor("complex", imag)
+    if real.dtype is not imag.dtype or not real.is_floating_point():
+        raise KilnError("complex", "expected both parts to be floating tensors of one dtype",
+                        f"{describe(real)}, {describe(imag)}", "convert one of them")  # fmt: skip
+    r = real + imag * 1j
+    if out is not None and out.dtype is not r.dtype:
+        raise KilnError("complex", f"expected out to be of dtype {r.dtype.name}", describe(out), "")
+    return r if out is None else store_out(REGISTRY["add"], r, out)
 
 
 @composition(method=False, samples=None)

@@ -11,6 +11,7 @@ from ..errors import KilnError, describe
 from ..shape import Size
 from ..tensor import Tensor
 from ._windows import as_tuple, cropped, out_size, overlap_add, padded, sliding, span, taps
+from .arithmetic import conjugate
 from .registry import FUNCTIONS, Sample, composition, op
 from .samples import draw, rng, strided
 
@@ -125,6 +126,7 @@ def _conv_samples() -> Any:
     plain = ((1,), (0,), (1,), 1)
     yield Sample((strided(draw(r, (2, 3, 7))), strided(draw(r, (4, 3, 3))), None, *plain))
     yield Sample((draw(r, (0, 3, 7)), draw(r, (4, 3, 3)), None, *plain))
+    yield Sample((draw(r, (2, 3, 7)) + 1j, draw(r, (4, 3, 3)) - 2j, None, *plain))
     yield Sample((draw(r, (2, 2, 7)), draw(r, (4, 3, 3)), None, *plain), error=RuntimeError)
 
 
@@ -146,10 +148,10 @@ def _weight_grad_samples() -> Any:
     private=True, family="contraction", infer=_conv_infer, samples=_conv_samples,
     grad={
         "input": lambda g, weight, in_shape, stride, padding, dilation, groups: conv_input_grad(
-            g, weight, tuple(in_shape), stride, padding, dilation, groups
+            g, conjugate(weight), tuple(in_shape), stride, padding, dilation, groups
         ),
         "weight": lambda g, input, in_shape, stride, padding, dilation, groups: conv_weight_grad(
-            g, input, tuple(in_shape), stride, padding, dilation, groups
+            g, conjugate(input), tuple(in_shape), stride, padding, dilation, groups
         ),
         "bias": lambda g: g.sum((0, *range(2, g.ndim))),
     },
@@ -196,10 +198,10 @@ def _depthwise(
     infer=lambda grad, weight, input_size, stride, padding, dilation, groups: (Size(input_size), grad.dtype),
     grad={
         "grad": lambda g, weight, stride, padding, dilation, groups: convolution(
-            g, weight, None, stride, padding, dilation, groups
+            g, conjugate(weight), None, stride, padding, dilation, groups
         ),
         "weight": lambda g, grad, in_shape, stride, padding, dilation, groups: conv_weight_grad(
-            grad, g, tuple(in_shape), stride, padding, dilation, groups
+            conjugate(grad), g, tuple(in_shape), stride, padding, dilation, groups
         ),
     },
 )  # fmt: skip
@@ -237,10 +239,10 @@ def conv_input_grad(
     infer=lambda grad, input, weight_size, stride, padding, dilation, groups: (Size(weight_size), grad.dtype),
     grad={
         "grad": lambda g, input, stride, padding, dilation, groups: convolution(
-            input, g, None, stride, padding, dilation, groups
+            conjugate(input), g, None, stride, padding, dilation, groups
         ),
         "input": lambda g, grad, in_shape, stride, padding, dilation, groups: conv_input_grad(
-            grad, g, tuple(in_shape), stride, padding, dilation, groups
+            conjugate(grad), g, tuple(in_shape), stride, padding, dilation, groups
         ),
     },
 )  # fmt: skip
@@ -434,6 +436,12 @@ def _conv_transpose(
         raise KilnError(
             name, f"the output would have size {list(sizes)}", given, "use less padding"
         )
+    spare = [
+        w - s for w, s in zip(_conv_out(sizes, weight.shape[2:], steps, pads, gaps), x.shape[2:], strict=True)
+        if isinstance(s, int)
+    ]  # fmt: skip
+    if any(spare):  # output_padding made room for more windows: they are zero
+        x = FUNCTIONS["nn.functional.pad"](x, [v for w in reversed(spare) for v in (0, w)])
     out = conv_input_grad(x, weight, (x.shape[0], channels, *sizes), steps, pads, gaps, groups)
     if bias is not None:
         out = out + bias.reshape(channels, *(1,) * n)
@@ -448,6 +456,7 @@ def _public_transpose_samples(n: int) -> Any:
         yield Sample((x, w, b))
         yield Sample((x, w, b), {"stride": 2, "padding": 1, "output_padding": 1})
         yield Sample((x, w), {"dilation": 2, "padding": 1})
+        yield Sample((x, w), {"dilation": 3, "output_padding": 2})
         yield Sample((x, w[:, :3], b), {"groups": 2, "stride": (3, 2, 1)[:n]})
         yield Sample((x[0], w, b))
         yield Sample((x, w[:3]), error=RuntimeError)

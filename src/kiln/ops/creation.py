@@ -62,6 +62,9 @@ def _to_numpy(data: Any) -> Any:
 def _from_data(data: Any, dtype: dt.dtype | None, name: str) -> np.ndarray:
     try:
         a = np.array(_to_numpy(data), dtype=None if dtype is None else dtype.np)
+    except OverflowError:
+        values = np.array(_to_numpy(data), object)
+        a = np.array([dt.element(v, dtype, name) for v in values.flat], dtype.np).reshape(values.shape)
     except (ValueError, TypeError) as e:
         raise KilnTypeError(
             name, f"can't make a tensor of this: {e}", describe(data),
@@ -167,13 +170,15 @@ def _full_infer(size: Sequence[int], fill_value: Any, dtype: dt.dtype) -> tuple:
 
 @op(
     name="full", private=True, family="creation", infer=_full_infer, exact=True, check=False,
-    samples=lambda: iter([Sample(((2, 3), 1.5, dt.float32)), Sample(((), 2, dt.int64)), Sample(((0, 2), True, dt.bool_))]),
+    samples=lambda: iter([Sample(((2, 3), 1.5, dt.float32)), Sample(((), 2, dt.int64)), Sample(((0, 2), True, dt.bool_)),
+                          Sample(((2,), -9, dt.uint8)), Sample(((2,), 300, dt.uint8), error=RuntimeError)]),
 )  # fmt: skip
 def full_op(size: Sequence[int], fill_value: Any, dtype: dt.dtype) -> Tensor:
     """A tensor of one value."""
     if fill_value == 0:
         return np.zeros(size, dtype.np)
-    return np.full(size, fill_value, dtype.np)
+    with np.errstate(over="ignore"):
+        return np.full(size, dt.element(fill_value, dtype, "full"), dtype.np)
 
 
 def _filled(name: str, value: Any, doc: str) -> Any:
@@ -337,8 +342,10 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any =
     if n < 0:
         raise KilnError("logspace", "number of steps must be non-negative", f"steps={n}", "")
     d = _spaced_dtype((start, end, base), dtype, out)
+    powers = _spaced(start, end, n, d)
+    wide = np.result_type(powers.dtype, type(base), np.float64)
     with np.errstate(all="ignore"):
-        t = wrap(np.power(np.asarray(base, _spaced(start, end, n, d).dtype), _spaced(start, end, n, d)).astype(d.np))
+        t = wrap(np.power(np.asarray(base, wide), powers).astype(d.np))
     return _placed(arange_op, t, requires_grad, out)
 
 

@@ -187,7 +187,7 @@ def _globals(op: Op) -> dict[str, Any]:
         "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_op": op,
         "_ufunc": op.ufunc, "_F32": _F32 if "f" in op.native else None, "_apply": dispatch.apply, "_inplace": dispatch.inplace,
         "_store_out": dispatch.store_out, "_UNSET": _UNSET, "_flat": _flat, "_alias": _alias,
-        "_reflect": _reflect,
+        "_reflect": _reflect, "_expect": dispatch.expect_tensor,
     }  # fmt: skip
 
 
@@ -295,7 +295,8 @@ def function(op: Op) -> Callable:
 def _dunder(op: Op, reflected: bool) -> Callable:
     scope = _globals(op)
     if reflected:
-        return _compile("def f(input, other):\n    return _reflect(_op, other, input)\n", "f", scope, op)
+        source = "def f(input, other):\n    _expect(_op.name, input)\n    return _reflect(_op, other, input)\n"
+        return _compile(source, "f", scope, op)
     rest = op.params[2:]
     call = "(input, other" + "".join(f", {p.default!r}" for p in rest) + ",)"
     tail = "return _reflect(_op, input, other)"

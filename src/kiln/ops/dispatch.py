@@ -52,6 +52,10 @@ def coerce(op: Op, args: tuple) -> tuple:
                 out[i] = wrap(x)
                 continue
         _refuse(op, i, x, "a Tensor" if kind in (TENSOR, OPTIONAL) else "a Tensor or a number")
+    if not op.numbers and op.tensor_slots and all(
+        op.params[i].kind == OPERAND and isinstance(args[i], _NUMBERS) for i in op.tensor_slots
+    ):  # fmt: skip
+        _refuse(op, op.tensor_slots[0], args[op.tensor_slots[0]], "a Tensor where the others are numbers")
     return args if out is None else tuple(out)
 
 

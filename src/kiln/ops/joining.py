@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError, KilnValueError, describe
+from ..errors import KilnError, KilnTypeError, KilnValueError, describe
 from ..shape import Size, index_int, norm_dim, norm_dims
 from ..tensor import Tensor
 from .registry import Sample, VarInts, composition, method
 from .samples import draw, rng
 from .slicing import basic_index, narrow, pad_op
-from .views import expand, movement, reshape, transpose, unsqueeze
+from .views import expand, movement, reshape, unsqueeze
 
 # ---------------------------------------------------------------- one after the other
 
 
 def _cat_infer(tensors: Any, dim: int) -> tuple:
+    if not isinstance(tensors, list | tuple):
+        raise KilnTypeError("cat", "argument 'tensors' must be a sequence of Tensors", describe(tensors), "")
     if not len(tensors):
         raise KilnValueError("cat", "expected a non-empty list of Tensors", "[]", "")
     d = tensors[0].dtype
@@ -68,6 +70,7 @@ def _cat_samples() -> Any:
     yield Sample(([draw(r, (0,)), draw(r, (2, 3))], 0))
     yield Sample(([draw(r, (2, 3)), draw(r, (2, 4))],), error=RuntimeError)
     yield Sample(([],), error=ValueError)
+    yield Sample((draw(r, (2, 3)),), error=TypeError)
     yield Sample(([draw(r, (2, 3))], 2), error=IndexError)
 
 
@@ -236,6 +239,7 @@ def _pad_samples() -> Any:
     yield Sample((x, (-1, 2)))
     for mode in ("reflect", "replicate", "circular"):
         yield Sample((x, (2, 1), mode))
+        yield Sample((x, (-1, 1), mode))
     yield Sample((x, (1,)), error=RuntimeError)
 
 
@@ -292,6 +296,8 @@ def _pad_mode(x: Tensor, d: int, left: int, right: int, mode: str) -> Tensor:
             f"padding ({left}, {right}) at dimension {d} of {describe(x)}", "",
         )  # fmt: skip
     middle = narrow(x, d, max(0, -left), n - max(0, -left) - max(0, -right))
+    if mode == "circular":  # wraps around what is left of it
+        x, n = middle, middle._a.shape[d]
     parts = [middle]
     if left > 0:
         first = {"reflect": lambda: flip(narrow(x, d, 1, left), (d,)), "circular": lambda: narrow(x, d, n - left, left),

@@ -9,8 +9,10 @@ import numpy as np
 from ..errors import KilnError, describe
 from ..shape import Size, numel
 from ..tensor import Tensor, wrap
+from .arithmetic import conjugate
+from .dispatch import store_out
 from .reduction import accurate_sum
-from .registry import FUNCTIONS, Sample, composition, op
+from .registry import FUNCTIONS, REGISTRY, Sample, composition, op
 from .samples import draw, rng, strided
 
 # ---------------------------------------------------------------- linear
@@ -53,7 +55,7 @@ def _flat_rows(a: np.ndarray) -> np.ndarray:
 @op(
     private=True, family="contraction", check=False,
     infer=lambda grad, input: (Size((grad.shape[-1], input.shape[-1])), grad.dtype),
-    grad={"grad": lambda g, input: linear(input, g), "input": lambda g, grad: grad @ g},
+    grad={"grad": lambda g, input: linear(conjugate(input), g), "input": lambda g, grad: conjugate(grad) @ g},
     body=lambda grad, input: _rows(grad).transpose(0, 1) @ _rows(input),
     samples=lambda: iter([Sample((draw(rng(), (4, 3)), draw(rng(1), (4, 2)))),
                           Sample((draw(rng(), (2, 4, 3)), draw(rng(1), (2, 4, 2))))]),
@@ -64,12 +66,14 @@ def linear_weight_grad(grad: Tensor, input: Tensor) -> Tensor:
 
 
 def _input_grad(g: Tensor, weight: Tensor, in_shape: Any) -> Tensor:
+    weight = conjugate(weight)
     if weight.ndim == 1:
         return (_rows(g.unsqueeze(-1)) @ weight.unsqueeze(0)).reshape(in_shape)
     return g @ weight
 
 
 def _weight_grad(g: Tensor, input: Tensor, in_shape: Any) -> Tensor:
+    input = conjugate(input)
     if len(in_shape) == 2 and input.ndim > 1:
         return linear_weight_grad(g, input)
     if len(in_shape) == 1:
@@ -110,6 +114,7 @@ def _linear_samples() -> Any:
                        ((0, 3), (4, 3), (4,)), ((2, 0), (4, 0), (4,)), ((2, 3), (3,), None)):  # fmt: skip
         yield Sample((draw(r, xs), draw(r, ws), None if bs is None else draw(r, bs)))
     yield Sample((strided(draw(r, (5, 3))), strided(draw(r, (4, 3)))))
+    yield Sample((draw(r, (2, 3)) + 1j, draw(r, (4, 3)) - 2j, draw(r, (4,)) + 0j))
     yield Sample((draw(r, (2, 3)), draw(r, (4, 2))), error=RuntimeError)
     yield Sample((draw(r, (2, 3)), draw(r, (4, 3)).astype(np.float32)), error=RuntimeError)
 
@@ -164,7 +169,7 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
         weight.shape[1], weight.shape[0] * weight.shape[2]
     )
     left = left.reshape(*input1.shape[:-1], weight.shape[0], weight.shape[2])
-    out = (left * input2.unsqueeze(-2)).sum(-1)
+    out = (left * input2.unsqueeze(-2)).sum(-1, dtype=left.dtype)
     return out if bias is None else out + bias
 
 
@@ -179,7 +184,7 @@ def normalize(
 ) -> Tensor:
     """input divided by its p-norm along dim, which counts as at least eps."""
     r = input / input.norm(p, dim, True).clamp_min(eps).expand_as(input)
-    return r if out is None else out.copy_(r)
+    return r if out is None else store_out(REGISTRY["div"], r, out)
 
 
 @composition(method=False, samples=lambda: iter([

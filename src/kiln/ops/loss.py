@@ -271,8 +271,7 @@ def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None, redu
     if log_target:
         loss = target.exp() * (target - input)
     else:
-        safe = where_op(target > 0, target, 1)
-        loss = where_op(target > 0, target * safe.log(), target * 0) - target * input
+        loss = where_op(target == 0, 0, target * target.log()) - target * input
     out = reduced(loss, reduction)
     return out / input.shape[0] if batch and input.ndim else out
 
@@ -310,6 +309,7 @@ def _gaussian_samples() -> Any:
         yield Sample((x, y, v), kw)
     yield Sample((x, y, v[:, :1]))
     yield Sample((x, y, v[:, 0]))
+    yield Sample((x, y, v[:1]))
     yield Sample((x, y, -v), error=ValueError)
     yield Sample((x, y, v[:, :2]), error=ValueError)
 
@@ -328,7 +328,9 @@ def gaussian_nll_loss(input: Tensor, target: Tensor, var: Any, full: bool = Fals
     if var.shape != input.shape:
         if tuple(input.shape[:-1]) == tuple(var.shape):
             var = var.unsqueeze(-1)
-        elif not (tuple(input.shape[:-1]) == tuple(var.shape[:-1]) and var.shape[-1] == 1):
+        elif input.ndim != var.ndim or [
+            v for n, v in zip(input.shape, var.shape, strict=True) if n != v
+        ] != [1]:
             raise KilnValueError(
                 name, "var is of incorrect size", f"{describe(var)} for {describe(input)}", ""
             )

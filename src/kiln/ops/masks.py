@@ -11,7 +11,7 @@ from ..errors import KilnError, describe
 from ..shape import broadcast_shapes
 from ..tensor import Tensor
 from . import dispatch
-from .indexing import assign, indexing
+from .indexing import assign, index_op, indexing
 from .registry import Sample, composition, method
 from .samples import draw, rng
 from .selection import where_op
@@ -47,29 +47,12 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
                 describe(value), "",
             )  # fmt: skip
         if value.is_complex() and not input.is_complex():
-            _overflow(value, input.dtype)
+            raise KilnError("masked_fill", f"value cannot be converted to type {input.dtype.name} without overflow",
+                            describe(value), "cast the tensor first")  # fmt: skip
         value = value.to(input.dtype)
     elif input.dtype.category < dt.FLOAT or isinstance(value, complex):
-        value = _number_of(value, input.dtype)
+        value = dt.element(value, input.dtype, "masked_fill")
     return where_op(mask, value, input)
-
-
-def _number_of(value: Any, d: dt.dtype) -> Any:
-    """A Python number as an element of this dtype."""
-    if isinstance(value, complex):
-        return value if d.is_complex else _overflow(value, d)
-    if d is dt.bool_:
-        return bool(value)
-    if d.category == dt.INT:
-        value, limits = int(value), dt.iinfo(d)
-        if value > limits.max or value < (limits.min or -limits.max):
-            _overflow(value, d)
-    return value
-
-
-def _overflow(value: Any, d: dt.dtype) -> Any:
-    raise KilnError("masked_fill", f"value cannot be converted to type {d.name} without overflow",
-                    describe(value), "cast the tensor first")  # fmt: skip
 
 
 @method("masked_fill_")
@@ -80,11 +63,12 @@ def masked_fill_(self: Tensor, mask: Tensor, value: Any) -> Tensor:
 
 @composition(samples=lambda: iter([Sample((draw(rng(), (3, 4)), rng(1).random((3, 4)) > 0.5)),
                                    Sample((draw(rng(), (3, 4)), rng(1).random((4,)) > 0.5))]))  # fmt: skip
-def masked_select(input: Tensor, mask: Tensor) -> Tensor:
+def masked_select(input: Tensor, mask: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The elements where the mask is True, in one dimension."""
     _mask_check("masked_select", mask)
     shape = broadcast_shapes(input._a.shape, mask._a.shape, op="masked_select")
-    return input.expand(shape)[mask.expand(shape)]
+    r = input.expand(shape)[mask.expand(shape)]
+    return r if out is None else dispatch.store_out(index_op.op, r, out)
 
 
 @indexing(
@@ -97,7 +81,7 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
 )  # fmt: skip
 def masked_scatter_op(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     """input with consecutive elements of source where the mask is True."""
-    out = input.copy()
+    out = np.array(input)
     mask = np.broadcast_to(mask, input.shape)
     n = int(mask.sum())
     if source.size < n:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError, describe
+from ..errors import KilnError, KilnValueError, describe
 from ..shape import index_int, numel
 from ..tensor import Tensor, wrap
 from ._windows import as_tuple, span
@@ -26,7 +26,8 @@ def pool_input(name: str, x: Any, n: int) -> Any:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}(): argument 'input' must be Tensor, not {type(x).__name__}")
     if x.ndim not in (n + 1, n + 2):
-        raise KilnError(
+        few = name.startswith("adaptive") and n > 1 and x.ndim <= n
+        raise (KilnValueError if few else KilnError)(
             name, f"Expected {n + 1}D or {n + 2}D (batch mode) tensor for input", describe(x),
             "(batch, channels, *size) or (channels, *size)",
         )  # fmt: skip

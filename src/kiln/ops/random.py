@@ -14,7 +14,7 @@ from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
 from ..random import Generator, default_generator
 from ..shape import Size, broadcast_shapes, numel
 from ..tensor import CAPTURING, Tensor, active_capture
-from .creation import _finish, _placed, _size, arange_op
+from .creation import _finish, _placed, _size, arange_op, full_op
 from .joining import cat
 from .registry import FUNCTIONS, Sample, composition, method, op
 from .scan import cumsum_op
@@ -510,7 +510,7 @@ def bernoulli(
     r = _trials(
         "bernoulli", input.detach() if p is None else p, input._a.shape, input.dtype, generator
     )
-    return r if out is None else out.copy_(r)
+    return _placed(full_op, r, False, out)
 
 
 @_fill
@@ -567,4 +567,6 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
         cdf = cumsum_op(p, -1)
         u = uniform((*p._a.shape[:-1], num_samples), dt.float64, generator)
         r = search_op(cdf, u * cdf[..., -1:], True, dt.int64).clamp(max=p._a.shape[-1] - 1)
-    return r if out is None else out.copy_(r)
+    if out is not None and out.dtype is not dt.int64:
+        raise KilnError("multinomial", "expects an int64 tensor as out=", describe(out), "")
+    return _placed(full_op, r, False, out)

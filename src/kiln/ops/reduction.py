@@ -239,6 +239,7 @@ def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = 
     if names:
         dim, keepdim = alias_dims(dim, keepdim, names, "sum")
     r = apply(_sum, (converted(input, dtype), dim, keepdim))
+    r = r if dtype is None else r.to(dtype)
     return r if out is None else store_out(_sum, r, out)
 
 
@@ -544,10 +545,18 @@ _AMinMax.__module__ = "kiln.return_types"
 @composition(samples=lambda: iter([
     Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (3, 4)),), {"dim": 0, "keepdim": True}),
 ]))  # fmt: skip
-def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
+def aminmax(
+    input: Tensor, *, dim: int | None = None, keepdim: bool = False, out: Any = None
+) -> Any:
     """The smallest and the largest element, over `dim` where given."""
     dims = () if dim is None else dim
-    return _AMinMax(amin(input, dims, keepdim), amax(input, dims, keepdim))
+    low, high = (None, None) if out is None else out
+    for x in (low, high):
+        if x is not None and x.dtype is not input.dtype:
+            raise KilnError(
+                "aminmax", f"expected out tensor to have dtype {input.dtype.name}", describe(x), ""
+            )
+    return _AMinMax(amin(input, dims, keepdim, out=low), amax(input, dims, keepdim, out=high))
 
 
 # ---------------------------------------------------------------- truth

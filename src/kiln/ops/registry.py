@@ -122,6 +122,7 @@ class Op:
         self.inplace: bool = facts.get("inplace", False)
         self.out: bool = facts.get("out", False)
         self.private: bool = facts.get("private", False)
+        self.numbers: bool = facts.get("numbers", False)  # takes two Python numbers
         self.layout: bool = facts.get("layout", False)  # reads how its input lies in memory
         self.nondiff_outputs: tuple[int, ...] = tuple(facts.get("nondiff_outputs", ()))
         self.run: Callable = self.reference

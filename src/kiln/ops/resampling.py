@@ -240,6 +240,9 @@ def _interpolate_samples() -> Any:
             if mode in modes:
                 yield Sample((x,), {"mode": mode, "size": 6, "align_corners": True})
                 yield Sample((x,), {"mode": mode, "scale_factor": 1.5, "align_corners": False})
+    pixels = r.integers(0, 256, (1, 3, 6, 5)).astype(np.uint8)
+    yield Sample((pixels, (4, 9)), {"mode": "bilinear"}, grad=False)
+    yield Sample((pixels.astype(np.int64), 4), {"mode": "bilinear"}, error=NotImplementedError)
     x = draw(r, (2, 3, 4, 4))
     yield Sample((x,), error=ValueError)
     yield Sample((x, 4, 2), error=ValueError)
@@ -285,15 +288,23 @@ def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode:
     sizes, scales = _target_sizes(input, size, scale_factor, recompute_scale_factor, n)
     if mode == "area":
         return adaptive_avg(n, input, sizes)
-    x = input
-    for i, (out, given) in enumerate(zip(sizes, scales, strict=True)):
-        if mode.startswith("nearest"):
+    x, nearest = input, mode.startswith("nearest")
+    if not nearest and x.dtype.category < dt.FLOAT:
+        if x.dtype is not dt.uint8 or n != 2:
+            raise KilnNotImplementedError("interpolate", f"{mode} is not implemented for {x.dtype.name}",
+                                          describe(x), "convert first: x.float()")  # fmt: skip
+        x = x.float()
+    for i in reversed(range(n)):
+        out, given = sizes[i], scales[i]
+        if nearest:
             x = _nearest(x, i - n, out, given, mode.endswith("exact"))
         else:
             x = (_cubic if mode == "bicubic" else _linear)(
                 x, i - n, out, given, bool(align_corners)
             )
-    return x
+            if input.dtype is dt.uint8:  # pixels between the two passes, too
+                x = (x + 0.5).floor().clamp(0, 255)
+    return x.to(input.dtype)
 
 
 @composition(namespace="F")

@@ -97,12 +97,13 @@ def cumprod_op(input: Tensor, dim: int) -> Tensor:
 def _public(name: str, run: Any, doc: str) -> Any:
     def scan(input: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
         r = run(input if dtype is None else input.to(dt.as_dtype(dtype)), dim)
+        r = r if dtype is None else r.to(dtype)
         return r if out is None else store_out(run.op, r, out)
 
     scan.__name__, scan.__doc__ = name, doc
     fn = composition(samples=lambda: iter([
         Sample((draw(rng(), (3, 4)), 1)), Sample((draw(rng(), (3, 4)), 0), {"dtype": dt.float64}),
-        Sample((draw(rng(), (3, 4)), -3), error=IndexError),
+        Sample((rng().integers(0, 9, (3, 4)), 0), {"dtype": dt.int32}), Sample((draw(rng(), (3, 4)), -3), error=IndexError),
     ]))(scan)  # fmt: skip
 
     def of_copy(input: Tensor, dim: int, dtype: Any) -> Tensor:  # gradients may need what self was
@@ -206,7 +207,10 @@ def _lcse_grad(g: Tensor, input: Tensor, out: Tensor, dim: int) -> Tensor:
 )
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """log of the sum of exponentials of all elements along `dim` up to each one, without overflow."""
-    return np.logaddexp.accumulate(input, dim) if input.ndim else input.copy()
+    if not input.ndim:
+        return input.copy()
+    wide = np.float64 if input.dtype == _F32 else None
+    return np.logaddexp.accumulate(input, dim, wide).astype(input.dtype, copy=False)
 
 
 def _diff_samples() -> Iterator[Sample]:

@@ -22,7 +22,7 @@ from .slicing import pad_op
 
 def _index_dtype(name: str, index: Any, allow_int32: bool = True) -> None:
     ok = (dt.int64, dt.int32) if allow_int32 else (dt.int64,)
-    if index.dtype not in ok:
+    if index.dtype not in ok and numel(index.shape):
         raise KilnError(
             name, f"{name}(): expected dtype int64 for index", describe(index),
             "convert with .long()",
@@ -51,9 +51,9 @@ def _check_index(name: str, index: np.ndarray, n: int, dim: int) -> None:
 def _gather_infer(input: Any, dim: int, index: Any, sparse_grad: bool = False) -> tuple:
     _index_dtype("gather", index)
     d = norm_dim(dim, len(input.shape), "gather")
-    if len(index.shape) != len(input.shape) and not (
-        numel(index.shape) == 0 and len(index.shape) == 1
-    ):
+    if numel(index.shape) == 0:
+        return index.shape, input.dtype
+    if max(len(index.shape), 1) != max(len(input.shape), 1):
         raise KilnError(
             "gather", "Index tensor must have the same number of dimensions as input tensor",
             f"index {describe(index)}, input {describe(input)}", "",
@@ -73,50 +73,55 @@ def _gather_samples() -> Any:
     yield Sample((x, -1, i % 4))
     yield Sample((draw(rng(), ()), 0, np.array(0)))
     yield Sample((x, 1, np.zeros((3, 0), np.int64)))
+    yield Sample((draw(rng(), ()), 0, np.array([0])))
+    yield Sample((draw(rng(), (3,)), 0, np.array(2)))
+    yield Sample((draw(rng(), (3,)), 0, np.zeros((2, 0), np.uint8)))
     yield Sample((x, 0, i + 5), error=RuntimeError)
     yield Sample((x, 0, draw(rng(), (2, 4))), error=RuntimeError)
     yield Sample((x, 0, np.zeros((2,), np.int64)), error=RuntimeError)
 
 
-@indexing(infer=_gather_infer, samples=_gather_samples,
+@indexing(infer=_gather_infer, samples=_gather_samples, out=True,
     grad={"input": lambda g, in_shape, dim, index: g.new_zeros(in_shape).scatter_add(dim, index, g)})  # fmt: skip
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
     """out[i][j] = input[index[i][j]][j] for dim 0: values along one dimension at given indices."""
-    if input.ndim == 0 or index.size == 0:
-        _check_index("gather", index, 1 if input.ndim == 0 else input.shape[dim], dim)
-        return (
-            np.broadcast_to(input, index.shape).copy()
-            if input.ndim == 0
-            else np.zeros(index.shape, input.dtype)
-        )
-    dim %= input.ndim
-    _check_index("gather", index, input.shape[dim], dim)
-    return input[_along(input.shape, index, dim)]
+    if index.size == 0:
+        return np.zeros(index.shape, input.dtype)
+    x = np.atleast_1d(input)
+    dim %= x.ndim
+    _check_index("gather", index, x.shape[dim], dim)
+    return x[_along(x.shape, np.atleast_1d(index), dim)].reshape(index.shape)
 
 
 @composition(samples=lambda: iter([Sample((draw(rng(), (3, 4)), rng(1).integers(0, 4, (3, 2)), 1)),
-                                   Sample((draw(rng(), (3, 4)), rng(1).integers(0, 4, (1, 2)), 1)),
+                                   Sample((draw(rng(), (3, 4)), rng(1).integers(-4, 4, (1, 2)), 1)),
+                                   Sample((draw(rng(), (3, 4)), np.array([1]), 0), error=RuntimeError),
                                    Sample((draw(rng(), (3, 4)), rng(1).integers(0, 12, (5,))))]))  # fmt: skip
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
     """Values along one dimension at indices that broadcast against the others."""
     if dim is None:
         return gather(input.reshape(-1), 0, indices.reshape(-1))
+    _index_dtype("take_along_dim", indices)
+    if input._a.ndim != indices._a.ndim:
+        raise KilnError("take_along_dim", "input and indices should have the same number of dimensions",
+                        f"{describe(input)}, {describe(indices)}", "")  # fmt: skip
     d = norm_dim(dim, input._a.ndim, "take_along_dim")
     rest = broadcast_shapes(
         [1 if i == d else n for i, n in enumerate(input._a.shape)],
         [1 if i == d else n for i, n in enumerate(indices._a.shape)], op="take_along_dim",
     )  # fmt: skip
-    wide = input.expand([input._a.shape[d] if i == d else n for i, n in enumerate(rest)])
-    return gather(
-        wide, d, indices.expand([indices._a.shape[d] if i == d else n for i, n in enumerate(rest)])
-    )
+    n = input._a.shape[d] if rest else 1
+    wide = input.expand([n if i == d else m for i, m in enumerate(rest)])
+    at = indices.expand([indices._a.shape[d] if i == d else m for i, m in enumerate(rest)])
+    return gather(wide, d, at % n if n else at)  # negative indices count from the end
 
 
 @composition(samples=lambda: iter([Sample((draw(rng(), (3, 4)), rng(1).integers(0, 12, (2, 3))))]))
-def take(input: Tensor, index: Tensor) -> Tensor:
+def take(input: Tensor, index: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Elements by their position in row-major order."""
     _index_dtype("take", index)
-    return index_op(input.reshape(-1), [index.long()], (0,))
+    r = index_op(input.reshape(-1), [index.long()], (0,))
+    return r if out is None else dispatch.store_out(index_op.op, r, out)
 
 
 def _select_infer(input: Any, dim: int, index: Any) -> tuple:
@@ -188,13 +193,21 @@ def _scatter_infer(input: Any, dim: int, index: Any, src: Any, *rest: Any) -> tu
                         f"{input.dtype.name}, {src.dtype.name}", "cast src")  # fmt: skip
     if numel(index.shape) == 0:
         return input.shape, input.dtype
-    if len(index.shape) != len(input.shape) or (
-        len(shape) != len(index.shape) and isinstance(src, Tensor)
-    ):
+    ranks = {
+        max(len(s), 1)
+        for s in (
+            (input.shape, index.shape, shape)
+            if isinstance(src, Tensor)
+            else (input.shape, index.shape)
+        )
+    }
+    if len(ranks) > 1:  # a 0-d tensor counts as one element
         raise KilnError("scatter", "Index tensor must have the same number of dimensions as self tensor",
                         f"index {describe(index)}, self {describe(input)}", "")  # fmt: skip
-    for i, (a, b) in enumerate(zip(index.shape, input.shape, strict=True)):
-        if (i != d and a > b) or (isinstance(src, Tensor) and a > shape[i]):
+    for i, a in enumerate(index.shape):
+        if (i != d and a > input.shape[i]) or (
+            isinstance(src, Tensor) and a > (shape[i] if shape else 1)
+        ):
             raise KilnError(
                 "scatter", f"Expected index to be no larger than self apart from dimension {d} and no larger size than src",
                 f"index {describe(index)}, self {describe(input)}, src {describe(src)}", "",
@@ -202,12 +215,19 @@ def _scatter_infer(input: Any, dim: int, index: Any, src: Any, *rest: Any) -> tu
     return input.shape, input.dtype
 
 
+def _places(name: str, out: np.ndarray, dim: int, index: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """A view of `out` with at least one dimension, and where in it the indices point."""
+    out, index = np.atleast_1d(out), np.atleast_1d(index)
+    d = dim % out.ndim
+    _check_index(name, index, out.shape[d], d)
+    return out, _along(out.shape, index, d)
+
+
 def _clip_src(src: Any, index: np.ndarray) -> Any:
-    return (
-        src[tuple(slice(0, n) for n in index.shape)]
-        if isinstance(src, np.ndarray) and src.ndim
-        else src
-    )
+    """The part of src that the index covers."""
+    if not isinstance(src, np.ndarray) or (not src.ndim and not index.ndim):
+        return src
+    return np.atleast_1d(src)[tuple(slice(0, n) for n in index.shape)]
 
 
 def _window(g: Tensor, like: Any, index: Tensor) -> Tensor:
@@ -215,6 +235,8 @@ def _window(g: Tensor, like: Any, index: Tensor) -> Tensor:
     shape = tuple(like._a.shape)
     if g._a.shape == shape:
         return g
+    if not shape or not g._a.ndim:
+        g = g.reshape((1,) * len(shape))
     return pad_op(
         g, (0,) * len(shape), tuple(n - m for n, m in zip(shape, g._a.shape, strict=True)), 0
     )
@@ -227,6 +249,8 @@ def _scatter_samples() -> Any:
     yield Sample((x, -1, i, 1.5))
     yield Sample((x, 0, np.zeros((0, 0), np.int64), draw(rng(1), (2, 4))))
     yield Sample((x, 0, i + 3, draw(rng(1), (2, 4))), error=RuntimeError)
+    yield Sample((draw(rng(), ()), 0, np.array(0), draw(rng(1), ())))
+    yield Sample((draw(rng(), ()), 0, np.array([0]), draw(rng(1), (1,))))
     yield Sample((x, 0, i, draw(rng(1), (1, 4))), error=RuntimeError)
 
 
@@ -247,12 +271,8 @@ def scatter_op(input: Tensor, dim: int, index: Tensor, src: Operand) -> Tensor:
     """A copy of input with out[index[i][j]][j] = src[i][j] for dim 0."""
     out = input.copy()
     if index.size:
-        d = dim % max(input.ndim, 1)
-        _check_index("scatter", index, input.shape[d] if input.ndim else 1, d)
-        if input.ndim:
-            out[_along(input.shape, index, d)] = _clip_src(src, index)
-        else:
-            out[...] = src
+        x, at = _places("scatter", out, dim, index)
+        x[at] = _clip_src(src, index)
     return out
 
 
@@ -263,9 +283,8 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """A copy of input with src[i][j] added at [index[i][j]][j] for dim 0."""
     out = input.copy()
     if index.size:
-        d = dim % max(input.ndim, 1)
-        _check_index("scatter_add", index, input.shape[d] if input.ndim else 1, d)
-        np.add.at(out, _along(input.shape, index, d) if input.ndim else (), _clip_src(src, index))
+        x, at = _places("scatter_add", out, dim, index)
+        np.add.at(x, at, _clip_src(src, index))
     return out
 
 
@@ -349,7 +368,7 @@ def _reduce_infer(
 def _reduce_grad(g: Tensor, input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, include_self: bool,
                  out: Tensor) -> tuple:  # fmt: skip
     ones = src.new_ones(index.shape)
-    picked = src[tuple(slice(0, n) for n in index.shape)] if index._a.ndim else src
+    picked = src[tuple(slice(0, n) for n in index.shape)] if index._a.ndim and src._a.ndim else src
     hit = scatter_add(input.new_zeros(input.shape), dim, index, ones)
     keep = input.new_ones(input.shape) if include_self else (hit == 0).to(input.dtype)
     if reduce == "sum":
@@ -358,8 +377,21 @@ def _reduce_grad(g: Tensor, input: Tensor, dim: int, index: Tensor, src: Tensor,
         count = (hit + (1 if include_self else 0)).clamp(min=1)
         gi, gs = g * keep / count, gather(g / count, dim, index)
     elif reduce == "prod":
-        gi = where_op(keep != 0, g * out / input, g.new_zeros(()))
-        gs = gather(g * out, dim, index) / picked
+        # the product of the others, where one factor may be zero
+        full = where_op(input == 0, 1, input)
+        rest = scatter_reduce(full, dim, index, src, reduce, include_self=include_self)
+        gi = where_op(keep != 0, g * rest / full, g.new_zeros(()))
+        zero = picked == 0
+        zeros = scatter_add(input.new_zeros(input.shape), dim, index, zero.to(src.dtype))
+        single = zero & (gather(zeros, dim, index) == 1)
+        rest = scatter_reduce(
+            input, dim, index, where_op(single, 1, picked), reduce, include_self=include_self
+        )
+        gs = where_op(
+            single,
+            gather(g * rest, dim, index),
+            gather(g * out, dim, index) / where_op(zero, 1, picked),
+        )
     else:
         mine = (input == out).to(g.dtype) * keep
         theirs = (picked == gather(out, dim, index)).to(g.dtype)
@@ -369,34 +401,55 @@ def _reduce_grad(g: Tensor, input: Tensor, dim: int, index: Tensor, src: Tensor,
     return gi, _window(gs, src, index)
 
 
-@indexing(infer=_reduce_infer, inplace=True, grad={("input", "src"): _reduce_grad},
-    samples=lambda: iter(
-        Sample((draw(rng(), (3, 5), 0.5, 2), 0, np.array([[0, 1, 2, 0], [2, 0, 0, 1]]), draw(rng(1), (2, 4), 0.5, 2), how), {"include_self": inc})
-        for how in _REDUCE for inc in (True, False)))  # fmt: skip
+def _reduce_samples() -> Any:
+    i = np.array([[0, 1, 2, 0], [2, 0, 0, 1]])
+    x, src = draw(rng(), (3, 5), 0.5, 2), draw(rng(1), (2, 4), 0.5, 2)
+    for how in _REDUCE:
+        for inc in (True, False):
+            yield Sample((x, 0, i, src, how), {"include_self": inc})
+            yield Sample((x[0, 0], 0, np.array(0), src[0, 0], how), {"include_self": inc})
+    for inc in (True, False):
+        yield Sample(
+            (np.where(x > 1, x, 0), 0, i, np.where(src > 1, src, 0), "prod"),
+            {"include_self": inc},
+            grad=False,
+        )
+        for how in ("amax", "amin", "prod"):
+            yield Sample((x > 1, 0, i, src > 1, how), {"include_self": inc}, grad=False)
+    yield Sample((x, 0, i, src, "most"), error=RuntimeError)
+
+
+@indexing(
+    infer=_reduce_infer,
+    inplace=True,
+    grad={("input", "src"): _reduce_grad},
+    samples=_reduce_samples,
+)
 def scatter_reduce(
     input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
     """A copy of input reduced with src at indices along one dimension: sum, prod, mean, amax, amin."""
-    out = input.copy()
-    if not index.size or not input.ndim:
-        return out
-    d = dim % input.ndim
-    _check_index("scatter_reduce", index, input.shape[d], d)
-    at = _along(input.shape, index, d)
-    count = np.zeros(input.shape, np.int64)
+    if not index.size:
+        return input.copy()
+    out, at = _places("scatter_reduce", input.copy(), dim, index)
+    count = np.zeros(out.shape, np.int64)
     np.add.at(count, at, 1)
     if not include_self:
         start = {"prod": 1, "sum": 0, "mean": 0, "amax": -np.inf, "amin": np.inf}[reduce]
         if input.dtype.kind in "iu" and reduce in ("amax", "amin"):
             info = np.iinfo(input.dtype)
             start = info.min if reduce == "amax" else info.max
-        out[count > 0] = start
+        out[count > 0] = start if input.dtype.kind != "b" else reduce in ("prod", "amin")
     _REDUCE[reduce].at(out, at, _clip_src(src, index))
     if reduce == "mean":
         count += int(include_self)
         total = np.maximum(count, 1)
-        out = out // total if input.dtype.kind in "iu" else out / total.astype(input.dtype)
-    return out
+        out = (
+            (out // total).astype(out.dtype)
+            if input.dtype.kind in "iu"
+            else out / total.astype(input.dtype)
+        )
+    return out.reshape(input.shape)
 
 
 # ---------------------------------------------------------------- whole slices
@@ -433,7 +486,13 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
     out = input.copy()
     _check_index("index_add", index, input.shape[dim] if input.ndim else 1, dim)
     at = (slice(None),) * (dim % max(input.ndim, 1)) + (index.reshape(-1),) if input.ndim else ()
-    np.add.at(out, at, source if alpha == 1 else source * input.dtype.type(alpha))
+    np.add.at(
+        out,
+        at,
+        source
+        if alpha == 1
+        else source * input.dtype.type(dt.element(alpha, dt.OF_NUMPY[input.dtype], "index_add")),
+    )
     return out
 
 
@@ -455,11 +514,18 @@ def index_copy_(self: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor
     return assign(self, index_copy, dim, index, source)
 
 
-@composition(samples=lambda: iter([Sample((draw(rng(), (3, 4)), 1, np.array([0, 2]), 1.5))]))
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), 1, np.array([0, 2]), 1.5)), Sample((draw(rng(), ()), 0, np.array([0]), 1.5)),
+    Sample((draw(rng(), (3, 4)), 1, np.array([0.0]), 1.5), error=IndexError),
+]))  # fmt: skip
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """A copy of input with slices of one dimension set to a value."""
     d = norm_dim(dim, input._a.ndim, "index_fill")
-    n = input._a.shape[d]
+    if index.dtype is not dt.int64:
+        raise KilnIndexError(
+            "index_fill", "index_fill_(): Expected dtype int64 for index.", describe(index), ""
+        )
+    n = input._a.shape[d] if input._a.ndim else 1
     hit = (arange(n).unsqueeze(1) == (index.reshape(-1) % n)).any(1)
     return masked_fill(
         input, hit.reshape([n if i == d else 1 for i in range(input._a.ndim)]), value

@@ -11,6 +11,7 @@ from ..errors import KilnError, KilnTypeError
 from ..shape import broadcast_shapes
 from ..tensor import Tensor
 from .arithmetic import elementwise
+from .dispatch import store_out
 from .registry import Operand, Sample, composition, op
 from .samples import binary, draw, rng
 
@@ -72,17 +73,12 @@ def where(condition: Tensor, input: Any = None, other: Any = None, *, out: Any =
             "where", "the condition must be a Tensor", condition, "compare first: x > 0"
         )
     r = where_op(condition, input, other)
-    return r if out is None else out.copy_(r)
+    return r if out is None else store_out(where_op.op, r, out)
 
 
 def _tensor_where(self: Tensor, a: Any, b: Any = None) -> Tensor:
     """`x.where(condition, other)` as PyTorch has it; a bool tensor may also select: `c.where(a, b)`."""
-    if (
-        isinstance(a, Tensor)
-        and a.dtype is dt.bool_
-        and b is not None
-        and self.dtype is not dt.bool_
-    ):
+    if isinstance(a, Tensor) and a.dtype is dt.bool_ and b is not None:
         return where_op(a, self, b)
     return where_op(self, a, b)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import dtypes as dt
 from ..autograd.views import replay
 from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, describe
 from ..shape import Size, index_int, norm_dim
@@ -174,13 +175,24 @@ def pad_op(input: Tensor, low: tuple, high: tuple, value: Any) -> Tensor:
 
 
 @composition(samples=lambda: iter([
-    Sample((draw(rng(), (3, 4)), 1, 1, 2)), Sample((draw(rng(), (3, 4)), -1, -2, 2)), Sample((draw(rng(), (3, 4)), 1, 3, 2), error=RuntimeError)]))  # fmt: skip
+    Sample((draw(rng(), (3, 4)), 1, 1, 2)), Sample((draw(rng(), (3, 4)), -1, -2, 2)), Sample((draw(rng(), (3, 4)), 1, 3, 2), error=RuntimeError),
+    Sample((draw(rng(), (3, 4)), 1, 4, 0)), Sample((draw(rng(), (3, 4)), 1, 5, 0), error=IndexError),
+    Sample((draw(rng(), ()), 0, 0, 1), error=RuntimeError)]))  # fmt: skip
 def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     """`length` elements from `start` of one dimension. A view."""
     shape = input._a.shape
+    if not shape:
+        raise KilnError("narrow", "narrow() cannot be applied to a 0-dim tensor", describe(input), "")
+    if isinstance(start, Tensor) and (start._a.ndim or start.dtype.category != dt.INT):
+        raise KilnError("narrow", "start must be a 0-dim integral tensor", describe(start), "")
     d, start = norm_dim(dim, len(shape), "narrow"), int(start)
     n = shape[d]
     s = start + n if start < 0 else start
+    if isinstance(n, int) and length >= 0 and not 0 <= s <= n:
+        raise KilnIndexError(
+            "narrow", f"start out of range (expected to be in range of [{-n}, {n}], but got {start})",
+            describe(input), "",
+        )  # fmt: skip
     if length < 0 or s < 0 or s + length > n:
         raise KilnError(
             "narrow", f"start ({start}) + length ({length}) exceeds dimension size ({n})",
@@ -218,7 +230,7 @@ def select(input: Tensor, dim: int, index: int) -> Tensor:
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """The slices along one dimension, as views."""
     if not input._a.ndim:
-        raise KilnError(
+        raise KilnIndexError(
             "unbind", "dimension specified but the tensor has no dimensions", describe(input), ""
         )
     return tuple(

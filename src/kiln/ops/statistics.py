@@ -11,6 +11,7 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnTypeError, describe
 from ..shape import Size, numel
 from ..tensor import Tensor
+from .arithmetic import conjugate
 from .dispatch import apply, store_out
 from .reduction import (
     INT64,
@@ -259,7 +260,8 @@ def _lse_body(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
         input = input.to(dt.get_default_dtype())
     if numel(input.shape[i] for i in reduced_axes(dim, len(input.shape))) == 0:
         return sum_op(input, dim, keepdim).log()
-    m = _finite_or_zero(amax(input.detach(), dim, True))
+    x = input.detach()
+    m = _finite_or_zero(amax(x.real if x.is_complex() else x, dim, True))
     r = sum_op((input - m).exp(), dim, True).log() + m
     return (
         r
@@ -271,9 +273,9 @@ def _lse_body(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
 @op(
     name="logsumexp", check=False, infer=_lse_infer, body=_lse_body, out=True,
     grad={"input": lambda g, input, out, dim, keepdim: (
-        spread(g, input.shape, dim, keepdim) * (input - spread(out, input.shape, dim, keepdim)).exp()
+        spread(g, input.shape, dim, keepdim) * conjugate((input - spread(out, input.shape, dim, keepdim)).exp())
     )},
-    samples=lambda: (s for s in reductions(integers=True)() if s.args[1] is not None),
+    samples=lambda: (s for s in (*reductions(integers=True)(), Sample((draw(rng(), (3, 4)) * (1 + 9j), 1))) if s.args[1] is not None),
 )  # fmt: skip
 def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
     """log(sum(exp(input))) over `dim`, computed without overflow."""
@@ -282,7 +284,7 @@ def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
     axis = numpy_axis(dim, input.ndim)
     if reduced_count(input.shape, dim) == 0:
         return np.log(add_reduce(input, axis, None, None, keepdim))
-    m = np.maximum.reduce(input, axis, None, None, True)
+    m = np.maximum.reduce(input.real, axis, None, None, True)
     m = np.where(np.isfinite(m), m, m.dtype.type(0))
     return np.log(accurate_sum(np.exp(input - m), axis, keepdim)) + (
         m if keepdim else np.squeeze(m, axis)

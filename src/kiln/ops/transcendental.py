@@ -99,7 +99,7 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
 
 def _logit_grad(g: Tensor, input: Tensor, eps: float | None) -> Tensor:
     d = g / (input * (1 - input))
-    return d if eps is None else where_op((input >= eps) & (input <= 1 - eps), d, 0)
+    return d if eps is None else ((input >= eps) & (input <= 1 - eps)).where(d, g.new_zeros(()))
 
 
 def _logit_body(input: Tensor, eps: float | None) -> Tensor:

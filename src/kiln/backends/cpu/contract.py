@@ -35,8 +35,21 @@ def lowers(n: Node) -> bool:
     if n.name == "matmul":
         return n.dtype in _GEMM and all(x.dtype is n.dtype for x in n.inputs)
     if n.name in ("convolution", "conv_input_grad", "conv_weight_grad"):
-        return n.dtype in (dt.float32, dt.float64) and len(n.arg("stride")) <= 2
+        return n.dtype in (dt.float32, dt.float64) and len(n.arg("stride")) <= 2 and _fits(n)
     return False
+
+
+def _fits(n: Node) -> bool:
+    """Whether the windows of a convolution's gradient are all that its image has room for.
+
+    A transposed convolution with output padding may leave some out, which the kernels don't know.
+    """
+    if n.name == "convolution":
+        return True
+    image = n.shape if n.name == "conv_input_grad" else n.args[1].shape
+    weight = n.args[1].shape if n.name == "conv_input_grad" else n.shape
+    sizes = zip(image[2:], weight[2:], n.args[0].shape[2:], n.arg("stride"), n.arg("padding"), n.arg("dilation"), strict=True)
+    return all((i + 2 * p - d * (k - 1) - 1) // s + 1 == out for i, k, out, s, p, d in sizes)
 
 
 @dataclass(frozen=True)

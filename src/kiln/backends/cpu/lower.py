@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...compile import loopnest as ln
-from ...compile import maps, regions, siblings
+from ...compile import maps, nests, regions, siblings
 from ...compile.regions import Unfusable, fusable, ln_dtype, reducible
 from ...config import config
 from ...graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Leaf, Node, const, make
@@ -45,6 +45,8 @@ def lowers(n: Node) -> bool:
     """Whether the backend takes a node as it is, without its body."""
     if isinstance(n.op, Leaf):
         return True
+    if n.op.scalar is not None and any(ln_dtype(x.dtype) is None for x in (n, *n.inputs) if x.outputs is None):
+        return True  # complex arithmetic is a host call
     return contract.lowers(n) or indexed.lowers(n) or regions.scalar_op(n) is not None
 
 
@@ -190,7 +192,7 @@ class Lowering:
                     raise Unfusable(x)
             self.launches.append(self.host(n))
         else:
-            nest, keys = regions.write_elementwise(n, self.stored, n)
+            nest, keys = nests.write(n, self.stored)
             self.nest(nest, keys, [n])
 
     def nest(self, nest: ln.LoopNest, keys: list[Any], writes: list[Node], partial: bool = False) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from ...compile.regions import ln_dtype
 from ...config import config
 from ...errors import KilnError, KilnIndexError
-from ...graph.node import CONST, INPUT, LITERAL, Graph, Node, make
+from ...graph.node import CONST, INPUT, LITERAL, Graph, Node, literal, make
 from ...runtime import arena, threads
 from . import cache, jit
 from .contract import WORKSPACE
@@ -24,6 +25,20 @@ def _own_outputs(graph: Graph) -> Graph:
     """Outputs that are inputs or constants become copies, so that each output is computed."""
     outs = [make("clone", (o, None)) if o.op in (INPUT, LITERAL, CONST) and o.dtype.category < 3 else o for o in graph.outputs]
     return graph.replace_outputs(outs)
+
+
+def _literal_constants(graph: Graph) -> Graph:
+    """Constants of dtypes that no kernel knows (complex ones), which host calls read, lie in memory."""
+
+    def moved(x: Any) -> Any:
+        if isinstance(x, Node):
+            return literal(np.asarray(x.args[0], x.dtype.np)) if x.op is CONST and ln_dtype(x.dtype) is None else x
+        return tuple(map(moved, x)) if isinstance(x, tuple) else x
+
+    if not any(n.op is CONST and ln_dtype(n.dtype) is None for n in graph.nodes()):
+        return graph
+    new = graph.rewrite(lambda n, args: make(n.op, moved(args), n.source))  # type: ignore[arg-type]
+    return new.replace_outputs([moved(o) for o in new.outputs])
 
 
 class Memory:
@@ -137,7 +152,7 @@ class CpuProgram:
     def __init__(self, graph: Graph, name: str):
         self.name = name
         isa = host_isa()
-        graph = _own_outputs(graph)
+        graph = _own_outputs(_literal_constants(graph))
         launches, self.checks = lower(graph, isa)
         early, late = _late(launches, {flag for flag, _ in self.checks})
         early = finish(early, isa)

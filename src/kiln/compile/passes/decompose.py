@@ -22,6 +22,9 @@ def decompose(graph: Graph, lowers: Callable[[Node], bool]) -> Graph:
             done[n] = n
             return n
         r = inline(n.op, n.args, n.source)
+        if r is n:  # the body is for other attributes or dtypes
+            done[n] = n
+            return n
         out = tuple(map(rebuild, r)) if isinstance(r, tuple) else rebuild(r)
         done[n] = out
         return out
