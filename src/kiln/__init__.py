@@ -48,7 +48,11 @@ globals().update(_dtypes.ALIASES)  # kiln.float, kiln.long, …
 
 inf, nan, pi, e, newaxis = _math.inf, _math.nan, _math.pi, _math.e, None
 strided = "strided"
-contiguous_format, preserve_format, channels_last = "contiguous_format", "preserve_format", "channels_last"
+contiguous_format, preserve_format, channels_last = (
+    "contiguous_format",
+    "preserve_format",
+    "channels_last",
+)
 
 # Modules and functions that are imported when first used, so that `import kiln` stays quick.
 _LAZY_MODULES = {
@@ -108,7 +112,9 @@ def equal(input: Tensor, other: Tensor) -> bool:
     return input.shape == other.shape and (input == other).all().item()
 
 
-def allclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+def allclose(
+    input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> bool:
     """Whether all elements are close, see `isclose`."""
     return input.isclose(other, rtol, atol, equal_nan).all().item()
 

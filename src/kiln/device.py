@@ -26,17 +26,23 @@ class device:
                 raise KilnError("device", "malformed device string", repr(type), "e.g. 'cuda:0'")
             index = int(number)
         if kind not in KNOWN:
-            raise KilnError("device", "unknown device type", repr(type), "one of " + ", ".join(KNOWN))
+            raise KilnError(
+                "device", "unknown device type", repr(type), "one of " + ", ".join(KNOWN)
+            )
         self.type, self.index = kind, index
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, device) and (self.type, self.index) == (other.type, other.index)
 
     def __hash__(self) -> int:
         return hash((self.type, self.index))
 
     def __repr__(self) -> str:
-        return f"device(type='{self.type}'" + ("" if self.index is None else f", index={self.index}") + ")"
+        return (
+            f"device(type='{self.type}'"
+            + ("" if self.index is None else f", index={self.index}")
+            + ")"
+        )
 
     def __str__(self) -> str:
         return self.type if self.index is None else f"{self.type}:{self.index}"

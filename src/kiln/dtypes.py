@@ -221,7 +221,7 @@ def element(value: Any, d: dtype, op: str) -> Any:
     fits = d.is_complex or not isinstance(value, complex)
     if fits and d is bool_:
         return bool(value)
-    if fits and d.category == INT:
+    if d.category == INT and not isinstance(value, complex):
         info = np.iinfo(d.np)
         fits = value == value and (info.min or -info.max) <= value <= info.max
         if fits:

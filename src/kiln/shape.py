@@ -56,7 +56,9 @@ def index_int(x: Any, op: str, name: str) -> int:
     try:
         return operator.index(x)
     except TypeError:
-        raise KilnTypeError(op, f"{name} must be an integer", repr(x), f"pass {name}=int(…)") from None
+        raise KilnTypeError(
+            op, f"{name} must be an integer", repr(x), f"pass {name}=int(…)"
+        ) from None
 
 
 def norm_dim(dim: Any, ndim: int, op: str = "dim") -> int:
@@ -78,7 +80,9 @@ def norm_dims(dim: Any, ndim: int, op: str = "dim") -> tuple[int, ...]:
     if isinstance(dim, list | tuple):
         out = tuple(norm_dim(d, ndim, op) for d in dim)
         if len(set(out)) != len(out):
-            raise KilnError(op, "a dimension appears twice", f"dim={tuple(dim)}", "name each one once")
+            raise KilnError(
+                op, "a dimension appears twice", f"dim={tuple(dim)}", "name each one once"
+            )
         return out if ndim else ()
     d = norm_dim(dim, ndim, op)
     return (d,) if ndim else ()
@@ -212,10 +216,10 @@ class Dim:
         return self._make(out)
 
     def __mod__(self, other: Any) -> int:
-        self // other  # raises unless it is even
-        return 0
+        rest = self - (self // other) * other  # raises unless it is even
+        return int(rest)
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         return self.terms == self._terms(other)
 
     def __hash__(self) -> int:
@@ -238,7 +242,9 @@ class Dim:
         return " + ".join(term(k, v) for k, v in sorted(self.terms.items(), reverse=True))
 
 
-def view_strides(shape: Sequence[int], strides: Sequence[int], to: Sequence[int]) -> tuple[int, ...] | None:
+def view_strides(
+    shape: Sequence[int], strides: Sequence[int], to: Sequence[int]
+) -> tuple[int, ...] | None:
     """Strides with which memory of (shape, strides) shows the shape `to`; None where it must be copied."""
     if numel(shape) == 0:
         return contiguous_strides(to)

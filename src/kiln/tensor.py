@@ -343,7 +343,9 @@ class Tensor(TensorMethods):
         try:
             return a.__dlpack__(**kwargs)
         except BufferError as e:
-            raise KilnTypeError("dlpack", str(e), describe(self), "convert the dtype first") from None
+            raise KilnTypeError(
+                "dlpack", str(e), describe(self), "convert the dtype first"
+            ) from None
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)
@@ -384,7 +386,9 @@ class Tensor(TensorMethods):
 
     def __iter__(self) -> Iterator[Tensor]:
         if self._a.ndim == 0:
-            raise KilnTypeError("iter", "iteration over a 0-d tensor", describe(self), "use x.item()")
+            raise KilnTypeError(
+                "iter", "iteration over a 0-d tensor", describe(self), "use x.item()"
+            )
         return iter(self.unbind(0))
 
     def __contains__(self, element: Any) -> bool:

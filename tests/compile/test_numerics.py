@@ -31,7 +31,7 @@ def close(got, want):
         np.testing.assert_allclose(u, v, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(SEEDS)
 def test_random_programs(seed):
     fn, inputs = program(seed)
@@ -41,7 +41,7 @@ def test_random_programs(seed):
     close(kiln.compile(fn, backend="reference")(*xs), want)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(SEEDS)
 def test_random_programs_without_passes(seed):
     fn, inputs = program(seed)
@@ -52,7 +52,7 @@ def test_random_programs_without_passes(seed):
             close(kiln.compile(fn)(*xs), want)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(SEEDS, st.booleans())
 def test_random_gradients(seed, inside):
     fn, inputs = program(seed)
@@ -121,7 +121,7 @@ def test_simplify_keeps_every_bit(rule, value):
         assert bits([a[clean]]) == bits([b[clean]])
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(SEEDS)
 def test_simplify_keeps_random_programs(seed):
     fn, inputs = program(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -68,7 +68,9 @@ class _Pass:
 
     def __init__(self, targets: Targets | None, accumulate: bool):
         self.targets, self.accumulate = targets, accumulate
-        self.pending: dict[TapeNode, list[Any]] = {}  # (gradient, whether its memory is ours) by output
+        self.pending: dict[
+            TapeNode, list[Any]
+        ] = {}  # (gradient, whether its memory is ours) by output
         self.heap: list[tuple[int, TapeNode]] = []
         self.leaves: dict[int, list[Any]] = {}
 
@@ -160,7 +162,9 @@ def run(
 
 def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: bool) -> None:
     """`run` for first-order gradients of leaves in eager mode, on plain arrays: the common case, kept short."""
-    pending: dict[TapeNode, Any] = {}  # (array, whether its memory is ours), or a list of them by output
+    pending: dict[
+        TapeNode, Any
+    ] = {}  # (array, whether its memory is ours), or a list of them by output
     heap: list[tuple[int, TapeNode]] = []
     leaves: dict[int, list[Any]] = {}
 
@@ -172,7 +176,7 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
             pending[to] = (a, owned) if old is None else (old[0] + a, True)
             return
         if old is None:
-            old = pending[to] = [None] * to.n_out
+            old = pending[to] = cast(list, [None] * to.n_out)
         e = old[idx]
         old[idx] = (a, owned) if e is None else (e[0] + a, True)
 
@@ -192,7 +196,9 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
             g, ours = None, False
             gs = [None if e is None else e[0] for e in entry]
         if node.hooks is not None:
-            hooked = hooks.run_output_hooks(node, [None if g is None else wrap(np.asarray(g)) for g in gs])
+            hooked = hooks.run_output_hooks(
+                node, [None if g is None else wrap(np.asarray(g)) for g in gs]
+            )
             results = hooks.run_node_hooks(node, node.backward(hooked), hooked)
             gs = [None if g is None else g._a for g in hooked]
             g, ours = gs[0], False
@@ -234,7 +240,9 @@ def _accumulate(leaf: Tensor, g: Tensor, owned: bool, create_graph: bool) -> Non
     if old is None:
         if not create_graph:
             a = g._a
-            if not CAPTURING and not (owned and a.base is None and a.flags.c_contiguous and a.flags.writeable):
+            if not CAPTURING and not (
+                owned and a.base is None and a.flags.c_contiguous and a.flags.writeable
+            ):
                 a = a.copy()
             g = wrap(a)
         if CAPTURING:
@@ -253,7 +261,9 @@ def _as_tensors(x: Any, op: str, what: str) -> list[Tensor]:
     out = list(x) if isinstance(x, list | tuple) else [x]
     for t in out:
         if not isinstance(t, Tensor):
-            raise KilnTypeError(op, f"{what} must be tensors", describe(t), "pass a Tensor or a sequence")
+            raise KilnTypeError(
+                op, f"{what} must be tensors", describe(t), "pass a Tensor or a sequence"
+            )
     return out
 
 
@@ -263,7 +273,10 @@ def _root_grads(roots: list[Tensor], grads: Any, op: str) -> list[Tensor]:
         given = [None] * len(roots)
     if len(given) != len(roots):
         raise KilnError(
-            op, f"got {len(roots)} tensors and {len(given)} gradients", describe(roots), "one for each"
+            op,
+            f"got {len(roots)} tensors and {len(given)} gradients",
+            describe(roots),
+            "one for each",
         )
     out = []
     for r, g in zip(roots, given, strict=True):
@@ -327,7 +340,12 @@ def tensor_backward(
     """
     if gradient is None and inputs is None and self._rg and not CAPTURING and self._a.size == 1:
         seed = wrap(np.ones(self._a.shape, self._a.dtype))
-        run((self,), (seed,), bool(create_graph if retain_graph is None else retain_graph), create_graph)
+        run(
+            (self,),
+            (seed,),
+            bool(create_graph if retain_graph is None else retain_graph),
+            create_graph,
+        )
     else:
         backward(self, gradient, retain_graph, create_graph, inputs=inputs)
 

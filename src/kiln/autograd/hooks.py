@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from ..errors import KilnError, KilnTypeError, describe
 from ..tensor import Tensor, _fresh
@@ -23,10 +23,10 @@ class RemovableHandle:
         """Remove the hook; more than once is fine."""
         self.hooks.pop(self.id, None)
 
-    def __enter__(self) -> RemovableHandle:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
-
 DISABLED: set[int] = set()
 """Ids of the threads that record nothing; empty almost always, which is what hot paths look at."""
 
@@ -53,7 +52,7 @@ class _GradMode:
         self._old = (mode.grad, mode.inference)
         mode.grad, mode.inference = self.value, self.inference or mode.inference
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         mode.grad, mode.inference = self._old
 
     def __call__(self, fn: Callable) -> Callable:

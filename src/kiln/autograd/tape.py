@@ -96,7 +96,10 @@ class TapeNode:
 
     def backward_arrays(self, gs: list[Any]) -> list[Any]:
         """`backward` on plain arrays, for a first-order pass in eager mode."""
-        return [None if r is None else r._a for r in self.backward([None if g is None else wrap(np.asarray(g)) for g in gs])]
+        return [
+            None if r is None else r._a
+            for r in self.backward([None if g is None else wrap(np.asarray(g)) for g in gs])
+        ]
 
     def free(self) -> None:
         """Drop what was saved."""
@@ -247,7 +250,8 @@ def record_unary(op: Op, x: Tensor, out: Tensor) -> None:
     plan = op._plans.get(_FIRST) or op.plan(_FIRST)
     node = _node(OpNode)
     node.op, node.plan, node.seq = op, plan, next_seq()
-    node.edges = [(x._fn or x, x._idx, a.shape, a.dtype)]
+    edge: Edge = (x._fn or x, x._idx, a.shape, a.dtype)
+    node.edges = [edge]
     node.n_out, node.hooks, node.freed, node.outs = 1, None, False, None
     if plan.blank is not None:
         node.args, node.versions = plan.blank, ()
@@ -306,7 +310,13 @@ def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False)
         return None
     plan = op.plan(needed)
     node = _node(OpNode)
-    node.edges, node.n_out, node.seq, node.hooks, node.freed = edges, len(outs), next_seq(), None, False
+    node.edges, node.n_out, node.seq, node.hooks, node.freed = (
+        edges,
+        len(outs),
+        next_seq(),
+        None,
+        False,
+    )
     node.op, node.plan, node.outs = op, plan, None
     _save(node, plan, args, outs, inplace)
     if not inplace:
@@ -316,4 +326,13 @@ def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False)
     return node
 
 
-__all__ = ["Edge", "OpNode", "Rule", "TapeNode", "edge_of", "record", "record_binary", "record_unary"]
+__all__ = [
+    "Edge",
+    "OpNode",
+    "Rule",
+    "TapeNode",
+    "edge_of",
+    "record",
+    "record_binary",
+    "record_unary",
+]

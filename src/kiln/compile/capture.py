@@ -45,10 +45,20 @@ class SymArray:
 
     __slots__ = ("capture", "chain", "dtype", "layout", "shape", "storage")
 
-    def __init__(self, capture: Capture, storage: Storage, chain: tuple, shape: tuple, dtype: Any, layout: Any = None):
+    def __init__(
+        self,
+        capture: Capture,
+        storage: Storage,
+        chain: tuple,
+        shape: tuple,
+        dtype: Any,
+        layout: Any = None,
+    ):
         self.capture, self.storage, self.chain = capture, storage, chain
         self.shape, self.dtype = tuple(shape), dtype
-        self.layout = layout  # a dummy array of one-byte elements with this view's strides; None: contiguous
+        self.layout = (
+            layout  # a dummy array of one-byte elements with this view's strides; None: contiguous
+        )
 
     @property
     def ndim(self) -> int:
@@ -78,7 +88,9 @@ class SymArray:
     def strided(self) -> np.ndarray:
         """The layout as a dummy array; its strides count elements."""
         if self.layout is None:
-            self.layout = as_strided(np.zeros(1, np.uint8), self.shape, contiguous_strides(self.shape))
+            self.layout = as_strided(
+                np.zeros(1, np.uint8), self.shape, contiguous_strides(self.shape)
+            )
         return self.layout
 
     def __array__(self, *_: Any, **__: Any) -> Any:
@@ -112,7 +124,14 @@ class Input:
 
     def __init__(self, kind: str, index: int, node: Node, tensor: Tensor | None = None, leaf: int = -1,
                  host: tuple[Any, Any] | None = None):  # fmt: skip
-        self.kind, self.index, self.node, self.tensor, self.leaf, self.host = kind, index, node, tensor, leaf, host
+        self.kind, self.index, self.node, self.tensor, self.leaf, self.host = (
+            kind,
+            index,
+            node,
+            tensor,
+            leaf,
+            host,
+        )
         self.array = tensor._a if tensor is not None else None
 
 
@@ -150,20 +169,36 @@ class Capture:
     """A capture under way on one thread."""
 
     def __init__(self, decisions: tuple[bool, ...] = (), constants: bool = False):
-        self.constants = constants  # concrete tensors are constants, not state (inside an op's body)
+        self.constants = (
+            constants  # concrete tensors are constants, not state (inside an op's body)
+        )
         self.inputs: list[Input] = []
-        self.storages: dict[int, tuple[SymArray, Any]] = {}  # by id of a concrete array, which is kept alive
-        self.grads: dict[int, tuple[Tensor, Any, bool]] = {}  # tensors whose .grad was read or written
+        self.storages: dict[
+            int, tuple[SymArray, Any]
+        ] = {}  # by id of a concrete array, which is kept alive
+        self.grads: dict[
+            int, tuple[Tensor, Any, bool]
+        ] = {}  # tensors whose .grad was read or written
         self.watched: dict[int, tuple[Any, Any]] = {}  # owners of Python facts
         self.hosts: dict[tuple[int, Any], Tensor] = {}
         self.decisions, self.branches = decisions, []  # values of Python branches, and their nodes
-        self.requires: list[tuple[Tensor, tuple]] = []  # tensors reached, and their history as it was
-        self.stand_ins: dict[int, tuple[int, Tensor, Tensor]] = {}  # (leaf, stand-in, argument) by id of the stand-in
-        self.arg_grads: dict[int, Tensor | None] = {}  # by leaf: the stand-in's .grad before the call
-        self.aliases: dict[int, tuple[Tensor, Input]] = {}  # tensors that have the memory of an input found before
+        self.requires: list[
+            tuple[Tensor, tuple]
+        ] = []  # tensors reached, and their history as it was
+        self.stand_ins: dict[
+            int, tuple[int, Tensor, Tensor]
+        ] = {}  # (leaf, stand-in, argument) by id of the stand-in
+        self.arg_grads: dict[
+            int, Tensor | None
+        ] = {}  # by leaf: the stand-in's .grad before the call
+        self.aliases: dict[
+            int, tuple[Tensor, Input]
+        ] = {}  # tensors that have the memory of an input found before
         self.pinned: list[tuple[Tensor, np.ndarray]] = []  # tensors that must keep their memory
         self.failure: CaptureError | None = None
-        self.rebound: dict[tuple[int, str], tuple[dict, str, Any]] = {}  # attributes, and what they held
+        self.rebound: dict[
+            tuple[int, str], tuple[dict, str, Any]
+        ] = {}  # attributes, and what they held
         self.kept = False  # whether a Program came of it
         self.done = False
 
@@ -189,7 +224,11 @@ class Capture:
         f: Any = sys._getframe(1)
         while f is not None and f.f_globals.get("__name__", "").startswith(_KILN):
             f = f.f_back
-        return "" if f is None else f"{f.f_code.co_filename.rsplit('/', 1)[-1]}:{f.f_lineno} in {f.f_code.co_name}"
+        return (
+            ""
+            if f is None
+            else f"{f.f_code.co_filename.rsplit('/', 1)[-1]}:{f.f_lineno} in {f.f_code.co_name}"
+        )
 
     def refuse(self, what: str) -> None:
         """Raise for something that a captured function cannot do."""
@@ -222,7 +261,9 @@ class Capture:
 
     def _memory(self, i: Input, a: np.ndarray) -> SymArray:
         """The payload of an input's memory."""
-        sym = SymArray(self, Storage(i.node, i, not a.flags.writeable), (), a.shape, a.dtype, _layout(a))
+        sym = SymArray(
+            self, Storage(i.node, i, not a.flags.writeable), (), a.shape, a.dtype, _layout(a)
+        )
         self.storages[id(a)] = (sym, a)
         return sym
 
@@ -233,18 +274,32 @@ class Capture:
             if a.capture is not self:
                 if a.capture.done:
                     a.refuse("use")
-                raise CaptureError("compile", "a tensor of another capture is used", describe(t), "return it instead")
+                raise CaptureError(
+                    "compile",
+                    "a tensor of another capture is used",
+                    describe(t),
+                    "return it instead",
+                )
             return a
         known = self.storages.get(id(a))
         if known is not None:
             origin = known[0].storage.origin
-            mine = origin is None or (origin.kind == "state" and origin.tensor is t) or origin.kind == "grad"
+            mine = (
+                origin is None
+                or (origin.kind == "state" and origin.tensor is t)
+                or origin.kind == "grad"
+            )
             if not mine and not known[0].chain:
                 self.aliases[id(t)] = (t, origin)  # type: ignore[assignment]
             return known[0]
         if self.constants:
             sym = self._fresh(const(a.item(), t.dtype) if a.shape == () else literal(a))
-        elif t._base is not None and t._view is not None and t._base._a is not a and self._holds(t._base, a):
+        elif (
+            t._base is not None
+            and t._view is not None
+            and t._base._a is not a
+            and self._holds(t._base, a)
+        ):
             sym = self.payload(t._base)
             for name, rest in t._view:
                 sym = self._view(REGISTRY[name], sym, rest)
@@ -300,10 +355,15 @@ class Capture:
 
         The memory is that of the tensor held before where it fits, so that the next call reads it.
         """
-        found = [(t, n, old, x) for t, n, old in self.rebound.values() if self._is_ours(x := t.get(n))]
+        found = [
+            (t, n, old, x) for t, n, old in self.rebound.values() if self._is_ours(x := t.get(n))
+        ]
         values = [self._fresh(x._a.node()) for _, _, _, x in found]
         for (table, name, old, _), value in zip(found, values, strict=True):
-            if not isinstance(old, Tensor) or (old._a.shape, old._a.dtype) != (value.shape, value.dtype):
+            if not isinstance(old, Tensor) or (old._a.shape, old._a.dtype) != (
+                value.shape,
+                value.dtype,
+            ):
                 old = wrap(np.zeros(value.shape, value.dtype))
             self.write(old, value)
             table[name] = old
@@ -323,7 +383,9 @@ class Capture:
         if self.failure is not None:
             raise self.failure
         changed = [t for t, (fn, _, rg) in self.requires if t._fn is not fn or t._rg is not rg]
-        changed += [x for _, t, x in self.stand_ins.values() if t._fn is not None or t._rg is not x._rg]
+        changed += [
+            x for _, t, x in self.stand_ins.values() if t._fn is not None or t._rg is not x._rg
+        ]
         for t in changed:
             raise CaptureError(
                 "compile", "the function gives a tensor from outside a new history: by an in-place op that is recorded, "
@@ -354,7 +416,11 @@ class Capture:
         if id(t) not in self.grads:
             old = t._grad
             self.grads[id(t)] = (t, old, True)
-            if old is not None and not isinstance(old._a, SymArray) and id(old._a) not in self.storages:
+            if (
+                old is not None
+                and not isinstance(old._a, SymArray)
+                and id(old._a) not in self.storages
+            ):
                 self._grad_memory(t, -1)
         return t._grad
 
@@ -430,7 +496,9 @@ class Capture:
 
     def _view(self, op: Op, sym: SymArray, rest: tuple) -> Any:
         if op.name == "bitcast":
-            raise CaptureError("compile", "view(dtype) can't be captured", self.where(), "use .to(dtype)")
+            raise CaptureError(
+                "compile", "view(dtype) can't be captured", self.where(), "use .to(dtype)"
+            )
         probe = sym.node()
         assert op.infer is not None
         shape, dtype = op.infer(probe, *rest)
@@ -473,7 +541,9 @@ class Capture:
         s = sym.storage
         if tuple(node.shape) != sym.shape:
             node = make("expand", (node, sym.shape), self.where())
-        s.value = make("view_update", (s.value, node, sym.chain), self.where()) if sym.chain else node
+        s.value = (
+            make("view_update", (s.value, node, sym.chain), self.where()) if sym.chain else node
+        )
         s.written = True
         s.cache.clear()
 
@@ -502,7 +572,9 @@ def build(op: Op, values: list, source: str = "") -> Node:
                 values[i] = make("cast", (x, want), source)
     elif op.family == "movement" and op.name == "cat":
         want = op.infer(*values)[1]  # type: ignore[misc]
-        values[0] = tuple(x if x.dtype is want else make("cast", (x, want), source) for x in values[0])
+        values[0] = tuple(
+            x if x.dtype is want else make("cast", (x, want), source) for x in values[0]
+        )
     return make(op, values, source)
 
 
@@ -516,7 +588,11 @@ def inline(op: Op, args: tuple, source: str = "") -> Any:
     def symbolic(x: Any) -> Any:
         if isinstance(x, Node):
             return wrap(c._fresh(x))
-        return [symbolic(y) for y in x] if isinstance(x, tuple) and any(isinstance(y, Node) for y in x) else x
+        return (
+            [symbolic(y) for y in x]
+            if isinstance(x, tuple) and any(isinstance(y, Node) for y in x)
+            else x
+        )
 
     with c.active(), no_grad():
         out = op.body(*(symbolic(a) for a in args))

@@ -37,7 +37,10 @@ def _leaf_fact(x: Any) -> Any:
         return (a.shape, a.dtype, x._rg and (x._fn is None or 2), layout_of(a))
     if isinstance(x, np.ndarray):
         raise KilnTypeError(
-            "compile", "a compiled function takes tensors, not NumPy arrays", describe(x), "use kiln.from_numpy(x)"
+            "compile",
+            "a compiled function takes tensors, not NumPy arrays",
+            describe(x),
+            "use kiln.from_numpy(x)",
         )
     if isinstance(x, _PLAIN):
         return (type(x), x)
@@ -109,17 +112,26 @@ class Plan:
         # a loss whose backward ran inside the function still says requires_grad, as in eager mode
         self.spent = {k[1] for k, x in grad_outputs if _is_spent(x)}
         grad_outputs = [(k, x) for k, x in grad_outputs if k[1] not in self.spent]
-        self.grads: list[tuple[Tensor | int, int]] = []  # (tensor or argument, output that becomes its .grad)
+        self.grads: list[
+            tuple[Tensor | int, int]
+        ] = []  # (tensor or argument, output that becomes its .grad)
         changed = [(t, old, t._grad) for t, old, _ in capture.grads.values()]
-        changed += [(leaf, capture.arg_grads.get(leaf), t._grad) for leaf, t, _ in capture.stand_ins.values()]
+        changed += [
+            (leaf, capture.arg_grads.get(leaf), t._grad)
+            for leaf, t, _ in capture.stand_ins.values()
+        ]
         for target, old, new in changed:
             if isinstance(target, Tensor):
                 target._grad = old
             if new is not old:
-                self.grads.append((target, -1 if new is None else output(capture.payload(new).node())))
+                self.grads.append(
+                    (target, -1 if new is None else output(capture.payload(new).node()))
+                )
         self.joint: Joint | None = None
         if grad_outputs:
-            self.joint = differentiate(capture, [x for _, x in grad_outputs], [k[1] for k, _ in grad_outputs], output)
+            self.joint = differentiate(
+                capture, [x for _, x in grad_outputs], [k[1] for k, _ in grad_outputs], output
+            )
         updates = {}
         self.written: list[Input] = []
         for sym, _ in capture.storages.values():
@@ -291,8 +303,13 @@ class ProgramNode(TapeNode):
 
     __slots__ = ("joint", "metas", "position", "saved")
 
-    def __init__(self, joint: Joint, inputs: list[Input], leaves: list[Any], slots: dict[int, np.ndarray]):
-        sources = [leaves[inputs[i].leaf] if inputs[i].kind == "arg" else inputs[i].tensor for i in joint.wanted]
+    def __init__(
+        self, joint: Joint, inputs: list[Input], leaves: list[Any], slots: dict[int, np.ndarray]
+    ):
+        sources = [
+            leaves[inputs[i].leaf] if inputs[i].kind == "arg" else inputs[i].tensor
+            for i in joint.wanted
+        ]
         super().__init__([edge_of(t) for t in sources], len(joint.outputs))  # type: ignore[arg-type]
         self.metas = [(slots[k].shape, slots[k].dtype) for k in joint.outputs]
         self.joint = joint
@@ -316,7 +333,8 @@ class ProgramNode(TapeNode):
                 "compile the function that takes the gradient too, or run it eagerly for create_graph=True",
             )  # fmt: skip
         arrays = [
-            np.zeros(shape, d) if g is None else g._a for g, (shape, d) in zip(gs, self.metas, strict=True)
+            np.zeros(shape, d) if g is None else g._a
+            for g, (shape, d) in zip(gs, self.metas, strict=True)
         ]
         return [wrap(a) for a in self.joint.program.run([*self.saved, *arrays])]
 
@@ -333,7 +351,9 @@ class Entry:
         self.root = Path()
         self.facts: list[Fact] = []
         self.watched: list[tuple[Any, Any]] = []
-        self.state: list[list[Any]] = []  # [tensor, requires_grad, (shape, dtype, layout), array seen last]
+        self.state: list[
+            list[Any]
+        ] = []  # [tensor, requires_grad, (shape, dtype, layout), array seen last]
         self.grads: list[tuple[Tensor | int, bool]] = []
         self.aliases: list[tuple[Tensor, Input]] = []
         self.pinned: list[tuple[Tensor, Any]] = []
@@ -406,11 +426,21 @@ class CompiledFunction:
         self.lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if active_capture() is not None:  # inside another captured function: its ops join that Graph
+        if (
+            active_capture() is not None
+        ):  # inside another captured function: its ops join that Graph
             return self.fn(*args, **kwargs)
         leaves: list[Any] = []
         structure = flatten((args, kwargs), leaves)
-        key = (structure, tuple(map(_leaf_fact, leaves)), _shared(leaves), mode.grad, mode.inference, dt.get_default_dtype(), self.backend or config.backend)
+        key = (
+            structure,
+            tuple(map(_leaf_fact, leaves)),
+            _shared(leaves),
+            mode.grad,
+            mode.inference,
+            dt.get_default_dtype(),
+            self.backend or config.backend,
+        )
         entry = None
         reasons = []
         for e in self.entries:
@@ -431,7 +461,14 @@ class CompiledFunction:
             return path.run(leaves)
         return self._resolve(entry, entry.root, (), leaves, structure).run(leaves)
 
-    def _resolve(self, entry: Entry, path: Path, decisions: tuple[bool, ...], leaves: list[Any], structure: Any) -> Plan:
+    def _resolve(
+        self,
+        entry: Entry,
+        path: Path,
+        decisions: tuple[bool, ...],
+        leaves: list[Any],
+        structure: Any,
+    ) -> Plan:
         """The plan for these arguments: follows the branches, capturing paths not seen yet."""
         while path.plan is None:
             if path.predicate is None:
@@ -453,7 +490,14 @@ class CompiledFunction:
             decisions = (*decisions, outcome)
         return path.plan
 
-    def _capture(self, entry: Entry, path: Path, decisions: tuple[bool, ...], leaves: list[Any], structure: Any) -> None:
+    def _capture(
+        self,
+        entry: Entry,
+        path: Path,
+        decisions: tuple[bool, ...],
+        leaves: list[Any],
+        structure: Any,
+    ) -> None:
         """Capture along the decisions made so far; ends in a plan, or at the next branch."""
         self.captures += 1
         capture, facts = Capture(decisions), Facts()
@@ -489,7 +533,9 @@ class CompiledFunction:
         except Branch as b:
             guards = facts.settle()
             graph = Graph([i.node for i in capture.inputs], [b.node])
-            predicate = base.get(backend).compile(pipeline.optimize(graph, backend, self.name), self.name + ".branch")
+            predicate = base.get(backend).compile(
+                pipeline.optimize(graph, backend, self.name), self.name + ".branch"
+            )
             capture.restore()
             entry.learn(capture, guards)
             path.reads, path.line, path.predicate = capture.inputs, b.where, predicate
@@ -499,7 +545,9 @@ class CompiledFunction:
     def _check_containers(self, args: Any, structure: Any, given: list[Any]) -> None:
         """Refuse a function that changes lists or dicts among its arguments: replays would not."""
         now: list[Any] = []
-        if flatten(args, now) != structure or any(a is not b for a, b in zip(now, given, strict=False)):
+        if flatten(args, now) != structure or any(
+            a is not b for a, b in zip(now, given, strict=False)
+        ):
             raise CaptureError(
                 "compile", "the function changes a list, dict or other container that it was given", self.name,
                 "return the new values instead, or copy the container first",
@@ -515,8 +563,15 @@ class CompiledFunction:
             self._say("captured again: " + "; ".join(reasons))
         else:
             old, new = self.entries[0].key[1], key[1]
-            changed = [f"argument {i}: {a} became {b}" for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b]
-            self._say("captured again: " + ("; ".join(changed) or "the arguments' structure or the grad mode changed"))
+            changed = [
+                f"argument {i}: {a} became {b}"
+                for i, (a, b) in enumerate(zip(old, new, strict=False))
+                if a != b
+            ]
+            self._say(
+                "captured again: "
+                + ("; ".join(changed) or "the arguments' structure or the grad mode changed")
+            )
 
     def __get__(self, obj: Any, cls: Any = None) -> Any:
         return self if obj is None else functools.partial(self, obj)
@@ -539,7 +594,9 @@ def compile(
     if model is None:
         return lambda fn: compile(fn, dynamic=dynamic, backend=backend, disable=disable)
     if not callable(model):
-        raise KilnTypeError("compile", "expected a function or a module", describe(model), "pass a callable")
+        raise KilnTypeError(
+            "compile", "expected a function or a module", describe(model), "pass a callable"
+        )
     if dynamic:
         raise CaptureError("compile", "dynamic=True is not supported yet", "dynamic=True",
                            "leave it out: each new shape is captured once")  # fmt: skip

@@ -94,7 +94,11 @@ def _snapshot(value: Any, depth: int = 0) -> Any:
 
 def _short(value: Any) -> str:
     """A fact's value in a message; no code of the user's runs for it."""
-    return describe(value) if isinstance(value, (*_SCALARS, *_CONTAINERS)) else f"a {type(value).__name__} object"
+    return (
+        describe(value)
+        if isinstance(value, (*_SCALARS, *_CONTAINERS))
+        else f"a {type(value).__name__} object"
+    )
 
 
 class Same:
@@ -166,7 +170,13 @@ class Facts:
 
     def visit(self, frame: types.FrameType, leaving: bool = False) -> None:
         """Note what the code of a user's frame can read: as it is entered, and by its own variables as it ends."""
-        if frame.f_globals.get("__name__", "").split(".")[0] in (_KILN, "numpy", "contextlib", "importlib", "rich"):
+        if frame.f_globals.get("__name__", "").split(".")[0] in (
+            _KILN,
+            "numpy",
+            "contextlib",
+            "importlib",
+            "rich",
+        ):
             return
         code = frame.f_code
         if code.co_filename.startswith(("<frozen", "<kiln")) or _is_stdlib(code.co_filename):
@@ -181,7 +191,11 @@ class Facts:
             if kind in ("local", "variable"):
                 if path and not isinstance(value, Tensor):
                     self._follow(value, root, path)
-            elif isinstance(value, types.ModuleType) and value.__name__.split(".")[0] in (_KILN, "numpy", "math"):
+            elif isinstance(value, types.ModuleType) and value.__name__.split(".")[0] in (
+                _KILN,
+                "numpy",
+                "math",
+            ):
                 continue
             else:
                 if kind == "global":
@@ -192,11 +206,17 @@ class Facts:
 
     def _add_cell(self, frame: types.FrameType, name: str, value: Any) -> None:
         for fn in gc.get_referrers(frame.f_code):
-            if isinstance(fn, types.FunctionType) and fn.__closure__ and name in fn.__code__.co_freevars:
+            if (
+                isinstance(fn, types.FunctionType)
+                and fn.__closure__
+                and name in fn.__code__.co_freevars
+            ):
                 cell = fn.__closure__[fn.__code__.co_freevars.index(name)]
                 try:
                     if cell.cell_contents is value:
-                        self._add((id(cell), name), name, cell, lambda c=cell: c.cell_contents, value)
+                        self._add(
+                            (id(cell), name), name, cell, lambda c=cell: c.cell_contents, value
+                        )
                 except ValueError:
                     continue
 
@@ -209,7 +229,9 @@ class Facts:
             text = f"{text}.{attr}"
             if fields is not None and attr in fields and not isinstance(holder, type):
                 value = fields[attr]
-                self._add((id(holder), attr), text, holder, lambda h=holder, a=attr: h.__dict__[a], value)
+                self._add(
+                    (id(holder), attr), text, holder, lambda h=holder, a=attr: h.__dict__[a], value
+                )
                 continue
             # class attributes and slots hold data; properties and methods belong to the code
             found = _class_attribute(holder, attr)
@@ -219,7 +241,9 @@ class Facts:
                 value = getattr(holder, attr)
             except AttributeError:
                 return
-            self._add((id(holder), attr), text, holder, lambda h=holder, a=attr: getattr(h, a), value)
+            self._add(
+                (id(holder), attr), text, holder, lambda h=holder, a=attr: getattr(h, a), value
+            )
 
     def _add(self, key: Any, path: str, holder: Any, read: Callable[[], Any], value: Any) -> None:
         if key not in self.found:
@@ -234,7 +258,9 @@ class Facts:
         """
         old, collecting = sys.getprofile(), gc.isenabled()
 
-        importing = 0  # frames of an import under way: what it runs is nothing that the function reads
+        importing = (
+            0  # frames of an import under way: what it runs is nothing that the function reads
+        )
 
         def hook(frame: types.FrameType, event: str, arg: Any) -> None:
             nonlocal importing
@@ -251,7 +277,10 @@ class Facts:
         try:
             yield
         finally:
-            sys.setprofile(old)
+            if old is None or callable(old):
+                sys.setprofile(old)
+            else:  # cProfile's own object
+                old.enable()
             self.young = {id(x) for x in gc.get_objects(0)}
             if collecting:
                 gc.enable()

@@ -34,10 +34,15 @@ class Joint:
         self.program = base.get(backend).compile(pipeline.optimize(self.graph, backend, name), name)
 
 
-def differentiate(capture: Capture, roots: list[Tensor], outputs: list[int], output: Callable[[Node], int]) -> Joint | None:
+def differentiate(
+    capture: Capture, roots: list[Tensor], outputs: list[int], output: Callable[[Node], int]
+) -> Joint | None:
     """Differentiate the captured outputs with respect to every input that requires grad."""
     leaves: list[tuple[int, Tensor]] = []
-    seeds = [wrap(SymArray(capture, Storage(_seed(k, t)), (), t._a.shape, t._a.dtype)) for k, t in enumerate(roots)]
+    seeds = [
+        wrap(SymArray(capture, Storage(_seed(k, t)), (), t._a.shape, t._a.dtype))
+        for k, t in enumerate(roots)
+    ]
     stand_ins = _leaves_below(roots)
     for t in stand_ins:
         origin = capture.payload(t).storage.origin
@@ -50,7 +55,11 @@ def differentiate(capture: Capture, roots: list[Tensor], outputs: list[int], out
         run(roots, seeds, True, False, targets, accumulate=False)
     joint = Joint()
     joint.outputs = outputs
-    pairs = [(i, targets.found[key]) for (i, _), key in zip(leaves, targets.keys, strict=True) if key in targets.found]
+    pairs = [
+        (i, targets.found[key])
+        for (i, _), key in zip(leaves, targets.keys, strict=True)
+        if key in targets.found
+    ]
     joint.wanted = [i for i, _ in pairs]
     grads = [capture.payload(g).node() for _, g in pairs]
     _split(capture, joint, grads, output)
@@ -75,7 +84,9 @@ def _leaves_below(roots: list[Tensor]) -> list[Tensor]:
     return list(found.values())
 
 
-def _split(capture: Capture, joint: Joint, grads: list[Node], output: Callable[[Node], int]) -> None:
+def _split(
+    capture: Capture, joint: Joint, grads: list[Node], output: Callable[[Node], int]
+) -> None:
     """Cut the joint Graph where nodes begin to depend on the output gradients."""
     late: set[Node] = set()
     order = toposort(grads)

@@ -45,4 +45,6 @@ def rebind(table: dict[str, Any], name: str) -> None:
 def refuse(what: str, cure: str) -> None:
     """Raise where `what` is called inside a captured function, whose replay would not repeat it."""
     if CAPTURING and (ctx := CAPTURING.get(get_ident())):
-        raise CaptureError("compile", f"{what} changes Python state and can't be captured", ctx.where(), cure)
+        raise CaptureError(
+            "compile", f"{what} changes Python state and can't be captured", ctx.where(), cure
+        )

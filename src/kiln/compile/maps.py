@@ -23,7 +23,10 @@ class Affine(NamedTuple):
 
     def added(self, other: Affine) -> Affine:
         """self + other."""
-        return Affine(self.offset + other.offset, tuple(a + b for a, b in zip(self.strides, other.strides, strict=True)))
+        return Affine(
+            self.offset + other.offset,
+            tuple(a + b for a, b in zip(self.strides, other.strides, strict=True)),
+        )
 
     @property
     def fixed(self) -> bool:
@@ -98,7 +101,9 @@ def flatten(access: Sequence[Affine], shape: Sequence[int], n_dims: int) -> Affi
     return out
 
 
-def reshape(access: Sequence[Affine], shape: Sequence[int], to: Sequence[int], dims: Sequence[int]) -> tuple[Affine, ...]:
+def reshape(
+    access: Sequence[Affine], shape: Sequence[int], to: Sequence[int], dims: Sequence[int]
+) -> tuple[Affine, ...]:
     """An access of `shape` as one of `to`, which has as many elements in the same order."""
     n = len(dims)
     out: list[Affine] = []
@@ -139,7 +144,9 @@ def reshape(access: Sequence[Affine], shape: Sequence[int], to: Sequence[int], d
     return tuple(out)
 
 
-def split_dims(dims: Sequence[int], groups: Sequence[Sequence[int]], cut: Split) -> tuple[list[int], list[list[int]]]:
+def split_dims(
+    dims: Sequence[int], groups: Sequence[Sequence[int]], cut: Split
+) -> tuple[list[int], list[list[int]]]:
     """Loops and their groups after a loop has been cut in two."""
     d, inner = cut.dim, cut.inner
     new = [*dims[:d], dims[d] // inner, inner, *dims[d + 1 :]]

@@ -44,7 +44,12 @@ def write(n: Node, stored: Stored) -> tuple[ln.LoopNest, list[Any]]:
 
 
 def _nest(
-    region: Region, n: Node, access: Sequence[Affine], value: ln.Expr, outer: int, reductions: tuple[ln.Reduction, ...]
+    region: Region,
+    n: Node,
+    access: Sequence[Affine],
+    value: ln.Expr,
+    outer: int,
+    reductions: tuple[ln.Reduction, ...],
 ) -> tuple[ln.LoopNest, list[Any]]:
     """A nest that stores `value` as n: in its stage, or after the stage that reduces."""
     d = ln_dtype(n.dtype)
@@ -52,7 +57,9 @@ def _nest(
     stores = (ln.Store(region.buffer(n, d), region.position(access, n.shape), value),)
     stage = ln.Stage(reductions, () if reductions else stores)
     buffers = tuple(dtype for _, dtype in region.buffers)
-    nest = ln.LoopNest(region.dims[:outer], region.dims[outer:], buffers, (stage,), stores if reductions else ())
+    nest = ln.LoopNest(
+        region.dims[:outer], region.dims[outer:], buffers, (stage,), stores if reductions else ()
+    )
     return nest, [key for key, _ in region.buffers]
 
 
@@ -85,7 +92,11 @@ def _reduction(
     """The nest of reduction `root` and of n, which is it or finishes it."""
     x = root.args[0]
     own, inner = access[: len(n.shape)], iter(access[len(n.shape) :])
-    at = own if tuple(root.shape) == tuple(n.shape) else maps.reshape(own, n.shape, root.shape, region.dims)
+    at = (
+        own
+        if tuple(root.shape) == tuple(n.shape)
+        else maps.reshape(own, n.shape, root.shape, region.dims)
+    )
     reduced = reduced_dims(root)
     kept = iter(a for i, a in enumerate(at) if not (root.args[2] and i in reduced))
     source = tuple(next(inner) if i in reduced else next(kept) for i in range(len(x.shape)))

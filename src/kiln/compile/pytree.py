@@ -11,7 +11,11 @@ from typing import Any
 def flatten(tree: Any, leaves: list[Any]) -> Any:
     """Append the leaves of a tree to `leaves`; returns its structure, a hashable value."""
     if isinstance(tree, defaultdict):
-        return (type(tree), tuple((k, flatten(v, leaves)) for k, v in tree.items()), tree.default_factory)
+        return (
+            type(tree),
+            tuple((k, flatten(v, leaves)) for k, v in tree.items()),
+            tree.default_factory,
+        )
     if isinstance(tree, dict):
         return (type(tree), tuple((k, flatten(v, leaves)) for k, v in tree.items()))
     if isinstance(tree, list | tuple):

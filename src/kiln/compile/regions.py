@@ -8,7 +8,6 @@ materialised node as expressions over the loops of one nest.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Any
 
 from .. import dtypes as dt
@@ -44,7 +43,11 @@ def ln_dtype(d: dt.dtype) -> str | None:
 def scalar_op(n: Node) -> str | None:
     """The primitive expression with which a loop computes an elementwise node, if there is one."""
     o = n.op
-    if not isinstance(o, Op) or o.scalar is None or any(ln_dtype(x.dtype) is None for x in (n, *n.inputs)):
+    if (
+        not isinstance(o, Op)
+        or o.scalar is None
+        or any(ln_dtype(x.dtype) is None for x in (n, *n.inputs))
+    ):
         return None
     if any(n.args[i] != p.default for i, p in enumerate(o.params) if not p.is_tensor and o.family == "elementwise"
            and o.name != "clone"):  # fmt: skip
@@ -62,7 +65,14 @@ def scalar_op(n: Node) -> str | None:
     if name in ("isnan", "isinf", "isfinite") and d.category != dt.FLOAT:
         return None
     if d is dt.bool_:
-        named = {"add": "or", "mul": "and", "maximum": "or", "minimum": "and", "abs": "copy", "sign": "copy"}
+        named = {
+            "add": "or",
+            "mul": "and",
+            "maximum": "or",
+            "minimum": "and",
+            "abs": "copy",
+            "sign": "copy",
+        }
         name = named.get(name, name)
         return name if name in ("or", "and", "xor", "not", "eq", "ne", "copy") else None
     if name in ("abs", "sign") and not d.is_signed and d.category == dt.INT:
@@ -77,7 +87,9 @@ def fusable(n: Node) -> bool:
     if n.op in (CONST,):
         return ln_dtype(n.dtype) is not None
     if n.name in GATHERS:
-        return ln_dtype(n.dtype) is not None and len(n.args[0].shape) > 0 and 0 not in n.args[0].shape
+        return (
+            ln_dtype(n.dtype) is not None and len(n.args[0].shape) > 0 and 0 not in n.args[0].shape
+        )
     if n.name == "windows_grad" and tiles(n):
         return ln_dtype(n.dtype) is not None
     if n.name in VIEWS or n.name in ("full", "arange", "pad"):
@@ -92,8 +104,10 @@ def tiles(n: Node) -> bool:
     g, size, kernel, stride, dilation = n.args
     k = len(kernel)
     outs = g.shape[len(g.shape) - 2 * k : len(g.shape) - k]
-    return tuple(kernel) == tuple(stride) and all(d == 1 or w == 1 for d, w in zip(dilation, kernel, strict=True)) and all(
-        o * w == s for o, w, s in zip(outs, kernel, size, strict=True)
+    return (
+        tuple(kernel) == tuple(stride)
+        and all(d == 1 or w == 1 for d, w in zip(dilation, kernel, strict=True))
+        and all(o * w == s for o, w, s in zip(outs, kernel, size, strict=True))
     )
 
 
@@ -106,7 +120,9 @@ def reducible(n: Node) -> bool:
         return False
     if n.name in ("sum", "prod") and x.dtype.category <= dt.INT and n.dtype is not dt.int64:
         return False
-    return not (n.name in ("amax", "amin", "argmax", "argmin") and (x.dtype is dt.bool_ or 0 in x.shape))
+    return not (
+        n.name in ("amax", "amin", "argmax", "argmin") and (x.dtype is dt.bool_ or 0 in x.shape)
+    )
 
 
 def reduced_dims(n: Node) -> tuple[int, ...]:
@@ -117,12 +133,18 @@ def reduced_dims(n: Node) -> tuple[int, ...]:
 
 
 def _weight(n: Node) -> int:
-    if n.name in VIEWS or n.op is CONST or n.name in ("full", "cast", "clone", "windows_grad", "pad"):
+    if (
+        n.name in VIEWS
+        or n.op is CONST
+        or n.name in ("full", "cast", "clone", "windows_grad", "pad")
+    ):
         return 0
     return _DEAR.get(scalar_op(n) or n.name, 1)
 
 
-def choose(graph: Graph, own: Callable[[Node], bool], fuse: bool = True) -> tuple[list[Node], dict[Node, list[Node]]]:
+def choose(
+    graph: Graph, own: Callable[[Node], bool], fuse: bool = True
+) -> tuple[list[Node], dict[Node, list[Node]]]:
     """The nodes to materialise, each after its inputs, and the users of every node.
 
     `own(node)` says that a node has a kernel of its own (a contraction, a host call, …).
@@ -162,9 +184,17 @@ def choose(graph: Graph, own: Callable[[Node], bool], fuse: bool = True) -> tupl
                 weight = 1
             elif n.name not in VIEWS or weight > 1:
                 size = n.numel()
-                spread = any(u.numel() >= 4 * max(size, 1) and u.name not in REDUCTIONS for u in readers if u.outputs is None)
+                spread = any(
+                    u.numel() >= 4 * max(size, 1) and u.name not in REDUCTIONS
+                    for u in readers
+                    if u.outputs is None
+                )
                 tapped = any(u.name == "windows" for u in readers)
-                keep = (len(readers) > 1 and weight > 8) or ((spread or tapped) and weight >= 4) or weight > 120
+                keep = (
+                    (len(readers) > 1 and weight > 8)
+                    or ((spread or tapped) and weight >= 4)
+                    or weight > 120
+                )
         if keep:
             chosen.append(n)
             weight = 1
@@ -173,7 +203,11 @@ def choose(graph: Graph, own: Callable[[Node], bool], fuse: bool = True) -> tupl
 
 
 def _stays_small(user: Node, n: Node) -> bool:
-    return user.outputs is None and user.numel() == n.numel() and (fusable(user) and user.name != "windows")
+    return (
+        user.outputs is None
+        and user.numel() == n.numel()
+        and (fusable(user) and user.name != "windows")
+    )
 
 
 def _is_plain_view(n: Node) -> bool:
@@ -258,7 +292,12 @@ class Region:
                 raise Unfusable(state)
             b = self.buffer(state, "u64")
             flat = maps.flatten(access, n.shape, len(self.dims))
-            return ln.apply("random_bits", ln.scalar(b, "u64", 0), ln.scalar(b, "u64", 1), ln.index(flat.strides, flat.offset))
+            return ln.apply(
+                "random_bits",
+                ln.scalar(b, "u64", 0),
+                ln.scalar(b, "u64", 1),
+                ln.index(flat.strides, flat.offset),
+            )
         if n.name in GATHERS:
             return self._gathered(n, access, d)
         if reducible(n):
@@ -306,7 +345,12 @@ class Region:
                 start = -inside.offset
                 bounds.append((at, max(start, 0), min(start + size, self.dims[at])))
         flat = self.position(moved, x.shape)
-        return ln.load(self.buffer(x, d), d, ln.IndexMap(flat.offset, flat.strides, tuple(bounds)), ln.const(value, d))
+        return ln.load(
+            self.buffer(x, d),
+            d,
+            ln.IndexMap(flat.offset, flat.strides, tuple(bounds)),
+            ln.const(value, d),
+        )
 
     def _gathered(self, n: Node, access: tuple[Affine, ...], d: str) -> ln.Expr:
         """A read at computed indices, which are clamped: a check elsewhere refuses those out of range."""
@@ -325,12 +369,21 @@ class Region:
         assert where is not None
         return ln.gather(self.buffer(x, d), d, where, ln.IndexMap(at.offset, at.strides))
 
-    def index_step(self, index: Node, place: Sequence[Affine], size: int, stride: int, wraps: bool) -> ln.Expr:
+    def index_step(
+        self, index: Node, place: Sequence[Affine], size: int, stride: int, wraps: bool
+    ) -> ln.Expr:
         """An index, clamped into its dimension, times the dimension's stride."""
         i = ln.cast(self.expr(index, self.broadcast_to(index, place)), "i64")
         if wraps:
-            i = ln.apply("where", ln.apply("lt", i, ln.const(0, "i64")), ln.apply("add", i, ln.const(size, "i64")), i)
-        i = ln.apply("minimum", ln.apply("maximum", i, ln.const(0, "i64")), ln.const(size - 1, "i64"))
+            i = ln.apply(
+                "where",
+                ln.apply("lt", i, ln.const(0, "i64")),
+                ln.apply("add", i, ln.const(size, "i64")),
+                i,
+            )
+        i = ln.apply(
+            "minimum", ln.apply("maximum", i, ln.const(0, "i64")), ln.const(size - 1, "i64")
+        )
         return ln.apply("mul", i, ln.const(stride, "i64"))
 
     def broadcast_to(self, x: Node, access: Sequence[Affine]) -> tuple[Affine, ...]:
@@ -343,9 +396,13 @@ class Region:
         start, step, _, dtype = n.args
         i = ln.index(access[0].strides, access[0].offset)
         if dtype.category == dt.INT:
-            wide = ln.apply("add", ln.apply("mul", i, ln.const(int(step), "i64")), ln.const(int(start), "i64"))
+            wide = ln.apply(
+                "add", ln.apply("mul", i, ln.const(int(step), "i64")), ln.const(int(start), "i64")
+            )
             return ln.cast(wide, d)
-        wide = ln.apply("add", ln.apply("mul", ln.cast(i, "f64"), ln.const(step, "f64")), ln.const(start, "f64"))
+        wide = ln.apply(
+            "add", ln.apply("mul", ln.cast(i, "f64"), ln.const(step, "f64")), ln.const(start, "f64")
+        )
         return ln.cast(wide, d)
 
 
@@ -364,11 +421,17 @@ def gathered_dims(n: Node, access: Sequence[Affine]) -> list[tuple[int, Node | N
     x = n.args[0]
     if n.name == "gather":
         dim = norm_dim(n.args[1], len(x.shape))
-        return [(d, n.args[2] if d == dim else None, list(access) if d == dim else [access[d]]) for d in range(len(x.shape))]
+        return [
+            (d, n.args[2] if d == dim else None, list(access) if d == dim else [access[d]])
+            for d in range(len(x.shape))
+        ]
     if n.name == "index_select":
         dim = norm_dim(n.args[1], len(x.shape))
         index = n.args[2]
-        return [(d, index if d == dim else None, [access[d]] if d != dim or len(index.shape) else []) for d in range(len(x.shape))]
+        return [
+            (d, index if d == dim else None, [access[d]] if d != dim or len(index.shape) else [])
+            for d in range(len(x.shape))
+        ]
     _, indices, dims = n.args
     common = len(n.shape) - (len(x.shape) - len(dims))
     together = dims[-1] - dims[0] + 1 == len(dims)
@@ -376,7 +439,9 @@ def gathered_dims(n: Node, access: Sequence[Affine]) -> list[tuple[int, Node | N
     shared = list(access[first : first + common])
     rest = iter([*access[:first], *access[first + common :]])
     by_dim = dict(zip(dims, indices, strict=True))
-    return [(d, by_dim.get(d), shared if d in by_dim else [next(rest)]) for d in range(len(x.shape))]
+    return [
+        (d, by_dim.get(d), shared if d in by_dim else [next(rest)]) for d in range(len(x.shape))
+    ]
 
 
 def through(n: Node, access: Sequence[Affine], dims: Sequence[int]) -> tuple[Affine, ...]:
@@ -387,14 +452,19 @@ def through(n: Node, access: Sequence[Affine], dims: Sequence[int]) -> tuple[Aff
         return maps.reshape(access, n.shape, x.shape, dims)
     if n.name == "expand":
         lead = len(n.shape) - len(x.shape)
-        return tuple(zero if s == 1 and n.shape[lead + i] != 1 else access[lead + i] for i, s in enumerate(x.shape))
+        return tuple(
+            zero if s == 1 and n.shape[lead + i] != 1 else access[lead + i]
+            for i, s in enumerate(x.shape)
+        )
     if n.name == "permute":
         out = [zero] * len(access)
         for a, d in zip(access, n.args[1], strict=True):
             out[d % len(access)] = a
         return tuple(out)
     if n.name == "slice":
-        return tuple(a.scaled(st, lo) for a, lo, st in zip(access, n.args[1], n.args[3], strict=True))
+        return tuple(
+            a.scaled(st, lo) for a, lo, st in zip(access, n.args[1], n.args[3], strict=True)
+        )
     if n.name == "windows_grad":  # windows side by side: each position is (window, tap)
         kernel = n.args[2]
         lead = len(access) - len(kernel)
@@ -402,18 +472,25 @@ def through(n: Node, access: Sequence[Affine], dims: Sequence[int]) -> tuple[Aff
         return (*access[:lead], *(q for q, _ in pairs), *(r for _, r in pairs))
     if n.name == "flip":
         flipped = norm_dims(n.args[1], len(n.shape)) if n.args[1] else ()
-        return tuple(a.scaled(-1, s - 1) if i in flipped else a for i, (a, s) in enumerate(zip(access, n.shape, strict=True)))
+        return tuple(
+            a.scaled(-1, s - 1) if i in flipped else a
+            for i, (a, s) in enumerate(zip(access, n.shape, strict=True))
+        )
     assert n.name == "windows"
     _, kernel, stride, dilation = n.args
     k = len(kernel)
     lead = len(x.shape) - k
     out = list(access[:lead])
     for i in range(k):
-        out.append(access[lead + i].scaled(stride[i]).added(access[lead + k + i].scaled(dilation[i])))
+        out.append(
+            access[lead + i].scaled(stride[i]).added(access[lead + k + i].scaled(dilation[i]))
+        )
     return tuple(out)
 
 
-def strided_view(n: Node, stored: Callable[[Node], bool]) -> tuple[Node, tuple[int, ...], int] | None:
+def strided_view(
+    n: Node, stored: Callable[[Node], bool]
+) -> tuple[Node, tuple[int, ...], int] | None:
     """A node as strides and an offset on a node that lies in memory; None where it must be copied."""
     dims = tuple(n.shape)
     access = maps.identity(dims, [[i] for i in range(len(dims))])

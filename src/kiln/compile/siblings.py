@@ -23,7 +23,9 @@ def mergeable(nest: ln.LoopNest) -> bool:
     )  # fmt: skip
 
 
-def merge(a: ln.LoopNest, a_keys: Sequence[Any], b: ln.LoopNest, b_keys: Sequence[Any]) -> tuple[ln.LoopNest, list[Any]] | None:
+def merge(
+    a: ln.LoopNest, a_keys: Sequence[Any], b: ln.LoopNest, b_keys: Sequence[Any]
+) -> tuple[ln.LoopNest, list[Any]] | None:
     """The nest that does `a` and then `b`, and its buffers; None where they have to stay two.
 
     `keys` name the buffers: equal keys are the same memory.
@@ -41,12 +43,20 @@ def merge(a: ln.LoopNest, a_keys: Sequence[Any], b: ln.LoopNest, b_keys: Sequenc
     if any(k in written for k in b_written):
         return None
     for kind, buffer, at in b.accesses():
-        if buffer >= 0 and b_keys[buffer] in written and (kind != "load" or at != written[b_keys[buffer]].at):
+        if (
+            buffer >= 0
+            and b_keys[buffer] in written
+            and (kind != "load" or at != written[b_keys[buffer]].at)
+        ):
             return None
     if any(e.op == "scalar" and b_keys[e.attr[0]] in written for e in ln.walk(b.roots())):
         return None
     for kind, buffer, at in a.accesses():
-        if buffer >= 0 and a_keys[buffer] in b_written and (kind != "load" or any(s.at != at for s in b_stores)):
+        if (
+            buffer >= 0
+            and a_keys[buffer] in b_written
+            and (kind != "load" or any(s.at != at for s in b_stores))
+        ):
             return None
     keys = list(a_keys)
     buffers = list(a.buffers)
@@ -71,7 +81,10 @@ def merge(a: ln.LoopNest, a_keys: Sequence[Any], b: ln.LoopNest, b_keys: Sequenc
         return None
 
     exprs = ln.rewrite([s.expr for s in b_stores], moved)
-    stores = (*a_stores, *(ln.Store(number[s.buffer], s.at, e) for s, e in zip(b_stores, exprs, strict=True)))
+    stores = (
+        *a_stores,
+        *(ln.Store(number[s.buffer], s.at, e) for s, e in zip(b_stores, exprs, strict=True)),
+    )
     if len(ln.walk([s.expr for s in stores])) > _MOST_NODES:
         return None
     return ln.LoopNest(a.outer, (), tuple(buffers), (ln.Stage((), stores),)).check(), keys

@@ -146,7 +146,14 @@ def item(n: Node, i: int) -> Node:
 def const(value: Any, dtype: dt.dtype, shape: Sequence[int] = ()) -> Node:
     """A scalar known at capture, as a 0-d node (or broadcast to a shape)."""
     scalar = dtype.np.type(value)
-    n = _node(CONST, (scalar.item() if dtype.category != dt.FLOAT else float(scalar), dtype), Size(()), dtype, None, "")
+    n = _node(
+        CONST,
+        (scalar.item() if dtype.category != dt.FLOAT else float(scalar), dtype),
+        Size(()),
+        dtype,
+        None,
+        "",
+    )
     return n if not len(shape) else make("expand", (n, tuple(shape)))
 
 
@@ -168,7 +175,9 @@ class Graph:
 
     __slots__ = ("inputs", "outputs", "updates")
 
-    def __init__(self, inputs: Sequence[Node], outputs: Sequence[Node], updates: dict[int, int] | None = None):
+    def __init__(
+        self, inputs: Sequence[Node], outputs: Sequence[Node], updates: dict[int, int] | None = None
+    ):
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.updates = dict(updates or {})
 

@@ -31,7 +31,9 @@ def check(g: Graph, stage: str = "capture") -> None:
                 _fail(stage, n, "uses a node of several outputs without item")
         if n.op is INPUT and n not in known:
             _fail(stage, n, "an input that the Graph does not declare")
-        if n.op is ITEM and (n.args[0].outputs is None or (n.shape, n.dtype) != n.args[0].outputs[n.args[1]]):
+        if n.op is ITEM and (
+            n.args[0].outputs is None or (n.shape, n.dtype) != n.args[0].outputs[n.args[1]]
+        ):
             _fail(stage, n, "not an item of a node of several outputs")
         if n.op in (CONST, LITERAL, INPUT, ITEM):
             continue
@@ -48,7 +50,9 @@ def check(g: Graph, stage: str = "capture") -> None:
         want = [(tuple(s), d) for s, d in (r if isinstance(r, list) else [r])]
         have = [(n.shape, n.dtype)] if n.outputs is None else n.outputs
         if want != [(tuple(s), d) for s, d in have]:
-            _fail(stage, n, "its shape rule gives " + ", ".join(f"{d.abbr}{list(s)}" for s, d in want))
+            _fail(
+                stage, n, "its shape rule gives " + ", ".join(f"{d.abbr}{list(s)}" for s, d in want)
+            )
         if n.op.family == "elementwise":
             kinds = {x.dtype for x in n.inputs}
             if len(kinds) > 1:

@@ -1,9 +1,9 @@
 """Graphs as text: `print_graph` and `parse_graph` are each other's inverse.
 
-    graph(%0: f32[4, 10] 'x', %1: f32[10]) updates {1: 1} {
-      %2 = add(%0, %1, 1) : f32[4, 10]
-      return %2, %1
-    }
+graph(%0: f32[4, 10] 'x', %1: f32[10]) updates {1: 1} {
+  %2 = add(%0, %1, 1) : f32[4, 10]
+  return %2, %1
+}
 """
 
 from __future__ import annotations
@@ -56,10 +56,17 @@ def print_graph(g: Graph) -> str:
             text = f"literal('{data}')"
         else:
             text = f"{n.name}({', '.join(map(show, n.args))})"
-        lines.append(f"  {names[n]} = {text} : {_type(n)}" + (f"  # {n.source}" if n.source else ""))
+        lines.append(
+            f"  {names[n]} = {text} : {_type(n)}" + (f"  # {n.source}" if n.source else "")
+        )
     updates = f" updates {g.updates}" if g.updates else ""
     return "\n".join(
-        [f"graph({', '.join(heads)}){updates} {{", *lines, f"  return {', '.join(names[o] for o in g.outputs)}", "}"]
+        [
+            f"graph({', '.join(heads)}){updates} {{",
+            *lines,
+            f"  return {', '.join(names[o] for o in g.outputs)}",
+            "}",
+        ]
     )
 
 
@@ -85,7 +92,11 @@ def parse_graph(text: str) -> Graph:
             return tuple(map(value, e.elts))
         if isinstance(e, ast.Attribute) and isinstance(e.value, ast.Name) and e.value.id == "dtype":
             return dt.BY_NAME[e.attr]
-        if isinstance(e, ast.Call) and isinstance(e.func, ast.Name) and e.func.id in ("float", "complex"):
+        if (
+            isinstance(e, ast.Call)
+            and isinstance(e.func, ast.Name)
+            and e.func.id in ("float", "complex")
+        ):
             return {"float": float, "complex": complex}[e.func.id](ast.literal_eval(e.args[0]))
         return ast.literal_eval(e)
 
@@ -137,9 +148,21 @@ def parse_graph(text: str) -> Graph:
         if outputs is None:
             raise ValueError("it returns nothing")
         line = lines[0]
-        if any(k not in range(len(outputs)) or i not in range(len(inputs)) for k, i in updates.items()):
+        if any(
+            k not in range(len(outputs)) or i not in range(len(inputs)) for k, i in updates.items()
+        ):
             raise ValueError("updates name outputs or inputs that are not there")
         return Graph(inputs, outputs, updates)
-    except (KilnError, ValueError, LookupError, SyntaxError, TypeError, AttributeError, AssertionError) as e:
+    except (
+        KilnError,
+        ValueError,
+        LookupError,
+        SyntaxError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+    ) as e:
         why = e.what if isinstance(e, KilnError) else e
-        raise KilnValueError("graph", f"not the text of a Graph: {why}", line, "use print_graph's output") from None
+        raise KilnValueError(
+            "graph", f"not the text of a Graph: {why}", line, "use print_graph's output"
+        ) from None

@@ -339,7 +339,11 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
             "use a floating base: x.float() ** y",
         )  # fmt: skip
     parity = np.where(exponent % 2, input, 1)  # 1 / x**n is an integer only where |x| is 1
-    return np.where(exponent < 0, np.where(np.abs(input) == 1, parity, 0), np.power(input, np.maximum(exponent, 0)))
+    return np.where(
+        exponent < 0,
+        np.where(np.abs(input) == 1, parity, 0),
+        np.power(input, np.maximum(exponent, 0)),
+    )
 
 
 @composition(samples=binary(low=0.4, high=2.0))

@@ -80,7 +80,12 @@ def isclose(
         )
     for name, bound in (("rtol", rtol), ("atol", atol)):
         if bound < 0:
-            raise KilnError("isclose", f"{name} must be greater than or equal to zero, but got {bound}", f"{name}={bound}", "")
+            raise KilnError(
+                "isclose",
+                f"{name} must be greater than or equal to zero, but got {bound}",
+                f"{name}={bound}",
+                "",
+            )
     same = input == other
     if input.dtype.category < dt.FLOAT:
         input, other = input.double(), other.double()
@@ -124,7 +129,9 @@ def _logic(name: str, fn: Any, doc: str) -> Any:
         "logical_or": lambda input, other: (input != 0) | (other != 0),
         "logical_xor": lambda input, other: (input != 0) ^ (other != 0),
     }[name]
-    return elementwise("bool", inplace=True, out=True, samples=binary(grad=False, scalar=None), body=body)(ref)
+    return elementwise(
+        "bool", inplace=True, out=True, samples=binary(grad=False, scalar=None), body=body
+    )(ref)
 
 
 logical_and = _logic("logical_and", np.logical_and, "Where both are not zero.")

@@ -64,7 +64,9 @@ def _from_data(data: Any, dtype: dt.dtype | None, name: str) -> np.ndarray:
         a = np.array(_to_numpy(data), dtype=None if dtype is None else dtype.np)
     except OverflowError:
         values = np.array(_to_numpy(data), object)
-        a = np.array([dt.element(v, dtype, name) for v in values.flat], dtype.np).reshape(values.shape)
+        a = np.array([dt.element(v, dtype, name) for v in values.flat], dtype.np).reshape(
+            values.shape
+        )
     except (ValueError, TypeError) as e:
         raise KilnTypeError(
             name, f"can't make a tensor of this: {e}", describe(data),
@@ -89,7 +91,12 @@ def _holds_arrays(data: Any) -> bool:
 
 
 def tensor(
-    data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False
+    data: Any,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    pin_memory: bool = False,
 ) -> Tensor:
     """A new tensor with a copy of `data`: numbers, nested sequences, arrays.
 
@@ -110,7 +117,9 @@ def tensor(
 
 
 def _has_tensor(data: Any) -> bool:
-    return any(isinstance(x, Tensor) or (isinstance(x, list | tuple) and _has_tensor(x)) for x in data)
+    return any(
+        isinstance(x, Tensor) or (isinstance(x, list | tuple) and _has_tensor(x)) for x in data
+    )
 
 
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
@@ -130,7 +139,9 @@ asarray = as_tensor
 def from_numpy(ndarray: np.ndarray) -> Tensor:
     """A tensor on the memory of a NumPy array: changes to either are seen in both."""
     if not isinstance(ndarray, np.ndarray):
-        raise KilnTypeError("from_numpy", "expected a NumPy array", describe(ndarray), "use kiln.tensor")
+        raise KilnTypeError(
+            "from_numpy", "expected a NumPy array", describe(ndarray), "use kiln.tensor"
+        )
     dt.as_dtype(ndarray.dtype)
     if not ndarray.dtype.isnative:
         raise KilnTypeError(
@@ -147,18 +158,26 @@ def from_dlpack(ext_tensor: Any) -> Tensor:
     try:
         a = np.from_dlpack(ext_tensor)
     except (BufferError, RuntimeError, AttributeError, TypeError) as e:
-        raise KilnError("from_dlpack", str(e), describe(ext_tensor), "only CPU data can be shared") from None
+        raise KilnError(
+            "from_dlpack", str(e), describe(ext_tensor), "only CPU data can be shared"
+        ) from None
     return wrap(a)
 
 
-def frombuffer(buffer: Any, *, dtype: Any, count: int = -1, offset: int = 0, requires_grad: bool = False) -> Tensor:
+def frombuffer(
+    buffer: Any, *, dtype: Any, count: int = -1, offset: int = 0, requires_grad: bool = False
+) -> Tensor:
     """A 1-d tensor on the memory of an object with Python's buffer interface."""
     return _finish(wrap(np.frombuffer(buffer, dt.as_dtype(dtype).np, count, offset)), requires_grad)
 
 
-def scalar_tensor(s: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def scalar_tensor(
+    s: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """A 0-d tensor of a number, of the default dtype."""
-    return tensor(s, dtype=dtype or dt.get_default_dtype(), device=device, requires_grad=requires_grad)
+    return tensor(
+        s, dtype=dtype or dt.get_default_dtype(), device=device, requires_grad=requires_grad
+    )
 
 
 # ---------------------------------------------------------------- filled
@@ -188,7 +207,9 @@ def _filled(name: str, value: Any, doc: str) -> Any:
         as_device(device)
         shape = _size(size, named.pop("size", None), name)
         if named:
-            raise KilnTypeError(name, "unexpected argument", ", ".join(named), "see its documentation")
+            raise KilnTypeError(
+                name, "unexpected argument", ", ".join(named), "see its documentation"
+            )
         d = _dtype_of(dtype, out)
         return _placed(full_op, full_op(shape, value, d), requires_grad, out)
 
@@ -256,7 +277,9 @@ for _name, _value in (("new_zeros", 0), ("new_ones", 1), ("new_empty", 0), ("new
 
 
 @method("new_tensor")
-def new_tensor(self: Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def new_tensor(
+    self: Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """A tensor of `data` with this tensor's dtype."""
     return tensor(data, dtype=dtype or self.dtype, device=device, requires_grad=requires_grad)
 
@@ -287,7 +310,9 @@ def arange(start: Any, end: Any = None, step: Any = 1, *, out: Any = None, dtype
     if step == 0:
         raise KilnError("arange", "step must be nonzero", f"step={step}", "")
     if not (math.isfinite(start) and math.isfinite(end)):
-        raise KilnError("arange", f"unsupported range: {start} -> {end}", f"start={start}, end={end}", "")
+        raise KilnError(
+            "arange", f"unsupported range: {start} -> {end}", f"start={start}, end={end}", ""
+        )
     if (end - start) / step < 0:
         raise KilnError(
             "arange", "upper bound and lower bound inconsistent with step sign",
@@ -321,7 +346,11 @@ def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = 
 
 def _spaced_dtype(bounds: tuple, dtype: Any, out: Any) -> dt.dtype:
     d = _dtype_of(dtype, out)
-    return d.to_complex() if dtype is None and out is None and any(isinstance(x, complex) for x in bounds) else d
+    return (
+        d.to_complex()
+        if dtype is None and out is None and any(isinstance(x, complex) for x in bounds)
+        else d
+    )
 
 
 def _spaced(start: Any, end: Any, n: int, d: dt.dtype) -> np.ndarray:
@@ -437,7 +466,13 @@ def _caster(name: str, d: dt.dtype) -> None:
     method(name)(convert)
 
 
-for _name, _d in {**dt.ALIASES, "bool": dt.bool_, "bfloat16": dt.bfloat16, "byte": dt.uint8, "char": dt.int8}.items():
+for _name, _d in {
+    **dt.ALIASES,
+    "bool": dt.bool_,
+    "bfloat16": dt.bfloat16,
+    "byte": dt.uint8,
+    "char": dt.int8,
+}.items():
     _caster(_name, _d)
 
 

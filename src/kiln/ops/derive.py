@@ -279,7 +279,9 @@ def function(op: Op) -> Callable:
         if op.out:
             extra += ", out=None"
             test += " and out is None"
-            tail = f"r = _apply(_op, {call})\n    return r if out is None else _store_out(_op, r, out)"
+            tail = (
+                f"r = _apply(_op, {call})\n    return r if out is None else _store_out(_op, r, out)"
+            )
         if extra:
             extra = ", *" + extra
         template = _BINARY if len(op.tensor_slots) == 2 else _UNARY

@@ -55,7 +55,12 @@ def coerce(op: Op, args: tuple) -> tuple:
     if not op.numbers and op.tensor_slots and all(
         op.params[i].kind == OPERAND and isinstance(args[i], _NUMBERS) for i in op.tensor_slots
     ):  # fmt: skip
-        _refuse(op, op.tensor_slots[0], args[op.tensor_slots[0]], "a Tensor where the others are numbers")
+        _refuse(
+            op,
+            op.tensor_slots[0],
+            args[op.tensor_slots[0]],
+            "a Tensor where the others are numbers",
+        )
     return args if out is None else tuple(out)
 
 
@@ -70,7 +75,10 @@ def expect_tensor(name: str, x: Any) -> None:
     """An error where a composition was given something else than a tensor."""
     if not isinstance(x, Tensor):
         raise KilnTypeError(
-            name, f"expected a Tensor, not {type(x).__name__}", describe(x), "make one with kiln.tensor(…)"
+            name,
+            f"expected a Tensor, not {type(x).__name__}",
+            describe(x),
+            "make one with kiln.tensor(…)",
         )
 
 
@@ -144,7 +152,9 @@ def _explain(op: Op, args: tuple, raw: list, error: Exception) -> Any:
     given = ", ".join(
         f"{p.name}={describe(a)}" for p, a in zip(op.params, args, strict=True) if a is not None
     )
-    raise kind(op.name, str(error) or type(error).__name__, given, "see the op's documentation") from error
+    raise kind(
+        op.name, str(error) or type(error).__name__, given, "see the op's documentation"
+    ) from error
 
 
 def _mark_view(op: Op, args: tuple, out: Tensor) -> None:
@@ -208,7 +218,9 @@ def inplace(op: Op, args: tuple) -> Tensor:
     if edge is not None or mode.grad:
         node = record(op, (before, *args[1:]), (x,), inplace=True)
         if node is not None:
-            if edge is not None:  # the edge object recorded for x is the one that a view's base takes over
+            if (
+                edge is not None
+            ):  # the edge object recorded for x is the one that a view's base takes over
                 for j, e in enumerate(node.edges):
                     if e is not None and node.plan.slots[j] == (op.tensor_slots[0], None):
                         edge = e

@@ -21,7 +21,9 @@ from .views import expand, movement, reshape, unsqueeze
 
 def _cat_infer(tensors: Any, dim: int) -> tuple:
     if not isinstance(tensors, list | tuple):
-        raise KilnTypeError("cat", "argument 'tensors' must be a sequence of Tensors", describe(tensors), "")
+        raise KilnTypeError(
+            "cat", "argument 'tensors' must be a sequence of Tensors", describe(tensors), ""
+        )
     if not len(tensors):
         raise KilnValueError("cat", "expected a non-empty list of Tensors", "[]", "")
     d = tensors[0].dtype
@@ -122,7 +124,9 @@ def hstack(tensors: Sequence[Tensor]) -> Tensor:
     """The tensors side by side."""
     ts = [_at_least(x, 1) for x in tensors]
     if not ts:
-        raise KilnError("hstack", "hstack expects a non-empty TensorList", "()", "pass at least one tensor")
+        raise KilnError(
+            "hstack", "hstack expects a non-empty TensorList", "()", "pass at least one tensor"
+        )
     return cat(ts, 0 if ts[0]._a.ndim == 1 else 1)
 
 

@@ -88,13 +88,17 @@ def _bias_grad(g: Tensor, in_shape: Any) -> Tensor:
 
 
 def _quick_input(g: np.ndarray, weight: np.ndarray, in_shape: Any) -> np.ndarray:
-    return np.matmul(g, weight) if weight.ndim == 2 else np.multiply.outer(g, weight).reshape(in_shape)
+    return (
+        np.matmul(g, weight) if weight.ndim == 2 else np.multiply.outer(g, weight).reshape(in_shape)
+    )
 
 
 def _quick_weight(g: np.ndarray, input: np.ndarray, in_shape: Any) -> np.ndarray:
     if g.ndim == 2 and len(in_shape) == 2:
         return np.matmul(g.T, input)
-    return np.matmul(g.reshape(-1, in_shape[0] if len(in_shape) == 2 else 1).T, input.reshape(-1, in_shape[-1])).reshape(in_shape)
+    return np.matmul(
+        g.reshape(-1, in_shape[0] if len(in_shape) == 2 else 1).T, input.reshape(-1, in_shape[-1])
+    ).reshape(in_shape)
 
 
 def _quick_bias(g: np.ndarray, in_shape: Any) -> np.ndarray:
@@ -127,10 +131,16 @@ def _linear_samples() -> Any:
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input @ weight.T + bias: input (*, in), weight (out, in), bias (out,) give (*, out)."""
     d = input.dtype
-    if input.ndim == 2 and bias is not None and d is weight.dtype and d is bias.dtype and d.kind == "f" and weight.ndim == 2:
-        if d.itemsize > 2:
-            out = np.matmul(input, weight.T)
-            return np.add(out, bias, out)
+    if (
+        input.ndim == 2
+        and bias is not None
+        and d is weight.dtype
+        and d is bias.dtype
+        and d.kind == "f"
+        and weight.ndim == 2
+    ) and d.itemsize > 2:
+        out = np.matmul(input, weight.T)
+        return np.add(out, bias, out)
     if d != weight.dtype or (bias is not None and bias.dtype != d):
         raise TypeError  # the shape rule tells why
     if d.kind == "V" or d == np.float16:

@@ -93,8 +93,12 @@ class Plan:
     keep: tuple[int, ...]
     drop: tuple[int, ...]
     save_out: bool
-    blank: tuple | None  # the arguments to keep where no tensor is saved and attributes have their defaults
-    quick: tuple[tuple[Callable, tuple[int, ...]], ...] | None  # rules on plain arrays, one for each edge
+    blank: (
+        tuple | None
+    )  # the arguments to keep where no tensor is saved and attributes have their defaults
+    quick: (
+        tuple[tuple[Callable, tuple[int, ...]], ...] | None
+    )  # rules on plain arrays, one for each edge
 
 
 class Op:
@@ -135,7 +139,10 @@ class Op:
         self.kernel: Callable | None = None
         self.rules = tuple(self._rule(k, fn) for k, fn in (facts.get("grad") or {}).items())
         self.defaults = tuple(p.default for p in self.params if not p.is_tensor)
-        self.quick = {r.targets[0]: r for r in (self._rule(k, fn) for k, fn in (facts.get("quick") or {}).items())}
+        self.quick = {
+            r.targets[0]: r
+            for r in (self._rule(k, fn) for k, fn in (facts.get("quick") or {}).items())
+        }
         self._plans: dict[Any, Any] = {}
         self.fn: Callable = None  # type: ignore[assignment]  # set by `op`
 
@@ -186,7 +193,7 @@ class Op:
         """Arguments in the order of the parameters, defaults filled in."""
         values = list(args)
         for p in self.params[len(args) :]:
-            values.append(kwargs[p.name] if p.name in kwargs else p.default)
+            values.append(kwargs.get(p.name, p.default))
         return tuple(values)
 
     def __repr__(self) -> str:
@@ -200,7 +207,9 @@ def _positional(fn: Any) -> Callable:
     if not code.co_kwonlyargcount and not variadic:
         return fn
     if code.co_kwonlyargcount and variadic:
-        raise TypeError(f"{fn.__name__}: a reference has *args or keyword-only parameters, not both")
+        raise TypeError(
+            f"{fn.__name__}: a reference has *args or keyword-only parameters, not both"
+        )
     code = code.replace(
         co_argcount=code.co_argcount + code.co_kwonlyargcount + variadic,
         co_kwonlyargcount=0,
@@ -314,4 +323,3 @@ def method(name: str) -> Callable[[Callable], Callable]:
         return fn
 
     return register
-

@@ -19,7 +19,13 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def draw(r: np.random.Generator, shape: Any, low: float = -2.0, high: float = 2.0, away: float | None = None) -> np.ndarray:
+def draw(
+    r: np.random.Generator,
+    shape: Any,
+    low: float = -2.0,
+    high: float = 2.0,
+    away: float | None = None,
+) -> np.ndarray:
     """Uniform float64 values in [low, high); `away` keeps 0.1 between them and multiples of it."""
     x = r.uniform(low, high, shape)
     if away is not None:
@@ -65,7 +71,9 @@ def binary(low: float = -2.0, high: float = 2.0, low2: float | None = None, high
         r = rng(1)
         for kw in kwargs:
             for s1, s2 in PAIRS:
-                yield Sample((draw(r, s1, low, high, away), draw(r, s2, low2, high2, away2)), kw, grad=grad)
+                yield Sample(
+                    (draw(r, s1, low, high, away), draw(r, s2, low2, high2, away2)), kw, grad=grad
+                )
             x = draw(r, (3, 4), low, high, away)
             yield Sample((strided(x), draw(r, (3, 4), low2, high2, away2)), kw, grad=grad)
             if scalar is not None:

@@ -182,7 +182,9 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     """`length` elements from `start` of one dimension. A view."""
     shape = input._a.shape
     if not shape:
-        raise KilnError("narrow", "narrow() cannot be applied to a 0-dim tensor", describe(input), "")
+        raise KilnError(
+            "narrow", "narrow() cannot be applied to a 0-dim tensor", describe(input), ""
+        )
     if isinstance(start, Tensor) and (start._a.ndim or start.dtype.category != dt.INT):
         raise KilnError("narrow", "start must be a 0-dim integral tensor", describe(start), "")
     d, start = norm_dim(dim, len(shape), "narrow"), int(start)
@@ -278,7 +280,10 @@ def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) ->
     """`split` into the given sizes."""
     if not isinstance(split_sizes, list | tuple):
         raise KilnTypeError(
-            "split_with_sizes", "split_sizes must be a sequence of ints", repr(split_sizes), "use split"
+            "split_with_sizes",
+            "split_sizes must be a sequence of ints",
+            repr(split_sizes),
+            "use split",
         )
     return split(input, split_sizes, dim)
 

@@ -30,7 +30,9 @@ def plan(values: Sequence[Interval]) -> tuple[list[int], int]:
         v = values[i]
         size = -(-v.size // ALIGN) * ALIGN
         at = 0
-        for lo, hi, other in sorted((p for p in placed if p[2].start <= v.end and v.start <= p[2].end), key=lambda p: p[0]):
+        for lo, hi, _other in sorted(
+            (p for p in placed if p[2].start <= v.end and v.start <= p[2].end), key=lambda p: p[0]
+        ):
             if at + size <= lo:
                 break
             at = max(at, hi)

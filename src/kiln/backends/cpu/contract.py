@@ -30,7 +30,9 @@ Stored = Callable[[Node], bool]
 
 def lowers(n: Node) -> bool:
     """Whether a node is a contraction that has a kernel here; empty ones are left to the reference."""
-    if n.name in ("matmul", "convolution", "conv_input_grad", "conv_weight_grad") and any(0 in x.shape for x in n.inputs):
+    if n.name in ("matmul", "convolution", "conv_input_grad", "conv_weight_grad") and any(
+        0 in x.shape for x in n.inputs
+    ):
         return False
     if n.name == "matmul":
         return n.dtype in _GEMM and all(x.dtype is n.dtype for x in n.inputs)
@@ -48,7 +50,15 @@ def _fits(n: Node) -> bool:
         return True
     image = n.shape if n.name == "conv_input_grad" else n.args[1].shape
     weight = n.args[1].shape if n.name == "conv_input_grad" else n.shape
-    sizes = zip(image[2:], weight[2:], n.args[0].shape[2:], n.arg("stride"), n.arg("padding"), n.arg("dilation"), strict=True)
+    sizes = zip(
+        image[2:],
+        weight[2:],
+        n.args[0].shape[2:],
+        n.arg("stride"),
+        n.arg("padding"),
+        n.arg("dilation"),
+        strict=True,
+    )
     return all((i + 2 * p - d * (k - 1) - 1) // s + 1 == out for i, k, out, s, p, d in sizes)
 
 
@@ -118,7 +128,12 @@ def epilogue_ends(n: Node, users: dict[Node, list[Node]], outputs: set[Node]) ->
 def _joins(u: Node, n: Node) -> bool:
     """Whether a reader can be part of an epilogue: elementwise, of the contraction's shape."""
     family = getattr(u.op, "family", "")
-    return u.outputs is None and fusable(u) and family in ("elementwise", "select", "cast") and tuple(u.shape) == tuple(n.shape)
+    return (
+        u.outputs is None
+        and fusable(u)
+        and family in ("elementwise", "select", "cast")
+        and tuple(u.shape) == tuple(n.shape)
+    )
 
 
 def _before(a: Node, b: Node) -> bool:
@@ -135,7 +150,12 @@ def _before(a: Node, b: Node) -> bool:
 
 
 def _epilogue(
-    n: Node, chain: Sequence[Node], dims: tuple[int, int, int], stored: Stored, isa: Isa, bias: Node | None
+    n: Node,
+    chain: Sequence[Node],
+    dims: tuple[int, int, int],
+    stored: Stored,
+    isa: Isa,
+    bias: Node | None,
 ) -> tuple[ExprEpilogue | None, list[Node], Node]:
     """The furthest end that can be fused, as an epilogue, what it reads, and the node that it ends at."""
     d = ln_dtype(n.dtype)
@@ -178,7 +198,15 @@ class _EpilogueRegion(Region):
         return at
 
 
-def _one_epilogue(n: Node, end: Node, dims: tuple[int, int, int], stored: Stored, isa: Isa, bias: Node | None, d: str) -> Any:
+def _one_epilogue(
+    n: Node,
+    end: Node,
+    dims: tuple[int, int, int],
+    stored: Stored,
+    isa: Isa,
+    bias: Node | None,
+    d: str,
+) -> Any:
     leaf: ln.Expr = ln.leaf("acc", d)
     value = leaf
     try:
@@ -213,10 +241,16 @@ class Operands:
             raise Unfusable(n)
         memory, strides, offset = found
         plain = contiguous_strides(n.shape)
-        return memory, tuple(p if s == 1 else st for s, st, p in zip(n.shape, strides, plain, strict=True)), offset
+        return (
+            memory,
+            tuple(p if s == 1 else st for s, st, p in zip(n.shape, strides, plain, strict=True)),
+            offset,
+        )
 
 
-def lower(n: Node, users: dict[Node, list[Node]], outputs: set[Node], stored: Stored, isa: Isa) -> Contraction:
+def lower(
+    n: Node, users: dict[Node, list[Node]], outputs: set[Node], stored: Stored, isa: Isa
+) -> Contraction:
     """The kernel of a contraction node, together with what its epilogue takes in."""
     chain = epilogue_ends(n, users, outputs)
     if n.name == "matmul":
@@ -239,7 +273,9 @@ def _matmul(n: Node, chain: list[Node], stored: Stored, isa: Isa) -> Contraction
     def strides(shape: tuple, st: tuple) -> tuple[int, ...]:
         own, own_st = shape[:-2], st[:-2]
         lead = len(batch) - len(own)
-        return tuple(0 if i < lead or own[i - lead] == 1 else own_st[i - lead] for i in range(len(batch)))
+        return tuple(
+            0 if i < lead or own[i - lead] == 1 else own_st[i - lead] for i in range(len(batch))
+        )
 
     d = _GEMM[n.dtype]
     epilogue, extras, end = _epilogue(n, chain, (prod(batch), m, cols), stored, isa, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ... import dtypes as dt
 from ...compile import loopnest as ln
@@ -23,7 +23,11 @@ def lowers(n: Node) -> bool:
     if n.name not in SCATTERS and n.name not in ("cumsum", "cumprod", "sort", "topk"):
         return False
     x = n.args[0]
-    if not x.shape or any(0 in y.shape for y in n.inputs) or any(ln_dtype(y.dtype) is None for y in n.inputs):
+    if (
+        not x.shape
+        or any(0 in y.shape for y in n.inputs)
+        or any(ln_dtype(y.dtype) is None for y in n.inputs)
+    ):
         return False
     if n.name in ("sort", "topk"):
         dim = n.arg("dim")
@@ -57,8 +61,16 @@ def _scan(state: Lowering, n: Node) -> None:
     x = _stored(state, n.args[0])
     d = norm_dim(n.args[1], len(x.shape))
     source, out = ln_dtype(x.dtype), ln_dtype(n.dtype)
-    assert source is not None and out is not None
-    spec = scan.Scan("sum" if n.name == "cumsum" else "prod", prod(x.shape[:d]), x.shape[d], prod(x.shape[d + 1 :]), source, out)
+    assert source is not None
+    assert out is not None
+    spec = scan.Scan(
+        "sum" if n.name == "cumsum" else "prod",
+        prod(x.shape[:d]),
+        x.shape[d],
+        prod(x.shape[d + 1 :]),
+        source,
+        out,
+    )
     state.launches.append(Launch([x, n], [n], scan.emit(spec, state.isa)))
 
 
@@ -139,7 +151,14 @@ def _scatter_from(state: Lowering, n: Node) -> None:
         v = ln.apply("mul", v, ln.const(alpha, d))
     out = region.buffer(n, d)
     spec = scatter.Scatter(
-        shape, tuple(b for _, b in region.buffers), out, ln.IndexMap(at.offset, at.strides), where, v, mode, tuple(sorted(free))
+        shape,
+        tuple(b for _, b in region.buffers),
+        out,
+        ln.IndexMap(at.offset, at.strides),
+        where,
+        v,
+        mode,
+        tuple(sorted(free)),
     )
     kernel = scatter.emit(spec, state.isa)
     mark = len(state.launches)
@@ -148,4 +167,6 @@ def _scatter_from(state: Lowering, n: Node) -> None:
     except Unfusable:
         del state.launches[mark:]
         raise
-    state.launches.append(Launch([k for k, _ in region.buffers] + [WORKSPACE], [n], kernel, partial=True))
+    state.launches.append(
+        Launch([k for k, _ in region.buffers] + [WORKSPACE], [n], kernel, partial=True)
+    )

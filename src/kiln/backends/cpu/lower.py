@@ -45,14 +45,18 @@ def lowers(n: Node) -> bool:
     """Whether the backend takes a node as it is, without its body."""
     if isinstance(n.op, Leaf):
         return True
-    if n.op.scalar is not None and any(ln_dtype(x.dtype) is None for x in (n, *n.inputs) if x.outputs is None):
+    if n.op.scalar is not None and any(
+        ln_dtype(x.dtype) is None for x in (n, *n.inputs) if x.outputs is None
+    ):
         return True  # complex arithmetic is a host call
     return contract.lowers(n) or indexed.lowers(n) or regions.scalar_op(n) is not None
 
 
 def is_host(n: Node) -> bool:
     """Whether a node is computed by its reference, on the host."""
-    if isinstance(n.op, Leaf) or n.name in ("cat", "view_update", "windows_grad") and ln_dtype(n.dtype) is not None:
+    if isinstance(n.op, Leaf) or (
+        n.name in ("cat", "view_update", "windows_grad") and ln_dtype(n.dtype) is not None
+    ):
         return False
     return not (fusable(n) or reducible(n) or contract.lowers(n) or indexed.lowers(n))
 
@@ -72,15 +76,24 @@ class Lowering:
         self.order = graph.nodes()
         self.chosen, self.users = regions.choose(graph, has_kernel, not config.no_fuse)
         self.outputs = set(graph.outputs)
-        self.memory: set[Node] = {n for n in self.order if n.op in (INPUT, LITERAL)} | set(self.chosen)
+        self.memory: set[Node] = {n for n in self.order if n.op in (INPUT, LITERAL)} | set(
+            self.chosen
+        )
         for n in self.order:
             if n.op is ITEM:
                 self.memory.add(n)
             if n.name == "cat" or (n.name == "windows_grad" and not fusable(n)):
                 self.memory.add(n)
-        self.chosen = [n for n in self.order if n in self.memory and not isinstance(n.op, Leaf) or (n in self.outputs and n.op is CONST)]
+        self.chosen = [
+            n
+            for n in self.order
+            if (n in self.memory and not isinstance(n.op, Leaf))
+            or (n in self.outputs and n.op is CONST)
+        ]
         self.launches: list[Launch] = []
-        self.checks: list[tuple[Node, Node]] = []  # (flag, gather): the flag says that an index is out of range
+        self.checks: list[
+            tuple[Node, Node]
+        ] = []  # (flag, gather): the flag says that an index is out of range
         self.done: set[Node] = {n for n in self.order if n.op in (INPUT, LITERAL)}
 
     def stored(self, n: Node) -> bool:
@@ -92,7 +105,9 @@ class Lowering:
         for n in self.chosen:
             self.settle(n)
         for n in self.order:
-            if (n.name in regions.GATHERS and fusable(n)) or (n.name in regions.SCATTERS and indexed.lowers(n)):
+            if (n.name in regions.GATHERS and fusable(n)) or (
+                n.name in regions.SCATTERS and indexed.lowers(n)
+            ):
                 self.check_indices(n)
         return self.launches
 
@@ -102,7 +117,10 @@ class Lowering:
             if index.numel() == 0:
                 continue
             low = const(-size if wraps else 0, index.dtype)
-            bad = make("bitwise_or", (make("lt", (index, low)), make("ge", (index, const(size, index.dtype)))))
+            bad = make(
+                "bitwise_or",
+                (make("lt", (index, low)), make("ge", (index, const(size, index.dtype)))),
+            )
             flag = make("any", (bad, None, False))
             if (flag, n) not in self.checks:
                 self.checks.append((flag, n))
@@ -169,9 +187,15 @@ class Lowering:
         if contract.lowers(n):
             c = contract.lower(n, self.users, self.outputs, self.stored, self.isa)
             if c.result is not n:
-                blocked = [x for x in c.arguments if isinstance(x, Node) and x not in self.done and x is not c.result]
+                blocked = [
+                    x
+                    for x in c.arguments
+                    if isinstance(x, Node) and x not in self.done and x is not c.result
+                ]
                 if blocked:
-                    c = contract.lower(n, {**self.users, n: []}, self.outputs, self.stored, self.isa)
+                    c = contract.lower(
+                        n, {**self.users, n: []}, self.outputs, self.stored, self.isa
+                    )
             self.launches.append(Launch(c.arguments, [c.result], c.kernel))
             self.memory.add(c.result)
             if c.result is not n:
@@ -195,13 +219,21 @@ class Lowering:
             nest, keys = nests.write(n, self.stored)
             self.nest(nest, keys, [n])
 
-    def nest(self, nest: ln.LoopNest, keys: list[Any], writes: list[Node], partial: bool = False) -> None:
+    def nest(
+        self, nest: ln.LoopNest, keys: list[Any], writes: list[Node], partial: bool = False
+    ) -> None:
         """Append a loop nest's launch; its kernel is made when all nests are known (`finish`)."""
-        self.launches.append(Launch([*keys, contract.WORKSPACE], writes, nest=nest, partial=partial))
+        self.launches.append(
+            Launch([*keys, contract.WORKSPACE], writes, nest=nest, partial=partial)
+        )
 
     def host(self, n: Node) -> Launch:
         """A call of the op's reference."""
-        writes = [x for x in self.order if x.op is ITEM and x.args[0] is n] if n.outputs is not None else [n]
+        writes = (
+            [x for x in self.order if x.op is ITEM and x.args[0] is n]
+            if n.outputs is not None
+            else [n]
+        )
         self.memory.update(writes)
         return Launch(list(n.inputs), writes, host=n)
 
@@ -281,7 +313,7 @@ class Lowering:
 
     def windows_grad(self, n: Node) -> None:
         """Overlap-add by gathering: each element sums what the windows over it hold."""
-        g, size, kernel, stride, dilation = n.args
+        g, _size, kernel, stride, dilation = n.args
         if g not in self.memory:
             raise Unfusable(g)
         k = len(kernel)
@@ -305,17 +337,29 @@ class Lowering:
             # numerator = position - tap * dilation; a window covers it where that is stride * o
             num = access[lead + i].added(access[lead + k + i].scaled(-dilation[i]))
             x = ln.index(num.strides, num.offset)
-            ok = ln.apply("and", ln.apply("ge", x, ln.const(0, "i64")), ln.apply("lt", x, ln.const(out_size * stride[i], "i64")))
+            ok = ln.apply(
+                "and",
+                ln.apply("ge", x, ln.const(0, "i64")),
+                ln.apply("lt", x, ln.const(out_size * stride[i], "i64")),
+            )
             o = x
             if stride[i] > 1:
                 o = ln.apply("floor_div", x, ln.const(stride[i], "i64"))
-                ok = ln.apply("and", ok, ln.apply("eq", ln.apply("mul", o, ln.const(stride[i], "i64")), x))
+                ok = ln.apply(
+                    "and", ok, ln.apply("eq", ln.apply("mul", o, ln.const(stride[i], "i64")), x)
+                )
             step = ln.apply("mul", o, ln.const(g_strides[lead + i], "i64"))
             valid = ok if valid is None else ln.apply("and", valid, ok)
             where = step if where is None else ln.apply("add", where, step)
-        assert valid is not None and where is not None
+        assert valid is not None
+        assert where is not None
         safe = ln.apply("where", valid, where, ln.const(0, "i64"))
-        value = ln.apply("where", valid, ln.gather(b, d, safe, ln.IndexMap(at.offset, at.strides)), ln.const(0, d))
+        value = ln.apply(
+            "where",
+            valid,
+            ln.gather(b, d, safe, ln.IndexMap(at.offset, at.strides)),
+            ln.const(0, d),
+        )
         out = region.buffer(n, d)
         store = ln.Store(out, region.position(access[: lead + k], n.shape), ln.ref(0, 0, d))
         nest = ln.LoopNest(tuple(n.shape), tuple(kernel), tuple(x for _, x in region.buffers),
@@ -362,15 +406,24 @@ def finish(launches: list[Launch], isa: Isa) -> list[Launch]:
     out: list[Launch] = []
     for x in launches:
         last = out[-1] if out else None
-        if last is not None and last.nest is not None and x.nest is not None and not (last.partial or x.partial or config.no_fuse):
+        if (
+            last is not None
+            and last.nest is not None
+            and x.nest is not None
+            and not (last.partial or x.partial or config.no_fuse)
+        ):
             both = siblings.merge(last.nest, last.arguments[:-1], x.nest, x.arguments[:-1])
             if both is not None:
-                out[-1] = Launch([*both[1], contract.WORKSPACE], [*last.writes, *x.writes], nest=both[0])
+                out[-1] = Launch(
+                    [*both[1], contract.WORKSPACE], [*last.writes, *x.writes], nest=both[0]
+                )
                 continue
         out.append(x)
     for x in out:
         if x.nest is not None:
             if config.debug >= 3:
-                print(f"[kiln] region of {', '.join(map(repr, x.writes))}\n{x.nest}", file=sys.stderr)
+                print(
+                    f"[kiln] region of {', '.join(map(repr, x.writes))}\n{x.nest}", file=sys.stderr
+                )
             x.kernel = loops.emit(x.nest, isa)
     return out

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kiln.backends.cpu import ir
 from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.packing import PACK_PARAMS
-from kiln.backends.cpu import ir
 from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, Text, masked_load, store_vector
 
 if TYPE_CHECKING:

@@ -23,7 +23,10 @@ from .lower import Launch, finish, lower
 
 def _own_outputs(graph: Graph) -> Graph:
     """Outputs that are inputs or constants become copies, so that each output is computed."""
-    outs = [make("clone", (o, None)) if o.op in (INPUT, LITERAL, CONST) and o.dtype.category < 3 else o for o in graph.outputs]
+    outs = [
+        make("clone", (o, None)) if o.op in (INPUT, LITERAL, CONST) and o.dtype.category < 3 else o
+        for o in graph.outputs
+    ]
     return graph.replace_outputs(outs)
 
 
@@ -32,7 +35,11 @@ def _literal_constants(graph: Graph) -> Graph:
 
     def moved(x: Any) -> Any:
         if isinstance(x, Node):
-            return literal(np.asarray(x.args[0], x.dtype.np)) if x.op is CONST and ln_dtype(x.dtype) is None else x
+            return (
+                literal(np.asarray(x.args[0], x.dtype.np))
+                if x.op is CONST and ln_dtype(x.dtype) is None
+                else x
+            )
         return tuple(map(moved, x)) if isinstance(x, tuple) else x
 
     if not any(n.op is CONST and ln_dtype(n.dtype) is None for n in graph.nodes()):
@@ -45,9 +52,17 @@ class Memory:
     """Where each node of a Program lies: inputs, outputs, literals, or an offset in the arena."""
 
     def __init__(self, graph: Graph, launches: list[Launch], keep: set[Node], quiet: int):
-        self.graph, self.keep, self.quiet = graph, keep, quiet  # the first `quiet` launches must not write state
-        self.place: dict[Node, tuple[str, Any]] = {n: ("ext", i) for i, n in enumerate(graph.inputs)}
-        self.copies: list[tuple[Node, tuple[str, Any]]] = []  # results stored in a second place at the end
+        self.graph, self.keep, self.quiet = (
+            graph,
+            keep,
+            quiet,
+        )  # the first `quiet` launches must not write state
+        self.place: dict[Node, tuple[str, Any]] = {
+            n: ("ext", i) for i, n in enumerate(graph.inputs)
+        }
+        self.copies: list[
+            tuple[Node, tuple[str, Any]]
+        ] = []  # results stored in a second place at the end
         self.launches = launches
         self._updates()
         for k, o in enumerate(graph.outputs):
@@ -85,7 +100,9 @@ class Memory:
         mine = first.arguments.index(old)
         stores = [s for s in nest.stages[0].stores if first.arguments[s.buffer] is o]
         loads = [at for kind, b, at in nest.accesses() if b == mine and kind != "store"]
-        return all(at == stores[0].at for at in loads) and not any(k == "gather" and b == mine for k, b, _ in nest.accesses())
+        return all(at == stores[0].at for at in loads) and not any(
+            k == "gather" and b == mine for k, b, _ in nest.accesses()
+        )
 
     def _arena(self) -> None:
         births: dict[Node, int] = {}
@@ -100,8 +117,15 @@ class Memory:
             if n in births:
                 deaths[n] = len(self.launches)
         nodes = [n for n in births if n not in self.place]
-        values = [arena.Interval(max(n.numel(), 1) * n.dtype.itemsize, births[n], deaths[n]) for n in nodes]
-        scratch = [(j, x.kernel.workspace_bytes) for j, x in enumerate(self.launches) if x.kernel is not None and x.kernel.workspace_bytes]
+        values = [
+            arena.Interval(max(n.numel(), 1) * n.dtype.itemsize, births[n], deaths[n])
+            for n in nodes
+        ]
+        scratch = [
+            (j, x.kernel.workspace_bytes)
+            for j, x in enumerate(self.launches)
+            if x.kernel is not None and x.kernel.workspace_bytes
+        ]
         values += [arena.Interval(size, j, j) for j, size in scratch]
         offsets, self.bytes = arena.plan(values)
         for n, at in zip(nodes, offsets, strict=False):
@@ -142,7 +166,9 @@ def _build(name: str, texts: dict[str, str], isa: Isa) -> Callable[[str], int]:
     symbols = jit.build(list(texts.values()), isa)
     if config.debug >= 1:
         hits, compiles = stats.hits - hits, stats.compiles - compiles
-        say(f"{len(texts)} kernels: {hits} from the disk cache, {compiles} compiled, {len(texts) - hits - compiles} loaded before")
+        say(
+            f"{len(texts)} kernels: {hits} from the disk cache, {compiles} compiled, {len(texts) - hits - compiles} loaded before"
+        )
     return symbols
 
 
@@ -210,10 +236,16 @@ class CpuProgram:
         self._close(entries)
         self.table = np.array(table or [0], np.int64)
         base = self.table.ctypes.data
-        self.plan = np.array([[fn, base + 8 * at, n] for fn, at, n in entries] or [[0, 0, 0]], np.int64)
+        self.plan = np.array(
+            [[fn, base + 8 * at, n] for fn, at, n in entries] or [[0, 0, 0]], np.int64
+        )
         self.plan_address = self.plan.ctypes.data
         self.ext = [self._patch(patches.get(("ext", i), [])) for i in range(len(graph.inputs))]
-        self.out = {k: self._patch(patches.get(("out", k), [])) for k in range(len(graph.outputs)) if k not in graph.updates}
+        self.out = {
+            k: self._patch(patches.get(("out", k), []))
+            for k in range(len(graph.outputs))
+            if k not in graph.updates
+        }
         self.specs = [(tuple(n.shape), n.dtype.np) for n in graph.inputs]
         self.written = set(graph.updates.values())
         self.held: list[Any] = [None] * len(graph.inputs)
@@ -285,7 +317,9 @@ class CpuProgram:
             held[[x is copy for x in arrays].index(True)] = None
         return list(outputs.values())
 
-    def _array(self, n: Node, arrays: list[np.ndarray], outputs: dict[int, np.ndarray]) -> np.ndarray:
+    def _array(
+        self, n: Node, arrays: list[np.ndarray], outputs: dict[int, np.ndarray]
+    ) -> np.ndarray:
         """A node's memory as an array."""
         if n in self.literal_arrays:
             return self.literal_arrays[n]
@@ -295,7 +329,11 @@ class CpuProgram:
         if kind == "out":
             return outputs[where]
         start = self.base - self.buffer.ctypes.data + where
-        return self.buffer[start : start + n.numel() * n.dtype.itemsize].view(n.dtype.np).reshape(n.shape)
+        return (
+            self.buffer[start : start + n.numel() * n.dtype.itemsize]
+            .view(n.dtype.np)
+            .reshape(n.shape)
+        )
 
     def _check(self, arrays: list[np.ndarray], outputs: dict[int, np.ndarray]) -> None:
         """Raise what the reference raises where an index is out of range; no state has changed yet."""
@@ -308,7 +346,9 @@ class CpuProgram:
                 ]  # fmt: skip
                 try:
                     n.op.run(*args)  # type: ignore[union-attr]
-                except KilnError as e:  # composites raise an IndexError where their parts raise another class
+                except (
+                    KilnError
+                ) as e:  # composites raise an IndexError where their parts raise another class
                     raise KilnIndexError(e.op, e.what, e.received, e.help) from None
 
     def _host(self, x: Launch, arrays: list[np.ndarray], outputs: dict[int, np.ndarray]) -> None:
@@ -319,7 +359,11 @@ class CpuProgram:
         def raw(a: Any) -> Any:
             if isinstance(a, Node):
                 return self._array(a, arrays, outputs)
-            return [raw(b) for b in a] if isinstance(a, tuple) and any(isinstance(b, Node) for b in a) else a
+            return (
+                [raw(b) for b in a]
+                if isinstance(a, tuple) and any(isinstance(b, Node) for b in a)
+                else a
+            )
 
         with np.errstate(all="ignore"):
             r = n.op.run(*[raw(a) for a in n.args])  # type: ignore[union-attr]
@@ -338,7 +382,10 @@ class CpuProgram:
             x = self.launches[dict(self.starts)[e]]
             touched = sum(n.numel() * n.dtype.itemsize for n in {*x.reads, *x.writes})
             symbol = x.kernel.symbol if x.kernel is not None else ""
-            print(f"[kiln] {self.name} {us:9.1f} us {touched / max(us, 1e-3) / 1e3:7.2f} GB/s  {symbol[:28]:28} {x.writes[0]!r}", file=sys.stderr)
+            print(
+                f"[kiln] {self.name} {us:9.1f} us {touched / max(us, 1e-3) / 1e3:7.2f} GB/s  {symbol[:28]:28} {x.writes[0]!r}",
+                file=sys.stderr,
+            )
 
     def __repr__(self) -> str:
         hosts = sum(1 for s in self.segments if isinstance(s, Launch))

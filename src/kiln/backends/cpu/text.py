@@ -201,7 +201,9 @@ def masked_load(b: Text, pointer: str, element: str, lanes: int, mask: str, othe
     """Load the lanes that are on; the rest are ``other``."""
     vector, bits = f"<{lanes} x {element}>", f"<{lanes} x i1>"
     fill = ir.Val(other, vector)
-    return b.ir.masked_load(vector, ir.Val(pointer, "ptr"), ir.Val(mask, bits), _bytes(element), fill).ref
+    return b.ir.masked_load(
+        vector, ir.Val(pointer, "ptr"), ir.Val(mask, bits), _bytes(element), fill
+    ).ref
 
 
 def expand_load(b: Text, pointer: str, element: str, lanes: int, mask: str) -> str:
@@ -231,7 +233,9 @@ def store_vector(
     if mask is None:
         b.emit(f"store {vector} {value}, ptr {pointer}, align {ITEMSIZE[dtype]}")
         return
-    b.ir.masked_store(ir.Val(value, vector), ir.Val(pointer, "ptr"), ir.Val(mask, bits), ITEMSIZE[dtype])
+    b.ir.masked_store(
+        ir.Val(value, vector), ir.Val(pointer, "ptr"), ir.Val(mask, bits), ITEMSIZE[dtype]
+    )
 
 
 def store_live(

@@ -33,7 +33,11 @@ class ReferenceProgram:
         def raw(x: Any) -> Any:
             if isinstance(x, Node):
                 return values[x]
-            return [raw(y) for y in x] if isinstance(x, tuple) and any(isinstance(y, Node) for y in x) else x
+            return (
+                [raw(y) for y in x]
+                if isinstance(x, tuple) and any(isinstance(y, Node) for y in x)
+                else x
+            )
 
         with np.errstate(all="ignore"):
             for n, drop in zip(self.order, self.drop, strict=True):

@@ -68,11 +68,18 @@ def _cast(n: Node) -> Node | None:
         return x
     if x.op is CONST:
         with np.errstate(all="ignore"):
-            exact = d.category >= x.dtype.category  # else NaN and imaginary parts ask for the kernel's rule
+            exact = (
+                d.category >= x.dtype.category
+            )  # else NaN and imaginary parts ask for the kernel's rule
             return const(np.asarray(x.args[0], x.dtype.np).astype(d.np)[()], d) if exact else None
     if x.name == "cast":
         inner = x.args[0].dtype
-        if dt.promote_types(inner, x.dtype) is x.dtype and inner.category <= x.dtype.category <= d.category and x.dtype.itemsize >= inner.itemsize and inner.category == x.dtype.category:
+        if (
+            dt.promote_types(inner, x.dtype) is x.dtype
+            and inner.category <= x.dtype.category <= d.category
+            and x.dtype.itemsize >= inner.itemsize
+            and inner.category == x.dtype.category
+        ):
             return make("cast", (x.args[0], d), n.source)
     return None
 
@@ -106,7 +113,9 @@ def _expand(n: Node) -> Node | None:
 
 def _slice(n: Node) -> Node | None:
     x, start, stop, step = n.args
-    whole = all(a == 0 and b >= s and c == 1 for a, b, c, s in zip(start, stop, step, x.shape, strict=True))
+    whole = all(
+        a == 0 and b >= s and c == 1 for a, b, c, s in zip(start, stop, step, x.shape, strict=True)
+    )
     return x if whole else None
 
 
@@ -119,7 +128,7 @@ def _clone(n: Node) -> Node | None:
 
 
 def _view_update(n: Node) -> Node | None:
-    x, v, chain = n.args
+    _x, v, chain = n.args
     return v if not chain else None
 
 
@@ -133,7 +142,11 @@ RULES = {
 def _fold(n: Node) -> Node | None:
     """An elementwise op on constants, computed now by the reference."""
     assert isinstance(n.op, Op)
-    if n.op.family not in ("elementwise", "select") or n.shape != () or not all(x.op is CONST for x in n.inputs):
+    if (
+        n.op.family not in ("elementwise", "select")
+        or n.shape != ()
+        or not all(x.op is CONST for x in n.inputs)
+    ):
         return None
     with np.errstate(all="ignore"):
         args = [np.asarray(a.args[0], a.dtype.np) if isinstance(a, Node) else a for a in n.args]
