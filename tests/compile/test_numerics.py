@@ -31,7 +31,7 @@ def close(got, want):
         np.testing.assert_allclose(u, v, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(SEEDS)
 def test_random_programs(seed):
     fn, inputs = program(seed)
@@ -41,7 +41,8 @@ def test_random_programs(seed):
     close(kiln.compile(fn, backend="reference")(*xs), want)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@pytest.mark.slow
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(SEEDS)
 def test_random_programs_without_passes(seed):
     fn, inputs = program(seed)
@@ -52,7 +53,7 @@ def test_random_programs_without_passes(seed):
             close(kiln.compile(fn)(*xs), want)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(SEEDS, st.booleans())
 def test_random_gradients(seed, inside):
     fn, inputs = program(seed)

@@ -250,8 +250,8 @@ def record_unary(op: Op, x: Tensor, out: Tensor) -> None:
     plan = op._plans.get(_FIRST) or op.plan(_FIRST)
     node = _node(OpNode)
     node.op, node.plan, node.seq = op, plan, next_seq()
-    edge: Edge = (x._fn or x, x._idx, a.shape, a.dtype)
-    node.edges = [edge]
+    edges: list[Edge | None] = [(x._fn or x, x._idx, a.shape, a.dtype)]
+    node.edges = edges
     node.n_out, node.hooks, node.freed, node.outs = 1, None, False, None
     if plan.blank is not None:
         node.args, node.versions = plan.blank, ()
