@@ -318,6 +318,9 @@ class LoopNest:
 
     def accesses(self) -> list[tuple[str, int, IndexMap]]:
         """(kind, buffer, map) of all loads, gathers, stores and index leaves (buffer -1), no repeats."""
+        known = self.__dict__.get("_accesses")
+        if known is not None:
+            return known
         found: dict[tuple[str, int, IndexMap], None] = {}
         stores = [t for s in self.stages for t in s.stores] + list(self.final)
         for t in stores:
@@ -327,7 +330,8 @@ class LoopNest:
                 found[(e.op, *e.attr)] = None
             elif e.op == "index":
                 found["index", -1, e.attr] = None
-        return list(found)
+        object.__setattr__(self, "_accesses", list(found))  # a nest never changes
+        return self.__dict__["_accesses"]
 
     def check(self) -> LoopNest:
         """Raise KilnError where the nest breaks its own rules; returns the nest."""

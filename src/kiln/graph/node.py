@@ -40,10 +40,21 @@ class Node:
     """One value of a Graph: `op(*args)` with its shape and dtype.
 
     An op with several outputs has `outputs`, a tuple of (shape, dtype); each is read through an
-    `item` node. `source` is the user's line that made it.
+    `item` node. `source` is the user's line that made it; `inputs` are the nodes among the arguments,
+    in order; `legal` says that the spec has been checked (nodes never change).
     """
 
-    __slots__ = ("__weakref__", "args", "dtype", "op", "outputs", "shape", "source")
+    __slots__ = (
+        "__weakref__",
+        "args",
+        "dtype",
+        "inputs",
+        "legal",
+        "op",
+        "outputs",
+        "shape",
+        "source",
+    )
 
     op: Op | Leaf
     args: tuple
@@ -51,6 +62,8 @@ class Node:
     dtype: dt.dtype
     outputs: tuple[tuple[Size, dt.dtype], ...] | None
     source: str
+    inputs: tuple[Node, ...]
+    legal: bool
 
     @property
     def name(self) -> str:
@@ -65,17 +78,6 @@ class Node:
     def numel(self) -> int:
         """The number of elements."""
         return Size(self.shape).numel()
-
-    @property
-    def inputs(self) -> tuple[Node, ...]:
-        """The nodes among the arguments, in order."""
-        out: list[Node] = []
-        for a in self.args:
-            if isinstance(a, Node):
-                out.append(a)
-            elif isinstance(a, tuple):
-                out.extend(x for x in a if isinstance(x, Node))
-        return tuple(out)
 
     def arg(self, name: str) -> Any:
         """The argument of that parameter name."""
@@ -117,6 +119,13 @@ def _node(op: Op | Leaf, args: tuple, shape: Any, dtype: Any, outputs: Any, sour
         return found
     n = Node()
     n.op, n.args, n.shape, n.dtype, n.outputs, n.source = op, args, shape, dtype, outputs, source
+    inputs: list[Node] = []
+    for a in args:
+        if isinstance(a, Node):
+            inputs.append(a)
+        elif isinstance(a, tuple):
+            inputs.extend(x for x in a if isinstance(x, Node))
+    n.inputs, n.legal = tuple(inputs), False
     _interned[key] = n
     return n
 

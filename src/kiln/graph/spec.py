@@ -35,7 +35,7 @@ def check(g: Graph, stage: str = "capture") -> None:
             n.args[0].outputs is None or (n.shape, n.dtype) != n.args[0].outputs[n.args[1]]
         ):
             _fail(stage, n, "not an item of a node of several outputs")
-        if n.op in (CONST, LITERAL, INPUT, ITEM):
+        if n.op in (CONST, LITERAL, INPUT, ITEM) or n.legal:
             continue
         assert isinstance(n.op, Op)
         if len(n.args) != len(n.op.params):
@@ -57,6 +57,7 @@ def check(g: Graph, stage: str = "capture") -> None:
             kinds = {x.dtype for x in n.inputs}
             if len(kinds) > 1:
                 _fail(stage, n, "operands of several dtypes; casts are explicit in a Graph")
+        n.legal = True
     for o in g.outputs:
         if o.outputs is not None:
             _fail(stage, o, "a node of several outputs is an output without item")
