@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
@@ -414,6 +416,18 @@ class Entry:
         return None
 
 
+@contextmanager
+def _collector_resting() -> Iterator[None]:
+    """No garbage collection: a capture makes many small objects that live until its end."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 class CompiledFunction:
     """A function that runs as captured native programs; made by `kiln.compile`."""
 
@@ -474,7 +488,8 @@ class CompiledFunction:
             if path.predicate is None:
                 with self.lock:
                     if path.plan is None and path.predicate is None:
-                        self._capture(entry, path, decisions, leaves, structure)
+                        with _collector_resting():
+                            self._capture(entry, path, decisions, leaves, structure)
                 continue
             outcome = bool(path.predicate.run([_fetch(i, leaves) for i in path.reads])[0])
             if outcome not in path.children:

@@ -281,7 +281,8 @@ class Facts:
                 sys.setprofile(old)
             else:  # cProfile's own object
                 old.enable()
-            self.young = {id(x) for x in gc.get_objects(0)}
+            holders = {id(f.holder) for f in self.found.values()}
+            self.young = holders.intersection(map(id, gc.get_objects(0)))
             if collecting:
                 gc.enable()
 
