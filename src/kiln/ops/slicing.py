@@ -13,7 +13,7 @@ from ..autograd.views import replay
 from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, describe
 from ..shape import Size, index_int, norm_dim
 from ..tensor import Tensor
-from .registry import METHODS, REGISTRY, Sample, composition
+from .registry import REGISTRY, Sample, composition
 from .samples import draw, rng
 from .views import movement, view
 
@@ -286,9 +286,6 @@ def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) ->
             "use split",
         )
     return split(input, split_sizes, dim)
-
-
-METHODS["split"] = Tensor.split  # type: ignore[attr-defined]
 
 
 @composition(samples=lambda: iter([

@@ -192,7 +192,6 @@ class CpuProgram:
             for kernel in x.kernel.phases() if x.kernel is not None else ():
                 texts.setdefault(kernel.symbol, kernel.text)
         symbols = _build(name, texts, isa)
-        self.kernels = len(texts)
         self.buffer = np.zeros(m.bytes + arena.ALIGN, np.uint8)
         self.base = -(-self.buffer.ctypes.data // arena.ALIGN) * arena.ALIGN
         self.literals = [n for n in graph.nodes() if n.op is LITERAL]
@@ -240,9 +239,9 @@ class CpuProgram:
             [[fn, base + 8 * at, n] for fn, at, n in entries] or [[0, 0, 0]], np.int64
         )
         self.plan_address = self.plan.ctypes.data
-        self.ext = [self._patch(patches.get(("ext", i), [])) for i in range(len(graph.inputs))]
+        self.ext = [patches.get(("ext", i), []) for i in range(len(graph.inputs))]
         self.out = {
-            k: self._patch(patches.get(("out", k), []))
+            k: patches.get(("out", k), [])
             for k in range(len(graph.outputs))
             if k not in graph.updates
         }
@@ -263,10 +262,6 @@ class CpuProgram:
             return "fixed", self.literal_arrays[n].ctypes.data
         kind, where = self.memory.place[n]
         return ("fixed", self.base + where) if kind == "arena" else (kind, where)
-
-    @staticmethod
-    def _patch(slots: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        return slots
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Execute once; safe to call from several threads, one of which runs at a time."""
