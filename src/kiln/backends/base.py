@@ -29,7 +29,7 @@ class Backend(Protocol):
     """Turns Graphs into Programs."""
 
     def compile(self, graph: Graph, name: str) -> Program:
-        """A Program for an optimised Graph."""
+        """A Program for a Graph as it was captured."""
         ...
 
 

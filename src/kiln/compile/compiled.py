@@ -23,7 +23,6 @@ from ..graph.node import Graph, Node
 from ..ops.dispatch import bump
 from ..ops.registry import REGISTRY
 from ..tensor import Tensor, _fresh, active_capture, wrap
-from . import pipeline
 from .capture import Branch, Capture, Input, SymArray, layout_of, may_share
 from .facts import Fact, Facts, Same, plain
 from .gradient import Joint, differentiate
@@ -148,7 +147,7 @@ class Plan:
         self.visible = [k for k in range(len(outputs)) if k not in updates]
         graph = Graph([i.node for i in self.inputs], outputs, updates)
         self.graph = graph
-        self.program = base.get(backend).compile(pipeline.optimize(graph, backend, name), name)
+        self.program = base.get(backend).compile(graph, name)
         if self.joint is not None:
             self.joint.compile(backend, name + ".backward")
         for i in self.inputs:  # the first call's memory is not needed any more
@@ -548,9 +547,7 @@ class CompiledFunction:
         except Branch as b:
             guards = facts.settle()
             graph = Graph([i.node for i in capture.inputs], [b.node])
-            predicate = base.get(backend).compile(
-                pipeline.optimize(graph, backend, self.name), self.name + ".branch"
-            )
+            predicate = base.get(backend).compile(graph, self.name + ".branch")
             capture.restore()
             entry.learn(capture, guards)
             path.reads, path.line, path.predicate = capture.inputs, b.where, predicate

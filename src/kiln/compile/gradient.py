@@ -10,7 +10,6 @@ from ..autograd.modes import no_grad
 from ..backends import base
 from ..graph.node import CONST, LITERAL, Graph, Node, input_node, toposort
 from ..tensor import Tensor, wrap
-from . import pipeline
 from .capture import Capture, Storage, SymArray
 
 
@@ -31,7 +30,7 @@ class Joint:
 
     def compile(self, backend: str, name: str) -> None:
         """Make the backward Program."""
-        self.program = base.get(backend).compile(pipeline.optimize(self.graph, backend, name), name)
+        self.program = base.get(backend).compile(self.graph, name)
 
 
 def differentiate(

@@ -16,34 +16,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from ..backends import base
 from ..config import config
-from ..graph import Graph, spec
+from ..graph import Graph, Node, spec
 from .passes import decompose, simplify
 
 Pass = tuple[str, Callable[[Graph], Graph]]
 
 
-def passes(backend: str) -> list[Pass]:
-    """The passes of a backend, in order."""
-    out: list[Pass] = []
-    module = base.get(backend)
-    lowers = getattr(module, "lowers", None)
+def passes(lowers: Callable[[Node], bool] | None) -> list[Pass]:
+    """The passes, in order, for a backend that takes the nodes that `lowers` names; none for one that takes all."""
     if lowers is None:
-        return out
-    if not config.no_simplify:
-        out.append(("simplify", simplify.simplify))
-    out.append(("decompose", lambda g: decompose.decompose(g, lowers)))
-    if not config.no_simplify:
-        out.append(("simplify", simplify.simplify))
-    return out
+        return []
+    tidy: list[Pass] = [] if config.no_simplify else [("simplify", simplify.simplify)]
+    return [*tidy, ("decompose", lambda g: decompose.decompose(g, lowers)), *tidy]
 
 
-def optimize(graph: Graph, backend: str, name: str = "") -> Graph:
-    """The Graph after every pass of the backend's pipeline."""
+def optimize(graph: Graph, lowers: Callable[[Node], bool] | None, name: str = "") -> Graph:
+    """The Graph after every pass, checked before and between them."""
     spec.check(graph, "capture")
     _show("capture", graph, name)
-    for title, run in passes(backend):
+    for title, run in passes(lowers):
         graph = run(graph)
         spec.check(graph, title)
         _show(title, graph, name)

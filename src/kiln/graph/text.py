@@ -28,8 +28,8 @@ def _type(n: Node) -> str:
     return f"{n.dtype.abbr}{list(n.shape)}"
 
 
-def print_graph(g: Graph) -> str:
-    """The Graph as text."""
+def print_graph(g: Graph, sources: bool = True) -> str:
+    """The Graph as text, with the user's lines as comments where `sources`."""
     names: dict[Node, str] = {}
 
     def show(x: Any) -> str:
@@ -57,7 +57,8 @@ def print_graph(g: Graph) -> str:
         else:
             text = f"{n.name}({', '.join(map(show, n.args))})"
         lines.append(
-            f"  {names[n]} = {text} : {_type(n)}" + (f"  # {n.source}" if n.source else "")
+            f"  {names[n]} = {text} : {_type(n)}"
+            + (f"  # {n.source}" if n.source and sources else "")
         )
     updates = f" updates {g.updates}" if g.updates else ""
     return "\n".join(

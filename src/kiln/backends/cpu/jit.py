@@ -106,10 +106,29 @@ def build(modules: Sequence[str], isa: Isa) -> Callable[[str], int]:
                 (data,) = compile_objects([text], isa)
                 store.put(key, data)
             fresh[key] = data
-        if fresh:
-            load(list(fresh.values()))
-            _loaded.update(fresh)
+        _link(fresh)
         return symbol_address
+
+
+def load_stored(keys: Sequence[str]) -> bool:
+    """Load modules by their keys (`cache.make_key`) in the disk cache; False, and nothing done, where one is missing."""
+    with _lock:
+        store = cache.default_cache()
+        fresh: dict[str, bytes] = {}
+        for key in keys:
+            if key not in _loaded and key not in fresh:
+                data = store.get(key)
+                if data is None:
+                    return False
+                fresh[key] = data
+        _link(fresh)
+        return True
+
+
+def _link(objects: dict[str, bytes]) -> None:
+    if objects:
+        load(list(objects.values()))
+        _loaded.update(objects)
 
 
 def _the_engine() -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...compile import pipeline
 from ...graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Node
 from ...ops.registry import Op
 
@@ -69,5 +70,6 @@ class ReferenceProgram:
 
 
 def compile(graph: Graph, name: str) -> ReferenceProgram:
-    """A Program that calls each op's reference."""
+    """A Program that calls each op's reference, in the Graph as it was captured."""
+    pipeline.optimize(graph, None, name)
     return ReferenceProgram(graph, name)

@@ -1,0 +1,247 @@
+"""Where everything of a native program lies: inputs and outputs, literals, and an arena laid out by liveness.
+
+From launches to a `Recipe`, the last step of lowering.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from ...compile import pipeline
+from ...compile.regions import ln_dtype
+from ...config import config
+from ...graph.node import CONST, INPUT, LITERAL, Graph, Node, literal, make
+from ...runtime import arena
+from . import cache, jit
+from .contract import WORKSPACE
+from .isa import Isa
+from .lower import Launch, finish, lower, lowers
+from .recipe import Checks, Host, Kernel, Native, Recipe, Slot
+
+
+def _own_outputs(graph: Graph) -> Graph:
+    """Outputs that are inputs or constants become copies, so that each output is computed."""
+    outs = [
+        make("clone", (o, None)) if o.op in (INPUT, LITERAL, CONST) and o.dtype.category < 3 else o
+        for o in graph.outputs
+    ]
+    return graph.replace_outputs(outs)
+
+
+def _literal_constants(graph: Graph) -> Graph:
+    """Constants of dtypes that no kernel knows (complex ones), which host calls read, lie in memory."""
+
+    def moved(x: Any) -> Any:
+        if isinstance(x, Node):
+            return (
+                literal(np.asarray(x.args[0], x.dtype.np))
+                if x.op is CONST and ln_dtype(x.dtype) is None
+                else x
+            )
+        return tuple(map(moved, x)) if isinstance(x, tuple) else x
+
+    if not any(n.op is CONST and ln_dtype(n.dtype) is None for n in graph.nodes()):
+        return graph
+    new = graph.rewrite(lambda n, args: make(n.op, moved(args), n.source))  # type: ignore[arg-type]
+    return new.replace_outputs([moved(o) for o in new.outputs])
+
+
+class Memory:
+    """Where each node of a Program lies: inputs, outputs, literals, or an offset in the arena."""
+
+    def __init__(self, graph: Graph, launches: list[Launch], keep: set[Node], quiet: int):
+        self.graph, self.keep, self.quiet = (
+            graph,
+            keep,
+            quiet,
+        )  # the first `quiet` launches must not write state
+        self.place: dict[Node, tuple[str, Any]] = {
+            n: ("ext", i) for i, n in enumerate(graph.inputs)
+        }
+        self.copies: list[
+            tuple[Node, tuple[str, Any]]
+        ] = []  # results stored in a second place at the end
+        self.launches = launches
+        self.literals = [n for n in graph.nodes() if n.op is LITERAL]
+        self.place |= {n: ("literal", i) for i, n in enumerate(self.literals)}
+        self._updates()
+        for k, o in enumerate(graph.outputs):
+            if k in graph.updates:
+                continue
+            if o in self.place:
+                self.copies.append((o, ("out", k)))
+            else:
+                self.place[o] = ("out", k)
+        self._arena()
+
+    def _updates(self) -> None:
+        """Updates are computed in their input's own memory where nobody reads the old value later."""
+        for k, i in self.graph.updates.items():
+            o, old = self.graph.outputs[k], self.graph.inputs[i]
+            if o is old:
+                continue
+            if o not in self.place and self._in_place(o, old):
+                self.place[o] = ("ext", i)
+            else:
+                self.copies.append((o, ("ext", i)))
+
+    def _in_place(self, o: Node, old: Node) -> bool:
+        writers = [j for j, x in enumerate(self.launches) if o in x.writes]
+        if not writers or writers[0] < self.quiet:
+            return False
+        first = self.launches[writers[0]]
+        if any(old in x.reads for x in self.launches[writers[0] + 1 :]):
+            return False
+        if old not in first.reads:
+            return True
+        nest = first.nest
+        if nest is None or len(nest.stages) != 1 or nest.stages[0].reductions:
+            return False
+        mine = first.arguments.index(old)
+        stores = [s for s in nest.stages[0].stores if first.arguments[s.buffer] is o]
+        loads = [at for kind, b, at in nest.accesses() if b == mine and kind != "store"]
+        return all(at == stores[0].at for at in loads) and not any(
+            k == "gather" and b == mine for k, b, _ in nest.accesses()
+        )
+
+    def _arena(self) -> None:
+        births: dict[Node, int] = {}
+        deaths: dict[Node, int] = {}
+        for j, x in enumerate(self.launches):
+            for n in x.writes:
+                births.setdefault(n, j)
+                deaths[n] = j
+            for n in x.reads:
+                deaths[n] = j
+        for n in (*self.keep, *(n for n, _ in self.copies)):
+            if n in births:
+                deaths[n] = len(self.launches)
+        nodes = [n for n in births if n not in self.place]
+        values = [
+            arena.Interval(max(n.numel(), 1) * n.dtype.itemsize, births[n], deaths[n])
+            for n in nodes
+        ]
+        scratch = [
+            (j, x.kernel.workspace_bytes)
+            for j, x in enumerate(self.launches)
+            if x.kernel is not None and x.kernel.workspace_bytes
+        ]
+        values += [arena.Interval(size, j, j) for j, size in scratch]
+        offsets, self.bytes = arena.plan(values)
+        for n, at in zip(nodes, offsets, strict=False):
+            self.place[n] = ("arena", at)
+        self.scratch = {j: at for (j, _), at in zip(scratch, offsets[len(nodes) :], strict=True)}
+
+    def slot(self, n: Node) -> Slot:
+        """Where a node's array lies."""
+        return Slot(*self.place[n], tuple(n.shape), n.dtype)
+
+    def argument(self, a: Any, launch: int) -> tuple[str, int, int]:
+        """An entry in the table of a kernel's arguments: kind, where, extra bytes."""
+        node, offset = a if isinstance(a, tuple) else (a, 0)
+        if node == WORKSPACE and launch in self.scratch:
+            return "arena", self.scratch[launch], 0
+        if node is None or node == WORKSPACE:
+            return "null", 0, 0
+        return *self.place[node], offset * node.dtype.itemsize
+
+    def host(self, n: Node, writes: list[Node]) -> Host:
+        """A call of a node's reference that fills `writes`."""
+
+        def moved(x: Any) -> Any:
+            if isinstance(x, Node):
+                return self.slot(x)
+            return tuple(map(moved, x)) if isinstance(x, tuple) else x
+
+        several = n.outputs is not None
+        results = tuple((w.args[1] if several else None, self.slot(w)) for w in writes)
+        return Host(n.name, moved(n.args), results)
+
+
+def _late(launches: list[Launch], flags: set[Node]) -> tuple[list[Launch], list[Launch]]:
+    """What can fail (host calls, and the checks of `flags`) with all that it needs, and the rest after it.
+
+    State is written last: nothing is half-changed where something fails.
+    """
+    read: set[Node] = set()
+    late: list[Launch] = []
+    early: list[Launch] = []
+    for x in reversed(launches):
+        if x.host is None and not any(w in read or w in flags for w in x.writes):
+            late.append(x)
+        else:
+            early.append(x)
+            read |= x.reads
+    return early[::-1], late[::-1]
+
+
+def plan(graph: Graph, name: str, isa: Isa) -> Recipe:
+    """The Recipe of a captured Graph; its kernels are compiled (or found in the cache) and loaded."""
+    graph = _own_outputs(_literal_constants(pipeline.optimize(graph, lowers, name)))
+    launches, checks = lower(graph, isa)
+    early, late = _late(launches, {flag for flag, _ in checks})
+    early = finish(early, isa)
+    launches, quiet = early + finish(late, isa), len(early)
+    # what checks look at stays in memory until they have been asked
+    keep = {x for flag, n in checks for x in (flag, *n.inputs)}
+    m = Memory(graph, launches, keep, quiet)
+    texts: dict[str, str] = {}
+    for x in launches:
+        for kernel in x.kernel.phases() if x.kernel is not None else ():
+            texts.setdefault(kernel.symbol, kernel.text)
+    _show(name, texts, isa)
+    table: list[tuple[str, int, int]] = []
+    kernels: list[Kernel] = []
+    steps: list[Native | Host | Checks] = []
+    begun = 0
+
+    def close() -> None:
+        """End the stretch of native launches before something else."""
+        nonlocal begun
+        if len(kernels) > begun:
+            steps.append(Native(begun, len(kernels) - begun))
+            begun = len(kernels)
+
+    for j, x in enumerate([*launches, None]):
+        if j == quiet and checks:
+            close()
+            steps.append(Checks(tuple((m.slot(flag), m.host(n, [])) for flag, n in checks)))
+        if x is None:
+            break
+        if x.host is not None:
+            close()
+            steps.append(m.host(x.host, x.writes))
+        elif x.kernel is not None:
+            at = len(table)
+            table += [m.argument(a, j) for a in x.arguments]
+            touched = sum(n.numel() * n.dtype.itemsize for n in {*x.reads, *x.writes})
+            for k in x.kernel.phases():
+                kernels.append(Kernel(k.symbol, at, k.ntasks, repr(x.writes[0]), touched))
+    close()
+    jit.build(list(texts.values()), isa)
+    return Recipe(
+        n_inputs=len(graph.inputs),
+        outputs=[(k, tuple(o.shape), o.dtype) for k, o in enumerate(graph.outputs) if k not in graph.updates],
+        written=sorted(set(graph.updates.values())),
+        arena_bytes=m.bytes,
+        literals=[np.ascontiguousarray(n.args[0]) for n in m.literals],
+        table=table,
+        kernels=kernels,
+        steps=steps,
+        copies=[(m.slot(n), Slot(kind, where, tuple(n.shape), n.dtype)) for n, (kind, where) in m.copies],
+        objects=[cache.make_key(text, isa.key) for text in texts.values()],
+    )  # fmt: skip
+
+
+def _show(name: str, texts: dict[str, str], isa: Isa) -> None:
+    """What KILN_DEBUG tells about kernels (symbol -> LLVM IR)."""
+    for symbol, text in texts.items():
+        if config.debug >= 5:
+            print(f"[kiln] {name} LLVM IR of {symbol}:\n{text}", file=sys.stderr)
+        if config.debug >= 6:
+            print(
+                f"[kiln] {name} assembly of {symbol}:\n{jit.assembly(text, isa)}", file=sys.stderr
+            )
