@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import enum
+import gc
 from typing import NamedTuple
 
 import numpy as np
@@ -180,6 +181,47 @@ def test_globals_and_closures():
     assert run.captures == 3
     same(run(x), x * 2)
     assert run.captures == 3
+
+
+def test_each_closure_of_one_code_is_followed_by_itself():
+    def scaled(factor):
+        def call(x):
+            return x * factor[0] + bias
+
+        factor, bias = [factor], 0.5
+
+        def set_bias(value):
+            nonlocal bias
+            bias = value
+
+        return call, set_bias
+
+    (first, set_first), (second, set_second) = scaled(2.0), scaled(3.0)
+    hidden = [second]
+    run = kiln.compile(first)
+    both = kiln.compile(lambda x: first(x) + hidden[0](x))
+    x = kiln.ones(2)
+    same(run(x), x * 2.5)
+    same(both(x), x * 6)
+    set_second(1.5)
+    same(both(x), x * 7)
+    same(run(x), x * 2.5)
+    assert run.captures == 1
+    set_first(1.5)
+    same(run(x), x * 3.5)
+    same(both(x), x * 8)
+
+
+def test_a_closure_of_the_compiled_function_costs_no_walk_of_the_heap(monkeypatch):
+    walks = []
+    real = gc.get_referrers
+    monkeypatch.setattr(gc, "get_referrers", lambda *a: walks.append(a) or real(*a))
+    shift, scale = 1.0, 2.0
+    helper = (lambda by: lambda x: x * by + by)(3.0)
+    same(kiln.compile(lambda x: x * scale + shift)(kiln.ones(2)), kiln.ones(2) * 3)
+    assert not walks
+    kiln.compile(lambda x: helper(helper(x)) + helper(x))(kiln.ones(2))
+    assert len(walks) == 1
 
 
 def test_a_global_that_holds_another_model():

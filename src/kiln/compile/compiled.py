@@ -514,7 +514,7 @@ class CompiledFunction:
     ) -> None:
         """Capture along the decisions made so far; ends in a plan, or at the next branch."""
         self.captures += 1
-        capture, facts = Capture(decisions), Facts()
+        capture, facts = Capture(decisions), Facts(self.fn)
         backend = self.backend or config.backend
         try:
             with capture.active():

@@ -164,9 +164,11 @@ def _class_attribute(holder: Any, attr: str) -> Any:
 class Facts:
     """The Python values read during a capture."""
 
-    def __init__(self) -> None:
+    def __init__(self, fn: Any) -> None:
         self.found: dict[Any, Fact] = {}
         self.young: set[int] = set()  # ids of what was made during the capture
+        self.entry: Any = getattr(fn, "__func__", fn)  # the function whose frame comes first
+        self.functions: dict[types.CodeType, list[types.FunctionType]] = {}
 
     def visit(self, frame: types.FrameType, leaving: bool = False) -> None:
         """Note what the code of a user's frame can read: as it is entered, and by its own variables as it ends."""
@@ -181,6 +183,7 @@ class Facts:
         code = frame.f_code
         if code.co_filename.startswith(("<frozen", "<kiln")) or _is_stdlib(code.co_filename):
             return
+        first = not leaving and getattr(self.entry, "__code__", None) is code
         for kind, root, path in _chains(code):
             if (kind == "variable") is not leaving:
                 continue
@@ -201,16 +204,22 @@ class Facts:
                 if kind == "global":
                     self._add((id(scope), root), root, scope, lambda s=scope, r=root: s[r], value)
                 else:
-                    self._add_cell(frame, root, value)
+                    self._add_cell([self.entry] if first else self._closures(code), root, value)
                 self._follow(value, root, path)
+        if first:
+            self.entry = None  # another frame of this code may be another closure's
 
-    def _add_cell(self, frame: types.FrameType, name: str, value: Any) -> None:
-        for fn in gc.get_referrers(frame.f_code):
-            if (
-                isinstance(fn, types.FunctionType)
-                and fn.__closure__
-                and name in fn.__code__.co_freevars
-            ):
+    def _closures(self, code: types.CodeType) -> list[types.FunctionType]:
+        """The functions that a frame of this code may belong to; looked up once, as it walks the heap."""
+        if code not in self.functions:
+            self.functions[code] = [
+                f for f in gc.get_referrers(code) if isinstance(f, types.FunctionType)
+            ]
+        return self.functions[code]
+
+    def _add_cell(self, functions: list[types.FunctionType], name: str, value: Any) -> None:
+        for fn in functions:
+            if fn.__closure__ and name in fn.__code__.co_freevars:
                 cell = fn.__closure__[fn.__code__.co_freevars.index(name)]
                 try:
                     if cell.cell_contents is value:
