@@ -97,6 +97,43 @@ def test_bf16(isa, out, shape):
 
 
 @ISAS
+@pytest.mark.parametrize(
+    "shape", [(40, 100, 64), (20, 49, 2), (210, 30, 36), (300, 120, 600)], ids=str
+)
+@pytest.mark.parametrize("out", ["f32", "bf16"])
+def test_bf16_sums_of_whole_numbers_are_exact(isa, shape, out):
+    m, n, k = shape
+    for form in range(4):
+        a, b = (
+            np.sign(operand(rows, cols, bool(form & bit), "f32")).astype(DTYPES["bf16"])
+            for rows, cols, bit in ((m, k, 1), (k, n, 2))
+        )
+        got = check(isa, a, b, ("bf16", "bf16", out))
+        want = (a.astype(np.float32) @ b.astype(np.float32)).astype(DTYPES[out])
+        np.testing.assert_array_equal(got.astype(np.float32), want.astype(np.float32))
+
+
+@ISAS
+def test_bf16_where_pairs_are_torn(isa):
+    """An odd depth, odd rows, odd batches, and memory that ends with the operand."""
+    for k, gap, batch in ((33, 0, 0), (34, 1, 0), (34, 0, 1), (34, 1, 1)):
+        for form in range(4):
+            shapes = [(3, 30, k + gap), (3, k + gap, 60)]
+            shapes = [
+                s[:1] + s[:0:-1] if form & bit else s for s, bit in zip(shapes, (1, 2), strict=True)
+            ]
+            flat = [random(3 * (s[1] * s[2] + batch), "bf16").reshape(3, -1) for s in shapes]
+            a, b = (
+                f[:, : s[1] * s[2]].reshape(s) if not batch else
+                np.lib.stride_tricks.as_strided(f, s, (f.strides[0], s[2] * 2, 2))
+                for f, s in zip(flat, shapes, strict=True)
+            )  # fmt: skip
+            a = (a.transpose(0, 2, 1) if form & 1 else a)[:, :, :k]
+            b = (b.transpose(0, 2, 1) if form & 2 else b)[:, :k]
+            check(isa, a, b, ("bf16", "bf16", "f32"))
+
+
+@ISAS
 def test_bf16_rounding_keeps_nan_and_infinity(isa):
     a = np.array([[np.nan, 0], [np.inf, 0], [-np.inf, 1], [1, 2**-9]], np.float32)
     out = guarded((4, 2), DTYPES["bf16"])

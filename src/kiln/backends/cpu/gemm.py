@@ -4,6 +4,11 @@ Note [Blocking]: the loops are batch, NC columns, KC of K, MC rows, panels, row 
 in place; B is read raw when small, packed inside the first row block's micro-kernel when its rows
 are contiguous, and packed beforehand otherwise. Tasks are independent sub-matrices chosen from the
 shape, so there is no barrier and the bits don't depend on the number of threads.
+
+Note [Pairs]: where the machine has a dot product of bf16 pairs (AVX512-BF16), both operands are
+seen as 32-bit pairs of neighbours along K: to the loops and the tile a product of half the depth
+on elements as large as a float. A lies ready if K is contiguous; B is packed. The instruction
+takes subnormal inputs as zero.
 """
 
 from __future__ import annotations
@@ -81,8 +86,23 @@ def emit(gemm: Gemm, isa: Isa, symbol: str) -> Kernel:
         return skinny.emit_axpy(gemm, isa, symbol, slots)
     if skinny.fits_dot(gemm, isa):
         return skinny.emit_dot(gemm, isa, symbol, slots)
-    operand = StridedB(gemm.b_dtype, gemm.b_strides)
+    operand = StridedB(gemm.b_dtype, gemm.b_strides, pairs=fits_pairs(gemm, isa))
     return PanelDriver(gemm, isa, symbol, operand, slots).emit()
+
+
+def fits_pairs(gemm: Gemm, isa: Isa) -> bool:
+    """Whether bf16 operands can be read as pairs along K, see Note [Pairs]."""
+
+    def whole(k: int, other: int, batch: tuple[int, ...]) -> bool:
+        return other == 1 or (k == 1 and not any(s % 2 for s in (other, *batch)))
+
+    return (
+        gemm.a_dtype == gemm.b_dtype == "bf16"
+        and isa.has("avx512bf16")
+        and gemm.k % 2 == 0
+        and whole(gemm.a_strides[1], gemm.a_strides[0], gemm.a_batch)
+        and whole(gemm.b_strides[0], gemm.b_strides[1], gemm.b_batch)
+    )
 
 
 def _check(gemm: Gemm) -> None:
@@ -141,6 +161,9 @@ class Operand(Protocol):
     @property
     def chunk_bytes(self) -> int: ...
 
+    @property
+    def pairs(self) -> bool: ...
+
     def k_unit(self, lanes: int) -> int:
         """K is cut into blocks of a multiple of this."""
         ...
@@ -161,6 +184,7 @@ class StridedB:
     dtype: str
     strides: tuple[int, int]
     chunk_bytes: int = 2 << 20
+    pairs: bool = False
 
     def k_unit(self, lanes: int) -> int:
         """Whole vectors, so that only the last block has a tail to transpose."""
@@ -175,13 +199,14 @@ class StridedB:
 
     def emit_pack(self, b: Text, name: str, isa: Isa, panel: int, live: int) -> None:
         """Define the packing function of a panel with ``live`` columns."""
-        packing.emit_pack_panel(b, name, isa, self.dtype, self.strides, panel, live)
+        emit = packing.emit_pack_pairs if self.pairs else packing.emit_pack_panel
+        emit(b, name, isa, self.dtype, self.strides, panel, live)
 
 
 class PanelDriver:
     """Writes the loops round the micro-kernel for one problem.
 
-    ``operand`` is B; ``slots`` says where C, A and B stand in the argument block;
+    ``operand`` is B (its ``pairs`` are A's too); ``slots`` says where C, A and B stand in the argument block;
     ``front`` bytes at the beginning of the workspace are left to the caller.
     """
 
@@ -204,8 +229,11 @@ class PanelDriver:
         self.blocks = -(-gemm.m // self.mr)
         self.low, self.high_count = divmod(gemm.m, self.blocks)
         self.mode = operand.mode(gemm, self.blocks)
+        self.unit = 2 if operand.pairs else 1  # elements along K that are one to the loops
+        self.k = gemm.k // self.unit
         far = gemm.a_strides[1] != 1 and gemm.k > 1024 and self.blocks > 2
-        self.pack_a = gemm.a_dtype != gemm.compute or far
+        ready = gemm.a_strides[1] == 1 if operand.pairs else gemm.a_dtype == gemm.compute
+        self.pack_a = far or not ready
         self._block_k()
         self._split()
         self.chunk_blocks = max(1, _MC // self.mr)
@@ -219,10 +247,10 @@ class PanelDriver:
         gemm = self.gemm
         can_split = gemm.c_dtype == gemm.compute and gemm.c_strides[1] == 1
         limit = _KC_PACKED_A if self.pack_a else _KC
-        self.k_blocks = max(1, -(-gemm.k // limit)) if can_split else 1
+        self.k_blocks = max(1, -(-self.k // limit)) if can_split else 1
         unit = self.operand.k_unit(self.lanes)
-        self.kc = -(-max(1, -(-gemm.k // self.k_blocks)) // unit) * unit
-        self.k_blocks = max(1, -(-gemm.k // self.kc))
+        self.kc = -(-max(1, -(-self.k // self.k_blocks)) // unit) * unit
+        self.k_blocks = max(1, -(-self.k // self.kc))
 
     def _split(self) -> None:
         gemm = self.gemm
@@ -230,7 +258,9 @@ class PanelDriver:
         flops = 2 * batches * gemm.m * gemm.n * max(gemm.k, 1)
         # Splitting rows repeats the packing of B: worth it for a few row blocks each.
         rows, cols = (4, 1) if self.mode == "packed" else (2, 2)
-        self.grid = tasks.Grid.choose(flops, batches, self.blocks, self.panels, rows, cols)
+        # Splitting columns repeats the packing of A, which costs more than packing B on the fly.
+        most = (4 if self.mode == "packed" else 2) if self.pack_a else self.panels
+        self.grid = tasks.Grid.choose(flops, batches, self.blocks, self.panels, rows, cols, most)
 
     def _layout_workspace(self) -> None:
         rows = -(-self.kc // self.lanes) * self.lanes
@@ -238,7 +268,7 @@ class PanelDriver:
         packed_b = 0 if self.mode == "raw" else self.panel_bytes * self.chunk_panels
         packed_a = 0
         self.a_offset = packed_b
-        self.a_row, self.a_k = self.gemm.a_strides
+        self.a_row, self.a_k = self.gemm.a_strides[0] // self.unit, self.gemm.a_strides[1]
         if self.pack_a:
             chunk = self.chunk_blocks * self.mr
             # An odd number of cache lines apart, so that columns don't fall on one L1 set.
@@ -269,7 +299,11 @@ class PanelDriver:
         for wanted, name, columns in live:
             if wanted and self.mode == "packed":
                 self.operand.emit_pack(b, f"{self.symbol}.{name}", self.isa, self.panel, columns)
-        if self.pack_a:
+        if self.pack_a and self.operand.pairs:
+            packing.emit_pack_pair_rows(
+                b, f"{self.symbol}.pack_a", self.isa, self.gemm.a_strides[1], self.a_k
+            )
+        elif self.pack_a:
             row, k = self.gemm.a_strides
             strides = (row, k) if self.a_k == 1 else (k, row)
             pitch = max(self.a_row, self.a_k)
@@ -285,7 +319,7 @@ class PanelDriver:
             compute=gemm.compute, a_row=self.a_row, a_k=self.a_k, b_mode=mode,
             b_k=gemm.b_strides[0], panel=self.panel, c_dtype=gemm.c_dtype,
             c_row=gemm.c_strides[0], c_col=gemm.c_strides[1], split_k=self.k_blocks > 1,
-            epilogue=gemm.epilogue,
+            epilogue=gemm.epilogue, pairs=self.operand.pairs,
         )  # fmt: skip
         emit_tile(self.b, tile, name)
 
@@ -320,12 +354,12 @@ class PanelDriver:
             self.workspace = b.at(base, b.add(b.mul("%task", self.task_bytes), self.front))
 
     def _k_block(self, index: str) -> None:
-        b, gemm = self.b, self.gemm
+        b = self.b
         self.k0 = b.mul(index, self.kc)
         if self.k_blocks == 1:
-            self.depth, self.more, self.last = str(gemm.k), "false", "true"
+            self.depth, self.more, self.last = str(self.k), "false", "true"
         else:
-            self.depth = b.least(self.kc, b.op(f"sub i64 {gemm.k}, {self.k0}"))
+            self.depth = b.least(self.kc, b.op(f"sub i64 {self.k}, {self.k0}"))
             self.more = b.op(f"icmp ne i64 {index}, 0")
             self.last = b.op(f"icmp eq i64 {index}, {self.k_blocks - 1}")
         if self.mode == "packed":
@@ -368,7 +402,8 @@ class PanelDriver:
         b, gemm = self.b, self.gemm
         start = self._row_of(self.rows)
         count = b.op(f"sub i64 {self._row_of(self.rows_end)}, {start}")
-        offset = b.add(b.mul(start, gemm.a_strides[0]), b.mul(self.k0, gemm.a_strides[1]))
+        along = b.mul(self.k0, self.unit * gemm.a_strides[1])
+        offset = b.add(b.mul(start, gemm.a_strides[0]), along)
         source = b.at(self.a, offset, ITEMSIZE[gemm.a_dtype])
         self.a_packed, self.a_start = b.at(self.workspace, self.a_offset), start
         shape = (count, self.depth) if self.a_k == 1 else (self.depth, count)

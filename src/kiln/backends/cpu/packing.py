@@ -13,6 +13,7 @@ from kiln.backends.cpu.text import (
     ITEMSIZE,
     Text,
     lane_mask,
+    load_bits,
     load_scalar,
     load_vector,
     ramp_mask,
@@ -147,3 +148,56 @@ def emit_pack_rows(
             mask = ramp_mask(b, lanes, b.op(f"sub i64 %cols, {whole}"))
             value = load_vector(b, b.at(src, whole, size), dtype, lanes, mask)
             store_vector(b, value, b.at(dst, whole, out), compute, lanes, mask)
+
+
+def emit_pack_pairs(
+    b: Text, name: str, isa: Isa, dtype: str, strides: tuple[int, int], panel: int, live: int
+) -> None:
+    """As `emit_pack_panel`, for bf16 as pairs along K: ``k0`` and ``kc`` count pairs."""
+    with b.function(name, PACK_PARAMS, internal=True):
+        offset = b.add(b.mul("%k0", 2 * strides[0]), b.mul("%col0", strides[1]))
+        source = b.at("%base", offset, ITEMSIZE[dtype])
+        if strides[1] == 1:
+            lanes = isa.lanes(4)
+            with b.loop(0, "%kc", carried=[("ptr", source), ("ptr", "%dst")]) as loop:
+                src, dst = loop.carried
+                for at in range(0, live, lanes):
+                    mask = lane_mask(lanes, live - at) if live - at < lanes else None
+                    value = _pairs(b, b.at(src, 2 * at), strides[0], lanes, mask)
+                    store_vector(b, value, b.at(dst, 4 * at), "f32", lanes)
+                loop.next = [b.at(src, 4 * strides[0]), b.at(dst, 4 * panel)]
+        else:  # a pair is one 32-bit element
+            _transposed(b, isa, "f32", source, strides[1] // 2, panel, live)
+
+
+def emit_pack_pair_rows(b: Text, name: str, isa: Isa, k_stride: int, pitch: int) -> None:
+    """Define ``void name(src, dst, i64 pairs, i64 cols)``: rows of bf16 as rows of pairs.
+
+    Neighbouring columns lie together in ``src``, neighbours along K ``k_stride`` apart.
+    """
+    lanes = isa.lanes(4)
+    params = [("ptr noalias readonly", "src"), ("ptr noalias", "dst"), ("i64", "pairs"),
+              ("i64", "cols")]  # fmt: skip
+    with b.function(name, params, internal=True), b.loop(0, "%pairs") as r:
+        src = b.at("%src", b.mul(r.index, 2 * k_stride), 2)
+        dst = b.at("%dst", b.mul(r.index, pitch), 4)
+        whole = b.op(f"and i64 %cols, -{lanes}")
+        with b.loop(0, whole, lanes) as c:
+            value = _pairs(b, b.at(src, c.index, 2), k_stride, lanes, None)
+            store_vector(b, value, b.at(dst, c.index, 4), "f32", lanes)
+        with b.when(
+            b.op(f"icmp slt i64 {whole}, %cols")
+        ):  # a masked store costs even where all is off
+            mask = ramp_mask(b, lanes, b.op(f"sub i64 %cols, {whole}"))
+            value = _pairs(b, b.at(src, whole, 2), k_stride, lanes, mask)
+            store_vector(b, value, b.at(dst, whole, 4), "f32", lanes, mask)
+
+
+def _pairs(b: Text, source: str, k_stride: int, lanes: int, mask: str | None) -> str:
+    """Two rows of bf16 that lie ``k_stride`` apart, interleaved: pairs as the bits of floats."""
+    low = load_bits(b, source, lanes, mask)
+    high = load_bits(b, b.at(source, 2 * k_stride), lanes, mask)
+    kind = f"<{lanes} x i32>"
+    sixteen = "<" + ", ".join(["i32 16"] * lanes) + ">"
+    both = b.op(f"or {kind} {low}, {b.op(f'shl {kind} {high}, {sixteen}')}")
+    return b.op(f"bitcast {kind} {both} to <{lanes} x float>")

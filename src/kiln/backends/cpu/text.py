@@ -197,6 +197,15 @@ def load_vector(
     return widen_bf16(b, value, lanes) if dtype == "bf16" else value
 
 
+def load_bits(b: Text, pointer: str, lanes: int, mask: str | None) -> str:
+    """Load the bit patterns of ``lanes`` bf16 elements as i32; lanes that are off read as zero."""
+    if mask is None:
+        raw = b.op(f"load <{lanes} x i16>, ptr {pointer}, align 2")
+    else:
+        raw = masked_load(b, pointer, "i16", lanes, mask, "zeroinitializer")
+    return b.op(f"zext <{lanes} x i16> {raw} to <{lanes} x i32>")
+
+
 def masked_load(b: Text, pointer: str, element: str, lanes: int, mask: str, other: str) -> str:
     """Load the lanes that are on; the rest are ``other``."""
     vector, bits = f"<{lanes} x {element}>", f"<{lanes} x i1>"
@@ -283,6 +292,14 @@ def fma(b: Text, x: str, y: str, z: str, element: str, lanes: int, fused: bool) 
     vector, short = f"<{lanes} x {element}>", f"v{lanes}{_suffix(element)}"
     name = f"llvm.{'fma' if fused else 'fmuladd'}.{short}"
     return b.call(name, vector, (vector, x), (vector, y), (vector, z))
+
+
+def dot_pairs(b: Text, x: str, y: str, z: str, lanes: int) -> str:
+    """``z`` plus the dot products of bf16 pairs, each pair the bits of a float lane (AVX512-BF16)."""
+    wide, short = f"<{lanes} x float>", f"<{2 * lanes} x bfloat>"
+    x, y = (b.op(f"bitcast {wide} {value} to {short}") for value in (x, y))
+    name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}"
+    return b.call(name, wide, (wide, z), (short, x), (short, y))
 
 
 def reduce_add(b: Text, value: str, element: str, lanes: int) -> str:
