@@ -462,7 +462,12 @@ class PanelDriver:
 
 def choose_tile(m: int, n: int, lanes: int, isa: Isa) -> tuple[int, int]:
     """(vectors, rows) of the register tile for an m x n result: least estimated cycles."""
-    candidates = {3: 8, 2: 12, 4: 6, 1: 16} if isa.n_vregs >= 32 else {2: 6, 3: 4, 1: 12}
+    if isa.n_vregs >= 32:
+        candidates = {3: 8, 2: 12, 4: 6, 1: 16}
+    elif isa.has_fma:
+        candidates = {2: 6, 3: 4, 1: 12}
+    else:  # each product needs a register of its own
+        candidates = {2: 6, 1: 12}
     best, choice = float("inf"), (1, 1)
     vectors = -(-n // lanes)
     for nv, mr in candidates.items():

@@ -112,7 +112,8 @@ def emit_tile(b: Text, tile: Tile, name: str) -> None:
         scratch = None
         if tile.epilogue is not None and tile.epilogue.heavy:
             scratch = b.op(f"alloca [{tile.mr * tile.nv} x {vector}], align 64")
-        unroll = 1 if tile.mr * tile.nv >= 12 else 4
+        few = 12 if tile.isa.has_fma else 8  # without FMA each product needs a register
+        unroll = 1 if tile.mr * tile.nv >= few else 4
         acc = ["zeroinitializer"] * (tile.mr * tile.nv)
         pointers = ["%a", "%b", "%panel"]
         if unroll > 1:
