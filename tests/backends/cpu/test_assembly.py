@@ -134,7 +134,9 @@ LOOP = re.compile(r"^(\.LBB\w+):(?:(?!^\.LBB).)*?\b(?:j\w+|b\.?\w*)\s+\1\b", re.
 
 
 @pytest.mark.parametrize("form", range(4))
-@pytest.mark.parametrize("shape", [(96, 96, 96), (200, 80, 40), (64, 48, 500), (7, 16, 300)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(96, 96, 96), (200, 80, 40), (64, 48, 500), (7, 16, 300)], ids=str
+)
 def test_register_tiles_fit_the_registers(isa, shape, form):
     m, n, k = shape
     a, b = ((1, m) if form & 1 else (k, 1)), ((1, k) if form & 2 else (n, 1))
