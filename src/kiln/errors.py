@@ -53,6 +53,10 @@ class KilnNotImplementedError(KilnError, NotImplementedError):
     """Something that Kiln names but does not do (yet)."""
 
 
+class KilnMemoryError(KilnError, MemoryError):
+    """More memory is needed than can be had."""
+
+
 class CaptureError(KilnError):
     """A function that `kiln.compile` cannot capture, with the line and the cure."""
 

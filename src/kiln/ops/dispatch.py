@@ -12,7 +12,7 @@ from .. import dtypes as dt
 from ..autograd.modes import mode
 from ..autograd.tape import edge_of, record
 from ..autograd.views import check_inplace, rebase
-from ..errors import KilnError, KilnTypeError, describe
+from ..errors import KilnError, KilnMemoryError, KilnTypeError, describe
 from ..tensor import CAPTURING, Tensor, _fresh, _new, wrap
 from .registry import OPERAND, OPTIONAL, TENSOR, TENSORS, Op
 
@@ -144,14 +144,14 @@ def _explain(op: Op, args: tuple, raw: list, error: Exception) -> Any:
             return op.run(*raw)
     if op.infer is not None:
         op.infer(*args)  # raises the op's own error
-    kind: type[KilnError] = KilnError
-    if isinstance(error, TypeError):
-        kind = KilnTypeError
-    elif isinstance(error, MemoryError):
-        raise error
     given = ", ".join(
         f"{p.name}={describe(a)}" for p, a in zip(op.params, args, strict=True) if a is not None
     )
+    if isinstance(error, MemoryError):
+        raise KilnMemoryError(
+            op.name, f"not enough memory: {error}", given, "work on smaller pieces"
+        ) from None
+    kind = KilnTypeError if isinstance(error, TypeError) else KilnError
     raise kind(
         op.name, str(error) or type(error).__name__, given, "see the op's documentation"
     ) from error

@@ -75,6 +75,7 @@ class DiskCache:
         # Written aside and renamed, so that a reader never sees half of it.
         temporary = self.directory / f".{key[:16]}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
         try:
+            self.directory.mkdir(mode=0o700, exist_ok=True)  # somebody may have cleaned up
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "wb") as file:
                 file.write(_MAGIC + hashlib.sha256(data).digest() + data)

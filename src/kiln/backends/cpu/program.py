@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from ...config import config
-from ...errors import KilnError, KilnIndexError
+from ...errors import KilnError, KilnIndexError, KilnMemoryError
 from ...graph.node import Graph
 from ...ops.registry import REGISTRY
 from ...runtime import arena, threads
@@ -46,7 +47,10 @@ class CpuProgram:
 
     def __init__(self, recipe: Recipe, name: str):
         self.recipe, self.name = recipe, name
-        self.buffer = np.zeros(recipe.arena_bytes + arena.ALIGN, np.uint8)
+        try:
+            self.buffer = np.zeros(recipe.arena_bytes + arena.ALIGN, np.uint8)
+        except MemoryError:
+            raise self._too_large() from None
         start = self.buffer.ctypes.data
         self.base = -(-start // arena.ALIGN) * arena.ALIGN
         self.arena_offset = self.base - start
@@ -76,10 +80,21 @@ class CpuProgram:
         self.held: list[Any] = [None] * recipe.n_inputs
         self.lock = threading.Lock()
 
+    def _too_large(self) -> KilnMemoryError:
+        results = sum(prod(shape) * d.itemsize for _, shape, d in self.recipe.outputs)
+        return KilnMemoryError(
+            "compile", "not enough memory for a program", f"{self.name}: {results / 2**30:,.2f} GiB of results, "
+            f"{self.recipe.arena_bytes / 2**30:,.2f} GiB between its kernels",
+            "use smaller batches, or compile smaller functions",
+        )  # fmt: skip
+
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Execute once; safe to call from several threads, one of which runs at a time."""
-        with self.lock:
-            return self._run(inputs)
+        try:
+            with self.lock:
+                return self._run(inputs)
+        except MemoryError:  # results are made first: no state has changed
+            raise self._too_large() from None
 
     def _run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         table, held = self.table, self.held
