@@ -22,6 +22,7 @@ from . import (  # noqa: F401
     matrix,
     normalization,
     pooling,
+    quantized,
     random,
     reduction,
     resampling,

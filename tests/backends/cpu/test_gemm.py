@@ -134,6 +134,28 @@ def test_bf16_where_pairs_are_torn(isa):
 
 
 @ISAS
+@pytest.mark.parametrize(
+    "shape",
+    [(9, 30, 20), (60, 49, 500), (1, 50, 40), (50, 2, 33), (300, 130, 64), (5, 3, 0)],
+    ids=str,
+)
+def test_i8_is_exact(isa, shape):
+    m, n, k = shape
+    for form in range(4):
+        a, b = (
+            rng.integers(-128, 128, (c, r) if form & bit else (r, c)).astype(np.int8)
+            for r, c, bit in ((m, k, 1), (k, n, 2))
+        )
+        a, b = (a.T if form & 1 else a), (b.T if form & 2 else b)
+        a[:1], b[:, :1] = -128, -128
+        out = guarded((m, n), np.int32)
+        gemm = Gemm(m, n, k, strides(a), strides(b), strides(out), "i8", "i8", "i32")
+        run(emit(gemm, isa, unique(gemm, isa.name)), isa, [out, a, b])
+        np.testing.assert_array_equal(out, a.astype(np.int32) @ b.astype(np.int32))
+        assert margins_untouched(out)
+
+
+@ISAS
 def test_bf16_rounding_keeps_nan_and_infinity(isa):
     a = np.array([[np.nan, 0], [np.inf, 0], [-np.inf, 1], [1, 2**-9]], np.float32)
     out = guarded((4, 2), DTYPES["bf16"])

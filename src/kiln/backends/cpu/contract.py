@@ -30,12 +30,18 @@ Stored = Callable[[Node], bool]
 
 def lowers(n: Node) -> bool:
     """Whether a node is a contraction that has a kernel here; empty ones are left to the reference."""
-    if n.name in ("matmul", "convolution", "conv_input_grad", "conv_weight_grad") and any(
-        0 in x.shape for x in n.inputs
-    ):
+    if n.name in (
+        "matmul",
+        "_int_mm",
+        "convolution",
+        "conv_input_grad",
+        "conv_weight_grad",
+    ) and any(0 in x.shape for x in n.inputs):
         return False
     if n.name == "matmul":
         return n.dtype in _GEMM and all(x.dtype is n.dtype for x in n.inputs)
+    if n.name == "_int_mm":
+        return True
     if n.name in ("convolution", "conv_input_grad", "conv_weight_grad"):
         return n.dtype in (dt.float32, dt.float64) and len(n.arg("stride")) <= 2 and _fits(n)
     return False
@@ -253,7 +259,7 @@ def lower(
 ) -> Contraction:
     """The kernel of a contraction node, together with what its epilogue takes in."""
     chain = epilogue_ends(n, users, outputs)
-    if n.name == "matmul":
+    if n.name in ("matmul", "_int_mm"):
         return _matmul(n, chain, stored, isa)
     return _convolution(n, chain, stored, isa)
 
@@ -277,10 +283,11 @@ def _matmul(n: Node, chain: list[Node], stored: Stored, isa: Isa) -> Contraction
             0 if i < lead or own[i - lead] == 1 else own_st[i - lead] for i in range(len(batch))
         )
 
-    d = _GEMM[n.dtype]
+    d = "i8" if n.name == "_int_mm" else _GEMM[n.dtype]
+    out = "i32" if n.name == "_int_mm" else d
     epilogue, extras, end = _epilogue(n, chain, (prod(batch), m, cols), stored, isa, None)
     spec = gemm.Gemm(
-        m, cols, k, (ast[-2], ast[-1]), (bst[-2], bst[-1]), (cols, 1), d, d, d, batch,
+        m, cols, k, (ast[-2], ast[-1]), (bst[-2], bst[-1]), (cols, 1), d, d, out, batch,
         strides(ash, ast), strides(bsh, bst), contiguous_strides((*batch, m * cols))[:-1], epilogue,
     )  # fmt: skip
     kernel = gemm.emit(spec, isa, _symbol("gemm", spec, isa))

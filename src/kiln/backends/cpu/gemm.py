@@ -1,14 +1,16 @@
-"""Matrix multiplication kernels: C = epilogue(A @ B), batched, any strides, f32, f64 and bf16.
+"""Matrix multiplication kernels: C = epilogue(A @ B), batched, any strides, f32, f64, bf16 and i8.
 
 Note [Blocking]: the loops are batch, NC columns, KC of K, MC rows, panels, row blocks. A is read
 in place; B is read raw when small, packed inside the first row block's micro-kernel when its rows
 are contiguous, and packed beforehand otherwise. Tasks are independent sub-matrices chosen from the
 shape, so there is no barrier and the bits don't depend on the number of threads.
 
-Note [Pairs]: where the machine has a dot product of bf16 pairs (AVX512-BF16), both operands are
-seen as 32-bit pairs of neighbours along K: to the loops and the tile a product of half the depth
-on elements as large as a float. A lies ready if K is contiguous; B is packed. The instruction
-takes subnormal inputs as zero.
+Note [Groups]: where the machine has a dot product of bf16 pairs (AVX512-BF16) or of four i8
+(AVX512-VNNI), both operands are seen as 32-bit groups of neighbours along K: to the loops and the
+tile a product of half or a quarter of the depth on elements as large as a float. B is packed; A
+too, except pairs that lie ready. The bf16 instruction takes subnormal inputs as zero. That of i8
+wants one operand unsigned: A is packed with 128 added, and a panel of B begins with -128 times
+its columns' sums, from which the tile's sums start.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ class Gemm:
     """One matrix product: C[m, n] = epilogue(sum over k of A[m, k] * B[k, n]), batched.
 
     Strides are in elements and may be zero or negative; ``batch`` are leading sizes, with one
-    stride each per operand (0 broadcasts). dtypes: "f32", "f64", "bf16" (added up in f32).
+    stride each per operand (0 broadcasts). dtypes: "f32", "f64", "bf16" (added up in f32), and
+    "i8" times "i8" into "i32".
     C must not overlap A, B or the epilogue's operands.
     """
 
@@ -62,7 +65,9 @@ class Gemm:
 
     @property
     def compute(self) -> str:
-        """dtype of products and sums: f64 if an input is f64, else f32."""
+        """dtype of products and sums: f64 if an input is f64, i32 of i8, else f32."""
+        if self.a_dtype == "i8":
+            return "i32"
         return "f64" if "f64" in (self.a_dtype, self.b_dtype) else "f32"
 
 
@@ -82,37 +87,44 @@ def emit(gemm: Gemm, isa: Isa, symbol: str) -> Kernel:
         with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
             pass
         return Kernel(b.module(), symbol, 1, 0)
-    if skinny.fits_axpy(gemm, isa):
+    floats = gemm.compute != "i32"
+    if floats and skinny.fits_axpy(gemm, isa):
         return skinny.emit_axpy(gemm, isa, symbol, slots)
-    if skinny.fits_dot(gemm, isa):
+    if floats and skinny.fits_dot(gemm, isa):
         return skinny.emit_dot(gemm, isa, symbol, slots)
-    operand = StridedB(gemm.b_dtype, gemm.b_strides, pairs=fits_pairs(gemm, isa))
+    operand = StridedB(gemm.b_dtype, gemm.b_strides, group=group_of(gemm, isa))
     return PanelDriver(gemm, isa, symbol, operand, slots).emit()
 
 
-def fits_pairs(gemm: Gemm, isa: Isa) -> bool:
-    """Whether bf16 operands can be read as pairs along K, see Note [Pairs]."""
+def group_of(gemm: Gemm, isa: Isa) -> str:
+    """The dtype whose 32-bit groups along K the machine multiplies at once, see Note [Groups]; "" if none."""
 
-    def whole(k: int, other: int, batch: tuple[int, ...]) -> bool:
-        return other == 1 or (k == 1 and not any(s % 2 for s in (other, *batch)))
+    def whole(k: int, other: int, batch: tuple[int, ...], unit: int) -> bool:
+        """Whether groups can be loaded: rows of them, or every row begins at a group."""
+        return other == 1 or (k == 1 and not any(s % unit for s in (other, *batch)))
 
-    return (
-        gemm.a_dtype == gemm.b_dtype == "bf16"
-        and isa.has("avx512bf16")
-        and gemm.k % 2 == 0
-        and whole(gemm.a_strides[1], gemm.a_strides[0], gemm.a_batch)
-        and whole(gemm.b_strides[0], gemm.b_strides[1], gemm.b_batch)
-    )
+    def both(unit: int) -> bool:
+        return (
+            gemm.k % unit == 0
+            and whole(gemm.a_strides[1], gemm.a_strides[0], gemm.a_batch, unit)
+            and whole(gemm.b_strides[0], gemm.b_strides[1], gemm.b_batch, unit)
+        )
+
+    if gemm.a_dtype == gemm.b_dtype == "bf16" and isa.has("avx512bf16") and both(2):
+        return "bf16"
+    return "i8" if gemm.a_dtype == "i8" and isa.has("avx512vnni") and both(4) else ""
 
 
 def _check(gemm: Gemm) -> None:
     dtypes = (gemm.a_dtype, gemm.b_dtype, gemm.c_dtype)
-    mixed = "f64" in dtypes and dtypes != ("f64", "f64", "f64")
+    mixed = ("f64" in dtypes and dtypes != ("f64", "f64", "f64")) or (
+        "i8" in dtypes and dtypes != ("i8", "i8", "i32")
+    )
     ranks = {len(x) for x in (gemm.batch, gemm.a_batch, gemm.b_batch, gemm.c_batch)}
     if mixed or len(ranks) > 1 or min(gemm.m, gemm.n, gemm.k, *gemm.batch) < 0:
         raise KilnValueError(
             "gemm", "an operand's dtype, size or batch strides are not possible", gemm,
-            "f64 doesn't mix with other dtypes; give one stride per batch size and operand",
+            "f64 doesn't mix with other dtypes, i8 gives i32; give one stride per batch size and operand",
         )  # fmt: skip
 
 
@@ -162,7 +174,7 @@ class Operand(Protocol):
     def chunk_bytes(self) -> int: ...
 
     @property
-    def pairs(self) -> bool: ...
+    def group(self) -> str: ...
 
     def k_unit(self, lanes: int) -> int:
         """K is cut into blocks of a multiple of this."""
@@ -184,7 +196,7 @@ class StridedB:
     dtype: str
     strides: tuple[int, int]
     chunk_bytes: int = 2 << 20
-    pairs: bool = False
+    group: str = ""
 
     def k_unit(self, lanes: int) -> int:
         """Whole vectors, so that only the last block has a tail to transpose."""
@@ -199,14 +211,14 @@ class StridedB:
 
     def emit_pack(self, b: Text, name: str, isa: Isa, panel: int, live: int) -> None:
         """Define the packing function of a panel with ``live`` columns."""
-        emit = packing.emit_pack_pairs if self.pairs else packing.emit_pack_panel
+        emit = packing.emit_pack_groups if self.group else packing.emit_pack_panel
         emit(b, name, isa, self.dtype, self.strides, panel, live)
 
 
 class PanelDriver:
     """Writes the loops round the micro-kernel for one problem.
 
-    ``operand`` is B (its ``pairs`` are A's too); ``slots`` says where C, A and B stand in the argument block;
+    ``operand`` is B (its ``group`` is A's too); ``slots`` says where C, A and B stand in the argument block;
     ``front`` bytes at the beginning of the workspace are left to the caller.
     """
 
@@ -229,10 +241,13 @@ class PanelDriver:
         self.blocks = -(-gemm.m // self.mr)
         self.low, self.high_count = divmod(gemm.m, self.blocks)
         self.mode = operand.mode(gemm, self.blocks)
-        self.unit = 2 if operand.pairs else 1  # elements along K that are one to the loops
+        self.unit = (
+            4 // ITEMSIZE[operand.group] if operand.group else 1
+        )  # of K are one to the loops
         self.k = gemm.k // self.unit
         far = gemm.a_strides[1] != 1 and gemm.k > 1024 and self.blocks > 2
-        ready = gemm.a_strides[1] == 1 if operand.pairs else gemm.a_dtype == gemm.compute
+        pairs = operand.group == "bf16" and gemm.a_strides[1] == 1
+        ready = pairs if operand.group else gemm.a_dtype == gemm.compute
         self.pack_a = far or not ready
         self._block_k()
         self._split()
@@ -245,7 +260,7 @@ class PanelDriver:
 
     def _block_k(self) -> None:
         gemm = self.gemm
-        can_split = gemm.c_dtype == gemm.compute and gemm.c_strides[1] == 1
+        can_split = gemm.c_dtype == gemm.compute != "i32" and gemm.c_strides[1] == 1
         limit = _KC_PACKED_A if self.pack_a else _KC
         self.k_blocks = max(1, -(-self.k // limit)) if can_split else 1
         unit = self.operand.k_unit(self.lanes)
@@ -264,7 +279,8 @@ class PanelDriver:
 
     def _layout_workspace(self) -> None:
         rows = -(-self.kc // self.lanes) * self.lanes
-        self.panel_bytes = rows * self.panel * self.size
+        header = self.operand.group == "i8"
+        self.panel_bytes = (rows + header) * self.panel * self.size
         packed_b = 0 if self.mode == "raw" else self.panel_bytes * self.chunk_panels
         packed_a = 0
         self.a_offset = packed_b
@@ -299,10 +315,11 @@ class PanelDriver:
         for wanted, name, columns in live:
             if wanted and self.mode == "packed":
                 self.operand.emit_pack(b, f"{self.symbol}.{name}", self.isa, self.panel, columns)
-        if self.pack_a and self.operand.pairs:
-            packing.emit_pack_pair_rows(
-                b, f"{self.symbol}.pack_a", self.isa, self.gemm.a_strides[1], self.a_k
-            )
+        if self.pack_a and self.operand.group:
+            far = self.gemm.a_strides[1] if self.a_k != 1 else 0
+            pitch = max(self.a_row, self.a_k)
+            packing.emit_pack_group_rows(b, f"{self.symbol}.pack_a", self.isa, self.operand.group, far,
+                                         self.gemm.a_strides[0], pitch)  # fmt: skip
         elif self.pack_a:
             row, k = self.gemm.a_strides
             strides = (row, k) if self.a_k == 1 else (k, row)
@@ -319,7 +336,7 @@ class PanelDriver:
             compute=gemm.compute, a_row=self.a_row, a_k=self.a_k, b_mode=mode,
             b_k=gemm.b_strides[0], panel=self.panel, c_dtype=gemm.c_dtype,
             c_row=gemm.c_strides[0], c_col=gemm.c_strides[1], split_k=self.k_blocks > 1,
-            epilogue=gemm.epilogue, pairs=self.operand.pairs,
+            epilogue=gemm.epilogue, group=self.operand.group,
         )  # fmt: skip
         emit_tile(self.b, tile, name)
 

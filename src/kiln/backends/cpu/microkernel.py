@@ -14,7 +14,7 @@ from kiln.backends.cpu.text import (
     COMPUTE,
     ITEMSIZE,
     Text,
-    dot_pairs,
+    dot,
     fma,
     lane_mask,
     load_vector,
@@ -85,7 +85,7 @@ class Tile:
     c_col: int
     split_k: bool
     epilogue: Epilogue | None
-    pairs: bool = False  # elements of A and B are bf16 pairs
+    group: str = ""  # "bf16" or "i8": elements of A and B are 32-bit groups of these
 
     @property
     def lanes(self) -> int:
@@ -114,8 +114,14 @@ def emit_tile(b: Text, tile: Tile, name: str) -> None:
             scratch = b.op(f"alloca [{tile.mr * tile.nv} x {vector}], align 64")
         few = 12 if tile.isa.has_fma else 8  # without FMA each product needs a register
         unroll = 1 if tile.mr * tile.nv >= few else 4
-        acc = ["zeroinitializer"] * (tile.mr * tile.nv)
-        pointers = ["%a", "%b", "%panel"]
+        acc, start = ["zeroinitializer"] * (tile.mr * tile.nv), "%b"
+        if tile.group == "i8":  # the panel begins with what the columns' sums start from
+            size = ITEMSIZE[tile.compute]
+            first = [
+                load_vector(b, b.at("%b", v * lanes * size), "i32", lanes) for v in range(tile.nv)
+            ]
+            acc, start = first * tile.mr, b.at("%b", tile.panel * size)
+        pointers = ["%a", start, "%panel"]
         if unroll > 1:
             whole = b.op(f"and i64 %kc, -{unroll}")
             acc, pointers = _k_loop(b, tile, "0", whole, unroll, acc, pointers)
@@ -186,8 +192,8 @@ def _k_loop(
                 wide = splat(b, scalar, element, lanes)
                 for v in range(tile.nv):
                     n = i * tile.nv + v
-                    if tile.pairs:
-                        acc[n] = dot_pairs(b, wide, columns[v], acc[n], lanes)
+                    if tile.group:
+                        acc[n] = dot(b, wide, columns[v], acc[n], tile.group, lanes)
                     else:
                         acc[n] = fma(b, wide, columns[v], acc[n], element, lanes, tile.isa.has_fma)
             pa = b.at(pa, tile.a_k * size)

@@ -2,7 +2,7 @@
 
 Every packing function is ``void pack(base, dst, i64 k0, i64 kc, i64 col0)``: it writes rows
 k0..k0+kc of columns col0..col0+live of the K x N operand at ``base`` as kc rows of ``panel``
-elements, converting bf16 to f32. Columns past ``live`` are written as anything finite.
+elements, converting bf16 to f32 and i8 to i32. Columns past ``live`` are written as anything finite.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from kiln.backends.cpu.text import (
     COMPUTE,
     ITEMSIZE,
     Text,
+    dot,
     lane_mask,
     load_bits,
     load_scalar,
@@ -28,7 +29,7 @@ PACK_PARAMS = [
 
 def compute_of(dtype: str) -> str:
     """The dtype that arithmetic on ``dtype`` is done in."""
-    return "f64" if dtype == "f64" else "f32"
+    return {"f64": "f64", "i8": "i32", "i32": "i32"}.get(dtype, "f32")
 
 
 def emit_pack_panel(
@@ -60,8 +61,9 @@ def _rows(b: Text, isa: Isa, dtype: str, source: str, stride: int, panel: int, l
 
 
 def _transposed(
-    b: Text, isa: Isa, dtype: str, source: str, stride: int, panel: int, live: int
-) -> None:
+    b: Text, isa: Isa, dtype: str, source: str, stride: int, panel: int, live: int,
+    target: str = "%dst",
+) -> None:  # fmt: skip
     """K is contiguous: blocks of lanes x lanes elements are transposed in registers.
 
     One block's code serves all: the last block of K overlaps the one before, and columns past
@@ -71,11 +73,11 @@ def _transposed(
     lanes, out, size = isa.lanes(ITEMSIZE[compute]), ITEMSIZE[compute], ITEMSIZE[dtype]
     last = b.op(f"sub i64 %kc, {lanes}")
     with b.when(b.op(f"icmp slt i64 {last}, 0")):
-        _elements(b, dtype, source, (1, stride), panel, live)
+        _elements(b, dtype, source, (1, stride), panel, live, target)
     with b.when(b.op(f"icmp sge i64 {last}, 0")), b.loop(0, "%kc", lanes) as step:
         k = b.least(step.index, last)
         along = b.at(source, k, size)
-        down = b.at("%dst", b.mul(k, panel), out)
+        down = b.at(target, b.mul(k, panel), out)
         with b.loop(0, live, lanes) as first:
             rows = []
             for j in range(lanes):
@@ -83,19 +85,20 @@ def _transposed(
                 if live % lanes:
                     column = b.least(column, live - 1)
                 rows.append(load_vector(b, b.at(along, b.mul(column, stride), size), dtype, lanes))
-            target = b.at(down, first.index, out)
+            place = b.at(down, first.index, out)
             for r, row in enumerate(transpose(b, rows, COMPUTE[compute])):
-                store_vector(b, row, b.at(target, r * panel * out), compute, lanes)
+                store_vector(b, row, b.at(place, r * panel * out), compute, lanes)
 
 
 def _elements(
-    b: Text, dtype: str, source: str, strides: tuple[int, int], panel: int, live: int
-) -> None:
+    b: Text, dtype: str, source: str, strides: tuple[int, int], panel: int, live: int,
+    target: str = "%dst",
+) -> None:  # fmt: skip
     """Neither stride is 1: one element at a time."""
     compute = compute_of(dtype)
     with b.loop(0, "%kc") as k:
         src = b.at(source, b.mul(k.index, strides[0]), ITEMSIZE[dtype])
-        dst = b.at("%dst", b.mul(k.index, panel), ITEMSIZE[compute])
+        dst = b.at(target, b.mul(k.index, panel), ITEMSIZE[compute])
         with b.loop(0, live) as j:
             value = load_scalar(b, b.at(src, b.mul(j.index, strides[1]), ITEMSIZE[dtype]), dtype)
             place = b.at(dst, j.index, ITEMSIZE[compute])
@@ -150,54 +153,92 @@ def emit_pack_rows(
             store_vector(b, value, b.at(dst, whole, out), compute, lanes, mask)
 
 
-def emit_pack_pairs(
+def emit_pack_groups(
     b: Text, name: str, isa: Isa, dtype: str, strides: tuple[int, int], panel: int, live: int
 ) -> None:
-    """As `emit_pack_panel`, for bf16 as pairs along K: ``k0`` and ``kc`` count pairs."""
+    """As `emit_pack_panel`, for 32-bit groups along K of bf16 or i8: ``k0`` and ``kc`` count groups.
+
+    A panel of i8 begins with a row of -128 times the sums of its columns.
+    """
+    size, lanes = ITEMSIZE[dtype], isa.lanes(4)
+    unit = 4 // size
     with b.function(name, PACK_PARAMS, internal=True):
-        offset = b.add(b.mul("%k0", 2 * strides[0]), b.mul("%col0", strides[1]))
-        source = b.at("%base", offset, ITEMSIZE[dtype])
+        offset = b.add(b.mul("%k0", unit * strides[0]), b.mul("%col0", strides[1]))
+        source = b.at("%base", offset, size)
+        rows = b.at("%dst", 4 * panel) if dtype == "i8" else "%dst"
         if strides[1] == 1:
-            lanes = isa.lanes(4)
-            with b.loop(0, "%kc", carried=[("ptr", source), ("ptr", "%dst")]) as loop:
+            with b.loop(0, "%kc", carried=[("ptr", source), ("ptr", rows)]) as loop:
                 src, dst = loop.carried
                 for at in range(0, live, lanes):
                     mask = lane_mask(lanes, live - at) if live - at < lanes else None
-                    value = _pairs(b, b.at(src, 2 * at), strides[0], lanes, mask)
-                    store_vector(b, value, b.at(dst, 4 * at), "f32", lanes)
+                    value = _groups(b, b.at(src, size * at), dtype, strides[0], lanes, mask)
+                    store_vector(b, value, b.at(dst, 4 * at), "i32", lanes)
                 loop.next = [b.at(src, 4 * strides[0]), b.at(dst, 4 * panel)]
-        else:  # a pair is one 32-bit element
-            _transposed(b, isa, "f32", source, strides[1] // 2, panel, live)
+        else:  # a group is one 32-bit element
+            _transposed(b, isa, "i32", source, strides[1] // unit, panel, live, rows)
+        if dtype == "i8":
+            _column_sums(b, rows, panel, live, lanes)
 
 
-def emit_pack_pair_rows(b: Text, name: str, isa: Isa, k_stride: int, pitch: int) -> None:
-    """Define ``void name(src, dst, i64 pairs, i64 cols)``: rows of bf16 as rows of pairs.
+def _column_sums(b: Text, rows: str, panel: int, live: int, lanes: int) -> None:
+    """Put -128 times the sums of a packed panel's columns of i8 before it."""
+    ints, starts = f"<{lanes} x i32>", range(0, live, lanes)
+    ones = "<" + ", ".join([f"i32 {0x01010101}"] * lanes) + ">"
+    zeros = [(ints, "zeroinitializer")] * len(starts)
+    with b.loop(0, "%kc", carried=[*zeros, ("ptr", rows)]) as loop:
+        *sums, row = loop.carried
+        values = [load_vector(b, b.at(row, 4 * at), "i32", lanes) for at in starts]
+        sums = [dot(b, ones, x, total, "i8", lanes) for x, total in zip(values, sums, strict=True)]
+        loop.next = [*sums, b.at(row, 4 * panel)]
+    factor = "<" + ", ".join(["i32 -128"] * lanes) + ">"
+    for at, total in zip(starts, loop.final, strict=False):
+        value = b.op(f"mul {ints} {total}, {factor}")
+        store_vector(b, value, b.at("%dst", 4 * at), "i32", lanes)
 
-    Neighbouring columns lie together in ``src``, neighbours along K ``k_stride`` apart.
+
+def emit_pack_group_rows(
+    b: Text, name: str, isa: Isa, dtype: str, k_stride: int, row_stride: int, pitch: int
+) -> None:
+    """Define ``void name(src, dst, i64 rows, i64 cols)``: A as 32-bit groups along K, of i8 with 128 added.
+
+    With a ``k_stride``, rows are groups and columns lie together in ``src``; without, rows are those of
+    A and columns its groups. ``dst`` rows are ``pitch`` groups apart.
     """
-    lanes = isa.lanes(4)
-    params = [("ptr noalias readonly", "src"), ("ptr noalias", "dst"), ("i64", "pairs"),
+    lanes, size = isa.lanes(4), ITEMSIZE[dtype]
+    ints = f"<{lanes} x i32>"
+    flip = "<" + ", ".join([f"i32 {0x80808080 - (1 << 32)}"] * lanes) + ">"
+    params = [("ptr noalias readonly", "src"), ("ptr noalias", "dst"), ("i64", "rows"),
               ("i64", "cols")]  # fmt: skip
-    with b.function(name, params, internal=True), b.loop(0, "%pairs") as r:
-        src = b.at("%src", b.mul(r.index, 2 * k_stride), 2)
+
+    def copy(source: str, target: str, mask: str | None) -> None:
+        if k_stride:
+            value = _groups(b, source, dtype, k_stride, lanes, mask)
+        else:
+            value = load_vector(b, source, "i32", lanes, mask, 1)
+        if dtype == "i8":
+            value = b.op(f"xor {ints} {value}, {flip}")
+        store_vector(b, value, target, "i32", lanes, mask)
+
+    with b.function(name, params, internal=True), b.loop(0, "%rows") as r:
+        row, step = (4 * k_stride, size) if k_stride else (row_stride * size, 4)
+        src = b.at("%src", b.mul(r.index, row))
         dst = b.at("%dst", b.mul(r.index, pitch), 4)
         whole = b.op(f"and i64 %cols, -{lanes}")
         with b.loop(0, whole, lanes) as c:
-            value = _pairs(b, b.at(src, c.index, 2), k_stride, lanes, None)
-            store_vector(b, value, b.at(dst, c.index, 4), "f32", lanes)
+            copy(b.at(src, c.index, step), b.at(dst, c.index, 4), None)
         with b.when(
             b.op(f"icmp slt i64 {whole}, %cols")
         ):  # a masked store costs even where all is off
             mask = ramp_mask(b, lanes, b.op(f"sub i64 %cols, {whole}"))
-            value = _pairs(b, b.at(src, whole, 2), k_stride, lanes, mask)
-            store_vector(b, value, b.at(dst, whole, 4), "f32", lanes, mask)
+            copy(b.at(src, whole, step), b.at(dst, whole, 4), mask)
 
 
-def _pairs(b: Text, source: str, k_stride: int, lanes: int, mask: str | None) -> str:
-    """Two rows of bf16 that lie ``k_stride`` apart, interleaved: pairs as the bits of floats."""
-    low = load_bits(b, source, lanes, mask)
-    high = load_bits(b, b.at(source, 2 * k_stride), lanes, mask)
-    kind = f"<{lanes} x i32>"
-    sixteen = "<" + ", ".join(["i32 16"] * lanes) + ">"
-    both = b.op(f"or {kind} {low}, {b.op(f'shl {kind} {high}, {sixteen}')}")
-    return b.op(f"bitcast {kind} {both} to <{lanes} x float>")
+def _groups(b: Text, source: str, dtype: str, k_stride: int, lanes: int, mask: str | None) -> str:
+    """Rows of bf16 or i8 that lie ``k_stride`` apart, interleaved into one vector of 32-bit groups."""
+    size, ints = ITEMSIZE[dtype], f"<{lanes} x i32>"
+    value = load_bits(b, source, dtype, lanes, mask)
+    for i in range(1, 4 // size):
+        more = load_bits(b, b.at(source, i * k_stride * size), dtype, lanes, mask)
+        shift = "<" + ", ".join([f"i32 {8 * size * i}"] * lanes) + ">"
+        value = b.op(f"or {ints} {value}, {b.op(f'shl {ints} {more}, {shift}')}")
+    return value

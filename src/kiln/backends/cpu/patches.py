@@ -35,7 +35,7 @@ class Patches:
     origin: tuple[int, int]
     strides: tuple[int, int, int]
     chunk_bytes: int = 96 * 1024
-    pairs: bool = False
+    group: str = ""
 
     @property
     def taps(self) -> int:

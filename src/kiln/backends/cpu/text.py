@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 from kiln.backends.cpu import ir
 
-ITEMSIZE = {"f32": 4, "f64": 8, "bf16": 2}
+ITEMSIZE = {"f32": 4, "f64": 8, "bf16": 2, "i8": 1, "i32": 4}
 """Bytes of one stored element."""
 
-COMPUTE = {"f32": "float", "f64": "double", "bf16": "float"}
+COMPUTE = {"f32": "float", "f64": "double", "bf16": "float", "i8": "i32", "i32": "i32"}
 """LLVM type that arithmetic on a stored dtype is done in."""
+
+_STORED = {"bf16": "i16", "i8": "i8"}  # what memory holds where that is not the arithmetic's type
 
 
 @dataclass
@@ -187,23 +189,26 @@ def splat(b: Text, value: str, element: str, lanes: int) -> str:
 def load_vector(
     b: Text, pointer: str, dtype: str, lanes: int, mask: str | None = None, align: int = 0
 ) -> str:
-    """Load ``lanes`` stored elements and widen bf16; lanes that are off read as zero."""
-    element = "i16" if dtype == "bf16" else COMPUTE[dtype]
+    """Load ``lanes`` stored elements and widen bf16 and i8; lanes that are off read as zero."""
+    element = _STORED.get(dtype, COMPUTE[dtype])
     vector = f"<{lanes} x {element}>"
     if mask is None:
         value = b.op(f"load {vector}, ptr {pointer}, align {align or ITEMSIZE[dtype]}")
     else:
         value = masked_load(b, pointer, element, lanes, mask, "zeroinitializer")
+    if dtype == "i8":
+        return b.op(f"sext {vector} {value} to <{lanes} x i32>")
     return widen_bf16(b, value, lanes) if dtype == "bf16" else value
 
 
-def load_bits(b: Text, pointer: str, lanes: int, mask: str | None) -> str:
-    """Load the bit patterns of ``lanes`` bf16 elements as i32; lanes that are off read as zero."""
+def load_bits(b: Text, pointer: str, dtype: str, lanes: int, mask: str | None) -> str:
+    """Load the bit patterns of ``lanes`` bf16 or i8 elements as i32; lanes that are off read as zero."""
+    element = _STORED[dtype]
     if mask is None:
-        raw = b.op(f"load <{lanes} x i16>, ptr {pointer}, align 2")
+        raw = b.op(f"load <{lanes} x {element}>, ptr {pointer}, align {ITEMSIZE[dtype]}")
     else:
-        raw = masked_load(b, pointer, "i16", lanes, mask, "zeroinitializer")
-    return b.op(f"zext <{lanes} x i16> {raw} to <{lanes} x i32>")
+        raw = masked_load(b, pointer, element, lanes, mask, "zeroinitializer")
+    return b.op(f"zext <{lanes} x {element}> {raw} to <{lanes} x i32>")
 
 
 def masked_load(b: Text, pointer: str, element: str, lanes: int, mask: str, other: str) -> str:
@@ -224,6 +229,8 @@ def expand_load(b: Text, pointer: str, element: str, lanes: int, mask: str) -> s
 
 def load_scalar(b: Text, pointer: str, dtype: str) -> str:
     """Load one stored element in its arithmetic type."""
+    if dtype == "i8":
+        return b.op(f"sext i8 {b.op(f'load i8, ptr {pointer}')} to i32")
     if dtype != "bf16":
         return b.op(f"load {COMPUTE[dtype]}, ptr {pointer}, align {ITEMSIZE[dtype]}")
     raw = b.op(f"load i16, ptr {pointer}, align 2")
@@ -289,13 +296,24 @@ def narrow_bf16(b: Text, value: str, lanes: int) -> str:
 
 def fma(b: Text, x: str, y: str, z: str, element: str, lanes: int, fused: bool) -> str:
     """``x * y + z``; fused only where the ISA has it, as LLVM would otherwise call libm."""
+    if element == "i32":
+        ints = f"<{lanes} x i32>"
+        return b.op(f"add {ints} {z}, {b.op(f'mul {ints} {x}, {y}')}")
     vector, short = f"<{lanes} x {element}>", f"v{lanes}{_suffix(element)}"
     name = f"llvm.{'fma' if fused else 'fmuladd'}.{short}"
     return b.call(name, vector, (vector, x), (vector, y), (vector, z))
 
 
-def dot_pairs(b: Text, x: str, y: str, z: str, lanes: int) -> str:
-    """``z`` plus the dot products of bf16 pairs, each pair the bits of a float lane (AVX512-BF16)."""
+def dot(b: Text, x: str, y: str, z: str, dtype: str, lanes: int) -> str:
+    """``z`` plus, in each 32-bit lane, the dot product of the bf16 pairs, or the i8 groups of four, of x and y.
+
+    Of i8, x is unsigned. Needs AVX512-BF16 or AVX512-VNNI.
+    """
+    if dtype == "i8":
+        ints, short = f"<{lanes} x i32>", f"<{4 * lanes} x i8>"
+        x, y = (b.op(f"bitcast {ints} {value} to {short}") for value in (x, y))
+        name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+        return b.call(name, ints, (ints, z), (short, x), (short, y))
     wide, short = f"<{lanes} x float>", f"<{2 * lanes} x bfloat>"
     x, y = (b.op(f"bitcast {wide} {value} to {short}") for value in (x, y))
     name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}"
@@ -321,4 +339,4 @@ def _suffix(element: str) -> str:
 
 
 def _bytes(element: str) -> int:
-    return {"float": 4, "double": 8, "i16": 2}[element]
+    return {"float": 4, "double": 8, "i16": 2, "i8": 1, "i32": 4}[element]
