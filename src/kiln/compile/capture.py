@@ -24,6 +24,7 @@ from ..ops.derive import compute_dtype
 from ..ops.registry import REGISTRY, Op
 from ..shape import contiguous_strides, numel, view_strides
 from ..tensor import CAPTURING, Tensor, wrap
+from .inputs import Input, may_share
 
 _KILN = __name__.split(".")[0] + "."
 _ABSENT = object()
@@ -112,47 +113,11 @@ class SymArray:
         self.capture.refuse(why)
 
 
-class Input:
-    """Where an input of the Graph comes from at each call.
-
-    `kind`: "arg" (leaf number of the arguments), "state" (a tensor reached by closure), "grad" (the
-    `.grad` of a tensor, or of an argument where there is a leaf number) or "host" (a Python number in
-    `owner[key]`).
-    """
-
-    __slots__ = ("array", "host", "index", "kind", "leaf", "node", "tensor")
-
-    def __init__(self, kind: str, index: int, node: Node, tensor: Tensor | None = None, leaf: int = -1,
-                 host: tuple[Any, Any] | None = None):  # fmt: skip
-        self.kind, self.index, self.node, self.tensor, self.leaf, self.host = (
-            kind,
-            index,
-            node,
-            tensor,
-            leaf,
-            host,
-        )
-        self.array = tensor._a if tensor is not None else None
-
-
-def layout_of(a: np.ndarray) -> Any:
-    """How an array lies in memory, where that is not the usual way: its strides, and whether it can be written."""
-    f = a.flags
-    return None if f.carray else (a.strides, f.writeable)
-
-
 def _layout(a: np.ndarray) -> Any:
     """The dummy array with the strides of an array; None where it is contiguous."""
     if a.flags.c_contiguous or any(s % a.itemsize for s in a.strides):
         return None
     return as_strided(np.zeros(1, np.uint8), a.shape, [s // a.itemsize for s in a.strides])
-
-
-def may_share(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays lie, at least in part, in the same memory."""
-    if a.base is None and b.base is None:
-        return a is b
-    return bool(a.size and b.size and np.may_share_memory(a, b))
 
 
 class Branch(BaseException):

@@ -1,0 +1,213 @@
+"""One captured path made executable: its Program, where inputs come from and where outputs go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..autograd.modes import mode
+from ..autograd.tape import TapeNode
+from ..backends import base
+from ..errors import CaptureError, describe
+from ..graph.node import Graph, Node
+from ..ops.dispatch import bump
+from ..ops.registry import REGISTRY
+from ..tensor import Tensor, _fresh, wrap
+from .capture import Capture, SymArray
+from .gradient import Joint, differentiate
+from .inputs import Input, may_share
+from .pytree import flatten, unflatten
+from .tapenodes import ProgramNode, SpentNode
+
+
+class Plan:
+    """One captured path: its Program, where its inputs come from and where its outputs go."""
+
+    def __init__(self, capture: Capture, result: Any, backend: str, name: str):
+        self.inputs = capture.inputs
+        outputs: list[Node] = []
+
+        def output(node: Node) -> int:
+            outputs.append(node)
+            return len(outputs) - 1
+
+        out_leaves: list[Any] = []
+        self.structure = flatten(result, out_leaves)
+        self.makers = _makers(capture, out_leaves, output)
+        late = {"alias": 1, "again": 2}
+        self.order = sorted(enumerate(self.makers), key=lambda p: late.get(p[1][0], 0))
+        grad_outputs = [
+            (k, x) for k, x in zip(self.makers, out_leaves, strict=True) if k[0] == "new" and _fresh(x)._rg
+        ]  # fmt: skip
+        # a loss whose backward ran inside the function still says requires_grad, as in eager mode
+        self.spent = {k[1] for k, x in grad_outputs if _is_spent(x)}
+        grad_outputs = [(k, x) for k, x in grad_outputs if k[1] not in self.spent]
+        self.grads: list[
+            tuple[Tensor | int, int]
+        ] = []  # (tensor or argument, output that becomes its .grad)
+        changed = [(t, old, t._grad) for t, old, _ in capture.grads.values()]
+        changed += [
+            (leaf, capture.arg_grads.get(leaf), t._grad)
+            for leaf, t, _ in capture.stand_ins.values()
+        ]
+        for target, old, new in changed:
+            if isinstance(target, Tensor):
+                target._grad = old
+            if new is not old:
+                self.grads.append(
+                    (target, -1 if new is None else output(capture.payload(new).node()))
+                )
+        self.joint: Joint | None = None
+        if grad_outputs:
+            self.joint = differentiate(
+                capture, [x for _, x in grad_outputs], [k[1] for k, _ in grad_outputs], output
+            )
+        updates = {}
+        self.written: list[Input] = []
+        for sym, _ in capture.storages.values():
+            s = sym.storage
+            if s.written and s.origin is not None and s.origin not in self.written:
+                self.written.append(s.origin)
+                updates[output(s.value)] = s.origin.index
+        capture.check_overlap(self.written)
+        args = [i for i in self.inputs if i.kind == "arg"]
+        self.pairs = [(w.index, i.index) for w in self.written for i in args if i is not w]
+        self.parts = [i.index for i in args] if self.written else []
+        self.visible = [k for k in range(len(outputs)) if k not in updates]
+        graph = Graph([i.node for i in self.inputs], outputs, updates)
+        self.graph = graph
+        self.program = base.get(backend).compile(graph, name)
+        if self.joint is not None:
+            self.joint.compile(backend, name + ".backward")
+        for i in self.inputs:  # the first call's memory is not needed any more
+            i.array = None
+            if i.leaf >= 0:
+                i.tensor = None
+
+    def run(self, leaves: list[Any]) -> Any:
+        """Execute once for these argument leaves."""
+        arrays = [i.fetch(leaves) for i in self.inputs]
+        shared = self.pairs if any(arrays[i].base is not None for i in self.parts) else ()
+        for w, i in shared:
+            a, b = arrays[w], arrays[i]
+            if _root(a) is _root(b) and may_share(a, b):
+                raise CaptureError(
+                    "compile", "the function writes a tensor whose memory another argument shares in part",
+                    f"argument {self.inputs[i].leaf}: {describe(leaves[self.inputs[i].leaf])}",
+                    "pass one of them and take the view inside the function",
+                )  # fmt: skip
+        results = self.program.run(arrays)
+        slots = dict(zip(self.visible, results, strict=True))
+        for i in self.written:
+            if i.kind == "arg":
+                bump(leaves[i.leaf])
+            elif i.kind == "state":
+                bump(i.tensor)  # type: ignore[arg-type]
+        for target, k in self.grads:
+            t = leaves[target] if isinstance(target, int) else target
+            t._grad = None if k < 0 else wrap(slots[k])
+        node = None
+        if self.joint is not None and mode.grad:
+            node = ProgramNode(self.joint, self.inputs, leaves, slots)
+        made: list[Any] = [None] * len(self.makers)
+        for at, m in self.order:
+            if m[0] == "new":
+                t = wrap(slots[m[1]])
+                if node is not None and m[1] in node.position:
+                    t._fn, t._idx, t._rg = node, node.position[m[1]], True
+                elif m[1] in self.spent:
+                    t._fn, t._rg = SpentNode(), True
+                made[at] = t
+            elif m[0] == "again":
+                made[at] = made[m[1]]
+            elif m[0] == "value":
+                made[at] = m[1]
+            elif m[0] == "arg":
+                made[at] = leaves[m[1]]
+            else:
+                source = m[1]
+                if isinstance(source, Input):
+                    source = leaves[source.leaf] if source.kind == "arg" else source.tensor
+                elif isinstance(source, int):
+                    source = made[source]
+                made[at] = _alias(source, m[2], m[3])
+        return unflatten(self.structure, iter(made).__next__)
+
+
+def _root(a: np.ndarray) -> Any:
+    """The owner of an array's memory."""
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return a if a.base is None else a.base
+
+
+def _alias(t: Tensor, chain: tuple | None, tracked: bool) -> Tensor:
+    """A view of a tensor, or the tensor itself where the chain is None; without its history if not tracked."""
+    if chain is None:
+        return t
+    if not tracked:
+        t = t.detach()
+    for name, rest in chain:
+        t = REGISTRY[name].fn(t, *rest)
+    return t
+
+
+def _makers(capture: Capture, found: list[Any], output: Callable[[Node], int]) -> list[tuple]:
+    """How each output leaf is made at each call.
+
+    ("value", x) a Python value; ("new", k) from the Program's output k; ("again", j) the same tensor as
+    output leaf j; ("arg", i) argument leaf i; ("alias", source, chain, tracked) a view of an input, of a
+    tensor reached by the function or of output leaf j, or that tensor itself (no chain).
+    """
+    out: list[Any] = [None] * len(found)
+    first: dict[int, int] = {}
+    wholes: dict[Any, int] = {}  # storage -> the leaf that is all of it
+    later: list[int] = []
+    for j, x in enumerate(found):
+        if not isinstance(x, Tensor):
+            out[j] = ("value", x)
+        elif id(x) in first:
+            out[j] = ("again", first[id(x)])
+        else:
+            first[id(x)] = j
+            later.append(j)
+            a = x._a
+            whole = isinstance(a, SymArray) and not a.chain and a.storage.origin is None
+            if whole and (a.storage not in wholes or _fresh(x)._rg):
+                wholes[a.storage] = j
+    for j in later:
+        x = found[j]
+        a = x._a
+        if not isinstance(a, SymArray):
+            out[j] = ("alias", x, None, True)
+            continue
+        origin, tracked = a.storage.origin, _fresh(x)._rg
+        if origin is not None and origin.kind in ("arg", "state"):
+            known = capture.stand_ins.get(id(x))
+            if known is not None:
+                out[j] = ("arg", known[0])
+            else:
+                out[j] = ("alias", origin, None if origin.tensor is x else a.chain, tracked)
+            continue
+        k = wholes.get(a.storage)
+        if k is not None and k != j and (_fresh(found[k])._rg or not tracked):
+            out[j] = ("alias", k, a.chain, tracked)
+        else:
+            out[j] = ("new", output(a.node()))
+    return out
+
+
+def _is_spent(t: Tensor) -> bool:
+    """Whether a backward pass inside the function has used up this tensor's history."""
+    seen: set[Any] = set()
+    stack = [t._fn]
+    while stack:
+        n = stack.pop()
+        if isinstance(n, TapeNode) and n not in seen:
+            if n.freed:
+                return True
+            seen.add(n)
+            stack.extend(e[0] for e in n.edges if e is not None)
+    return False
