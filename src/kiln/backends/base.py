@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,12 +18,23 @@ NAMES = ("cpu", "reference")
 class Program(Protocol):
     """A Graph made executable: flat inputs in, flat outputs out.
 
-    `run(inputs)` gives an array for each output of the Graph that is not an update; updates are
-    stored in the memory of their input arrays. Safe to call from several threads.
+    Updates are stored in the memory of their input arrays. `run` is all that most callers need; one
+    that runs a program often binds the inputs that stay where they are and calls it under its lock.
     """
 
+    lock: AbstractContextManager[Any]
+
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
-        """Execute once."""
+        """Execute once: an array for each output of the Graph that is not an update. Safe from any thread."""
+        ...
+
+    def bind(self, i: int, a: np.ndarray) -> None:
+        """Have input i lie in this C-contiguous array at each call from now on."""
+        ...
+
+    def caller(self, varying: Sequence[int]) -> Callable[..., None]:
+        """The program as a function of C-contiguous arrays: those of the inputs `varying`, in that order,
+        and of all outputs that are not updates, which it fills. The other inputs must be bound."""
         ...
 
 

@@ -149,7 +149,7 @@ class CompiledFunction:
                 capture.settle()
                 capture.check()
                 guards = facts.settle()
-                plan = Plan(capture, result, backend, self.name)
+                plan = Plan(capture, result, backend, self.name, len(leaves))
             entry.learn(capture, guards)
             path.plan = plan
             capture.kept = True

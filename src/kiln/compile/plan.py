@@ -7,25 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.modes import mode
 from ..autograd.tape import TapeNode
 from ..backends import base
 from ..errors import CaptureError, describe
 from ..graph.node import Graph, Node
-from ..ops.dispatch import bump
-from ..ops.registry import REGISTRY
-from ..tensor import Tensor, _fresh, wrap
+from ..tensor import Tensor, _fresh
 from .capture import Capture, SymArray
 from .gradient import Joint, differentiate
 from .inputs import Input, may_share
-from .pytree import flatten, unflatten
-from .tapenodes import ProgramNode, SpentNode
+from .pytree import flatten
+from .replay import replay
 
 
 class Plan:
     """One captured path: its Program, where its inputs come from and where its outputs go."""
 
-    def __init__(self, capture: Capture, result: Any, backend: str, name: str):
+    def __init__(self, capture: Capture, result: Any, backend: str, name: str, n_leaves: int):
         self.inputs = capture.inputs
         outputs: list[Node] = []
 
@@ -81,59 +78,31 @@ class Plan:
         self.program = base.get(backend).compile(graph, name)
         if self.joint is not None:
             self.joint.compile(backend, name + ".backward")
+        self.n_leaves = n_leaves
+        self.loose = {
+            i.index for i in self.inputs if i.array is not None and not i.array.flags.c_contiguous
+        }
         for i in self.inputs:  # the first call's memory is not needed any more
             i.array = None
             if i.leaf >= 0:
                 i.tensor = None
 
-    def run(self, leaves: list[Any]) -> Any:
+    def run(self, leaves: tuple[Any, ...]) -> Any:
         """Execute once for these argument leaves."""
-        arrays = [i.fetch(leaves) for i in self.inputs]
-        shared = self.pairs if any(arrays[i].base is not None for i in self.parts) else ()
-        for w, i in shared:
-            a, b = arrays[w], arrays[i]
+        with self.program.lock:
+            self.run = replay(self)  # type: ignore[method-assign]
+        return self.run(leaves)
+
+    def check_shared(self, leaves: tuple[Any, ...]) -> None:
+        """Refuse to write an argument's memory that another argument shares in part."""
+        for w, i in self.pairs:
+            a, b = self.inputs[w].fetch(leaves), self.inputs[i].fetch(leaves)
             if _root(a) is _root(b) and may_share(a, b):
                 raise CaptureError(
                     "compile", "the function writes a tensor whose memory another argument shares in part",
                     f"argument {self.inputs[i].leaf}: {describe(leaves[self.inputs[i].leaf])}",
                     "pass one of them and take the view inside the function",
                 )  # fmt: skip
-        results = self.program.run(arrays)
-        slots = dict(zip(self.visible, results, strict=True))
-        for i in self.written:
-            if i.kind == "arg":
-                bump(leaves[i.leaf])
-            elif i.kind == "state":
-                bump(i.tensor)  # type: ignore[arg-type]
-        for target, k in self.grads:
-            t = leaves[target] if isinstance(target, int) else target
-            t._grad = None if k < 0 else wrap(slots[k])
-        node = None
-        if self.joint is not None and mode.grad:
-            node = ProgramNode(self.joint, self.inputs, leaves, slots)
-        made: list[Any] = [None] * len(self.makers)
-        for at, m in self.order:
-            if m[0] == "new":
-                t = wrap(slots[m[1]])
-                if node is not None and m[1] in node.position:
-                    t._fn, t._idx, t._rg = node, node.position[m[1]], True
-                elif m[1] in self.spent:
-                    t._fn, t._rg = SpentNode(), True
-                made[at] = t
-            elif m[0] == "again":
-                made[at] = made[m[1]]
-            elif m[0] == "value":
-                made[at] = m[1]
-            elif m[0] == "arg":
-                made[at] = leaves[m[1]]
-            else:
-                source = m[1]
-                if isinstance(source, Input):
-                    source = leaves[source.leaf] if source.kind == "arg" else source.tensor
-                elif isinstance(source, int):
-                    source = made[source]
-                made[at] = _alias(source, m[2], m[3])
-        return unflatten(self.structure, iter(made).__next__)
 
 
 def _root(a: np.ndarray) -> Any:
@@ -141,17 +110,6 @@ def _root(a: np.ndarray) -> Any:
     while isinstance(a.base, np.ndarray):
         a = a.base
     return a if a.base is None else a.base
-
-
-def _alias(t: Tensor, chain: tuple | None, tracked: bool) -> Tensor:
-    """A view of a tensor, or the tensor itself where the chain is None; without its history if not tracked."""
-    if chain is None:
-        return t
-    if not tracked:
-        t = t.detach()
-    for name, rest in chain:
-        t = REGISTRY[name].fn(t, *rest)
-    return t
 
 
 def _makers(capture: Capture, found: list[Any], output: Callable[[Node], int]) -> list[tuple]:

@@ -41,3 +41,11 @@ def unflatten(structure: Any, leaf: Callable[[], Any]) -> Any:
         values = [unflatten(s, leaf) for s in parts]
         return kind(*values) if hasattr(kind, "_fields") else kind(values)
     return kind(**{n: unflatten(s, leaf) for n, s in parts})
+
+
+def count(structure: Any) -> int:
+    """How many leaves a structure has."""
+    if structure is None:
+        return 1
+    keyed = not issubclass(structure[0], list | tuple)
+    return sum(count(p[1] if keyed else p) for p in structure[1])

@@ -176,13 +176,14 @@ exit:
   ret void
 }
 
-define void @kiln_run(ptr %pool, ptr %plan, i64 %n) {
+; Runs the entries from %first on; returns 0 at the end, or the entry after the stop that it came to.
+define i64 @kiln_run(ptr %pool, ptr %plan, i64 %first, i64 %n) {
 entry:
   %active.p = getelementptr i8, ptr %pool, i64 ACTIVE
   %0 = atomicrmw add ptr %active.p, i64 1 monotonic
   br label %head
 head:
-  %i = phi i64 [ 0, %entry ], [ %i.next, %step ]
+  %i = phi i64 [ %first, %entry ], [ %i.next, %step ]
   %more = icmp slt i64 %i, %n
   br i1 %more, label %body, label %exit
 body:
@@ -192,6 +193,18 @@ body:
   %kernel = load ptr, ptr %entry.p
   %args = load ptr, ptr %args.p
   %ntasks = load i64, ptr %ntasks.p
+  %i.next = add i64 %i, 1
+  %stops = icmp eq ptr %kernel, null
+  br i1 %stops, label %stop, label %launch
+stop:
+  ; an entry without a kernel: a stop, always (no flag) or where the byte at its flag is set
+  %always = icmp eq ptr %args, null
+  br i1 %always, label %exit, label %flagged
+flagged:
+  %flag = load i8, ptr %args
+  %set = icmp ne i8 %flag, 0
+  br i1 %set, label %exit, label %step
+launch:
   %few = icmp sle i64 %ntasks, 1
   br i1 %few, label %one, label %many
 one:
@@ -201,11 +214,11 @@ many:
   call void @kiln_parallel(ptr %pool, ptr %kernel, ptr %args, i64 %ntasks)
   br label %step
 step:
-  %i.next = add i64 %i, 1
   br label %head
 exit:
+  %at = phi i64 [ 0, %head ], [ %i.next, %stop ], [ %i.next, %flagged ]
   %1 = atomicrmw sub ptr %active.p, i64 1 monotonic
-  ret void
+  ret i64 %at
 }
 
 ; Claims tasks until the epoch changes (returns 1) or nothing came for long (returns 0).
@@ -282,8 +295,6 @@ class _Pool:
         self.size = _default_threads()
         self.started = False
         self.run: Any = None
-        self.parallel_address = 0
-        self.run_address = 0
         self._worker: Any = None
         self._wake_c = ctypes.CFUNCTYPE(None)(self.wake)
 
@@ -300,13 +311,11 @@ class _Pool:
 
         isa = make_isa()
         lookup = jit.build([_text(isa.name)], isa)
-        self.parallel_address = lookup("kiln_parallel")
-        self.run_address = lookup("kiln_run")
         word, pointer = ctypes.c_int64, ctypes.c_void_p
         self._worker = ctypes.CFUNCTYPE(word, pointer, word, word, word)(lookup("kiln_worker"))
         self.field(_WAKE).value = ctypes.cast(self._wake_c, pointer).value or 0
         self.field(_YIELD).value = _yield_address()
-        self.run = ctypes.CFUNCTYPE(None, pointer, pointer, word)(self.run_address)
+        self.run = ctypes.CFUNCTYPE(word, pointer, pointer, word, word)(lookup("kiln_run"))
 
     def start(self) -> None:
         """Start the workers that ``size`` asks for; called before the first parallel plan."""
@@ -376,31 +385,31 @@ class _Pool:
             bed.acquire()
 
 
-def run_plan(address: int, n: int) -> None:
-    """Run the ``n`` plan entries at ``address`` in order, in one native call without the GIL.
+def run_plan(address: int, n: int, first: int = 0) -> int:
+    """Run the ``n`` plan entries at ``address`` from entry ``first`` on, in one native call without the GIL.
 
     An entry is three 64-bit words: kernel address, argument block address, ntasks. A kernel is
     ``void kernel(ptr args, i64 task, i64 ntasks)``; with ntasks <= 1 it runs on this thread
-    (host callbacks must), else its tasks are spread over the pool.
+    (host callbacks must), else its tasks are spread over the pool. An entry without a kernel is a
+    stop: where its second word is 0, or the address of a byte that is not 0. Returns 0, or the
+    number of the entry after the stop that it came to.
     """
-    pool = _pool
-    if not pool.started:
-        pool.start()
-    if pool.sleepers:
-        pool.wake()
-    pool.run(pool.address, address, n)
+    ready()
+    return _pool.run(_pool.address, address, first, n)
+
+
+def ready() -> None:
+    """Have the workers started and awake."""
+    if not _pool.started:
+        _pool.start()
+    if _pool.sleepers:
+        _pool.wake()
 
 
 def pool_address() -> int:
-    """Address of the pool block, the first argument of kiln_run and kiln_parallel."""
-    _pool.start()
-    return _pool.address
-
-
-def native_entries() -> dict[str, int]:
-    """Addresses of ``kiln_run`` and ``kiln_parallel``, for code that calls them natively."""
+    """Address of the pool block, the first argument of kiln_run and kiln_parallel, which are linked then."""
     _pool.link()
-    return {"kiln_run": _pool.run_address, "kiln_parallel": _pool.parallel_address}
+    return _pool.address
 
 
 def set_num_threads(n: int) -> None:

@@ -1,10 +1,13 @@
-"""A Recipe made executable: its arena, its table of addresses, and one native call for each stretch of kernels."""
+"""A Recipe made executable: its arena, its table of addresses, its plan, and the call that runs it."""
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -15,9 +18,13 @@ from ...errors import KilnError, KilnIndexError, KilnMemoryError
 from ...graph.node import Graph
 from ...ops.registry import REGISTRY
 from ...runtime import arena, threads
+from ...runtime.calls import Call
 from . import cache, jit, recipe
 from .isa import host_isa
 from .recipe import Checks, Host, Native, Recipe, Slot
+
+_BRIEF = 1 << 19
+"""A program of few kernels that touch less than so many bytes is over in microseconds."""
 
 
 def compile(graph: Graph, name: str) -> CpuProgram:
@@ -43,7 +50,7 @@ def compile(graph: Graph, name: str) -> CpuProgram:
 
 
 class CpuProgram:
-    """Kernels over an arena, run by one native call for each stretch without host calls."""
+    """Kernels over an arena, run by one native call up to a host call or the end."""
 
     def __init__(self, recipe: Recipe, name: str):
         self.recipe, self.name = recipe, name
@@ -54,7 +61,7 @@ class CpuProgram:
         start = self.buffer.ctypes.data
         self.base = -(-start // arena.ALIGN) * arena.ALIGN
         self.arena_offset = self.base - start
-        # one table of addresses for all kernels; those of inputs and outputs are patched at each run
+        # one table of addresses for all kernels; those of inputs and outputs are stored as they come
         fixed = {
             "null": lambda _: 0,
             "arena": lambda where: self.base + where,
@@ -63,21 +70,22 @@ class CpuProgram:
         table: list[int] = []
         self.ext: list[list[tuple[int, int]]] = [[] for _ in range(recipe.n_inputs)]
         self.out: dict[int, list[tuple[int, int]]] = {k: [] for k, _, _ in recipe.outputs}
+        self.table = np.zeros(max(len(recipe.table), 1), np.int64)
+        base = self.table.ctypes.data
         for i, (kind, where, extra) in enumerate(recipe.table):
             address = fixed.get(kind)
             if address is None:
-                (self.ext if kind == "ext" else self.out)[where].append((i, extra))
+                (self.ext if kind == "ext" else self.out)[where].append((base + 8 * i, extra))
             table.append(0 if address is None else address(where) + extra)
-        self.table = np.array(table or [0], np.int64)
-        base = self.table.ctypes.data
-        self.plan = np.array(
-            [[jit.symbol_address(k.symbol), base + 8 * k.at, k.ntasks] for k in recipe.kernels]
-            or [[0, 0, 0]],
-            np.int64,
-        )
-        self.plan_address = self.plan.ctypes.data
-        self.outputs = [(k, shape, d.np, self.out[k]) for k, shape, d in recipe.outputs]
-        self.held: list[Any] = [None] * recipe.n_inputs
+        self.table[: len(table)] = table
+        self.stops: dict[int, Host | Checks | None] = {}
+        rows = self._rows(base)
+        self.plan = np.array(rows or [[0, 0, 0]], np.int64)
+        self.plan_address, self.length = self.plan.ctypes.data, len(rows)
+        self.parallel = any(k.ntasks > 1 for k in recipe.kernels)
+        brief = not self.parallel and sum(k.touched for k in recipe.kernels) < _BRIEF
+        self.hold = brief and len(recipe.kernels) < 100
+        self.bound: list[Any] = [None] * recipe.n_inputs
         self.lock = threading.Lock()
 
     def _too_large(self) -> KilnMemoryError:
@@ -88,55 +96,85 @@ class CpuProgram:
             "use smaller batches, or compile smaller functions",
         )  # fmt: skip
 
-    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
-        """Execute once; safe to call from several threads, one of which runs at a time."""
-        try:
-            with self.lock:
-                return self._run(inputs)
-        except MemoryError:  # results are made first: no state has changed
-            raise self._too_large() from None
-
-    def _run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
-        table, held = self.table, self.held
-        arrays = inputs
-        back: list[tuple[np.ndarray, np.ndarray]] = []
-        for i, a in enumerate(inputs):
-            if a is held[i]:
-                continue
-            if not a.flags.c_contiguous:
-                if arrays is inputs:
-                    arrays = list(inputs)
-                copy = np.ascontiguousarray(a)
-                if i in self.recipe.written:
-                    back.append((a, copy))
-                arrays[i] = a = copy
-            held[i] = a
-            address = a.ctypes.data
-            for slot, extra in self.ext[i]:
-                table[slot] = address + extra
-        outputs: dict[int, np.ndarray] = {}
-        for k, shape, d, slots in self.outputs:
-            outputs[k] = o = np.empty(shape, d)
-            if slots:
-                address = o.ctypes.data
-                for slot, extra in slots:
-                    table[slot] = address + extra
+    def _rows(self, base: int) -> list[list[int]]:
+        """The plan: kernels with the addresses of their arguments, and stops for what Python does between them."""
+        rows: list[list[int]] = []
         for s in self.recipe.steps:
             if isinstance(s, Native):
-                if config.debug >= 2:
-                    self._timed(s)
-                else:
-                    threads.run_plan(self.plan_address + 24 * s.first, s.count)
-            elif isinstance(s, Checks):
-                self._check(s, arrays, outputs)
+                for k in self.recipe.kernels[s.first : s.first + s.count]:
+                    rows.append([jit.symbol_address(k.symbol), base + 8 * k.at, k.ntasks])
+                continue
+            flags = [0]
+            if isinstance(s, Checks) and all(flag.kind == "arena" for flag, _ in s.flags):
+                flags = [self.base + flag.where for flag, _ in s.flags]
+            for flag in flags:
+                rows.append([0, flag, 0])
+                self.stops[len(rows)] = s
+        if self.recipe.copies:
+            rows.append([0, 0, 0])
+            self.stops[len(rows)] = None
+        return rows
+
+    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """Execute once; safe to call from several threads, one of which runs at a time."""
+        outputs = [np.empty(shape, d.np) for _, shape, d in self.recipe.outputs]
+        whole = [np.asarray(a, order="C") for a in inputs]
+        with self.lock:
+            self._all(*whole, *outputs)
+        for i in self.recipe.written:
+            if whole[i] is not inputs[i]:
+                np.copyto(inputs[i], whole[i])
+        return outputs
+
+    @cached_property
+    def _all(self) -> Callable[..., None]:
+        return self.caller(range(self.recipe.n_inputs))
+
+    def bind(self, i: int, a: np.ndarray) -> None:
+        """Have input i lie in this C-contiguous array at each call from now on."""
+        self.bound[i] = a
+        address = a.ctypes.data
+        for slot, extra in self.ext[i]:
+            ctypes.c_int64.from_address(slot).value = address + extra
+
+    def caller(self, varying: Sequence[int]) -> Callable[..., None]:
+        """The program as a function of the arrays of these inputs and of its outputs; the others are bound."""
+        slots = [self.ext[i] for i in varying] + [self.out[k] for k, _, _ in self.recipe.outputs]
+        native = Call(self.plan_address, self.length, slots, self.hold)
+        place = Call(self.plan_address, 0, slots)
+
+        def call(*arrays: np.ndarray) -> None:
+            if self.parallel:
+                threads.ready()
+            if config.debug >= 2:
+                place.function(*arrays)
+                at = self._timed(0)
             else:
-                self._host(s, arrays, outputs)
-        for source, target in self.recipe.copies:
-            np.copyto(self._array(target, arrays, outputs), self._array(source, arrays, outputs))
-        for original, copy in back:
-            np.copyto(original, copy)
-            held[[x is copy for x in arrays].index(True)] = None
-        return list(outputs.values())
+                at = native.function(*arrays)
+            if at:
+                inputs = list(self.bound)
+                for i, a in zip(varying, arrays, strict=False):
+                    inputs[i] = a
+                self._resume(at, inputs, arrays[len(varying) :])
+
+        return call
+
+    def _resume(self, at: int, inputs: list[np.ndarray], outputs: tuple[np.ndarray, ...]) -> None:
+        """Do what a stop is for, and go on until the end."""
+        made = {k: o for (k, _, _), o in zip(self.recipe.outputs, outputs, strict=True)}
+        while at:
+            s = self.stops[at]
+            if isinstance(s, Checks):
+                self._check(s, inputs, made)
+            elif s is not None:
+                self._host(s, inputs, made)
+            else:
+                for source, target in self.recipe.copies:
+                    np.copyto(self._array(target, inputs, made), self._array(source, inputs, made))
+            if config.debug >= 2:
+                at = self._timed(at)
+            else:
+                at = threads.run_plan(self.plan_address, self.length, at)
 
     def _array(
         self, s: Slot, arrays: list[np.ndarray], outputs: dict[int, np.ndarray]
@@ -181,17 +219,23 @@ class CpuProgram:
         for i, slot in h.results:
             np.copyto(self._array(slot, arrays, outputs), r if i is None else r[i])
 
-    def _timed(self, s: Native) -> None:
+    def _timed(self, first: int) -> int:
         """KILN_DEBUG=2: each kernel by itself, with its time and the memory it touches."""
-        for e in range(s.first, s.first + s.count):
+        kernels = iter(self.recipe.kernels)
+        for row in range(self.length):
+            k = next(kernels) if self.plan[row, 0] else None
+            if row < first:
+                continue
             start = time.perf_counter()
-            threads.run_plan(self.plan_address + 24 * e, 1)
+            if threads.run_plan(self.plan_address, row + 1, row):
+                return row + 1
             us = (time.perf_counter() - start) * 1e6
-            k = self.recipe.kernels[e]
-            print(
-                f"[kiln] {self.name} {us:9.1f} us {k.touched / max(us, 1e-3) / 1e3:7.2f} GB/s  {k.symbol[:28]:28} {k.label}",
-                file=sys.stderr,
-            )
+            if k is not None:
+                print(
+                    f"[kiln] {self.name} {us:9.1f} us {k.touched / max(us, 1e-3) / 1e3:7.2f} GB/s  {k.symbol[:28]:28} {k.label}",
+                    file=sys.stderr,
+                )
+        return 0
 
     def __repr__(self) -> str:
         r = self.recipe

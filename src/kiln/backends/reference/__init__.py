@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,24 @@ class ReferenceProgram:
         for n, i in last.items():
             if n not in keep:
                 self.drop[i].append(n)
+        self.bound: list[Any] = [None] * len(graph.inputs)
+        self.lock = threading.Lock()
+
+    def bind(self, i: int, a: np.ndarray) -> None:
+        """Have input i lie in this array at each call from now on."""
+        self.bound[i] = a
+
+    def caller(self, varying: Sequence[int]) -> Callable[..., None]:
+        """The program as a function of the arrays of these inputs and of its outputs."""
+
+        def call(*arrays: np.ndarray) -> None:
+            inputs = list(self.bound)
+            for i, a in zip(varying, arrays, strict=False):
+                inputs[i] = a
+            for out, r in zip(arrays[len(varying) :], self.run(inputs), strict=True):
+                np.copyto(out, r)
+
+        return call
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Execute once; updates are stored only after everything has been computed."""

@@ -1,0 +1,207 @@
+"""The Python around a program's call, written out for each plan: a line for each thing that a call does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..autograd.modes import mode
+from ..errors import KilnError, describe
+from ..ops.dispatch import bump
+from ..ops.registry import REGISTRY
+from ..tensor import Tensor, wrap
+from .inputs import Input
+from .pytree import count, unflatten
+from .source import Source
+from .tapenodes import ProgramNode, SpentNode
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+
+def replay(plan: Plan) -> Callable[[tuple[Any, ...]], Any]:
+    """The function from argument leaves to what the captured function returned, as one program run.
+
+    Arrays of state stay bound to the program while their tensors hold them; arguments, gradients
+    and arrays that are not contiguous are passed at each call, as are the outputs.
+    """
+    program, graph = plan.program, plan.graph
+    s = Source(
+        ProgramNode=ProgramNode, SpentNode=SpentNode, alias=_alias, bump=bump, copyto=np.copyto, empty=np.empty,
+        lock=program.lock, mode=mode, unflatten=unflatten, whole=_whole, wrap=wrap,
+    )  # fmt: skip
+    if plan.n_leaves:
+        s.line("".join(f"x{n}, " for n in range(plan.n_leaves)) + "= leaves")
+    if plan.parts:
+        tests = " or ".join(f"x{plan.inputs[i].leaf}._a.base is not None" for i in plan.parts)
+        s.names["check_shared"] = plan.check_shared
+        s.line(f"if {tests}:")
+        s.line("check_shared(leaves)", 2)
+    for k in plan.visible:
+        o = graph.outputs[k]
+        s.line(f"o{k} = empty({tuple(o.shape)}, {s.name(o.dtype.np)})")
+    s.line("with lock:")
+    tensors = _Tensors(s)
+    steady, varying, back = _inputs(plan, s, tensors)
+    outputs = [f"o{k}" for k in plan.visible]
+    s.names["call"] = program.caller([i.index for i, _ in varying])
+    s.line(f"call({', '.join([text for _, text in varying] + outputs)})", 2)
+    for line in back:
+        s.line(line, 2)
+    _effects(plan, s, tensors)
+    made = _results(plan, s, tensors)
+    s.line(f"return {_tree(plan.structure, iter(made), s)}")
+    run = s.function("run(leaves)", "replay")
+    s.names["rebind"] = lambda: _rebind(program, steady, s.names)
+    return run
+
+
+class _Tensors:
+    """Names of tensors that the function reaches."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.known = source, dict[int, str]()
+
+    def __call__(self, t: Tensor | int) -> str:
+        """A tensor's name; that of an argument where there is a leaf number."""
+        if isinstance(t, int):
+            return f"x{t}"
+        if id(t) not in self.known:
+            self.known[id(t)] = self.source.name(t, "t")
+        return self.known[id(t)]
+
+    def of(self, i: Input) -> str:
+        """The name of the tensor of an input."""
+        return self(i.leaf if i.leaf >= 0 else i.tensor)  # type: ignore[arg-type]
+
+
+def _inputs(
+    plan: Plan, s: Source, tensors: _Tensors
+) -> tuple[list[tuple[str, Input]], list[tuple[Input, str]], list[str]]:
+    """Lines that look at inputs: (names of arrays bound, what is passed, lines that store copies back)."""
+    steady: list[tuple[str, Input]] = []
+    varying: list[tuple[Input, str]] = []
+    back: list[str] = []
+    copies: list[str] = []
+    hosts = [i for i in plan.inputs if i.kind == "host"]
+    numbers = np.zeros(len(hosts))
+    s.names["numbers"] = memoryview(numbers)
+    for j, i in enumerate(hosts):
+        owner, key = i.host  # type: ignore[misc]
+        plan.program.bind(i.index, numbers[j : j + 1].reshape(()))
+        copies.append(f"numbers[{j}] = {s.name(owner)}[{key!r}]")
+    for i in plan.inputs:
+        if i.kind == "host":
+            continue
+        if i.kind == "state" and i.index not in plan.loose:
+            a = i.tensor._a  # type: ignore[union-attr]
+            plan.program.bind(i.index, a)
+            steady.append((s.name(a, "a"), i))
+            continue
+        held = f"{tensors.of(i)}._grad._a" if i.kind == "grad" else f"{tensors.of(i)}._a"
+        if i.kind == "grad" or i.index in plan.loose:
+            copies.append(f"w{i.index} = whole({held})")
+            if i in plan.written:
+                back.append(f"if w{i.index} is not {held}:")
+                back.append(f"    copyto({held}, w{i.index})")
+            held = f"w{i.index}"
+        varying.append((i, held))
+    if steady:
+        tests = " or ".join(f"{tensors.of(i)}._a is not {a}" for a, i in steady)
+        s.line(f"if {tests}:", 2)
+        s.line("rebind()", 3)
+    for line in copies:
+        s.line(line, 2)
+    return steady, varying, back
+
+
+def _whole(a: np.ndarray) -> np.ndarray:
+    """An array with these elements that is contiguous."""
+    return a if a.flags.c_contiguous else a.copy()
+
+
+def _rebind(program: Any, steady: list[tuple[str, Input]], names: dict[str, Any]) -> None:
+    """Follow tensors of state that hold other arrays now."""
+    for name, i in steady:
+        a, old = i.tensor._a, names[name]  # type: ignore[union-attr]
+        if a is not old:
+            if (a.shape, a.dtype) != (old.shape, old.dtype) or not a.flags.c_contiguous:
+                raise KilnError(
+                    "compile", "a tensor was given other memory by another thread during the call",
+                    f"{describe(old)} became {describe(a)}", "change tensors between calls",
+                )  # fmt: skip
+            program.bind(i.index, a)
+            names[name] = a
+
+
+def _effects(plan: Plan, s: Source, tensors: _Tensors) -> None:
+    """Lines for what a call changes: versions of memory, and gradients."""
+    for i in plan.written:
+        if i.kind == "arg":
+            s.line(f"bump({tensors.of(i)})")
+        elif i.kind == "state":
+            bump(i.tensor)  # type: ignore[arg-type]
+            s.line(f"{tensors.of(i)}._ver[0] += 1")
+    for target, k in plan.grads:
+        s.line(f"{tensors(target)}._grad = {'None' if k < 0 else f'wrap(o{k})'}")
+
+
+def _results(plan: Plan, s: Source, tensors: _Tensors) -> list[str]:
+    """Lines that make the output leaves; their names."""
+    made = [""] * len(plan.makers)
+    position: dict[int, int] = {}
+    if plan.joint is not None:
+        position = {k: j for j, k in enumerate(plan.joint.outputs)}
+        slots = ", ".join(f"{k}: o{k}" for k in plan.visible)
+        joint, inputs = s.name(plan.joint), s.name(plan.inputs)
+        s.line(f"node = ProgramNode({joint}, {inputs}, leaves, {{{slots}}}) if mode.grad else None")
+    for at, m in plan.order:
+        if m[0] == "value":
+            made[at] = s.name(m[1])
+            continue
+        if m[0] in ("again", "arg"):
+            made[at] = made[m[1]] if m[0] == "again" else f"x{m[1]}"
+            continue
+        made[at] = f"m{at}"
+        if m[0] == "new":
+            s.line(f"m{at} = wrap(o{m[1]})")
+            if m[1] in position:
+                s.line("if node is not None:")
+                s.line(f"m{at}._fn, m{at}._idx, m{at}._rg = node, {position[m[1]]}, True", 2)
+            elif m[1] in plan.spent:
+                s.line(f"m{at}._fn, m{at}._rg = SpentNode(), True")
+        else:
+            _, source, chain, tracked = m
+            if isinstance(source, Input):
+                text = tensors.of(source)
+            else:
+                text = made[source] if isinstance(source, int) else tensors(source)
+            s.line(f"m{at} = alias({text}, {s.name(chain)}, {tracked})")
+    return made
+
+
+def _alias(t: Tensor, chain: tuple | None, tracked: bool) -> Tensor:
+    """A view of a tensor, or the tensor itself where the chain is None; without its history if not tracked."""
+    if chain is None:
+        return t
+    if not tracked:
+        t = t.detach()
+    for name, rest in chain:
+        t = REGISTRY[name].fn(t, *rest)
+    return t
+
+
+def _tree(structure: Any, leaves: Iterator[str], s: Source) -> str:
+    """The expression for a tree of leaves."""
+    if structure is None:
+        return next(leaves)
+    kind, parts = structure[:2]
+    if kind is dict:
+        return "{" + ", ".join(f"{s.name(k)}: {_tree(p, leaves, s)}" for k, p in parts) + "}"
+    if kind is tuple or kind is list:
+        inner = "".join(f"{_tree(p, leaves, s)}, " for p in parts)
+        return f"({inner})" if kind is tuple else f"[{inner}]"
+    flat = "".join(f"{next(leaves)}, " for _ in range(count(structure)))
+    return f"unflatten({s.name(structure)}, iter(({flat})).__next__)"

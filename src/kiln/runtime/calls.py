@@ -1,0 +1,148 @@
+"""The call from Python into a plan: a builtin function made at run time, so that a step costs one cheap call.
+
+Note [Call block]: a function made here has one Python int, the address of its block, and takes
+arrays. The block is 64-bit words: pool, plan, number of entries, whether to keep the GIL, number of
+arrays; then for each array how many slots hold its address, and for each slot where it is and how
+many bytes to add. The function stores the addresses and runs the plan (`threads.run_plan`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from . import threads
+
+_IR = r"""
+declare i64 @kiln_run(ptr, ptr, i64, i64)
+declare ptr @PyLong_AsVoidPtr(ptr)
+declare ptr @PyLong_FromLongLong(i64)
+declare ptr @PyEval_SaveThread()
+declare void @PyEval_RestoreThread(ptr)
+
+; A METH_FASTCALL function: %self is a Python int, the address of a Note [Call block]; the arguments are arrays.
+define ptr @kiln_call(ptr %self, ptr %arrays, i64 %count) {
+entry:
+  %block = call ptr @PyLong_AsVoidPtr(ptr %self)
+  %plan.p = getelementptr i64, ptr %block, i64 1
+  %n.p = getelementptr i64, ptr %block, i64 2
+  %hold.p = getelementptr i64, ptr %block, i64 3
+  %count.p = getelementptr i64, ptr %block, i64 4
+  %moves = getelementptr i64, ptr %block, i64 5
+  %pool = load ptr, ptr %block
+  %plan = load ptr, ptr %plan.p
+  %n = load i64, ptr %n.p
+  %hold = load i64, ptr %hold.p
+  %expected = load i64, ptr %count.p
+  %right = icmp eq i64 %count, %expected
+  br i1 %right, label %arrays.head, label %wrong
+wrong:
+  ret ptr null
+arrays.head:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %slots.head ]
+  %at = phi ptr [ %moves, %entry ], [ %slot, %slots.head ]
+  %more = icmp slt i64 %i, %count
+  br i1 %more, label %array, label %run
+array:
+  %array.p = getelementptr ptr, ptr %arrays, i64 %i
+  %object = load ptr, ptr %array.p
+  %data.p = getelementptr i8, ptr %object, i64 DATA
+  %data = load i64, ptr %data.p
+  %slots = load i64, ptr %at
+  %i.next = add i64 %i, 1
+  %first = getelementptr i64, ptr %at, i64 1
+  br label %slots.head
+slots.head:
+  %j = phi i64 [ 0, %array ], [ %j.next, %move ]
+  %slot = phi ptr [ %first, %array ], [ %slot.next, %move ]
+  %moving = icmp slt i64 %j, %slots
+  br i1 %moving, label %move, label %arrays.head
+move:
+  %target = load ptr, ptr %slot
+  %extra.p = getelementptr i64, ptr %slot, i64 1
+  %extra = load i64, ptr %extra.p
+  %address = add i64 %data, %extra
+  store i64 %address, ptr %target
+  %j.next = add i64 %j, 1
+  %slot.next = getelementptr i64, ptr %slot, i64 2
+  br label %slots.head
+run:
+  %holds = icmp ne i64 %hold, 0
+  br i1 %holds, label %held, label %released
+held:
+  %held.at = call i64 @kiln_run(ptr %pool, ptr %plan, i64 0, i64 %n)
+  br label %exit
+released:
+  %state = call ptr @PyEval_SaveThread()
+  %released.at = call i64 @kiln_run(ptr %pool, ptr %plan, i64 0, i64 %n)
+  call void @PyEval_RestoreThread(ptr %state)
+  br label %exit
+exit:
+  %stopped = phi i64 [ %held.at, %held ], [ %released.at, %released ]
+  %result = call ptr @PyLong_FromLongLong(i64 %stopped)
+  ret ptr %result
+}
+"""
+
+_METH_FASTCALL = 0x0080
+_DATA = object.__basicsize__
+"""Where an ndarray keeps the address of its elements: right after what every Python object begins with,
+by NumPy's ABI (`PyArrayObject_fields`), on which every extension module compiled for NumPy relies."""
+
+
+class _MethodDef(ctypes.Structure):
+    """CPython's PyMethodDef."""
+
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    ]
+
+
+@functools.cache
+def _method() -> _MethodDef:
+    """The definition that all the functions share; compiled once a process."""
+    import llvmlite.binding as llvm
+
+    from kiln.backends.cpu import jit
+    from kiln.backends.cpu.isa import make_isa
+
+    api = "PyLong_AsVoidPtr", "PyLong_FromLongLong", "PyEval_SaveThread", "PyEval_RestoreThread"
+    for name in api:
+        address = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
+        llvm.add_symbol(name, address)
+    threads.pool_address()
+    lookup = jit.build([_IR.replace("DATA", str(_DATA))], make_isa())
+    return _MethodDef(b"call", lookup("kiln_call"), _METH_FASTCALL, None)
+
+
+_make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
+    ("PyCFunction_NewEx", ctypes.pythonapi)
+)
+
+
+class Call:
+    """A plan as a function of arrays, all C-contiguous ndarrays of which nobody checks anything.
+
+    `slots` has for each array the (address of a slot, bytes to add) pairs. With `hold`, for plans of a
+    few microseconds, the GIL is kept: another Python thread could keep it for milliseconds. The
+    function returns what `threads.run_plan` returns.
+    """
+
+    def __init__(
+        self, plan: int, n: int, slots: Sequence[Sequence[tuple[int, int]]], hold: bool = False
+    ):
+        words = [threads.pool_address(), plan, n, int(hold), len(slots)]
+        for pairs in slots:
+            words.append(len(pairs))
+            for pair in pairs:
+                words += pair
+        self._block = np.array(words, np.int64)
+        self.function: Callable[..., int] = _make(
+            ctypes.addressof(_method()), self._block.ctypes.data, None
+        )
