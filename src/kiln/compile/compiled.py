@@ -16,9 +16,9 @@ from ..backends import base
 from ..config import config
 from ..errors import CaptureError, KilnTypeError, describe
 from ..graph.node import Graph
-from ..tensor import Tensor, _fresh, active_capture
+from ..tensor import CAPTURING, Tensor, _fresh, active_capture
 from .capture import Branch, Capture
-from .entries import Entry, Path, leaf_fact, shared
+from .entries import Entry, Key, Path, leaf_fact, shared
 from .facts import Facts
 from .plan import Plan
 from .pytree import flatten, unflatten
@@ -48,13 +48,23 @@ class CompiledFunction:
         self.lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if (
-            active_capture() is not None
-        ):  # inside another captured function: its ops join that Graph
-            return self.fn(*args, **kwargs)
-        leaves: list[Any] = []
-        structure = flatten((args, kwargs), leaves)
-        key = (
+        if CAPTURING and active_capture() is not None:
+            return self.fn(*args, **kwargs)  # its ops join the Graph of the function around it
+        for entry in self.entries:
+            leaves = entry.match(args, kwargs)
+            if leaves is not None:
+                plan = entry.root.plan
+                if plan is None:
+                    plan = self._resolve(entry, leaves)
+                return plan.run(leaves)
+        return self._find(args, kwargs)
+
+    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that no entry knows at a glance: looks at everything, and captures where nothing serves."""
+        found: list[Any] = []
+        structure = flatten((args, kwargs), found)
+        leaves = tuple(found)
+        key = Key(
             structure,
             tuple(map(leaf_fact, leaves)),
             shared(leaves),
@@ -63,41 +73,33 @@ class CompiledFunction:
             dt.get_default_dtype(),
             self.backend or config.backend,
         )
-        entry = None
         reasons = []
-        for e in self.entries:
-            if e.key == key:
-                why = e.broken(leaves)
+        for entry in self.entries:
+            if entry.key == key:
+                why = entry.broken(leaves)
                 if why is None:
-                    entry = e
-                    break
+                    if "match" not in entry.__dict__:
+                        entry.write_match()
+                    return self._resolve(entry, leaves).run(leaves)
                 reasons.append(why)
-        if entry is None:
-            with self.lock:
-                entry = Entry(key)
-                if config.explain:
-                    self._explain(key, reasons)
-                path = self._resolve(entry, entry.root, (), leaves, structure)
-                self.entries.insert(0, entry)
-                del self.entries[config.max_paths * 4 :]
-            return path.run(leaves)
-        return self._resolve(entry, entry.root, (), leaves, structure).run(leaves)
+        with self.lock:
+            entry = Entry(key, self.backend)
+            if config.explain:
+                self._explain(key, reasons)
+            plan = self._resolve(entry, leaves)
+            self.entries.insert(0, entry)
+            del self.entries[config.max_paths * 4 :]
+        return plan.run(leaves)
 
-    def _resolve(
-        self,
-        entry: Entry,
-        path: Path,
-        decisions: tuple[bool, ...],
-        leaves: list[Any],
-        structure: Any,
-    ) -> Plan:
+    def _resolve(self, entry: Entry, leaves: tuple[Any, ...]) -> Plan:
         """The plan for these arguments: follows the branches, capturing paths not seen yet."""
+        path, decisions = entry.root, ()
         while path.plan is None:
             if path.predicate is None:
                 with self.lock:
                     if path.plan is None and path.predicate is None:
                         with _collector_resting():
-                            self._capture(entry, path, decisions, leaves, structure)
+                            self._capture(entry, path, decisions, leaves)
                 continue
             outcome = bool(path.predicate.run([i.fetch(leaves) for i in path.reads])[0])
             if outcome not in path.children:
@@ -118,11 +120,11 @@ class CompiledFunction:
         entry: Entry,
         path: Path,
         decisions: tuple[bool, ...],
-        leaves: list[Any],
-        structure: Any,
+        leaves: tuple[Any, ...],
     ) -> None:
         """Capture along the decisions made so far; ends in a plan, or at the next branch."""
         self.captures += 1
+        structure = entry.key.structure
         capture, facts = Capture(decisions), Facts(self.fn)
         backend = self.backend or config.backend
         try:
@@ -177,13 +179,13 @@ class CompiledFunction:
     def _say(self, text: str) -> None:
         print(f"[kiln.compile] {self.name}: {text}", file=sys.stderr)
 
-    def _explain(self, key: Any, reasons: list[str]) -> None:
+    def _explain(self, key: Key, reasons: list[str]) -> None:
         if not self.entries:
             self._say("captured for the first time")
         elif reasons:
             self._say("captured again: " + "; ".join(reasons))
         else:
-            old, new = self.entries[0].key[1], key[1]
+            old, new = self.entries[0].key.facts, key.facts
             changed = [
                 f"argument {i}: {a} became {b}"
                 for i, (a, b) in enumerate(zip(old, new, strict=False))

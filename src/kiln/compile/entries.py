@@ -2,27 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from enum import Enum
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.modes import DISABLED, mode
+from ..config import config
 from ..errors import KilnTypeError, describe
 from ..tensor import Tensor
 from .capture import Capture
 from .facts import Fact, Same, plain
+from .guards import GradientGuard, Guard, MemoryGuard, OwnerGuard, StateGuard, ValueGuard
 from .inputs import Input, layout_of
 from .plan import Plan
+from .pytree import count as count_leaves
+from .pytree import flatten
+from .source import Source
 
 _PLAIN = (bool, int, str, bytes, type(None), dt.dtype, range, Enum)
+
+
+class TensorFact(NamedTuple):
+    """What must hold of a tensor argument; `history`: False, True (a leaf that requires grad) or 2 (computed)."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    history: bool | int
+    layout: Any
+
+
+class Key(NamedTuple):
+    """What a call is told apart by before anything that the function reads is looked at."""
+
+    structure: Any
+    facts: tuple[Any, ...]
+    shared: Any
+    grad: bool
+    inference: bool
+    dtype: dt.dtype
+    backend: str
 
 
 def leaf_fact(x: Any) -> Any:
     """What must hold of an argument for a captured program to serve it."""
     if isinstance(x, Tensor):
         a = x._a
-        return (a.shape, a.dtype, x._rg and (x._fn is None or 2), layout_of(a))
+        return TensorFact(a.shape, a.dtype, x._rg and (x._fn is None or 2), layout_of(a))
     if isinstance(x, np.ndarray):
         raise KilnTypeError(
             "compile",
@@ -43,7 +72,7 @@ def leaf_fact(x: Any) -> Any:
     return Same(x)
 
 
-def shared(leaves: list[Any]) -> Any:
+def shared(leaves: Sequence[Any]) -> Any:
     """Which argument tensors are one memory; None where each has its own."""
     ids = [id(x._a) for x in leaves if isinstance(x, Tensor)]
     return None if len(set(ids)) == len(ids) else tuple(map(ids.index, ids))
@@ -69,69 +98,123 @@ class Path:
 class Entry:
     """The programs for one set of facts about arguments, state and Python values."""
 
-    def __init__(self, key: Any) -> None:
-        self.key = key
+    def __init__(self, key: Key, backend: str | None) -> None:
+        self.key, self.backend = key, backend
         self.root = Path()
-        self.facts: list[Fact] = []
-        self.watched: list[tuple[Any, Any]] = []
-        self.state: list[
-            list[Any]
-        ] = []  # [tensor, requires_grad, (shape, dtype, layout), array seen last]
-        self.grads: list[tuple[Tensor | int, bool]] = []
-        self.aliases: list[tuple[Tensor, Input]] = []
-        self.pinned: list[tuple[Tensor, Any]] = []
-        self.seen: set[Any] = set()
+        self.guards: list[Guard] = [
+            StateGuard(), MemoryGuard(), OwnerGuard(), ValueGuard(), GradientGuard(),
+        ]  # fmt: skip
 
     def learn(self, capture: Capture, facts: list[Fact]) -> None:
         """Add the facts that a capture relied on."""
-        known = {(id(f.holder), f.path) for f in self.facts}
-        self.facts += [f for f in facts if (id(f.holder), f.path) not in known]
-        ids = {id(o) for o, _ in self.watched}
-        self.watched += [w for i, w in capture.watched.items() if i not in ids]
-        for t, (_, _, rg) in capture.requires:
-            if id(t) not in self.seen:
-                self.seen.add(id(t))
-                a = t._a
-                self.state.append([t, rg, (a.shape, a.dtype, layout_of(a)), a])
-        for t, i in capture.aliases.values():
-            if ("alias", id(t)) not in self.seen:
-                self.seen.add(("alias", id(t)))
-                self.aliases.append((t, i))
-        self.pinned += capture.pinned
-        for leaf, _, _ in capture.stand_ins.values():
-            if leaf in capture.arg_grads and ("grad", leaf) not in self.seen:
-                self.seen.add(("grad", leaf))
-                self.grads.append((leaf, capture.arg_grads[leaf] is None))
-        for t, old, was_read in capture.grads.values():
-            if was_read and ("grad", id(t)) not in self.seen:
-                self.seen.add(("grad", id(t)))
-                self.grads.append((t, old is None))
+        for g in self.guards:
+            g.learn(capture, facts)
+        self.__dict__.pop("match", None)
 
-    def broken(self, leaves: list[Any]) -> str | None:
-        """Why the programs do not serve these arguments now; None where they do."""
-        mine = {id(x._a) for x in leaves if isinstance(x, Tensor)}
-        for known in self.state:
-            t, rg, facts, seen = known
-            a = t._a
-            if t._rg is not rg or (a is not seen and (a.shape, a.dtype, layout_of(a)) != facts):
-                return f"a tensor reached by the function changed: it was {facts[1]}{list(facts[0])}, requires_grad={rg}"
-            known[3] = a  # the same array need not be looked at again
-            if id(a) in mine:
-                return "an argument is a tensor that the function also reaches by itself"
-        for t, i in self.aliases:
-            if t._a is not i.fetch(leaves):
-                return "two tensors shared their memory and do not, or the other way round"
-        for t, a in self.pinned:
-            if t._a is not a:
-                return "a view that the function reaches, or its base, has other memory"
-        for owner, facts in self.watched:
-            if owner.__capture_facts__() != facts:
-                return f"{type(owner).__name__} changed: training flag, hyper-parameter, parameter or hook"
-        for f in self.facts:
-            if not f.holds():
-                return f.explain()
-        for target, none in self.grads:
-            t = leaves[target] if isinstance(target, int) else target
-            if (t._grad is None) is not none:
-                return "a tensor's .grad was None and is not, or the other way round"
+    def match(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+        """The argument leaves of a call that these programs serve, else None; knows nothing before `write_match`."""
         return None
+
+    def broken(self, leaves: tuple[Any, ...]) -> str | None:
+        """Why the programs do not serve these arguments now; None where they do."""
+        return next((why for g in self.guards if (why := g.broken(leaves)) is not None), None)
+
+    def write_match(self) -> None:
+        """Write `match` out as a function of this entry; to be called where nothing is broken."""
+        s = Source(
+            DISABLED=DISABLED, Tensor=Tensor, config=config, default=dt.get_default_dtype, flatten=flatten,
+            layout_of=layout_of, leaf_fact=leaf_fact, mode=mode, shared=shared,
+        )  # fmt: skip
+        s.line("try:")
+        (_, ((_, args), (_, kwargs))), numbers = self.key.structure, count()
+        _unpack("args", tuple, args, s, numbers)
+        _unpack("kwargs", dict, kwargs, s, numbers)
+        _require(self._calls(s), "return None", s)
+        n = len(self.key.facts)
+        s.line(f"leaves = ({''.join(f'x{i}, ' for i in range(n))})", 2)
+        tensors = [f"x{i}" for i, f in enumerate(self.key.facts) if isinstance(f, TensorFact)]
+        for g in self.guards:
+            again = f"if {s.constant(g.broken)}(leaves): return None"
+            _require(g.test(s, tensors), again, s)
+        s.line("return leaves", 2)
+        s.line("except (AttributeError, KeyError, ValueError):  # what was read is gone")
+        s.line("return None", 2)
+        self.match = s.function("match(args, kwargs)", "guards")  # type: ignore[method-assign]
+
+    def _calls(self, s: Source) -> list[str]:
+        """Tests of the leaves x0, x1, … and of the modes against the key."""
+        key, out = self.key, list[str]()
+        arrays = []
+        for i, fact in enumerate(key.facts):
+            if isinstance(fact, TensorFact):
+                arrays.append(f"a{i}")
+                out += _tensor_tests(i, fact, s)
+            elif isinstance(fact, Same):
+                out.append(f"x{i} is {s.constant(fact.object)}")
+            elif fact[0] in (bool, type(None)):
+                out.append(f"x{i} is {fact[1]}")
+            elif fact[0] in (int, str):
+                out.append(f"type(x{i}) is {fact[0].__name__} and x{i} == {s.constant(fact[1])}")
+            else:
+                out.append(f"leaf_fact(x{i}) == {s.constant(fact)}")
+        if key.shared is not None:
+            out.append(
+                f"shared([{', '.join(f'x{i}' for i in range(len(key.facts)))}]) == {key.shared}"
+            )
+        elif len(arrays) == 2:
+            out.append(f"{arrays[0]} is not {arrays[1]}")
+        elif len(arrays) > 2:
+            out.append(f"len({{{', '.join(f'id({a})' for a in arrays)}}}) == {len(arrays)}")
+        out.append("(not DISABLED or mode.grad)" if key.grad else "not mode.grad")
+        out.append(f"mode.inference is {key.inference}")
+        out.append(f"default() is {s.constant(key.dtype)}")
+        if self.backend is None:
+            out.append(f"config.backend == {key.backend!r}")
+        return out
+
+
+def _tensor_tests(i: int, fact: TensorFact, s: Source) -> list[str]:
+    dtype = s.constant(fact.dtype)
+    history = {
+        False: "x{i}._rg is False",
+        True: "x{i}._rg is True and x{i}._fn is None",
+        2: "x{i}._rg is True and x{i}._fn is not None",
+    }
+    layout = s.constant(fact.layout)
+    return [
+        f"isinstance(x{i}, Tensor) and (a{i} := x{i}._a).shape == {fact.shape}",
+        f"(a{i}.dtype is {dtype} or a{i}.dtype == {dtype})",
+        history[fact.history].format(i=i),
+        f"a{i}.flags.carray" if fact.layout is None else f"layout_of(a{i}) == {layout}",
+    ]
+
+
+def _require(tests: list[str], otherwise: str, s: Source) -> None:
+    if tests:
+        s.line(f"if not ({' and '.join(tests)}):", 2)
+        s.line(otherwise, 3)
+
+
+def _unpack(text: str, kind: type, parts: Any, s: Source, numbers: Iterator[int]) -> None:
+    """Lines that take a tuple, list or dict apart as `flatten` does."""
+    if kind is dict:
+        keys = [k for k, _ in parts]
+        wrong = f"[*{text}] != {s.constant(keys)}" if keys else text
+        inner = [(f"{text}[{s.constant(k)}]", p) for k, p in parts]
+    else:
+        wrong = f"len({text}) != {len(parts)}"
+        inner = [(f"{text}[{i}]", p) for i, p in enumerate(parts)]
+    s.line(f"if {wrong}: return None", 2)
+    for part, structure in inner:
+        if structure is None:
+            s.line(f"x{next(numbers)} = {part}", 2)
+        elif structure[0] in (tuple, list, dict):
+            name = f"p{len(s.lines)}"
+            s.line(f"{name} = {part}", 2)
+            s.line(f"if type({name}) is not {structure[0].__name__}: return None", 2)
+            _unpack(name, structure[0], structure[1], s, numbers)
+        else:
+            s.line("found = []", 2)
+            s.line(f"if flatten({part}, found) != {s.constant(structure)}: return None", 2)
+            names = "".join(f"x{next(numbers)}, " for _ in range(count_leaves(structure)))
+            s.line(f"{names.rstrip(' ')} = found" if names else "", 2)

@@ -13,13 +13,15 @@ import gc
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from operator import is_
 from typing import Any
 
 from ..errors import CaptureError, describe
 from ..tensor import Tensor
+from .source import Source
 
 _KILN = __name__.split(".")[0]
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
@@ -92,6 +94,28 @@ def _snapshot(value: Any, depth: int = 0) -> Any:
     return Same(value)
 
 
+def unchanged(value: Any, s: Source, depth: int = 0) -> list[str]:
+    """Expressions that say that a container holds the same objects as now, as deep as a snapshot looks."""
+    if type(value) not in _CONTAINERS or depth >= 4 or len(value) > _LONG:
+        return []
+    name = s.constant(value)
+    s.names["same_objects"] = same_objects
+    if isinstance(value, set):
+        return [f"{name} == {s.constant(frozenset(value))}"]
+    items = list(value.values() if isinstance(value, dict) else value)
+    out = [] if isinstance(value, tuple) else [f"same_objects({name}, {s.constant(list(value))})"]
+    if isinstance(value, dict):
+        out.append(f"same_objects({name}.values(), {s.constant(items)})")
+    for x in items:
+        out += unchanged(x, s, depth + 1)
+    return out
+
+
+def same_objects(a: Collection[Any], b: Collection[Any]) -> bool:
+    """Whether two collections hold the same objects in the same order."""
+    return len(a) == len(b) and all(map(is_, a, b))
+
+
 def _short(value: Any) -> str:
     """A fact's value in a message; no code of the user's runs for it."""
     return (
@@ -119,14 +143,36 @@ class Same:
         return f"{type(self.object).__name__} object"
 
 
+_READ: dict[str, Callable[[Any, Any], Any]] = {
+    "item": lambda h, k: h[k],
+    "cell": lambda h, _: h.cell_contents,
+    "field": lambda h, k: h.__dict__[k],
+    "attribute": getattr,
+}
+_TEXT = {
+    "item": "{h}[{k!r}]",
+    "cell": "{h}.cell_contents",
+    "field": "{h}.__dict__[{k!r}]",
+    "attribute": "getattr({h}, {k!r})",
+}
+
+
 class Fact:
-    """One Python value that was read, how to read it again, and what it was."""
+    """One Python value that was read: `key` of `holder` ("item", "cell", "field" or "attribute"), and what it was."""
 
-    __slots__ = ("holder", "keep", "path", "read", "seen", "was")
+    __slots__ = ("holder", "how", "keep", "key", "path", "seen", "was")
 
-    def __init__(self, path: str, holder: Any, read: Callable[[], Any], value: Any):
-        self.path, self.holder, self.read = path, holder, read
+    def __init__(self, path: str, holder: Any, how: str, key: Any, value: Any):
+        self.path, self.holder, self.how, self.key = path, holder, how, key
         self.seen, self.keep, self.was = _snapshot(value), value, _short(value)
+
+    def read(self) -> Any:
+        """The value now."""
+        return _READ[self.how](self.holder, self.key)
+
+    def text(self, holder: str) -> str:
+        """The expression that reads it from a holder of that name."""
+        return _TEXT[self.how].format(h=holder, k=self.key)
 
     def holds(self) -> bool:
         """Whether the value is still what it was."""
@@ -202,7 +248,7 @@ class Facts:
                 continue
             else:
                 if kind == "global":
-                    self._add((id(scope), root), root, scope, lambda s=scope, r=root: s[r], value)
+                    self._add(root, scope, "item", root, value)
                 else:
                     self._add_cell([self.entry] if first else self._closures(code), root, value)
                 self._follow(value, root, path)
@@ -223,9 +269,7 @@ class Facts:
                 cell = fn.__closure__[fn.__code__.co_freevars.index(name)]
                 try:
                     if cell.cell_contents is value:
-                        self._add(
-                            (id(cell), name), name, cell, lambda c=cell: c.cell_contents, value
-                        )
+                        self._add(name, cell, "cell", name, value)
                 except ValueError:
                     continue
 
@@ -238,9 +282,7 @@ class Facts:
             text = f"{text}.{attr}"
             if fields is not None and attr in fields and not isinstance(holder, type):
                 value = fields[attr]
-                self._add(
-                    (id(holder), attr), text, holder, lambda h=holder, a=attr: h.__dict__[a], value
-                )
+                self._add(text, holder, "field", attr, value)
                 continue
             # class attributes and slots hold data; properties and methods belong to the code
             found = _class_attribute(holder, attr)
@@ -250,13 +292,11 @@ class Facts:
                 value = getattr(holder, attr)
             except AttributeError:
                 return
-            self._add(
-                (id(holder), attr), text, holder, lambda h=holder, a=attr: getattr(h, a), value
-            )
+            self._add(text, holder, "attribute", attr, value)
 
-    def _add(self, key: Any, path: str, holder: Any, read: Callable[[], Any], value: Any) -> None:
-        if key not in self.found:
-            self.found[key] = Fact(path, holder, read, value)
+    def _add(self, path: str, holder: Any, how: str, key: Any, value: Any) -> None:
+        if (id(holder), key) not in self.found:
+            self.found[id(holder), key] = Fact(path, holder, how, key, value)
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Input:
         )
         self.array = tensor._a if tensor is not None else None
 
-    def fetch(self, leaves: list[Any]) -> np.ndarray:
+    def fetch(self, leaves: Sequence[Any]) -> np.ndarray:
         """The array at this call, whose argument leaves are given."""
         if self.kind == "arg":
             return leaves[self.leaf]._a

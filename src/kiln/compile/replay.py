@@ -41,44 +41,34 @@ def replay(plan: Plan) -> Callable[[tuple[Any, ...]], Any]:
         s.line("check_shared(leaves)", 2)
     for k in plan.visible:
         o = graph.outputs[k]
-        s.line(f"o{k} = empty({tuple(o.shape)}, {s.name(o.dtype.np)})")
+        s.line(f"o{k} = empty({tuple(o.shape)}, {s.constant(o.dtype.np)})")
     s.line("with lock:")
-    tensors = _Tensors(s)
-    steady, varying, back = _inputs(plan, s, tensors)
+    steady, varying, back = _inputs(plan, s)
     outputs = [f"o{k}" for k in plan.visible]
     s.names["call"] = program.caller([i.index for i, _ in varying])
     s.line(f"call({', '.join([text for _, text in varying] + outputs)})", 2)
     for line in back:
         s.line(line, 2)
-    _effects(plan, s, tensors)
-    made = _results(plan, s, tensors)
+    _effects(plan, s)
+    made = _results(plan, s)
     s.line(f"return {_tree(plan.structure, iter(made), s)}")
     run = s.function("run(leaves)", "replay")
     s.names["rebind"] = lambda: _rebind(program, steady, s.names)
     return run
 
 
-class _Tensors:
-    """Names of tensors that the function reaches."""
+def _tensor(t: Tensor | int, s: Source) -> str:
+    """The name of a tensor, which may be an argument leaf."""
+    return f"x{t}" if isinstance(t, int) else s.constant(t)
 
-    def __init__(self, source: Source) -> None:
-        self.source, self.known = source, dict[int, str]()
 
-    def __call__(self, t: Tensor | int) -> str:
-        """A tensor's name; that of an argument where there is a leaf number."""
-        if isinstance(t, int):
-            return f"x{t}"
-        if id(t) not in self.known:
-            self.known[id(t)] = self.source.name(t, "t")
-        return self.known[id(t)]
-
-    def of(self, i: Input) -> str:
-        """The name of the tensor of an input."""
-        return self(i.leaf if i.leaf >= 0 else i.tensor)  # type: ignore[arg-type]
+def _owner(i: Input, s: Source) -> str:
+    """The name of the tensor of an input."""
+    return _tensor(i.leaf if i.leaf >= 0 else i.tensor, s)  # type: ignore[arg-type]
 
 
 def _inputs(
-    plan: Plan, s: Source, tensors: _Tensors
+    plan: Plan, s: Source
 ) -> tuple[list[tuple[str, Input]], list[tuple[Input, str]], list[str]]:
     """Lines that look at inputs: (names of arrays bound, what is passed, lines that store copies back)."""
     steady: list[tuple[str, Input]] = []
@@ -91,16 +81,16 @@ def _inputs(
     for j, i in enumerate(hosts):
         owner, key = i.host  # type: ignore[misc]
         plan.program.bind(i.index, numbers[j : j + 1].reshape(()))
-        copies.append(f"numbers[{j}] = {s.name(owner)}[{key!r}]")
+        copies.append(f"numbers[{j}] = {s.constant(owner)}[{key!r}]")
     for i in plan.inputs:
         if i.kind == "host":
             continue
         if i.kind == "state" and i.index not in plan.loose:
             a = i.tensor._a  # type: ignore[union-attr]
             plan.program.bind(i.index, a)
-            steady.append((s.name(a, "a"), i))
+            steady.append((s.variable(a), i))
             continue
-        held = f"{tensors.of(i)}._grad._a" if i.kind == "grad" else f"{tensors.of(i)}._a"
+        held = f"{_owner(i, s)}._grad._a" if i.kind == "grad" else f"{_owner(i, s)}._a"
         if i.kind == "grad" or i.index in plan.loose:
             copies.append(f"w{i.index} = whole({held})")
             if i in plan.written:
@@ -109,7 +99,7 @@ def _inputs(
             held = f"w{i.index}"
         varying.append((i, held))
     if steady:
-        tests = " or ".join(f"{tensors.of(i)}._a is not {a}" for a, i in steady)
+        tests = " or ".join(f"{_owner(i, s)}._a is not {a}" for a, i in steady)
         s.line(f"if {tests}:", 2)
         s.line("rebind()", 3)
     for line in copies:
@@ -136,30 +126,30 @@ def _rebind(program: Any, steady: list[tuple[str, Input]], names: dict[str, Any]
             names[name] = a
 
 
-def _effects(plan: Plan, s: Source, tensors: _Tensors) -> None:
+def _effects(plan: Plan, s: Source) -> None:
     """Lines for what a call changes: versions of memory, and gradients."""
     for i in plan.written:
         if i.kind == "arg":
-            s.line(f"bump({tensors.of(i)})")
+            s.line(f"bump({_owner(i, s)})")
         elif i.kind == "state":
             bump(i.tensor)  # type: ignore[arg-type]
-            s.line(f"{tensors.of(i)}._ver[0] += 1")
+            s.line(f"{_owner(i, s)}._ver[0] += 1")
     for target, k in plan.grads:
-        s.line(f"{tensors(target)}._grad = {'None' if k < 0 else f'wrap(o{k})'}")
+        s.line(f"{_tensor(target, s)}._grad = {'None' if k < 0 else f'wrap(o{k})'}")
 
 
-def _results(plan: Plan, s: Source, tensors: _Tensors) -> list[str]:
+def _results(plan: Plan, s: Source) -> list[str]:
     """Lines that make the output leaves; their names."""
     made = [""] * len(plan.makers)
     position: dict[int, int] = {}
     if plan.joint is not None:
         position = {k: j for j, k in enumerate(plan.joint.outputs)}
         slots = ", ".join(f"{k}: o{k}" for k in plan.visible)
-        joint, inputs = s.name(plan.joint), s.name(plan.inputs)
+        joint, inputs = s.constant(plan.joint), s.constant(plan.inputs)
         s.line(f"node = ProgramNode({joint}, {inputs}, leaves, {{{slots}}}) if mode.grad else None")
     for at, m in plan.order:
         if m[0] == "value":
-            made[at] = s.name(m[1])
+            made[at] = s.constant(m[1])
             continue
         if m[0] in ("again", "arg"):
             made[at] = made[m[1]] if m[0] == "again" else f"x{m[1]}"
@@ -175,10 +165,10 @@ def _results(plan: Plan, s: Source, tensors: _Tensors) -> list[str]:
         else:
             _, source, chain, tracked = m
             if isinstance(source, Input):
-                text = tensors.of(source)
+                text = _owner(source, s)
             else:
-                text = made[source] if isinstance(source, int) else tensors(source)
-            s.line(f"m{at} = alias({text}, {s.name(chain)}, {tracked})")
+                text = made[source] if isinstance(source, int) else _tensor(source, s)
+            s.line(f"m{at} = alias({text}, {s.constant(chain)}, {tracked})")
     return made
 
 
@@ -199,9 +189,9 @@ def _tree(structure: Any, leaves: Iterator[str], s: Source) -> str:
         return next(leaves)
     kind, parts = structure[:2]
     if kind is dict:
-        return "{" + ", ".join(f"{s.name(k)}: {_tree(p, leaves, s)}" for k, p in parts) + "}"
+        return "{" + ", ".join(f"{s.constant(k)}: {_tree(p, leaves, s)}" for k, p in parts) + "}"
     if kind is tuple or kind is list:
         inner = "".join(f"{_tree(p, leaves, s)}, " for p in parts)
         return f"({inner})" if kind is tuple else f"[{inner}]"
     flat = "".join(f"{next(leaves)}, " for _ in range(count(structure)))
-    return f"unflatten({s.name(structure)}, iter(({flat})).__next__)"
+    return f"unflatten({s.constant(structure)}, iter(({flat})).__next__)"

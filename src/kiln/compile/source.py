@@ -15,11 +15,20 @@ class Source:
     def __init__(self, **names: Any) -> None:
         self.names = names
         self.lines: list[str] = []
+        self._constants: dict[int, str] = {}
 
-    def name(self, x: Any, prefix: str = "v") -> str:
-        """A name for an object."""
-        out = f"{prefix}{len(self.names)}_"
+    def variable(self, x: Any) -> str:
+        """A name for an object that another may replace."""
+        out = f"v{len(self.names)}"
         self.names[out] = x
+        return out
+
+    def constant(self, x: Any) -> str:
+        """The name of an object for good."""
+        out = self._constants.get(id(x))
+        if out is None:
+            out = self._constants[id(x)] = f"c{len(self.names)}"
+            self.names[out] = x
         return out
 
     def line(self, text: str, depth: int = 1) -> None:

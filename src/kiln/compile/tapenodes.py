@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class ProgramNode(TapeNode):
     __slots__ = ("joint", "metas", "position", "saved")
 
     def __init__(
-        self, joint: Joint, inputs: list[Input], leaves: list[Any], slots: dict[int, np.ndarray]
+        self, joint: Joint, inputs: list[Input], leaves: Sequence[Any], slots: dict[int, np.ndarray]
     ):
         sources = [
             leaves[inputs[i].leaf] if inputs[i].kind == "arg" else inputs[i].tensor

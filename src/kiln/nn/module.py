@@ -46,6 +46,7 @@ class Module(Hooks, State):
     """
 
     training: bool
+    __capture_version__ = CONFIG_VERSION  # facts of all modules are what they were where this is
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if args or kwargs:

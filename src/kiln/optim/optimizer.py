@@ -292,6 +292,20 @@ class Optimizer:
         hooks = (*self._optimizer_step_pre_hooks, *self._optimizer_step_post_hooks)
         return self._loads, tuple(groups), hooks
 
+    def __capture_trace__(self) -> list[Any]:
+        """Objects that are the same ones where `__capture_facts__` can't have changed."""
+        out = [
+            self._loads,
+            *self._optimizer_step_pre_hooks,
+            None,
+            *self._optimizer_step_post_hooks,
+        ]
+        for g in self.param_groups:
+            out += g
+            out += g.values()
+            out += g["params"]
+        return out
+
     def _fact(self, key: str, value: Any) -> Any:
         return id(value) if isinstance(value, Tensor | list) else value
 
