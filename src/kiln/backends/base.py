@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import KilnValueError
+from ..errors import KilnMemoryError, KilnValueError
 from ..graph import Graph
 
 NAMES = ("cpu", "reference")
@@ -51,3 +51,11 @@ def get(name: str) -> Any:
     if name not in NAMES:
         raise KilnValueError("backend", "no such backend", repr(name), "one of " + ", ".join(NAMES))
     return importlib.import_module(f".{name}", __package__)
+
+
+def too_large(what: str, size: int) -> KilnMemoryError:
+    """The error where so many bytes are not to be had."""
+    return KilnMemoryError(
+        "compile", "not enough memory for a program", f"{size / 2**30:,.2f} GiB for {what}",
+        "use smaller batches, or compile smaller functions",
+    )  # fmt: skip

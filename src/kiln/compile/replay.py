@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd.modes import mode
+from ..backends.base import too_large
 from ..errors import KilnError, describe
 from ..ops.dispatch import bump
 from ..ops.registry import REGISTRY
@@ -39,9 +40,17 @@ def replay(plan: Plan) -> Callable[[tuple[Any, ...]], Any]:
         s.names["check_shared"] = plan.check_shared
         s.line(f"if {tests}:")
         s.line("check_shared(leaves)", 2)
-    for k in plan.visible:
-        o = graph.outputs[k]
-        s.line(f"o{k} = empty({tuple(o.shape)}, {s.constant(o.dtype.np)})")
+    if plan.visible:
+        size = sum(
+            o.numel() * o.dtype.itemsize for o in map(graph.outputs.__getitem__, plan.visible)
+        )
+        s.names["too_large"] = lambda: too_large(f"results of {program.name}", size)
+        s.line("try:")
+        for k in plan.visible:
+            o = graph.outputs[k]
+            s.line(f"o{k} = empty({tuple(o.shape)}, {s.constant(o.dtype.np)})", 2)
+        s.line("except MemoryError:")
+        s.line("raise too_large() from None", 2)
     s.line("with lock:")
     steady, varying, back = _inputs(plan, s)
     outputs = [f"o{k}" for k in plan.visible]

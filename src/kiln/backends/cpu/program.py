@@ -8,17 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from ...config import config
-from ...errors import KilnError, KilnIndexError, KilnMemoryError
+from ...errors import KilnError, KilnIndexError
 from ...graph.node import Graph
 from ...ops.registry import REGISTRY
 from ...runtime import arena, threads
 from ...runtime.calls import Call
+from ..base import too_large
 from . import cache, jit, recipe
 from .isa import host_isa
 from .recipe import Checks, Host, Native, Recipe, Slot
@@ -57,7 +57,7 @@ class CpuProgram:
         try:
             self.buffer = np.zeros(recipe.arena_bytes + arena.ALIGN, np.uint8)
         except MemoryError:
-            raise self._too_large() from None
+            raise too_large(f"what {name} holds between its kernels", recipe.arena_bytes) from None
         start = self.buffer.ctypes.data
         self.base = -(-start // arena.ALIGN) * arena.ALIGN
         self.arena_offset = self.base - start
@@ -87,14 +87,6 @@ class CpuProgram:
         self.hold = brief and len(recipe.kernels) < 100
         self.bound: list[Any] = [None] * recipe.n_inputs
         self.lock = threading.Lock()
-
-    def _too_large(self) -> KilnMemoryError:
-        results = sum(prod(shape) * d.itemsize for _, shape, d in self.recipe.outputs)
-        return KilnMemoryError(
-            "compile", "not enough memory for a program", f"{self.name}: {results / 2**30:,.2f} GiB of results, "
-            f"{self.recipe.arena_bytes / 2**30:,.2f} GiB between its kernels",
-            "use smaller batches, or compile smaller functions",
-        )  # fmt: skip
 
     def _rows(self, base: int) -> list[list[int]]:
         """The plan: kernels with the addresses of their arguments, and stops for what Python does between them."""
