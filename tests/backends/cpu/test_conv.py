@@ -11,7 +11,7 @@ from harness import guarded, levels, margins_untouched, run, run_threaded, uniqu
 from kiln.backends.cpu.conv import emit_backward_data, emit_backward_weight, emit_forward
 from kiln.backends.cpu.conv_shape import Conv
 from kiln.backends.cpu.microkernel import Site
-from kiln.backends.cpu.text import Text, load_scalar, splat
+from kiln.backends.cpu.text import Text, load_scalar, load_vector, splat
 from kiln.errors import KilnError
 
 DTYPES = {"f32": np.float32, "f64": np.float64}
@@ -111,6 +111,10 @@ CASES = {
     "to one pixel": {"n": 2, "ci": 3, "image": (4, 4), "co": 5, "window": (4, 4)},
     "left over": {"n": 1, "ci": 2, "image": (8, 9), "co": 3, "window": (2, 2), "stride": (3, 4)},
     "apart": {"n": 1, "ci": 2, "image": (9, 9), "co": 3, "window": (2, 2), "stride": (3, 3)},
+    "small images": {"n": 5, "ci": 20, "image": (2, 2), "co": 70, "window": (3, 3), "padding": ONE},
+    "small stride": {"n": 7, "ci": 18, "image": (4, 5), "co": 35, "window": (3, 2), "stride": (2, 2), "padding": ((1, 0), (0, 2)),
+                         "dilation": (1, 2)},
+    "single pixels": {"n": 9, "ci": 19, "image": (3, 3), "co": 33, "window": (3, 3)},
     "no images": {"n": 0, "ci": 2, "image": (5, 5), "co": 3, "window": (3, 3)},
 }  # fmt: skip
 
@@ -122,19 +126,24 @@ def test_against_numpy(isa, name):
 
 
 @ISAS
-@pytest.mark.parametrize("name", ["same", "all at once", "grouped", "1x1", "deep", "depthwise"])
+@pytest.mark.parametrize(
+    "name", ["same", "all at once", "grouped", "1x1", "deep", "depthwise", "small stride"]
+)
 def test_f64(isa, name):
     check(isa, **CASES[name], dtype="f64")
 
 
 @ISAS
-@pytest.mark.parametrize("name", ["same", "grouped", "1x1", "odd window", "depthwise twice"])
+@pytest.mark.parametrize(
+    "name",
+    ["same", "grouped", "1x1", "odd window", "depthwise twice", "small images", "small stride"],
+)
 def test_channels_last(isa, name):
     check(isa, **CASES[name], last=True)
 
 
 @ISAS
-@pytest.mark.parametrize("name", ["same", "grouped", "depthwise twice"])
+@pytest.mark.parametrize("name", ["same", "grouped", "depthwise twice", "small stride"])
 def test_weights_in_another_layout(isa, name):
     check(isa, **CASES[name], w_last=True)
 
@@ -143,22 +152,43 @@ def test_weights_in_another_layout(isa, name):
 class Bias:
     """+ bias[channel]"""
 
+    last: bool = False
     heavy: bool = False
 
     def emit(self, b: Text, site: Site) -> str:
+        if self.last:
+            place = b.at(site.extra(b, 0), site.col, 4)
+            values = load_vector(b, place, "f32", site.lanes, site.mask)
+            return b.op(f"fadd {site.vtype} {site.value}, {values}")
         scalar = load_scalar(b, b.at(site.extra(b, 0), site.row, 4), "f32")
         return b.op(f"fadd {site.vtype} {site.value}, {splat(b, scalar, site.element, site.lanes)}")
 
 
+EPILOGUES = {
+    "plain": {"ci": 4, "image": (6, 7), "co": 6},
+    "grouped": {"ci": 4, "image": (6, 7), "co": 6, "groups": 2},
+    "small images": {"ci": 20, "image": (3, 4), "co": 37},
+}
+
+
 @ISAS
-@pytest.mark.parametrize("groups", [1, 2])
-def test_epilogue_sees_channels(isa, groups):
-    x = rng.standard_normal((2, 4, 6, 7)).astype(np.float32)
-    w = rng.standard_normal((6, 4 // groups, 3, 3)).astype(np.float32)
-    bias = rng.standard_normal(6).astype(np.float32)
-    out = guarded((2, 6, 4, 5), np.float32)
-    c = Conv(2, 4, (6, 7), 6, (3, 3), strides(x), strides(w), strides(out), groups=groups)
-    run(emit_forward(c, isa, unique("bias", c, isa.name), Bias()), isa, [out, x, w, bias])
+@pytest.mark.parametrize(
+    ("name", "last"), [*((n, False) for n in EPILOGUES), ("small images", True)]
+)
+def test_epilogue_sees_channels(isa, name, last):
+    case = {"groups": 1, "n": 2, **EPILOGUES[name]}
+    n, ci, image, co, groups = (case[k] for k in ("n", "ci", "image", "co", "groups"))
+
+    def values(shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    x = layout((n, ci, *image), np.float32, last, values)
+    w, bias = values((co, ci // groups, 3, 3)), values((co,))
+    shape = (n, co, image[0] - 2, image[1] - 2)
+    out = layout(shape, np.float32, last, lambda s: guarded(s, np.float32))
+    c = Conv(n, ci, image, co, (3, 3), strides(x), strides(w), strides(out), groups=groups)
+    symbol = unique("bias", c, isa.name)
+    run(emit_forward(c, isa, symbol, Bias(c.channels_last)), isa, [out, x, w, bias])
     want = reference(c, x, w, out)[0] + bias[:, None, None]
     np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-4)
     assert margins_untouched(out)

@@ -162,6 +162,7 @@ def _epilogue(
     stored: Stored,
     isa: Isa,
     bias: Node | None,
+    channel: int | None = None,
 ) -> tuple[ExprEpilogue | None, list[Node], Node]:
     """The furthest end that can be fused, as an epilogue, what it reads, and the node that it ends at."""
     d = ln_dtype(n.dtype)
@@ -170,7 +171,7 @@ def _epilogue(
         return None, [], n
     best: tuple[ExprEpilogue | None, list[Node], Node] = (None, [], n)
     for end in ([n] if bias is not None else []) + list(chain):
-        got = _one_epilogue(n, end, dims, stored, isa, bias, d)
+        got = _one_epilogue(n, end, dims, stored, isa, bias, d, channel)
         if got is not None:
             best = got
     return best
@@ -182,16 +183,21 @@ _OPAQUE = 1 << 60
 
 
 class _EpilogueRegion(Region):
-    """A region over (batch, row, column) for nodes of a contraction's shape."""
+    """A region over (batch, row, column) for nodes of a contraction's shape.
 
-    def __init__(self, dims: Sequence[int], stored: Stored, shape: Sequence[int]):
+    ``channel`` says which loop runs over the channels of a convolution's result.
+    """
+
+    def __init__(
+        self, dims: Sequence[int], stored: Stored, shape: Sequence[int], channel: int | None
+    ):
         super().__init__(dims, stored)
         self.shape = tuple(shape)
         n = len(dims)
         loops = maps.identity(dims, [[0], [1], [2]])
-        if len(shape) == 4 and len(dims) == 3 and (shape[0], shape[1]) == (dims[0], dims[1]):
-            opaque = Affine(_OPAQUE, (0,) * n)
-            self.access: tuple[Affine, ...] = (loops[0], loops[1], opaque, opaque)
+        if channel is not None:
+            opaque = (Affine(_OPAQUE, (0,) * n),) * (len(shape) - 2)
+            self.access: tuple[Affine, ...] = (loops[0], loops[channel], *opaque)
         else:
             self.access = maps.reshape(loops, dims, shape, dims)
 
@@ -212,14 +218,17 @@ def _one_epilogue(
     isa: Isa,
     bias: Node | None,
     d: str,
+    channel: int | None,
 ) -> Any:
     leaf: ln.Expr = ln.leaf("acc", d)
     value = leaf
     try:
-        region = _EpilogueRegion(dims, lambda x: x is not end and x is not n and stored(x), n.shape)
+        region = _EpilogueRegion(
+            dims, lambda x: x is not end and x is not n and stored(x), n.shape, channel
+        )
         if bias is not None:
-            rows = maps.identity(dims, [[1]])
-            at = Region.position(region, rows, bias.shape)
+            channels = maps.identity(dims, [[channel or 1]])
+            at = Region.position(region, channels, bias.shape)
             value = ln.apply("add", value, ln.load(region.buffer(bias, d), d, at))
         region.leaves[n] = (region.access, value)
         result = value if end is n else region.expr(end, region.access)
@@ -355,6 +364,10 @@ def _convolution(n: Node, chain: list[Node], stored: Stored, isa: Isa) -> Contra
     bias = n.args[2]
     if bias is not None and not stored(bias):
         raise Unfusable(bias)
-    epilogue, extras, end = _epilogue(n, chain, (y4[0], y4[1], y4[2] * y4[3]), stored, isa, bias)
+    pixels = y4[2] * y4[3]
+    dims, channel = (
+        ((y4[0], pixels, y4[1]), 2) if spec.channels_last else ((y4[0], y4[1], pixels), 1)
+    )
+    epilogue, extras, end = _epilogue(n, chain, dims, stored, isa, bias, channel)
     kernel = conv.emit_forward(spec, isa, _symbol("conv", (spec, epilogue), isa), epilogue)
     return Contraction(kernel, [end, (xm, xoff), (wm, woff), WORKSPACE, *extras, None], end)

@@ -11,21 +11,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
-from kiln.backends.cpu import conv_depthwise
+from kiln.backends.cpu import conv_columns, conv_depthwise
 from kiln.backends.cpu.conv_data import DataDriver
 from kiln.backends.cpu.conv_shape import (
     ARG_IMAGE,
-    ARG_OTHER,
     ARG_OUT,
     Conv,
     Weights,
     flat_stride,
 )
 from kiln.backends.cpu.conv_weight import WeightDriver
+from kiln.backends.cpu.conv_weights import emit_copy
 from kiln.backends.cpu.gemm import Gemm, Operand, PanelDriver, StridedB
 from kiln.backends.cpu.isa import Isa
-from kiln.backends.cpu.kernel import Kernel
-from kiln.backends.cpu.microkernel import ARG_WORKSPACE, Epilogue, Site
+from kiln.backends.cpu.kernel import Kernel, chain
+from kiln.backends.cpu.microkernel import Epilogue, Site
 from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, Text
 from kiln.errors import KilnValueError
 
@@ -33,13 +33,16 @@ from kiln.errors import KilnValueError
 def emit_forward(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None = None) -> Kernel:
     """y from x and w: ``args`` is [y, x, w, workspace, epilogue operands...].
 
-    The epilogue sees row = output channel, col = pixel (y * width + x), batch = image.
+    The epilogue sees batch = image, row = output channel and col = pixel (y * width + x), or row =
+    pixel and col = channel where ``conv.channels_last``.
     """
     _check(conv)
     if _empty(conv):
         return _emit_zeros(conv.dtype, symbol, (conv.n, conv.c_out, *conv.out), conv.y_strides)
     if conv.ci == 1 and conv.groups > 1:
         return conv_depthwise.emit_forward(conv, isa, symbol, epilogue)
+    if conv_columns.fits(conv, isa):
+        return conv_columns.emit_forward(conv, isa, symbol, epilogue)
     y = _flat(conv.out, conv.y_strides, "y")
     operand: Operand = conv.patches()
     if conv.taps == 1 and conv.stride == (1, 1) and not any(map(sum, conv.padding)):
@@ -67,6 +70,8 @@ def emit_backward_data(conv: Conv, isa: Isa, symbol: str) -> Kernel:
     _check(conv)
     if _empty(conv):
         return _emit_zeros(conv.dtype, symbol, (conv.n, conv.c_in, *conv.image), conv.x_strides)
+    if conv_columns.fits(conv, isa):
+        return conv_columns.emit_backward_data(conv, isa, symbol)
     weights = Weights.of(conv)
     return _arranged(DataDriver(conv, isa, symbol, weights), weights, conv.dtype)
 
@@ -87,6 +92,8 @@ def emit_backward_weight(conv: Conv, isa: Isa, symbol: str) -> Kernel:
             "conv", "dy's rows must follow each other", f"strides {conv.y_strides}",
             "make the gradient contiguous first",
         )  # fmt: skip
+    if conv_columns.fits_weight(conv):
+        return conv_columns.emit_backward_weight(conv, isa, symbol)
     return WeightDriver(conv, isa, symbol).emit()
 
 
@@ -111,34 +118,9 @@ class _PerGroup:
 
 def _arranged(driver: PanelDriver, weights: Weights, dtype: str) -> Kernel:
     """The driver's kernel, after a phase that copies the weights where they need it."""
-    if not weights.source:
-        return driver.emit()
     size = prod(count for count, _ in weights.source) * ITEMSIZE[dtype]
     driver.front = -(-size // 64) * 64
-    kernel, name = driver.emit(), f"{driver.symbol}.weights"
-    return Kernel(_emit_copy(dtype, weights, name), name, 1, kernel.workspace_bytes, kernel)
-
-
-def _emit_copy(dtype: str, weights: Weights, symbol: str) -> str:
-    """Text of the kernel that copies the weights to the workspace, in ``source`` order."""
-    b, size, element = Text(), ITEMSIZE[dtype], COMPUTE[dtype]
-    with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
-
-        def axis(level: int, src: str, dst: str) -> None:
-            if level == len(weights.source):
-                b.emit(f"store {element} {b.op(f'load {element}, ptr {src}')}, ptr {dst}")
-                return
-            count, stride = weights.source[level]
-            inner = prod(n for n, _ in weights.source[level + 1 :])
-            with b.loop(0, count) as loop:
-                axis(
-                    level + 1,
-                    b.at(src, b.mul(loop.index, stride), size),
-                    b.at(dst, b.mul(loop.index, inner), size),
-                )
-
-        axis(0, b.argument("%args", ARG_OTHER), b.argument("%args", ARG_WORKSPACE))
-    return b.module()
+    return chain(emit_copy(weights, dtype, f"{driver.symbol}.weights"), driver.emit())
 
 
 def _empty(conv: Conv) -> bool:

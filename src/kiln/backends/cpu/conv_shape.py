@@ -57,6 +57,11 @@ class Conv:
         return self.c_out // self.groups
 
     @property
+    def channels_last(self) -> bool:
+        """Whether y's channels are neighbours in memory."""
+        return self.y_strides[1] == 1
+
+    @property
     def flops(self) -> int:
         """Floating point operations of any of the three directions."""
         return 2 * self.n * self.c_out * self.out[0] * self.out[1] * self.ci * self.taps

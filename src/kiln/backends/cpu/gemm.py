@@ -232,6 +232,7 @@ class PanelDriver:
     ) -> None:
         self.gemm, self.isa, self.symbol, self.operand = gemm, isa, symbol, operand
         self.slots, self.front = slots, 0
+        self.shifts = (0, 0, 0)  # bytes from there to C, A and B
         self.size = ITEMSIZE[gemm.compute]
         self.lanes = isa.lanes(self.size)
         self.nv, self.mr = choose_tile(gemm.m, gemm.n, self.lanes, isa)
@@ -342,7 +343,8 @@ class PanelDriver:
 
     def _body(self) -> None:
         b, gemm = self.b, self.gemm
-        pointers = [b.argument("%args", slot) for slot in self.slots]
+        places = zip(self.slots, self.shifts, strict=True)
+        pointers = [b.at(b.argument("%args", slot), shift) for slot, shift in places]
         self._find_workspace()
         share = self.grid.ranges(b, prod(gemm.batch), self.blocks, self.panels)
         self.first_block, self.end_block = share.rows

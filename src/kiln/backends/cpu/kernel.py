@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -30,3 +30,13 @@ class Kernel:
             chain.append(kernel)
             kernel = kernel.then
         return chain
+
+
+def chain(*kernels: Kernel | None) -> Kernel:
+    """One kernel of the phases of several, in order; None is left out."""
+    phases = [phase for kernel in kernels if kernel is not None for phase in kernel.phases()]
+    room, then = max(phase.workspace_bytes for phase in phases), None
+    for phase in reversed(phases):
+        then = replace(phase, workspace_bytes=room, then=then)
+    assert then is not None
+    return then

@@ -222,3 +222,13 @@ def gather(b: Text, base: str, index: str, element: str, lanes: int, mask: str) 
     places = b.op(f"getelementptr {element}, ptr {base}, <{lanes} x i32> {index}")
     size = 8 if element == "double" else 4
     return b.ir.masked_gather(vector, ir.Val(places, pointers), ir.Val(mask, bits), size).ref
+
+
+def scatter(
+    b: Text, value: str, base: str, index: str, element: str, lanes: int, mask: str
+) -> None:
+    """Store the lanes that are on to the elements ``base[index]`` (i32 lanes)."""
+    vector, bits, pointers = (f"<{lanes} x {t}>" for t in (element, "i1", "ptr"))
+    places = b.op(f"getelementptr {element}, ptr {base}, <{lanes} x i32> {index}")
+    size = 8 if element == "double" else 4
+    b.ir.masked_scatter(ir.Val(value, vector), ir.Val(places, pointers), ir.Val(mask, bits), size)
