@@ -64,6 +64,7 @@ _LAZY_NAMES = {
     "set_num_threads": "runtime.threads", "get_num_threads": "runtime.threads", "Generator": "random",
     "manual_seed": "random", "seed": "random", "initial_seed": "random", "get_rng_state": "random",
     "set_rng_state": "random", "default_generator": "random",
+    "set_float32_matmul_precision": "config", "get_float32_matmul_precision": "config",
 }  # fmt: skip
 
 

@@ -72,6 +72,7 @@ class CompiledFunction:
             mode.inference,
             dt.get_default_dtype(),
             self.backend or config.backend,
+            config.float32_matmul_precision,
         )
         reasons = []
         for entry in self.entries:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from harness import guarded, levels, margins_untouched, run, run_threaded, unique
 
+from kiln.backends.cpu import winograd
 from kiln.backends.cpu.conv import emit_backward_data, emit_backward_weight, emit_forward
 from kiln.backends.cpu.conv_shape import Conv
 from kiln.backends.cpu.microkernel import Site
 from kiln.backends.cpu.text import Text, load_scalar, load_vector, splat
+from kiln.config import context
 from kiln.errors import KilnError
 
 DTYPES = {"f32": np.float32, "f64": np.float64}
@@ -60,6 +62,12 @@ def layout(shape, dtype, last: bool, make) -> np.ndarray:
     return make((n, h, w, c)).transpose(0, 3, 1, 2)
 
 
+def precise(error: float, want: np.ndarray, dtype: str) -> bool:
+    """Whether an error is within what sums of this dtype may have."""
+    tolerance = 6e-6 if dtype == "f32" else 2e-14
+    return error <= tolerance * max(1, np.abs(want).max(initial=0))
+
+
 def check(isa, n, ci, image, co, window, stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1),
           groups=1, dtype="f32", last=False, w_last=False):  # fmt: skip
     def values(shape):
@@ -77,13 +85,12 @@ def check(isa, n, ci, image, co, window, stride=(1, 1), padding=((0, 0), (0, 0))
              dilation, groups, dtype)  # fmt: skip
     outs = [layout(dy.shape, dtype, last, blank), layout(x.shape, dtype, last, blank),
             layout(w.shape, dtype, w_last, blank)]  # fmt: skip
-    tolerance = 3e-6 if dtype == "f32" else 1e-14
     cases = [(emit_forward, (x, w)), (emit_backward_data, (dy, w)), (emit_backward_weight, (x, dy))]
     for (make, inputs), out, want in zip(cases, outs, reference(c, x, w, dy), strict=True):
         kernel = make(c, isa, unique(make.__name__, c, isa.name))
         run(kernel, isa, [out, *inputs])
         error = np.abs(out - want).max(initial=0)
-        assert error <= tolerance * max(1, np.abs(want).max(initial=0)) * 2, make.__name__
+        assert precise(error, want, dtype), make.__name__
         assert margins_untouched(out)
 
 
@@ -117,6 +124,46 @@ CASES = {
     "single pixels": {"n": 9, "ci": 19, "image": (3, 3), "co": 33, "window": (3, 3)},
     "no images": {"n": 0, "ci": 2, "image": (5, 5), "co": 3, "window": (3, 3)},
 }  # fmt: skip
+
+
+WINOGRAD = {
+    "valid": {"n": 2, "ci": 32, "image": (14, 18), "co": 48},
+    "same": {"n": 3, "ci": 35, "image": (15, 13), "co": 50, "padding": ONE},
+    "wide padding": {"n": 2, "ci": 40, "image": (9, 21), "co": 32, "padding": ((3, 0), (0, 4))},
+    "several images": {"n": 21, "ci": 48, "image": (8, 6), "co": 33, "padding": ONE},
+    "many blocks": {"n": 2, "ci": 64, "image": (50, 37), "co": 96, "padding": ONE},
+}
+
+
+@ISAS
+@pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("name", WINOGRAD)
+def test_winograd(isa, name, last):
+    case = {**WINOGRAD[name], "window": (3, 3)}
+    check(isa, **case, last=last)
+
+
+def test_winograd_is_chosen_where_allowed():
+    c = Conv(2, 32, (14, 18), 48, (3, 3), (8064, 252, 18, 1), (288, 9, 3, 1), (9216, 192, 16, 1))
+    assert winograd.fits(c)
+    with context(float32_matmul_precision="highest"):
+        assert not winograd.fits(c)
+    assert not winograd.fits(replace(c, dtype="f64"))
+    assert not winograd.fits(replace(c, n=1, image=(4, 4)))
+
+
+@pytest.mark.parametrize("offset", [0, 5])
+def test_winograd_error_is_as_documented(offset):
+    shapes = (4, 64, 28, 28), (64, 64, 3, 3)
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in shapes)
+    x += offset
+    out = np.zeros((4, 64, 26, 26), np.float32)
+    c = Conv(4, 64, (28, 28), 64, (3, 3), strides(x), strides(w), strides(out))
+    isa = levels()[-1]
+    assert winograd.fits(c)
+    run(emit_forward(c, isa, unique("rms", c, isa.name)), isa, [out, x, w])
+    want = reference(c, x, w, out)[0]
+    assert np.sqrt(np.mean((out - want) ** 2) / np.mean(want**2)) < 2e-6
 
 
 @ISAS
@@ -168,6 +215,7 @@ EPILOGUES = {
     "plain": {"ci": 4, "image": (6, 7), "co": 6},
     "grouped": {"ci": 4, "image": (6, 7), "co": 6, "groups": 2},
     "small images": {"ci": 20, "image": (3, 4), "co": 37},
+    "winograd": {"ci": 40, "image": (18, 15), "co": 37},
 }
 
 
@@ -194,8 +242,13 @@ def test_epilogue_sees_channels(isa, name, last):
     assert margins_untouched(out)
 
 
-def test_same_bits_on_any_number_of_threads():
-    isa = levels()[-1]
+@pytest.mark.parametrize("precision", ["high", "highest"])
+def test_same_bits_on_any_number_of_threads(precision):
+    with context(float32_matmul_precision=precision):
+        same_bits(levels()[-1], precision)
+
+
+def same_bits(isa, *key):
     x = rng.standard_normal((9, 16, 12, 12)).astype(np.float32)
     w = rng.standard_normal((24, 16, 3, 3)).astype(np.float32)
     dy = rng.standard_normal((9, 24, 10, 10)).astype(np.float32)
@@ -203,8 +256,8 @@ def test_same_bits_on_any_number_of_threads():
     cases = [(emit_forward, dy, (x, w)), (emit_backward_data, x, (dy, w)),
              (emit_backward_weight, w, (x, dy))]  # fmt: skip
     for make, like, inputs in cases:
-        kernel = make(c, isa, unique("threads", make.__name__, isa.name))
-        assert kernel.ntasks > 1
+        kernel = make(c, isa, unique("threads", make.__name__, isa.name, *key))
+        assert max(phase.ntasks for phase in kernel.phases()) > 1
         results = []
         for count in (1, 2, 5):
             out = np.zeros_like(like)

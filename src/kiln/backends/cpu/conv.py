@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
-from kiln.backends.cpu import conv_columns, conv_depthwise
+from kiln.backends.cpu import conv_columns, conv_depthwise, winograd
 from kiln.backends.cpu.conv_data import DataDriver
 from kiln.backends.cpu.conv_shape import (
     ARG_IMAGE,
@@ -43,6 +43,8 @@ def emit_forward(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None = 
         return conv_depthwise.emit_forward(conv, isa, symbol, epilogue)
     if conv_columns.fits(conv, isa):
         return conv_columns.emit_forward(conv, isa, symbol, epilogue)
+    if winograd.fits(conv):
+        return winograd.Forward(conv, isa, symbol, epilogue).emit()
     y = _flat(conv.out, conv.y_strides, "y")
     operand: Operand = conv.patches()
     if conv.taps == 1 and conv.stride == (1, 1) and not any(map(sum, conv.padding)):
@@ -72,6 +74,8 @@ def emit_backward_data(conv: Conv, isa: Isa, symbol: str) -> Kernel:
         return _emit_zeros(conv.dtype, symbol, (conv.n, conv.c_in, *conv.image), conv.x_strides)
     if conv_columns.fits(conv, isa):
         return conv_columns.emit_backward_data(conv, isa, symbol)
+    if conv.stride == (1, 1) and winograd.fits(conv.turned()):
+        return winograd.Forward(conv.turned(), isa, symbol, None).emit()
     weights = Weights.of(conv)
     return _arranged(DataDriver(conv, isa, symbol, weights), weights, conv.dtype)
 

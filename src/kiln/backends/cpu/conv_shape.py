@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kiln.backends.cpu.microkernel import ARG_WORKSPACE
 from kiln.backends.cpu.patches import Patches
@@ -17,7 +17,7 @@ class Conv:
 
     Pairs are (vertical, horizontal); ``padding`` is ((top, bottom), (left, right)). Strides are in
     elements, (n, c, h, w) for x and y and (co, ci, kh, kw) for w; w's ci counts within a group.
-    Whichever tensor is written must have rows that follow each other (stride h = width * stride w).
+    ``w_offset`` and ``y_offset`` are where (0, 0, 0, 0) lies. Whichever tensor is written must have rows that follow each other (stride h = width * stride w).
     """
 
     n: int
@@ -33,6 +33,8 @@ class Conv:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     dtype: str = "f32"
+    w_offset: int = 0
+    y_offset: int = 0
 
     @property
     def out(self) -> tuple[int, int]:
@@ -65,6 +67,20 @@ class Conv:
     def flops(self) -> int:
         """Floating point operations of any of the three directions."""
         return 2 * self.n * self.c_out * self.out[0] * self.out[1] * self.ci * self.taps
+
+    def turned(self) -> Conv:
+        """The convolution of dy with mirrored weights that gives dx; the stride must be 1."""
+        co, ci, ky, kx = self.w_strides
+        (kh, kw), sizes = self.window, zip(self.padding, self.window, self.dilation, strict=True)
+        (top, bottom), (left, right) = (
+            ((k - 1) * d - p[0], (k - 1) * d - p[1]) for p, k, d in sizes
+        )
+        return replace(
+            self, c_in=self.c_out, c_out=self.c_in, image=self.out,
+            x_strides=self.y_strides, y_strides=self.x_strides, w_strides=(ci, co, -ky, -kx),
+            w_offset=self.w_offset + (kh - 1) * ky + (kw - 1) * kx,
+            padding=((top, bottom), (left, right)),
+        )  # fmt: skip
 
     def patches(self) -> Patches:
         """The operand that reads x."""

@@ -97,7 +97,7 @@ def key(graph: Graph, isa: Isa) -> str | None:
     for n in graph.nodes():
         if not isinstance(n.op, Leaf) and not n.op.reference.__module__.startswith("kiln."):
             return None  # an op from elsewhere: its body may change without a trace here
-    flags = f"fuse={not config.no_fuse} simplify={not config.no_simplify}"
+    flags = f"fuse={not config.no_fuse} simplify={not config.no_simplify} float32={config.float32_matmul_precision}"
     text = "\n".join((_code(), flags, print_graph(graph, sources=False)))
     return cache.make_key(text, isa.key)
 

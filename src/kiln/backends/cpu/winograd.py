@@ -1,0 +1,447 @@
+"""Convolutions of 3x3 windows by Winograd's F(4x4, 3x3): 36 products of a quarter of the flops.
+
+Note [Winograd]: 4x4 pixels of y are six-point polynomial products in each direction. A tile of 6x6
+pixels d of x and the window g are evaluated at the points 0, ±3/4, ±3/2 and infinity, V = B'dB and
+U = G g G', multiplied point by point over all channels, and interpolated, y = A'(U V)A. These
+points have half the rms error of the usual 0, ±1, ±2 (2e-7 to 2e-6 relative, where the direct sum
+has 3e-7 to 8e-7). Tiles are taken a block at a time, so that V and the products stay in L2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kiln.backends.cpu import tasks
+from kiln.backends.cpu.conv_halo import Halo, Surface
+from kiln.backends.cpu.conv_shape import ARG_IMAGE, ARG_OTHER, ARG_OUT, Conv
+from kiln.backends.cpu.gemm import choose_tile
+from kiln.backends.cpu.ir import float_text
+from kiln.backends.cpu.isa import Isa
+from kiln.backends.cpu.kernel import Kernel, chain
+from kiln.backends.cpu.microkernel import ARG_WORKSPACE, Epilogue, Tile, apply_epilogue, emit_tile
+from kiln.backends.cpu.patches import Lanes, gather
+from kiln.backends.cpu.text import (
+    COMPUTE,
+    ITEMSIZE,
+    Text,
+    fma,
+    lane_mask,
+    load_vector,
+    ramp_mask,
+    store_vector,
+)
+from kiln.config import config
+
+POINTS = (3 / 4, 3 / 2)
+_BLOCK_BYTES = 1 << 20
+_PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
+
+
+def possible(conv: Conv) -> bool:
+    """Whether the transforms exist: 3x3 windows, stride 1, undilated, one group."""
+    plain = conv.window == (3, 3) and conv.stride == conv.dilation == (1, 1)
+    return plain and conv.groups == 1 and conv.dtype == "f32"
+
+
+def fits(conv: Conv) -> bool:
+    """Whether this form is allowed and, by a model of its cost, faster than the direct sum.
+
+    Nanoseconds for each weight: the transformed weights are written and read once, from L2 or from
+    beyond; tiles cost their products and their transforms. Rates are measured ones of one core.
+    """
+    if config.float32_matmul_precision == "highest" or not possible(conv):
+        return False
+    weights = conv.c_in * conv.c_out
+    if min(conv.c_in, conv.c_out) < 12 or not weights:
+        return False
+    tiles = conv.n * -(-conv.out[0] // 4) * -(-conv.out[1] // 4)
+    direct = 18 * conv.n * conv.out[0] * conv.out[1] / 230
+    once = 4.0 if 144 * weights <= _BLOCK_BYTES else 14.4
+    each = 72 / 220 + 288 * (conv.c_in + conv.c_out) / (60 * weights)
+    return once + tiles * each < 0.9 * direct
+
+
+class Points:
+    """The three transforms of one dimension, on vectors."""
+
+    def __init__(self, b: Text, isa: Isa, element: str, lanes: int) -> None:
+        self.b, self.isa, self.element, self.lanes = b, isa, element, lanes
+        self.vector = f"<{lanes} x {element}>"
+
+    def constant(self, value: float) -> str:
+        return f"splat ({self.element} {float_text(self.element, value)})"
+
+    def add(self, x: str, y: str) -> str:
+        return self.b.op(f"fadd {self.vector} {x}, {y}")
+
+    def sub(self, x: str, y: str) -> str:
+        return self.b.op(f"fsub {self.vector} {x}, {y}")
+
+    def scale(self, factor: float, x: str) -> str:
+        return self.b.op(f"fmul {self.vector} {self.constant(factor)}, {x}")
+
+    def fma(self, factor: float, x: str, y: str) -> str:
+        return fma(self.b, self.constant(factor), x, y, self.element, self.lanes, self.isa.has_fma)
+
+    def tile(self, d: list[str]) -> list[str]:
+        """Six neighbouring pixels at the six points (B')."""
+        (a, c), (d0, d1, d2, d3, d4, d5) = POINTS, d
+        total, product = a * a + c * c, a * a * c * c
+        even, odd = self.fma(-c * c, d2, d4), self.fma(-c * c, d1, d3)
+        far_even, far_odd = self.fma(-a * a, d2, d4), self.fma(-a * a, d1, d3)
+        return [
+            self.fma(product, d0, self.fma(-total, d2, d4)),
+            self.fma(a, odd, even),
+            self.fma(-a, odd, even),
+            self.fma(c, far_odd, far_even),
+            self.fma(-c, far_odd, far_even),
+            self.fma(product, d1, self.fma(-total, d3, d5)),
+        ]
+
+    def values(self, g: list[str]) -> list[str]:
+        """A polynomial of three or four coefficients at the six points."""
+        found = [g[0]]
+        for point in POINTS:
+            even = self.fma(point**2, g[2], g[0])
+            odd = self.fma(point**2, g[3], g[1]) if len(g) > 3 else g[1]
+            found += [self.fma(point, odd, even), self.fma(-point, odd, even)]
+        return [*found, g[-1]]
+
+    def interpolated(self, m: list[str], count: int) -> list[str]:
+        """``count`` results from the products at the six points (A')."""
+        a, c = POINTS
+        near, far = self.add(m[1], m[2]), self.add(m[3], m[4])
+        tilt, far_tilt = self.sub(m[1], m[2]), self.sub(m[3], m[4])
+        found = [self.add(m[0], self.add(near, far))]
+        for power in range(1, count):
+            x, y = (tilt, far_tilt) if power % 2 else (near, far)
+            found.append(self.fma(a**power, x, self.scale(c**power, y)))
+        found[-1] = self.add(found[-1], m[5])
+        return found
+
+
+def plane(elements: int, size: int) -> int:
+    """Elements from one point's matrix to the next: lines of all 36 must not fall on one set."""
+    line = 64 // size
+    return (-(-elements // line) | 1) * line
+
+
+def norms() -> list[float]:
+    """What the values of one operand are divided by, point by point."""
+    a, c = POINTS
+    near, far = 2 * a * a * (a * a - c * c), 2 * c * c * (c * c - a * a)
+    return [a * a * c * c, near, near, far, far, 1.0]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Tiles of the output, and how many of them are worked on at a time."""
+
+    tiles: tuple[int, int]
+    images: int
+    rows: int
+    count: tuple[int, int]
+
+    @staticmethod
+    def choose(n: int, out: tuple[int, int], tile_bytes: int) -> Blocks:
+        """Least estimated cost: full tiles of registers, data in L2, few tiles twice, all cores."""
+        high, wide = -(-out[0] // 4), -(-out[1] // 4)
+        best, choice = float("inf"), None
+        for images, rows in [(1, r) for r in range(1, high + 1)] + [
+            (i, high) for i in range(2, min(n, 64) + 1)
+        ]:
+            count = -(-n // images), -(-high // rows)
+            tiles = images * rows * wide
+            twice = count[0] * images * count[1] * rows / (n * high)
+            over = max(0.0, tiles * tile_bytes / _BLOCK_BYTES - 1)
+            idle = max(0.0, 4 / (count[0] * count[1]) - 1)
+            cost = twice * (1 + 6 / tiles) * (1 + 0.25 * over) * (1 + 0.1 * idle)
+            if cost < best:
+                best, choice = cost, Blocks((high, wide), images, rows, count)
+        assert choice is not None
+        return choice
+
+    @property
+    def size(self) -> int:
+        """Tiles of a block."""
+        return self.images * self.rows * self.tiles[1]
+
+
+class Forward:
+    """Writes the kernel of one forward convolution."""
+
+    def __init__(self, conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None) -> None:
+        self.conv, self.isa, self.symbol, self.epilogue = conv, isa, symbol, epilogue
+        self.size, self.element = ITEMSIZE[conv.dtype], COMPUTE[conv.dtype]
+        self.lanes = isa.lanes(self.size)
+        self.vector = f"<{self.lanes} x {self.element}>"
+        self.k = conv.c_in
+        self.in_pitch = -(-conv.c_in // self.lanes) * self.lanes
+        self.out_pitch = -(-conv.c_out // self.lanes) * self.lanes
+        tile_bytes = 36 * (self.in_pitch + self.out_pitch) * self.size
+        self.blocks = Blocks.choose(conv.n, conv.out, tile_bytes)
+        t = self.blocks.size
+        self.nv, self.mr = choose_tile(t, conv.c_out, self.lanes, isa)
+        self.panel = self.nv * self.lanes
+        self.panels = -(-conv.c_out // self.panel)
+        self.v_plane = plane(t * self.in_pitch, self.size)
+        self.m_plane = plane(t * self.out_pitch, self.size)
+        self.u_plane = plane(self.panels * self.k * self.panel, self.size)
+        self.halo = Halo(
+            conv.dtype, conv.c_in, conv.image, conv.x_strides[1:],
+            (conv.padding[0][0], conv.padding[1][0]),
+            4 * self.blocks.rows + 2, 4 * self.blocks.tiles[1] + 2, self.in_pitch,
+        )  # fmt: skip
+        self.surface = None
+        if not conv.channels_last:
+            self.surface = Surface(
+                conv.dtype, conv.c_out, conv.out, conv.y_strides,
+                4 * self.blocks.tiles[1], self.out_pitch, epilogue,
+            )  # fmt: skip
+        self._layout()
+
+    def _layout(self) -> None:
+        conv, blocks = self.conv, self.blocks
+        units = blocks.count[0] * blocks.count[1]
+        self.grid = tasks.Grid.choose(conv.flops, units, 1, 1)
+        lines = 16 * blocks.rows * blocks.tiles[1] * self.out_pitch if self.surface else 0
+        self.front = -(-36 * self.u_plane * self.size // 64) * 64
+        at, self.places = 0, []
+        for elements in (self.halo.elements * blocks.images, 36 * self.v_plane,
+                         36 * self.m_plane, lines):  # fmt: skip
+            self.places.append(at)
+            at += -(-elements * self.size // 64) * 64
+        self.task_bytes = at
+
+    def emit(self) -> Kernel:
+        """Both phases: the weights' transform, then blocks of tiles."""
+        b = self.b = Text()
+        name = f"{self.symbol}.tiles"
+        self.names: dict[tuple[bool, bool], str] = {}
+        with b.function(name, _PARAMS):
+            self._body()
+        self.halo.emit(b, f"{name}.halo", self.isa)
+        self._define_input(f"{name}.input")
+        self._define_output(f"{name}.output")
+        if self.surface:
+            self.surface.emit(b, f"{name}.surface", self.isa)
+        low = self.blocks.size // -(-self.blocks.size // self.mr)
+        for (high, tail), tile_name in self.names.items():
+            rest = self.conv.c_out - (self.panels - 1) * self.panel
+            live = rest if tail else self.panel
+            tile = Tile(
+                isa=self.isa, mr=low + high, nv=-(-live // self.lanes), tail=0,
+                compute=self.conv.dtype, a_row=self.in_pitch, a_k=1, b_mode="packed", b_k=0,
+                panel=self.panel, c_dtype=self.conv.dtype, c_row=self.out_pitch, c_col=1,
+                split_k=False, epilogue=None,
+            )  # fmt: skip
+            emit_tile(b, tile, tile_name)
+        ntasks = self.grid.ntasks
+        main = Kernel(b.module(), name, ntasks, self.front + ntasks * self.task_bytes)
+        return chain(emit_weights(self.conv, self.isa, f"{self.symbol}.weights", self.panel), main)
+
+    def _body(self) -> None:
+        b, conv, blocks, name = self.b, self.conv, self.blocks, f"{self.symbol}.tiles"
+        y, x = b.argument("%args", ARG_OUT), b.argument("%args", ARG_IMAGE)
+        y = b.at(y, conv.y_offset, self.size)
+        u = b.argument("%args", ARG_WORKSPACE)
+        scratch = b.at(u, b.add(b.mul("%task", self.task_bytes), self.front))
+        band, v, m, lines = (b.at(scratch, place) for place in self.places)
+        high, wide = blocks.tiles
+        share = self.grid.ranges(b, blocks.count[0] * blocks.count[1], 1, 1)
+        with b.loop(*share.batch) as unit:
+            first = b.mul(b.op(f"udiv i64 {unit.index}, {blocks.count[1]}"), blocks.images)
+            first = b.least(first, conv.n - blocks.images)
+            row = b.mul(b.op(f"urem i64 {unit.index}, {blocks.count[1]}"), blocks.rows)
+            row = b.least(row, high - blocks.rows)
+            above = b.mul(row, 4)
+            with b.loop(0, blocks.images) as j:
+                image = b.at(x, b.mul(b.add(first, j.index), conv.x_strides[0]), self.size)
+                mine = b.at(band, b.mul(j.index, self.halo.elements), self.size)
+                b.emit(f"call void @{name}.halo(ptr {image}, ptr {mine}, i64 {above})")
+                with b.loop(0, blocks.rows) as r:
+                    step = 4 * self.halo.cols * self.in_pitch
+                    line = b.at(mine, b.mul(r.index, step), self.size)
+                    number = b.add(b.mul(j.index, blocks.rows), r.index)
+                    target = b.at(v, b.mul(number, wide * self.in_pitch), self.size)
+                    b.emit(f"call void @{name}.input(ptr {line}, ptr {target})")
+            self._products(u, v, m)
+            with b.loop(0, blocks.images) as j:
+                number = b.add(first, j.index)
+                image = b.at(y, b.mul(number, conv.y_strides[0]), self.size)
+                with b.loop(0, blocks.rows) as r:
+                    at = b.add(b.mul(j.index, blocks.rows), r.index)
+                    source = b.at(m, b.mul(at, wide * self.out_pitch), self.size)
+                    down = b.add(above, b.mul(r.index, 4))
+                    target = image
+                    if self.surface:
+                        step = 16 * wide * self.out_pitch
+                        target = b.at(lines, b.mul(r.index, step), self.size)
+                    b.emit(
+                        f"call void @{name}.output(ptr {source}, ptr {target}, i64 {down}, "
+                        f"i64 {number}, ptr %args)"
+                    )
+                if self.surface:
+                    left = b.op(f"sub i64 {conv.out[0]}, {above}")
+                    rows = b.least(left, 4 * blocks.rows)
+                    b.emit(
+                        f"call void @{name}.surface(ptr {lines}, ptr {image}, i64 {number}, "
+                        f"i64 {above}, i64 {rows}, ptr %args)"
+                    )
+
+    def _products(self, u: str, v: str, m: str) -> None:
+        """M[t, co] = V[t, ci] @ U[ci, co] for each of the 36 points."""
+        b = self.b
+        count = -(-self.blocks.size // self.mr)
+        low, high_count = divmod(self.blocks.size, count)
+        whole, rest = divmod(self.conv.c_out, self.panel)
+        with b.loop(0, 36) as point:
+            a = b.at(v, b.mul(point.index, self.v_plane), self.size)
+            w = b.at(u, b.mul(point.index, self.u_plane), self.size)
+            c = b.at(m, b.mul(point.index, self.m_plane), self.size)
+            for tail, first, stop in ((False, 0, whole), (True, whole, whole + (rest > 0))):
+                if first == stop:
+                    continue
+                with b.loop(first, stop) as panel:
+                    columns = b.at(w, b.mul(panel.index, self.k * self.panel), self.size)
+                    target = b.at(c, b.mul(panel.index, self.panel), self.size)
+                    for high, begin, end in ((True, 0, high_count), (False, high_count, count)):
+                        if begin == end:
+                            continue
+                        name = f"{self.symbol}.product{len(self.names)}"
+                        name = self.names.setdefault((high, tail), name)
+                        with b.loop(begin, end) as block:
+                            row = b.mul(block.index, low + high)
+                            row = row if high else b.add(row, high_count)
+                            source = b.at(a, b.mul(row, self.in_pitch), self.size)
+                            place = b.at(target, b.mul(row, self.out_pitch), self.size)
+                            b.emit(
+                                f"call void @{name}(ptr {source}, ptr {columns}, ptr null, "
+                                f"ptr {place}, i64 {self.k}, i1 false, i1 true, i64 0, i64 0, "
+                                f"i64 0, ptr null)"
+                            )
+
+    def _define_input(self, name: str) -> None:
+        emit_input(
+            self.b, name, self.isa, self.conv.dtype, self.blocks.tiles[1], self.halo.cols,
+            self.in_pitch, self.v_plane,
+        )  # fmt: skip
+
+    def _define_output(self, name: str) -> None:
+        """Define ``void name(ptr m, ptr y, i64 row, i64 image, args)``: one row of tiles to y."""
+        b, conv, wide = self.b, self.conv, self.blocks.tiles[1]
+        params = [("ptr noalias readonly", "m"), ("ptr noalias", "y"), ("i64", "row"),
+                  ("i64", "image"), ("ptr", "args")]  # fmt: skip
+        with b.function(name, params, internal=True):
+            room = "" if self.surface else b.op(f"alloca [16 x {self.vector}], align 64")
+            channels = self.out_pitch if self.surface else conv.c_out
+            points = Points(b, self.isa, self.element, self.lanes)
+            with b.loop(0, wide) as t, b.loop(0, channels, self.lanes) as c:
+                source = b.at("%m", b.add(b.mul(t.index, self.out_pitch), c.index), self.size)
+                half = []
+                for j in range(6):
+                    column = [
+                        load_vector(b, b.at(source, (6 * i + j) * self.m_plane, self.size),
+                                    conv.dtype, self.lanes)
+                        for i in range(6)
+                    ]  # fmt: skip
+                    half.append(points.interpolated(column, 4))
+                results = [points.interpolated([half[j][i] for j in range(6)], 4) for i in range(4)]
+                if self.surface:
+                    place = b.add(b.mul(t.index, 4 * self.out_pitch), c.index)
+                    for i, line in enumerate(results):
+                        for j, value in enumerate(line):
+                            step = (i * 4 * wide + j) * self.out_pitch
+                            where = b.at("%y", b.add(place, step), self.size)
+                            store_vector(b, value, where, conv.dtype, self.lanes)
+                else:
+                    self._finish(results, room, t.index, c.index)
+
+    def _finish(self, results: list[list[str]], room: str, tile: str, channel: str) -> None:
+        """Write 4x4 pixels of y, through the epilogue, where they are inside."""
+        b, conv, width = self.b, self.conv, self.isa.vector_bytes
+        mask = None
+        if conv.c_out % self.lanes:
+            mask = ramp_mask(b, self.lanes, b.op(f"sub i64 {conv.c_out}, {channel}"))
+        for n, value in enumerate(v for line in results for v in line):
+            store_vector(b, value, b.at(room, n * width), conv.dtype, self.lanes)
+        left = b.mul(tile, 4)
+        down = b.least(4, b.op(f"sub i64 {conv.out[0]}, %row"))
+        across = b.least(4, b.op(f"sub i64 {conv.out[1]}, {left}"))
+        with b.loop(0, down) as i, b.loop(0, across) as j:
+            place = b.mul(b.add(b.mul(i.index, 4), j.index), width)
+            value = load_vector(b, b.at(room, place), conv.dtype, self.lanes)
+            y, x = b.add("%row", i.index), b.add(left, j.index)
+            if self.epilogue is not None:
+                pixel = b.add(b.mul(y, conv.out[1]), x)
+                value = apply_epilogue(
+                    b, self.epilogue, value, conv.dtype, self.lanes, pixel, channel, "%image", mask
+                )
+            offset = b.add(b.mul(y, conv.y_strides[2]), b.mul(x, conv.y_strides[3]))
+            where = b.at("%y", b.add(offset, channel), self.size)
+            store_vector(b, value, where, conv.dtype, self.lanes, mask)
+
+
+def emit_input(
+    b: Text, name: str, isa: Isa, dtype: str, wide: int, cols: int, pitch: int, plane: int
+) -> None:
+    """Define ``void name(ptr line, ptr v)``: a row of ``wide`` tiles at the 36 points."""
+    size, element = ITEMSIZE[dtype], COMPUTE[dtype]
+    lanes = isa.lanes(size)
+    points = Points(b, isa, element, lanes)
+    params = [("ptr noalias readonly", "line"), ("ptr noalias", "v")]
+    with (
+        b.function(name, params, internal=True),
+        b.loop(0, wide) as t,
+        b.loop(0, pitch, lanes) as c,
+    ):
+        source = b.at("%line", b.add(b.mul(t.index, 4 * pitch), c.index), size)
+        target = b.at("%v", b.add(b.mul(t.index, pitch), c.index), size)
+        half = []
+        for j in range(6):
+            column = [
+                load_vector(b, b.at(source, (i * cols + j) * pitch, size), dtype, lanes)
+                for i in range(6)
+            ]
+            half.append(points.tile(column))
+        for i in range(6):
+            for j, value in enumerate(points.tile([half[j][i] for j in range(6)])):
+                store_vector(b, value, b.at(target, (6 * i + j) * plane, size), dtype, lanes)
+
+
+def emit_weights(conv: Conv, isa: Isa, symbol: str, panel: int) -> Kernel:
+    """The phase that leaves U[point][panel][ci][co in panel] at the workspace's beginning."""
+    b, size, element = Text(), ITEMSIZE[conv.dtype], COMPUTE[conv.dtype]
+    lanes = isa.lanes(size)
+    co, ci, ky, kx = conv.w_strides
+    columns = -(-conv.c_out // panel) * panel
+    step = plane(columns * conv.c_in, size)
+    ntasks = max(1, min(8, conv.c_in * columns >> 11))
+    points, grid, scales = Points(b, isa, element, lanes), Lanes(b, lanes), norms()
+    with b.function(symbol, _PARAMS):
+        w = b.at(b.argument("%args", ARG_OTHER), conv.w_offset, size)
+        u = b.argument("%args", ARG_WORKSPACE)
+        share = tasks.Grid(1, ntasks, 1).ranges(b, 1, conv.c_in, 1)
+        apart = grid.op("mul", grid.iota(), co)
+        with b.loop(0, columns, lanes) as first, b.loop(*share.rows) as k:
+            mask = lane_mask(lanes, lanes)
+            if columns != conv.c_out:
+                mask = ramp_mask(b, lanes, b.op(f"sub i64 {conv.c_out}, {first.index}"))
+            source = b.at(w, b.add(b.mul(first.index, co), b.mul(k.index, ci)), size)
+            half = []
+            for x in range(3):
+                taps = [
+                    gather(b, b.at(source, y * ky + x * kx, size), apart, element, lanes, mask)
+                    for y in range(3)
+                ]
+                half.append(points.values(taps))
+            number = b.op(f"udiv i64 {first.index}, {panel}")
+            offset = b.mul(b.add(b.mul(number, conv.c_in), k.index), panel)
+            offset = b.add(offset, b.op(f"urem i64 {first.index}, {panel}"))
+            target = b.at(u, offset, size)
+            for i in range(6):
+                for j, value in enumerate(points.values([half[x][i] for x in range(3)])):
+                    scaled = points.scale(1 / (scales[i] * scales[j]), value)
+                    where = b.at(target, (6 * i + j) * step, size)
+                    store_vector(b, scaled, where, conv.dtype, lanes)
+    return Kernel(b.module(), symbol, ntasks)
