@@ -27,6 +27,7 @@ from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.kernel import Kernel, chain
 from kiln.backends.cpu.microkernel import Epilogue, Site
 from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, Text
+from kiln.backends.cpu.winograd_weight import BackwardWeight
 from kiln.errors import KilnValueError
 
 
@@ -96,6 +97,8 @@ def emit_backward_weight(conv: Conv, isa: Isa, symbol: str) -> Kernel:
             "conv", "dy's rows must follow each other", f"strides {conv.y_strides}",
             "make the gradient contiguous first",
         )  # fmt: skip
+    if winograd.fits(conv):
+        return BackwardWeight(conv, isa, symbol).emit()
     if conv_columns.fits_weight(conv):
         return conv_columns.emit_backward_weight(conv, isa, symbol)
     return WeightDriver(conv, isa, symbol).emit()

@@ -34,7 +34,7 @@ from kiln.config import config
 
 POINTS = (3 / 4, 3 / 2)
 _BLOCK_BYTES = 1 << 20
-_PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
+PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
 
 
 def possible(conv: Conv) -> bool:
@@ -218,7 +218,7 @@ class Forward:
         b = self.b = Text()
         name = f"{self.symbol}.tiles"
         self.names: dict[tuple[bool, bool], str] = {}
-        with b.function(name, _PARAMS):
+        with b.function(name, PARAMS):
             self._body()
         self.halo.emit(b, f"{name}.halo", self.isa)
         self._define_input(f"{name}.input")
@@ -383,9 +383,17 @@ class Forward:
 
 
 def emit_input(
-    b: Text, name: str, isa: Isa, dtype: str, wide: int, cols: int, pitch: int, plane: int
+    b: Text,
+    name: str,
+    isa: Isa,
+    dtype: str,
+    wide: int,
+    cols: int,
+    pitch: int,
+    plane: int,
+    rows: range = range(6),
 ) -> None:
-    """Define ``void name(ptr line, ptr v)``: a row of ``wide`` tiles at the 36 points."""
+    """Define ``void name(ptr line, ptr v)``: a row of ``wide`` tiles at some rows of the points."""
     size, element = ITEMSIZE[dtype], COMPUTE[dtype]
     lanes = isa.lanes(size)
     points = Points(b, isa, element, lanes)
@@ -404,9 +412,10 @@ def emit_input(
                 for i in range(6)
             ]
             half.append(points.tile(column))
-        for i in range(6):
+        for i in rows:
             for j, value in enumerate(points.tile([half[j][i] for j in range(6)])):
-                store_vector(b, value, b.at(target, (6 * i + j) * plane, size), dtype, lanes)
+                where = b.at(target, (6 * (i - rows[0]) + j) * plane, size)
+                store_vector(b, value, where, dtype, lanes)
 
 
 def emit_weights(conv: Conv, isa: Isa, symbol: str, panel: int) -> Kernel:
@@ -418,7 +427,7 @@ def emit_weights(conv: Conv, isa: Isa, symbol: str, panel: int) -> Kernel:
     step = plane(columns * conv.c_in, size)
     ntasks = max(1, min(8, conv.c_in * columns >> 11))
     points, grid, scales = Points(b, isa, element, lanes), Lanes(b, lanes), norms()
-    with b.function(symbol, _PARAMS):
+    with b.function(symbol, PARAMS):
         w = b.at(b.argument("%args", ARG_OTHER), conv.w_offset, size)
         u = b.argument("%args", ARG_WORKSPACE)
         share = tasks.Grid(1, ntasks, 1).ranges(b, 1, conv.c_in, 1)
