@@ -297,6 +297,8 @@ class LoopNest:
     dim of ``outer + inner`` (zeros for inner dims in ``final``). A buffer may be both read and written
     where reads at an outer point see only what that point wrote. ``chunk`` = (dim, size) limits inner dim
     ``dim`` to the ``size`` indices from ``size * index[0]`` on: how schedules split long reductions.
+    The last ``private`` buffers are no arguments: stages keep values for later stages in them, each read
+    only where the same point stored it.
     """
 
     outer: tuple[int, ...]
@@ -305,6 +307,7 @@ class LoopNest:
     stages: tuple[Stage, ...]
     final: tuple[Store, ...] = ()
     chunk: tuple[int, int] | None = None
+    private: int = 0
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -364,6 +367,8 @@ class LoopNest:
 
     def __str__(self) -> str:
         lines = [f"buffers {', '.join(f'b{i}: {d}' for i, d in enumerate(self.buffers))}"]
+        if self.private:
+            lines.append(f"private from b{len(self.buffers) - self.private}")
         pad = ""
         for d, size in enumerate(self.outer):
             lines.append(f"{pad}for i{d} in {size}:")

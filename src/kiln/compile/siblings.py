@@ -8,11 +8,13 @@ place stays in a register.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 from . import loopnest as ln
 
 _MOST_STORES, _MOST_NODES, _MOST_BUFFERS = 8, 160, 24
+_FEW = 64
 
 
 def mergeable(nest: ln.LoopNest) -> bool:
@@ -35,8 +37,7 @@ def merge(
     a_stores, b_stores = a.stages[0].stores, b.stages[0].stores
     if len(a_stores) + len(b_stores) > _MOST_STORES:
         return None
-    shared = {k for k in b_keys if k in a_keys}
-    if not shared:
+    if not set(a_keys) & set(b_keys) and prod(a.outer) > _FEW:
         return None
     written = {a_keys[s.buffer]: s for s in a_stores}
     b_written = {b_keys[s.buffer] for s in b_stores}

@@ -36,8 +36,11 @@ class Access:
             step *= size
         self.linear = (0,) * n_outer + tuple(reversed(steps))
 
-    def base(self, args: Val) -> None:
-        """Load the buffers' addresses from the table and start every access at its offset."""
+    def base(self, args: Val, own: Val | None = None) -> None:
+        """Load the buffers' addresses from the table and start every access at its offset.
+
+        Scratch buffers start ``own`` bytes into the workspace.
+        """
         keys = [(buffer, at) for kind, buffer, at in self.nest.accesses() if kind != "index"]
         scratch: Val | None = None
         used = {k[0] for k in keys} | {e.attr[0] for e in _scalars(self.nest)}
@@ -47,7 +50,8 @@ class Access:
                 table = self.b.gep(args, "ptr", self.b.i64(slot))
                 loaded = self.b.load("ptr", table, 8)
             if buffer >= self.first_scratch:
-                scratch = scratch or loaded
+                if scratch is None:
+                    scratch = loaded if own is None else self.b.gep(loaded, "i8", own)
                 offset = self.offsets[buffer - self.first_scratch]
                 loaded = self.b.gep(scratch, "i8", self.b.i64(offset))
             self.buffers[buffer] = loaded

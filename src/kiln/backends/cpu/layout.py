@@ -17,8 +17,9 @@ from ...graph.node import CONST, INPUT, LITERAL, Graph, Node, literal, make
 from ...runtime import arena
 from . import cache, jit
 from .contract import WORKSPACE
+from .fuse import emit, fuse, needed
 from .isa import Isa
-from .lower import Launch, finish, lower, lowers
+from .lower import Launch, lower, lowers
 from .recipe import Checks, Host, Kernel, Native, Recipe, Slot
 
 
@@ -183,10 +184,12 @@ def plan(graph: Graph, name: str, isa: Isa) -> Recipe:
     graph = _own_outputs(_literal_constants(pipeline.optimize(graph, lowers, name)))
     launches, checks = lower(graph, isa)
     early, late = _late(launches, {flag for flag, _ in checks})
-    early = finish(early, isa)
-    launches, quiet = early + finish(late, isa), len(early)
     # what checks look at stays in memory until they have been asked
     keep = {x for flag, n in checks for x in (flag, *n.inputs)}
+    late = needed(fuse(late), {*keep, *graph.outputs})
+    early = needed(fuse(early), {*keep, *graph.outputs}.union(*(x.reads for x in late)))
+    launches, quiet = early + late, len(early)
+    emit(launches, isa)
     m = Memory(graph, launches, keep, quiet)
     texts: dict[str, str] = {}
     for x in launches:

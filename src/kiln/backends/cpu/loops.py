@@ -18,7 +18,7 @@ from kiln.backends.cpu.ir import Builder, Module, Val
 from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.kernel import Kernel
 from kiln.backends.cpu.schedule import Plan, plan, simplify, tileable
-from kiln.backends.cpu.split import Phases, phases
+from kiln.backends.cpu.split import Phases, by_row, phases
 from kiln.compile.loopnest import Expr, IndexMap, LoopNest, Reduction, Stage, walk
 
 # Float sums longer than this many steps restart their accumulators, so that rounding errors grow with the
@@ -36,6 +36,15 @@ def emit(nest: LoopNest, isa: Isa, symbol: str | None = None) -> Kernel:
     if symbol is None:
         symbol = "loops_" + hashlib.sha256(f"{nest}|{isa.key}".encode()).hexdigest()[:20]
     work = phases(simplify(nest.check()))
+    if work.nests[0].private and len(work.nests) == 1:
+        small = by_row(work, plan(work.nests[0], isa).ntasks)
+        chosen = plan(small.nests[0], isa)
+        if chosen.vector is None or chosen.vector >= len(small.nests[0].outer):
+            work = (
+                small
+                if small.task_bytes * chosen.ntasks == small.scratch_bytes
+                else by_row(work, chosen.ntasks)
+            )
     kernel: Kernel | None = None
     for number in reversed(range(len(work.nests))):
         name = symbol if number == 0 else f"{symbol}_{number}"
@@ -66,7 +75,8 @@ class _Writer:
         """The finished kernel."""
         if 0 not in self.nest.outer:
             roots = self.nest.roots()
-            self.access.base(self.b.params[0])
+            own = self.b.mul(self.b.params[1], self.b.i64(self.work.task_bytes))
+            self.access.base(self.b.params[0], own)
             self.hoist(0, roots)
             self.outer_level(0)
         self.b.ret()

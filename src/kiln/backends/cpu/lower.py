@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...compile import loopnest as ln
-from ...compile import maps, nests, regions, siblings
+from ...compile import maps, nests, regions
 from ...compile.regions import Unfusable, fusable, ln_dtype, reducible
 from ...config import config
 from ...graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Leaf, Node, const, make
 from ...shape import contiguous_strides, norm_dim
-from . import contract, indexed, loops
+from . import contract, indexed
 from .isa import Isa
 from .kernel import Kernel
 
@@ -222,7 +221,7 @@ class Lowering:
     def nest(
         self, nest: ln.LoopNest, keys: list[Any], writes: list[Node], partial: bool = False
     ) -> None:
-        """Append a loop nest's launch; its kernel is made when all nests are known (`finish`)."""
+        """Append a loop nest's launch; its kernel is made when all nests are known (`fuse`)."""
         self.launches.append(
             Launch([*keys, contract.WORKSPACE], writes, nest=nest, partial=partial)
         )
@@ -399,31 +398,3 @@ def lower(graph: Graph, isa: Isa) -> tuple[list[Launch], list[tuple[Node, Node]]
     """The launches of a Graph in a possible order, and its (flag, gather) checks of indices."""
     state = Lowering(graph, isa)
     return state.run(), state.checks
-
-
-def finish(launches: list[Launch], isa: Isa) -> list[Launch]:
-    """Launches in their final order, with neighbouring nests merged and every nest's kernel emitted."""
-    out: list[Launch] = []
-    for x in launches:
-        last = out[-1] if out else None
-        if (
-            last is not None
-            and last.nest is not None
-            and x.nest is not None
-            and not (last.partial or x.partial or config.no_fuse)
-        ):
-            both = siblings.merge(last.nest, last.arguments[:-1], x.nest, x.arguments[:-1])
-            if both is not None:
-                out[-1] = Launch(
-                    [*both[1], contract.WORKSPACE], [*last.writes, *x.writes], nest=both[0]
-                )
-                continue
-        out.append(x)
-    for x in out:
-        if x.nest is not None:
-            if config.debug >= 3:
-                print(
-                    f"[kiln] region of {', '.join(map(repr, x.writes))}\n{x.nest}", file=sys.stderr
-                )
-            x.kernel = loops.emit(x.nest, isa)
-    return out

@@ -164,7 +164,9 @@ def regroup(nest: LoopNest, outer: list[list[int]], inner: list[list[int]]) -> L
     extent = [math.prod(sizes[d] for d in g) for g in groups]
     chunk = (place[nest.chunk[0]], nest.chunk[1]) if nest.chunk else None
     n = len(outer)
-    return LoopNest(tuple(extent[:n]), tuple(extent[n:]), nest.buffers, stages, final, chunk)
+    return LoopNest(
+        tuple(extent[:n]), tuple(extent[n:]), nest.buffers, stages, final, chunk, nest.private
+    )
 
 
 # -- vector dim and tasks -------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from kiln.compile.loopnest import (
     gather,
     index,
     load,
+    map_nest,
     ref,
     rewrite,
     unrounded,
@@ -35,12 +36,16 @@ from kiln.compile.loopnest import (
 
 @dataclass(frozen=True)
 class Phases:
-    """Nests to run one after another; buffers from ``first_scratch`` on lie in a workspace."""
+    """Nests to run one after another; buffers from ``first_scratch`` on lie in a workspace.
+
+    Where ``task_bytes`` is not 0, each task has so many bytes of it for itself.
+    """
 
     nests: list[LoopNest]
     first_scratch: int
     offsets: tuple[int, ...] = ()
     scratch_bytes: int = 0
+    task_bytes: int = 0
 
 
 def phases(nest: LoopNest) -> Phases:
@@ -49,7 +54,7 @@ def phases(nest: LoopNest) -> Phases:
     Each stage becomes partial results over a fixed number of chunks and a combination of them, so that
     both the parallelism and the order of additions depend on the shape alone.
     """
-    whole = Phases([nest], len(nest.buffers))
+    whole = _unsplit(nest)
     want = min(MAX_TASKS, int(cost(nest) // schedule.TASK_COST))
     if want < 2 or not nest.inner or 0 in nest.dims or not any(s.reductions for s in nest.stages):
         return whole
@@ -57,6 +62,55 @@ def phases(nest: LoopNest) -> Phases:
         return whole
     chunk = _chunk(nest, want)
     return whole if chunk is None else _Splitter(nest, *chunk).run()
+
+
+def _unsplit(nest: LoopNest) -> Phases:
+    """The nest as it is, its private buffers in the workspace."""
+    first = len(nest.buffers) - nest.private
+    offsets, end = [], 0
+    points = math.prod(nest.dims)
+    for dtype in nest.buffers[first:]:
+        offsets.append(end)
+        end += _aligned(points * ITEMSIZE[dtype])
+    return Phases([nest], first, tuple(offsets), end)
+
+
+def by_row(work: Phases, ntasks: int) -> Phases:
+    """A nest that runs whole rows, with one row of each private buffer for each task."""
+    (nest,) = work.nests
+    n = len(nest.outer)
+    strides, step = [0] * len(nest.dims), 1
+    for d in reversed(range(n, len(nest.dims))):
+        strides[d] = step
+        step *= nest.dims[d]
+    at = IndexMap(0, tuple(strides))
+
+    def change(e: Expr) -> Expr | None:
+        if e.op == "load" and e.attr[0] >= work.first_scratch:
+            return Expr("load", e.args, e.dtype, (e.attr[0], at))
+        return None
+
+    stages, final = map_nest(nest, change, lambda m: m)
+    stages = tuple(
+        Stage(
+            s.reductions,
+            tuple(
+                Store(t.buffer, at, t.expr) if t.buffer >= work.first_scratch else t
+                for t in s.stores
+            ),
+        )
+        for s in stages
+    )
+    offsets, end = [], 0
+    for dtype in nest.buffers[work.first_scratch :]:
+        offsets.append(end)
+        end += _aligned(step * ITEMSIZE[dtype])
+    small = replace(nest, stages=stages, final=final)
+    return Phases([small], work.first_scratch, tuple(offsets), end * ntasks, end)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 64) * 64
 
 
 def _columns(nest: LoopNest) -> bool:
@@ -87,8 +141,10 @@ class _Splitter:
     def __init__(self, nest: LoopNest, dim: int, length: int, count: int) -> None:
         self.nest, self.dim, self.length, self.count = nest, dim, length, count
         self.buffers = list(nest.buffers)
-        self.offsets: list[int] = []
-        self.bytes = 0
+        kept = _unsplit(nest)
+        self.first_scratch = kept.first_scratch
+        self.offsets = list(kept.offsets)
+        self.bytes = kept.scratch_bytes
         self.points = math.prod(nest.outer)
         strides, step = [], 1
         for size in reversed(nest.outer):
@@ -109,12 +165,12 @@ class _Splitter:
                     nests.append(self.finish())
         frozen = tuple(self.buffers)
         nests = [simplify(replace(n, buffers=frozen).check()) for n in nests]
-        return Phases(nests, len(self.nest.buffers), tuple(self.offsets), self.bytes)
+        return Phases(nests, self.first_scratch, tuple(self.offsets), self.bytes)
 
     def scratch(self, dtype: str, count: int) -> int:
         self.buffers.append(dtype)
         self.offsets.append(self.bytes)
-        self.bytes += -(-count * ITEMSIZE[dtype] // 64) * 64
+        self.bytes += _aligned(count * ITEMSIZE[dtype])
         return len(self.buffers) - 1
 
     def reduce(self, number: int, stage: Stage, last: bool) -> list[LoopNest]:
