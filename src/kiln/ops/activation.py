@@ -36,12 +36,9 @@ def widen(x: Any) -> Any:
 
 def _flagged(fn: Any) -> Callable:
     """The function with PyTorch's `inplace` flag as its last parameter."""
-    o = fn.op
-    sig, call, defaults = derive._signature(o)
-    scope = derive._globals(o) | defaults
-    name = o.name
-    body = f"return (_inplace if inplace else _apply)(_op, {call})"
-    return derive._compile(f"def {name}({sig}, inplace=False):\n    {body}\n", name, scope, o)
+    f = derive.form(fn.op, inplace=False)
+    body = f"return (_inplace if inplace else _apply)(_op, {f.call})"
+    return derive.generated(fn.op, f"def f({f.sig}):\n    {body}\n", f)
 
 
 def activation(*, store: bool = False, flag: bool = True, **facts: Any) -> Callable:

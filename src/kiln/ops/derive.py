@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -121,18 +124,20 @@ def elementwise_infer(op: Op) -> Callable:
 
 # ---------------------------------------------------------------- functions
 
+# Functions of one shape (so many parameters, these by keyword, …) run one code object, compiled once, with
+# their own names, defaults and globals: compiling one for each function would be a third of `import kiln`.
+# In sources parameters are p0, p1, …
 _UNSET = object()
 _BINARY = """
-def {name}(input, other{extra_sig}):
-    {doc!r}
-    if (input.__class__ is Tensor or isinstance(input, Tensor)) and not _capturing{extra_test}:
-        a = input._a
-        if other.__class__ is Tensor or isinstance(other, Tensor):
-            b = other._a
+def f(p0, p1{extra_sig}):
+    if (p0.__class__ is Tensor or isinstance(p0, Tensor)) and not _capturing{extra_test}:
+        a = p0._a
+        if p1.__class__ is Tensor or isinstance(p1, Tensor):
+            b = p1._a
             d = a.dtype
             ok = d is b.dtype and (d is _F32 or d.kind in {native!r})
         else:
-            b = other
+            b = p1
             c = b.__class__
             ok = (c is float or c is int) and a.dtype.kind == "f"
         if ok:
@@ -148,18 +153,17 @@ def {name}(input, other{extra_sig}):
                 t._fn = t._grad = t._ver = t._base = t._hooks = None
                 t._idx = 0
                 t._rg = False
-                if input._rg or input._base is not None:
-                    _record2(_op, input, other, t)
-                elif b is not other and (other._rg or other._base is not None):
-                    _record2(_op, input, other, t)
+                if p0._rg or p0._base is not None:
+                    _record2(_op, p0, p1, t)
+                elif b is not p1 and (p1._rg or p1._base is not None):
+                    _record2(_op, p0, p1, t)
                 return t
     {tail}
 """
 _UNARY = """
-def {name}(input{extra_sig}):
-    {doc!r}
-    if (input.__class__ is Tensor or isinstance(input, Tensor)) and not _capturing{extra_test}:
-        a = input._a
+def f(p0{extra_sig}):
+    if (p0.__class__ is Tensor or isinstance(p0, Tensor)) and not _capturing{extra_test}:
+        a = p0._a
         d = a.dtype
         if d is _F32 or d.kind in {native!r}:
             try:
@@ -174,8 +178,8 @@ def {name}(input{extra_sig}):
                 t._fn = t._grad = t._ver = t._base = t._hooks = None
                 t._idx = 0
                 t._rg = False
-                if input._rg or input._base is not None:
-                    _record1(_op, input, t)
+                if p0._rg or p0._base is not None:
+                    _record1(_op, p0, t)
                 return t
     {tail}
 """
@@ -186,7 +190,7 @@ def _globals(op: Op) -> dict[str, Any]:
         "__name__": "kiln.ops.generated", "Tensor": Tensor, "_new": _new, "_capturing": CAPTURING,
         "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_op": op,
         "_ufunc": op.ufunc, "_F32": _F32 if "f" in op.native else None, "_apply": dispatch.apply, "_inplace": dispatch.inplace,
-        "_store_out": dispatch.store_out, "_UNSET": _UNSET, "_flat": _flat, "_alias": _alias,
+        "_store_out": dispatch.store_out, "_flat": _flat, "_alias": _alias,
         "_reflect": _reflect, "_expect": dispatch.expect_tensor,
     }  # fmt: skip
 
@@ -212,48 +216,81 @@ def _reflect(op: Op, input: Any, other: Any) -> Any:
     return dispatch.apply(op, op.bind((input, other), {}))
 
 
-def _signature(op: Op) -> tuple[str, str, dict[str, Any]]:
-    """The parameter list, the argument tuple and the defaults of the public function.
+@dataclass(frozen=True)
+class Form:
+    """A public function's parameter list and argument tuple in source, and what makes them its own."""
+
+    sig: str
+    call: str
+    names: dict[str, str]
+    defaults: tuple = ()
+    kwdefaults: dict[str, Any] = field(default_factory=dict)
+
+
+def form(op: Op, out: bool = False, **flags: Any) -> Form:
+    """The form of an op's function, with an `out` argument or flags with their defaults at the end.
 
     Beside PyTorch's `dim` and `keepdim`, NumPy's `axis` and `keepdims` are taken by keyword.
     """
     empty = inspect.Parameter.empty
-    parts, call, extra = [], [], []
-    defaults: dict[str, Any] = {}
-    star = False
+    parts: list[str] = []
+    call: list[str] = []
+    names: dict[str, str] = {}
+    defaults: list[Any] = []
+    extra: dict[str, Any] = {}
+    star = ""
     for i, p in enumerate(op.params):
+        n = f"p{i}"
+        names[n] = p.name
         if p.variadic:
-            parts += [f"*_{p.name}", f"{p.name}=_UNSET"]
-            call.append(f"_flat(_{p.name}, {p.name})")
-            star = True
+            names["rest"], extra[n] = "_" + p.name, _UNSET
+            call.append(f"_flat(rest, {n})")
+            star = "*rest"
             continue
-        if p.keyword_only and not star:
-            parts.append("*")
-            star = True
-        later = [q for q in op.params[i + 1 :] if not q.keyword_only]
         alias = {"dim": "axis", "keepdim": "keepdims"}.get(p.name)
-        if alias and any(q.default is empty for q in later):
+        if any(q.default is empty and not q.keyword_only for q in op.params[i + 1 :]):
             alias = None
-        if p.default is not empty:
-            defaults[f"_d{i}"] = p.default
-            parts.append(f"{p.name}=_d{i}")
+        default = _UNSET if alias and p.default is empty else p.default
+        if p.keyword_only or star:
+            extra[n] = default
         else:
-            parts.append(p.name + ("=_UNSET" if alias else ""))
+            parts.append(n)
+            if default is not empty:
+                defaults.append(default)
         if alias:
-            extra.append(f"{alias}=_UNSET")
-        call.append(f"_alias({p.name}, {alias})" if alias else p.name)
-    if op.out:
-        extra.append("out=None")
-    if extra and not star:
-        parts.append("*")
+            names[a := f"a{i}"] = alias
+            extra[a] = _UNSET
+        call.append(f"_alias({n}, {a})" if alias else n)
+    if out:
+        extra["out"] = None
+    for n, default in flags.items():
+        parts.append(n)
+        defaults.append(default)
+    if extra:
+        parts += [star or "*", *extra]
     tail = "," if len(call) == 1 else ""
-    return ", ".join(parts + extra), f"({', '.join(call)}{tail})", defaults
+    kwdefaults = {names.get(n, n): d for n, d in extra.items() if d is not empty}
+    return Form(", ".join(parts), f"({', '.join(call)}{tail})", names, tuple(defaults), kwdefaults)
 
 
-def _compile(source: str, name: str, scope: dict[str, Any], op: Op) -> Callable:
-    exec(compile(source, f"<kiln {op.name}>", "exec"), scope)
-    fn = scope[name]
-    fn.__doc__ = op.doc
+@cache
+def _code(source: str) -> types.CodeType:
+    """The code of the one function in a source."""
+    module = compile(source, "<kiln>", "exec")
+    return next(c for c in module.co_consts if isinstance(c, types.CodeType))
+
+
+def generated(op: Op, source: str, form: Form, name: str = "") -> Callable:
+    """The function of a source with the names and defaults of its form."""
+    name = name or op.name.rsplit(".", 1)[-1]
+    code = _code(source)
+    code = code.replace(
+        co_name=name, co_qualname=name, co_filename=f"<kiln {op.name}>",
+        co_varnames=tuple([form.names.get(n, n) for n in code.co_varnames]),
+    )  # fmt: skip
+    fn: Any = types.FunctionType(code, _globals(op), name, form.defaults)
+    fn.__kwdefaults__ = form.kwdefaults or None
+    fn.__doc__ = op.reference.__doc__
     fn.__module__ = "kiln"
     fn.op = op
     return fn
@@ -262,51 +299,39 @@ def _compile(source: str, name: str, scope: dict[str, Any], op: Op) -> Callable:
 def function(op: Op) -> Callable:
     """The public function of an op, with its signature; elementwise ufuncs get a short path."""
     op.native = op.native or "fiub"
-    scope = _globals(op)
-    name = op.name.rsplit(".", 1)[-1]
-    if not name.isidentifier():
-        name = "fn"
-    sig, call, defaults = _signature(op)
-    scope.update(defaults)
-    if op.ufunc is not None:
-        rest = op.params[1 + (len(op.tensor_slots) == 2) :]
-        extra = "".join(f", {p.name}={p.default!r}" for p in rest)
-        test = "".join(f" and {p.name} is {p.default!r}" if p.default is None
-                       else f" and {p.name} == {p.default!r}" for p in rest)  # fmt: skip
-        names = [p.name for p in op.params]
-        call = "(" + ", ".join(names) + ",)"
-        tail = f"return _apply(_op, {call})"
-        if op.out:
-            extra += ", out=None"
-            test += " and out is None"
-            tail = (
-                f"r = _apply(_op, {call})\n    return r if out is None else _store_out(_op, r, out)"
-            )
-        if extra:
-            extra = ", *" + extra
-        template = _BINARY if len(op.tensor_slots) == 2 else _UNARY
-        source = template.format(name=name, doc=op.doc, extra_sig=extra, extra_test=test,
-                                 native=op.native, call=call, tail=tail)  # fmt: skip
-        return _compile(source, name, scope, op)
-    body = f"return _apply(_op, {call})"
+    f = form(op, op.out)
+    tail = f"return _apply(_op, {f.call})"
     if op.out:
-        body = f"r = _apply(_op, {call})\n    return r if out is None else _store_out(_op, r, out)"
-    return _compile(f"def {name}({sig}):\n    {body}\n", name, scope, op)
-
-
-def _dunder(op: Op, reflected: bool) -> Callable:
-    scope = _globals(op)
-    if reflected:
-        source = "def f(input, other):\n    _expect(_op.name, input)\n    return _reflect(_op, other, input)\n"
-        return _compile(source, "f", scope, op)
-    rest = op.params[2:]
-    call = "(input, other" + "".join(f", {p.default!r}" for p in rest) + ",)"
-    tail = "return _reflect(_op, input, other)"
+        tail = (
+            f"r = _apply(_op, {f.call})\n    return r if out is None else _store_out(_op, r, out)"
+        )
     if op.ufunc is None:
-        return _compile(f"def f(input, other):\n    {tail}\n", "f", scope, op)
-    source = _BINARY.format(name="f", doc=op.doc, extra_sig="", extra_test="", native=op.native,
-                            call=call, tail=tail)  # fmt: skip
-    return _compile(source, "f", scope, op)
+        return generated(op, f"def f({f.sig}):\n    {tail}\n", f)
+    n = len(op.tensor_slots)
+    rest = {f"p{i}": p.default for i, p in enumerate(op.params) if i >= n}
+    if op.out:
+        rest["out"] = None
+    test = "".join(f" and {n} {'is' if d is None else '=='} {d!r}" for n, d in rest.items())
+    # attributes are keyword-only here, whatever they are in the reference
+    f = Form("", f.call, f.names, (), {f.names.get(n, n): d for n, d in rest.items()})
+    sig = f", *, {', '.join(rest)}" if rest else ""
+    template = _BINARY if n == 2 else _UNARY
+    source = template.format(extra_sig=sig, extra_test=test, native=op.native, tail=tail)
+    return generated(op, source, f)
+
+
+_OPERATOR = Form("", "", {"p0": "input", "p1": "other"})
+
+
+def _dunder(op: Op, name: str, reflected: bool) -> Callable:
+    if reflected:
+        source = "def f(p0, p1):\n    _expect(_op.name, p0)\n    return _reflect(_op, p1, p0)\n"
+        return generated(op, source, _OPERATOR, name)
+    tail = "return _reflect(_op, p0, p1)"
+    if op.ufunc is None:
+        return generated(op, f"def f(p0, p1):\n    {tail}\n", _OPERATOR, name)
+    source = _BINARY.format(extra_sig="", extra_test="", native=op.native, tail=tail)
+    return generated(op, source, _OPERATOR, name)
 
 
 def bind_names(op: Op) -> None:
@@ -334,24 +359,19 @@ def bind_names(op: Op) -> None:
                 FUNCTIONS[f"nn.functional.{n}_"] = fn
     for n in op.dunders:
         if n.startswith("__r") and n not in ("__rshift__",):
-            setattr(Tensor, n, _dunder(op, True))
+            setattr(Tensor, n, _dunder(op, n, True))
         elif n.startswith("__i") and n not in ("__invert__",):
             setattr(Tensor, n, inplace_function(op))
         elif len(op.tensor_slots) == 1:
             setattr(Tensor, n, op.fn)
         else:
-            setattr(Tensor, n, _dunder(op, False))
+            setattr(Tensor, n, _dunder(op, n, False))
 
 
 def inplace_function(op: Op) -> Callable:
     """The form that stores its result in the first argument and returns it."""
-    scope = _globals(op)
-    sig, call, defaults = _signature(op)
-    scope.update(defaults)
-    sig = sig.replace(", out=None", "")
-    if sig.endswith(", *"):
-        sig = sig[:-3]
-    fn = _compile(f"def f({sig}):\n    return _inplace(_op, {call})\n", "f", scope, op)
-    fn.__name__ = op.name + "_"
-    fn.__doc__ = f"In-place form of `{op.name}`.\n\n{op.doc}"
+    f = form(op)
+    name = op.name.rsplit(".", 1)[-1] + "_"
+    fn = generated(op, f"def f({f.sig}):\n    return _inplace(_op, {f.call})\n", f, name)
+    fn.__doc__ = f"In-place form of `{op.name}`: {op.reference.__doc__}"
     return fn

@@ -106,9 +106,8 @@ class Op:
 
     def __init__(self, name: str, reference: Callable, family: str, **facts: Any):
         self.name, self.reference, self.family = name, _positional(reference), family
-        self.doc = inspect.getdoc(reference) or ""
         self.annotations: dict[str, Any] = dict(reference.__annotations__)
-        self.params = tuple(_param(p) for p in inspect.signature(reference).parameters.values())
+        self.params = _params(reference)
         self.index = {p.name: i for i, p in enumerate(self.params)}
         self.tensor_slots = tuple(i for i, p in enumerate(self.params) if p.is_tensor)
         self.list_slots = tuple(i for i, p in enumerate(self.params) if p.kind == TENSORS)
@@ -150,10 +149,13 @@ class Op:
         keys = key if isinstance(key, tuple) else (key,)
         special = {"g": GRAD, "gs": GRAD, "out": OUT, "outs": OUT, "needs": NEEDS,
                    "in_shape": SHAPE}  # fmt: skip
-        slots = tuple(
-            special[n] if n in special else self.index[n] for n in inspect.signature(fn).parameters
-        )
+        slots = tuple(special[n] if n in special else self.index[n] for n in parameter_names(fn))
         return Rule(fn, tuple(self.index[k] for k in keys), slots, isinstance(key, tuple))
+
+    @property
+    def doc(self) -> str:
+        """The documentation: the reference's docstring."""
+        return inspect.getdoc(self.reference) or ""
 
     @property
     def differentiable(self) -> bool:
@@ -220,11 +222,30 @@ def _positional(fn: Any) -> Callable:
     return out
 
 
-def _param(p: inspect.Parameter) -> Param:
-    text = p.annotation if isinstance(p.annotation, str) else getattr(p.annotation, "__name__", "")
-    return Param(
-        p.name, _KINDS.get(text, ATTR), p.default, p.kind == p.KEYWORD_ONLY, text == "VarInts"
-    )
+# Signatures are read from code objects: `inspect.signature` is slow, and `import kiln` reads some hundreds.
+def parameter_names(fn: Any) -> tuple[str, ...]:
+    """The names of a function's parameters; a function that is given them by position may list `names`."""
+    if "names" in fn.__dict__:
+        return fn.names
+    code = fn.__code__
+    variadic = bool(code.co_flags & inspect.CO_VARARGS)
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + variadic]
+
+
+def _params(reference: Any) -> tuple[Param, ...]:
+    code = reference.__code__
+    names = parameter_names(reference)
+    given = reference.__defaults__ or ()
+    defaults = dict(zip(names[code.co_argcount - len(given) :], given, strict=False))
+    defaults |= reference.__kwdefaults__ or {}
+    out = []
+    for i, n in enumerate(names):
+        text = reference.__annotations__.get(n, "")
+        text = text if isinstance(text, str) else getattr(text, "__name__", "")
+        default = defaults.get(n, inspect.Parameter.empty)
+        keyword = code.co_argcount <= i < code.co_argcount + code.co_kwonlyargcount
+        out.append(Param(n, _KINDS.get(text, ATTR), default, keyword, text == "VarInts"))
+    return tuple(out)
 
 
 REGISTRY: dict[str, Op] = {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from ..autograd.engine import grad
 from ..autograd.modes import enable_grad, mode
+from .registry import parameter_names
 
 
 def by_body(body: Callable, *targets: str) -> dict[tuple[str, ...], Callable]:
@@ -15,7 +15,7 @@ def by_body(body: Callable, *targets: str) -> dict[tuple[str, ...], Callable]:
 
     For ops that are gradients themselves: only a second derivative comes here.
     """
-    names = tuple(inspect.signature(body).parameters)
+    names = parameter_names(body)
     slots = [names.index(t) for t in targets]
 
     def rule(g: Any, needs: tuple[bool, ...], *args: Any) -> tuple:
@@ -32,7 +32,5 @@ def by_body(body: Callable, *targets: str) -> dict[tuple[str, ...], Callable]:
         found = iter(grad(out, wanted, g, create_graph=create, allow_unused=True))
         return tuple(next(found) if needed else None for needed in needs)
 
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter(n, kind) for n in ("g", "needs", *names)]
-    rule.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    rule.names = ("g", "needs", *names)  # type: ignore[attr-defined]
     return {targets: rule}
