@@ -82,7 +82,8 @@ def test_compiled_gradient_is_eager(case, run_compiled, full, counts):
     chosen = [(i, s) for i, s in selection(case, full) if s.grad][: None if full else 2]
     for i, s in chosen:
         args, kwargs = tensors(s)
-        inputs = [t for t in leaves([args, kwargs]) if t.dtype is dt.float64 and t.numel()]
+        free = {k: v for k, v in kwargs.items() if k not in s.fixed}
+        inputs = [t for t in leaves([args, free]) if t.dtype is dt.float64 and t.numel()]
         for t in inputs:
             t.requires_grad = True
 

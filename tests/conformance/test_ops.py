@@ -172,7 +172,7 @@ def differentiable(case: Case, full: bool) -> list:
         if not s.grad:
             continue
         args, kwargs = tensors(s)
-        inputs = with_gradient(case, args, kwargs)
+        inputs = with_gradient(case, args, kwargs, s.fixed)
         for t in inputs:
             t.requires_grad = True
 
@@ -190,9 +190,10 @@ def differentiable(case: Case, full: bool) -> list:
 DOUBLE = (dt.float64, dt.complex128)
 
 
-def with_gradient(case: Case, args: tuple, kwargs: dict) -> list[Tensor]:
+def with_gradient(case: Case, args: tuple, kwargs: dict, fixed: tuple = ()) -> list[Tensor]:
     """The inputs that the op has gradient rules for; those that a composition differentiates."""
-    inputs = [t for t in leaves([args, kwargs]) if t.dtype in DOUBLE and t.numel()]
+    free = {k: v for k, v in kwargs.items() if k not in fixed}
+    inputs = [t for t in leaves([args, free]) if t.dtype in DOUBLE and t.numel()]
     if case.op is not None:
         targets = {t for rule in case.op.rules for t in rule.targets}
         bound = bind(case.op, args, kwargs)

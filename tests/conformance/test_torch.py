@@ -20,6 +20,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [pe
 pytestmark = pytest.mark.peers
 
 TOLERANCE = {dt.float32: 1e-4, dt.float16: 2e-2, dt.bfloat16: 8e-2, dt.complex64: 1e-4}
+# torch resizes uint8 images in fixed point, with weights that depend on the machine: a step off is right
+FIXED_POINT = {"interpolate", "upsample"}
 SWEEP = (dt.float32, dt.bfloat16, dt.int64, dt.int32, dt.uint8, dt.bool_)
 QUICK = (dt.float32, dt.int64, dt.bool_)
 
@@ -188,6 +190,8 @@ def test_dtypes(case, full, counts):
                 report.add(i, s, f"{d.name}: {type(e).__name__}: {e}")
                 continue
             if refused is None:
+                if d is dt.uint8 and case.name in FIXED_POINT:
+                    got = near(got, want)
                 ties = case.op is not None and case.op.nondiff_outputs and d is not dt.float32
                 if error := differs(got, want, TOLERANCE.get(d, 1e-4), case.random or bool(ties)):
                     report.add(i, s, f"{d.name}: {error}")
@@ -196,6 +200,12 @@ def test_dtypes(case, full, counts):
             else:
                 counts["dtypes that Kiln takes and torch does not"] += 1
     report.finish()
+
+
+def near(got: Any, want: Any) -> Any:
+    """torch's integers where Kiln's are at most one off."""
+    mine, theirs = got._a.astype(np.int64), to_numpy(want).astype(np.int64)
+    return wrap(to_numpy(want)) if np.abs(mine - theirs).max(initial=0) <= 1 else got
 
 
 def missing_kernel(e: Exception) -> bool:
@@ -241,12 +251,12 @@ def test_gradients(case, full, counts):
             continue
         counts["gradients compared with torch"] += 1
         try:
-            theirs = torch_gradients(*torch_call(case, s))
+            theirs = torch_gradients(*torch_call(case, s), s.fixed)
         except RuntimeError:  # torch has no gradient here
             continue
         try:
             args, kwargs = tensors(s)
-            ours = kiln_gradients(case, args, kwargs)
+            ours = kiln_gradients(case, args, kwargs, s.fixed)
             for order, (a, b) in enumerate(zip(ours, theirs, strict=True), 1):
                 for j, (g, h) in enumerate(zip(a, b, strict=True)):
                     error = gradient_differs(g, h)
@@ -274,8 +284,9 @@ def weight(shape: tuple, kind: np.dtype, seed: int) -> np.ndarray:
     return np.asarray(w).astype(kind)
 
 
-def kiln_gradients(case: Case, args: tuple, kwargs: dict) -> tuple[list, list]:
-    inputs = [t for t in leaves([args, kwargs]) if t.dtype in (dt.float64, dt.complex128)]
+def kiln_gradients(case: Case, args: tuple, kwargs: dict, fixed: tuple) -> tuple[list, list]:
+    free = {k: v for k, v in kwargs.items() if k not in fixed}
+    inputs = [t for t in leaves([args, free]) if t.dtype in (dt.float64, dt.complex128)]
     for t in inputs:
         t.requires_grad = True
     outs = [t for t in leaves(case(*args, **kwargs)) if t.requires_grad]
@@ -288,10 +299,9 @@ def kiln_gradients(case: Case, args: tuple, kwargs: dict) -> tuple[list, list]:
     return first, second
 
 
-def torch_gradients(fn: Any, args: tuple, kwargs: dict) -> tuple[list, list]:
-    inputs = [
-        t for t in torch_leaves([args, kwargs]) if t.dtype in (torch.float64, torch.complex128)
-    ]
+def torch_gradients(fn: Any, args: tuple, kwargs: dict, fixed: tuple) -> tuple[list, list]:
+    free = {k: v for k, v in kwargs.items() if k not in fixed}
+    inputs = [t for t in torch_leaves([args, free]) if t.dtype in (torch.float64, torch.complex128)]
     for t in inputs:
         t.requires_grad = True
     outs = [t for t in torch_leaves(run_torch(fn, args, kwargs)) if t.requires_grad]

@@ -113,3 +113,17 @@ def test_gumbel_softmax_when_hard_is_one_hot_with_a_gradient():
     np.testing.assert_allclose(np.sort(y.detach().numpy(), 1), [[0, 0, 0, 1]] * 5, atol=1e-6)
     (y * kiln.arange(4.0)).sum().backward()
     assert x.grad.abs().sum().item() > 0
+
+
+@pytest.mark.parametrize("loss", [F.nll_loss, F.cross_entropy])
+def test_a_weight_of_classes_has_no_gradient_and_says_so(loss):
+    """The gradient of a smoothed loss would be that of a part of it."""
+    weight = kiln.ones(3).requires_grad_()
+    args = kiln.zeros(2, 3), kiln.tensor([0, 2]), weight
+    with pytest.raises(kiln.KilnError, match="not differentiable with respect to argument 'weight'"):
+        loss(*args)
+    with kiln.no_grad():
+        loss(*args)
+    if loss is F.cross_entropy:
+        loss(args[0], kiln.full((2, 3), 1 / 3), weight).backward()
+        assert weight.grad is not None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError
+from ..errors import KilnError, KilnNotImplementedError
 from ..shape import broadcast_shapes
 from ..tensor import Tensor
 from .derive import compute_dtype
@@ -32,13 +32,15 @@ def conjugate(x: Any) -> Any:
     return x.conj() if isinstance(x, Tensor) and x._a.dtype.kind == "c" else x
 
 
-def _no_bool(name: str) -> Any:
+def _no_bool(name: str, kind: type[KilnError] = KilnNotImplementedError) -> Any:
+    """The shape rule of an op that bool tensors do not have."""
+
     def infer(*args: Any) -> tuple:
         o = REGISTRY[name]
         xs = [args[i] for i in o.tensor_slots]
         d = compute_dtype(o, xs)
         if d.category == dt.BOOL and any(getattr(x, "dtype", None) is dt.bool_ for x in xs):
-            raise KilnError(
+            raise kind(
                 name, "not defined for bool tensors", f"{d.name}",
                 "use ^ or logical_not() on bool tensors, or convert to an integer dtype",
             )  # fmt: skip
@@ -76,7 +78,7 @@ def add(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:
     dunders=("__sub__", "__rsub__", "__isub__"),
     grad={"input": lambda g: g, "other": lambda g, alpha: g * -alpha},
     body=lambda input, other, alpha: input - other * alpha,
-    infer=lambda input, other, alpha=1: _no_bool("sub")(input, other),
+    infer=lambda input, other, alpha=1: _no_bool("sub", KilnError)(input, other),
     samples=binary(kwargs=({}, {"alpha": 2.5})),
 )  # fmt: skip
 def sub(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:
@@ -112,18 +114,27 @@ def _div_infer(input: Any, other: Any, rounding_mode: str | None = None) -> tupl
         raise KilnError(
             "div", "rounding_mode must be None, 'trunc' or 'floor'", repr(rounding_mode), ""
         )
+    if rounding_mode is not None:
+        return _no_bool("div")(input, other)
     shape = broadcast_shapes(*[getattr(x, "shape", ()) for x in (input, other)], op="div")
     d = dt.result_type(input, other)
-    if rounding_mode is None and d.category < dt.FLOAT:
+    if d.category < dt.FLOAT:
         d = dt.get_default_dtype()
     return shape, d
 
 
-def _integer_division(input: np.ndarray, other: np.ndarray, mode: str) -> np.ndarray:
-    if np.any(other == 0):
+def _check_divisor(name: str, other: np.ndarray) -> None:
+    """Refuse an integer 0 to divide by, and bools (with a TypeError that the shape rule explains)."""
+    if other.dtype.kind == "b":
+        raise TypeError("bool")
+    if other.dtype.kind in "iu" and np.any(other == 0):
         raise KilnError(
-            "div", "integer division by zero", "a divisor of 0", "mask the zeros or use floats"
+            name, "integer division by zero", "a divisor of 0", "mask the zeros or use floats"
         )
+
+
+def _integer_division(input: np.ndarray, other: np.ndarray, mode: str) -> np.ndarray:
+    _check_divisor("div", other)
     q = np.floor_divide(input, other)
     if mode == "trunc":
         q = q + ((input % other != 0) & ((input < 0) != (other < 0)))
@@ -165,6 +176,7 @@ def true_divide(input: Tensor, other: Operand) -> Tensor:
 
 @elementwise(
     scalar="floordiv", numbers=True, inplace=True, dunders=("__floordiv__", "__rfloordiv__", "__ifloordiv__"),
+    infer=_no_bool("floor_divide"),
     samples=binary(low2=0.5, grad=False),
 )  # fmt: skip
 def floor_divide(input: Operand, other: Operand) -> Tensor:
@@ -176,25 +188,24 @@ def floor_divide(input: Operand, other: Operand) -> Tensor:
 
 @elementwise(
     scalar="rem", inplace=True, out=True, dunders=("__mod__", "__rmod__", "__imod__"),
+    infer=_no_bool("remainder"),
     grad={"input": lambda g: g, "other": lambda g, input, other: -g * (input / other).floor()},
     samples=binary(low2=0.7, high2=0.9, low=-0.6, high=0.6, away=0.4),
 )  # fmt: skip
 def remainder(input: Operand, other: Operand) -> Tensor:
     """input - other * floor(input / other): the sign follows `other`."""
-    if input.dtype.kind in "iub" and np.any(other == 0):
-        raise KilnError("remainder", "integer modulo by zero", "a divisor of 0", "mask the zeros")
+    _check_divisor("remainder", other)
     return np.remainder(input, other)
 
 
 @elementwise(
-    scalar="fmod", inplace=True, out=True,
+    scalar="fmod", inplace=True, out=True, infer=_no_bool("fmod"),
     grad={"input": lambda g: g, "other": lambda g, input, other: -g * (input / other).trunc()},
     samples=binary(low2=0.7, high2=0.9, low=-0.6, high=0.6, away=0.4),
 )  # fmt: skip
 def fmod(input: Tensor, other: Operand) -> Tensor:
     """input - other * trunc(input / other): the sign follows `input`."""
-    if input.dtype.kind in "iub" and np.any(other == 0):
-        raise KilnError("fmod", "integer modulo by zero", "a divisor of 0", "mask the zeros")
+    _check_divisor("fmod", other)
     return np.fmod(input, other)
 
 

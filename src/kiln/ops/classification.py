@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.modes import mode
 from ..errors import KilnError, KilnIndexError, KilnValueError, describe
 from ..shape import Size, numel
 from ..tensor import Tensor
@@ -170,6 +171,9 @@ def _nll_body(
     return loss.sum() if reduction == "sum" else loss.sum() / (valid if w is None else w).sum()
 
 
+_FIXED = ("weight",)
+
+
 def _index_samples() -> Any:
     r = rng(3)
     for shape in ((5, 4), (4,), (2, 4, 3), (2, 4, 3, 2)):
@@ -178,13 +182,13 @@ def _index_samples() -> Any:
         w = draw(r, (4,), 0.5, 2)
         for reduction in ("mean", "sum", "none"):
             yield Sample((draw(r, shape), t), {"reduction": reduction})
-            yield Sample((draw(r, shape), t), {"reduction": reduction, "weight": w})
+            yield Sample((draw(r, shape), t), {"reduction": reduction, "weight": w}, fixed=_FIXED)
         t = np.array(t)
         t.flat[0] = 1
         if t.size > 1:
-            yield Sample((draw(r, shape), t.copy()), {"ignore_index": 1, "weight": w})
+            yield Sample((draw(r, shape), t.copy()), {"ignore_index": 1, "weight": w}, fixed=_FIXED)
             t.flat[0] = -100
-            yield Sample((draw(r, shape), t), {"weight": w})
+            yield Sample((draw(r, shape), t), {"weight": w}, fixed=_FIXED)
             yield Sample((draw(r, shape), t))
     yield Sample((draw(r, (3, 4)), np.array([0, 7, 1])), error=IndexError)
     yield Sample((draw(r, (3, 4)), np.array([0, -1, 1])), error=IndexError)
@@ -281,6 +285,15 @@ def cross_entropy_op(
     return _nll_run("cross_entropy", x, target, weight, ignore_index, reduction)
 
 
+def _constant(name: str, weight: Tensor | None) -> None:
+    """Refuse a weight of classes that requires grad: a loss on class indices has no gradient for it."""
+    if weight is not None and mode.grad and weight.requires_grad:
+        raise KilnError(
+            name, "not differentiable with respect to argument 'weight'", describe(weight),
+            "pass weight.detach()",
+        )  # fmt: skip
+
+
 @composition(namespace="F", samples=_index_samples)
 def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
              ignore_index: int = -100, reduce: bool | None = None, reduction: str = "mean") -> Tensor:  # fmt: skip
@@ -289,6 +302,7 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_a
     Targets equal to `ignore_index` count for nothing. The mean is weighted.
     """
     reduction = resolve_reduction("nll_loss", size_average, reduce, reduction)
+    _constant("nll_loss", weight)
     return nll_op(input, target, weight, ignore_index, reduction)
 
 
@@ -334,7 +348,7 @@ def _ce_samples() -> Any:
             for kw in ({}, {"weight": draw(r, (4,), 0.5, 2)}, {"label_smoothing": 0.1},
                        {"weight": draw(r, (4,), 0.5, 2), "label_smoothing": 0.3}):  # fmt: skip
                 yield Sample((draw(r, shape), p), {"reduction": reduction, **kw})
-                yield Sample((draw(r, shape), t), {"reduction": reduction, **kw})
+                yield Sample((draw(r, shape), t), {"reduction": reduction, **kw}, fixed=_FIXED)
     yield Sample((draw(r, (3, 4)), np.array([0, -100, 1])), {"label_smoothing": 0.3})
     yield Sample(
         (draw(r, (3, 4)), np.array([0, 0, 1])), {"label_smoothing": 1.5}, error=RuntimeError
@@ -373,6 +387,7 @@ def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, s
         )
     if target._a.shape == input._a.shape:
         return _probability_loss(input, target, weight, reduction, label_smoothing)
+    _constant("cross_entropy", weight)
     if label_smoothing:
         return _smooth_loss(input, target, weight, ignore_index, reduction, label_smoothing)
     return cross_entropy_op(input, target, weight, ignore_index, reduction)

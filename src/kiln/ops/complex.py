@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import dtypes as dt
 from ..errors import KilnError, describe
 from ..tensor import Tensor
 from .dispatch import expect_tensor, store_out
@@ -28,6 +29,9 @@ def complex(real: Tensor, imag: Tensor, *, out: Tensor | None = None) -> Tensor:
     if real.dtype is not imag.dtype or not real.is_floating_point():
         raise KilnError("complex", "expected both parts to be floating tensors of one dtype",
                         f"{describe(real)}, {describe(imag)}", "convert one of them")  # fmt: skip
+    if real.dtype is dt.bfloat16:
+        raise KilnError("complex", "there are no complex numbers of bfloat16 parts",
+                        f"{describe(real)}, {describe(imag)}", "convert both: x.float()")  # fmt: skip
     r = real + imag * 1j
     if out is not None and out.dtype is not r.dtype:
         raise KilnError("complex", f"expected out to be of dtype {r.dtype.name}", describe(out), "")

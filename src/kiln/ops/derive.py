@@ -55,7 +55,7 @@ def _elementwise_runner(op: Op) -> Callable:
                 return r.astype(a.dtype) if keep and r.dtype is not a.dtype else r
         present = [i for i in slots if args[i] is not None]
         want = compute_dtype(op, [args[i] for i in present])
-        half = want.np in _HALF
+        half = want.np in _HALF and not op.exact
         np_type = _F32 if half else want.np
         values = list(args)
         for i in present:

@@ -20,11 +20,14 @@ Labels = list[Any]
 
 
 def _sum_out(x: Tensor, labels: Labels, keep: Any) -> tuple[Tensor, Labels]:
-    """Sum over the labels that are not in `keep`."""
+    """Sum over the labels that are not in `keep`; integers then are int64, unless all have size 1."""
     gone = tuple(i for i, v in enumerate(labels) if v not in keep)
     if not gone:
         return x, labels
-    return sum_op(x, gone, False), [v for v in labels if v in keep]
+    rest = [v for v in labels if v in keep]
+    if all(x.shape[i] == 1 for i in gone):
+        return x.squeeze(gone), rest
+    return sum_op(x, gone, False), rest
 
 
 def _ordered(x: Tensor, labels: Labels, order: Labels) -> Tensor:
@@ -39,10 +42,9 @@ def _stretched(x: Tensor, labels: Labels, sizes: dict[Any, Any]) -> Tensor:
 
 def contract(x: Tensor, a: Labels, y: Tensor, b: Labels, keep: Labels) -> Tensor:
     """The sum of products of two tensors over all labels but `keep`, in that order."""
-    d = x.dtype
-    x, a = _sum_out(x, a, {*b, *keep})
-    y, b = _sum_out(y, b, {*a, *keep})
-    x, y = x.to(d), y.to(d)
+    x, a = _sum_out(x, a, {v for v, n in zip(b, y.shape, strict=True) if n != 1} | {*keep})
+    y, b = _sum_out(y, b, {v for v, n in zip(a, x.shape, strict=True) if n != 1} | {*keep})
+    x, a = _sum_out(x, a, {*b, *keep})  # size 1 where the other's sum is done
     shared = [v for v in a if v in b]
     summed = [v for v in shared if v not in keep]
     if not summed:
@@ -231,5 +233,6 @@ def einsum(*args: Any) -> Tensor:
             keep = [v for v in out if v in keep]
         x = contract(x, labels, operands[k], named[k], keep)
         labels = keep
-    x, labels = _sum_out(x, labels, out)
-    return _ordered(x, labels, out)
+    gone = tuple(i for i, v in enumerate(labels) if v not in out)
+    x = sum_op(x, gone, False) if gone else x
+    return _ordered(x, [v for v in labels if v in out], out)

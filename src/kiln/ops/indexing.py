@@ -347,9 +347,3 @@ def fill(input: Tensor, value: Any) -> Tensor:
 def zero_(self: Tensor) -> Tensor:
     """Set every element to zero; returns self."""
     return copy_(self, 0)
-
-
-@method("set_data")
-def _set_data(self: Tensor, value: Tensor) -> None:
-    """`x.data = value`."""
-    self.data = value

@@ -102,13 +102,14 @@ def _matmul_infer(input: Any, other: Any) -> tuple:
             "the inner sizes must be equal",
         )
     d = _same_dtype("matmul", input, other)
-    if d is dt.bool_:
+    batch = broadcast_shapes(a[:-2], b[:-2], op="matmul")
+    rows = (a[-2],) if len(a) > 1 else ()
+    shape = Size((*batch, *rows, *((b[-1],) if len(b) > 1 else ())))
+    if d is dt.bool_ and (k or not shape):
         raise KilnNotImplementedError(
             "matmul", "not implemented for bool", describe((input, other)), "convert with .float()"
         )
-    batch = broadcast_shapes(a[:-2], b[:-2], op="matmul")
-    rows = (a[-2],) if len(a) > 1 else ()
-    return Size((*batch, *rows, *((b[-1],) if len(b) > 1 else ()))), d
+    return shape, d
 
 
 def _matmul_samples() -> Iterator[Sample]:
@@ -137,8 +138,8 @@ def _matmul_samples() -> Iterator[Sample]:
 )  # fmt: skip
 def matmul_op(input: Tensor, other: Tensor) -> Tensor:
     """The matrix product over the last two dimensions; see `matmul`."""
-    if input.dtype is not other.dtype or input.dtype.kind == "b":
-        raise TypeError("operands of different dtypes")
+    if input.dtype is not other.dtype or (input.dtype.kind == "b" and input.shape[-1]):
+        raise TypeError("operands of different dtypes, or bools")
     if other.ndim == 2 and input.ndim > 2:  # one product of many rows
         rows = input.reshape(numel(input.shape[:-1]), input.shape[-1])
         return np.matmul(rows, other).reshape(*input.shape[:-1], other.shape[1])

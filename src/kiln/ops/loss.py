@@ -379,7 +379,7 @@ def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, siz
                          reduce: bool | None = None, reduction: str = "mean") -> Tensor:  # fmt: skip
     """input where target is 1, max(0, margin - input) where it is -1, reduced."""
     reduction = resolve_reduction("hinge_embedding_loss", size_average, reduce, reduction)
-    apart = where_op(target != 1, (margin - input).clamp(min=0), 0).to(input.dtype)
+    apart = where_op(target != 1, (input.new_full((), margin) - input).clamp(min=0), 0)
     return reduced(apart + where_op(target != -1, input, 0), reduction)
 
 

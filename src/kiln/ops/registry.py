@@ -53,13 +53,14 @@ class Sample:
     """A call to test an op with: arguments are NumPy arrays in tensor positions.
 
     `error` is the exception class that the call must raise; `grad=False` leaves the sample out of
-    gradient checks (kinks, integer data).
+    gradient checks (kinks, integer data); `fixed` names the keyword arguments without a gradient.
     """
 
     args: tuple
     kwargs: dict = field(default_factory=dict)
     error: type[Exception] | None = None
     grad: bool = True
+    fixed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError, KilnIndexError, describe
+from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, describe
 from ..shape import Size, broadcast_shapes, norm_dim, numel
 from ..tensor import Tensor
 from . import dispatch
@@ -362,6 +362,10 @@ def _reduce_infer(
             "scatter_reduce", "reduce argument must be either sum, prod, mean, amax or amin",
             repr(reduce), "",
         )  # fmt: skip
+    if reduce == "mean" and input.dtype is dt.bool_:
+        raise KilnNotImplementedError(
+            "scatter_reduce", "no mean of bools", describe(input), "convert first: x.float()"
+        )
     return _scatter_infer(input, dim, index, src)
 
 

@@ -207,7 +207,7 @@ def _nan_to_num_body(input: Tensor, nan: Any, posinf: Any, neginf: Any) -> Tenso
 
 
 @elementwise(
-    inplace=True, out=True, body=_nan_to_num_body,
+    inplace=True, out=True, exact=True, body=_nan_to_num_body,
     grad={"input": lambda g, input: where_op(input.isfinite(), g, g.new_zeros(()))},
     samples=lambda: iter([
         Sample((np.array([1.0, np.nan, np.inf, -np.inf]),), grad=False),
@@ -217,7 +217,10 @@ def _nan_to_num_body(input: Tensor, nan: Any, posinf: Any, neginf: Any) -> Tenso
 )  # fmt: skip
 def nan_to_num(input: Tensor, nan: Any = None, posinf: Any = None, neginf: Any = None) -> Tensor:
     """NaN and infinities replaced by numbers: 0 and the largest finite ones by default."""
-    if input.dtype.kind not in "fc":
+    if input.dtype.kind in "iub":
         return input
     n, p, m = _nan_limits(input, nan, posinf, neginf)
-    return np.nan_to_num(input, nan=n, posinf=p, neginf=m)
+    if input.dtype.kind == "c":
+        return np.nan_to_num(input, nan=n, posinf=p, neginf=m)
+    x = np.where(np.isnan(input), input.dtype.type(n), input)
+    return np.where(np.isinf(x), np.where(x > 0, input.dtype.type(p), input.dtype.type(m)), x)

@@ -214,6 +214,8 @@ def _search_infer(sorted_sequence: Any, input: Any, right: bool, dtype: dt.dtype
 def search_op(sorted_sequence: Tensor, input: Operand, right: bool, dtype: dt.dtype) -> Tensor:
     """Where each value would be inserted to keep a sequence sorted."""
     side = "right" if right else "left"
+    if sorted_sequence.dtype == dt.bfloat16.np:  # which NumPy cannot order
+        sorted_sequence, input = sorted_sequence.astype(np.float32), np.asarray(input, np.float32)
     if sorted_sequence.ndim == 1:
         return np.asarray(np.searchsorted(sorted_sequence, input, side)).astype(dtype.np)
     out = np.empty(input.shape, dtype.np)

@@ -96,7 +96,8 @@ def _padded_sizes(sizes: Sequence[Any], padding: tuple, extra: tuple) -> tuple:
 
 
 def _lowest(d: dt.dtype) -> Any:
-    return float("-inf") if d.is_floating_point else dt.iinfo(d).min
+    """A value below all others: what uint8 is padded with needs a wider dtype."""
+    return float("-inf") if d.is_floating_point else -1 if d is dt.uint8 else dt.iinfo(d).min
 
 
 # ---------------------------------------------------------------- max
@@ -126,10 +127,10 @@ def _max_infer(
 def _max_body(
     input: Tensor, kernel: tuple, stride: tuple, padding: tuple, extra: tuple, dilation: tuple
 ) -> tuple:
-    x = pad_around(input, padding, extra, _lowest(input.dtype))
-    w = windows(x, kernel, stride, dilation)
+    x = input.to(dt.int16) if input.dtype is dt.uint8 else input
+    w = windows(pad_around(x, padding, extra, _lowest(input.dtype)), kernel, stride, dilation)
     w = w.reshape(*w.shape[: w.ndim - len(kernel)], numel(kernel))
-    return w.amax(-1), w.argmax(-1).to(_tap_dtype(kernel))
+    return w.amax(-1).to(input.dtype), w.argmax(-1).to(_tap_dtype(kernel))
 
 
 def _max_grad_body(
@@ -214,8 +215,10 @@ def max_pool(
     input: Tensor, kernel: tuple, stride: tuple, padding: tuple, extra: tuple, dilation: tuple
 ) -> Tensor:
     """The largest value of each window, and which tap of the window it is (the first one at ties)."""
-    lowest = -np.inf if input.dtype.kind == "f" else np.iinfo(input.dtype).min
-    x = padded(input, padding, lowest, extra)
+    d = input.dtype
+    x = padded(
+        input.astype(np.int16) if d == np.uint8 else input, padding, _lowest(dt.OF_NUMPY[d]), extra
+    )
     out = tuple(
         out_size(*a) for a in zip(x.shape[-len(kernel) :], kernel, stride, dilation, strict=True)
     )
@@ -231,7 +234,7 @@ def max_pool(
                 first, better * index(i), out=first
             )  # i grows: where v is not better, first stays
             np.maximum(values, v, out=values)
-    return values, first
+    return values.astype(d, copy=False), first  # type: ignore[union-attr]
 
 
 @op(
