@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import kiln
+import kiln.nn.functional as F
 from kiln.autograd import grad
 from kiln.errors import KilnError
 
@@ -300,3 +301,16 @@ def test_deepcopy():
     close(y.grad, [1, 1])
     with pytest.raises(RuntimeError, match="leaf"):
         copy.deepcopy(x * 2)
+
+
+def test_a_gradient_that_depends_on_its_input_in_form_only_can_be_differentiated():
+    """As in PyTorch, where the backward of leaky_relu is an op of its own that reads the input."""
+    x = kiln.tensor([-1.0, 2.0], requires_grad=True)
+    (g,) = kiln.autograd.grad(F.leaky_relu(x, 0.5).sum(), x, create_graph=True)
+    assert g.requires_grad
+    g.pow(2).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [0, 0])
+    (h,) = kiln.autograd.grad(F.leaky_relu(x, 0.5).sum(), x)
+    assert not h.requires_grad
+    (linear,) = kiln.autograd.grad((x * 2).sum(), x, create_graph=True)
+    assert not linear.requires_grad

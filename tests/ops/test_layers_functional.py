@@ -120,7 +120,9 @@ def test_a_weight_of_classes_has_no_gradient_and_says_so(loss):
     """The gradient of a smoothed loss would be that of a part of it."""
     weight = kiln.ones(3).requires_grad_()
     args = kiln.zeros(2, 3), kiln.tensor([0, 2]), weight
-    with pytest.raises(kiln.KilnError, match="not differentiable with respect to argument 'weight'"):
+    with pytest.raises(
+        kiln.KilnError, match="not differentiable with respect to argument 'weight'"
+    ):
         loss(*args)
     with kiln.no_grad():
         loss(*args)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import float32, float64
+from ..dtypes import OF_NUMPY, float32, float64
 from ..errors import KilnError
 from ..ops.registry import GRAD, OUT, SHAPE, Op, Plan, Rule
 from ..tensor import Tensor, _fresh, wrap
-from .modes import DISABLED
+from .modes import DISABLED, mode
 
 next_seq = itertools.count(1).__next__
 
@@ -165,7 +165,21 @@ class OpNode(TapeNode):
                 found.update(zip(rule.targets, r, strict=True))
             else:
                 found[rule.targets[0]] = r
-        return [found.get(i) if sub is None else found[i][sub] for i, sub in plan.slots]
+        results = [found.get(i) if sub is None else found[i][sub] for i, sub in plan.slots]
+        return self.formal(results) if self.op.formal and mode.grad else results
+
+    def formal(self, results: list[Tensor | None]) -> list[Tensor | None]:
+        """Gradients that require grad where the op's formal inputs do: their derivatives are zeros."""
+        edges = [
+            e for e, (i, _) in zip(self.edges, self.plan.slots, strict=True) if i in self.op.formal
+        ]
+        out: list[Tensor | None] = []
+        for r in results:
+            if r is not None and not r._rg and edges:
+                r = wrap(r._a)
+                r._fn, r._rg = Zeros(edges, 1), True
+            out.append(r)
+        return out
 
     def backward_arrays(self, gs: list[Any]) -> list[Any]:
         quick = self.plan.quick
@@ -195,6 +209,17 @@ class OpNode(TapeNode):
         self.freed = True
         self.versions = ()
         self.args = self.outs = None
+
+
+class Zeros(TapeNode):
+    """The history of what depends on its inputs in form only."""
+
+    __slots__ = ()
+
+    def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
+        g = gs[0]
+        assert g is not None
+        return [g.new_zeros(e[2], dtype=OF_NUMPY[e[3]]) for e in self.edges if e is not None]
 
 
 _node = object.__new__

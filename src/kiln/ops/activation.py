@@ -15,7 +15,7 @@ from ..tensor import Tensor
 from . import derive
 from .creation import empty_like
 from .registry import FUNCTIONS, Sample, composition, op
-from .rules import by_body
+from .rules import by_body, tied
 from .samples import draw, rng, unary
 from .selection import where_op
 
@@ -159,7 +159,7 @@ def _hardtanh_infer(input: Any, min_val: Any = -1.0, max_val: Any = 1.0) -> tupl
 
 
 @activation(
-    store=True, infer=_hardtanh_infer,
+    formal=("input",), store=True, infer=_hardtanh_infer,
     grad={"input": lambda g, out, min_val, max_val: _between(g, out, min_val, max_val)},
     body=lambda input, min_val, max_val: input.clamp(min_val, max_val),
     samples=lambda: iter([
@@ -183,7 +183,7 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 @activation(
-    store=True, samples=with_args((0.2,), (-0.5,), away=8.0),
+    formal=("input",), store=True, samples=with_args((0.2,), (-0.5,), away=8.0),
     grad={"input": lambda g, input, negative_slope: where_op(input > 0, g, g * negative_slope)},
     body=lambda input, negative_slope: where_op(input > 0, input, input * negative_slope),
 )  # fmt: skip
@@ -216,7 +216,7 @@ def rrelu(
     slope: Any = (lower + upper) / 2
     if training:
         slope = empty_like(input).uniform_(lower, upper)
-    r = where_op(input > 0, input, (input.clone() if inplace else input) * slope)
+    r = tied(where_op(input > 0, input, (input.clone() if inplace else input) * slope), input)
     return input.copy_(r) if inplace else r
 
 
@@ -276,7 +276,7 @@ def _threshold_infer(input: Any, threshold: Any, value: Any) -> tuple:
 
 
 @activation(
-    store=True, infer=_threshold_infer,
+    formal=("input",), store=True, infer=_threshold_infer,
     samples=lambda: iter([*(Sample((*s.args, 0.5, 2.0), s.kwargs, s.error) for s in unary(away=2.0)())]),
     grad={"input": lambda g, input, threshold: where_op(input > threshold, g, 0)},
     body=lambda input, threshold, value: where_op(input > threshold, input, value).to(input.dtype),
@@ -287,7 +287,7 @@ def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
 
 
 @activation(
-    flag=False, samples=with_args((1.0,), away=1.0, low=-1.9, high=1.9),
+    formal=("input",), flag=False, samples=with_args((1.0,), away=1.0, low=-1.9, high=1.9),
     grad={"input": lambda g, input, lambd: where_op((input > lambd) | (input < -lambd), g, 0)},
     body=lambda input, lambd: where_op((input <= lambd) & (input >= -lambd), 0, input),
 )  # fmt: skip
@@ -297,7 +297,7 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
 
 
 @activation(
-    flag=False, samples=with_args((1.0,), away=1.0, low=-1.9, high=1.9),
+    formal=("input",), flag=False, samples=with_args((1.0,), away=1.0, low=-1.9, high=1.9),
     grad={"input": lambda g, input, lambd: where_op((input > lambd) | (input < -lambd), g, 0)},
     body=lambda input, lambd: where_op(
         input > lambd, input - lambd, where_op(input < -lambd, input + lambd, input * 0)
@@ -554,7 +554,7 @@ def _prelu_rule(g: Tensor, input: Tensor, weight: Tensor, needs: tuple) -> tuple
     return gx, gw
 
 
-@op(infer=_prelu_infer, samples=_prelu_samples, grad={("input", "weight"): _prelu_rule},
+@op(formal=("input", "weight"), infer=_prelu_infer, samples=_prelu_samples, grad={("input", "weight"): _prelu_rule},
     body=lambda input, weight: where_op(input > 0, input, _along_channels(input, weight) * input))  # fmt: skip
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """input where positive, weight * input elsewhere; one weight, or one for each channel (dimension 1)."""

@@ -24,7 +24,7 @@ from .normalization import (
     standardize_body,
 )
 from .registry import FUNCTIONS, Sample, composition, op
-from .rules import by_body
+from .rules import by_body, tied
 from .samples import draw, rng
 
 # ---------------------------------------------------------------- batches
@@ -72,7 +72,7 @@ def _batch_op_samples() -> Any:
 
 @op(
     private=True, infer=_batch_infer, samples=_batch_op_samples, body=_batch_body, exact=True,
-    nondiff_outputs=(1, 2), grad={
+    nondiff_outputs=(1, 2), formal=("input", "weight"), grad={
         "input": _batch_input_grad, "weight": _batch_weight_grad, "bias": lambda gs: channel_sum(gs[0]),
     },
 )  # fmt: skip
@@ -121,7 +121,7 @@ def _eval_samples() -> Any:
 
 @op(
     private=True, infer=_eval_infer, samples=_eval_samples, body=_eval_body,
-    grad=by_body(_eval_body, "input", "mean", "var", "weight", "bias"),
+    grad=by_body(_eval_body, "input", "mean", "var", "weight", "bias"), formal=("input", "weight"),
 )  # fmt: skip
 def batch_norm_eval(
     input: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
@@ -266,7 +266,7 @@ def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var
             var = ((x - mean.unsqueeze(2)) ** 2).sum(2) / (n - 1)
         _update_running(running_mean, mean.mean(0), momentum)
         _update_running(running_var, var.mean(0), momentum)
-    return group_norm_op(input, input.shape[1], weight, bias, eps)
+    return tied(group_norm_op(input, input.shape[1], weight, bias, eps), input, weight)
 
 
 @composition(namespace="F", samples=lambda: iter([

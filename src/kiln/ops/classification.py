@@ -212,7 +212,7 @@ def _op_samples() -> Any:
 
 
 @op(
-    name="nll_loss", private=True, infer=_index_infer("nll_loss"), body=_nll_body, samples=_op_samples,
+    name="nll_loss", private=True, formal=("input",), infer=_index_infer("nll_loss"), body=_nll_body, samples=_op_samples,
     grad={"input": _nll_grad},
 )  # fmt: skip
 def nll_op(

@@ -13,6 +13,7 @@ from ..tensor import Tensor
 from ._windows import as_tuple, cropped, out_size, overlap_add, padded, sliding, span, taps
 from .arithmetic import conjugate
 from .registry import FUNCTIONS, Sample, composition, op
+from .rules import tied
 from .samples import draw, rng, strided
 
 # Note [Three ops]
@@ -145,7 +146,7 @@ def _weight_grad_samples() -> Any:
 
 
 @op(
-    private=True, family="contraction", infer=_conv_infer, samples=_conv_samples,
+    private=True, family="contraction", infer=_conv_infer, samples=_conv_samples, formal=("input", "weight"),
     grad={
         "input": lambda g, weight, in_shape, stride, padding, dilation, groups: conv_input_grad(
             g, conjugate(weight), tuple(in_shape), stride, padding, dilation, groups
@@ -444,7 +445,7 @@ def _conv_transpose(
         x = FUNCTIONS["nn.functional.pad"](x, [v for w in reversed(spare) for v in (0, w)])
     out = conv_input_grad(x, weight, (x.shape[0], channels, *sizes), steps, pads, gaps, groups)
     if bias is not None:
-        out = out + bias.reshape(channels, *(1,) * n)
+        out = tied(out + bias.reshape(channels, *(1,) * n), x, weight)
     return out if batched else out.squeeze(0)
 
 

@@ -12,6 +12,7 @@ from ..errors import KilnError, KilnTypeError, KilnValueError, describe
 from ..shape import Size, index_int, norm_dim, norm_dims
 from ..tensor import Tensor
 from .registry import Sample, VarInts, composition, method
+from .rules import tied
 from .samples import draw, rng
 from .slicing import basic_index, narrow, pad_op
 from .views import expand, movement, reshape, unsqueeze
@@ -269,9 +270,10 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = 
             raise KilnValueError(
                 "pad", f'padding mode "{mode}" doesn\'t take in value argument', f"value={value}", "",
             )  # fmt: skip
+        out = input
         for i in range(len(p) // 2):
-            input = _pad_mode(input, n - 1 - i, p[2 * i], p[2 * i + 1], mode)
-        return input
+            out = _pad_mode(out, n - 1 - i, p[2 * i], p[2 * i + 1], mode)
+        return out if mode == "circular" else tied(out, input)
     low, high = [0] * n, [0] * n
     for i in range(len(p) // 2):
         low[n - 1 - i], high[n - 1 - i] = p[2 * i], p[2 * i + 1]

@@ -174,6 +174,7 @@ def _layer_samples() -> Any:
 
 @op(
     name="layer_norm", private=True, infer=_layer_infer("layer_norm"), samples=_layer_samples,
+    formal=("input", "weight"),
     grad={
         "input": _layer_input_grad, "weight": _layer_weight_grad,
         "bias": lambda g, normalized_shape: _sum_lead(g, len(normalized_shape)),

@@ -15,6 +15,7 @@ from ..tensor import Tensor, wrap
 from ._windows import as_tuple, span
 from .activation import floating
 from .registry import FUNCTIONS, Sample, composition
+from .rules import tied
 from .samples import draw, rng
 from .windows import avg_pool, distinct, max_pool
 
@@ -329,10 +330,11 @@ def adaptive_avg(n: int, x: Any, output_size: Any) -> Tensor:
             if k == (1,) * n and not x.requires_grad
             else avg_pool(x, k, k, (0,) * n, (0,) * n, True, None)
         )
+    whole = x
     for i, o in enumerate(sizes):
         if o != x.shape[i - n]:
             x = _bin_means(x, o, i - n)
-    return x
+    return tied(x, whole)
 
 
 def _adaptive_max(n: int, x: Any, output_size: Any, return_indices: bool) -> Any:
@@ -356,7 +358,7 @@ def _adaptive_max(n: int, x: Any, output_size: Any, return_indices: bool) -> Any
     at_flat = constant(at.reshape(count * taps))
     with_taps = flat.index_select(-1, at_flat).reshape(*lead, count, taps)
     best = with_taps.detach().argmax(-1, True)
-    values = with_taps.gather(-1, best).reshape(*lead, *sizes)
+    values = tied(with_taps.gather(-1, best).reshape(*lead, *sizes), x)
     if not return_indices:
         return values
     where = at_flat.reshape((1,) * len(lead) + (count, taps)).expand(*lead, count, taps)

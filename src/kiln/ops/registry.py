@@ -128,6 +128,7 @@ class Op:
         self.private: bool = facts.get("private", False)
         self.numbers: bool = facts.get("numbers", False)  # takes two Python numbers
         self.layout: bool = facts.get("layout", False)  # reads how its input lies in memory
+        self.formal = frozenset(self.index[n] for n in facts.get("formal", ()))
         self.nondiff_outputs: tuple[int, ...] = tuple(facts.get("nondiff_outputs", ()))
         self.run: Callable = self.reference
         self.ufunc: Any = facts.get("ufunc")
@@ -287,7 +288,9 @@ def op(
     `quick` may give some of the same rules on plain float arrays, for first-order eager backward.
     `infer(*args) -> (shape, dtype)`, or a list of these, is the shape rule; it raises on bad input.
     `body` is the decomposition in ops; `scalar` the name of a primitive elementwise expression.
-    `view` results share memory; `exact` ops do no arithmetic (no upcast of half floats); `inplace`
+    `view` results share memory; `exact` ops do no arithmetic (no upcast of half floats);
+    `formal` names inputs that gradients depend on, be it by zeros: under `create_graph` all gradients
+    require grad where these do, as those of PyTorch's ops that have a backward op of their own. `inplace`
     and `out` derive `name_` and the `out=` argument; `namespace` "" is `kiln`, "F" only
     `kiln.nn.functional`; `private` ops have no public name; `check=False` calls `infer` in eager
     mode only after the reference has failed.

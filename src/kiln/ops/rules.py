@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..autograd.engine import grad
 from ..autograd.modes import enable_grad, mode
-from .registry import parameter_names
+from ..shape import Size
+from ..tensor import Tensor
+from .registry import Sample, op, parameter_names
+from .samples import draw, rng
 
 
 def by_body(body: Callable, *targets: str) -> dict[tuple[str, ...], Callable]:
@@ -34,3 +37,19 @@ def by_body(body: Callable, *targets: str) -> dict[tuple[str, ...], Callable]:
 
     rule.names = ("g", "needs", *names)  # type: ignore[attr-defined]
     return {targets: rule}
+
+
+@op(
+    private=True, infer=lambda input, to: (Size(input.shape), input.dtype), formal=("to",),
+    grad={"input": lambda g: g, ("to",): lambda to: ([None] * len(to),)}, body=lambda input, to: input,
+    samples=lambda: iter([Sample((draw(rng(), (3,)), [draw(rng(), (2,))]))]),
+)  # fmt: skip
+def tied_op(input: Tensor, to: Sequence[Tensor]) -> Tensor:
+    """input itself, whose gradient formally depends on `to`."""
+    return input
+
+
+def tied(out: Tensor, *to: Tensor | None) -> Tensor:
+    """A new result of a composition whose backward is an op of its own in PyTorch, one that reads `to`."""
+    on = [t for t in to if t is not None and t.requires_grad] if mode.grad else []
+    return tied_op(out, on) if on else out
