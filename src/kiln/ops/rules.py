@@ -13,10 +13,13 @@ from .registry import Sample, op, parameter_names
 from .samples import draw, rng
 
 
-def by_body(body: Callable, *targets: str) -> dict[tuple[str, ...], Callable]:
+def by_body(
+    body: Callable, *targets: str, several: bool = False
+) -> dict[tuple[str, ...], Callable]:
     """The joint rule for `targets` that runs an op's body again and differentiates that.
 
-    For ops that are gradients themselves: only a second derivative comes here.
+    For ops that are gradients themselves: only a second derivative comes here. `several` says that
+    the op has more than one result.
     """
     names = parameter_names(body)
     slots = [names.index(t) for t in targets]
@@ -32,10 +35,14 @@ def by_body(body: Callable, *targets: str) -> dict[tuple[str, ...], Callable]:
                 wanted.append(values[i])
         with enable_grad():
             out = body(*values)
+        if several:  # results that nobody used have no gradient
+            out, g = zip(
+                *((o, h) for o, h in zip(out, g, strict=True) if h is not None), strict=True
+            )
         found = iter(grad(out, wanted, g, create_graph=create, allow_unused=True))
         return tuple(next(found) if needed else None for needed in needs)
 
-    rule.names = ("g", "needs", *names)  # type: ignore[attr-defined]
+    rule.names = ("gs" if several else "g", "needs", *names)  # type: ignore[attr-defined]
     return {targets: rule}
 
 
