@@ -12,7 +12,7 @@ from ...compile.regions import Unfusable, fusable, ln_dtype, reducible
 from ...config import config
 from ...graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Leaf, Node, const, make
 from ...shape import contiguous_strides, norm_dim
-from . import contract, indexed
+from . import attention, contract, indexed
 from .isa import Isa
 from .kernel import Kernel
 
@@ -48,7 +48,12 @@ def lowers(n: Node) -> bool:
         ln_dtype(x.dtype) is None for x in (n, *n.inputs) if x.outputs is None
     ):
         return True  # complex arithmetic is a host call
-    return contract.lowers(n) or indexed.lowers(n) or regions.scalar_op(n) is not None
+    return special(n) or regions.scalar_op(n) is not None
+
+
+def special(n: Node) -> bool:
+    """Whether a node has a kernel of another kind than a loop nest."""
+    return contract.lowers(n) or attention.lowers(n) or indexed.lowers(n)
 
 
 def is_host(n: Node) -> bool:
@@ -57,14 +62,14 @@ def is_host(n: Node) -> bool:
         n.name in ("cat", "view_update", "windows_grad") and ln_dtype(n.dtype) is not None
     ):
         return False
-    return not (fusable(n) or reducible(n) or contract.lowers(n) or indexed.lowers(n))
+    return not (fusable(n) or reducible(n) or special(n))
 
 
 def has_kernel(n: Node) -> bool:
     """Whether a node is never an expression inside somebody else's loops."""
     if isinstance(n.op, Leaf):
         return False
-    return contract.lowers(n) or indexed.lowers(n) or is_host(n) or n.name == "view_update"
+    return special(n) or is_host(n) or n.name == "view_update"
 
 
 class Lowering:
@@ -201,7 +206,9 @@ class Lowering:
                 self.memory.discard(n)
             self.done.add(c.result)
             return
-        if indexed.lowers(n):
+        if attention.lowers(n):
+            attention.lower(self, n)
+        elif indexed.lowers(n):
             indexed.emit(self, n)
         elif n.name == "cat" and not is_host(n):
             self.cat(n)
