@@ -143,11 +143,15 @@ def _weight(n: Node) -> int:
 
 
 def choose(
-    graph: Graph, own: Callable[[Node], bool], fuse: bool = True
+    graph: Graph,
+    own: Callable[[Node], bool],
+    fuse: bool = True,
+    strided: Callable[[Node], bool] = lambda n: False,
 ) -> tuple[list[Node], dict[Node, list[Node]]]:
     """The nodes to materialise, each after its inputs, and the users of every node.
 
-    `own(node)` says that a node has a kernel of its own (a contraction, a host call, …).
+    `own(node)` says that a node has a kernel of its own (a contraction, a host call, …),
+    `strided(node)` that this reads operands through any strides.
     """
     order = graph.nodes()
     users: dict[Node, list[Node]] = {n: [] for n in order}
@@ -160,8 +164,13 @@ def choose(
         if n.name in SCATTERS:
             need.update(i for i, _, _ in index_uses(n))
         if own(n):
-            need.update(x for x in n.inputs if not _is_plain_view(x))
-            need.update(_view_root(x) for x in n.inputs)
+            roots = [_view_root(x) for x in n.inputs]
+            need.update(roots)
+            if strided(n):
+                seen = set(roots)
+                need.update(x for x in n.inputs if strided_view(x, seen.__contains__) is None)
+            else:
+                need.update(x for x in n.inputs if not _is_plain_view(x))
         elif n.name in GATHERS:
             need.update(n.inputs)
     cost: dict[Node, int] = {}
@@ -496,7 +505,7 @@ def strided_view(
     access = maps.identity(dims, [[i] for i in range(len(dims))])
     x = n
     try:
-        while not stored(x):
+        while (memory := _same_memory(x, stored)) is None:
             if x.name not in ("reshape", "permute", "expand", "slice", "flip"):
                 return None
             access = through(x, access, dims)
@@ -506,4 +515,13 @@ def strided_view(
     flat = maps.constant(len(dims))
     for a, s in zip(access, contiguous_strides(x.shape), strict=True):
         flat = flat.added(a.scaled(s))
-    return x, flat.strides, flat.offset
+    return memory, flat.strides, flat.offset
+
+
+def _same_memory(x: Node, stored: Callable[[Node], bool]) -> Node | None:
+    """The node in memory that has a node's elements in the same order."""
+    while not stored(x):
+        if x.name != "reshape":
+            return None
+        x = x.args[0]
+    return x

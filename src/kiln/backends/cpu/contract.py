@@ -195,9 +195,12 @@ class _EpilogueRegion(Region):
         self.shape = tuple(shape)
         n = len(dims)
         loops = maps.identity(dims, [[0], [1], [2]])
+        opaque = Affine(_OPAQUE, (0,) * n)
+        self.access: tuple[Affine, ...]
         if channel is not None:
-            opaque = (Affine(_OPAQUE, (0,) * n),) * (len(shape) - 2)
-            self.access: tuple[Affine, ...] = (loops[0], loops[channel], *opaque)
+            self.access = (loops[0], loops[channel], *(opaque for _ in shape[2:]))
+        elif len(shape) > 2 and dims[0] == 1:  # leading dimensions that are rows together
+            self.access = (*(opaque for _ in shape[:-1]), loops[2])
         else:
             self.access = maps.reshape(loops, dims, shape, dims)
 
@@ -294,10 +297,19 @@ def _matmul(n: Node, chain: list[Node], stored: Stored, isa: Isa) -> Contraction
 
     d = "i8" if n.name == "_int_mm" else _GEMM[n.dtype]
     out = "i32" if n.name == "_int_mm" else d
+    a_batch, b_batch = strides(ash, ast), strides(bsh, bst)
     epilogue, extras, end = _epilogue(n, chain, (prod(batch), m, cols), stored, isa, None)
+    together = contiguous_strides((*batch, m))
+    flat = tuple(s * ast[-2] for s in together[:-1])
+    if len(n.shape) > 2 and not any(b_batch) and (a_batch == flat or prod(batch) == 1):
+        # one product with the rows of all batches, if its epilogue can do as much
+        rows = _epilogue(n, chain, (1, prod(batch) * m, cols), stored, isa, None)
+        if rows[2] is end:
+            epilogue, extras, end = rows
+            m, batch, a_batch, b_batch = prod(batch) * m, (), (), ()
     spec = gemm.Gemm(
         m, cols, k, (ast[-2], ast[-1]), (bst[-2], bst[-1]), (cols, 1), d, d, out, batch,
-        strides(ash, ast), strides(bsh, bst), contiguous_strides((*batch, m * cols))[:-1], epilogue,
+        a_batch, b_batch, contiguous_strides((*batch, m * cols))[:-1], epilogue,
     )  # fmt: skip
     kernel = gemm.emit(spec, isa, _symbol("gemm", spec, isa))
     return Contraction(kernel, [end, (am, aoff), (bm, boff), WORKSPACE, *extras, None], end)

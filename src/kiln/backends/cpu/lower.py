@@ -56,6 +56,11 @@ def special(n: Node) -> bool:
     return contract.lowers(n) or attention.lowers(n) or indexed.lowers(n)
 
 
+def strided(n: Node) -> bool:
+    """Whether a node's kernel reads operands through strides, whatever lies between them."""
+    return (n.name == "matmul" and contract.lowers(n)) or attention.lowers(n)
+
+
 def is_host(n: Node) -> bool:
     """Whether a node is computed by its reference, on the host."""
     if isinstance(n.op, Leaf) or (
@@ -78,7 +83,7 @@ class Lowering:
     def __init__(self, graph: Graph, isa: Isa):
         self.graph, self.isa = graph, isa
         self.order = graph.nodes()
-        self.chosen, self.users = regions.choose(graph, has_kernel, not config.no_fuse)
+        self.chosen, self.users = regions.choose(graph, has_kernel, not config.no_fuse, strided)
         self.outputs = set(graph.outputs)
         self.memory: set[Node] = {n for n in self.order if n.op in (INPUT, LITERAL)} | set(
             self.chosen
