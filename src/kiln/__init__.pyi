@@ -42,6 +42,7 @@ from .dtypes import dtype as dtype
 from .autograd.modes import enable_grad as enable_grad
 from .dtypes import finfo as finfo
 from .dtypes import get_default_dtype as get_default_dtype
+from .config import get_float32_matmul_precision as get_float32_matmul_precision
 from .runtime.threads import get_num_threads as get_num_threads
 from .random import get_rng_state as get_rng_state
 from .dtypes import iinfo as iinfo
@@ -57,6 +58,7 @@ from .dtypes import result_type as result_type
 from .io import save as save
 from .random import seed as seed
 from .dtypes import set_default_dtype as set_default_dtype
+from .config import set_float32_matmul_precision as set_float32_matmul_precision
 from .autograd.modes import set_grad_enabled as set_grad_enabled
 from .runtime.threads import set_num_threads as set_num_threads
 from .printing import set_printoptions as set_printoptions

@@ -301,6 +301,9 @@ def test_a_failed_capture_changes_nothing(why, trained):
         lambda: (nn.Linear(3, 4), lambda m, i: m.bias.gather(0, i)),
         lambda: (nn.Linear(3, 4), lambda m, i: kiln.zeros(4).index_add(0, i, m.bias[:2] * 2)),
         lambda: (nn.Linear(3, 4), lambda m, i: kiln.zeros(4).scatter_add(0, i, m.bias[:2] * 2)),
+        lambda: (nn.Linear(3, 4), lambda m, i: kiln.zeros(4).index_add(0, i * 1, m.bias[:2])),
+        lambda: (nn.Linear(3, 4), lambda m, i: (m.bias + m.weight[0, 1])[i.abs() * 1]),
+        lambda: (nn.Embedding(4, 3), lambda m, i: m((i + 1) // 2 * 2)),
     ],
 )
 def test_an_index_out_of_range_changes_nothing(make):

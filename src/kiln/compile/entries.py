@@ -45,6 +45,7 @@ class Key(NamedTuple):
     inference: bool
     dtype: dt.dtype
     backend: str
+    precision: str
 
 
 def leaf_fact(x: Any) -> Any:
@@ -168,6 +169,7 @@ class Entry:
         out.append("(not DISABLED or mode.grad)" if key.grad else "not mode.grad")
         out.append(f"mode.inference is {key.inference}")
         out.append(f"default() is {s.constant(key.dtype)}")
+        out.append(f"config.float32_matmul_precision == {key.precision!r}")
         if self.backend is None:
             out.append(f"config.backend == {key.backend!r}")
         return out

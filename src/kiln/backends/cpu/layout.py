@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...compile import pipeline
-from ...compile.regions import ln_dtype
+from ...compile.regions import index_uses, ln_dtype
 from ...config import config
 from ...graph.node import CONST, INPUT, LITERAL, Graph, Node, literal, make
 from ...runtime import arena
@@ -153,8 +153,12 @@ class Memory:
         """A call of a node's reference that fills `writes`."""
 
         def moved(x: Any) -> Any:
-            if isinstance(x, Node):
-                return self.slot(x)
+            if isinstance(x, Node) and x.op is CONST:
+                return np.asarray(x.args[0], x.dtype.np)
+            if isinstance(
+                x, Node
+            ):  # a check looks at indices; of other operands it takes the shapes
+                return self.slot(x) if x in self.place else Slot("none", 0, tuple(x.shape), x.dtype)
             return tuple(map(moved, x)) if isinstance(x, tuple) else x
 
         several = n.outputs is not None
@@ -162,8 +166,8 @@ class Memory:
         return Host(n.name, moved(n.args), results)
 
 
-def _late(launches: list[Launch], flags: set[Node]) -> tuple[list[Launch], list[Launch]]:
-    """What can fail (host calls, and the checks of `flags`) with all that it needs, and the rest after it.
+def _late(launches: list[Launch], asked: set[Node]) -> tuple[list[Launch], list[Launch]]:
+    """What can fail (host calls, and what is `asked` for by checks) with all that it needs, and the rest after it.
 
     State is written last: nothing is half-changed where something fails.
     """
@@ -171,7 +175,7 @@ def _late(launches: list[Launch], flags: set[Node]) -> tuple[list[Launch], list[
     late: list[Launch] = []
     early: list[Launch] = []
     for x in reversed(launches):
-        if x.host is None and not any(w in read or w in flags for w in x.writes):
+        if x.host is None and not any(w in read or w in asked for w in x.writes):
             late.append(x)
         else:
             early.append(x)
@@ -183,7 +187,8 @@ def plan(graph: Graph, name: str, isa: Isa) -> Recipe:
     """The Recipe of a captured Graph; its kernels are compiled (or found in the cache) and loaded."""
     graph = _own_outputs(_literal_constants(pipeline.optimize(graph, lowers, name)))
     launches, checks = lower(graph, isa)
-    early, late = _late(launches, {flag for flag, _ in checks})
+    indices = {i for _, n in checks for i, _, _ in index_uses(n)}
+    early, late = _late(launches, {flag for flag, _ in checks} | indices)
     # what checks look at stays in memory until they have been asked
     keep = {x for flag, n in checks for x in (flag, *n.inputs)}
     late = needed(fuse(late), {*keep, *graph.outputs})

@@ -125,6 +125,9 @@ class Lowering:
         for index, size, wraps in regions.index_uses(n):
             if index.numel() == 0:
                 continue
+            if index not in self.memory and index.op is not CONST:  # the error will tell of it
+                self.memory.add(index)
+                self.settle(index)
             low = const(-size if wraps else 0, index.dtype)
             bad = make(
                 "bitwise_or",

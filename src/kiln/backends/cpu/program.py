@@ -178,6 +178,8 @@ class CpuProgram:
             return outputs[s.where]
         if s.kind == "literal":
             return self.recipe.literals[s.where]
+        if s.kind == "none":
+            return np.broadcast_to(np.zeros((), s.dtype.np), s.shape)
         return np.ndarray(s.shape, s.dtype.np, self.buffer, self.arena_offset + s.where)
 
     def _call(self, h: Host, arrays: list[np.ndarray], outputs: dict[int, np.ndarray]) -> Any:

@@ -29,7 +29,7 @@ from .isa import Isa
 
 class Slot(NamedTuple):
     """Where an array lies: in input ("ext") or output ("out") `where`, in literal `where` ("literal"),
-    or `where` bytes into the arena ("arena")."""
+    `where` bytes into the arena ("arena"), or nowhere ("none": zeros stand for it)."""
 
     kind: str
     where: int
