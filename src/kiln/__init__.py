@@ -39,6 +39,7 @@ from .tensor import Tensor
 if TYPE_CHECKING:
     from . import autograd, data, io, nn, optim, random, train  # noqa: F401
     from .compile import compile  # noqa: F401
+    from .compile.control import cond, scan, while_loop  # noqa: F401
 
 __version__ = "0.1.0"
 
@@ -60,6 +61,7 @@ _LAZY_MODULES = {
     "metrics", "nn", "optim", "random", "runtime", "train",
 }  # fmt: skip
 _LAZY_NAMES = {
+    "scan": "compile.control", "cond": "compile.control", "while_loop": "compile.control",
     "compile": "compile", "save": "io", "load": "io", "Trainer": "train", "set_printoptions": "printing",
     "set_num_threads": "runtime.threads", "get_num_threads": "runtime.threads", "Generator": "random",
     "manual_seed": "random", "seed": "random", "initial_seed": "random", "get_rng_state": "random",

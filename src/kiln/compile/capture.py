@@ -292,6 +292,10 @@ class Capture:
                         f"{a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}", "pass one of them and take the view inside the function",
                     )  # fmt: skip
 
+    def own(self, t: Tensor) -> Tensor:
+        """The tensor as ops of this capture see it: the body of a loop has stand-ins for those from outside."""
+        return t
+
     def host_scalar(self, owner: Any, key: Any) -> Tensor:
         """`owner[key]`, a number that is read again at every call, as a 0-d float64 tensor."""
         value = owner[key]
@@ -437,6 +441,10 @@ class Capture:
 
     def _fresh(self, node: Node) -> SymArray:
         return SymArray(self, Storage(node), (), node.shape, node.dtype.np)
+
+    def tensor(self, node: Node) -> Tensor:
+        """A tensor whose value is a node."""
+        return wrap(self._fresh(node))
 
     def compute(self, op: Op, args: tuple) -> Any:
         """The result of an op as a fresh payload (a tuple of them for several outputs)."""

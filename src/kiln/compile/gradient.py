@@ -8,7 +8,7 @@ from typing import Any
 from ..autograd.engine import Targets, run
 from ..autograd.modes import no_grad
 from ..backends import base
-from ..graph.node import CONST, LITERAL, Graph, Node, input_node, toposort
+from ..graph.node import CONST, LITERAL, Graph, Node, input_node, substitute, toposort
 from ..tensor import Tensor, wrap
 from .capture import Capture, Storage, SymArray
 
@@ -121,27 +121,4 @@ def _split(
             inputs.append(input_node(len(inputs), (), capture.inputs[0].node.dtype, "unused"))
         else:
             stand_in(n, n.args[1])
-    joint.graph = Graph(inputs, _substitute(grads, replaced))
-
-
-def _substitute(roots: list[Node], new: dict[Node, Node]) -> list[Node]:
-    from ..graph.node import Leaf, item, make
-
-    def moved(x: Any) -> Any:
-        if isinstance(x, Node):
-            return new[x]
-        return tuple(map(moved, x)) if isinstance(x, tuple) else x
-
-    stack = [(r, False) for r in roots]
-    while stack:
-        n, ready = stack.pop()
-        if n in new:
-            continue
-        if not ready:
-            stack.append((n, True))
-            stack.extend((x, False) for x in n.inputs)
-        elif isinstance(n.op, Leaf):
-            new[n] = item(new[n.args[0]], n.args[1]) if n.name == "item" else n
-        else:
-            new[n] = make(n.op, moved(n.args), n.source)
-    return [new[r] for r in roots]
+    joint.graph = Graph(inputs, substitute(grads, replaced))

@@ -75,6 +75,11 @@ class Node:
         """The number of dimensions."""
         return len(self.shape)
 
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """The Graphs among the arguments: the bodies of a loop or a branch."""
+        return tuple(a for a in self.args if isinstance(a, Graph))
+
     def numel(self) -> int:
         """The number of elements."""
         return Size(self.shape).numel()
@@ -102,6 +107,8 @@ def _key(x: Any) -> Any:
         return (type(x).__name__, repr(x))
     if isinstance(x, np.ndarray):
         return ("array", id(x))
+    if isinstance(x, Graph):
+        return ("graph", tuple(map(id, x.inputs)), tuple(map(id, x.outputs)))
     return (type(x).__name__, x)
 
 
@@ -194,6 +201,18 @@ class Graph:
         """Every node that the outputs need, inputs first, each after its own inputs."""
         return toposort((*self.inputs, *self.outputs))
 
+    def deep_nodes(self) -> list[Node]:
+        """`nodes`, and those of the bodies of loops and branches, at any depth."""
+        out = self.nodes()
+        for n in list(out):
+            for g in n.graphs:
+                out += g.deep_nodes()
+        return out
+
+    def evaluator(self) -> Evaluator:
+        """The Graph as a function on arrays, by its ops' references."""
+        return Evaluator(self)
+
     def replace_outputs(self, outputs: Sequence[Node]) -> Graph:
         """The same inputs and updates with other outputs."""
         return Graph(self.inputs, outputs, self.updates)
@@ -217,10 +236,92 @@ class Graph:
                 new[n] = fn(n, moved(n.args))
         return self.replace_outputs([new[o] for o in self.outputs])
 
+    def __reduce__(self) -> tuple:
+        from .text import parse_graph, print_graph
+
+        return parse_graph, (print_graph(self),)
+
     def __str__(self) -> str:
         from .text import print_graph
 
         return print_graph(self)
+
+
+class Evaluator:
+    """A Graph run node by node on NumPy arrays; each value is dropped after its last use.
+
+    Outputs may share memory with inputs; nothing is written. It defines the semantics.
+    """
+
+    __slots__ = ("drop", "graph", "order")
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.order = [n for n in graph.nodes() if n.op is not INPUT]
+        last: dict[Node, int] = {}
+        for i, n in enumerate(self.order):
+            for x in n.inputs:
+                last[x] = i
+        keep = set(graph.outputs) | set(graph.inputs)
+        self.drop: list[list[Node]] = [[] for _ in self.order]
+        for n, i in last.items():
+            if n not in keep:
+                self.drop[i].append(n)
+
+    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The outputs for these inputs."""
+        values: dict[Node, Any] = dict(zip(self.graph.inputs, inputs, strict=True))
+
+        def raw(x: Any) -> Any:
+            if isinstance(x, Node):
+                return values[x]
+            return (
+                [raw(y) for y in x]
+                if isinstance(x, tuple) and any(isinstance(y, Node) for y in x)
+                else x
+            )
+
+        with np.errstate(all="ignore"):
+            for n, drop in zip(self.order, self.drop, strict=True):
+                values[n] = self._value(n, raw)
+                for d in drop:
+                    del values[d]
+        return [values[o] for o in self.graph.outputs]
+
+    @staticmethod
+    def _value(n: Node, raw: Any) -> Any:
+        if n.op is CONST:
+            return np.asarray(n.args[0], n.dtype.np)
+        if n.op is LITERAL:
+            return n.args[0]
+        if n.op is ITEM:
+            return np.asarray(raw(n.args[0])[n.args[1]])
+        assert isinstance(n.op, Op)
+        r = n.op.run(*[raw(a) for a in n.args])
+        return r if n.outputs is not None else np.asarray(r)
+
+
+def substitute(roots: Sequence[Node], new: dict[Node, Node]) -> list[Node]:
+    """The roots with nodes replaced as `new` says, and rebuilt above them; `new` learns what was rebuilt."""
+
+    def moved(x: Any) -> Any:
+        if isinstance(x, Node):
+            return new[x]
+        return tuple(map(moved, x)) if isinstance(x, tuple) else x
+
+    stack = [(r, False) for r in roots]
+    while stack:
+        n, ready = stack.pop()
+        if n in new:
+            continue
+        if not ready:
+            stack.append((n, True))
+            stack.extend((x, False) for x in n.inputs)
+        elif isinstance(n.op, Leaf):
+            new[n] = item(new[n.args[0]], n.args[1]) if n.op is ITEM else n
+        else:
+            new[n] = make(n.op, moved(n.args), n.source)
+    return [new[r] for r in roots]
 
 
 def toposort(roots: Iterable[Node]) -> list[Node]:

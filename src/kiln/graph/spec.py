@@ -73,5 +73,7 @@ def _check_arg(stage: str, n: Node, a: Any) -> None:
     if isinstance(a, tuple):
         for x in a:
             _check_arg(stage, n, x)
+    elif isinstance(a, Graph):
+        check(a, stage)
     elif not isinstance(a, (Node, *_PLAIN)) or isinstance(a, np.generic):
         _fail(stage, n, f"an argument of type {type(a).__name__}")

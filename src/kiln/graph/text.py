@@ -4,6 +4,8 @@ graph(%0: f32[4, 10] 'x', %1: f32[10]) updates {1: 1} {
   %2 = add(%0, %1, 1) : f32[4, 10]
   return %2, %1
 }
+
+The body of a loop or a branch stands before the node that has it, as `@0 = graph(…) { … }`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ def _type(n: Node) -> str:
 def print_graph(g: Graph, sources: bool = True) -> str:
     """The Graph as text, with the user's lines as comments where `sources`."""
     names: dict[Node, str] = {}
+    bodies: dict[Graph, str] = {}
+    lines: list[str] = []
 
     def show(x: Any) -> str:
         if isinstance(x, Node):
@@ -39,6 +43,12 @@ def print_graph(g: Graph, sources: bool = True) -> str:
             return "(" + ", ".join(map(show, x)) + ("," if len(x) == 1 else "") + ")"
         if isinstance(x, dt.dtype):
             return f"dtype.{x.name}"
+        if isinstance(x, Graph):
+            if x not in bodies:
+                bodies[x] = f"@{len(bodies)}"
+                text = print_graph(x, sources).replace("\n", "\n  ")
+                lines.append(f"  {bodies[x]} = {text}")
+            return bodies[x]
         if isinstance(x, complex) or (isinstance(x, float) and not math.isfinite(x)):
             return f"{type(x).__name__}('{x}')"  # their repr is no literal, or loses the sign of a zero
         return repr(x)
@@ -46,7 +56,6 @@ def print_graph(g: Graph, sources: bool = True) -> str:
     for i, n in enumerate(g.inputs):
         names[n] = f"%{i}"
     heads = [f"{names[n]}: {_type(n)}" + (f" {n.args[1]!r}" if n.args[1] else "") for n in g.inputs]
-    lines = []
     for n in g.nodes():
         if n.op is INPUT:
             continue
@@ -85,10 +94,13 @@ def _parse_type(text: str) -> tuple[dt.dtype, tuple[int, ...]]:
 def parse_graph(text: str) -> Graph:
     """The Graph that `print_graph` printed; KilnValueError where the text is not one."""
     nodes: dict[str, Node] = {}
+    bodies: dict[str, Graph] = {}
 
     def value(e: ast.expr) -> Any:
         if isinstance(e, ast.Name) and e.id.startswith("v__"):
             return nodes["%" + e.id[3:]]
+        if isinstance(e, ast.Name) and e.id.startswith("g__"):
+            return bodies["@" + e.id[3:]]
         if isinstance(e, ast.Tuple):
             return tuple(map(value, e.elts))
         if isinstance(e, ast.Attribute) and isinstance(e.value, ast.Name) and e.value.id == "dtype":
@@ -121,9 +133,20 @@ def parse_graph(text: str) -> Graph:
         if lines[-1] != "}":
             line = lines[-1]
             raise ValueError("it does not end with }")
-        for line in lines[1:-1]:
+        rest = iter(lines[1:-1])
+        for line in rest:
             if outputs is not None:
                 raise ValueError("it goes on after return")
+            start = re.match(r"(@\d+) = graph\(", line)
+            if start is not None:
+                block, depth = [line.removeprefix(f"{start[1]} = ")], 1
+                while depth:
+                    block.append(next(rest, ""))
+                    if not block[-1]:
+                        raise ValueError("a body does not end")
+                    depth += block[-1].endswith(" {") - (block[-1] == "}")
+                bodies[start[1]] = parse_graph("\n".join(block))
+                continue
             if line.startswith("return"):
                 outputs = [nodes[n.strip()] for n in line[6:].split(",") if n.strip()]
                 continue
@@ -131,7 +154,8 @@ def parse_graph(text: str) -> Graph:
             if body is None:
                 raise ValueError("not a node")
             target, name, args_text, type_text, source = body.groups()
-            call = ast.parse("f(" + re.sub(r"%(\d+)", r"v__\1", args_text) + ")", mode="eval").body
+            args_text = re.sub(r"@(\d+)", r"g__\1", re.sub(r"%(\d+)", r"v__\1", args_text))
+            call = ast.parse(f"f({args_text})", mode="eval").body
             assert isinstance(call, ast.Call)
             args = [value(a) for a in call.args]
             if name == CONST.name:

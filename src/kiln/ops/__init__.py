@@ -8,6 +8,7 @@ from . import (  # noqa: F401
     classification,
     comparison,
     complex,
+    control,
     convolution,
     creation,
     ctc,

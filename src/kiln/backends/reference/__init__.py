@@ -9,25 +9,15 @@ from typing import Any
 import numpy as np
 
 from ...compile import pipeline
-from ...graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Node
-from ...ops.registry import Op
+from ...graph import Graph
 
 
 class ReferenceProgram:
-    """A Graph run node by node; each value is dropped after its last use."""
+    """A Graph run node by node."""
 
     def __init__(self, graph: Graph, name: str):
         self.graph, self.name = graph, name
-        self.order = [n for n in graph.nodes() if n.op is not INPUT]
-        last: dict[Node, int] = {}
-        for i, n in enumerate(self.order):
-            for x in n.inputs:
-                last[x] = i
-        keep = set(graph.outputs) | set(graph.inputs)
-        self.drop: list[list[Node]] = [[] for _ in self.order]
-        for n, i in last.items():
-            if n not in keep:
-                self.drop[i].append(n)
+        self.evaluate = graph.evaluator()
         self.bound: list[Any] = [None] * len(graph.inputs)
         self.lock = threading.Lock()
 
@@ -49,23 +39,7 @@ class ReferenceProgram:
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Execute once; updates are stored only after everything has been computed."""
-        values: dict[Node, Any] = dict(zip(self.graph.inputs, inputs, strict=True))
-
-        def raw(x: Any) -> Any:
-            if isinstance(x, Node):
-                return values[x]
-            return (
-                [raw(y) for y in x]
-                if isinstance(x, tuple) and any(isinstance(y, Node) for y in x)
-                else x
-            )
-
-        with np.errstate(all="ignore"):
-            for n, drop in zip(self.order, self.drop, strict=True):
-                values[n] = self._value(n, raw)
-                for d in drop:
-                    del values[d]
-        outs = [values[o] for o in self.graph.outputs]
+        outs = self.evaluate(inputs)
         taken = [np.array(o) if k in self.graph.updates else o for k, o in enumerate(outs)]
         results = []
         for k, o in enumerate(taken):
@@ -75,18 +49,6 @@ class ReferenceProgram:
             else:
                 inputs[i][...] = o
         return results
-
-    @staticmethod
-    def _value(n: Node, raw: Any) -> Any:
-        if n.op is CONST:
-            return np.asarray(n.args[0], n.dtype.np)
-        if n.op is LITERAL:
-            return n.args[0]
-        if n.op is ITEM:
-            return np.asarray(raw(n.args[0])[n.args[1]])
-        assert isinstance(n.op, Op)
-        r = n.op.run(*[raw(a) for a in n.args])
-        return r if n.outputs is not None else np.asarray(r)
 
 
 def compile(graph: Graph, name: str) -> ReferenceProgram:
