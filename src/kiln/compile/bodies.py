@@ -126,7 +126,9 @@ class BodyCapture(Capture):
 
     def write(self, x: Tensor, value: Any) -> None:
         if self.payload(x).storage.readonly:
-            self._forbid("writes a tensor that it was given", "clone() it first, or make it a carry")
+            self._forbid(
+                "writes a tensor that it was given", "clone() it first, or make it a carry"
+            )
         super().write(x, value)
 
     def host_scalar(self, owner: Any, key: Any) -> Tensor:
@@ -178,7 +180,9 @@ class BodyCapture(Capture):
             return [None if g is None else self.payload(g).node() for g in found]
 
 
-def replay(capture: Capture, graph: Graph, inputs: Sequence[Tensor], control: Callable) -> list[Tensor]:
+def replay(
+    capture: Capture, graph: Graph, inputs: Sequence[Tensor], control: Callable
+) -> list[Tensor]:
     """A Graph's outputs, its ops called again on tensors of the running capture, with their tape.
 
     `control(op, args)` calls an op that has bodies.

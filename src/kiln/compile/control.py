@@ -296,7 +296,9 @@ class ScanNode(BodyNode):
         for x in order:
             if _is_seed(x) or any(i in late for i in x.inputs):
                 late.add(x)
-            elif x in consts or (x.inputs and all(i in steady for i in x.inputs)) or _is_constant(x):
+            elif (
+                x in consts or (x.inputs and all(i in steady for i in x.inputs)) or _is_constant(x)
+            ):
                 steady.add(x)
         free = steady | xs
         needed = {i for x in order if x in late for i in x.inputs} | set(grads)
@@ -326,8 +328,12 @@ class ScanNode(BodyNode):
         found = trace.body.gradients(outs, seeds, self._heads())
         grads = dict(zip(targets, found, strict=True))
         # what backward reads, by node of the body: sequences, and tensors from outside
-        rows: dict[Node, Tensor] = dict(zip(trace.nodes[n : n + n_xs], operands[n : n + n_xs], strict=True))
-        consts: dict[Node, Tensor] = dict(zip(trace.nodes[n + n_xs :], operands[n + n_xs :], strict=True))
+        rows: dict[Node, Tensor] = dict(
+            zip(trace.nodes[n : n + n_xs], operands[n : n + n_xs], strict=True)
+        )
+        consts: dict[Node, Tensor] = dict(
+            zip(trace.nodes[n + n_xs :], operands[n + n_xs :], strict=True)
+        )
         for k, (s, g) in enumerate(zip(seeds, gs, strict=True)):
             if k >= n and s is not None:
                 assert g is not None
@@ -383,7 +389,9 @@ class ScanNode(BodyNode):
         reached = _reached(roots, {*rows, *consts})
         xs, fixed_heads = [x for x in reached if x in rows], [x for x in reached if x in consts]
         firsts = [
-            s if s is not None else input_node(-2000 - k, trace.nodes[i].shape, trace.nodes[i].dtype)
+            s
+            if s is not None
+            else input_node(-2000 - k, trace.nodes[i].shape, trace.nodes[i].dtype)
             for k, (i, s) in enumerate(zip(carries, carry_seeds, strict=True))
         ]
         heads = [*firsts, *totals, *xs, *fixed_heads]
@@ -519,7 +527,9 @@ def cond(
         with b.active():
             for t in written.values():
                 b.own(t)
-    lifted = {id(t): t for b in bodies for t, _ in (*b.reads(), *((t, i) for t, i, _ in b.writes()))}
+    lifted = {
+        id(t): t for b in bodies for t, _ in (*b.reads(), *((t, i) for t, i, _ in b.writes()))
+    }
     for b in bodies:
         with b.active():
             for t in lifted.values():

@@ -183,7 +183,7 @@ entry:
   %0 = atomicrmw add ptr %active.p, i64 1 monotonic
   br label %head
 head:
-  %i = phi i64 [ %first, %entry ], [ %i.next, %step ]
+  %i = phi i64 [ %first, %entry ], [ %i.next, %step ], [ %i.jump, %jump ]
   %more = icmp slt i64 %i, %n
   br i1 %more, label %body, label %exit
 body:
@@ -208,8 +208,16 @@ launch:
   %few = icmp sle i64 %ntasks, 1
   br i1 %few, label %one, label %many
 one:
+  %control = icmp slt i64 %ntasks, 0
+  br i1 %control, label %jump, label %call
+call:
   call void %kernel(ptr %args, i64 0, i64 1)
   br label %step
+jump:
+  ; an entry that says where to go on: how many entries to skip, or to go back
+  %by = call i64 %kernel(ptr %args)
+  %i.jump = add i64 %i.next, %by
+  br label %head
 many:
   call void @kiln_parallel(ptr %pool, ptr %kernel, ptr %args, i64 %ntasks)
   br label %step
@@ -389,13 +397,19 @@ def run_plan(address: int, n: int, first: int = 0) -> int:
     """Run the ``n`` plan entries at ``address`` from entry ``first`` on, in one native call without the GIL.
 
     An entry is three 64-bit words: kernel address, argument block address, ntasks. A kernel is
-    ``void kernel(ptr args, i64 task, i64 ntasks)``; with ntasks <= 1 it runs on this thread
-    (host callbacks must), else its tasks are spread over the pool. An entry without a kernel is a
-    stop: where its second word is 0, or the address of a byte that is not 0. Returns 0, or the
-    number of the entry after the stop that it came to.
+    ``void kernel(ptr args, i64 task, i64 ntasks)``; with ntasks 0 or 1 it runs on this thread
+    (host callbacks must), else its tasks are spread over the pool. With ntasks -1 the entry is a
+    jump, ``i64 jump(ptr args)``: it gives how many entries to skip, and a negative number goes back.
+    An entry without a kernel is a stop: where its second word is 0, or the address of a byte that is
+    not 0. Returns 0, or the number of the entry after the stop that it came to.
     """
     ready()
     return _pool.run(_pool.address, address, first, n)
+
+
+def jump(address: int, args: int) -> int:
+    """What a jump of a plan gives: how many entries to skip."""
+    return ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(address)(args)
 
 
 def ready() -> None:

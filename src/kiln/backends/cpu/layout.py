@@ -6,59 +6,34 @@ From launches to a `Recipe`, the last step of lowering.
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from typing import Any
 
-import numpy as np
-
 from ...compile import pipeline
-from ...compile.regions import index_uses, ln_dtype
+from ...compile.regions import index_uses
 from ...config import config
-from ...graph.node import CONST, INPUT, LITERAL, Graph, Node, literal, make
+from ...graph.node import LITERAL, Graph, Node
 from ...runtime import arena
 from . import cache, jit
+from .assembly import Assembly
 from .contract import WORKSPACE
 from .fuse import emit, fuse, needed
 from .isa import Isa
-from .lower import Launch, lower, lowers
-from .recipe import Checks, Host, Kernel, Native, Recipe, Slot
-
-
-def _own_outputs(graph: Graph) -> Graph:
-    """Outputs that are inputs or constants become copies, so that each output is computed."""
-    outs = [
-        make("clone", (o, None)) if o.op in (INPUT, LITERAL, CONST) and o.dtype.category < 3 else o
-        for o in graph.outputs
-    ]
-    return graph.replace_outputs(outs)
-
-
-def _literal_constants(graph: Graph) -> Graph:
-    """Constants of dtypes that no kernel knows (complex ones), which host calls read, lie in memory."""
-
-    def moved(x: Any) -> Any:
-        if isinstance(x, Node):
-            return (
-                literal(np.asarray(x.args[0], x.dtype.np))
-                if x.op is CONST and ln_dtype(x.dtype) is None
-                else x
-            )
-        return tuple(map(moved, x)) if isinstance(x, tuple) else x
-
-    if not any(n.op is CONST and ln_dtype(n.dtype) is None for n in graph.nodes()):
-        return graph
-    new = graph.rewrite(lambda n, args: make(n.op, moved(args), n.source))  # type: ignore[arg-type]
-    return new.replace_outputs([moved(o) for o in new.outputs])
+from .lower import Launch, lower, lowers, prepare
+from .recipe import Checks, Host, Native, Recipe, Slot
 
 
 class Memory:
     """Where each node of a Program lies: inputs, outputs, literals, or an offset in the arena."""
 
-    def __init__(self, graph: Graph, launches: list[Launch], keep: set[Node], quiet: int):
-        self.graph, self.keep, self.quiet = (
-            graph,
-            keep,
-            quiet,
-        )  # the first `quiet` launches must not write state
+    def __init__(
+        self,
+        graph: Graph,
+        launches: list[Launch],
+        keep: Collection[Node] = (),
+        quiet: int = 0,  # the first `quiet` launches must not write state
+    ):
+        self.graph, self.keep, self.quiet = graph, keep, quiet
         self.place: dict[Node, tuple[str, Any]] = {
             n: ("ext", i) for i, n in enumerate(graph.inputs)
         }
@@ -125,10 +100,13 @@ class Memory:
             arena.Interval(max(n.numel(), 1) * n.dtype.itemsize, births[n], deaths[n])
             for n in nodes
         ]
+        for x in self.launches:
+            if x.control is not None:
+                x.control.memories = [Memory(p.graph, p.launches) for p in x.control.parts]
         scratch = [
-            (j, x.kernel.workspace_bytes)
+            (j, size)
             for j, x in enumerate(self.launches)
-            if x.kernel is not None and x.kernel.workspace_bytes
+            if (made := x.kernel or x.control) is not None and (size := made.workspace_bytes)
         ]
         values += [arena.Interval(size, j, j) for j, size in scratch]
         offsets, self.bytes = arena.plan(values)
@@ -185,7 +163,7 @@ def _late(launches: list[Launch], asked: set[Node]) -> tuple[list[Launch], list[
 
 def plan(graph: Graph, name: str, isa: Isa) -> Recipe:
     """The Recipe of a captured Graph; its kernels are compiled (or found in the cache) and loaded."""
-    graph = _own_outputs(_literal_constants(pipeline.optimize(graph, lowers, name)))
+    graph = prepare(pipeline.optimize(graph, lowers, name))
     launches, checks = lower(graph, isa)
     indices = {i for _, n in checks for i, _, _ in index_uses(n)}
     early, late = _late(launches, {flag for flag, _ in checks} | indices)
@@ -196,22 +174,17 @@ def plan(graph: Graph, name: str, isa: Isa) -> Recipe:
     launches, quiet = early + late, len(early)
     emit(launches, isa)
     m = Memory(graph, launches, keep, quiet)
-    texts: dict[str, str] = {}
-    for x in launches:
-        for kernel in x.kernel.phases() if x.kernel is not None else ():
-            texts.setdefault(kernel.symbol, kernel.text)
-    _show(name, texts, isa)
-    table: list[tuple[str, int, int]] = []
-    kernels: list[Kernel] = []
+    code = Assembly(isa)
+    literals = code.literals(m)
     steps: list[Native | Host | Checks] = []
     begun = 0
 
     def close() -> None:
         """End the stretch of native launches before something else."""
         nonlocal begun
-        if len(kernels) > begun:
-            steps.append(Native(begun, len(kernels) - begun))
-            begun = len(kernels)
+        if len(code.kernels) > begun:
+            steps.append(Native(begun, len(code.kernels) - begun))
+            begun = len(code.kernels)
 
     for j, x in enumerate([*launches, None]):
         if j == quiet and checks:
@@ -222,25 +195,23 @@ def plan(graph: Graph, name: str, isa: Isa) -> Recipe:
         if x.host is not None:
             close()
             steps.append(m.host(x.host, x.writes))
-        elif x.kernel is not None:
-            at = len(table)
-            table += [m.argument(a, j) for a in x.arguments]
-            touched = sum(n.numel() * n.dtype.itemsize for n in {*x.reads, *x.writes})
-            for k in x.kernel.phases():
-                kernels.append(Kernel(k.symbol, at, k.ntasks, repr(x.writes[0]), touched))
+        else:
+            code.launch(m, j, lambda place: place)
     close()
-    jit.build(list(texts.values()), isa)
+    _show(name, code.texts, isa)
+    texts = list(code.texts.values())
+    jit.build(texts, isa)
     return Recipe(
         n_inputs=len(graph.inputs),
         outputs=[(k, tuple(o.shape), o.dtype) for k, o in enumerate(graph.outputs) if k not in graph.updates],
         written=sorted(set(graph.updates.values())),
         arena_bytes=m.bytes,
-        literals=[np.ascontiguousarray(n.args[0]) for n in m.literals],
-        table=table,
-        kernels=kernels,
+        literals=literals,
+        table=code.table,
+        kernels=code.kernels,
         steps=steps,
         copies=[(m.slot(n), Slot(kind, where, tuple(n.shape), n.dtype)) for n, (kind, where) in m.copies],
-        objects=[cache.make_key(text, isa.key) for text in texts.values()],
+        objects=[cache.make_key(text, isa.key) for text in texts],
     )  # fmt: skip
 
 

@@ -6,20 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ...compile import loopnest as ln
 from ...compile import maps, nests, regions
 from ...compile.regions import Unfusable, fusable, ln_dtype, reducible
 from ...config import config
-from ...graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Leaf, Node, const, make
+from ...graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Leaf, Node, const, literal, make
 from ...shape import contiguous_strides, norm_dim
-from . import attention, contract, indexed
+from . import attention, contract, control, indexed
 from .isa import Isa
 from .kernel import Kernel
 
 
 @dataclass
 class Launch:
-    """One kernel with its argument table, or a host call of an op's reference.
+    """One kernel with its argument table, a host call of an op's reference, or a loop or branch.
 
     An argument is a node, (node, offset in elements), "workspace" or None; `writes` are the nodes
     whose memory it fills (in place of part of it where `partial`).
@@ -30,6 +32,7 @@ class Launch:
     kernel: Kernel | None = None
     host: Node | None = None
     nest: ln.LoopNest | None = None
+    control: control.Control | None = None
     partial: bool = False
     reads: set[Node] = field(default_factory=set)
 
@@ -52,8 +55,8 @@ def lowers(n: Node) -> bool:
 
 
 def special(n: Node) -> bool:
-    """Whether a node has a kernel of another kind than a loop nest."""
-    return contract.lowers(n) or attention.lowers(n) or indexed.lowers(n)
+    """Whether a node has a kernel of another kind than a loop nest, or bodies."""
+    return bool(n.graphs) or contract.lowers(n) or attention.lowers(n) or indexed.lowers(n)
 
 
 def strided(n: Node) -> bool:
@@ -214,7 +217,9 @@ class Lowering:
                 self.memory.discard(n)
             self.done.add(c.result)
             return
-        if attention.lowers(n):
+        if n.graphs:
+            control.emit(self, n)
+        elif attention.lowers(n):
             attention.lower(self, n)
         elif indexed.lowers(n):
             indexed.emit(self, n)
@@ -407,6 +412,38 @@ def _through_index(n: Node, access: Any, n_dims: int) -> Any:
         else:
             out.append(maps.constant(n_dims, i))
     return tuple(out)
+
+
+def prepare(graph: Graph) -> Graph:
+    """The Graph as it is lowered: outputs are computed, and constants that no kernel knows lie in memory."""
+    return _own_outputs(_literal_constants(graph))
+
+
+def _own_outputs(graph: Graph) -> Graph:
+    """Outputs that are inputs or constants become copies, so that each output is computed."""
+    outs = [
+        make("clone", (o, None)) if o.op in (INPUT, LITERAL, CONST) and o.dtype.category < 3 else o
+        for o in graph.outputs
+    ]
+    return graph.replace_outputs(outs)
+
+
+def _literal_constants(graph: Graph) -> Graph:
+    """Constants of dtypes that no kernel knows (complex ones), which host calls read, lie in memory."""
+
+    def moved(x: Any) -> Any:
+        if isinstance(x, Node):
+            return (
+                literal(np.asarray(x.args[0], x.dtype.np))
+                if x.op is CONST and ln_dtype(x.dtype) is None
+                else x
+            )
+        return tuple(map(moved, x)) if isinstance(x, tuple) else x
+
+    if not any(n.op is CONST and ln_dtype(n.dtype) is None for n in graph.nodes()):
+        return graph
+    new = graph.rewrite(lambda n, args: make(n.op, moved(args), n.source))  # type: ignore[arg-type]
+    return new.replace_outputs([moved(o) for o in new.outputs])
 
 
 def lower(graph: Graph, isa: Isa) -> tuple[list[Launch], list[tuple[Node, Node]]]:

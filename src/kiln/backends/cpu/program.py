@@ -64,6 +64,7 @@ class CpuProgram:
         # one table of addresses for all kernels; those of inputs and outputs are stored as they come
         fixed = {
             "null": lambda _: 0,
+            "int": lambda value: value,
             "arena": lambda where: self.base + where,
             "literal": lambda where: recipe.literals[where].ctypes.data,
         }
@@ -83,7 +84,8 @@ class CpuProgram:
         self.plan = np.array(rows or [[0, 0, 0]], np.int64)
         self.plan_address, self.length = self.plan.ctypes.data, len(rows)
         self.parallel = any(k.ntasks > 1 for k in recipe.kernels)
-        brief = not self.parallel and sum(k.touched for k in recipe.kernels) < _BRIEF
+        jumps = any(k.ntasks < 0 for k in recipe.kernels)
+        brief = not (self.parallel or jumps) and sum(k.touched for k in recipe.kernels) < _BRIEF
         self.hold = brief and len(recipe.kernels) < 100
         self.bound: list[Any] = [None] * recipe.n_inputs
         self.lock = threading.Lock()
@@ -214,22 +216,28 @@ class CpuProgram:
             np.copyto(self._array(slot, arrays, outputs), r if i is None else r[i])
 
     def _timed(self, first: int) -> int:
-        """KILN_DEBUG=2: each kernel by itself, with its time and the memory it touches."""
-        kernels = iter(self.recipe.kernels)
-        for row in range(self.length):
-            k = next(kernels) if self.plan[row, 0] else None
-            if row < first:
+        """KILN_DEBUG=2: each kernel by itself, with its time and the memory it touches; sums where it is in a loop."""
+        rows = np.flatnonzero(self.plan[: self.length, 0])
+        kernels = dict(zip(rows.tolist(), self.recipe.kernels, strict=True))
+        spent: dict[int, list[float]] = {}
+        at, row = 0, first
+        while row < self.length and not at:
+            if row in kernels and kernels[row].ntasks < 0:
+                row += 1 + threads.jump(*self.plan[row, :2].tolist())
                 continue
             start = time.perf_counter()
-            if threads.run_plan(self.plan_address, row + 1, row):
-                return row + 1
-            us = (time.perf_counter() - start) * 1e6
-            if k is not None:
-                print(
-                    f"[kiln] {self.name} {us:9.1f} us {k.touched / max(us, 1e-3) / 1e3:7.2f} GB/s  {k.symbol[:28]:28} {k.label}",
-                    file=sys.stderr,
-                )
-        return 0
+            at = threads.run_plan(self.plan_address, row + 1, row)
+            if row in kernels:
+                spent.setdefault(row, []).append((time.perf_counter() - start) * 1e6)
+            row += 1
+        for row in sorted(spent):
+            us, times, k = sum(spent[row]), len(spent[row]), kernels[row]
+            print(
+                f"[kiln] {self.name} {us:9.1f} us {times * k.touched / max(us, 1e-3) / 1e3:7.2f} GB/s  {k.symbol[:28]:28} {k.label}"
+                + (f" x {times}" if times > 1 else ""),
+                file=sys.stderr,
+            )
+        return at
 
     def __repr__(self) -> str:
         r = self.recipe

@@ -59,7 +59,7 @@ class Checks(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """A launch: symbol, first entry in the table of arguments, tasks; for reports also its result and traffic."""
+    """A launch: symbol, first entry in the table of arguments, tasks (-1: a jump); for reports also its result and traffic."""
 
     symbol: str
     at: int
@@ -72,7 +72,8 @@ class Kernel(NamedTuple):
 class Recipe:
     """All that a program needs besides its inputs; sizes in bytes.
 
-    `table` are the arguments of all kernels as (kind, where, extra bytes), kinds as in Slot or "null";
+    `table` are the arguments of all kernels as (kind, where, extra bytes), kinds as in Slot, "null" or
+    "int" (a number that a jump reads, see `control`);
     `outputs` are (k, shape, dtype) of the Graph's outputs that are not updates, `copies` are results
     that end up in a second place, `objects` are the cache keys of the kernels' machine code.
     """
@@ -94,7 +95,7 @@ def key(graph: Graph, isa: Isa) -> str | None:
 
     It stands for all that lowering depends on: the Graph, the flags, the machine and Kiln's own code.
     """
-    for n in graph.nodes():
+    for n in graph.deep_nodes():
         if not isinstance(n.op, Leaf) and not n.op.reference.__module__.startswith("kiln."):
             return None  # an op from elsewhere: its body may change without a trace here
     flags = f"fuse={not config.no_fuse} simplify={not config.no_simplify} float32={config.float32_matmul_precision}"
