@@ -15,7 +15,7 @@ from .. import dtypes as dt
 from ..errors import KilnError, describe
 from ..shape import Size
 from ..tensor import Tensor
-from .joining import stack
+from .joining import cat, stack
 from .registry import Sample, op
 from .samples import draw, rng
 
@@ -133,3 +133,27 @@ def _slices_grad(gs: Sequence[Tensor | None]) -> Tensor:
 def slices(input: Tensor) -> Any:
     """Copies of the slices along dimension 0; their gradients are stacked once."""
     return tuple(np.array(x) for x in input)
+
+
+def _chunks_infer(input: Any, n: int) -> list[tuple]:
+    return [(Size((*input.shape[:-1], input.shape[-1] // n)), input.dtype)] * n
+
+
+def _chunks_grad(gs: Sequence[Tensor | None]) -> Tensor:
+    some = next(g for g in gs if g is not None)
+    return cat([some.new_zeros(some.shape) if g is None else g for g in gs], -1)
+
+
+def _chunks_body(input: Tensor, n: int) -> tuple[Tensor, ...]:
+    size = input.shape[-1] // n
+    return tuple(input[..., k * size : (k + 1) * size] for k in range(n))
+
+
+@op(
+    name="chunks", private=True, family="movement", exact=True, check=False,
+    infer=_chunks_infer, body=_chunks_body, grad={"input": _chunks_grad},
+    samples=lambda: iter([Sample((draw(rng(), (3, 4)), 2)), Sample((draw(rng(), (6,)), 3))]),
+)  # fmt: skip
+def chunks(input: Tensor, n: int) -> Any:
+    """`n` equal parts of the last dimension, not to be written to; their gradients are joined once."""
+    return tuple(np.split(input, n, -1))

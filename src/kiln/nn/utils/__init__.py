@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..autograd.modes import no_grad
-from ..errors import KilnError, KilnTypeError, describe
-from ..ops.creation import tensor as make_tensor
-from ..ops.joining import cat, stack
-from ..tensor import Tensor
+from ...autograd.modes import no_grad
+from ...errors import KilnError, KilnTypeError, describe
+from ...ops.creation import tensor as make_tensor
+from ...ops.joining import cat, stack
+from ...tensor import Tensor
 
 
 def _grads(parameters: Any) -> list[Tensor]:
