@@ -20,7 +20,7 @@ from ..autograd.modes import mode
 from ..autograd.tape import TapeNode, edge_of
 from ..dtypes import FLOAT, bool_
 from ..errors import KilnError, KilnTypeError, KilnValueError, describe
-from ..graph.node import CONST, LITERAL, Graph, Node, input_node, item, make
+from ..graph.node import CONST, ITEM, LITERAL, Graph, Node, input_node, item, make
 from ..ops.control import match, slices
 from ..ops.creation import empty, zeros_like
 from ..ops.joining import stack
@@ -303,15 +303,18 @@ class ScanNode(BodyNode):
         free = steady | xs
         needed = {i for x in order if x in late for i in x.inputs} | set(grads)
         cut = {x for x in needed if x not in late and x not in free}
+
+        def derived(x: Node) -> bool:
+            """Whether a value is cheap to compute from what is there."""
+            return x in free or x in cut or (_is_cheap(x) and all(map(derived, x.inputs)))
+
         for x in reversed(order):
-            if x not in cut:
+            if x not in cut or not _is_cheap(x):
                 continue
-            if x.name == "item":
-                continue
-            rest = [i for i in x.inputs if i not in free and i not in cut]
-            if not rest and x.inputs and (x.name in VIEWS or scalar_op(x) in _CHEAP):
+            rest = [i for i in x.inputs if not derived(i)]
+            if not rest:
                 cut.discard(x)
-            elif x.name in VIEWS and len(rest) == 1 and rest[0].numel() <= x.numel():
+            elif x.name in VIEWS and rest[0].op is not ITEM and rest[0].numel() <= x.numel():
                 cut.discard(x)
                 cut.add(rest[0])
         return [x for x in order if x in cut]
@@ -344,9 +347,8 @@ class ScanNode(BodyNode):
         carry_seeds = [seeds[i] for i in carries]
         roots = [g for g in found if g is not None]
         missing = [
-            x for x in _reached(roots, {*rows, *consts, *(s for s in carry_seeds if s is not None)})
-            if x in trace.nodes[:n]
-        ]  # fmt: skip
+            x for x in _reached(roots, {*rows, *consts}) if x in trace.nodes[:n] and x not in rows
+        ]
         if missing:
             rows |= self._carried(missing)
         return self._call(gs, grads, carries, carry_seeds, rows, consts)
@@ -466,6 +468,10 @@ class _Sums:
 
 def _is_seed(x: Node) -> bool:
     return x.name == "input" and x.args[0] < 0
+
+
+def _is_cheap(x: Node) -> bool:
+    return bool(x.inputs) and x.op is not ITEM and (x.name in VIEWS or scalar_op(x) in _CHEAP)
 
 
 def _is_constant(x: Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class PackedSequence(_Packed):
     def __new__(
         cls, data: Any, batch_sizes: Tensor | None = None, sorted_indices: Tensor | None = None,
         unsorted_indices: Tensor | None = None,
-    ) -> PackedSequence:  # fmt: skip
+    ) -> Self:  # fmt: skip
         if batch_sizes is None:
             data, batch_sizes = data
         if unsorted_indices is None:
