@@ -207,7 +207,7 @@ class StridedB:
         if self.dtype != gemm.compute or self.strides[1] != 1:
             return "packed"
         small = gemm.k * gemm.n * ITEMSIZE[self.dtype] <= _RAW_B_BYTES
-        return "raw" if small or row_blocks <= 3 else "otf"
+        return "raw" if small or row_blocks <= 4 else "otf"
 
     def emit_pack(self, b: Text, name: str, isa: Isa, panel: int, live: int) -> None:
         """Define the packing function of a panel with ``live`` columns."""
