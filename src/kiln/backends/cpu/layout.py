@@ -9,10 +9,12 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
+
 from ...compile import pipeline
 from ...compile.regions import index_uses
 from ...config import config
-from ...graph.node import LITERAL, Graph, Node
+from ...graph.node import CONST, LITERAL, Graph, Node
 from ...runtime import arena
 from . import cache, jit
 from .assembly import Assembly
