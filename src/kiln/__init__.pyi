@@ -36,6 +36,7 @@ from .train import Trainer as Trainer
 from .shape import broadcast_shapes as broadcast_shapes
 from .dtypes import can_cast as can_cast
 from .compile import compile as compile
+from .compile.control import cond as cond
 from .random import default_generator as default_generator
 from .device import device as device
 from .dtypes import dtype as dtype
@@ -56,6 +57,7 @@ from .autograd.modes import no_grad as no_grad
 from .dtypes import promote_types as promote_types
 from .dtypes import result_type as result_type
 from .io import save as save
+from .compile.control import scan as scan
 from .random import seed as seed
 from .dtypes import set_default_dtype as set_default_dtype
 from .config import set_float32_matmul_precision as set_float32_matmul_precision
@@ -63,6 +65,7 @@ from .autograd.modes import set_grad_enabled as set_grad_enabled
 from .runtime.threads import set_num_threads as set_num_threads
 from .printing import set_printoptions as set_printoptions
 from .random import set_rng_state as set_rng_state
+from .compile.control import while_loop as while_loop
 
 TYPE_CHECKING: builtins.bool
 __version__: builtins.str

@@ -232,9 +232,14 @@ class BodyNode(TapeNode):
 
     def __init__(self, capture: Capture, trace: Any, operands: list[Tensor], n_out: int):
         super().__init__([edge_of(t) for t in operands], n_out)
-        self.capture, self.trace, self.operands = capture, trace, operands
+        self.capture, self.trace = capture, trace
+        self.operands = []
         seen = []
         for t in operands:
+            if not _fresh(t)._rg:  # its value now, whatever is stored there later
+                self.operands.append(capture.tensor(capture.payload(t).node()))
+                continue
+            self.operands.append(t)
             if t._ver is None:
                 t._ver = [0, 0]
             seen.append((t._ver, t._ver[0]))

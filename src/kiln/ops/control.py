@@ -119,9 +119,15 @@ def while_op(test: Any, body: Any, init: Sequence[Tensor], consts: Sequence[Tens
     return tuple(carries)
 
 
-def _slices_grad(gs: Sequence[Tensor | None]) -> Tensor:
-    some = next(g for g in gs if g is not None)
-    return stack([some.new_zeros(some.shape) if g is None else g for g in gs])
+def _parts(gs: Any) -> list[Tensor]:
+    """The gradients of all outputs; an op of one output gets its gradient by itself."""
+    given = [gs] if isinstance(gs, Tensor) else gs
+    some = next(g for g in given if g is not None)
+    return [some.new_zeros(some.shape) if g is None else g for g in given]
+
+
+def _slices_grad(gs: Any) -> Tensor:
+    return stack(_parts(gs))
 
 
 @op(
@@ -139,9 +145,8 @@ def _chunks_infer(input: Any, n: int) -> list[tuple]:
     return [(Size((*input.shape[:-1], input.shape[-1] // n)), input.dtype)] * n
 
 
-def _chunks_grad(gs: Sequence[Tensor | None]) -> Tensor:
-    some = next(g for g in gs if g is not None)
-    return cat([some.new_zeros(some.shape) if g is None else g for g in gs], -1)
+def _chunks_grad(gs: Any) -> Tensor:
+    return cat(_parts(gs), -1)
 
 
 def _chunks_body(input: Tensor, n: int) -> tuple[Tensor, ...]:
