@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
+
 COMMANDS = {
+    "workloads": "whole workloads and single kernels on Kiln and all peers, with a report (kiln bench)",
     "eager": "a + b, with grad, and Linear forward + backward on small tensors, against torch",
     "steps": "training steps: Kiln eager, Kiln compiled and torch eager, at 1 and 2 threads",
     "matmul": "compiled fp32 matmul in its four forms on one thread, against torch.mm",
@@ -12,11 +16,19 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Print the list."""
+    """Run the benchmark named, or print the list."""
+    if len(sys.argv) > 1:
+        name = sys.argv.pop(1)
+        if name not in COMMANDS:
+            raise SystemExit(f"no benchmark {name!r}: there are {', '.join(COMMANDS)}")
+        runpy.run_module(f"{__package__}.{name}", run_name="__main__", alter_sys=True)
+        return
     for name, what in COMMANDS.items():
-        print(f"python -m benchmarks.{name:8} {what}")
-    print("\nEach takes about a minute. Peers that are not installed are skipped:")
-    print("pip install -e '.[demo,peers]' brings all. Results as measured: docs/benchmarks.md")
+        print(f"python -m benchmarks {name:9} {what}")
+    print(
+        "\nEach takes about a minute, workloads an hour. Peers that are not installed are skipped:"
+    )
+    print("pip install -e '.[demo,bench]' brings all. Results as measured: docs/benchmarks.md")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from .crew import ROOT
 
 
 def peer(name: str) -> Any:
@@ -26,8 +26,8 @@ def peer(name: str) -> Any:
         return None
 
 
-def banner() -> None:
-    """Print what a figure means nothing without: date, machine, load, versions."""
+def describe() -> tuple[str, str]:
+    """The machine and the software, in a line each."""
     from kiln.backends.cpu.isa import host_isa
 
     def version(package: str) -> str:
@@ -36,12 +36,18 @@ def banner() -> None:
         except importlib.metadata.PackageNotFoundError:
             return f"{package} not installed"
 
-    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    print(
-        f"{datetime.date.today()}, {_processor()}, {os.cpu_count()} cores, {host_isa().name}, load {load}"
+    packages = ", ".join(version(p) for p in ("numpy", "llvmlite", "torch"))
+    return (
+        f"{_processor()}, {os.cpu_count()} cores, {host_isa().name}",
+        f"{platform.system()}, Python {platform.python_version()}, {packages}",
     )
-    packages = [version(p) for p in ("numpy", "llvmlite", "torch")]
-    print(f"{platform.system()}, Python {platform.python_version()}, {', '.join(packages)}\n")
+
+
+def banner() -> None:
+    """Print what a figure means nothing without: date, machine, load, versions."""
+    machine, software = describe()
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    print(f"{datetime.date.today()}, {machine}, load {load}\n{software}\n")
 
 
 def _processor() -> str:

@@ -16,18 +16,16 @@ Run: `python -m benchmarks.steps`
 from __future__ import annotations
 
 import argparse
-import json
-import os
+import functools
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .common import ROOT, banner, peer, ratio, table, two_cores, verdict
+from .common import banner, peer, ratio, table, two_cores, verdict
+from .crew import Crew, WorkerGone, serve
 
 KINDS = ("kiln eager", "kiln compiled", "torch eager")
 MODELS = {"cnn": "quickstart's CNN, batch 64", "mlp": "MLP 64-32-10, batch 32"}
@@ -112,8 +110,14 @@ class Worker:
         step, b = self.prepare(0.0), self.batches
         return [step(*b[i % len(b)]).item() for i in range(LOSSES)]
 
-    def block(self, step: Callable) -> float:
+    @functools.cached_property
+    def step(self) -> Callable:
+        """The step that blocks are made of, with dropout on."""
+        return self.prepare(0.3)
+
+    def block(self) -> float:
         """The median step of a block, in seconds."""
+        step = self.step
         times: list[float] = []
         b, until, clock = self.batches, time.perf_counter() + BLOCK_SECONDS, time.perf_counter
         for i in range(5):
@@ -127,45 +131,15 @@ class Worker:
 
     def serve(self) -> None:
         """Answer orders until there are no more."""
-        step: Callable | None = None
-        for line in sys.stdin:
-            order = json.loads(line)
-            if order == "block":
-                step = step or self.prepare(0.3)
-            answer: Any = self.block(step) if order == "block" and step else self.losses()
-            print(json.dumps(answer), flush=True)
+        serve({"losses": self.losses, "block": self.block})
 
 
-class Crew:
+def crew(kinds: list[str], model: str, threads: int, file: str) -> Crew:
     """A process for each kind."""
-
-    def __init__(self, kinds: list[str], model: str, threads: int, file: str):
-        self.hands = {
-            kind: subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.steps", "--worker", kind, model, str(threads), file],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-                # eager Kiln multiplies in NumPy's BLAS, whose threads it does not set
-                env={**os.environ, "OPENBLAS_NUM_THREADS": str(threads)},
-            )
-            for kind in kinds
-        }  # fmt: skip
-
-    def ask(self, kind: str, order: Any) -> Any:
-        """Send an order and wait for the answer."""
-        p = self.hands[kind]
-        assert p.stdin is not None
-        assert p.stdout is not None
-        p.stdin.write(json.dumps(order) + "\n")
-        p.stdin.flush()
-        answer = p.stdout.readline()
-        if not answer:
-            raise SystemExit(f"benchmarks.steps: the process of {kind!r} failed, see above")
-        return json.loads(answer)
-
-    def dismiss(self) -> None:
-        """End every process."""
-        for p in self.hands.values():
-            p.communicate()
+    argv = ["-m", f"{__package__}.steps", "--worker"]
+    # eager Kiln multiplies in NumPy's BLAS, whose threads it does not set
+    env = {k: {"OPENBLAS_NUM_THREADS": str(threads)} for k in kinds}
+    return Crew({k: [*argv, k, model, str(threads), file] for k in kinds}, env)
 
 
 def apart(a: list[float], b: list[float]) -> float:
@@ -180,16 +154,15 @@ def measure(model: str, threads: int, kinds: list[str], rounds: int) -> tuple[li
 
         file = str(Path(folder) / "problem.npz")
         np.savez(file, **problem(model))
-        crew = Crew(kinds, model, threads, file)
-        curves = {k: crew.ask(k, "losses") for k in kinds}
-        times: dict[str, list[float]] = {k: [] for k in kinds}
-        for i in range(rounds + 1):
-            for k in kinds:
-                time.sleep(PAUSE)
-                seconds = crew.ask(k, "block")
-                if i:  # the first round warms up
-                    times[k].append(seconds)
-        crew.dismiss()
+        with crew(kinds, model, threads, file) as workers:
+            curves = {k: workers.ask(k, "losses") for k in kinds}
+            times: dict[str, list[float]] = {k: [] for k in kinds}
+            for i in range(rounds + 1):
+                for k in kinds:
+                    time.sleep(PAUSE)
+                    seconds = workers.ask(k, "block")
+                    if i:  # the first round warms up
+                        times[k].append(seconds)
     eager, compiled, torch = KINDS
     name = f"{MODELS[model]}, {threads} thread{'s' * (threads > 1)}"
     losses = apart(curves[eager], curves[compiled])
@@ -276,6 +249,8 @@ def main() -> None:
         ]
     except KilnImportError as e:
         raise SystemExit(str(e)) from None
+    except WorkerGone as e:
+        raise SystemExit(f"benchmarks.steps: {e}, see above") from None
     print(
         f"two processes at once: the work of {before:.2f} cores before, {two_cores():.2f} after\n"
     )

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import KilnError
-from . import quickstart
+from . import bench, quickstart
 
 COMMANDS = (
     quickstart,
+    bench,
 )  # each has NAME, SUMMARY, add_arguments(parser) and run(args) -> exit status
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
