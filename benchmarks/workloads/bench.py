@@ -7,6 +7,7 @@ those that it measures and leaves the others, so the whole can be measured in pi
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -124,7 +125,10 @@ def _machine(threads: Sequence[int]) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    """The checkout's commit, with a + where files differ from it; the version where there is none."""
+    if not (ROOT / ".git").exists():
+        return f"none, version {importlib.metadata.version('kiln-dl')}"
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
         done = subprocess.run(git, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

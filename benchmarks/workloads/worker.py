@@ -51,9 +51,9 @@ class Worker:
     def load(self, name: str, file: str) -> dict[str, Any]:
         """Prepare a workload; says what is missing or went wrong, else the seconds it took."""
         self.ready = None
-        workload, (weights, batches) = WORKLOADS[name], problem.read(file)
         framework.load(self.kind, self.threads)
         rest = memory("VmRSS")
+        workload, (weights, batches) = WORKLOADS[name], problem.read(file)
         start = time.perf_counter()
         try:
             self.ready = framework.prepare(self.kind, workload, weights, batches, self.threads)
