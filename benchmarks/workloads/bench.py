@@ -57,7 +57,10 @@ def run(
     data = _known(out)
     data["clock"] = clock
     if chosen:
-        data["machine"] |= _machine(threads)
+        known = data["machine"].get("peaks", {})
+        data["machine"] = _machine() | {
+            "peaks": known | {str(n): machine.peaks(n) for n in threads}
+        }
         for name in dict.fromkeys(KINDS[k].package for k in members):
             if name not in data["packages"]:
                 data["packages"][name] = machine.package(name)
@@ -116,11 +119,10 @@ def _keep(data: dict[str, Any], out: Path) -> None:
     part.replace(out / RESULTS)
 
 
-def _machine(threads: Sequence[int]) -> dict[str, Any]:
+def _machine() -> dict[str, Any]:
     name, software = describe()
     return {
         "date": str(datetime.date.today()), "commit": _commit(), "name": name, "software": software,
-        "peaks": {str(n): machine.peaks(n) for n in threads},
     }  # fmt: skip
 
 

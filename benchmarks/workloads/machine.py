@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.metadata
 import re
 import statistics
@@ -22,8 +23,8 @@ TURNS = 2_000_000
 COPIES = {"1M": 1 << 20, "16M": 1 << 24}  # float32 elements
 
 
-def peaks(threads: int, rounds: int = 7) -> dict[str, float]:
-    """Best rates of the threads together: `flops` per second in fp32, bytes copied per second by size.
+def peaks(threads: int, rounds: int = 9) -> dict[str, float]:
+    """Rates of the threads together: `flops` per second in fp32, bytes copied per second by size.
 
     Copying counts what is read and what is written.
     """
@@ -32,15 +33,26 @@ def peaks(threads: int, rounds: int = 7) -> dict[str, float]:
     }
 
 
-def together(jobs: list[Callable[[], Any]]) -> float:
-    """Seconds that the jobs take at once, a thread each."""
-    hands = [threading.Thread(target=job) for job in jobs]
-    start = time.perf_counter()
-    for h in hands:
-        h.start()
-    for h in hands:
-        h.join()
-    return time.perf_counter() - start
+def rate(jobs: list[Callable[[], float]], rounds: int) -> float:
+    """What the jobs do per second together, a thread each: the median of the rounds.
+
+    A job gives the amount of its work; its time is its thread's processor time, as another process
+    that takes a core away would make the machine look slower than it is.
+    """
+    rates = [[0.0] * len(jobs) for _ in range(rounds)]
+
+    def work(i: int, job: Callable[[], float], into: list[float]) -> None:
+        start = time.thread_time()
+        amount = job()
+        into[i] = amount / (time.thread_time() - start)
+
+    for into in rates:
+        hands = [threading.Thread(target=work, args=(i, job, into)) for i, job in enumerate(jobs)]
+        for h in hands:
+            h.start()
+        for h in hands:
+            h.join()
+    return statistics.median(map(sum, rates))
 
 
 def _fma(threads: int, rounds: int) -> float:
@@ -52,10 +64,13 @@ def _fma(threads: int, rounds: int) -> float:
     lanes = isa.lanes(4)
     kernel = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
     run = kernel(jit.build([_fma_text(lanes)], isa)("kiln_bench_fma"))
-    out = [(ctypes.c_float * (lanes * CHAINS + lanes))() for _ in range(threads)]
-    jobs = [lambda o=o: run(ctypes.addressof(o), TURNS) for o in out]
-    seconds = min(together(jobs) for _ in range(rounds))
-    return 2.0 * lanes * CHAINS * TURNS * threads / seconds
+
+    def job() -> float:
+        out = (ctypes.c_float * (lanes * CHAINS))()
+        run(ctypes.addressof(out), TURNS)
+        return 2.0 * lanes * CHAINS * TURNS
+
+    return rate([job] * threads, rounds)
 
 
 def _fma_text(lanes: int) -> str:
@@ -85,17 +100,15 @@ def _copy(n: int, threads: int, rounds: int) -> float:
     """NumPy's copy of n floats, shared out among the threads."""
     import numpy as np
 
-    size = n // threads
-    pairs = [(np.ones(size, np.float32), np.ones(size, np.float32)) for _ in range(threads)]
-    turns = max(1, (1 << 26) // n)
+    size, turns = n // threads, max(1, (1 << 26) // n)
 
-    def job(to: Any, source: Any) -> None:
+    def job(to: Any, source: Any) -> float:
         for _ in range(turns):
             np.copyto(to, source)
+        return 8.0 * size * turns
 
-    jobs = [lambda p=p: job(*p) for p in pairs]
-    seconds = min(together(jobs) for _ in range(rounds))
-    return 8.0 * size * threads * turns / seconds
+    pairs = [(np.ones(size, np.float32), np.ones(size, np.float32)) for _ in range(threads)]
+    return rate([functools.partial(job, *p) for p in pairs], rounds)
 
 
 def package(name: str, rounds: int = 3) -> dict[str, Any]:
