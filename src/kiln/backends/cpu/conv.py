@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
-from kiln.backends.cpu import conv_columns, conv_depthwise, winograd
+from kiln.backends.cpu import conv_columns, conv_depthwise, conv_direct, winograd
 from kiln.backends.cpu.conv_data import DataDriver
 from kiln.backends.cpu.conv_shape import (
     ARG_IMAGE,
@@ -46,6 +46,8 @@ def emit_forward(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None = 
         return conv_columns.emit_forward(conv, isa, symbol, epilogue)
     if winograd.fits(conv):
         return winograd.Forward(conv, isa, symbol, epilogue).emit()
+    if conv.channels_last:
+        return conv_direct.emit(conv, isa, symbol, epilogue)
     y = _flat(conv.out, conv.y_strides, "y")
     operand: Operand = conv.patches()
     if conv.taps == 1 and conv.stride == (1, 1) and not any(map(sum, conv.padding)):
@@ -77,6 +79,8 @@ def emit_backward_data(conv: Conv, isa: Isa, symbol: str) -> Kernel:
         return conv_columns.emit_backward_data(conv, isa, symbol)
     if conv.stride == (1, 1) and winograd.fits(conv.turned()):
         return winograd.Forward(conv.turned(), isa, symbol, None).emit()
+    if conv.x_strides[1] == 1:
+        return _residues(conv, isa, symbol)
     weights = Weights.of(conv)
     return _arranged(DataDriver(conv, isa, symbol, weights), weights, conv.dtype)
 
@@ -102,6 +106,19 @@ def emit_backward_weight(conv: Conv, isa: Isa, symbol: str) -> Kernel:
     if conv_columns.fits_weight(conv):
         return conv_columns.emit_backward_weight(conv, isa, symbol)
     return WeightDriver(conv, isa, symbol).emit()
+
+
+def _residues(conv: Conv, isa: Isa, symbol: str) -> Kernel:
+    """Backward-data by direct convolutions, one for each residue of the position by the stride."""
+    kernels = []
+    for number, part in enumerate(conv_direct.residues(conv)):
+        name = f"{symbol}.{number}"
+        if part.taps:
+            kernels.append(conv_direct.emit(part, isa, name, None))
+        else:
+            sizes = (part.n, part.c_out, *part.out)
+            kernels.append(_emit_zeros(part.dtype, name, sizes, part.y_strides, part.y_offset))
+    return chain(*kernels)
 
 
 @dataclass(frozen=True)
@@ -136,7 +153,7 @@ def _empty(conv: Conv) -> bool:
 
 
 def _emit_zeros(
-    dtype: str, symbol: str, sizes: tuple[int, ...], strides: tuple[int, ...]
+    dtype: str, symbol: str, sizes: tuple[int, ...], strides: tuple[int, ...], offset: int = 0
 ) -> Kernel:
     """The kernel that sets an output to zero (where there is anything to set)."""
     b, size, element = Text(), ITEMSIZE[dtype], COMPUTE[dtype]
@@ -149,7 +166,7 @@ def _emit_zeros(
             with b.loop(0, sizes[level]) as loop:
                 axis(level + 1, b.at(target, b.mul(loop.index, strides[level]), size))
 
-        axis(0, b.argument("%args", ARG_OUT))
+        axis(0, b.at(b.argument("%args", ARG_OUT), offset, size))
     return Kernel(b.module(), symbol)
 
 

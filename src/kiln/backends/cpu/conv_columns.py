@@ -33,12 +33,16 @@ _JOIN_WORK = 1 << 14
 def fits(conv: Conv, isa: Isa) -> bool:
     """Whether the joined form is the better one for forward and backward-data.
 
-    One image's pixels must leave vectors half empty, and the columns must stay in cache.
+    Either one image's pixels leave vectors half empty or, channels-last, there are too few pixels in
+    all to pay for packing the weights. The columns must stay in cache.
     """
     pixels, lanes = conv.out[0] * conv.out[1], isa.lanes(ITEMSIZE[conv.dtype])
-    filled = pixels / (-(-pixels // lanes) * lanes)
     flat = flat_stride(conv.out, conv.y_strides[2:]), flat_stride(conv.image, conv.x_strides[2:])
-    return conv.n > 1 and filled <= 0.6 and None not in flat and _possible(conv)
+    if None in flat or not _possible(conv):
+        return False
+    if conv.channels_last and conv.n * pixels * 2 <= 3 * conv.co:
+        return True
+    return conv.n > 1 and pixels / (-(-pixels // lanes) * lanes) <= 0.6
 
 
 def fits_weight(conv: Conv) -> bool:

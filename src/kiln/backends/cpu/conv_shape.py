@@ -17,7 +17,8 @@ class Conv:
 
     Pairs are (vertical, horizontal); ``padding`` is ((top, bottom), (left, right)). Strides are in
     elements, (n, c, h, w) for x and y and (co, ci, kh, kw) for w; w's ci counts within a group.
-    ``w_offset`` and ``y_offset`` are where (0, 0, 0, 0) lies. Whichever tensor is written must have rows that follow each other (stride h = width * stride w).
+    ``w_offset`` and ``y_offset`` are where (0, 0, 0, 0) lies,
+    ``w_group`` is the distance of two groups' weights where it isn't that of w[co]. Whichever tensor is written must have rows that follow each other (stride h = width * stride w).
     """
 
     n: int
@@ -35,6 +36,7 @@ class Conv:
     dtype: str = "f32"
     w_offset: int = 0
     y_offset: int = 0
+    w_group: int | None = None
 
     @property
     def out(self) -> tuple[int, int]:
@@ -59,6 +61,11 @@ class Conv:
         return self.c_out // self.groups
 
     @property
+    def group_stride(self) -> int:
+        """The distance of two groups' weights, in elements."""
+        return self.co * self.w_strides[0] if self.w_group is None else self.w_group
+
+    @property
     def channels_last(self) -> bool:
         """Whether y's channels are neighbours in memory."""
         return self.y_strides[1] == 1
@@ -79,7 +86,7 @@ class Conv:
             self, c_in=self.c_out, c_out=self.c_in, image=self.out,
             x_strides=self.y_strides, y_strides=self.x_strides, w_strides=(ci, co, -ky, -kx),
             w_offset=self.w_offset + (kh - 1) * ky + (kw - 1) * kx,
-            padding=((top, bottom), (left, right)),
+            padding=((top, bottom), (left, right)), w_group=self.group_stride,
         )  # fmt: skip
 
     def patches(self) -> Patches:

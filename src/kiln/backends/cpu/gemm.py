@@ -481,15 +481,9 @@ class PanelDriver:
 
 def choose_tile(m: int, n: int, lanes: int, isa: Isa) -> tuple[int, int]:
     """(vectors, rows) of the register tile for an m x n result: least estimated cycles."""
-    if isa.n_vregs >= 32:
-        candidates = {3: 8, 2: 12, 4: 6, 1: 16}
-    elif isa.has_fma:
-        candidates = {2: 6, 3: 4, 1: 12}
-    else:  # each product needs a register of its own
-        candidates = {2: 6, 1: 12}
     best, choice = float("inf"), (1, 1)
     vectors = -(-n // lanes)
-    for nv, mr in candidates.items():
+    for nv, mr in tile_shapes(isa).items():
         blocks = -(-m // mr)
         rows = -(-m // blocks)
         whole, rest = divmod(vectors, nv)
@@ -503,3 +497,12 @@ def choose_tile(m: int, n: int, lanes: int, isa: Isa) -> tuple[int, int]:
         if cost < best:
             best, choice = cost, (nv, rows)
     return choice
+
+
+def tile_shapes(isa: Isa) -> dict[int, int]:
+    """The register tiles, as most rows for a number of vectors; the best one first."""
+    if isa.n_vregs >= 32:
+        return {3: 8, 2: 12, 4: 6, 1: 16}
+    if isa.has_fma:
+        return {2: 6, 3: 4, 1: 12}
+    return {2: 6, 1: 12}  # each product needs a register of its own

@@ -6,6 +6,8 @@ B comes from a packed panel, raw, or raw while the panel is being packed in the 
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,29 +70,44 @@ class Epilogue(Protocol):
 
 @dataclass(frozen=True)
 class Tile:
-    """What one micro-kernel is specialised for; strides are in elements."""
+    """What one micro-kernel is specialised for; strides are in elements.
+
+    Rows of A and C are ``a_row`` and ``c_row`` apart, or lie at these offsets where they are tuples;
+    then ``places`` holds what each adds to the epilogue's (row, batch). ``runs`` are (count, stride in
+    A) of loops round that over K, outermost first; B goes on from one run to the next.
+    """
 
     isa: Isa
     mr: int
     nv: int
     tail: int  # live lanes of the last vector, 0 = all
     compute: str  # dtype of the arithmetic: f32 or f64
-    a_row: int
+    a_row: int | tuple[int, ...]
     a_k: int
     b_mode: str  # "packed", "raw" or "otf" (raw, packing on the fly)
     b_k: int  # row stride of raw B
     panel: int  # row length of the packed panel
     c_dtype: str
-    c_row: int
+    c_row: int | tuple[int, ...]
     c_col: int
     split_k: bool
     epilogue: Epilogue | None
     group: str = ""  # "bf16" or "i8": elements of A and B are 32-bit groups of these
+    runs: tuple[tuple[int, int], ...] = ()
+    places: tuple[tuple[int, int], ...] = ()
 
     @property
     def lanes(self) -> int:
         """Elements of one vector."""
         return self.isa.lanes(ITEMSIZE[self.compute])
+
+    def place(self, row: int) -> tuple[int, int]:
+        """What a row adds to the epilogue's row and batch."""
+        return self.places[row] if self.places else (row, 0)
+
+
+def _offset(step: int | tuple[int, ...], row: int) -> int:
+    return step[row] if isinstance(step, tuple) else step * row
 
 
 def emit_tile(b: Text, tile: Tile, name: str) -> None:
@@ -112,8 +129,6 @@ def emit_tile(b: Text, tile: Tile, name: str) -> None:
         scratch = None
         if tile.epilogue is not None and tile.epilogue.heavy:
             scratch = b.op(f"alloca [{tile.mr * tile.nv} x {vector}], align 64")
-        few = 12 if tile.isa.has_fma else 8  # without FMA each product needs a register
-        unroll = 1 if tile.mr * tile.nv >= few else 4
         acc, start = ["zeroinitializer"] * (tile.mr * tile.nv), "%b"
         if tile.group == "i8":  # the panel begins with what the columns' sums start from
             size = ITEMSIZE[tile.compute]
@@ -121,13 +136,7 @@ def emit_tile(b: Text, tile: Tile, name: str) -> None:
                 load_vector(b, b.at("%b", v * lanes * size), "i32", lanes) for v in range(tile.nv)
             ]
             acc, start = first * tile.mr, b.at("%b", tile.panel * size)
-        pointers = ["%a", start, "%panel"]
-        if unroll > 1:
-            whole = b.op(f"and i64 %kc, -{unroll}")
-            acc, pointers = _k_loop(b, tile, "0", whole, unroll, acc, pointers)
-            acc, _ = _k_loop(b, tile, whole, "%kc", 1, acc, pointers)
-        else:
-            acc, _ = _k_loop(b, tile, "0", "%kc", 1, acc, pointers)
+        acc, _ = _runs(b, tile, tile.runs, acc, ["%a", start, "%panel"])
         if tile.split_k:
             acc = _add_c(b, tile, acc)
         if tile.epilogue is None:
@@ -150,6 +159,33 @@ def _tail(tile: Tile, v: int) -> str | None:
     if tile.tail and v == tile.nv - 1:
         return lane_mask(tile.lanes, tile.tail)
     return None
+
+
+def _runs(
+    b: Text,
+    tile: Tile,
+    runs: tuple[tuple[int, int], ...],
+    acc: list[str],
+    pointers: list[str],
+) -> tuple[list[str], list[str]]:
+    """The loops over K; A's pointer is moved back to where a run began before the next."""
+    if runs and runs[0][0] == 1:
+        return _runs(b, tile, runs[1:], acc, pointers)
+    if runs:
+        (count, stride), vector = runs[0], f"<{tile.lanes} x {COMPUTE[tile.compute]}>"
+        carried = [(vector, a) for a in acc] + [("ptr", p) for p in pointers]
+        with b.loop(0, count, carried=carried) as loop:
+            acc, (start, *rest) = loop.carried[: len(acc)], loop.carried[len(acc) :]
+            acc, (_, *rest) = _runs(b, tile, runs[1:], acc, [start, *rest])
+            loop.next = [*acc, b.at(start, stride * ITEMSIZE[tile.compute]), *rest]
+        return loop.final[: len(acc)], loop.final[len(acc) :]
+    few = 12 if tile.isa.has_fma else 8  # without FMA each product needs a register
+    unroll = 1 if tile.mr * tile.nv >= few else 4
+    if unroll == 1:
+        return _k_loop(b, tile, "0", "%kc", 1, acc, pointers)
+    whole = b.op(f"and i64 %kc, -{unroll}")
+    acc, pointers = _k_loop(b, tile, "0", whole, unroll, acc, pointers)
+    return _k_loop(b, tile, whole, "%kc", 1, acc, pointers)
 
 
 def _k_loop(
@@ -187,7 +223,7 @@ def _k_loop(
                 pp = b.at(pp, tile.panel * size)
             acc = list(acc)
             for i in range(tile.mr):
-                source = b.at(pa, i * tile.a_row * size)
+                source = b.at(pa, _offset(tile.a_row, i) * size)
                 scalar = b.op(f"load {element}, ptr {source}, align {size}")
                 wide = splat(b, scalar, element, lanes)
                 for v in range(tile.nv):
@@ -212,7 +248,7 @@ def _add_c(b: Text, tile: Tile, acc: list[str]) -> list[str]:
     sums = []
     for i in range(tile.mr):
         for v in range(tile.nv):
-            source = b.at("%c", (i * tile.c_row + v * lanes) * size)
+            source = b.at("%c", (_offset(tile.c_row, i) + v * lanes) * size)
             old = load_vector(b, source, tile.c_dtype, lanes, _tail(tile, v))
             sums.append(b.op(f"fadd {vector} {acc[i * tile.nv + v]}, {old}"))
     b.emit(f"br label %{after}")
@@ -232,31 +268,55 @@ def _finish(b: Text, tile: Tile, acc: list[str], scratch: str | None) -> None:
     vector, width = f"<{lanes} x {element}>", tile.isa.vector_bytes
     for n, value in enumerate(acc):
         b.emit(f"store {vector} {value}, ptr {b.at(scratch, n * width)}, align {width}")
+    size = ITEMSIZE[tile.c_dtype]
     with b.loop(0, tile.mr) as loop:
         source = b.at(scratch, b.mul(loop.index, tile.nv * width))
-        target = b.at("%c", b.mul(loop.index, tile.c_row * ITEMSIZE[tile.c_dtype]))
+        if isinstance(tile.c_row, tuple):
+            tables = zip("crb", (tile.c_row, *zip(*tile.places, strict=True)), strict=True)
+            offset, row, batch = (_entry(b, t, values, loop.index) for t, values in tables)
+        else:
+            offset, row, batch = b.mul(loop.index, tile.c_row), loop.index, "0"
+        target = b.at("%c", offset, size)
+        row, batch = b.add("%row", row), b.add("%batch", batch)
         for v in range(tile.nv):
             value = b.op(f"load {vector}, ptr {b.at(source, v * width)}, align {width}")
-            row = b.add("%row", loop.index)
-            _store_vector(b, tile, value, target, v, row, tile.epilogue)
+            _store_vector(b, tile, value, target, v, row, batch, tile.epilogue)
+
+
+def _entry(b: Text, name: str, values: Sequence[int], index: str) -> str:
+    """``values[index]``, from a table."""
+    digest = hashlib.sha256(repr(values).encode()).hexdigest()[:12]
+    table = b.ir.module.constant_array(f"{name}.{digest}", "i64", values)
+    return b.op(f"load i64, ptr {b.at(table.ref, index, 8)}")
 
 
 def _store(b: Text, tile: Tile, acc: list[str], epilogue: Epilogue | None) -> None:
     size = ITEMSIZE[tile.c_dtype]
     for i in range(tile.mr):
-        target = b.at("%c", i * tile.c_row * size)
-        row = b.add("%row", i) if epilogue is not None else "0"
+        target = b.at("%c", _offset(tile.c_row, i) * size)
+        row, batch = "0", "0"
+        if epilogue is not None:
+            more_rows, more_batches = tile.place(i)
+            row, batch = b.add("%row", more_rows), b.add("%batch", more_batches)
         for v in range(tile.nv):
-            _store_vector(b, tile, acc[i * tile.nv + v], target, v, row, epilogue)
+            value = acc[i * tile.nv + v]
+            _store_vector(b, tile, value, target, v, row, batch, epilogue)
 
 
 def _store_vector(
-    b: Text, tile: Tile, value: str, target: str, v: int, row: str, epilogue: Epilogue | None
+    b: Text,
+    tile: Tile,
+    value: str,
+    target: str,
+    v: int,
+    row: str,
+    batch: str,
+    epilogue: Epilogue | None,
 ) -> None:
     lanes, mask = tile.lanes, _tail(tile, v)
     if epilogue is not None:
         col = b.add("%col", v * lanes)
-        value = apply_epilogue(b, epilogue, value, tile.compute, lanes, row, col, "%batch", mask)
+        value = apply_epilogue(b, epilogue, value, tile.compute, lanes, row, col, batch, mask)
     live = tile.tail if mask else lanes
     store_columns(
         b, value, b.at(target, v * lanes * tile.c_col * ITEMSIZE[tile.c_dtype]),

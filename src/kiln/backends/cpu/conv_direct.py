@@ -1,0 +1,345 @@
+"""Direct convolution where y lies channels-last: no matrix of patches is ever made.
+
+Note [Direct convolution]: a register tile is a box of neighbouring output pixels by some vectors of
+output channels. Its K loop runs over (ky, kx, ci): for a row of the window the (kx, ci) lie in one run
+of memory, so a pixel is one pointer with a constant offset. Images with padding, or not channels-last,
+are first copied to padded scratch (``conv_halo``); weights are packed once, by a phase before.
+Backward-data is the same on dy with mirrored weights, by residues of the position for strides > 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import gcd, prod
+
+from kiln.backends.cpu import tasks
+from kiln.backends.cpu.conv_halo import Halo
+from kiln.backends.cpu.conv_shape import ARG_IMAGE, ARG_OUT, Conv, flat_stride
+from kiln.backends.cpu.conv_weights import emit_panels
+from kiln.backends.cpu.gemm import tile_shapes
+from kiln.backends.cpu.isa import Isa
+from kiln.backends.cpu.kernel import Kernel, chain
+from kiln.backends.cpu.microkernel import ARG_WORKSPACE, Epilogue, Tile, emit_tile
+from kiln.backends.cpu.text import ITEMSIZE, Text
+
+_BAND_BYTES = 384 * 1024
+_PANEL_BYTES = 400 * 1024
+_PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Output pixels of one register tile, images x rows x columns, and its vectors of channels."""
+
+    nv: int
+    images: int
+    rows: int
+    cols: int
+
+    @staticmethod
+    def choose(conv: Conv, lanes: int, isa: Isa, exact: bool) -> Box:
+        """Least estimated cycles; ``exact`` boxes tile images and rows without overlap."""
+        (high, wide), best, choice = conv.out, float("inf"), None
+        vectors = -(-conv.co // lanes)
+        for nv, most in tile_shapes(isa).items():
+            cols = -(-wide // -(-wide // most))
+            rows = _part(high, most // wide, exact) if cols == wide else 1
+            images = _part(conv.n, most // (wide * high), exact) if rows == high else 1
+            size = images * rows * cols
+            boxes = -(-conv.n // images) * -(-high // rows) * -(-wide // cols)
+            whole, rest = divmod(vectors, nv)
+            cycles = sum(
+                count * (max(size * v / 2, (size + v) / 2, 4) + 0.5)
+                for count, v in ((whole, nv), (1, rest))
+                if v
+            )
+            cost = boxes * cycles * (1.0 if choice is None else 1.03)
+            if cost < best:
+                best, choice = cost, Box(nv, images, rows, cols)
+        assert choice is not None
+        return choice
+
+
+def _part(total: int, most: int, exact: bool) -> int:
+    """The size of equal parts of ``total``, at most ``most``; the last part may overlap unless ``exact``."""
+    most = max(1, min(total, most))
+    if not exact:
+        return -(-total // -(-total // most))
+    return max(d for d in range(1, most + 1) if total % d == 0)
+
+
+def emit(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None) -> Kernel:
+    """As ``conv.emit_forward``, where y's channels are neighbours."""
+    return _Direct(_as_line(conv), isa, symbol, epilogue).emit()
+
+
+def residues(conv: Conv) -> list[Conv]:
+    """The convolutions of dy, of stride 1, whose results together are dx."""
+    parts, (co, ci, ky, kx), (n, c, h, w) = [], conv.w_strides, conv.x_strides
+    for top in range(min(conv.stride[0], conv.image[0])):
+        for left in range(min(conv.stride[1], conv.image[1])):
+            rows, cols = _residue(conv, 0, top), _residue(conv, 1, left)
+            part = replace(
+                conv, c_in=conv.c_out, c_out=conv.c_in, image=conv.out,
+                x_strides=conv.y_strides, window=(rows.taps, cols.taps), stride=(1, 1),
+                y_strides=(n, c, h * conv.stride[0], w * conv.stride[1]),
+                y_offset=conv.y_offset + top * h + left * w,
+                w_strides=(ci, co, rows.step * ky, cols.step * kx),
+                w_offset=conv.w_offset + rows.last * ky + cols.last * kx,
+                padding=(rows.padding, cols.padding), dilation=(rows.dilation, cols.dilation),
+                w_group=conv.group_stride,
+            )  # fmt: skip
+            parts.append(part)
+    return parts
+
+
+@dataclass(frozen=True)
+class _Residue:
+    """One dimension of ``residues``: the window's pixels that reach positions of one residue."""
+
+    taps: int
+    last: int
+    step: int
+    dilation: int
+    padding: tuple[int, int]
+
+
+def _residue(conv: Conv, axis: int, at: int) -> _Residue:
+    stride, dilation = conv.stride[axis], conv.dilation[axis]
+    size = -(-(conv.image[axis] - at) // stride)
+    shift = at + conv.padding[axis][0]
+    # input = output * stride + k * dilation - padding
+    taps = [k for k in range(conv.window[axis]) if (shift - k * dilation) % stride == 0]
+    if not taps:
+        return _Residue(0, 0, 1, 1, (0, size - 1 - conv.out[axis]))
+    common = gcd(stride, dilation)
+    before = -((shift - taps[-1] * dilation) // stride)
+    apart = dilation // common
+    after = size - 1 + (len(taps) - 1) * apart + 1 - before - conv.out[axis]
+    return _Residue(len(taps), taps[-1], -(stride // common), apart, (before, after))
+
+
+def _as_line(conv: Conv) -> Conv:
+    """A 1x1 convolution's image as one row, if it is one in memory."""
+    x, y = flat_stride(conv.image, conv.x_strides[2:]), flat_stride(conv.out, conv.y_strides[2:])
+    plain = conv.taps == 1 and conv.stride == (1, 1) and not any(map(any, conv.padding))
+    if not plain or x is None or y is None:
+        return conv
+    pixels = prod(conv.image)
+    return replace(
+        conv, image=(1, pixels), x_strides=(*conv.x_strides[:2], pixels * x, x),
+        y_strides=(*conv.y_strides[:2], pixels * y, y),
+    )  # fmt: skip
+
+
+class _Direct:
+    """Writes the kernel of one convolution."""
+
+    def __init__(self, conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None) -> None:
+        self.conv, self.isa, self.symbol, self.epilogue = conv, isa, symbol, epilogue
+        self.size = ITEMSIZE[conv.dtype]
+        self.lanes = isa.lanes(self.size)
+        k_bytes = conv.ci * conv.taps * self.size
+        widest = max(tile_shapes(isa)) * self.lanes
+        self.k_parts = conv.window[0] if k_bytes * widest > _PANEL_BYTES else 1
+        exact = self.k_parts > 1
+        self.box = Box.choose(conv, self.lanes, isa, exact)
+        self.panel = self.box.nv * self.lanes
+        self.whole, self.rest = divmod(conv.co, self.panel)
+        self.panels = self.whole + (self.rest > 0)
+        self.panel_size = conv.ci * conv.taps * self.panel
+        self._choose_units(exact)
+        self._place_image()
+        self._layout()
+
+    def _choose_units(self, exact: bool) -> None:
+        """How many images or rows of an image are worked on at a time."""
+        conv, box = self.conv, self.box
+        wanted = tasks.task_count(conv.flops)
+        line = (conv.out[1] * conv.stride[1] + conv.window[1]) * conv.c_in * self.size
+        image = conv.out[0] * conv.stride[0] * line
+        rows, images = conv.out[0], box.images
+        if image > _BAND_BYTES or conv.n < wanted:
+            fit = max(1, _BAND_BYTES // (line * conv.stride[0]))
+            share = max(1, conv.n * conv.out[0] // wanted)
+            groups = max(1, min(fit, share) // box.rows)
+            rows = box.rows * _part(max(1, conv.out[0] // box.rows), groups, exact)
+        else:
+            share = max(1, conv.n // wanted)
+            groups = max(1, min(_BAND_BYTES // image, share) // box.images)
+            images = box.images * _part(max(1, conv.n // box.images), groups, exact)
+        self.rows, self.images = rows, images
+        self.units = -(-conv.n // images), -(-conv.out[0] // rows)
+
+    def _place_image(self) -> None:
+        """Read x where it lies, or from a padded copy."""
+        conv = self.conv
+        (top, bottom), (left, right) = conv.padding
+        self.halo = None
+        if conv.x_strides[1] == 1 and max(top, bottom, left, right) <= 0:
+            self.x_image, _, self.x_row, self.x_col = conv.x_strides
+            self.x_offset = -top * self.x_row - left * self.x_col
+            return
+        reach = [
+            (count - 1) * s + (k - 1) * d + 1
+            for count, s, k, d in zip(
+                (self.rows, conv.out[1]), conv.stride, conv.window, conv.dilation, strict=True
+            )
+        ]
+        pitch = Halo.pitch_for(conv.c_in, self.lanes)
+        self.halo = Halo(
+            conv.dtype, conv.c_in, conv.image, conv.x_strides[1:], (top, left), *reach, pitch
+        )
+        self.x_image, self.x_row, self.x_col = self.halo.elements, reach[1] * pitch, pitch
+
+    def _layout(self) -> None:
+        conv = self.conv
+        self.grid = tasks.Grid.choose(conv.flops, prod(self.units), 1, self.panels, 1, 2)
+        weights = conv.groups * self.panels * self.panel_size * self.size
+        self.front = -(-weights // 64) * 64
+        self.task_bytes = 0
+        if self.halo:
+            self.task_bytes = -(-self.images * self.halo.elements * self.size // 64) * 64
+
+    def emit(self) -> Kernel:
+        """The weights' packing, then the tiles."""
+        b = self.b = Text()
+        name = f"{self.symbol}.direct"
+        self.names: dict[tuple[int, bool], str] = {}
+        with b.function(name, _PARAMS):
+            self._body(name)
+        if self.halo:
+            self.halo.emit(b, f"{name}.halo", self.isa)
+        for (cols, tail), tile_name in self.names.items():
+            self._emit_tile(tile_name, cols, tail)
+        ntasks = self.grid.ntasks
+        main = Kernel(b.module(), name, ntasks, self.front + ntasks * self.task_bytes)
+        return chain(emit_panels(self.conv, self.isa, f"{self.symbol}.weights", self.panel), main)
+
+    def _emit_tile(self, name: str, cols: int, tail: bool) -> None:
+        conv, box = self.conv, self.box
+        pixels = [
+            (j, y, x) for j in range(box.images) for y in range(box.rows) for x in range(cols)
+        ]
+        (sy, sx), (dy, dx) = conv.stride, conv.dilation
+        n, _, h, w = conv.y_strides
+        kh = conv.window[0] // self.k_parts
+        dense = dx == 1 and self.x_col == conv.ci
+        runs = (
+            ((kh, dy * self.x_row),)
+            if dense
+            else ((kh, dy * self.x_row), (conv.window[1], dx * self.x_col))
+        )
+        live = self.rest if tail else self.panel
+        emit_tile(
+            self.b,
+            Tile(
+                isa=self.isa, mr=len(pixels), nv=-(-live // self.lanes), tail=live % self.lanes,
+                compute=conv.dtype,
+                a_row=tuple(j * self.x_image + y * sy * self.x_row + x * sx * self.x_col for j, y, x in pixels),
+                a_k=1, b_mode="packed", b_k=0, panel=self.panel, c_dtype=conv.dtype,
+                c_row=tuple(j * n + y * h + x * w for j, y, x in pixels), c_col=1,
+                split_k=self.k_parts > 1, epilogue=self.epilogue, runs=runs,
+                places=tuple((y * conv.out[1] + x, j) for j, y, x in pixels),
+            ),
+            name,
+        )  # fmt: skip
+
+    def _body(self, name: str) -> None:
+        b, conv, size = self.b, self.conv, self.size
+        y = b.at(b.argument("%args", ARG_OUT), conv.y_offset, size)
+        x, w = b.argument("%args", ARG_IMAGE), b.argument("%args", ARG_WORKSPACE)
+        scratch = b.at(w, b.add(b.mul("%task", self.task_bytes), self.front))
+        share = self.grid.ranges(b, prod(self.units), 1, self.panels)
+        with b.loop(*share.batch) as unit:
+            first = b.mul(b.op(f"udiv i64 {unit.index}, {self.units[1]}"), self.images)
+            row = b.mul(b.op(f"urem i64 {unit.index}, {self.units[1]}"), self.rows)
+            first = b.least(first, conv.n - self.images)
+            row = b.least(row, conv.out[0] - self.rows)
+            above = b.mul(row, conv.stride[0])
+            if self.halo:
+                with b.loop(0, self.images) as j:
+                    image = b.mul(b.add(first, j.index), conv.x_strides[0])
+                    band = b.at(scratch, b.mul(j.index, self.x_image), size)
+                    b.emit(
+                        f"call void @{name}.halo(ptr {b.at(x, image, size)}, ptr {band}, i64 {above})"
+                    )
+                source = scratch
+            else:
+                offset = b.add(b.mul(first, self.x_image), b.mul(above, self.x_row))
+                source = b.at(x, b.add(offset, self.x_offset), size)
+            offset = b.add(b.mul(first, conv.y_strides[0]), b.mul(row, conv.y_strides[2]))
+            target = b.at(y, offset, size)
+            with b.loop(0, conv.groups) as group:
+                a = b.at(source, b.mul(group.index, conv.ci), size)
+                c = b.at(target, b.mul(group.index, conv.co), size)
+                columns = b.at(w, b.mul(group.index, self.panels * self.panel_size), size)
+                col = b.mul(group.index, conv.co)
+                self._panels(a, columns, c, share.cols, (first, row, col))
+
+    def _panels(
+        self, a: str, w: str, c: str, panels: tuple[str, str], at: tuple[str, str, str]
+    ) -> None:
+        b = self.b
+        if self.whole:
+            with b.loop(panels[0], b.least(panels[1], self.whole)) as p:
+                self._parts(a, w, c, p.index, False, at)
+        if self.rest:
+            with b.when(b.op(f"icmp sgt i64 {panels[1]}, {self.whole}")):
+                self._parts(a, w, c, str(self.whole), True, at)
+
+    def _parts(
+        self, a: str, w: str, c: str, panel: str, tail: bool, at: tuple[str, str, str]
+    ) -> None:
+        """One panel of all of the unit's pixels, by parts of the window."""
+        b, conv, box, size = self.b, self.conv, self.box, self.size
+        w = b.at(w, b.mul(panel, self.panel_size), size)
+        c = b.at(c, b.mul(panel, self.panel), size)
+        first, row, col = at
+        col = b.add(col, b.mul(panel, self.panel))
+        with b.loop(0, self.k_parts) as part:
+            a = b.at(a, b.mul(part.index, conv.dilation[0] * self.x_row), size)
+            w = b.at(w, b.mul(part.index, self.panel_size // self.k_parts), size)
+            more = b.op(f"icmp ne i64 {part.index}, 0")
+            last = b.op(f"icmp eq i64 {part.index}, {self.k_parts - 1}")
+            with b.loop(0, self.images, box.images) as j, b.loop(0, self.rows, box.rows) as y:
+                image = b.least(j.index, self.images - box.images)
+                line = b.least(y.index, self.rows - box.rows)
+                count = -(-conv.out[1] // box.cols)
+                low, high_count = divmod(conv.out[1], count)
+                for high, begin, end in ((True, 0, high_count), (False, high_count, count)):
+                    if begin == end:
+                        continue
+                    tile = f"{self.symbol}.tile{len(self.names)}"
+                    tile = self.names.setdefault((low + high, tail), tile)
+                    with b.loop(begin, end) as block:
+                        x = b.mul(block.index, low + high)
+                        x = x if high else b.add(x, high_count)
+                        self._call(tile, a, w, c, (more, last), (image, line, x), (first, row, col))
+
+    def _call(
+        self,
+        tile: str,
+        a: str,
+        w: str,
+        c: str,
+        phase: tuple[str, str],
+        pixel: tuple[str, str, str],
+        at: tuple[str, str, str],
+    ) -> None:
+        b, conv, size = self.b, self.conv, self.size
+        (image, line, x), (first, row, col) = pixel, at
+        sy, sx = conv.stride
+        source = b.add(b.mul(image, self.x_image), b.mul(line, sy * self.x_row))
+        source = b.at(a, b.add(source, b.mul(x, sx * self.x_col)), size)
+        n, _, h, across = conv.y_strides
+        target = b.add(b.mul(image, n), b.add(b.mul(line, h), b.mul(x, across)))
+        target = b.at(c, target, size)
+        number = b.add(b.mul(b.add(row, line), conv.out[1]), x)
+        depth = (
+            conv.ci if conv.dilation[1] != 1 or self.x_col != conv.ci else conv.ci * conv.window[1]
+        )
+        b.emit(
+            f"call void @{tile}(ptr {source}, ptr {w}, ptr null, ptr {target}, i64 {depth}, "
+            f"i1 {phase[0]}, i1 {phase[1]}, i64 {number}, i64 {col}, i64 {b.add(first, image)}, ptr %args)"
+        )
