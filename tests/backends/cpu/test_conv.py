@@ -108,6 +108,8 @@ CASES = {
     "depthwise": {"n": 1, "ci": 6, "image": (5, 5), "co": 6, "window": (3, 3), "padding": ONE, "groups": 6},
     "depthwise twice": {"n": 2, "ci": 5, "image": (19, 21), "co": 10, "window": (3, 2), "stride": (2, 2),
                         "padding": ((1, 0), (2, 1)), "dilation": (1, 2), "groups": 5},
+    "depthwise stride": {"n": 3, "ci": 37, "image": (9, 12), "co": 37, "window": (3, 3), "stride": (2, 1), "padding": ONE,
+                             "dilation": (1, 2), "groups": 37},
     "grouped": {"n": 2, "ci": 6, "image": (5, 9), "co": 9, "window": (3, 3), "padding": ONE, "groups": 3},
     "5x5": {"n": 2, "ci": 3, "image": (20, 33), "co": 7, "window": (5, 5), "padding": ((2, 2), (2, 2))},
     "7x7 stride": {"n": 1, "ci": 3, "image": (20, 20), "co": 18, "window": (7, 7), "stride": (2, 2),
@@ -186,7 +188,25 @@ def test_f64(isa, name):
 @ISAS
 @pytest.mark.parametrize(
     "name",
-    ["same", "grouped", "1x1", "odd window", "depthwise twice", "small images", "small stride"],
+    [
+        "same",
+        "grouped",
+        "1x1",
+        "odd window",
+        "depthwise",
+        "depthwise twice",
+        "depthwise stride",
+        "all at once",
+        "7x7 stride",
+        "1x1 stride",
+        "1-d",
+        "dilated",
+        "left over",
+        "apart",
+        "5x5",
+        "small images",
+        "small stride",
+    ],
 )
 def test_channels_last(isa, name):
     check(isa, **CASES[name], last=True)
@@ -219,14 +239,17 @@ EPILOGUES = {
     "grouped": {"ci": 4, "image": (6, 7), "co": 6, "groups": 2},
     "small images": {"ci": 20, "image": (3, 4), "co": 37},
     "winograd": {"ci": 40, "image": (18, 15), "co": 37},
+    "depthwise": {"ci": 37, "image": (7, 12), "co": 37, "groups": 37},
+    "grouped small images": {"n": 5, "ci": 8, "image": (4, 4), "co": 20, "groups": 2},
+    "one pixel high": {"ci": 3, "image": (3, 30), "co": 24},
 }
 
 
 @ISAS
-@pytest.mark.parametrize(
-    ("name", "last"), [*((n, False) for n in EPILOGUES), ("small images", True)]
-)
-def test_epilogue_sees_channels(isa, name, last):
+@pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("heavy", [False, True], ids=["light", "heavy"])
+@pytest.mark.parametrize("name", EPILOGUES)
+def test_epilogue_sees_channels(isa, name, heavy, last):
     case = {"groups": 1, "n": 2, **EPILOGUES[name]}
     n, ci, image, co, groups = (case[k] for k in ("n", "ci", "image", "co", "groups"))
 
@@ -238,8 +261,8 @@ def test_epilogue_sees_channels(isa, name, last):
     shape = (n, co, image[0] - 2, image[1] - 2)
     out = layout(shape, np.float32, last, lambda s: guarded(s, np.float32))
     c = Conv(n, ci, image, co, (3, 3), strides(x), strides(w), strides(out), groups=groups)
-    symbol = unique("bias", c, isa.name)
-    run(emit_forward(c, isa, symbol, Bias(c.channels_last)), isa, [out, x, w, bias])
+    symbol = unique("bias", c, heavy, isa.name)
+    run(emit_forward(c, isa, symbol, Bias(c.channels_last, heavy)), isa, [out, x, w, bias])
     want = reference(c, x, w, out)[0] + bias[:, None, None]
     np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-4)
     assert margins_untouched(out)

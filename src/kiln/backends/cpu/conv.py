@@ -11,7 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
-from kiln.backends.cpu import conv_columns, conv_depthwise, conv_direct, winograd
+from kiln.backends.cpu import (
+    conv_columns,
+    conv_depthwise,
+    conv_depthwise_last,
+    conv_direct,
+    conv_direct_weight,
+    winograd,
+)
 from kiln.backends.cpu.conv_data import DataDriver
 from kiln.backends.cpu.conv_shape import (
     ARG_IMAGE,
@@ -40,12 +47,14 @@ def emit_forward(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None = 
     _check(conv)
     if _empty(conv):
         return _emit_zeros(conv.dtype, symbol, (conv.n, conv.c_out, *conv.out), conv.y_strides)
-    if conv.ci == 1 and conv.groups > 1:
+    if conv.ci == 1 and conv.groups > 1 and not conv.channels_last:
         return conv_depthwise.emit_forward(conv, isa, symbol, epilogue)
     if conv_columns.fits(conv, isa):
         return conv_columns.emit_forward(conv, isa, symbol, epilogue)
     if winograd.fits(conv):
         return winograd.Forward(conv, isa, symbol, epilogue).emit()
+    if conv_depthwise_last.fits(conv):
+        return conv_depthwise_last.emit_forward(conv, isa, symbol, epilogue)
     if conv.channels_last:
         return conv_direct.emit(conv, isa, symbol, epilogue)
     y = _flat(conv.out, conv.y_strides, "y")
@@ -94,6 +103,8 @@ def emit_backward_weight(conv: Conv, isa: Isa, symbol: str) -> Kernel:
     if _empty(conv):
         sizes = (conv.c_out, conv.ci, *conv.window)
         return _emit_zeros(conv.dtype, symbol, sizes, conv.w_strides)
+    if conv_depthwise_last.fits(conv):
+        return conv_depthwise_last.emit_backward_weight(conv, isa, symbol)
     if conv.ci == 1 and conv.groups > 1:
         return conv_depthwise.emit_backward_weight(conv, isa, symbol)
     if flat_stride(conv.out, conv.y_strides[2:]) is None:
@@ -105,6 +116,8 @@ def emit_backward_weight(conv: Conv, isa: Isa, symbol: str) -> Kernel:
         return BackwardWeight(conv, isa, symbol).emit()
     if conv_columns.fits_weight(conv):
         return conv_columns.emit_backward_weight(conv, isa, symbol)
+    if conv_direct_weight.fits(conv):
+        return conv_direct_weight.BackwardWeight(conv, isa, symbol).emit()
     return WeightDriver(conv, isa, symbol).emit()
 
 
@@ -113,7 +126,9 @@ def _residues(conv: Conv, isa: Isa, symbol: str) -> Kernel:
     kernels = []
     for number, part in enumerate(conv_direct.residues(conv)):
         name = f"{symbol}.{number}"
-        if part.taps:
+        if part.taps and conv_depthwise_last.fits(part):
+            kernels.append(conv_depthwise_last.emit_forward(part, isa, name, None))
+        elif part.taps:
             kernels.append(conv_direct.emit(part, isa, name, None))
         else:
             sizes = (part.n, part.c_out, *part.out)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import gcd, prod
 
 from kiln.backends.cpu import tasks
-from kiln.backends.cpu.conv_halo import Halo
+from kiln.backends.cpu.conv_halo import Source
 from kiln.backends.cpu.conv_shape import ARG_IMAGE, ARG_OUT, Conv, flat_stride
 from kiln.backends.cpu.conv_weights import emit_panels
 from kiln.backends.cpu.gemm import tile_shapes
@@ -70,7 +70,7 @@ def _part(total: int, most: int, exact: bool) -> int:
 
 def emit(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None) -> Kernel:
     """As ``conv.emit_forward``, where y's channels are neighbours."""
-    return _Direct(_as_line(conv), isa, symbol, epilogue).emit()
+    return _Direct(as_line(conv), isa, symbol, epilogue).emit()
 
 
 def residues(conv: Conv) -> list[Conv]:
@@ -119,7 +119,7 @@ def _residue(conv: Conv, axis: int, at: int) -> _Residue:
     return _Residue(len(taps), taps[-1], -(stride // common), apart, (before, after))
 
 
-def _as_line(conv: Conv) -> Conv:
+def as_line(conv: Conv) -> Conv:
     """A 1x1 convolution's image as one row, if it is one in memory."""
     x, y = flat_stride(conv.image, conv.x_strides[2:]), flat_stride(conv.out, conv.y_strides[2:])
     plain = conv.taps == 1 and conv.stride == (1, 1) and not any(map(any, conv.padding))
@@ -149,7 +149,7 @@ class _Direct:
         self.panels = self.whole + (self.rest > 0)
         self.panel_size = conv.ci * conv.taps * self.panel
         self._choose_units(exact)
-        self._place_image()
+        self.source = Source.of(conv, self.rows, self.lanes)
         self._layout()
 
     def _choose_units(self, exact: bool) -> None:
@@ -171,35 +171,12 @@ class _Direct:
         self.rows, self.images = rows, images
         self.units = -(-conv.n // images), -(-conv.out[0] // rows)
 
-    def _place_image(self) -> None:
-        """Read x where it lies, or from a padded copy."""
-        conv = self.conv
-        (top, bottom), (left, right) = conv.padding
-        self.halo = None
-        if conv.x_strides[1] == 1 and max(top, bottom, left, right) <= 0:
-            self.x_image, _, self.x_row, self.x_col = conv.x_strides
-            self.x_offset = -top * self.x_row - left * self.x_col
-            return
-        reach = [
-            (count - 1) * s + (k - 1) * d + 1
-            for count, s, k, d in zip(
-                (self.rows, conv.out[1]), conv.stride, conv.window, conv.dilation, strict=True
-            )
-        ]
-        pitch = Halo.pitch_for(conv.c_in, self.lanes)
-        self.halo = Halo(
-            conv.dtype, conv.c_in, conv.image, conv.x_strides[1:], (top, left), *reach, pitch
-        )
-        self.x_image, self.x_row, self.x_col = self.halo.elements, reach[1] * pitch, pitch
-
     def _layout(self) -> None:
         conv = self.conv
         self.grid = tasks.Grid.choose(conv.flops, prod(self.units), 1, self.panels, 1, 2)
         weights = conv.groups * self.panels * self.panel_size * self.size
         self.front = -(-weights // 64) * 64
-        self.task_bytes = 0
-        if self.halo:
-            self.task_bytes = -(-self.images * self.halo.elements * self.size // 64) * 64
+        self.task_bytes = self.source.bytes_for(self.images)
 
     def emit(self) -> Kernel:
         """The weights' packing, then the tiles."""
@@ -208,8 +185,8 @@ class _Direct:
         self.names: dict[tuple[int, bool], str] = {}
         with b.function(name, _PARAMS):
             self._body(name)
-        if self.halo:
-            self.halo.emit(b, f"{name}.halo", self.isa)
+        if self.source.halo:
+            self.source.halo.emit(b, f"{name}.halo", self.isa)
         for (cols, tail), tile_name in self.names.items():
             self._emit_tile(tile_name, cols, tail)
         ntasks = self.grid.ntasks
@@ -224,11 +201,11 @@ class _Direct:
         (sy, sx), (dy, dx) = conv.stride, conv.dilation
         n, _, h, w = conv.y_strides
         kh = conv.window[0] // self.k_parts
-        dense = dx == 1 and self.x_col == conv.ci
+        dense = dx == 1 and self.source.col == conv.ci
         runs = (
-            ((kh, dy * self.x_row),)
+            ((kh, dy * self.source.row),)
             if dense
-            else ((kh, dy * self.x_row), (conv.window[1], dx * self.x_col))
+            else ((kh, dy * self.source.row), (conv.window[1], dx * self.source.col))
         )
         live = self.rest if tail else self.panel
         emit_tile(
@@ -236,7 +213,7 @@ class _Direct:
             Tile(
                 isa=self.isa, mr=len(pixels), nv=-(-live // self.lanes), tail=live % self.lanes,
                 compute=conv.dtype,
-                a_row=tuple(j * self.x_image + y * sy * self.x_row + x * sx * self.x_col for j, y, x in pixels),
+                a_row=tuple(j * self.source.image + y * sy * self.source.row + x * sx * self.source.col for j, y, x in pixels),
                 a_k=1, b_mode="packed", b_k=0, panel=self.panel, c_dtype=conv.dtype,
                 c_row=tuple(j * n + y * h + x * w for j, y, x in pixels), c_col=1,
                 split_k=self.k_parts > 1, epilogue=self.epilogue, runs=runs,
@@ -257,17 +234,9 @@ class _Direct:
             first = b.least(first, conv.n - self.images)
             row = b.least(row, conv.out[0] - self.rows)
             above = b.mul(row, conv.stride[0])
-            if self.halo:
-                with b.loop(0, self.images) as j:
-                    image = b.mul(b.add(first, j.index), conv.x_strides[0])
-                    band = b.at(scratch, b.mul(j.index, self.x_image), size)
-                    b.emit(
-                        f"call void @{name}.halo(ptr {b.at(x, image, size)}, ptr {band}, i64 {above})"
-                    )
-                source = scratch
-            else:
-                offset = b.add(b.mul(first, self.x_image), b.mul(above, self.x_row))
-                source = b.at(x, b.add(offset, self.x_offset), size)
+            source = self.source.emit(
+                b, f"{name}.halo", x, scratch, conv, first, str(self.images), above
+            )
             offset = b.add(b.mul(first, conv.y_strides[0]), b.mul(row, conv.y_strides[2]))
             target = b.at(y, offset, size)
             with b.loop(0, conv.groups) as group:
@@ -298,7 +267,7 @@ class _Direct:
         first, row, col = at
         col = b.add(col, b.mul(panel, self.panel))
         with b.loop(0, self.k_parts) as part:
-            a = b.at(a, b.mul(part.index, conv.dilation[0] * self.x_row), size)
+            a = b.at(a, b.mul(part.index, conv.dilation[0] * self.source.row), size)
             w = b.at(w, b.mul(part.index, self.panel_size // self.k_parts), size)
             more = b.op(f"icmp ne i64 {part.index}, 0")
             last = b.op(f"icmp eq i64 {part.index}, {self.k_parts - 1}")
@@ -330,14 +299,16 @@ class _Direct:
         b, conv, size = self.b, self.conv, self.size
         (image, line, x), (first, row, col) = pixel, at
         sy, sx = conv.stride
-        source = b.add(b.mul(image, self.x_image), b.mul(line, sy * self.x_row))
-        source = b.at(a, b.add(source, b.mul(x, sx * self.x_col)), size)
+        source = b.add(b.mul(image, self.source.image), b.mul(line, sy * self.source.row))
+        source = b.at(a, b.add(source, b.mul(x, sx * self.source.col)), size)
         n, _, h, across = conv.y_strides
         target = b.add(b.mul(image, n), b.add(b.mul(line, h), b.mul(x, across)))
         target = b.at(c, target, size)
         number = b.add(b.mul(b.add(row, line), conv.out[1]), x)
         depth = (
-            conv.ci if conv.dilation[1] != 1 or self.x_col != conv.ci else conv.ci * conv.window[1]
+            conv.ci
+            if conv.dilation[1] != 1 or self.source.col != conv.ci
+            else conv.ci * conv.window[1]
         )
         b.emit(
             f"call void @{tile}(ptr {source}, ptr {w}, ptr null, ptr {target}, i64 {depth}, "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kiln.backends.cpu.conv_shape import Conv
 from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.microkernel import Epilogue, apply_epilogue
 from kiln.backends.cpu.packing import transpose
@@ -178,6 +179,66 @@ def _blocks(count: int, lanes: int) -> list[tuple[int, int, int]]:
     """``count`` as (start, stop, live): whole vectors in a loop, then the rest."""
     whole = count // lanes * lanes
     return [r for r in [(0, whole, lanes), (whole, count, count - whole)] if r[0] < r[1]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a kernel reads x channels-last: where it lies, or in padded copies of a unit's images.
+
+    ``image``, ``row`` and ``col`` are strides in elements.
+    """
+
+    halo: Halo | None
+    image: int
+    row: int
+    col: int
+    offset: int
+    size: int
+
+    @staticmethod
+    def of(conv: Conv, rows: int, lanes: int) -> Source:
+        """The source of ``rows`` rows of y."""
+        (top, bottom), (left, right) = conv.padding
+        size = ITEMSIZE[conv.dtype]
+        if conv.x_strides[1] == 1 and max(top, bottom, left, right) <= 0:
+            n, _, h, w = conv.x_strides
+            return Source(None, n, h, w, -top * h - left * w, size)
+        counts = rows, conv.out[1]
+        sizes = zip(counts, conv.stride, conv.window, conv.dilation, strict=True)
+        high, wide = ((count - 1) * s + (k - 1) * d + 1 for count, s, k, d in sizes)
+        pitch = Halo.pitch_for(conv.c_in, lanes)
+        halo = Halo(
+            conv.dtype, conv.c_in, conv.image, conv.x_strides[1:], (top, left), high, wide, pitch
+        )
+        return Source(halo, halo.elements, wide * pitch, pitch, 0, size)
+
+    def bytes_for(self, images: int) -> int:
+        """Scratch for the copies."""
+        return -(-images * self.halo.elements * self.size // 64) * 64 if self.halo else 0
+
+    def emit(
+        self,
+        b: Text,
+        name: str,
+        x: str,
+        scratch: str,
+        conv: Conv,
+        first: str,
+        images: str,
+        row: str,
+    ) -> str:
+        """Write the copying, by the halo's function ``name``; returns where the first image begins.
+
+        ``row`` counts padded rows.
+        """
+        if self.halo is None:
+            offset = b.add(b.mul(first, self.image), b.mul(row, self.row))
+            return b.at(x, b.add(offset, self.offset), self.size)
+        with b.loop(0, images) as j:
+            image = b.mul(b.add(first, j.index), conv.x_strides[0])
+            band = b.at(scratch, b.mul(j.index, self.image), self.size)
+            b.emit(f"call void @{name}(ptr {b.at(x, image, self.size)}, ptr {band}, i64 {row})")
+        return scratch
 
 
 @dataclass(frozen=True)
