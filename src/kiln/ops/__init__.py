@@ -22,6 +22,7 @@ from . import (  # noqa: F401
     loss,
     masks,
     matrix,
+    multi_head,
     normalization,
     pooling,
     quantized,

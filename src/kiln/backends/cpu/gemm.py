@@ -36,6 +36,9 @@ from kiln.errors import KilnValueError
 
 _RAW_B_BYTES = 300 * 1024
 _KC, _KC_PACKED_A, _MC, _NC = 384, 256, 192, 960
+# Each step of K touches another cache line of an A whose columns are far apart: few enough for L1 and
+# L2 to keep even where they are a power of two apart.
+_KC_FAR_A = 128
 
 
 @dataclass(frozen=True)
@@ -262,7 +265,8 @@ class PanelDriver:
     def _block_k(self) -> None:
         gemm = self.gemm
         can_split = gemm.c_dtype == gemm.compute != "i32" and gemm.c_strides[1] == 1
-        limit = _KC_PACKED_A if self.pack_a else _KC
+        near = _KC if gemm.a_strides[1] == 1 else _KC_FAR_A
+        limit = _KC_PACKED_A if self.pack_a else near
         self.k_blocks = max(1, -(-self.k // limit)) if can_split else 1
         unit = self.operand.k_unit(self.lanes)
         self.kc = -(-max(1, -(-self.k // self.k_blocks)) // unit) * unit
