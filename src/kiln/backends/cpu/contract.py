@@ -197,16 +197,22 @@ class _EpilogueRegion(Region):
         loops = maps.identity(dims, [[0], [1], [2]])
         opaque = Affine(_OPAQUE, (0,) * n)
         self.access: tuple[Affine, ...]
+        self.numbers: Any = None  # shape and access of what has one number for each row
         if channel is not None:
             self.access = (loops[0], loops[channel], *(opaque for _ in shape[2:]))
         elif len(shape) > 2 and dims[0] == 1:  # leading dimensions that are rows together
-            self.access = (*(opaque for _ in shape[:-1]), loops[2])
+            zero = maps.constant(n)
+            lead = tuple(zero if s == 1 else opaque for s in shape[:-1])
+            self.access = (*lead, loops[2])
+            self.numbers = (*shape[:-1], 1), (*lead, zero)
         else:
             self.access = maps.reshape(loops, dims, shape, dims)
 
     def position(self, access: Sequence[Affine], shape: Sequence[int]) -> ln.IndexMap:
         if tuple(shape) == self.shape and tuple(access) == self.access:
             return ln.IndexMap(0, (self.dims[1] * self.dims[2], self.dims[2], 1))
+        if (tuple(shape), tuple(access)) == self.numbers:
+            return ln.IndexMap(0, (0, 1, 0))
         at = super().position(access, shape)
         if at.offset >= _OPAQUE:
             raise NotAffine
