@@ -276,8 +276,8 @@ class PanelDriver:
         gemm = self.gemm
         batches = prod(gemm.batch)
         flops = 2 * batches * gemm.m * gemm.n * max(gemm.k, 1)
-        # Splitting rows repeats the packing of B: worth it for a few row blocks each.
-        rows, cols = (4, 1) if self.mode == "packed" else (2, 2)
+        # Splitting rows repeats the packing of B: worth it for many row blocks each.
+        rows, cols = (16, 1) if self.mode == "packed" else (2, 2)
         # Splitting columns repeats the packing of A, which costs more than packing B on the fly.
         most = (4 if self.mode == "packed" else 2) if self.pack_a else self.panels
         self.grid = tasks.Grid.choose(flops, batches, self.blocks, self.panels, rows, cols, most)
