@@ -336,6 +336,26 @@ class LoopNest:
         object.__setattr__(self, "_accesses", list(found))  # a nest never changes
         return self.__dict__["_accesses"]
 
+    def in_place(self, old: int, new: int) -> bool:
+        """Whether buffer ``new`` may be the memory of ``old``: each element is read where it is stored,
+        in no later stage.
+        """
+        at = stage = None
+        for k, s in enumerate((*self.stages, Stage((), self.final))):
+            for t in s.stores:
+                if t.buffer == new:
+                    if at is not None:
+                        return False
+                    at, stage = t.at, k
+        if at is None or stage is None:
+            return False
+        for k, s in enumerate((*self.stages, Stage((), self.final))):
+            for e in walk(_stage_roots(s)):
+                if e.op in ("load", "gather", "scalar") and e.attr[0] == old:
+                    if e.op != "load" or e.attr[1] != at or k > stage:
+                        return False
+        return True
+
     def check(self) -> LoopNest:
         """Raise KilnError where the nest breaks its own rules; returns the nest."""
         n = len(self.dims)

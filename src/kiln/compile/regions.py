@@ -405,6 +405,8 @@ class Region:
         start, step, _, dtype = n.args
         i = ln.index(access[0].strides, access[0].offset)
         if dtype.category == dt.INT:
+            if start == 0 and step == 1:
+                return ln.cast(i, d)
             wide = ln.apply(
                 "add", ln.apply("mul", i, ln.const(int(step), "i64")), ln.const(int(start), "i64")
             )

@@ -70,7 +70,7 @@ def _shifted(input: Tensor, dim: int, dtype: Any) -> Tensor:
 
 def _softmax_body(input: Tensor, dim: int, dtype: Any) -> Tensor:
     e = _shifted(input, dim, dtype).exp()
-    return (e / e.sum(dim, True)).to(input.dtype if dtype is None else dtype)
+    return (e * e.sum(dim, True).reciprocal()).to(input.dtype if dtype is None else dtype)
 
 
 def _log_softmax_body(input: Tensor, dim: int, dtype: Any) -> Tensor:

@@ -24,17 +24,33 @@ def fuse(launches: list[Launch]) -> list[Launch]:
         return launches
     writers = Counter(n for x in launches for n in x.writes)
     shared = {n for n, count in writers.items() if count > 1}
-    return _Joiner(_Joiner(_early(launches), shared).vertical(), shared).siblings()
+    return _Joiner(_Joiner(_early(launches, shared), shared).vertical(), shared).siblings()
 
 
-def _early(launches: list[Launch]) -> list[Launch]:
-    """Launches of a few elements moved right behind what they need: they stand in nobody's way there."""
+def _early(launches: list[Launch], shared: set[Node]) -> list[Launch]:
+    """Launches of a few elements moved right behind what they need, and small ones that nobody reads
+    to the end: they stand in nobody's way there."""
     place: dict[Node, int] = {}
     keys: list[int] = []
+    read = set().union(*(x.reads for x in launches))
+
+    def last(x: Launch) -> bool:
+        """Whether a launch only makes a few elements for the caller, from memory that may wait for it."""
+        return (
+            x.nest is not None
+            and not x.partial
+            and read.isdisjoint(x.writes)
+            and shared.isdisjoint(x.writes)
+            and sum(n.numel() for n in x.writes) <= _TINY
+            and sum(n.numel() for n in x.reads if n in place) <= 64 * _TINY
+        )
+
     for j, x in enumerate(launches):
         key = j
-        if _tiny(x):
+        if _tiny(x) and not last(x):
             key = max((place[n] for n in x.reads if n in place), default=-1)
+        elif last(x):
+            key = len(launches)
         keys.append(key)
         for n in x.writes:
             place[n] = key

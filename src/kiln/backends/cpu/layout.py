@@ -75,15 +75,7 @@ class Memory:
             return False
         if old not in first.reads:
             return True
-        nest = first.nest
-        if nest is None or len(nest.stages) != 1 or nest.stages[0].reductions:
-            return False
-        mine = first.arguments.index(old)
-        stores = [s for s in nest.stages[0].stores if first.arguments[s.buffer] is o]
-        loads = [at for kind, b, at in nest.accesses() if b == mine and kind != "store"]
-        return all(at == stores[0].at for at in loads) and not any(
-            k == "gather" and b == mine for k, b, _ in nest.accesses()
-        )
+        return _over(first, old, o)
 
     def _arena(self) -> None:
         births: dict[Node, int] = {}
@@ -98,6 +90,8 @@ class Memory:
             if n in births:
                 deaths[n] = len(self.launches)
         nodes = [n for n in births if n not in self.place]
+        over = self._over(births, deaths)
+        nodes = [n for n in nodes if n not in over]
         values = [
             arena.Interval(max(n.numel(), 1) * n.dtype.itemsize, births[n], deaths[n])
             for n in nodes
@@ -114,7 +108,35 @@ class Memory:
         offsets, self.bytes = arena.plan(values)
         for n, at in zip(nodes, offsets, strict=False):
             self.place[n] = ("arena", at)
+        for n, old in over.items():
+            self.place[n] = self.place[old]
         self.scratch = {j: at for (j, _), at in zip(scratch, offsets[len(nodes) :], strict=True)}
+
+    def _over(self, births: dict[Node, int], deaths: dict[Node, int]) -> dict[Node, Node]:
+        """Nodes computed over one that dies there, with the first node in that memory, which now lives as long."""
+        over: dict[Node, Node] = {}
+        last = dict(deaths)
+        for j, x in enumerate(self.launches):
+            free = {
+                n
+                for n in x.reads
+                if n in births and n not in self.place and last[n] == j and births[n] < j
+            }
+            for o in x.writes if x.nest is not None and not x.partial else ():
+                if o in self.place or births[o] != j or o.numel() == 0:
+                    continue
+                for old in x.arguments:
+                    if (
+                        old in free
+                        and old.numel() == o.numel()
+                        and old.dtype.itemsize == o.dtype.itemsize
+                        and _over(x, old, o)
+                    ):
+                        free.discard(old)
+                        over[o] = over.get(old, old)
+                        deaths[over[o]] = max(deaths[over[o]], deaths[o])
+                        break
+        return over
 
     def slot(self, n: Node) -> Slot:
         """Where a node's array lies."""
@@ -144,6 +166,13 @@ class Memory:
         several = n.outputs is not None
         results = tuple((w.args[1] if several else None, self.slot(w)) for w in writes)
         return Host(n.name, moved(n.args), results)
+
+
+def _over(x: Launch, old: Node, new: Node) -> bool:
+    """Whether a launch may compute one node in the memory of another that it reads."""
+    if x.nest is None:
+        return False
+    return x.nest.in_place(x.arguments.index(old), x.arguments.index(new))
 
 
 def _late(launches: list[Launch], asked: set[Node]) -> tuple[list[Launch], list[Launch]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from kiln.backends.cpu.isa import Isa
 from kiln.compile.loopnest import (
+    FLOATS,
     ITEMSIZE,
     Expr,
     IndexMap,
@@ -266,8 +267,9 @@ def _unroll(nest: LoopNest, vector: int, n_outer: int) -> int:
 
 
 def _element_size(nest: LoopNest) -> int:
-    """Bytes of the widest value computed per element; index arithmetic doesn't count."""
+    """Bytes of the widest value computed per element: of the floats, where there are any."""
     size = 1
+    floats = 0
     stack = [*nest.roots()]
     seen = set()
     while stack:
@@ -276,13 +278,16 @@ def _element_size(nest: LoopNest) -> int:
             continue
         seen.add(e)
         if e.op not in ("index", "const", "scalar", "ref"):
-            size = max(size, 4 if e.dtype in ("f16", "bf16") else ITEMSIZE[e.dtype])
+            wide = 4 if e.dtype in ("f16", "bf16") else ITEMSIZE[e.dtype]
+            size = max(size, wide)
+            floats = max(floats, wide if e.dtype in FLOATS else 0)
         if e.op not in ("gather", "random_bits"):
             stack += e.args
     for s in nest.stages:
         for r in s.reductions:
             size = max(size, 4 if r.kind.startswith("arg") else ITEMSIZE[r.dtype])
-    return size
+            floats = max(floats, ITEMSIZE[r.dtype] if r.dtype in FLOATS else 0)
+    return floats or size
 
 
 def _tasks(

@@ -9,6 +9,7 @@ import numpy as np
 from ... import dtypes as dt
 from ...graph.node import CONST, Graph, Node, const, make
 from ...ops.registry import Op
+from ...shape import norm_dim
 
 
 def scalar_of(n: Node) -> Any:
@@ -132,10 +133,39 @@ def _view_update(n: Node) -> Node | None:
     return v if not chain else None
 
 
+def _gather(n: Node) -> Node | None:
+    """Few elements of an elementwise result are computed from as many of its operands: the log
+    probabilities of the targets need no array of all of them."""
+    x, dim, index = n.args[:3]
+    if not isinstance(x.op, Op) or x.op.family not in ("elementwise", "cast", "select"):
+        return None
+    d = norm_dim(dim, len(x.shape)) if x.shape else 0
+    like = [s for i, s in enumerate(x.shape) if i != d]
+    if 4 * index.numel() > x.numel() or like != [s for i, s in enumerate(index.shape) if i != d]:
+        return None
+
+    def fits(a: Node) -> bool:  # the whole shape, or broadcast along the dimension alone
+        return len(a.shape) == len(x.shape) and all(
+            s == t or (i == d and s == 1)
+            for i, (s, t) in enumerate(zip(a.shape, x.shape, strict=True))
+        )
+
+    if not all(a.op is CONST or fits(a) for a in x.inputs):
+        return None
+
+    def moved(a: Any) -> Any:
+        if not isinstance(a, Node) or a.op is CONST or a.shape[d] == 1:
+            return a
+        part = make("gather", (a, *n.args[1:]), n.source)
+        return _gather(part) or part
+
+    return make(x.op, tuple(map(moved, x.args)), n.source)
+
+
 RULES = {
     "add": _add, "sub": _sub, "mul": _mul, "div": _div, "cast": _cast, "reshape": _reshape,
     "permute": _permute, "expand": _expand, "slice": _slice, "pad": _pad, "clone": _clone,
-    "view_update": _view_update,
+    "view_update": _view_update, "gather": _gather,
 }  # fmt: skip
 
 
