@@ -14,6 +14,7 @@ from threading import get_ident
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from numpy.lib.stride_tricks import as_strided
 
 from .. import dtypes as dt
@@ -283,14 +284,23 @@ class Capture:
 
     def check_overlap(self, written: list[Input]) -> None:
         """Refuse to write memory that another input shares in part: they would not see each other's values."""
-        for w in written:
-            for i in self.inputs:
-                a, b = w.array, i.array
-                if a is not None and b is not None and a is not b and may_share(a, b):
+        arrays = [
+            (*byte_bounds(i.array), i) for i in self.inputs if i.array is not None and i.array.size
+        ]
+        changed = {id(w) for w in written}
+        open_: list[
+            tuple[int, Input]
+        ] = []  # (end, input) of those that reach beyond the last start
+        for start, end, i in sorted(arrays, key=lambda x: x[:2]):
+            open_ = [(e, o) for e, o in open_ if e > start]
+            for _, o in open_:
+                a, b = (o.array, i.array) if id(o) in changed else (i.array, o.array)
+                if not changed.isdisjoint((id(i), id(o))) and a is not b and may_share(a, b):
                     raise CaptureError(
                         "compile", "the function writes a tensor that shares memory with another one in a way Kiln can't follow",
                         f"{a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}", "pass one of them and take the view inside the function",
                     )  # fmt: skip
+            open_.append((end, i))
 
     def own(self, t: Tensor) -> Tensor:
         """The tensor as ops of this capture see it: the body of a loop has stand-ins for those from outside."""

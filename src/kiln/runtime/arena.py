@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 ALIGN = 64
 
 
@@ -24,19 +26,22 @@ def plan(values: Sequence[Interval]) -> tuple[list[int], int]:
     of the lower bound on training steps, and never more than the sum.
     """
     offsets = [0] * len(values)
-    placed: list[tuple[int, int, Interval]] = []
-    total = 0
+    # of those placed so far: first and last step, first and last byte
+    start, end, low, high = np.empty((4, len(values)), np.int64)
+    total = n = 0
     for i in sorted(range(len(values)), key=lambda i: (-values[i].size, values[i].start)):
         v = values[i]
         size = -(-v.size // ALIGN) * ALIGN
         at = 0
-        for lo, hi, _other in sorted(
-            (p for p in placed if p[2].start <= v.end and v.start <= p[2].end), key=lambda p: p[0]
-        ):
-            if at + size <= lo:
-                break
-            at = max(at, hi)
+        (together,) = np.nonzero((start[:n] <= v.end) & (end[:n] >= v.start))
+        if len(together):
+            order = together[np.argsort(low[together], kind="stable")]
+            # the lowest gap that is large enough lies behind the farthest reach of those below it
+            reach = np.maximum.accumulate(np.concatenate(([0], high[order])))
+            fits = reach + size <= np.append(low[order], np.iinfo(np.int64).max)
+            at = int(reach[np.argmax(fits)])
         offsets[i] = at
-        placed.append((at, at + size, v))
+        start[n], end[n], low[n], high[n] = v.start, v.end, at, at + size
+        n += 1
         total = max(total, at + size)
     return offsets, total

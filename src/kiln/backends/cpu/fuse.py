@@ -6,12 +6,14 @@ import sys
 from collections import Counter
 from math import prod
 
+from ...compile import loopnest as ln
 from ...compile import rows, siblings
 from ...config import config
 from ...graph.node import Node
 from . import loops
 from .contract import WORKSPACE
 from .isa import Isa
+from .kernel import Kernel
 from .lower import Launch
 
 _TINY = 1024
@@ -188,10 +190,12 @@ def _trimmed(x: Launch, wanted: set[Node]) -> Launch | None:
 
 
 def emit(launches: list[Launch], isa: Isa) -> None:
-    """Give every nest's launch its kernel."""
+    """Give every nest's launch its kernel; equal nests share one."""
+    known: dict[ln.LoopNest, Kernel] = {}
     for x in launches:
         if x.nest is None:
             continue
         if config.debug >= 3:
             print(f"[kiln] region of {', '.join(map(repr, x.writes))}\n{x.nest}", file=sys.stderr)
-        x.kernel = loops.emit(x.nest, isa)
+        x.kernel = known.get(x.nest) or loops.emit(x.nest, isa)
+        known[x.nest] = x.kernel

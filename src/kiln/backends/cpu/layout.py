@@ -45,6 +45,14 @@ class Memory:
         self.launches = launches
         self.literals = [n for n in graph.nodes() if n.op is LITERAL]
         self.place |= {n: ("literal", i) for i, n in enumerate(self.literals)}
+        self.born: dict[
+            Node, int
+        ] = {}  # the first launch that writes a node, the last that reads it
+        self.read: dict[Node, int] = {}
+        for j, x in enumerate(launches):
+            for n in x.writes:
+                self.born.setdefault(n, j)
+            self.read.update(dict.fromkeys(x.reads, j))
         self._updates()
         for k, o in enumerate(graph.outputs):
             if k in graph.updates:
@@ -67,25 +75,20 @@ class Memory:
                 self.copies.append((o, ("ext", i)))
 
     def _in_place(self, o: Node, old: Node) -> bool:
-        writers = [j for j, x in enumerate(self.launches) if o in x.writes]
-        if not writers or writers[0] < self.quiet:
+        born = self.born.get(o, -1)
+        if born < self.quiet or self.read.get(old, -1) > born:
             return False
-        first = self.launches[writers[0]]
-        if any(old in x.reads for x in self.launches[writers[0] + 1 :]):
-            return False
+        first = self.launches[born]
         if old not in first.reads:
             return True
         return _over(first, old, o)
 
     def _arena(self) -> None:
-        births: dict[Node, int] = {}
-        deaths: dict[Node, int] = {}
+        births = self.born
+        deaths = {n: max(j, self.read.get(n, j)) for n, j in births.items()}
         for j, x in enumerate(self.launches):
             for n in x.writes:
-                births.setdefault(n, j)
-                deaths[n] = j
-            for n in x.reads:
-                deaths[n] = j
+                deaths[n] = max(deaths[n], j)
         for n in (*self.keep, *(n for n, _ in self.copies)):
             if n in births:
                 deaths[n] = len(self.launches)
