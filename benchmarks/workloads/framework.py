@@ -50,7 +50,7 @@ KINDS = {
     for k in (
         Kind("kiln", "Kiln compiled", "kiln", "torchlike"),
         Kind("torch", "PyTorch eager", "torch", "torchlike"),
-        Kind("torch-tuned", "PyTorch channels_last, oneDNN", "torch", "torchlike"),
+        Kind("torch-tuned", "PyTorch tuned", "torch", "torchlike"),
         Kind("torch-compile", "torch.compile", "torch", "torchlike"),
         Kind("jax", "JAX jit", "jax", "jaxlike"),
         Kind("tf", "TensorFlow graph", "tensorflow", "tflike"),

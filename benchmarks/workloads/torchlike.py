@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import types
 from collections.abc import Callable
@@ -37,8 +38,7 @@ def prepare(
         if kind == "torch-tuned":
             net = net.to(memory_format=lib.channels_last)
             tensors = [tuple(_channels_last(lib, t) for t in batch) for batch in tensors]
-        make = _inductor if kind == "torch-compile" else _plain
-        call = make(lib, workload, net)
+        call = STEPS.get(kind, _plain)(lib, workload, net)
     except AttributeError as e:
         if isinstance(e.obj, types.ModuleType):
             raise Missing(f"{e.obj.__name__}.{e.name}") from None
@@ -62,35 +62,50 @@ def _channels_last(lib: Any, t: Any) -> Any:
     return t.contiguous(memory_format=lib.channels_last) if t.dim() == 4 else t
 
 
+class _Variant:
+    """torch, its optimizers made otherwise: `change(optimizer class, arguments)`."""
+
+    def __init__(self, torch: Any, change: Callable[..., Any]):
+        self.torch, self.optim = torch, types.SimpleNamespace()
+        for name in ("SGD", "Adam", "AdamW"):
+            setattr(self.optim, name, functools.partial(change, getattr(torch.optim, name)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.torch, name)
+
+
+def _tuned(torch: Any, workload: Workload, net: Any) -> Callable[..., Any]:
+    """The step with optimizers that update all parameters in one kernel."""
+
+    def fused(kind: Any, *args: Any, **options: Any) -> Any:
+        return kind(*args, fused=True, **options)
+
+    return workload.step(_Variant(torch, fused), net)
+
+
+def _inductor(torch: Any, workload: Workload, net: Any) -> Callable[..., Any]:
+    """The step as `torch.compile` runs it: forward and backward a graph each, and the optimizer."""
+    if workload.family == "inference":
+        return torch.compile(workload.step(torch, net))
+
+    def compiled(kind: Any, *args: Any, **options: Any) -> Any:
+        optimizer = kind(*args, **options)
+        optimizer.step = torch.compile(optimizer.step)
+        return optimizer
+
+    step = workload.step(_Variant(torch, compiled), net)
+    if workload.family == "kernel":
+        return step if "adam" in workload.name else torch.compile(step)
+    for part in (net.generator, net.judge) if workload.name == "dcgan" else (net,):
+        part.compile()
+    return step
+
+
 def _plain(lib: Any, workload: Workload, net: Any) -> Callable[..., Any]:
     return workload.step(lib, net)
 
 
-def _inductor(torch: Any, workload: Workload, net: Any) -> Callable[..., Any]:
-    """The step as `torch.compile` runs it: forward and backward as one graph each, and the optimizer."""
-    if workload.family != "training":
-        return torch.compile(workload.step(torch, net))
-    compiled = types.SimpleNamespace(
-        nn=torch.nn, optim=_CompiledOptimizers(torch), ones=torch.ones, zeros=torch.zeros
-    )
-    for part in (net.generator, net.judge) if workload.name == "dcgan" else (net,):
-        part.compile()
-    return workload.step(compiled, net)
-
-
-class _CompiledOptimizers:
-    """`torch.optim`, each optimizer's step compiled, which makes it one loop over all parameters."""
-
-    def __init__(self, torch: Any):
-        self.torch = torch
-
-    def __getattr__(self, name: str) -> Any:
-        def make(*args: Any, **options: Any) -> Any:
-            optimizer = getattr(self.torch.optim, name)(*args, **options)
-            optimizer.step = self.torch.compile(optimizer.step)
-            return optimizer
-
-        return make
+STEPS = {"torch-tuned": _tuned, "torch-compile": _inductor}
 
 
 def _linear_in_onednn(torch: Any) -> None:
