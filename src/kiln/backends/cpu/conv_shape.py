@@ -113,6 +113,14 @@ def merge(axes: tuple[tuple[int, int], ...]) -> int | None:
     return live[-1][1]
 
 
+def prefers_channels_last(conv: Conv) -> bool:
+    """Whether the kernels of a convolution are faster where x and y lie channels-last.
+
+    Their vectors run over a group's output channels (over groups, for depthwise ones).
+    """
+    return conv.co >= 16 or (conv.ci == conv.co == 1 and conv.groups >= 16)
+
+
 @dataclass(frozen=True)
 class Weights:
     """w as rows[co] x K(ci, ky, kx): in place, or copied to the workspace by a phase before.
