@@ -244,7 +244,7 @@ class Tensor(TensorMethods):
     @property
     def data(self) -> Tensor:
         """The same memory as a tensor outside autograd; writes to it are not tracked."""
-        return wrap(self._a)
+        return wrap(_payload(self))
 
     @data.setter
     def data(self, value: Tensor) -> None:
@@ -255,7 +255,7 @@ class Tensor(TensorMethods):
 
     def detach(self) -> Tensor:
         """The same memory without history; in-place changes are seen by both."""
-        out = wrap(self._a)
+        out = wrap(_payload(self))
         if self._ver is None:
             self._ver = [0, 0]
         out._ver = self._ver
@@ -446,6 +446,13 @@ def wrap(a: Any) -> Tensor:
     t._idx = 0
     t._rg = False
     return t
+
+
+def _payload(t: Tensor) -> Any:
+    """A tensor's payload; while a function is captured, one that the capture knows to be this tensor's."""
+    if CAPTURING and (ctx := CAPTURING.get(get_ident())):
+        return ctx.payload(t)
+    return t._a
 
 
 def _rebuild(a: np.ndarray, rg: bool, cls: type, extra: dict) -> Tensor:

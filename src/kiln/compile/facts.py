@@ -26,8 +26,8 @@ from .source import Source
 _KILN = __name__.split(".")[0]
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _CONTAINERS = (dict, list, tuple, set)
-_LONG = 1024
-"""Containers with more elements are compared by identity."""
+_LONG, _DEEP = 1024, 12
+"""Containers with more elements, or inside more containers, are compared by identity."""
 
 
 _STDLIB = os.path.dirname(os.__file__) + os.sep
@@ -86,17 +86,20 @@ def _snapshot(value: Any, depth: int = 0) -> Any:
     """A comparable copy of a plain value; any other object stands for itself."""
     if isinstance(value, _SCALARS):
         return plain(value)
-    if depth < 4 and type(value) in _CONTAINERS and len(value) <= _LONG:
+    if depth < _DEEP and type(value) in _CONTAINERS and len(value) <= _LONG:
         if isinstance(value, set):
             return (set, frozenset(value))
         items = value.items() if isinstance(value, dict) else enumerate(value)
-        return (type(value), tuple((_snapshot(k, 4), _snapshot(v, depth + 1)) for k, v in items))
+        return (
+            type(value),
+            tuple((_snapshot(k, _DEEP), _snapshot(v, depth + 1)) for k, v in items),
+        )
     return Same(value)
 
 
 def unchanged(value: Any, s: Source, depth: int = 0) -> list[str]:
     """Expressions that say that a container holds the same objects as now, as deep as a snapshot looks."""
-    if type(value) not in _CONTAINERS or depth >= 4 or len(value) > _LONG:
+    if type(value) not in _CONTAINERS or depth >= _DEEP or len(value) > _LONG:
         return []
     name = s.constant(value)
     s.names["same_objects"] = same_objects
