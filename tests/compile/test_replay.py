@@ -28,6 +28,67 @@ class Settings:
         self.table = {"a": [1.0, {"b": (2.0, [3.0])}], "s": {1, 2}}
 
 
+class Leaf:
+    def __init__(self, scale):
+        self.scale, self.inner = scale, None
+
+
+def by_index(leaves):
+    return lambda x: x * leaves[0].scale + leaves[1].inner.scale
+
+
+def by_loop(leaves):
+    def fn(x):
+        for leaf in leaves:
+            x = x * leaf.scale + leaf.inner.scale
+        return x
+
+    return fn
+
+
+def by_dict(leaves):
+    table = {"a": leaves, "b": {"c": leaves[1]}}
+    return lambda x: x * table["a"][0].scale + table["b"]["c"].inner.scale
+
+
+def by_name(leaves):
+    first, second = leaves
+    return lambda x: x * getattr(first, "scale") + getattr(second.inner, "scale", 0.0)  # noqa: B009
+
+
+def by_comprehension(leaves):
+    return lambda x: x + sum(leaf.scale + leaf.inner.scale for leaf in leaves)
+
+
+def in_a_helper(leaves):
+    def total(group):
+        return group[0].scale + group[1].inner.scale
+
+    return lambda x: x * total(leaves)
+
+
+@pytest.mark.parametrize(
+    "make", [by_index, by_loop, by_dict, by_name, by_comprehension, in_a_helper]
+)
+def test_attributes_of_objects_in_containers_and_by_name(make):
+    leaves = [Leaf(1.0), Leaf(2.0)]
+    for leaf in leaves:
+        leaf.inner = Leaf(3.0)
+    fn = make(leaves)
+    run = kiln.compile(fn)
+    x = ones(2)
+    for _ in range(3):
+        same(run(x), fn(x))
+    assert run.captures == 1
+    leaves[0].scale = 5.0
+    same(run(x), fn(x))
+    leaves[1].inner.scale = 7.0
+    same(run(x), fn(x))
+    assert run.captures == 3
+    same(run(x), fn(x))
+    assert run.captures == 3
+
+
 class World:
     """A function that reads a fact of every kind, and the same in eager mode."""
 

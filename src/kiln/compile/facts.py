@@ -38,8 +38,14 @@ def _is_stdlib(filename: str) -> bool:
 
 
 @lru_cache(4096)
-def _chains(code: types.CodeType) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
-    """(kind, root name, attribute names) of the loads in a code object; kind: global, cell, local, variable (assigned)."""
+def _chains(
+    code: types.CodeType,
+) -> tuple[tuple[tuple[str, str, tuple[str, ...]], ...], tuple[tuple[str, ...], ...]]:
+    """(kind, root name, attribute names) of the loads in a code object, and the attribute names in which
+    it may read objects that come out of containers.
+
+    kind: global, cell, local, variable (assigned), element (of something computed; no root).
+    """
     out = []
     kind, root, path = "", "", []
 
@@ -47,6 +53,7 @@ def _chains(code: types.CodeType) -> tuple[tuple[str, str, tuple[str, ...]], ...
         if kind:
             out.append((kind, root, tuple(path)))
 
+    reads_by_name = "getattr" in code.co_names
     stored = set()
     for i in dis.get_instructions(code):
         name = i.opname
@@ -64,15 +71,21 @@ def _chains(code: types.CodeType) -> tuple[tuple[str, str, tuple[str, ...]], ...
             flush()
             last = i.argval[-1] if isinstance(i.argval, tuple) else i.argval
             kind, root, path = ("variable" if last in stored else "local"), last, []
-        elif name in ("LOAD_ATTR", "LOAD_METHOD") and kind:
+        elif name in ("LOAD_ATTR", "LOAD_METHOD"):
+            if not kind:
+                kind, root, path = "element", "", []
             path.append(i.argval)
+        elif kind and name == "LOAD_CONST" and isinstance(i.argval, str) and reads_by_name:
+            flush()
+            path = [*path, i.argval]
         elif name in ("PUSH_NULL", "CACHE", "RESUME", "PRECALL", "EXTENDED_ARG"):
             continue
         else:
             flush()
             kind = ""
     flush()
-    return tuple(dict.fromkeys(out))
+    inner = [p for kind, _, p in out if p and kind not in ("global", "cell")]
+    return tuple(c for c in dict.fromkeys(out) if c[0] != "element"), tuple(dict.fromkeys(inner))
 
 
 def plain(value: Any) -> Any:
@@ -233,7 +246,8 @@ class Facts:
         if code.co_filename.startswith(("<frozen", "<kiln")) or _is_stdlib(code.co_filename):
             return
         first = not leaving and getattr(self.entry, "__code__", None) is code
-        for kind, root, path in _chains(code):
+        chains, inner = _chains(code)
+        for kind, root, path in chains:
             if (kind == "variable") is not leaving:
                 continue
             scope = frame.f_globals if kind == "global" else frame.f_locals
@@ -241,8 +255,7 @@ class Facts:
                 continue
             value = scope[root]
             if kind in ("local", "variable"):
-                if path and not isinstance(value, Tensor):
-                    self._follow(value, root, path)
+                self._follow(value, root, path, inner)
             elif isinstance(value, types.ModuleType) and value.__name__.split(".")[0] in (
                 _KILN,
                 "numpy",
@@ -254,7 +267,7 @@ class Facts:
                     self._add(root, scope, "item", root, value)
                 else:
                     self._add_cell([self.entry] if first else self._closures(code), root, value)
-                self._follow(value, root, path)
+                self._follow(value, root, path, inner)
         if first:
             self.entry = None  # another frame of this code may be another closure's
 
@@ -276,7 +289,15 @@ class Facts:
                 except ValueError:
                     continue
 
-    def _follow(self, value: Any, text: str, path: tuple[str, ...]) -> None:
+    def _follow(
+        self,
+        value: Any,
+        text: str,
+        path: tuple[str, ...],
+        inner: set[tuple[str, ...]],
+        depth: int = 0,
+    ) -> None:
+        """Note the attributes of a path from a value; of objects in a container at its end those of the paths `inner`."""
         for attr in path:
             if isinstance(value, types.FunctionType | types.MethodType | Tensor):
                 return
@@ -296,6 +317,14 @@ class Facts:
             except AttributeError:
                 return
             self._add(text, holder, "attribute", attr, value)
+        if type(value) in _CONTAINERS and len(value) <= _LONG and depth < 4:
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for k, x in items:
+                if type(x) in _CONTAINERS:
+                    self._follow(x, f"{text}[{k!r}]", (), inner, depth + 1)
+                elif not isinstance(x, (*_SCALARS, Tensor, type, types.ModuleType)):
+                    for p in inner:
+                        self._follow(x, f"{text}[{k!r}]", p, inner, depth + 1)
 
     def _add(self, path: str, holder: Any, how: str, key: Any, value: Any) -> None:
         if (id(holder), key) not in self.found:
