@@ -6,6 +6,7 @@ import pytest
 import kiln
 import kiln.nn.functional as F
 from kiln import nn, optim
+from kiln.errors import CaptureError
 
 S = optim.lr_scheduler
 CASES = {
@@ -163,3 +164,24 @@ def test_a_failed_capture_leaves_attributes_as_they_were():
         kiln.compile(fail)(kiln.ones(2, 3))
     assert m.mean is mean
     assert m.last is None
+
+
+def test_a_capture_that_fails_leaves_no_optimizer_state():
+    p = nn.Parameter(kiln.ones(2))
+    opt = kiln.optim.Adam([p])
+
+    def step(fail):
+        opt.zero_grad()
+        loss = (p * p).sum()
+        loss.backward()
+        opt.step()
+        return loss.item() if fail else loss
+
+    run = kiln.compile(step)
+    with pytest.raises(CaptureError):
+        run(True)
+    assert not opt.state
+    assert p.grad is None
+    assert (p == 1).all()
+    run(False)
+    assert opt.state[p]["step"] == 1

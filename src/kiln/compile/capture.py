@@ -165,6 +165,7 @@ class Capture:
         self.rebound: dict[
             tuple[int, str], tuple[dict, str, Any]
         ] = {}  # attributes, and what they held
+        self.made: list[tuple[dict, Any]] = []  # state made meanwhile, as (table, key)
         self.kept = False  # whether a Program came of it
         self.done = False
 
@@ -346,6 +347,11 @@ class Capture:
                 old = wrap(np.zeros(value.shape, value.dtype))
             self.write(old, value)
             table[name] = old
+
+    def undo(self) -> None:
+        """Take back state that was made for a program that does not come to be."""
+        for table, key in self.made:
+            table.pop(key, None)
 
     def restore(self) -> None:
         """Put back gradients and history, and what attributes held where the capture ended early."""

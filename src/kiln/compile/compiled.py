@@ -163,6 +163,9 @@ class CompiledFunction:
             capture.restore()
             entry.learn(capture, guards)
             path.reads, path.line, path.predicate = capture.inputs, b.where, predicate
+        except BaseException:
+            capture.undo()
+            raise
         finally:
             capture.restore()
 

@@ -42,6 +42,12 @@ def rebind(table: dict[str, Any], name: str) -> None:
         ctx.rebind(table, name)
 
 
+def made(table: dict[Any, Any], key: Any) -> None:
+    """Say that `table[key]` was made for good (optimizer state); a capture that fails takes it back."""
+    if CAPTURING and (ctx := CAPTURING.get(get_ident())):
+        ctx.made.append((table, key))
+
+
 def refuse(what: str, cure: str) -> None:
     """Raise where `what` is called inside a captured function, whose replay would not repeat it."""
     if CAPTURING and (ctx := CAPTURING.get(get_ident())):

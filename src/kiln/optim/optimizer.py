@@ -14,7 +14,7 @@ from typing import Any
 
 from ..autograd.hooks import RemovableHandle
 from ..autograd.modes import enable_grad, no_grad
-from ..compile.hooks import eager, host_scalar, watch
+from ..compile.hooks import eager, host_scalar, made, watch
 from ..errors import KilnError, KilnTypeError, KilnValueError, describe
 from ..tensor import Tensor
 
@@ -373,6 +373,7 @@ class PerParameter(Optimizer):
         if not self.remembers(group):
             return {}
         state = self.state[p]
+        made(self.state, p)
         with eager():  # state is memory: made once, not at each call of a captured step
             state.update(self.slots(p, group))
         return state
