@@ -145,7 +145,7 @@ def _call_again(capture: Capture, op: Op, args: tuple) -> Any:
         return _call_scan(capture, body, init, xs, consts, length, reverse)
     if op.name == "cond_op":
         return _call_cond(capture, args[:2], args[2], args[3])
-    return _call_while(capture, *args)
+    return _call_while(capture, *args, _tracked([*args[2], *args[3]]))
 
 
 def _tracked(tensors: Sequence[Tensor]) -> bool:
@@ -675,7 +675,10 @@ def while_loop(cond_fn: Callable, body_fn: Callable, carried_inputs: Sequence[An
     )
     n = len(before)
     init = [*carry.tensors, *(t for t, _, _ in state)]
-    results = _call_while(capture, *graphs, init, list(lifted.values()))
+    consts = list(lifted.values())
+    # of an outer tensor that requires grad, the body may only read what it detached
+    tracked = _tracked([*init, *outs])
+    results = _call_while(capture, *graphs, init, consts, tracked)
     for (t, _, _), new in zip(state, results[n:], strict=True):
         capture.write(t, new)
     return carry.build(results[:n])
@@ -687,13 +690,14 @@ def _carries(result: Any) -> Tree:
 
 
 def _call_while(
-    capture: Capture, test: Graph, body: Graph, init: Sequence[Tensor], consts: Sequence[Tensor]
-) -> list[Tensor]:
+    capture: Capture, test: Graph, body: Graph, init: Sequence[Tensor], consts: Sequence[Tensor],
+    tracked: bool,
+) -> list[Tensor]:  # fmt: skip
     """The last carries of a while loop."""
     operands = [capture.own(t) for t in (*init, *consts)]
     nodes, n = _values(capture, operands), len(init)
     outs = _outputs(capture, make("while_op", (test, body, nodes[:n], nodes[n:]), capture.where()))
-    return WhileNode(capture, None, operands, n).attach(outs) if _tracked(operands) else outs
+    return WhileNode(capture, None, operands, n).attach(outs) if tracked else outs
 
 
 class WhileNode(BodyNode):

@@ -351,9 +351,9 @@ class LoopNest:
             return False
         for k, s in enumerate((*self.stages, Stage((), self.final))):
             for e in walk(_stage_roots(s)):
-                if e.op in ("load", "gather", "scalar") and e.attr[0] == old:
-                    if e.op != "load" or e.attr[1] != at or k > stage:
-                        return False
+                reads = e.op in ("load", "gather", "scalar") and e.attr[0] == old
+                if reads and (e.op != "load" or e.attr[1] != at or k > stage):
+                    return False
         return True
 
     def check(self) -> LoopNest:

@@ -28,8 +28,9 @@ def plan(values: Sequence[Interval]) -> tuple[list[int], int]:
     offsets = [0] * len(values)
     # of those placed so far: first and last step, first and last byte
     start, end, low, high = np.empty((4, len(values)), np.int64)
-    total = n = 0
-    for i in sorted(range(len(values)), key=lambda i: (-values[i].size, values[i].start)):
+    total = 0
+    largest_first = sorted(range(len(values)), key=lambda i: (-values[i].size, values[i].start))
+    for n, i in enumerate(largest_first):
         v = values[i]
         size = -(-v.size // ALIGN) * ALIGN
         at = 0
@@ -42,6 +43,5 @@ def plan(values: Sequence[Interval]) -> tuple[list[int], int]:
             at = int(reach[np.argmax(fits)])
         offsets[i] = at
         start[n], end[n], low[n], high[n] = v.start, v.end, at, at + size
-        n += 1
         total = max(total, at + size)
     return offsets, total

@@ -33,7 +33,6 @@ from kiln.compile.loopnest import (
     unrounded,
 )
 
-
 _BLOCK_BYTES = 1 << 16
 
 
