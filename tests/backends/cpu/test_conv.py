@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from unittest import mock
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from harness import guarded, levels, margins_untouched, run, run_threaded, unique
@@ -12,6 +13,7 @@ from harness import guarded, levels, margins_untouched, run, run_threaded, uniqu
 from kiln.backends.cpu import winograd
 from kiln.backends.cpu.conv import emit_backward_data, emit_backward_weight, emit_forward
 from kiln.backends.cpu.conv_shape import Conv
+from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.microkernel import Site
 from kiln.backends.cpu.text import Text, load_scalar, load_vector, splat
 from kiln.config import context
@@ -290,6 +292,36 @@ def same_bits(isa, *key):
             run_threaded(kernel, isa, [out, *inputs], count)
             results.append(out.tobytes())
         assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    "case", [*CASES.values(), *({**c, "window": (3, 3)} for c in WINOGRAD.values())]
+)
+def test_text_for_neon_is_valid(case, last):
+    neon = Isa("neon", "aarch64-unknown-linux-gnu", "neoverse-n1", "", 16, 32, True)
+    case = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1, **case}
+
+    def place(c, h, w):
+        return (c * h * w, 1, w * c, c) if last else (c * h * w, h * w, w, 1)
+
+    n, ci, image, co, (kh, kw) = (case.pop(k) for k in ("n", "ci", "image", "co", "window"))
+    depth = ci // case["groups"]
+    c = Conv(
+        n,
+        ci,
+        image,
+        co,
+        (kh, kw),
+        place(ci, *image),
+        (depth * kh * kw, kh * kw, kw, 1),
+        (0,) * 4,
+        **case,
+    )
+    c = replace(c, y_strides=place(co, *c.out))
+    for make in (emit_forward, emit_backward_data, emit_backward_weight):
+        for phase in make(c, neon, "s").phases():
+            llvm.parse_assembly(phase.text, context=llvm.create_context()).verify()
 
 
 def test_impossible_convolutions_are_errors():
