@@ -6,6 +6,11 @@ workers and by the caller alike. The caller waits only for tasks that a worker h
 worker that sleeps, is descheduled or is gone costs speed and never progress. Work is split by
 ``ntasks``, which kernels take from shapes alone: the bits don't depend on the number of threads.
 
+Note [Rescue]: a worker that is taken off its CPU while it has a task keeps the caller waiting for the
+rest of another process's time slice, milliseconds at a time. A caller that has waited for a tenth of
+one therefore looks whether a worker's CPU clock stands still, moves such a worker onto its own CPU and
+yields to it; done with the task, the worker is sent away again. Linux only; elsewhere callers wait.
+
 Workers are Python threads inside one long ctypes call (so without the GIL). They spin for a
 while when idle, then return to Python and sleep on a lock, which works alike on every system.
 """
@@ -17,16 +22,18 @@ import atexit
 import contextlib
 import ctypes
 import os
+import sys
 import threading
+import time
 from typing import Any
 
 from kiln.config import config
-from kiln.errors import KilnValueError
+from kiln.errors import KilnTypeError, KilnValueError, describe
 
 # Fields of the pool block, in bytes; each hot word has a cache line to itself.
 _WORD, _DONE, _BUSY, _ASLEEP, _ACTIVE, _STOP = 0, 64, 128, 192, 256, 320
 _KERNEL, _ARGS, _BASE, _TOTAL, _WORKERS, _WAKE, _YIELD = 384, 392, 400, 408, 416, 424, 432
-_PENALTY = 448
+_PENALTY, _RESCUED, _RESCUE = 448, 456, 464
 _POOL_BYTES = 512
 
 PLAN_ENTRY_BYTES = 24
@@ -128,21 +135,40 @@ work:
 wait:
   %theirs = sub i64 %count, %own
   %t1 = call i64 @llvm.readcyclecounter()
+  %rescued.p = getelementptr i8, ptr %pool, i64 RESCUED
   br label %wait.loop
 wait.loop:
   %spins = phi i64 [ 0, %wait ], [ %spins.next, %wait.more ]
+  %asked = phi i64 [ %t1, %wait ], [ %asked.next, %wait.more ]
   %done = load atomic i64, ptr %done.p acquire, align 8
   %all = icmp eq i64 %done, %theirs
   br i1 %all, label %joined, label %wait.again
 wait.again:
   %spins.next = add i64 %spins, 1
-  %rest = and i64 %spins.next, 1023
+  %rescued = load atomic i64, ptr %rescued.p monotonic, align 8
+  %here = icmp ne i64 %rescued, 0
+  %every = select i1 %here, i64 0, i64 1023
+  %rest = and i64 %spins.next, %every
   %tired = icmp eq i64 %rest, 0
   br i1 %tired, label %wait.yield, label %wait.pause
 wait.pause:
   call void @PAUSE
   br label %wait.more
 wait.yield:
+  %t = call i64 @llvm.readcyclecounter()
+  %since = sub i64 %t, %asked
+  %late = icmp ugt i64 %since, 400000
+  %there = xor i1 %here, true
+  %worry = and i1 %late, %there
+  br i1 %worry, label %wait.rescue, label %wait.share
+wait.rescue:
+  ; Note [Rescue]
+  %rescue.p = getelementptr i8, ptr %pool, i64 RESCUE
+  %rescue.f = load ptr, ptr %rescue.p
+  call void %rescue.f()
+  br label %wait.share
+wait.share:
+  %asked.now = phi i64 [ %asked, %wait.yield ], [ %t, %wait.rescue ]
   ; more threads than cores: let the worker that holds a task run
   %yield.p = getelementptr i8, ptr %pool, i64 YIELD
   %yield.f = load ptr, ptr %yield.p
@@ -152,8 +178,18 @@ wait.os:
   call void %yield.f()
   br label %wait.more
 wait.more:
+  %asked.next = phi i64 [ %asked, %wait.pause ], [ %asked.now, %wait.share ], [ %asked.now, %wait.os ]
   br label %wait.loop
 joined:
+  %guest = load atomic i64, ptr %rescued.p monotonic, align 8
+  %undo = icmp ne i64 %guest, 0
+  br i1 %undo, label %restore, label %judge
+restore:
+  %restore.p = getelementptr i8, ptr %pool, i64 RESCUE
+  %restore.f = load ptr, ptr %restore.p
+  call void %restore.f()
+  br label %judge
+judge:
   ; waiting 4 times its own work and a million cycles (0.3 ms) is long: the next 400 regions stay here
   %t2 = call i64 @llvm.readcyclecounter()
   %worked = sub i64 %t1, %t0
@@ -239,9 +275,10 @@ entry:
   %args.p = getelementptr i8, ptr %pool, i64 ARGS
   %base.p = getelementptr i8, ptr %pool, i64 BASE
   %total.p = getelementptr i8, ptr %pool, i64 TOTAL
+  %rescued.p = getelementptr i8, ptr %pool, i64 RESCUED
   br label %look
 look:
-  %spins = phi i64 [ 0, %entry ], [ 0, %work ], [ %spins, %claim ], [ %spins.next, %pause ]
+  %spins = phi i64 [ 0, %entry ], [ 0, %work ], [ %spins, %claim ], [ %spins.next, %spin ], [ %spins.next, %give ]
   %now = load atomic i64, ptr %pool acquire, align 8
   %next = and i64 %now, 65535
   %shifted = lshr i64 %now, 16
@@ -280,6 +317,16 @@ active.check:
   %stay = and i1 %running, %patient
   br i1 %stay, label %pause, label %sleep
 pause:
+  ; on the caller's CPU (Note [Rescue]) the caller goes first
+  %rescued = load atomic i64, ptr %rescued.p monotonic, align 8
+  %guest = icmp ne i64 %rescued, 0
+  br i1 %guest, label %give, label %spin
+give:
+  %yield.p = getelementptr i8, ptr %pool, i64 YIELD
+  %yield.f = load ptr, ptr %yield.p
+  call void %yield.f()
+  br label %look
+spin:
   call void @PAUSE
   br label %look
 sleep:
@@ -304,14 +351,17 @@ class _Pool:
         self.started = False
         self.run: Any = None
         self._worker: Any = None
+        self.workers: list[int] = []  # native thread ids
+        self.guests: list[int] = []  # workers moved onto a caller's CPU
         self._wake_c = ctypes.CFUNCTYPE(None)(self.wake)
+        self._rescue_c = ctypes.CFUNCTYPE(None)(self.rescue)
 
     def field(self, offset: int) -> ctypes.c_int64:
         """A view of one 64-bit field of the pool block."""
         return ctypes.c_int64.from_address(self.address + offset)
 
     def link(self) -> None:
-        """Compile the native side (once a process) and fill in the two callbacks."""
+        """Compile the native side (once a process) and fill in the callbacks."""
         if self.run is not None:
             return
         from kiln.backends.cpu import jit
@@ -322,6 +372,7 @@ class _Pool:
         word, pointer = ctypes.c_int64, ctypes.c_void_p
         self._worker = ctypes.CFUNCTYPE(word, pointer, word, word, word)(lookup("kiln_worker"))
         self.field(_WAKE).value = ctypes.cast(self._wake_c, pointer).value or 0
+        self.field(_RESCUE).value = ctypes.cast(self._rescue_c, pointer).value or 0
         self.field(_YIELD).value = _yield_address()
         self.run = ctypes.CFUNCTYPE(word, pointer, pointer, word, word)(lookup("kiln_run"))
 
@@ -350,7 +401,7 @@ class _Pool:
             self.field(_WORKERS).value = 0
             self.field(_STOP).value += 1
             threads, self.threads = self.threads, []
-            self.started = False
+            self.workers, self.started = [], False
         self.wake()
         for thread in threads:
             if thread is not threading.current_thread():
@@ -368,21 +419,44 @@ class _Pool:
             except IndexError:
                 return
             if elsewhere:
-                with contextlib.suppress(OSError):
-                    os.sched_setaffinity(thread, elsewhere)
+                _move([thread], elsewhere)
             bed.release()
+
+    def rescue(self) -> None:
+        """Move workers that were taken off their CPUs to the caller's, or send them away again (called from native code)."""
+        if not _CAN_RESCUE:
+            return
+        if self.guests:
+            guests, self.guests = self.guests, []
+            _move(guests, os.sched_getaffinity(0) - {_getcpu()})
+            self.field(_RESCUED).value = 0
+            return
+        asleep = {thread for _, thread in self.sleepers}
+        clocks = [
+            (w, t) for w in self.workers if w not in asleep and (t := _cpu_time(w)) is not None
+        ]
+        until = time.perf_counter_ns() + 5000
+        while time.perf_counter_ns() < until:
+            pass
+        still = [w for w, t in clocks if _cpu_time(w) == t]
+        if still:
+            self.guests = still
+            _move(still, {_getcpu()})
+            self.field(_RESCUED).value = 1
 
     def reset_after_fork(self) -> None:
         """Forget the threads, which a forked child doesn't have; they start again on demand."""
         self.lock = threading.Lock()
         self.threads, self.sleepers, self.started = [], [], False
-        for offset in (_WORD, _DONE, _BUSY, _ASLEEP, _ACTIVE, _WORKERS):
+        self.workers, self.guests = [], []
+        for offset in (_WORD, _DONE, _BUSY, _ASLEEP, _ACTIVE, _WORKERS, _RESCUED):
             self.field(offset).value = 0
 
     def _serve(self, epoch: int) -> None:
         bed = _thread.allocate_lock()
         bed.acquire()
         thread = threading.get_native_id()
+        self.workers.append(thread)
         asleep = self.field(_ASLEEP)
         stop = self.field(_STOP)
         while not self._worker(self.address, epoch, _SPIN_IDLE, _SPIN_ACTIVE):
@@ -429,8 +503,10 @@ def pool_address() -> int:
 def set_num_threads(n: int) -> None:
     """Use ``n`` threads, the caller included, for compiled programs from now on.
 
-    Results don't depend on it. Raises ValueError for n < 1.
+    Results don't depend on it. Raises TypeError for what is no int, ValueError for n < 1.
     """
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise KilnTypeError("set_num_threads", "expected an int", describe(n), "pass 1, 2, …")
     if n < 1:
         raise KilnValueError(
             "set_num_threads", "at least one thread is needed", n,
@@ -475,6 +551,8 @@ def _text(isa_name: str) -> str:
         "WAKE": _WAKE,
         "YIELD": _YIELD,
         "PENALTY": _PENALTY,
+        "RESCUED": _RESCUED,
+        "RESCUE": _RESCUE,
     }
     for name, offset in fields.items():
         text = text.replace(f"i64 {name}\n", f"i64 {offset}\n")
@@ -490,6 +568,21 @@ def _other_cpus() -> set[int] | None:
     if _getcpu is None or not hasattr(os, "sched_setaffinity"):
         return None
     return os.sched_getaffinity(0) - {_getcpu()} or None
+
+
+def _move(threads: list[int], cpus: set[int]) -> None:
+    """Let threads run on these CPUs only; one that is gone, or that may not, stays as it is."""
+    for t in threads:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(t, cpus)
+
+
+def _cpu_time(thread: int) -> int | None:
+    """Nanoseconds for which a thread of this process has run (Linux); None where it is gone."""
+    try:
+        return time.clock_gettime_ns(~thread << 3 | 6)
+    except OSError:
+        return None
 
 
 def _find_getcpu() -> Any:
@@ -512,6 +605,7 @@ def _yield_address() -> int:
 
 
 _getcpu = _find_getcpu()
+_CAN_RESCUE = sys.platform == "linux" and _getcpu is not None
 _pool = _Pool()
 atexit.register(_pool.stop)
 if hasattr(os, "register_at_fork"):

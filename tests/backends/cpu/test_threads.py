@@ -185,3 +185,72 @@ def test_interpreter_exits_cleanly_with_workers_spinning_or_asleep():
             [sys.executable, "-c", code, pause], capture_output=True, text=True, timeout=30
         )
         assert (out.returncode, out.stderr) == (0, "")
+
+
+def test_an_idle_pool_burns_no_core(kernel):
+    threads.set_num_threads(3)
+    plan = Plan(kernel, [64])
+    plan.run()
+    start = time.process_time()
+    for _ in range(4):
+        time.sleep(0.25)
+        plan.run()
+    # workers look around for a while after each plan and then sleep
+    assert time.process_time() - start < 0.5
+    plan.check(5)
+
+
+def test_an_interrupt_arrives_and_the_pool_still_serves(kernel):
+    threads.set_num_threads(2)
+    plan = Plan(kernel, [1000] * 200)
+    timer = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            plan.run()
+    timer.join()
+    runs = int(plan.counts[0][0])
+    assert runs > 0
+    plan.run()
+    plan.check(runs + 1)
+
+
+def test_the_number_of_threads_changes_while_others_run_plans(kernel):
+    plans = [Plan(kernel, [3, 40, 7] * 5) for _ in range(3)]
+
+    def work(plan: Plan) -> None:
+        for _ in range(60):
+            plan.run()
+
+    team = [threading.Thread(target=work, args=(p,)) for p in plans]
+    for t in team:
+        t.start()
+    for n in (1, 3, 2, 4, 1, 2) * 3:
+        threads.set_num_threads(n)
+        assert threads.get_num_threads() == n
+    for t in team:
+        t.join()
+    for p in plans:
+        p.check(60)
+
+
+def test_beside_busy_processes_every_task_still_runs_once(kernel):
+    threads.set_num_threads(2)
+    plan = Plan(kernel, [64] * 50)
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        until, runs = time.monotonic() + 1.0, 0
+        while time.monotonic() < until:
+            plan.run()
+            runs += 1
+    finally:
+        for h in hogs:
+            h.kill()
+            h.wait()
+    plan.check(runs)
+
+
+@pytest.mark.parametrize("n", [2.0, "2", True, None])
+def test_a_number_of_threads_is_an_int(n):
+    with pytest.raises(TypeError, match="set_num_threads"):
+        threads.set_num_threads(n)
