@@ -58,7 +58,8 @@ def _chains(
     for i in dis.get_instructions(code):
         name = i.opname
         if name.startswith(("STORE_FAST", "DELETE_FAST")):
-            stored.update(i.argval if isinstance(i.argval, tuple) else (i.argval,))
+            names = i.argval if isinstance(i.argval, tuple) else (i.argval,)
+            stored.update(names[:1] if name == "STORE_FAST_LOAD_FAST" else names)
     for i in dis.get_instructions(code):
         name = i.opname
         if name in ("LOAD_GLOBAL", "LOAD_NAME"):
@@ -67,7 +68,7 @@ def _chains(
         elif name in ("LOAD_DEREF", "LOAD_CLASSDEREF"):
             flush()
             kind, root, path = "cell", i.argval, []
-        elif name.startswith("LOAD_FAST"):
+        elif name.startswith("LOAD_FAST") or name == "STORE_FAST_LOAD_FAST":
             flush()
             last = i.argval[-1] if isinstance(i.argval, tuple) else i.argval
             kind, root, path = ("variable" if last in stored else "local"), last, []
