@@ -276,7 +276,8 @@ def test_leaves_that_require_grad_are_protected():
 
 def test_tensors_from_outside_keep_their_history():
     p = kiln.ones(2, requires_grad=True)
-    state, x = kiln.zeros(2), kiln.ones(2)
+    base = kiln.ones(2, 2)
+    state, x = kiln.zeros(2), base[0]
 
     def grow():
         state.add_(p * 2)
@@ -304,6 +305,67 @@ def test_tensors_from_outside_keep_their_history():
         return y
 
     assert not kiln.compile(frozen_for_a_while)(x).requires_grad
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_an_argument_that_is_no_leaf_is_changed_with_its_history(tracked):
+    def scale(x, p):
+        before = (x * 3).sum()
+        x.mul_(p)
+        x[0] += 1
+        return before, x, x[1:]
+
+    found = []
+    for run in (kiln.compile(scale), scale):
+        start = kiln.tensor([1.0, 2.0, 3.0], requires_grad=tracked)
+        p = kiln.tensor([4.0, 5.0, 6.0], requires_grad=True)
+        for _ in range(2):
+            x = start * 2
+            before, whole, part = run(x, p)
+            assert whole is x
+            assert not x.is_leaf
+            assert x.requires_grad
+            (before + (x * x).sum() + part.sum()).backward()
+        found += [(x, start.grad if tracked else x, p.grad)]
+    for a, b in zip(*found, strict=True):
+        same(a, b)
+
+
+def test_a_leaf_without_gradient_takes_part_after_an_in_place_op():
+    p = kiln.tensor([2.0, 3.0], requires_grad=True)
+    x = kiln.ones(2)
+    kiln.compile(lambda x, p: x.mul_(p))(x, p)
+    x.sum().backward()
+    same(p.grad, kiln.ones(2))
+
+
+def test_backward_inside_does_not_reach_what_was_computed_outside_even_after_an_in_place_op():
+    x = kiln.ones(2, requires_grad=True) * 2
+    with pytest.raises(CaptureError, match="computed outside"):
+        kiln.compile(lambda x: x.mul_(3).sum().backward())(x)
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_views_that_overlap_share_memory_without_their_base(tracked):
+    def fn(x):
+        y = x * 2
+        return y[:3], y[1:], y.detach()[2:]
+
+    x = kiln.ones(4, requires_grad=tracked)
+    a, b, c = kiln.compile(fn)(x)
+    assert (a.requires_grad, b.requires_grad, c.requires_grad) == (tracked, tracked, False)
+    with kiln.no_grad():
+        a[2] = 9
+    assert b[1].item() == 9
+    assert c[0].item() == 9
+    if tracked:
+        (a.sum() + b.sum()).backward()
+        same(x.grad, kiln.tensor([2.0, 4.0, 4.0, 2.0]))
+
+
+def test_views_that_do_not_overlap_do_not_bring_their_base_along():
+    a, _ = kiln.compile(lambda x: (x * 2).chunk(2))(kiln.ones(1000))
+    assert a.numpy().base is None or a.numpy().base.nbytes < 4000
 
 
 def test_arguments_of_the_first_call_are_let_go():

@@ -67,6 +67,23 @@ def test_arguments_that_are_not_leaves_and_closures():
     same(w.grad, v.grad)
 
 
+@pytest.mark.parametrize("change", [
+    lambda y, p: y.mul_(p), lambda y, p: y[1:].mul_(p[1:]), lambda y, p: y.div_(p), lambda y, p: y.pow_(3),
+])  # fmt: skip
+def test_in_place_ops_inside_keep_the_old_values_that_their_gradients_need(change):
+    def fn(x, p):
+        y = x * 1
+        change(y, p)
+        return (y * y).sum()
+
+    (x, y), (p, q) = pair(), pair(seed=1)
+    kiln.compile(fn)(x, p).backward()
+    fn(y, q).backward()
+    same(x.grad, y.grad)
+    if q.grad is not None:
+        same(p.grad, q.grad)
+
+
 def test_retain_graph_and_twice():
     x, _ = pair()
     loss = kiln.compile(lambda x: (x**3).sum())(x)

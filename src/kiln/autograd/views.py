@@ -82,11 +82,14 @@ class CopySlices(TapeNode):
         self.inner.free()
 
 
-def rebase(x: Tensor, node: TapeNode, old_edge: Any) -> None:
-    """Point `x`, just changed in place by `node`, at its new history; `old_edge` was its own before."""
+def rebase(x: Tensor, node: TapeNode, old_edge: Any, idx: int = 0) -> None:
+    """Point `x`, just changed in place to be output `idx` of `node`, at its new history.
+
+    `old_edge` was its own before.
+    """
     base = x._base
     if base is None or x._view is None:
-        x._fn, x._idx, x._rg = node, 0, True
+        x._fn, x._idx, x._rg = node, idx, True
         if x._ver is not None:
             x._ver[1] += 1
         return

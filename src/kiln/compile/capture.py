@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from threading import get_ident
 from typing import Any
 
@@ -18,14 +19,14 @@ from numpy.lib.array_utils import byte_bounds
 from numpy.lib.stride_tricks import as_strided
 
 from .. import dtypes as dt
-from ..autograd.tape import record
+from ..autograd.tape import TapeNode, edge_of, record
 from ..errors import CaptureError, KilnError, describe
 from ..graph.node import Node, const, input_node, item, literal, make
 from ..ops.derive import compute_dtype
 from ..ops.registry import REGISTRY, Op
 from ..shape import contiguous_strides, numel, view_strides
-from ..tensor import CAPTURING, Tensor, wrap
-from .inputs import Input, may_share
+from ..tensor import CAPTURING, Tensor, _fresh, wrap
+from .inputs import Input, may_share, root_of
 
 _KILN = __name__.split(".")[0] + "."
 _ABSENT = object()
@@ -87,6 +88,10 @@ class SymArray:
             s.cache[self.chain] = found
         return found
 
+    def copy(self) -> SymArray:
+        """The present value in memory of its own."""
+        return self.capture._fresh(self.node())
+
     def strided(self) -> np.ndarray:
         """The layout as a dummy array; its strides count elements."""
         if self.layout is None:
@@ -119,6 +124,23 @@ def _layout(a: np.ndarray) -> Any:
     if a.flags.c_contiguous or any(s % a.itemsize for s in a.strides):
         return None
     return as_strided(np.zeros(1, np.uint8), a.shape, [s // a.itemsize for s in a.strides])
+
+
+def _overlap(views: list[SymArray]) -> bool:
+    """Whether views of one storage may have elements in common: those of layouts unknown may."""
+    for a, b in combinations([v.layout for v in views], 2):
+        if a is None or b is None or root_of(a) is not root_of(b) or np.may_share_memory(a, b):
+            return True
+    return False
+
+
+class Outside(TapeNode):
+    """The history that an argument has outside: passes gradients on to the leaf that stands for it."""
+
+    __slots__ = ()
+
+    def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
+        return gs
 
 
 class Branch(BaseException):
@@ -154,6 +176,7 @@ class Capture:
         self.stand_ins: dict[
             int, tuple[int, Tensor, Tensor]
         ] = {}  # (leaf, stand-in, argument) by id of the stand-in
+        self.hidden: list[tuple[Tensor, Tensor]] = []  # (leaf behind a stand-in, argument)
         self.arg_grads: dict[
             int, Tensor | None
         ] = {}  # by leaf: the stand-in's .grad before the call
@@ -223,6 +246,13 @@ class Capture:
             sym = self._memory(i, t._a)
         out = wrap(sym)
         out._rg = t._rg
+        if (
+            t._fn is not None
+        ):  # no leaf, so that it can be changed in place; the leaf is hidden behind it
+            inside = wrap(sym)
+            inside._rg = True
+            out._fn = Outside([edge_of(inside)], 1)
+            self.hidden.append((inside, t))
         self.stand_ins[id(out)] = (leaf, out, t)
         return out
 
@@ -368,20 +398,48 @@ class Capture:
         if self.failure is not None:
             raise self.failure
         changed = [t for t, (fn, _, rg) in self.requires if t._fn is not fn or t._rg is not rg]
-        changed += [
-            x for _, t, x in self.stand_ins.values() if t._fn is not None or t._rg is not x._rg
-        ]
+        moved = {leaf for leaf, _ in self.moved()}
+        for leaf, t, x in self.stand_ins.values():
+            if (
+                (x._base is not None or self._given_twice(t))
+                if leaf in moved
+                else t._rg is not x._rg
+            ):
+                changed.append(x)
         for t in changed:
             raise CaptureError(
                 "compile", "the function gives a tensor from outside a new history: by an in-place op that is recorded, "
                 "or by requires_grad_", describe(t), "update it inside kiln.no_grad(), from detached values",
             )  # fmt: skip
-        for _, t, x in self.stand_ins.values():
-            if x._fn is not None and t._grad is not None:
+        for inside, x in self.hidden:
+            if inside._grad is not None:
                 raise CaptureError(
                     "compile", "backward inside the function reaches an argument that was computed outside",
                     describe(x), "pass x.detach(), or call backward outside the function",
                 )  # fmt: skip
+
+    def moved(self) -> list[tuple[int, Tensor]]:
+        """Arguments that have a new history: changed by an in-place op that is recorded."""
+        return [
+            (leaf, t) for leaf, t, _ in self.stand_ins.values()
+            if _fresh(t)._fn is not None and not isinstance(t._fn, Outside)
+        ]  # fmt: skip
+
+    def _given_twice(self, t: Tensor) -> bool:
+        return sum(s._a.storage is t._a.storage for _, s, _ in self.stand_ins.values()) > 1
+
+    def shared(self, found: list[Any]) -> list[Tensor]:
+        """Tensors that are not returned but of which several returned views show the same elements."""
+        views: dict[Storage, list[Tensor]] = {}
+        for x in {id(x): x for x in found if self._is_ours(x)}.values():
+            views.setdefault(x._a.storage, []).append(x)
+        out = []
+        for s, xs in views.items():
+            if s.origin is None and all(x._a.chain for x in xs) and _overlap([x._a for x in xs]):
+                tracked = next((x for x in xs if _fresh(x)._rg and x._base is not None), None)
+                whole = SymArray(self, s, (), s.value.shape, s.value.dtype.np)
+                out.append(wrap(whole) if tracked is None else tracked._base)
+        return out
 
     def _is_ours(self, x: Any) -> bool:
         return isinstance(x, Tensor) and isinstance(x._a, SymArray) and x._a.capture is self

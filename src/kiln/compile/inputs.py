@@ -56,3 +56,10 @@ def may_share(a: np.ndarray, b: np.ndarray) -> bool:
     if a.base is None and b.base is None:
         return a is b
     return bool(a.size and b.size and np.may_share_memory(a, b))
+
+
+def root_of(a: np.ndarray) -> Any:
+    """The owner of an array's memory."""
+    while isinstance(a.base, np.ndarray):
+        a = a.base
+    return a if a.base is None else a.base

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ..autograd.tape import TapeNode
 from ..backends import base
 from ..errors import CaptureError, describe
@@ -14,7 +12,7 @@ from ..graph.node import Graph, Node
 from ..tensor import Tensor, _fresh
 from .capture import Capture, SymArray
 from .gradient import Joint, differentiate
-from .inputs import Input, may_share
+from .inputs import Input, may_share, root_of
 from .pytree import flatten
 from .replay import replay
 
@@ -32,6 +30,7 @@ class Plan:
 
         out_leaves: list[Any] = []
         self.structure = flatten(result, out_leaves)
+        out_leaves += capture.shared(out_leaves)
         self.makers = _makers(capture, out_leaves, output)
         late = {"alias": 1, "again": 2}
         self.order = sorted(enumerate(self.makers), key=lambda p: late.get(p[1][0], 0))
@@ -41,6 +40,9 @@ class Plan:
         # a loss whose backward ran inside the function still says requires_grad, as in eager mode
         self.spent = {k[1] for k, x in grad_outputs if _is_spent(x)}
         grad_outputs = [(k, x) for k, x in grad_outputs if k[1] not in self.spent]
+        moved = capture.moved()
+        self.moved = [(leaf, output(capture.value(t))) for leaf, t in moved]
+        grad_outputs += [(("new", k), t) for (_, k), (_, t) in zip(self.moved, moved, strict=True)]
         self.grads: list[
             tuple[Tensor | int, int]
         ] = []  # (tensor or argument, output that becomes its .grad)
@@ -97,19 +99,12 @@ class Plan:
         """Refuse to write an argument's memory that another argument shares in part."""
         for w, i in self.pairs:
             a, b = self.inputs[w].fetch(leaves), self.inputs[i].fetch(leaves)
-            if _root(a) is _root(b) and may_share(a, b):
+            if root_of(a) is root_of(b) and may_share(a, b):
                 raise CaptureError(
                     "compile", "the function writes a tensor whose memory another argument shares in part",
                     f"argument {self.inputs[i].leaf}: {describe(leaves[self.inputs[i].leaf])}",
                     "pass one of them and take the view inside the function",
                 )  # fmt: skip
-
-
-def _root(a: np.ndarray) -> Any:
-    """The owner of an array's memory."""
-    while isinstance(a.base, np.ndarray):
-        a = a.base
-    return a if a.base is None else a.base
 
 
 def _makers(capture: Capture, found: list[Any], output: Callable[[Node], int]) -> list[tuple]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd.modes import mode
+from ..autograd.views import rebase
 from ..backends.base import too_large
 from ..errors import KilnError, describe
 from ..ops.dispatch import bump
@@ -31,7 +32,7 @@ def replay(plan: Plan) -> Callable[[tuple[Any, ...]], Any]:
     program, graph = plan.program, plan.graph
     s = Source(
         ProgramNode=ProgramNode, SpentNode=SpentNode, alias=_alias, bump=bump, copyto=np.copyto, empty=np.empty,
-        lock=program.lock, mode=mode, unflatten=unflatten, whole=_whole, wrap=wrap,
+        lock=program.lock, mode=mode, rebase=rebase, unflatten=unflatten, whole=_whole, wrap=wrap,
     )  # fmt: skip
     if plan.n_leaves:
         s.line("".join(f"x{n}, " for n in range(plan.n_leaves)) + "= leaves")
@@ -156,6 +157,9 @@ def _results(plan: Plan, s: Source) -> list[str]:
         slots = ", ".join(f"{k}: o{k}" for k in plan.visible)
         joint, inputs = s.constant(plan.joint), s.constant(plan.inputs)
         s.line(f"node = ProgramNode({joint}, {inputs}, leaves, {{{slots}}}) if mode.grad else None")
+        for leaf, k in plan.moved:
+            s.line("if node is not None:")
+            s.line(f"rebase(x{leaf}, node, None, {position[k]})", 2)
     for at, m in plan.order:
         if m[0] == "value":
             made[at] = s.constant(m[1])

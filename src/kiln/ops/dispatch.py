@@ -239,7 +239,9 @@ def _snapshot(op: Op, args: tuple) -> Tensor:
                if isinstance(t, Tensor))
     )  # fmt: skip
     a = x._a
-    if needed and isinstance(a, np.ndarray) and op.tensor_slots[0] in op.plan(needed).keep:
+    if needed and op.tensor_slots[0] in op.plan(needed).keep:
+        if CAPTURING and (ctx := CAPTURING.get(get_ident())):
+            a = ctx.payload(x)
         a = a.copy()
     out = wrap(a)
     out._fn, out._idx, out._rg = x._fn, x._idx, x._rg
