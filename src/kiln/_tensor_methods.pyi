@@ -19,6 +19,10 @@ class min_result(NamedTuple):
     values: Tensor
     indices: Tensor
 
+class median_dim_result(NamedTuple):
+    values: Tensor
+    indices: Tensor
+
 class cummax_result(NamedTuple):
     values: Tensor
     indices: Tensor
@@ -36,10 +40,6 @@ class topk_result(NamedTuple):
     indices: Tensor
 
 class kthvalue_result(NamedTuple):
-    values: Tensor
-    indices: Tensor
-
-class median_dim_result(NamedTuple):
     values: Tensor
     indices: Tensor
 

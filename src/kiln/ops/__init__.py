@@ -2,6 +2,7 @@
 
 from . import (  # noqa: F401
     activation,
+    addmm,
     arithmetic,
     attention,
     batch_norm,
@@ -15,6 +16,7 @@ from . import (  # noqa: F401
     dropout,
     einsum,
     embedding,
+    extremes,
     indexing,
     joining,
     linalg,

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError, KilnNotImplementedError
+from ..errors import KilnError, KilnNotImplementedError, describe
 from ..shape import broadcast_shapes
 from ..tensor import Tensor
-from .derive import compute_dtype
+from .derive import elementwise_infer
 from .dispatch import expect_tensor
 from .registry import REGISTRY, Operand, Sample, composition, op
 from .samples import binary, draw, rng, unary
@@ -32,21 +32,22 @@ def conjugate(x: Any) -> Any:
     return x.conj() if isinstance(x, Tensor) and x._a.dtype.kind == "c" else x
 
 
-def _no_bool(name: str, kind: type[KilnError] = KilnNotImplementedError) -> Any:
-    """The shape rule of an op that bool tensors do not have."""
+def only(name: str, low: int, high: int, kind: type[KilnError] = KilnError) -> Any:
+    """The shape rule of an elementwise op that is defined for some categories of dtypes, `low` to `high`."""
 
     def infer(*args: Any) -> tuple:
-        o = REGISTRY[name]
-        xs = [args[i] for i in o.tensor_slots]
-        d = compute_dtype(o, xs)
-        if d.category == dt.BOOL and any(getattr(x, "dtype", None) is dt.bool_ for x in xs):
+        shape, d = elementwise_infer(REGISTRY[name])(*args)
+        if not low <= d.category <= high:
             raise kind(
-                name, "not defined for bool tensors", f"{d.name}",
-                "use ^ or logical_not() on bool tensors, or convert to an integer dtype",
-            )  # fmt: skip
-        return broadcast_shapes(*[getattr(x, "shape", ()) for x in xs], op=name), d
+                name, f"not defined for {d.name} tensors", describe(args), "convert them first"
+            )
+        return shape, d
 
     return infer
+
+
+def _no_bool(name: str) -> Any:
+    return only(name, dt.INT, dt.COMPLEX, KilnNotImplementedError)
 
 
 # ---------------------------------------------------------------- sums and products
@@ -78,7 +79,7 @@ def add(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:
     dunders=("__sub__", "__rsub__", "__isub__"),
     grad={"input": lambda g: g, "other": lambda g, alpha: g * -alpha},
     body=lambda input, other, alpha: input - other * alpha,
-    infer=lambda input, other, alpha=1: _no_bool("sub", KilnError)(input, other),
+    infer=only("sub", dt.INT, dt.COMPLEX),
     samples=binary(kwargs=({}, {"alpha": 2.5})),
 )  # fmt: skip
 def sub(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:

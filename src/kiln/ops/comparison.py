@@ -8,12 +8,10 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError
-from ..shape import broadcast_shapes
 from ..tensor import Tensor
-from .arithmetic import elementwise
-from .derive import compute_dtype
+from .arithmetic import elementwise, only
 from .dispatch import expect_tensor
-from .registry import REGISTRY, Operand, Sample, composition
+from .registry import Operand, Sample, composition
 from .samples import binary, draw, rng, unary
 
 # ---------------------------------------------------------------- comparison
@@ -150,17 +148,7 @@ def logical_not(input: Tensor) -> Tensor:
 
 
 def _integral(name: str) -> Any:
-    def infer(*args: Any) -> tuple:
-        o = REGISTRY[name]
-        xs = [args[i] for i in o.tensor_slots]
-        d = compute_dtype(o, xs)
-        if d.category > dt.INT:
-            raise KilnError(
-                name, "only defined for integer and bool tensors", d.name, "convert with .long()"
-            )
-        return broadcast_shapes(*[getattr(x, "shape", ()) for x in xs], op=name), d
-
-    return infer
+    return only(name, dt.BOOL, dt.INT)
 
 
 def _ints(scalar: Any = 3) -> Any:

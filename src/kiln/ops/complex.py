@@ -35,7 +35,7 @@ def complex(real: Tensor, imag: Tensor, *, out: Tensor | None = None) -> Tensor:
     r = real + imag * 1j
     if out is not None and out.dtype is not r.dtype:
         raise KilnError("complex", f"expected out to be of dtype {r.dtype.name}", describe(out), "")
-    return r if out is None else store_out(REGISTRY["add"], r, out)
+    return store_out(REGISTRY["add"], r, out)
 
 
 @composition(method=False, samples=None)

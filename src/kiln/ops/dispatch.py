@@ -289,7 +289,9 @@ def store(op: Op, x: Tensor, value: np.ndarray) -> None:
 
 
 def store_out(op: Op, result: Any, out: Any) -> Any:
-    """Place results in `out=` tensors, resizing empty ones, and return them."""
+    """Place results in `out=` tensors, resizing empty ones, and return them; None leaves them as they are."""
+    if out is None:
+        return result
     if isinstance(result, tuple):
         for r, o in zip(result, out, strict=True):
             store_out(op, r, o)

@@ -1,4 +1,4 @@
-"""Matrix products and what is written in them: matmul and its relatives, addmm, distances."""
+"""Matrix products and what is written in them: matmul and its relatives, distances."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..shape import Size, broadcast_shapes, norm_dim, numel
 from ..tensor import CAPTURING, Tensor, wrap
 from .dispatch import apply, record, store_out
 from .reduction import accurate_sum, sum_op
-from .registry import FUNCTIONS, Sample, composition, method, op
+from .registry import FUNCTIONS, Sample, composition, op
 from .samples import draw, rng, strided
 from .selection import where_op
 from .statistics import norm_op
@@ -63,7 +63,7 @@ def _text(shape: Sequence[Any]) -> str:
     return "x".join(map(str, shape))
 
 
-def _same_dtype(name: str, *tensors: Any) -> dt.dtype:
+def same_dtype(name: str, *tensors: Any) -> dt.dtype:
     d = tensors[0].dtype
     for t in tensors[1:]:
         if t.dtype is not d:
@@ -101,7 +101,7 @@ def _matmul_infer(input: Any, other: Any) -> tuple:
             f"a={describe(input)}, b={describe(other)}",
             "the inner sizes must be equal",
         )
-    d = _same_dtype("matmul", input, other)
+    d = same_dtype("matmul", input, other)
     batch = broadcast_shapes(a[:-2], b[:-2], op="matmul")
     rows = (a[-2],) if len(a) > 1 else ()
     shape = Size((*batch, *rows, *((b[-1],) if len(b) > 1 else ())))
@@ -171,7 +171,7 @@ def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor
                 record(_matmul, (input, other), (t,))
             return t
     r = apply(_matmul, (input, other))
-    return r if out is None else store_out(_matmul, r, out)
+    return store_out(_matmul, r, out)
 
 
 def _operator(self: Tensor, other: Any) -> Any:
@@ -279,7 +279,7 @@ def inner(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
                 describe((input, other)), "transpose or reshape one of them",
             )  # fmt: skip
         r = tensordot(input, other, ([-1], [-1]))
-    return r if out is None else store_out(_matmul, r, out)
+    return store_out(_matmul, r, out)
 
 
 @composition(aliases=("ger",), samples=_pairs(((3,), (2,)), ((0,), (2,)), bad=(((3,), (2, 2)),)))
@@ -287,7 +287,7 @@ def outer(input: Tensor, vec2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The matrix of all products of two vectors' elements."""
     _ranks("outer", (1, 1), input, vec2)
     r = input.unsqueeze(1) * vec2
-    return r if out is None else store_out(_matmul, r, out)
+    return store_out(_matmul, r, out)
 
 
 def chain_matmul(*matrices: Tensor) -> Tensor:
@@ -310,7 +310,7 @@ def multi_dot(tensors: Sequence[Tensor], *, out: Tensor | None = None) -> Tensor
     r = tensors[0]
     for m in tensors[1:]:
         r = matmul(r, m)
-    return r if out is None else store_out(_matmul, r, out)
+    return store_out(_matmul, r, out)
 
 
 @composition(samples=_pairs(((2, 3), (4,)), ((), (2,)), ((2,), (2, 2, 2))))
@@ -359,136 +359,7 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, out: Tensor | None = None) ->
     from .einsum import contract
 
     r = contract(a, left, b, right, keep)
-    return r if out is None else store_out(_matmul, r, out)
-
-
-# ---------------------------------------------------------------- products that add
-
-
-def _blend(name: str, input: Tensor, product: Tensor, beta: Any, alpha: Any) -> Tensor:
-    """beta * input + alpha * product; input is not read where beta is 0."""
-    d = _same_dtype(name, input, product)
-    if d.category < dt.FLOAT:
-        beta, alpha = int(beta), int(alpha)
-    if d is dt.bool_:
-        product = product & bool(alpha)
-        return input | product if beta else product
-    if alpha != 1:
-        product = product * alpha
-    shape = product.shape
-    if broadcast_shapes(input.shape, shape, op=name) != shape:
-        raise KilnError(
-            name, f"input must expand to {list(shape)}", describe(input), "check its shape"
-        )
-    if beta == 0:
-        return product
-    return (input if beta == 1 else input * beta) + product
-
-
-def _adding(*shapes: tuple, bad: tuple) -> Callable[[], Iterator[Sample]]:
-    def samples() -> Iterator[Sample]:
-        r = rng(22)
-        for kw in ({}, {"beta": 0.5, "alpha": 2.0}, {"beta": 0}):
-            for group in shapes:
-                yield Sample(tuple(draw(r, s) for s in group), kw)
-        for group in bad:
-            yield Sample(tuple(draw(r, s) for s in group), error=RuntimeError)
-
-    return samples
-
-
-def _finish(r: Tensor, out: Tensor | None) -> Tensor:
-    return r if out is None else store_out(_matmul, r, out)
-
-
-@composition(samples=_adding(((4,), (2, 3), (3, 4)), ((2, 1), (2, 3), (3, 4)),
-                             bad=(((5,), (2, 3), (3, 4)), ((4,), (2, 3), (4, 4)))))  # fmt: skip
-def addmm(
-    input: Tensor,
-    mat1: Tensor,
-    mat2: Tensor,
-    *,
-    beta: Any = 1,
-    alpha: Any = 1,
-    out: Tensor | None = None,
-) -> Tensor:
-    """beta * input + alpha * (mat1 @ mat2)."""
-    return _finish(_blend("addmm", input, mm(mat1, mat2), beta, alpha), out)
-
-
-@composition(samples=_adding(((2,), (2, 3), (3,)), bad=(((3,), (2, 3), (3,)),)))
-def addmv(
-    input: Tensor,
-    mat: Tensor,
-    vec: Tensor,
-    *,
-    beta: Any = 1,
-    alpha: Any = 1,
-    out: Tensor | None = None,
-) -> Tensor:
-    """beta * input + alpha * (mat @ vec)."""
-    return _finish(_blend("addmv", input, mv(mat, vec), beta, alpha), out)
-
-
-@composition(samples=_adding(((2, 3), (2,), (3,)), bad=(((2, 4), (2,), (3,)),)))
-def addr(
-    input: Tensor,
-    vec1: Tensor,
-    vec2: Tensor,
-    *,
-    beta: Any = 1,
-    alpha: Any = 1,
-    out: Tensor | None = None,
-) -> Tensor:
-    """beta * input + alpha * outer(vec1, vec2); integers need integer factors."""
-    if input.dtype.category < dt.FLOAT and (isinstance(beta, float) or isinstance(alpha, float)):
-        raise KilnError(
-            "addr", "beta and alpha must be integers for integral tensors", f"{beta}, {alpha}", ""
-        )
-    return _finish(_blend("addr", input, outer(vec1, vec2), beta, alpha), out)
-
-
-@composition(
-    samples=_adding(((2, 1, 4), (2, 3, 5), (2, 5, 4)), bad=(((3, 5), (2, 3, 5), (2, 5, 4)),))
-)
-def baddbmm(
-    input: Tensor,
-    batch1: Tensor,
-    batch2: Tensor,
-    *,
-    beta: Any = 1,
-    alpha: Any = 1,
-    out: Tensor | None = None,
-) -> Tensor:
-    """beta * input + alpha * bmm(batch1, batch2)."""
-    return _finish(_blend("baddbmm", input, bmm(batch1, batch2), beta, alpha), out)
-
-
-@composition(samples=_adding(((3, 4), (2, 3, 5), (2, 5, 4)), bad=(((3, 5), (2, 3, 5), (2, 5, 4)),)))
-def addbmm(
-    input: Tensor,
-    batch1: Tensor,
-    batch2: Tensor,
-    *,
-    beta: Any = 1,
-    alpha: Any = 1,
-    out: Tensor | None = None,
-) -> Tensor:
-    """beta * input + alpha * (the sum of bmm(batch1, batch2) over the batch)."""
-    product = sum_op(bmm(batch1, batch2), 0, False)
-    return _finish(_blend("addbmm", input, product.to(batch1.dtype), beta, alpha), out)
-
-
-def _in_place(fn: Callable) -> None:
-    def into(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self.copy_(fn(self, *args, **kwargs))
-
-    into.__name__, into.__doc__ = fn.__name__ + "_", f"In-place form of `{fn.__name__}`."
-    method(into.__name__)(into)
-
-
-for _fn in (addmm, addmv, addr, baddbmm, addbmm):
-    _in_place(_fn)
+    return store_out(_matmul, r, out)
 
 
 # ---------------------------------------------------------------- cross products and distances
@@ -559,7 +430,7 @@ def _cdist_infer(x1: Any, x2: Any, p: float = 2.0) -> tuple:
         )
     if p < 0:
         raise KilnError("cdist", "only supports non-negative p values", p, "")
-    return Size((*broadcast_shapes(a[:-2], b[:-2], op="cdist"), a[-2], b[-2])), _same_dtype(
+    return Size((*broadcast_shapes(a[:-2], b[:-2], op="cdist"), a[-2], b[-2])), same_dtype(
         "cdist", x1, x2
     )
 

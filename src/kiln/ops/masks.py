@@ -68,7 +68,7 @@ def masked_select(input: Tensor, mask: Tensor, *, out: Tensor | None = None) -> 
     _mask_check("masked_select", mask)
     shape = broadcast_shapes(input._a.shape, mask._a.shape, op="masked_select")
     r = input.expand(shape)[mask.expand(shape)]
-    return r if out is None else dispatch.store_out(index_op.op, r, out)
+    return dispatch.store_out(index_op.op, r, out)
 
 
 @indexing(
@@ -142,7 +142,7 @@ def nonzero(input: Tensor, *, out: Any = None, as_tuple: bool = False) -> Any:
         coords = nonzero_op(input.reshape(1) if input._a.ndim == 0 else input)
         return tuple(coords[:, i] for i in range(coords._a.shape[1]))
     r = nonzero_op(input)
-    return r if out is None else dispatch.store_out(nonzero_op.op, r, out)  # type: ignore[attr-defined]
+    return dispatch.store_out(nonzero_op.op, r, out)  # type: ignore[attr-defined]
 
 
 @composition(samples=None)

@@ -98,7 +98,7 @@ def _public(name: str, run: Any, doc: str) -> Any:
     def scan(input: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
         r = run(input if dtype is None else input.to(dt.as_dtype(dtype)), dim)
         r = r if dtype is None else r.to(dtype)
-        return r if out is None else store_out(run.op, r, out)
+        return store_out(run.op, r, out)
 
     scan.__name__, scan.__doc__ = name, doc
     fn = composition(samples=lambda: iter([

@@ -121,7 +121,7 @@ def take(input: Tensor, index: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Elements by their position in row-major order."""
     _index_dtype("take", index)
     r = index_op(input.reshape(-1), [index.long()], (0,))
-    return r if out is None else dispatch.store_out(index_op.op, r, out)
+    return dispatch.store_out(index_op.op, r, out)
 
 
 def _select_infer(input: Any, dim: int, index: Any) -> tuple:

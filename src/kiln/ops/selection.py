@@ -73,7 +73,7 @@ def where(condition: Tensor, input: Any = None, other: Any = None, *, out: Any =
             "where", "the condition must be a Tensor", condition, "compare first: x > 0"
         )
     r = where_op(condition, input, other)
-    return r if out is None else store_out(where_op.op, r, out)
+    return store_out(where_op.op, r, out)
 
 
 def _tensor_where(self: Tensor, a: Any, b: Any = None) -> Tensor:

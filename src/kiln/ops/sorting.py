@@ -12,7 +12,7 @@ from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, describ
 from ..shape import Size, norm_dim, numel
 from ..tensor import Tensor
 from .dispatch import store_out
-from .reduction import select_grad
+from .extremes import select_grad
 from .registry import Operand, Sample, composition, op
 from .samples import draw, rng, strided
 
@@ -72,10 +72,6 @@ def sort_op(input: Tensor, dim: int, descending: bool) -> Tensor:
     return np.take_along_axis(input, order, dim), order
 
 
-def _finish(fn: Any, r: Any, out: Any) -> Any:
-    return r if out is None else store_out(fn.op, r, out)
-
-
 def _public_sorts() -> Iterator[Sample]:
     yield Sample((draw(rng(), (3, 4)),))
     yield Sample((draw(rng(), (3, 4)), 0, True))
@@ -95,7 +91,7 @@ def sort(
     out: Any = None,
 ) -> Any:
     """(values, indices) in order along `dim`. Equal elements always keep their order."""
-    return _finish(sort_op, sort_op(input, dim, descending), out)
+    return store_out(sort_op.op, sort_op(input, dim, descending), out)
 
 
 @composition(samples=_public_sorts)

@@ -13,27 +13,20 @@ from ..shape import Size, numel
 from ..tensor import Tensor
 from .arithmetic import conjugate
 from .dispatch import apply, store_out
+from .extremes import amax, amin, select, select_grad, select_rule, select_samples, share
 from .reduction import (
     INT64,
     Dims,
     accurate_sum,
     add_reduce,
     alias_dims,
-    amax,
-    amin,
     converted,
-    finished,
     nan_is_zero,
     numpy_axis,
     reduced_axes,
     reduced_count,
     reduced_shape,
     reductions,
-    select,
-    select_grad,
-    select_rule,
-    select_samples,
-    share,
     spread,
     sum_op,
 )
@@ -82,7 +75,7 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
     if names:
         dim, keepdim = alias_dims(dim, keepdim, names, "mean")
     r = apply(_mean, (input if dtype is None else converted(input, dtype), dim, keepdim))
-    return r if out is None else store_out(_mean, r, out)
+    return store_out(_mean, r, out)
 
 
 @composition(samples=lambda: iter([
@@ -220,13 +213,13 @@ def _spread_samples() -> Iterator[Sample]:
 @composition(samples=_spread_samples)
 def var(input: Tensor, *args: Any, out: Tensor | None = None, **given: Any) -> Tensor:
     """The variance: `var(x, dim=None, *, correction=1, keepdim=False)`, also with `unbiased`."""
-    return finished(var_op, var_op(input, *_variance_args("var", args, given)), out)
+    return store_out(var_op.op, var_op(input, *_variance_args("var", args, given)), out)
 
 
 @composition(samples=_spread_samples)
 def std(input: Tensor, *args: Any, out: Tensor | None = None, **given: Any) -> Tensor:
     """The standard deviation: `std(x, dim=None, *, correction=1, keepdim=False)`, also with `unbiased`."""
-    return finished(std_op, std_op(input, *_variance_args("std", args, given)), out)
+    return store_out(std_op.op, std_op(input, *_variance_args("std", args, given)), out)
 
 
 @composition(samples=_spread_samples, method=False)
@@ -413,7 +406,7 @@ def norm(input: Tensor, p: Any = "fro", dim: Dims = None, keepdim: bool = False,
         )
     _no_integers(input)
     r = norm_op(converted(input, dtype), 2 if p in (None, "fro") else p, dim, keepdim)
-    return finished(norm_op, r, out)
+    return store_out(norm_op.op, r, out)
 
 
 @composition(namespace="linalg", method=False, samples=_some_norms)

@@ -7,7 +7,7 @@ from typing import Any
 from .. import dtypes as dt
 from ..ops.creation import tensor, zeros_like
 from ..tensor import Tensor
-from .optimizer import ParamsT, PerParameter, check_options, options, pair
+from .optimizer import ParamsT, PerParameter, check_options, decayed, options, pair
 
 
 class Adam(PerParameter):
@@ -47,11 +47,7 @@ class Adam(PerParameter):
     def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
         lr, eps, weight_decay, beta1, beta2 = scalars
         step = state["step"].add_(1).double()
-        if group["weight_decay"] != 0:
-            if group["decoupled_weight_decay"]:
-                p.mul_(1 - lr * weight_decay)
-            else:
-                g = g + p * weight_decay
+        g = decayed(p, g, group, lr, weight_decay)
         mean, square = state["exp_avg"], state["exp_avg_sq"]
         mean.lerp_(g, 1 - beta1)
         square.mul_(beta2).add_(g * g * (1 - beta2))
@@ -117,11 +113,7 @@ class NAdam(PerParameter):
     def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
         lr, eps, weight_decay, decay, beta1, beta2 = scalars
         step = state["step"].add_(1).double()
-        if group["weight_decay"] != 0:
-            if group["decoupled_weight_decay"]:
-                p.mul_(1 - lr * weight_decay)
-            else:
-                g = g + p * weight_decay
+        g = decayed(p, g, group, lr, weight_decay)
         mu = beta1 * (1.0 - 0.5 * (0.96 ** (step * decay)))
         next_mu = beta1 * (1.0 - 0.5 * (0.96 ** ((step + 1) * decay)))
         product = state["mu_product"].mul_(mu).double()
@@ -160,8 +152,7 @@ class Adamax(PerParameter):
     def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
         lr, eps, weight_decay, beta1, beta2 = scalars
         step = state["step"].add_(1).double()
-        if group["weight_decay"] != 0:
-            g = g + p * weight_decay
+        g = decayed(p, g, group, lr, weight_decay)
         mean, largest = state["exp_avg"], state["exp_inf"]
         mean.lerp_(g, 1 - beta1)
         largest.copy_((largest * beta2).maximum(g.abs() + eps))
@@ -197,11 +188,7 @@ class RAdam(PerParameter):
     def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
         lr, eps, weight_decay, beta1, beta2 = scalars
         step = state["step"].add_(1).double()
-        if group["weight_decay"] != 0:
-            if group["decoupled_weight_decay"]:
-                p.mul_(1 - lr * weight_decay)
-            else:
-                g = g + p * weight_decay
+        g = decayed(p, g, group, lr, weight_decay)
         mean, square = state["exp_avg"], state["exp_avg_sq"]
         mean.lerp_(g, 1 - beta1)
         square.mul_(beta2).add_(g * g * (1 - beta2))

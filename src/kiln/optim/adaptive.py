@@ -8,7 +8,7 @@ from .. import dtypes as dt
 from ..errors import KilnValueError
 from ..ops.creation import full_like, tensor, zeros_like
 from ..tensor import Tensor
-from .optimizer import ParamsT, PerParameter, check_options, options, pair
+from .optimizer import ParamsT, PerParameter, check_options, decayed, options, pair
 
 
 class RMSprop(PerParameter):
@@ -42,8 +42,7 @@ class RMSprop(PerParameter):
     def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
         lr, alpha, eps, weight_decay, momentum = scalars
         state["step"].add_(1)
-        if group["weight_decay"] != 0:
-            g = g + p * weight_decay
+        g = decayed(p, g, group, lr, weight_decay)
         square = state["square_avg"]
         square.mul_(alpha).add_(g * g * (1 - alpha))
         if group["centered"]:
@@ -89,8 +88,7 @@ class Adagrad(PerParameter):
     def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
         lr, lr_decay, eps, weight_decay = scalars
         step = state["step"].add_(1).double()
-        if group["weight_decay"] != 0:
-            g = g + p * weight_decay
+        g = decayed(p, g, group, lr, weight_decay)
         total = state["sum"]
         total.add_(g * g)
         p.sub_(g / total.sqrt().add_(eps) * (lr / (1 + (step - 1) * lr_decay)))
@@ -123,8 +121,7 @@ class Adadelta(PerParameter):
     def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
         lr, rho, eps, weight_decay = scalars
         state["step"].add_(1)
-        if group["weight_decay"] != 0:
-            g = g + p * weight_decay
+        g = decayed(p, g, group, lr, weight_decay)
         square, moved = state["square_avg"], state["acc_delta"]
         square.mul_(rho).add_(g * g * (1 - rho))
         delta = (moved + eps).sqrt_() / (square + eps).sqrt_() * g
@@ -196,8 +193,7 @@ class ASGD(PerParameter):
     def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
         lr, lambd, alpha, t0, weight_decay = scalars
         step = state["step"].add_(1).double()
-        if group["weight_decay"] != 0:
-            g = g + p * weight_decay
+        g = decayed(p, g, group, lr, weight_decay)
         eta, mu, mean = state["eta"].double(), state["mu"].double(), state["ax"]
         p.mul_(1 - eta * lambd).sub_(g * eta)
         mean.add_((p - mean) * mu)

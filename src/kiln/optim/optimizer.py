@@ -408,6 +408,16 @@ def pair(group: dict[str, Any], key: str) -> tuple[Any, Any]:
     return host_scalar(member, 0), host_scalar(member, 1)
 
 
+def decayed(p: Tensor, g: Tensor, group: dict[str, Any], lr: Any, weight_decay: Any) -> Tensor:
+    """The gradient with weight decay in it; where that is decoupled, the parameter shrinks instead."""
+    if group["weight_decay"] == 0:
+        return g
+    if group.get("decoupled_weight_decay"):
+        p.mul_(1 - lr * weight_decay)
+        return g
+    return g + p * weight_decay
+
+
 def check_options(name: str, **values: Any) -> None:
     """Refuse negative options; `betas` must lie in [0, 1)."""
     for key, value in values.items():

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import KilnValueError
 from ..ops.creation import tensor, zeros_like
 from ..tensor import Tensor
-from .optimizer import ParamsT, PerParameter, check_options, options
+from .optimizer import ParamsT, PerParameter, check_options, decayed, options
 
 
 class SGD(PerParameter):
@@ -47,8 +47,7 @@ class SGD(PerParameter):
 
     def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
         lr, momentum, weight_decay, dampening = scalars
-        if group["weight_decay"] != 0:
-            g = g + p * weight_decay
+        g = decayed(p, g, group, lr, weight_decay)
         if group["momentum"] != 0:
             part = g if group["dampening"] == 0 else g * self._share(p, 1 - dampening)
             buffer = state["momentum_buffer"]

@@ -1,0 +1,140 @@
+"""Matrix products that add: addmm and its relatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .. import dtypes as dt
+from ..errors import KilnError, describe
+from ..shape import broadcast_shapes
+from ..tensor import Tensor
+from .dispatch import store_out
+from .linalg import bmm, matmul_op, mm, mv, outer, same_dtype
+from .reduction import sum_op
+from .registry import Sample, composition, method
+from .samples import draw, rng
+
+
+def _blend(name: str, input: Tensor, product: Tensor, beta: Any, alpha: Any) -> Tensor:
+    """beta * input + alpha * product; input is not read where beta is 0."""
+    d = same_dtype(name, input, product)
+    if d.category < dt.FLOAT:
+        beta, alpha = int(beta), int(alpha)
+    if d is dt.bool_:
+        product = product & bool(alpha)
+        return input | product if beta else product
+    if alpha != 1:
+        product = product * alpha
+    shape = product.shape
+    if broadcast_shapes(input.shape, shape, op=name) != shape:
+        raise KilnError(
+            name, f"input must expand to {list(shape)}", describe(input), "check its shape"
+        )
+    if beta == 0:
+        return product
+    return (input if beta == 1 else input * beta) + product
+
+
+def _adding(*shapes: tuple, bad: tuple) -> Callable[[], Iterator[Sample]]:
+    def samples() -> Iterator[Sample]:
+        r = rng(22)
+        for kw in ({}, {"beta": 0.5, "alpha": 2.0}, {"beta": 0}):
+            for group in shapes:
+                yield Sample(tuple(draw(r, s) for s in group), kw)
+        for group in bad:
+            yield Sample(tuple(draw(r, s) for s in group), error=RuntimeError)
+
+    return samples
+
+
+@composition(samples=_adding(((4,), (2, 3), (3, 4)), ((2, 1), (2, 3), (3, 4)),
+                             bad=(((5,), (2, 3), (3, 4)), ((4,), (2, 3), (4, 4)))))  # fmt: skip
+def addmm(
+    input: Tensor,
+    mat1: Tensor,
+    mat2: Tensor,
+    *,
+    beta: Any = 1,
+    alpha: Any = 1,
+    out: Tensor | None = None,
+) -> Tensor:
+    """beta * input + alpha * (mat1 @ mat2)."""
+    return store_out(matmul_op.op, _blend("addmm", input, mm(mat1, mat2), beta, alpha), out)
+
+
+@composition(samples=_adding(((2,), (2, 3), (3,)), bad=(((3,), (2, 3), (3,)),)))
+def addmv(
+    input: Tensor,
+    mat: Tensor,
+    vec: Tensor,
+    *,
+    beta: Any = 1,
+    alpha: Any = 1,
+    out: Tensor | None = None,
+) -> Tensor:
+    """beta * input + alpha * (mat @ vec)."""
+    return store_out(matmul_op.op, _blend("addmv", input, mv(mat, vec), beta, alpha), out)
+
+
+@composition(samples=_adding(((2, 3), (2,), (3,)), bad=(((2, 4), (2,), (3,)),)))
+def addr(
+    input: Tensor,
+    vec1: Tensor,
+    vec2: Tensor,
+    *,
+    beta: Any = 1,
+    alpha: Any = 1,
+    out: Tensor | None = None,
+) -> Tensor:
+    """beta * input + alpha * outer(vec1, vec2); integers need integer factors."""
+    if input.dtype.category < dt.FLOAT and (isinstance(beta, float) or isinstance(alpha, float)):
+        raise KilnError(
+            "addr", "beta and alpha must be integers for integral tensors", f"{beta}, {alpha}", ""
+        )
+    return store_out(matmul_op.op, _blend("addr", input, outer(vec1, vec2), beta, alpha), out)
+
+
+@composition(
+    samples=_adding(((2, 1, 4), (2, 3, 5), (2, 5, 4)), bad=(((3, 5), (2, 3, 5), (2, 5, 4)),))
+)
+def baddbmm(
+    input: Tensor,
+    batch1: Tensor,
+    batch2: Tensor,
+    *,
+    beta: Any = 1,
+    alpha: Any = 1,
+    out: Tensor | None = None,
+) -> Tensor:
+    """beta * input + alpha * bmm(batch1, batch2)."""
+    return store_out(matmul_op.op, _blend("baddbmm", input, bmm(batch1, batch2), beta, alpha), out)
+
+
+@composition(samples=_adding(((3, 4), (2, 3, 5), (2, 5, 4)), bad=(((3, 5), (2, 3, 5), (2, 5, 4)),)))
+def addbmm(
+    input: Tensor,
+    batch1: Tensor,
+    batch2: Tensor,
+    *,
+    beta: Any = 1,
+    alpha: Any = 1,
+    out: Tensor | None = None,
+) -> Tensor:
+    """beta * input + alpha * (the sum of bmm(batch1, batch2) over the batch)."""
+    product = sum_op(bmm(batch1, batch2), 0, False)
+    return store_out(
+        matmul_op.op, _blend("addbmm", input, product.to(batch1.dtype), beta, alpha), out
+    )
+
+
+def _in_place(fn: Callable) -> None:
+    def into(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.copy_(fn(self, *args, **kwargs))
+
+    into.__name__, into.__doc__ = fn.__name__ + "_", f"In-place form of `{fn.__name__}`."
+    method(into.__name__)(into)
+
+
+for _fn in (addmm, addmv, addr, baddbmm, addbmm):
+    _in_place(_fn)
