@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from cases import (
@@ -20,6 +22,8 @@ from cases import (
 from kiln import dtypes as dt
 from kiln.autograd import grad, gradcheck, gradgradcheck
 from kiln.errors import KilnError
+from kiln.ops.derive import inplace_function
+from kiln.ops.registry import METHODS
 from kiln.tensor import Tensor
 
 # how far a result in a narrow dtype may be from the same computation in float64
@@ -235,13 +239,18 @@ def test_double_gradients(case, full, counts):
     report.finish()
 
 
-@each([c for c in OPS if c.op.inplace and c.good])
+def in_place(case: Case) -> Callable | None:
+    """The function `name_` of a case, if it has one."""
+    if case.op is not None:
+        return inplace_function(case.op) if case.op.inplace else None
+    return METHODS.get(case.name + "_") if case.namespace == "" else None
+
+
+@each([c for c in ALL if c.good and in_place(c)])
 def test_in_place_form(case, counts):
     """`name_` gives what `name` gives, in the memory of its first argument; or refuses and changes nothing."""
-    from kiln.ops.derive import inplace_function
-
     report = Report(case)
-    fn = inplace_function(case.op)
+    fn = in_place(case)
     for i, s in case.good:
         args, kwargs = tensors(s)
         if not args or not isinstance(args[0], Tensor):
@@ -274,13 +283,11 @@ def test_in_place_form(case, counts):
     report.finish()
 
 
-@each([c for c in OPS if c.op.inplace and c.op.differentiable and c.good])
+@each([c for c in ALL if c.good and in_place(c) and (c.op is None or c.op.differentiable)])
 def test_in_place_gradients(case, full):
     """The gradient through `name_` is the gradient through `name`."""
-    from kiln.ops.derive import inplace_function
-
     report = Report(case)
-    fn = inplace_function(case.op)
+    fn = in_place(case)
     for i, s, _, _ in differentiable(case, full):
         args, kwargs = tensors(s)
         if not isinstance(args[0], Tensor) or case(*args, **kwargs).shape != args[0].shape:

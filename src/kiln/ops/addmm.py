@@ -12,7 +12,7 @@ from ..tensor import Tensor
 from .dispatch import store_out
 from .linalg import bmm, matmul_op, mm, mv, outer, same_dtype
 from .reduction import sum_op
-from .registry import Sample, composition, method
+from .registry import Sample, composition
 from .samples import draw, rng
 
 
@@ -48,7 +48,7 @@ def _adding(*shapes: tuple, bad: tuple) -> Callable[[], Iterator[Sample]]:
     return samples
 
 
-@composition(samples=_adding(((4,), (2, 3), (3, 4)), ((2, 1), (2, 3), (3, 4)),
+@composition(inplace=True, samples=_adding(((4,), (2, 3), (3, 4)), ((2, 1), (2, 3), (3, 4)),
                              bad=(((5,), (2, 3), (3, 4)), ((4,), (2, 3), (4, 4)))))  # fmt: skip
 def addmm(
     input: Tensor,
@@ -63,7 +63,7 @@ def addmm(
     return store_out(matmul_op.op, _blend("addmm", input, mm(mat1, mat2), beta, alpha), out)
 
 
-@composition(samples=_adding(((2,), (2, 3), (3,)), bad=(((3,), (2, 3), (3,)),)))
+@composition(inplace=True, samples=_adding(((2,), (2, 3), (3,)), bad=(((3,), (2, 3), (3,)),)))
 def addmv(
     input: Tensor,
     mat: Tensor,
@@ -77,7 +77,7 @@ def addmv(
     return store_out(matmul_op.op, _blend("addmv", input, mv(mat, vec), beta, alpha), out)
 
 
-@composition(samples=_adding(((2, 3), (2,), (3,)), bad=(((2, 4), (2,), (3,)),)))
+@composition(inplace=True, samples=_adding(((2, 3), (2,), (3,)), bad=(((2, 4), (2,), (3,)),)))
 def addr(
     input: Tensor,
     vec1: Tensor,
@@ -96,7 +96,8 @@ def addr(
 
 
 @composition(
-    samples=_adding(((2, 1, 4), (2, 3, 5), (2, 5, 4)), bad=(((3, 5), (2, 3, 5), (2, 5, 4)),))
+    inplace=True,
+    samples=_adding(((2, 1, 4), (2, 3, 5), (2, 5, 4)), bad=(((3, 5), (2, 3, 5), (2, 5, 4)),)),
 )
 def baddbmm(
     input: Tensor,
@@ -111,7 +112,10 @@ def baddbmm(
     return store_out(matmul_op.op, _blend("baddbmm", input, bmm(batch1, batch2), beta, alpha), out)
 
 
-@composition(samples=_adding(((3, 4), (2, 3, 5), (2, 5, 4)), bad=(((3, 5), (2, 3, 5), (2, 5, 4)),)))
+@composition(
+    inplace=True,
+    samples=_adding(((3, 4), (2, 3, 5), (2, 5, 4)), bad=(((3, 5), (2, 3, 5), (2, 5, 4)),)),
+)
 def addbmm(
     input: Tensor,
     batch1: Tensor,
@@ -126,15 +130,3 @@ def addbmm(
     return store_out(
         matmul_op.op, _blend("addbmm", input, product.to(batch1.dtype), beta, alpha), out
     )
-
-
-def _in_place(fn: Callable) -> None:
-    def into(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self.copy_(fn(self, *args, **kwargs))
-
-    into.__name__, into.__doc__ = fn.__name__ + "_", f"In-place form of `{fn.__name__}`."
-    method(into.__name__)(into)
-
-
-for _fn in (addmm, addmv, addr, baddbmm, addbmm):
-    _in_place(_fn)

@@ -169,7 +169,7 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
     return np.trunc(np.true_divide(input, other))
 
 
-@composition(samples=binary(low2=0.5), method=True)
+@composition(inplace=True, samples=binary(low2=0.5), method=True)
 def true_divide(input: Tensor, other: Operand) -> Tensor:
     """input / other as floats."""
     return input / other
@@ -237,7 +237,7 @@ def lerp(input: Tensor, end: Tensor, weight: Operand) -> Tensor:
     return input + weight * (end - input)
 
 
-@composition(samples=lambda: iter([
+@composition(inplace=True, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), draw(rng(2), (3, 1))), {"value": 0.5}),
     Sample((draw(rng(), ()), draw(rng(1), ()), draw(rng(2), ()))),
 ]))  # fmt: skip
@@ -248,7 +248,7 @@ def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) 
     return input + _scaled(tensor1 * tensor2, value)
 
 
-@composition(samples=lambda: iter([
+@composition(inplace=True, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), draw(rng(2), (3, 1), 0.5, 2)), {"value": 0.5}),
 ]))  # fmt: skip
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
@@ -302,7 +302,7 @@ def sign(input: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-@composition(samples=unary(away=2.0))
+@composition(inplace=True, samples=unary(away=2.0))
 def sgn(input: Tensor) -> Tensor:
     """The sign; of complex numbers input / |input|, 0 at 0."""
     expect_tensor("sgn", input)
@@ -424,7 +424,7 @@ def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     return np.rint(input) if decimals == 0 else np.rint(input * 10.0**decimals) / 10.0**decimals
 
 
-@composition(samples=unary(away=1.0))
+@composition(inplace=True, samples=unary(away=1.0))
 def frac(input: Tensor) -> Tensor:
     """The fraction of each element, with its sign."""
     expect_tensor("frac", input)

@@ -281,6 +281,8 @@ def local_response_norm(
         raise KilnValueError(
             "local_response_norm", "Expected 3D or higher dimensionality input", describe(input), ""
         )
+    if not input.numel():
+        return input
     from .pooling import avg_pool
 
     rest = numel(input.shape[2:])

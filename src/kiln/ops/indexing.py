@@ -11,7 +11,7 @@ from .. import dtypes as dt
 from ..autograd.modes import mode
 from ..errors import KilnError, KilnIndexError, describe
 from ..shape import Size, broadcast_shapes
-from ..tensor import CAPTURING, Tensor, _fresh, active_capture
+from ..tensor import CAPTURING, Tensor, _fresh, active_capture, wrap
 from . import dispatch
 from .creation import tensor
 from .registry import Operand, Sample, composition, method, op
@@ -322,9 +322,12 @@ def assign(self: Tensor, fn: Any, *args: Any, **kwargs: Any) -> Tensor:
         from ..autograd.views import check_inplace
 
         check_inplace(self, fn.__name__ + "_", False)
-        _fresh(self)
-    source = fn(self, *args, **kwargs)
-    return copy_(self, source)
+        tensors = [x for x in (self, *args, *kwargs.values()) if isinstance(x, Tensor)]
+        if any(_fresh(x)._rg for x in tensors):  # what backward needs of self is kept
+            before = wrap(ctx.payload(self).copy() if (ctx := active_capture()) else self._a.copy())
+            before._fn, before._idx, before._rg = self._fn, self._idx, self._rg
+            return copy_(self, fn(before, *args, **kwargs))
+    return copy_(self, fn(self, *args, **kwargs))
 
 
 @method("fill_")

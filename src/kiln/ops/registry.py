@@ -319,10 +319,11 @@ def composition(
     aliases: Sequence[str] = (),
     method: bool = True,
     function: bool = True,
+    inplace: bool = False,
     samples: Callable[[], Iterator[Sample]] | None = None,
     torch_name: str | None = None,
 ) -> Callable[[Callable], Callable]:
-    """Export a function written in ops under its name, and as a Tensor method."""
+    """Export a function written in ops under its name, and as a Tensor method; `inplace` adds `name_`."""
 
     def register(fn: Callable) -> Callable:
         room = "nn.functional." if namespace == "F" else f"{namespace}." if namespace else ""
@@ -332,11 +333,27 @@ def composition(
             if method and not namespace:
                 METHODS[n] = fn
                 setattr(Tensor, n, fn)
+            if inplace:
+                METHODS[n + "_"] = into = _in_place(fn)
+                setattr(Tensor, n + "_", into)
         key = fn.__name__ if namespace == "F" else room + fn.__name__
         COMPOSITIONS[key] = Composition(fn.__name__, fn, samples, namespace, torch_name)
         return fn
 
     return register
+
+
+def _in_place(fn: Any) -> Any:
+    def into(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        from .indexing import assign
+
+        return assign(self, fn, *args, **kwargs)
+
+    into.__name__, into.__doc__ = (
+        fn.__name__ + "_",
+        f"In-place form of `{fn.__name__}`: {fn.__doc__}",
+    )
+    return into
 
 
 def method(name: str) -> Callable[[Callable], Callable]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.modes import mode
 from ..errors import KilnError, KilnNotImplementedError, describe
 from ..shape import norm_dim
 from ..tensor import Tensor
@@ -68,21 +69,32 @@ def cumsum_op(input: Tensor, dim: int) -> Tensor:
 
 
 def _cumprod_grad(g: Tensor, input: Tensor, out: Tensor, dim: int) -> Tensor:
-    # Up to the first 0 the products of the others are out / input; at it they are the products with
-    # a 1 in its place; after it they are all 0.
-    zero = input == 0
+    conj = out.is_complex()
+    return _others(g, input.conj() if conj else input, out.conj() if conj else out, dim, mode.grad)
+
+
+def _others(g: Tensor, x: Tensor, out: Tensor, dim: int, again: bool) -> Tensor:
+    # Up to the first 0 the products of the others are out / x; at it they are the products with a 1 in
+    # its place; after it they are 0, as they have it as a factor: what it multiplies is the same once
+    # more, for the second 0, and only matters to a second derivative (`again`).
+    zero = x == 0
     seen = cumsum_op(zero, dim)
     first = zero & (seen == 1)
-    conj = out.conj() if out.is_complex() else out
-    below = input.conj() if out.is_complex() else input
-    before = _from_end(g * conj, dim) / where_op(zero, 1, below)
-    at = _from_end(g * cumprod_op(where_op(first, 1, below), dim), dim)
-    return where_op(seen == 0, before, where_op(first, at, 0))
+    before = _from_end(g * out, dim) / where_op(zero, 1, x)
+    without = where_op(first, 1, x)
+    products = cumprod_op(without, dim)
+    at = _from_end(g * products, dim)
+    after: Any = 0
+    if again and x.ndim:
+        factor = where_op(first, x, 0).sum(dim, True)
+        after = factor * _others(g, without, products, dim, False)
+    return where_op(seen == 0, before, where_op(first, at, after))
 
 
 def _with_zeros() -> Iterator[Sample]:
     yield from _samples(0.5)()
-    yield Sample((np.array([[1.0, 0.0, 2.0, 0.0], [3.0, 2.0, 0.0, 1.0]]), 1), grad=False)
+    yield Sample((np.array([[1.0, 0.0, 2.0, 0.0], [3.0, 2.0, 0.0, 1.0]]), 1))
+    yield Sample((np.array([0.0, 0.0, 2.0, 0.0, 3.0]), 0))
 
 
 @op(name="cumprod", private=True, family="scan", check=False, infer=_rule("cumprod"),

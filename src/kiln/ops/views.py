@@ -249,9 +249,27 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     return permute(input, [next(rest) if o < 0 else o for o in order])
 
 
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (2, 3, 4)) * (1 + 2j),)), Sample((draw(rng(), (3,)),), error=RuntimeError),
+]))  # fmt: skip
+def adjoint(input: Tensor, _name: str = "adjoint") -> Tensor:
+    """The last two dimensions exchanged, and conjugated where complex."""
+    n = input._a.ndim
+    if n == 1 or (_name == "H" and n not in (0, 2)):
+        raise KilnError(
+            _name, f"expected a matrix, got {n}D", describe(input), "use x.mH for batches"
+        )
+    turned = transpose(input, -2, -1) if n else input
+    return turned.conj() if input.is_complex() else turned
+
+
 Tensor.T = property(  # type: ignore[attr-defined]
     lambda self: permute(self, tuple(reversed(range(self._a.ndim)))), doc="The dimensions reversed."
 )
+Tensor.H = property(lambda self: adjoint(self, "H"), doc="A matrix transposed and conjugated.")  # type: ignore[attr-defined]
+Tensor.mH = property(
+    lambda self: adjoint(self), doc="The last two dimensions exchanged, conjugated."
+)  # type: ignore[attr-defined]
 Tensor.mT = property(lambda self: transpose(self, -2, -1), doc="The last two dimensions exchanged.")  # type: ignore[attr-defined]
 
 
