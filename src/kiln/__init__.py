@@ -32,6 +32,18 @@ from .dtypes import (
     set_default_dtype,
 )
 from .errors import CaptureError, KilnError, KilnWarning
+from .ops.legacy import (
+    BFloat16Tensor,
+    BoolTensor,
+    ByteTensor,
+    CharTensor,
+    DoubleTensor,
+    FloatTensor,
+    HalfTensor,
+    IntTensor,
+    LongTensor,
+    ShortTensor,
+)
 from .ops.registry import FUNCTIONS as _FUNCTIONS
 from .shape import Size, broadcast_shapes
 from .tensor import Tensor
@@ -126,8 +138,15 @@ Tensor.equal = equal  # type: ignore[attr-defined]
 Tensor.allclose = allclose  # type: ignore[attr-defined]
 Tensor.is_nonzero = is_nonzero  # type: ignore[attr-defined]
 
+
+def _assert(condition: Any, message: str) -> None:
+    """`assert` as a function, which programs call where a statement would be in the way."""
+    assert condition, message
+
+
 __all__ = [
-    "CaptureError", "KilnError", "KilnWarning", "Size", "Tensor", "broadcast_shapes", "can_cast",
+    "BFloat16Tensor", "BoolTensor", "ByteTensor", "CharTensor", "DoubleTensor", "FloatTensor", "HalfTensor",
+    "IntTensor", "LongTensor", "ShortTensor", "CaptureError", "KilnError", "KilnWarning", "Size", "Tensor", "broadcast_shapes", "can_cast",
     "device", "dtype", "enable_grad", "finfo", "get_default_dtype", "iinfo", "inference_mode",
     "is_grad_enabled", "is_inference_mode_enabled", "no_grad", "promote_types", "result_type",
     "set_default_dtype", "set_grad_enabled", *[n for n in _FUNCTIONS if "." not in n],

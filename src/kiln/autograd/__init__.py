@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from .checks import GradcheckError, gradcheck, gradgradcheck
     from .engine import backward, grad
     from .function import Function
+    from .variable import Variable
 
 __all__ = [
-    "Function", "GradcheckError", "backward", "enable_grad", "grad", "gradcheck", "gradgradcheck",
+    "Function", "GradcheckError", "Variable", "backward", "enable_grad", "grad", "gradcheck", "gradgradcheck",
     "inference_mode", "is_grad_enabled", "is_inference_mode_enabled", "no_grad", "set_grad_enabled",
 ]  # fmt: skip
 
 _LAZY = {  # these need tensors, which need the modes above
     "backward": "engine", "grad": "engine", "Function": "function", "gradcheck": "checks",
-    "gradgradcheck": "checks", "GradcheckError": "checks",
+    "gradgradcheck": "checks", "GradcheckError": "checks", "Variable": "variable",
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from . import (  # noqa: F401
     extremes,
     indexing,
     joining,
+    legacy,
     linalg,
     linear,
     loss,

@@ -442,16 +442,6 @@ def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return cast(self, d)
 
 
-@method("type")
-def type_(self: Tensor, dtype: Any = None) -> Any:
-    """The name of the tensor's type, or the tensor cast to `dtype`."""
-    if dtype is None:
-        names = {"float32": "Float", "float64": "Double", "int64": "Long", "int32": "Int", "bool": "Bool",
-                 "uint8": "Byte", "int8": "Char", "int16": "Short", "float16": "Half"}  # fmt: skip
-        return f"kiln.{names.get(self.dtype.name, self.dtype.name.capitalize())}Tensor"
-    return self.to(dtype)
-
-
 @method("type_as")
 def type_as(self: Tensor, other: Tensor) -> Tensor:
     """This tensor with the dtype of another."""
