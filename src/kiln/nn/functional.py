@@ -9,14 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from .. import ops as _ops  # noqa: F401  (fills the registry)
-from ..ops.registry import FUNCTIONS as _FUNCTIONS
+from ..ops.registry import room as _room
 
-_PREFIX = "nn.functional."
-for _name, _fn in _FUNCTIONS.items():
-    if _name.startswith(_PREFIX):
-        globals()[_name.removeprefix(_PREFIX)] = _fn
-
-__all__ = sorted(n.removeprefix(_PREFIX) for n in _FUNCTIONS if n.startswith(_PREFIX))
+globals().update(_room("nn.functional"))
+__all__ = sorted(_room("nn.functional"))
 
 
 def __getattr__(name: str) -> Any:

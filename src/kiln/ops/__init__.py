@@ -17,6 +17,7 @@ from . import (  # noqa: F401
     einsum,
     embedding,
     extremes,
+    factorize,
     indexing,
     joining,
     legacy,

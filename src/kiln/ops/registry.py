@@ -260,6 +260,12 @@ COMPOSITIONS: dict[str, Composition] = {}
 """Public functions that only call ops, by name, with their samples."""
 
 
+def room(name: str) -> dict[str, Callable]:
+    """The public functions of a module such as `nn.functional`, by name."""
+    start = name + "."
+    return {n.removeprefix(start): fn for n, fn in FUNCTIONS.items() if n.startswith(start)}
+
+
 @dataclass
 class Composition:
     """A public function written in ops: no node of its own, tested like one."""

@@ -212,21 +212,22 @@ def imports_of(names: Iterable[str], level: str = ".") -> str:
     return f"from {level}_tensor_methods import {', '.join(names)}\n" if names else ""
 
 
-def functional() -> str:
-    """`nn/functional.pyi`."""
-    text = HEADER.format(doc="The functional API of layers.") + _imports("..") + "\n"
-    prefix = "nn.functional."
-    text += (
-        imports_of((o.name + "_result" for o in _public_results(FUNCTIONS, prefix)), "..") + "\n"
-    )
-    module = importlib.import_module("kiln.nn.functional")
-    for name in sorted(module.__all__):
-        text += definition(name, getattr(module, name))
+def room(name: str, doc: str) -> str:
+    """The stub of a module whose functions all come from the registry."""
+    level = "." * (name.count(".") + 1)
+    text = HEADER.format(doc=doc) + _imports(level) + "\n"
+    results = _public_results(FUNCTIONS, name + ".")
+    text += imports_of((o.name + "_result" for o in results), level) + "\n"
+    module = importlib.import_module(f"kiln.{name}")
+    for n in sorted(module.__all__):
+        text += definition(n, getattr(module, n))
     return text
 
 
 STUBS: dict[str, Callable[[], str]] = {
-    "_tensor_methods.pyi": tensor_methods, "__init__.pyi": package, "nn/functional.pyi": functional,
+    "_tensor_methods.pyi": tensor_methods, "__init__.pyi": package,
+    "nn/functional.pyi": lambda: room("nn.functional", "The functional API of layers."),
+    "linalg.pyi": lambda: room("linalg", "Linear algebra."),
 }  # fmt: skip
 
 
