@@ -15,6 +15,7 @@ from . import (  # noqa: F401
     ctc,
     dropout,
     einsum,
+    elementary,
     embedding,
     extremes,
     factorize,

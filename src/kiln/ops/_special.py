@@ -17,4 +17,8 @@ def _lift(fn: Any) -> Any:
     return lifted
 
 
-erf, erfc = _lift(math.erf), _lift(math.erfc)
+def _log_gamma(x: float) -> float:
+    return math.inf if math.isinf(x) or (x <= 0 and x == math.floor(x)) else math.lgamma(x)
+
+
+erf, erfc, lgamma = _lift(math.erf), _lift(math.erfc), _lift(_log_gamma)

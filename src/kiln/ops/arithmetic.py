@@ -22,7 +22,8 @@ from .samples import binary, draw, rng, unary
 
 def elementwise(promote: str = "same", scalar: str | None = None, **facts: Any) -> Any:
     """An op that maps elements; `promote`: "same", "float" (ints compute as floats), "bool", "real"."""
-    return op(family="elementwise", promote=promote, scalar=scalar, check=False, **facts)
+    facts.setdefault("check", False)
+    return op(family="elementwise", promote=promote, scalar=scalar, **facts)
 
 
 def conjugate(x: Any) -> Any:

@@ -8,13 +8,24 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, describe
+from ..shape import broadcast_shapes
 from ..tensor import Tensor
 from .dispatch import expect_tensor, store_out
 from .joining import stack
-from .registry import REGISTRY, Sample, composition, op
+from .registry import Sample, composition, op
 from .samples import draw, rng
 from .slicing import select
 from .views import view
+
+
+@op(name="complex_of", private=True, grad={"real": lambda g: real_part(g), "imag": lambda g: imag_part(g)},
+    infer=lambda real, imag: (broadcast_shapes(real.shape, imag.shape, op="complex"), real.dtype.to_complex()),
+    samples=lambda: iter([Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)))), Sample((np.array(1.0), np.array(np.inf)), grad=False)]))  # fmt: skip
+def complex_op(real: Tensor, imag: Tensor) -> Tensor:
+    """The complex tensor of two parts."""
+    out = np.empty(np.broadcast_shapes(real.shape, imag.shape), np.result_type(real, np.complex64))
+    out.real, out.imag = real, imag
+    return out
 
 
 @composition(method=False, samples=lambda: iter([
@@ -32,10 +43,10 @@ def complex(real: Tensor, imag: Tensor, *, out: Tensor | None = None) -> Tensor:
     if real.dtype is dt.bfloat16:
         raise KilnError("complex", "there are no complex numbers of bfloat16 parts",
                         f"{describe(real)}, {describe(imag)}", "convert both: x.float()")  # fmt: skip
-    r = real + imag * 1j
+    r = complex_op(real, imag)
     if out is not None and out.dtype is not r.dtype:
         raise KilnError("complex", f"expected out to be of dtype {r.dtype.name}", describe(out), "")
-    return store_out(REGISTRY["add"], r, out)
+    return store_out(complex_op.op, r, out)
 
 
 @composition(method=False, samples=None)

@@ -192,7 +192,7 @@ def inplace(op: Op, args: tuple) -> Tensor:
         before = _snapshot(op, args)
     if CAPTURING and (ctx := CAPTURING.get(get_ident())):
         value = ctx.compute(op, args)
-        _check_result(op, x, value)
+        check_result(op.name, x, value)
         ctx.write(x, value)
     else:
         if op.check and op.infer is not None:
@@ -262,24 +262,24 @@ def bump(x: Tensor) -> None:
         x._ver[0] += 1
 
 
-def _check_result(op: Op, x: Tensor, value: Any) -> None:
+def check_result(name: str, x: Tensor, value: Any) -> None:
     """Whether a result fits into x: equal shapes, and a dtype that may be stored."""
     if tuple(value.shape) != tuple(x._a.shape):
         raise KilnError(
-            op.name, f"output with shape {list(x._a.shape)} doesn't match the broadcast shape {list(value.shape)}",
+            name, f"output with shape {list(x._a.shape)} doesn't match the broadcast shape {list(value.shape)}",
             describe(x), "an in-place result can't be larger than its tensor; use the out-of-place form",
         )  # fmt: skip
     source = value.dtype if isinstance(value.dtype, dt.dtype) else dt.OF_NUMPY[value.dtype]
     if not dt.can_cast(source, x.dtype):
         raise KilnError(
-            op.name, f"result type {source.name} can't be cast to the desired output type {x.dtype.name}",
+            name, f"result type {source.name} can't be cast to the desired output type {x.dtype.name}",
             describe(x), "convert the tensor first, or use the out-of-place form",
         )  # fmt: skip
 
 
 def store(op: Op, x: Tensor, value: np.ndarray) -> None:
     """Write a result into a tensor's memory; nothing is written where it does not fit."""
-    _check_result(op, x, value)
+    check_result(op.name, x, value)
     if not x._a.flags.writeable:
         raise KilnError(
             op.name, "this tensor can't be written to: its elements share memory (expand) or it is read-only",
@@ -311,7 +311,7 @@ def store_out(op: Op, result: Any, out: Any) -> Any:
             )  # fmt: skip
         out._a = np.empty(result._a.shape, out._a.dtype)
     if CAPTURING and (ctx := CAPTURING.get(get_ident())):
-        _check_result(op, out, result)
+        check_result(op.name, out, result)
         ctx.write(out, result)
     else:
         store(op, out, result._a)

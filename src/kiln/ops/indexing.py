@@ -326,8 +326,13 @@ def assign(self: Tensor, fn: Any, *args: Any, **kwargs: Any) -> Tensor:
         if any(_fresh(x)._rg for x in tensors):  # what backward needs of self is kept
             before = wrap(ctx.payload(self).copy() if (ctx := active_capture()) else self._a.copy())
             before._fn, before._idx, before._rg = self._fn, self._idx, self._rg
-            return copy_(self, fn(before, *args, **kwargs))
-    return copy_(self, fn(self, *args, **kwargs))
+            return copy_(self, _fitting(fn, self, fn(before, *args, **kwargs)))
+    return copy_(self, _fitting(fn, self, fn(self, *args, **kwargs)))
+
+
+def _fitting(fn: Any, x: Tensor, value: Tensor) -> Tensor:
+    dispatch.check_result(fn.__name__, x, value)
+    return value
 
 
 @method("fill_")

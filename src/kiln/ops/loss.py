@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import KilnError, KilnValueError, describe
 from ..tensor import Tensor
+from .elementary import logaddexp
 from .linear import pairwise_distance
 from .registry import FUNCTIONS, Sample, composition, op
 from .samples import draw, rng
@@ -241,7 +242,8 @@ def soft_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = 
                      reduction: str = "mean") -> Tensor:  # fmt: skip
     """log(1 + exp(-target * input)) for targets of -1 and 1, reduced."""
     reduction = resolve_reduction("soft_margin_loss", size_average, reduce, reduction)
-    return reduced((-target * input).exp().log1p(), reduction)
+    z = -target * input
+    return reduced(logaddexp(z, z.new_zeros(())), reduction)
 
 
 # ---------------------------------------------------------------- likelihood and divergence
