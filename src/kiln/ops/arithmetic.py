@@ -143,6 +143,24 @@ def _integer_division(input: np.ndarray, other: np.ndarray, mode: str) -> np.nda
     return q
 
 
+def _div_body(input: Any, other: Any, rounding_mode: str | None) -> Tensor:
+    if dt.result_type(input, other).category >= dt.FLOAT:
+        q = input / other
+        return q.floor() if rounding_mode == "floor" else q.trunc()
+    q = floor_divide(input, other)
+    if rounding_mode == "floor":
+        return q
+    return q + ((input - q * other != 0) & ((input < 0) != (other < 0)))
+
+
+def _div_samples() -> Any:
+    modes = ({}, {"rounding_mode": "floor"}, {"rounding_mode": "trunc"})
+    yield from binary(low2=0.5, high2=2.0, kwargs=modes)()
+    for kw in modes:
+        yield Sample((np.array([7, -7, 6, 0]), np.array([2, 2, -3, -5])), kw, grad=False)
+        yield Sample((np.array([7, -7]), 2), kw, grad=False)
+
+
 @elementwise(
     ufunc=np.true_divide, scalar="div", numbers=True, inplace=True, out=True, aliases=("divide",), native="f",
     promote="div", dunders=("__truediv__", "__rtruediv__", "__itruediv__"),
@@ -150,11 +168,7 @@ def _integer_division(input: np.ndarray, other: np.ndarray, mode: str) -> np.nda
         "input": lambda g, other, rounding_mode: None if rounding_mode else g / conjugate(other),
         "other": _div_grad_other,
     },
-    body=lambda input, other, rounding_mode: (
-        (input / other).floor() if rounding_mode == "floor" else (input / other).trunc()
-    ),
-    infer=_div_infer,
-    samples=binary(low2=0.5, high2=2.0, kwargs=({}, {"rounding_mode": "floor"}, {"rounding_mode": "trunc"})),
+    body=_div_body, infer=_div_infer, samples=_div_samples,
 )  # fmt: skip
 def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Tensor:
     """input / other; integers divide as floats unless `rounding_mode` is "floor" or "trunc"."""

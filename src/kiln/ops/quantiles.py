@@ -1,0 +1,287 @@
+"""Order statistics and what is computed along a line: quantiles, modes, covariances, trapezoids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError, describe
+from ..shape import norm_dim
+from ..tensor import CAPTURING, Tensor
+from .extremes import select_grad, select_rule, select_samples
+from .reduction import sum_op
+from .registry import Sample, composition, op
+from .samples import draw, rng
+from .selection import where_op
+
+# ---------------------------------------------------------------- quantiles and modes
+
+
+def _quantile_samples() -> Iterator[Sample]:
+    r = rng(51)
+    x = draw(r, (3, 5))
+    for how in ("linear", "lower", "higher", "nearest", "midpoint"):
+        yield Sample((x, 0.3, 1), {"interpolation": how})
+    yield Sample((x, np.array([0.1, 0.6, 0.9]), 0, True))
+    yield Sample((x, np.array([0.0, 0.5, 1.0]), 0), grad=False)
+    yield Sample((x, np.array([0.5, 1.5])), error=RuntimeError)
+    yield Sample((x, 0.75))
+    yield Sample((x, np.array([0.1, 0.9])))
+    yield Sample((np.array([[1.0, np.nan, 2.0], [1.0, 2.0, 3.0]]), 0.5, 1), grad=False)
+    yield Sample((x, 2.0), error=RuntimeError)
+    yield Sample((np.arange(4), 0.5), error=RuntimeError)
+
+
+def _quantile(
+    name: str, input: Tensor, q: Any, dim: int | None, keepdim: bool, interpolation: str, skip: bool
+) -> Tensor:
+    if input.dtype not in (dt.float32, dt.float64):
+        raise KilnError(
+            name, "input tensor must be either float or double dtype", describe(input), "x.float()"
+        )
+    if interpolation not in ("linear", "lower", "higher", "nearest", "midpoint"):
+        raise KilnError(name, "interpolation must be one of linear, lower, higher, midpoint or nearest",
+                        repr(interpolation), "")  # fmt: skip
+    if isinstance(q, Tensor):
+        if q.ndim > 1 or q.dtype is not input.dtype:
+            raise KilnError(
+                name, "q must be a scalar or 1D tensor of the input's dtype", describe(q), ""
+            )
+        if not CAPTURING and ((q._a < 0) | (q._a > 1)).any():
+            raise KilnError(name, "q values must be in the range [0, 1]", describe(q), "")
+    elif not 0 <= q <= 1:
+        raise KilnError(name, f"q must be in the range [0, 1] but got {q}", q, "")
+    n = input.ndim
+    x = input.flatten() if dim is None else input.movedim(norm_dim(dim, n, name), -1)
+    if not x.ndim:
+        x = x.reshape(1)
+    if not x.shape[-1]:
+        raise KilnError(name, "input tensor must be non-empty", describe(input), "")
+    x = x.sort(-1)[0]
+    bad = x.isnan()
+    count = (
+        (x.shape[-1] - bad.sum(-1, True)).to(x.dtype)
+        if skip
+        else x.new_full((*x.shape[:-1], 1), x.shape[-1])
+    )
+    rank = (count - 1).clamp(min=0) * q
+    if not skip:
+        rank = where_op(bad.any(-1, True), x.shape[-1] - 1, rank)
+    if interpolation == "lower":
+        rank = rank.floor()
+    elif interpolation == "higher":
+        rank = rank.ceil()
+    elif interpolation == "nearest":
+        rank = rank.round()
+    low = rank.floor()
+    out = x.gather(-1, low.long())
+    if interpolation in ("linear", "midpoint"):
+        weight = (
+            rank - low
+            if interpolation == "linear"
+            else where_op(rank == low, 0.0, rank.new_full((), 0.5))
+        )
+        out = out.lerp(x.gather(-1, rank.ceil().long()), weight.to(x.dtype))
+    if keepdim:
+        out = (
+            out.reshape(*(1,) * n, out.shape[-1])
+            if dim is None
+            else out.unsqueeze(norm_dim(dim, n, name))
+        )
+    out = out.movedim(-1, 0)
+    return out if isinstance(q, Tensor) and q.ndim else out.squeeze(0)
+
+
+@composition(samples=_quantile_samples)
+def quantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *,
+             interpolation: str = "linear") -> Tensor:  # fmt: skip
+    """The q-th quantiles of all elements or along `dim`; NaN where there is one. Several q come first."""
+    return _quantile("quantile", input, q, dim, keepdim, interpolation, False)
+
+
+@composition(samples=_quantile_samples)
+def nanquantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *,
+                interpolation: str = "linear") -> Tensor:  # fmt: skip
+    """`quantile` of the elements that are not NaN."""
+    return _quantile("nanquantile", input, q, dim, keepdim, interpolation, True)
+
+
+def _mode_samples() -> Iterator[Sample]:
+    for s in select_samples():
+        if s.error is None and s.args[0].size and s.grad:
+            yield Sample(s.args)
+    yield Sample((np.array([[1.0, 2.0, 2.0, 1.0], [3.0, 3.0, 1.0, 0.0]]), 1, False), grad=False)
+    yield Sample((np.array([[1, 2, 2], [0, 0, 5]]), 0, True), grad=False)
+
+
+@op(name="mode_dim", private=True, infer=select_rule("mode"), result_names="values indices", nondiff_outputs=(1,),
+    grad={"input": select_grad}, exact=True, samples=_mode_samples)  # fmt: skip
+def mode_dim(input: Tensor, dim: int, keepdim: bool) -> Tensor:
+    """The most frequent element along a dimension, the smallest of several, and its last index."""
+    if not input.ndim:
+        return input.copy(), np.zeros((), np.int64)
+    x = np.moveaxis(input, dim, -1)
+    index = np.empty(x.shape[:-1], np.int64)
+    for at in np.ndindex(x.shape[:-1]):
+        values, counts = np.unique(x[at], return_counts=True)
+        index[at] = np.flatnonzero(x[at] == values[counts.argmax()])[-1]
+    values = np.take_along_axis(x, index[..., None], -1)[..., 0]
+    if keepdim:
+        return np.expand_dims(values, dim), np.expand_dims(index, dim)
+    return values, index
+
+
+@composition(
+    samples=lambda: iter(
+        [Sample((draw(rng(), (3, 4)),)), Sample((np.array([[1, 2, 2, 1]]), 1, True), grad=False)]
+    )
+)
+def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
+    """(values, indices) of the most frequent element along `dim`, the smallest of several."""
+    return mode_dim(input, dim, keepdim)
+
+
+# ---------------------------------------------------------------- covariance
+
+
+def _covariances() -> Iterator[Sample]:
+    r = rng(52)
+    yield Sample((draw(r, (3, 5)),))
+    yield Sample((draw(r, (4,)),))
+    yield Sample((draw(r, (2, 4)) + 1j * draw(r, (2, 4)),))
+    yield Sample((draw(r, (2, 2, 2)),), error=RuntimeError)
+
+
+@composition(samples=lambda: iter([
+    *_covariances(), Sample((draw(rng(), (3, 5)),), {"correction": 0}),
+    Sample((draw(rng(), (3, 4)),), {"fweights": np.array([1, 2, 3, 1]), "aweights": draw(rng(1), (4,), 0.1, 1)}, fixed=("aweights",)),
+]))  # fmt: skip
+def cov(
+    input: Tensor,
+    *,
+    correction: int = 1,
+    fweights: Tensor | None = None,
+    aweights: Tensor | None = None,
+) -> Tensor:
+    """The covariance matrix of variables (rows) from their observations (columns)."""
+    if input.ndim > 2:
+        raise KilnError(
+            "cov", "expected input to have two or fewer dimensions", describe(input), ""
+        )
+    x = input.reshape(1, -1) if input.ndim < 2 else input
+    if x.dtype.category < dt.FLOAT:
+        x = x.to(dt.get_default_dtype())
+    w: Any = fweights
+    if aweights is not None:
+        w = aweights if w is None else fweights * aweights  # type: ignore[operator]
+    n: Any = x.shape[1]
+    if w is None:
+        mean, total = x.mean(1, True), n
+    else:
+        total = w.sum()
+        mean = (x * w).sum(1, True) / total
+    left = total - correction
+    if aweights is not None and correction:
+        left = total - correction * (w * aweights).sum() / total
+    left = left.clamp(min=0) if isinstance(left, Tensor) else max(left, 0)
+    x = x - mean
+    out = (x if w is None else x * w) @ (x.mH if x.is_complex() else x.mT)
+    out = out / left
+    return out.squeeze() if input.ndim < 2 else out
+
+
+@composition(samples=_covariances)
+def corrcoef(input: Tensor) -> Tensor:
+    """The correlation coefficients of variables (rows) from their observations (columns)."""
+    if input.ndim > 2:
+        raise KilnError(
+            "corrcoef", "expected input to have two or fewer dimensions", describe(input), ""
+        )
+    c = cov(input)
+    if not c.ndim:
+        return c / c
+    d = c.diagonal()
+    scale = (d.real if c.is_complex() else d).sqrt()
+    c = c / scale.unsqueeze(1) / scale.unsqueeze(0)
+    return c if c.is_complex() else c.clamp(-1, 1)
+
+
+# ---------------------------------------------------------------- distances, norms of slices
+
+
+@composition(samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), p)) for p in (2, 1, 3.0, float("inf"), 0)
+]))  # fmt: skip
+def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
+    """The p-norm of input - other."""
+    return (input - other).norm(p)
+
+
+@composition(inplace=True, samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), 2, 0, 1.5)), Sample((draw(rng(), (2, 3, 4)), 1, 1, 2.0)), Sample((draw(rng(), (3,)), 2, 0, 1.0), error=RuntimeError),
+]))  # fmt: skip
+def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    """Each slice along `dim` scaled down to a p-norm of at most `maxnorm`."""
+    if input.ndim < 2:
+        raise KilnError(
+            "renorm",
+            f"input needs at least 2 dimensions, got {input.ndim} dimensions",
+            describe(input),
+            "",
+        )
+    d = norm_dim(dim, input.ndim, "renorm")
+    others = tuple(i for i in range(input.ndim) if i != d)
+    size = input.norm(p, others, True)
+    return input * where_op(size > maxnorm, maxnorm / (size + 1e-7), 1.0)
+
+
+# ---------------------------------------------------------------- trapezoids
+
+
+def _trapezoids() -> Iterator[Sample]:
+    r = rng(53)
+    y = draw(r, (3, 4))
+    yield Sample((y,))
+    yield Sample((y,), {"dx": 2.0, "dim": 0})
+    yield Sample((y, draw(r, (4,))))
+    yield Sample((y, draw(r, (3, 4))), {"dim": 0})
+    yield Sample((y, draw(r, (3,))), error=RuntimeError)
+
+
+def _areas(name: str, y: Tensor, x: Tensor | None, dx: Any, dim: int) -> Tensor:
+    d = norm_dim(dim, y.ndim, name)
+    n = y.shape[d]
+    pairs = y.narrow(d, 0, n - 1) + y.narrow(d, 1, n - 1) if n else y
+    if x is None:
+        return pairs * (dx / 2.0)
+    if x.ndim == 1:
+        if x.shape[0] != n:
+            raise KilnError(
+                name, "There must be one `x` value for each sample point", describe((y, x)), ""
+            )
+        x = x.reshape([n if i == d else 1 for i in range(y.ndim)])
+    e = d - y.ndim + x.ndim
+    width = x.narrow(e, 1, x.shape[e] - 1) - x.narrow(e, 0, x.shape[e] - 1)
+    return pairs * width / 2.0
+
+
+def _axis(x: Any, dx: Any) -> tuple:
+    return (x, 1) if x is not None else (None, 1 if dx is None else dx)
+
+
+@composition(method=False, aliases=("trapz",), samples=_trapezoids)
+def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: Any = None, dim: int = -1) -> Tensor:
+    """The integral along `dim` by the trapezoidal rule, at points `x` or `dx` apart."""
+    areas = _areas("trapezoid", y, *_axis(x, dx), dim)
+    return sum_op(areas, norm_dim(dim, areas.ndim, "trapezoid"), False)
+
+
+@composition(method=False, samples=_trapezoids)
+def cumulative_trapezoid(
+    y: Tensor, x: Tensor | None = None, *, dx: Any = None, dim: int = -1
+) -> Tensor:
+    """The integrals up to each point along `dim` by the trapezoidal rule."""
+    return _areas("cumulative_trapezoid", y, *_axis(x, dx), dim).cumsum(dim)
