@@ -20,6 +20,7 @@ from . import cli as cli
 from . import config as config
 from . import data as data
 from . import datasets as datasets
+from . import fft as fft
 from . import graph as graph
 from . import io as io
 from . import linalg as linalg

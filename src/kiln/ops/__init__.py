@@ -20,6 +20,7 @@ from . import (  # noqa: F401
     embedding,
     extremes,
     factorize,
+    fft,
     indexing,
     joining,
     legacy,
