@@ -40,6 +40,7 @@ from . import (  # noqa: F401
     scan,
     scatter,
     selection,
+    signal,
     slicing,
     softmax,
     sorting,

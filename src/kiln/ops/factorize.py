@@ -573,3 +573,41 @@ def matrix_norm(A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool 
     else:
         raise KilnError("matrix_norm", f"Order {ord} not supported.", repr(ord), "")
     return store_out(inv.op, r, out)
+
+
+@composition(namespace="linalg", method=False, samples=lambda: iter([
+    *(Sample((well(rng(), 3, 3), o)) for o in (None, "fro", "nuc", 1, 2, float("inf"))), Sample((draw(rng(), (4,)), 3)),
+    Sample((draw(rng(), (3, 4)), 2, 0)), Sample((draw(rng(), (3, 4)), None, None, True)), Sample((well(rng(), 3, 3), 3), error=RuntimeError),
+]))  # fmt: skip
+def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, out: Tensor | None = None,
+         dtype: Any = None) -> Tensor:  # fmt: skip
+    """A norm of vectors (`vector_norm`) or, for matrices and two dims with an `ord`, of matrices."""
+    dims = 1 if isinstance(dim, int) else None if dim is None else len(dim)
+    if ord is not None and (dims == 2 or (dims is None and A.ndim == 2)):
+        return matrix_norm(A, ord, (-2, -1) if dim is None else dim, keepdim, dtype=dtype, out=out)
+    if isinstance(ord, str):
+        raise KilnError("norm", f"Order {ord} needs a matrix", describe(A), "name two dimensions")
+    return FUNCTIONS["linalg.vector_norm"](
+        A, 2 if ord is None else ord, dim, keepdim, dtype=dtype, out=out
+    )
+
+
+@composition(namespace="linalg", method=False, samples=lambda: iter([
+    *(Sample((well(rng(), 3, 3), p)) for p in (None, "fro", "nuc", 1, -1, 2, -2, float("inf"))),
+]))  # fmt: skip
+def cond(A: Tensor, p: Any = None, *, out: Tensor | None = None) -> Tensor:
+    """The condition number of matrices for a norm; by default the largest over the smallest singular value."""
+    if p in (None, 2, -2):
+        s = svdvals(A)
+        r = s[..., 0] / s[..., -1] if p != -2 else s[..., -1] / s[..., 0]
+    else:
+        r = matrix_norm(A, p) * matrix_norm(inv(A), p)
+    return store_out(inv.op, r, out)
+
+
+@composition(namespace="linalg", method=False, samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)))), Sample((draw(rng(), (3, 4)) * 1j, draw(rng(1), (3, 4)) * (1 + 1j)), {"dim": 0}),
+]))  # fmt: skip
+def vecdot(x: Tensor, y: Tensor, *, dim: int = -1, out: Tensor | None = None) -> Tensor:
+    """The sums of products along a dimension, with the first factor conjugated."""
+    return store_out(inv.op, ((x.conj() if x.is_complex() else x) * y).sum(dim), out)

@@ -17,6 +17,7 @@ from ..tensor import CAPTURING, Tensor, active_capture
 from .creation import _finish, _placed, _size, arange_op, full_op
 from .joining import cat
 from .registry import FUNCTIONS, Sample, composition, method, op
+from .rules import zero_gradient
 from .scan import cumsum_op
 from .selection import where_op
 from .sorting import search_op, sort_op, topk
@@ -510,7 +511,7 @@ def bernoulli(
     r = _trials(
         "bernoulli", input.detach() if p is None else p, input._a.shape, input.dtype, generator
     )
-    return _placed(full_op, r, False, out)
+    return _placed(full_op, zero_gradient(r, input), False, out)
 
 
 @_fill

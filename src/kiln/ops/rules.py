@@ -7,6 +7,7 @@ from typing import Any
 
 from ..autograd.engine import grad
 from ..autograd.modes import enable_grad, mode
+from ..autograd.tape import Zeros, edge_of
 from ..shape import Size
 from ..tensor import Tensor
 from .registry import Sample, op, parameter_names
@@ -54,6 +55,14 @@ def by_body(
 def tied_op(input: Tensor, to: Sequence[Tensor]) -> Tensor:
     """input itself, whose gradient formally depends on `to`."""
     return input
+
+
+def zero_gradient(out: Tensor, *inputs: Tensor) -> Tensor:
+    """A result whose gradient is zero everywhere, but which has one: it requires grad where inputs do."""
+    edges = [e for x in inputs if (e := edge_of(x)) is not None] if mode.grad else []
+    if edges:
+        out._fn, out._rg = Zeros(edges, 1), True  # type: ignore[arg-type]
+    return out
 
 
 def tied(out: Tensor, *to: Tensor | None) -> Tensor:

@@ -30,7 +30,7 @@ from .reduction import (
     spread,
     sum_op,
 )
-from .registry import Sample, composition, op
+from .registry import FUNCTIONS, Sample, composition, op
 from .samples import draw, rng, strided
 from .selection import where_op
 
@@ -399,11 +399,12 @@ def _some_norms() -> Iterator[Sample]:
 @composition(samples=_some_norms)
 def norm(input: Tensor, p: Any = "fro", dim: Dims = None, keepdim: bool = False, out: Tensor | None = None,
          dtype: Any = None) -> Tensor:  # fmt: skip
-    """The p-norm of the elements, over `dim` where given; "fro" is p = 2."""
+    """The p-norm of the elements, over `dim` where given; "fro" is p = 2, "nuc" sums singular values."""
+    if p == "nuc":
+        dims = tuple(range(input.ndim)) if dim is None else dim
+        return FUNCTIONS["linalg.matrix_norm"](input, "nuc", dims, keepdim, dtype=dtype, out=out)
     if isinstance(p, str) and p != "fro":
-        raise KilnNotImplementedError(
-            "norm", "only 'fro' and numbers are norms here", repr(p), "use p=2, 1, inf, …"
-        )
+        raise KilnError("norm", "a norm is a number, 'fro' or 'nuc'", repr(p), "use p=2, 1, inf, …")
     _no_integers(input)
     r = norm_op(converted(input, dtype), 2 if p in (None, "fro") else p, dim, keepdim)
     return store_out(norm_op.op, r, out)
