@@ -44,6 +44,7 @@ from . import (  # noqa: F401
     slicing,
     softmax,
     sorting,
+    special,
     statistics,
     strided,
     transcendental,

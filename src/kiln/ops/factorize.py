@@ -17,7 +17,7 @@ from ..shape import Size
 from ..tensor import Tensor
 from .dispatch import store_out
 from .linalg import matmul
-from .registry import FUNCTIONS, Sample, composition, op
+from .registry import FUNCTIONS, Sample, composition, method, op
 from .samples import draw, rng
 from .selection import where_op
 from .views import adjoint
@@ -265,10 +265,10 @@ def _phi(x: Tensor) -> Tensor:
 
 
 def _cholesky_grad(g: Tensor, out: Tensor) -> Tensor:
-    middle = _phi(adjoint(out) @ g)
-    middle = (middle + adjoint(middle)) * 0.5
-    lower = adjoint(out)
-    return solve_op(lower, adjoint(solve_op(lower, adjoint(middle))))
+    upper = adjoint(out)
+    middle = upper @ g
+    middle = (middle.tril() + adjoint(middle.tril(-1))) * 0.5
+    return solve_op(upper, adjoint(solve_op(upper, adjoint(middle))))
 
 
 def _definite() -> Iterator[Sample]:
@@ -611,3 +611,17 @@ def cond(A: Tensor, p: Any = None, *, out: Tensor | None = None) -> Tensor:
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1, out: Tensor | None = None) -> Tensor:
     """The sums of products along a dimension, with the first factor conjugated."""
     return store_out(inv.op, ((x.conj() if x.is_complex() else x) * y).sum(dim), out)
+
+
+# ---------------------------------------------------------------- names outside kiln.linalg
+
+
+for _fn in (det, slogdet):
+    FUNCTIONS[_fn.__name__] = _fn
+    method(_fn.__name__)(_fn)
+
+
+@composition(samples=_values_samples)
+def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
+    """The pseudo-inverse; singular values below `rcond` times the largest count as 0."""
+    return pinv(input, rcond)

@@ -190,7 +190,7 @@ def cov(
     x = x - mean
     out = (x if w is None else x * w) @ (x.mH if x.is_complex() else x.mT)
     out = out / left
-    return out.squeeze() if input.ndim < 2 else out
+    return out.squeeze()
 
 
 @composition(samples=_covariances)

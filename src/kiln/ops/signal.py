@@ -171,4 +171,4 @@ def stft(input: Tensor, n_fft: int, hop_length: int | None = None, win_length: i
     transform = FUNCTIONS["fft.rfft" if half else "fft.fft"]
     out = transform(frames, norm="ortho" if normalized else None).transpose(-1, -2)
     out = out if input.ndim == 2 else out.squeeze(0)
-    return out if return_complex or input.is_complex() else FUNCTIONS["view_as_real"](out)
+    return FUNCTIONS["view_as_real"](out) if return_complex is False else out

@@ -228,6 +228,7 @@ STUBS: dict[str, Callable[[], str]] = {
     "_tensor_methods.pyi": tensor_methods, "__init__.pyi": package,
     "nn/functional.pyi": lambda: room("nn.functional", "The functional API of layers."),
     "fft.pyi": lambda: room("fft", "Discrete Fourier transforms."),
+    "special.pyi": lambda: room("special", "Special functions."),
     "linalg.pyi": lambda: room("linalg", "Linear algebra."),
 }  # fmt: skip
 
