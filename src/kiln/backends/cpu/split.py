@@ -122,7 +122,7 @@ def _columns(nest: LoopNest) -> bool:
         return False
     last = len(nest.outer) - 1
     loads = [at.strides for kind, _, at in nest.accesses() if kind == "load"]
-    return any(s[last] == 1 and s[-1] != 1 for s in loads)
+    return any(s[last] == 1 and any(s[last + 1 :]) and 1 not in s[last + 1 :] for s in loads)
 
 
 def _chunkable(nest: LoopNest) -> Sequence[int]:
