@@ -88,7 +88,7 @@ def emit_backward_data(conv: Conv, isa: Isa, symbol: str) -> Kernel:
         return conv_columns.emit_backward_data(conv, isa, symbol)
     if conv.stride == (1, 1) and winograd.fits(conv.turned()):
         return winograd.Forward(conv.turned(), isa, symbol, None).emit()
-    if conv.x_strides[1] == 1:
+    if conv.x_strides[1] == 1 and _wide(conv, isa):
         return _residues(conv, isa, symbol)
     weights = Weights.of(conv)
     return _arranged(DataDriver(conv, isa, symbol, weights), weights, conv.dtype)
@@ -119,6 +119,11 @@ def emit_backward_weight(conv: Conv, isa: Isa, symbol: str) -> Kernel:
     if conv_direct_weight.fits(conv):
         return conv_direct_weight.BackwardWeight(conv, isa, symbol).emit()
     return WeightDriver(conv, isa, symbol).emit()
+
+
+def _wide(conv: Conv, isa: Isa) -> bool:
+    """Whether dx's channels fill a good part of a vector."""
+    return (conv.c_in if conv.ci == 1 else conv.ci) * 2 > isa.lanes(ITEMSIZE[conv.dtype])
 
 
 def _residues(conv: Conv, isa: Isa, symbol: str) -> Kernel:
