@@ -30,6 +30,8 @@ class Config:
     """skip the algebraic rewrites, to bisect a wrong result"""
     backend: str = "cpu"
     """where compiled programs run: cpu (LLVM) or reference (NumPy, the semantics)"""
+    layout: str = "auto"
+    """order of images in memory: auto, or row_major or channels_last everywhere, to bisect a wrong result"""
     num_threads: int = 0
     """threads of compiled programs; 0 means all cores of this process"""
     cpu_isa: str = ""

@@ -12,22 +12,30 @@ from cases import ALL, Case, Report, leaves, same, tensors
 
 import kiln
 from kiln import dtypes as dt
+from kiln.config import context
 from kiln.errors import CaptureError, KilnError
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("kiln.compile") is None, reason="kiln.compile is not there yet"
 )
 BACKENDS = ("cpu", "reference")
+MODES = {
+    **{name: (name, {}) for name in BACKENDS},
+    # every node in memory, and channels-last wherever it may be
+    "cpu_channels_last": ("cpu", {"layout": "channels_last", "no_fuse": True}),
+}
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=MODES)
 def run_compiled(request) -> Callable:
     """Compiles a function for one backend and calls it."""
+    backend, flags = MODES[request.param]
 
     def run(fn: Callable, *args: Any) -> Any:
         from kiln.compile import compile
 
-        return compile(fn, backend=request.param)(*args)
+        with context(**flags):
+            return compile(fn, backend=backend)(*args)
 
     return run
 

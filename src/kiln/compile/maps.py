@@ -93,6 +93,14 @@ def divide(a: Affine, by: int, dims: Sequence[int]) -> tuple[Affine, Affine]:
     return Affine(q0, tuple(q)), rest
 
 
+def dot(access: Sequence[Affine], strides: Sequence[int], n_dims: int) -> Affine:
+    """The position of an access in memory with these strides."""
+    out = constant(n_dims)
+    for a, s in zip(access, strides, strict=True):
+        out = out.added(a.scaled(s))
+    return out
+
+
 def flatten(access: Sequence[Affine], shape: Sequence[int], n_dims: int) -> Affine:
     """The row-major position of an access in a shape."""
     out = constant(n_dims)

@@ -9,12 +9,13 @@ from ..graph.node import Node
 from . import loopnest as ln
 from . import maps
 from .maps import Affine, NotAffine, Split
+from .orders import Strides, row_major
 from .regions import REDUCTIONS, Region, Unfusable, fusable, ln_dtype, reduced_dims, reducible
 
 Stored = Callable[[Node], bool]
 
 
-def write(n: Node, stored: Stored) -> tuple[ln.LoopNest, list[Any]]:
+def write(n: Node, stored: Stored, strides: Strides = row_major) -> tuple[ln.LoopNest, list[Any]]:
     """The nest that computes a node into its own memory, and the nodes of its buffers.
 
     A reduction that only feeds this node is computed in the same nest. Loops are cut in two where a
@@ -30,7 +31,7 @@ def write(n: Node, stored: Stored) -> tuple[ln.LoopNest, list[Any]]:
     dims = [*n.shape, *inner]
     groups = [[i] for i in range(len(dims))]
     for _ in range(64):
-        region = Region(dims, elsewhere)
+        region = Region(dims, elsewhere, strides)
         access = maps.identity(dims, groups)
         try:
             if root is None:
@@ -54,7 +55,7 @@ def _nest(
     """A nest that stores `value` as n: in its stage, or after the stage that reduces."""
     d = ln_dtype(n.dtype)
     assert d is not None
-    stores = (ln.Store(region.buffer(n, d), region.position(access, n.shape), value),)
+    stores = (ln.Store(region.buffer(n, d), region.position(access, n), value),)
     stage = ln.Stage(reductions, () if reductions else stores)
     buffers = tuple(dtype for _, dtype in region.buffers)
     nest = ln.LoopNest(

@@ -8,16 +8,19 @@ materialised node as expressions over the loops of one nest.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
+from math import prod
 from typing import Any
 
 from .. import dtypes as dt
 from ..graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Node
 from ..ops.reduction import reduced_axes
 from ..ops.registry import Op
-from ..shape import contiguous_strides, norm_dim, norm_dims
+from ..shape import norm_dim, norm_dims
 from . import loopnest as ln
 from . import maps
 from .maps import Affine, NotAffine, Split, divide
+from .orders import Strides, row_major
 
 VIEWS = {"reshape", "permute", "expand", "slice", "flip", "windows"}
 """Movement that is only index arithmetic."""
@@ -28,6 +31,7 @@ REDUCTIONS = {"sum": "sum", "prod": "prod", "amax": "max", "amin": "min", "any":
               "argmax": "argmax", "argmin": "argmin"}  # fmt: skip
 SCATTERS = {"scatter_op", "scatter_add", "index_put_op", "index_add"}
 """Ops that write at computed indices into a copy of their first argument."""
+_MOST_TAPS = 32
 _VOCABULARY = ln.UNARY | ln.BINARY | ln.COMPARE
 _DEAR = {"exp": 8, "exp2": 8, "expm1": 10, "log": 8, "log2": 8, "log10": 8, "log1p": 10, "sin": 10, "cos": 10,
          "tan": 14, "tanh": 10, "erf": 10, "erfc": 12, "sigmoid": 10, "pow": 20, "asin": 10, "acos": 10, "atan": 10,
@@ -92,6 +96,8 @@ def fusable(n: Node) -> bool:
         )
     if n.name == "windows_grad" and tiles(n):
         return ln_dtype(n.dtype) is not None
+    if taps(n):
+        return True
     if n.name in VIEWS or n.name in ("full", "arange", "pad"):
         return ln_dtype(n.dtype) is not None
     if n.name == "random_bits":
@@ -111,8 +117,25 @@ def tiles(n: Node) -> bool:
     )
 
 
+def taps(n: Node) -> int:
+    """How many elements of one window each a node reduces, where these are few enough to be written out; else 0."""
+    if n.name not in ("sum", "amax", "amin", "argmax", "argmin") or not _reduces(n):
+        return 0
+    x = n.args[0]
+    while x.name in ("reshape", "cast"):
+        x = x.args[0]
+    if x.name != "windows":
+        return 0
+    count = prod(n.args[0].shape[i] for i in reduced_dims(n))
+    return count if 0 < count == prod(x.args[1]) <= _MOST_TAPS else 0
+
+
 def reducible(n: Node) -> bool:
-    """Whether a node is a reduction that a loop nest computes."""
+    """Whether a node is a reduction that a loop nest computes with loops of its own."""
+    return _reduces(n) and not taps(n)
+
+
+def _reduces(n: Node) -> bool:
     if n.name not in REDUCTIONS or getattr(n.op, "family", "") != "reduction":
         return False
     x = n.args[0]
@@ -139,7 +162,7 @@ def _weight(n: Node) -> int:
         or n.name in ("full", "cast", "clone", "windows_grad", "pad")
     ):
         return 0
-    return _DEAR.get(scalar_op(n) or n.name, 1)
+    return 2 * taps(n) or _DEAR.get(scalar_op(n) or n.name, 1)
 
 
 def choose(
@@ -175,6 +198,7 @@ def choose(
             need.update(n.inputs)
     cost: dict[Node, int] = {}
     chosen: list[Node] = []
+    finishing: set[Node] = set()  # expressions with a reduction in them, which is done once
     for n in order:
         if n.op in (INPUT, LITERAL):
             cost[n] = 1
@@ -191,6 +215,9 @@ def choose(
             elif reducible(n):
                 keep = not (len(readers) == 1 and _stays_small(readers[0], n))
                 weight = 1
+                finishing.add(n)
+            elif len(readers) > 1 and any(x in finishing for x in n.inputs):
+                keep = True
             elif n.name not in VIEWS or weight > 1:
                 size = n.numel()
                 spread = any(
@@ -198,14 +225,17 @@ def choose(
                     for u in readers
                     if u.outputs is None
                 )
-                tapped = any(u.name == "windows" for u in readers)
+                tapped = any(u.name in ("windows", "pad") for u in readers)
                 keep = (
                     (len(readers) > 1 and weight > 8)
                     or ((spread or tapped) and weight >= 4)
                     or weight > 120
                 )
+            if any(x in finishing for x in n.inputs):
+                finishing.add(n)
         if keep:
             chosen.append(n)
+            finishing.discard(n)
             weight = 1
         cost[n] = weight
     return chosen, users
@@ -242,15 +272,18 @@ class Region:
     """Expressions over the loops of one nest.
 
     `dims` are the loops; `buffers` collects (node or token, dtype) in the order of the kernel's
-    arguments. `stored(node)` says whether a node lies in memory. `leaves` binds nodes (a
-    contraction's result in its epilogue) to expressions at the identity access.
+    arguments. `stored(node)` says whether a node lies in memory, `strides(node)` in what order.
+    `leaves` binds nodes (a contraction's result in its epilogue) to expressions at the identity access.
     """
 
-    def __init__(self, dims: Sequence[int], stored: Callable[[Node], bool]):
+    def __init__(
+        self, dims: Sequence[int], stored: Callable[[Node], bool], strides: Strides = row_major
+    ):
         self.dims = tuple(dims)
-        self.stored = stored
+        self.stored, self.strides = stored, strides
         self.buffers: list[tuple[Any, str]] = []
         self.memo: dict[Any, ln.Expr] = {}
+        self.bounds: tuple[tuple[int, int, int], ...] = ()
         self.leaves: dict[Node, tuple[tuple[Affine, ...], ln.Expr]] = {}
 
     def buffer(self, key: Any, dtype: str) -> int:
@@ -260,16 +293,14 @@ class Region:
             self.buffers.append(entry)
         return self.buffers.index(entry)
 
-    def position(self, access: Sequence[Affine], shape: Sequence[int]) -> ln.IndexMap:
-        """Where an access lies in a contiguous buffer of a shape."""
-        flat = maps.constant(len(self.dims))
-        for a, s in zip(access, contiguous_strides(shape), strict=True):
-            flat = flat.added(a.scaled(s))
+    def position(self, access: Sequence[Affine], n: Node) -> ln.IndexMap:
+        """Where an access of a node lies in its memory."""
+        flat = maps.dot(access, self.strides(n), len(self.dims))
         return ln.IndexMap(flat.offset, flat.strides)
 
     def expr(self, n: Node, access: tuple[Affine, ...]) -> ln.Expr:
         """The value of a node at an access, one Affine for each of its dimensions."""
-        key = (n, access)
+        key = (n, access, self.bounds)
         found = self.memo.get(key)
         if found is None:
             found = self.memo[key] = self._expr(n, access)
@@ -287,7 +318,7 @@ class Region:
         if n.op is CONST:
             return ln.const(n.args[0], d)
         if self.stored(n):
-            return ln.load(self.buffer(n, d), d, self.position(access, n.shape))
+            return self.load(n, access, d)
         name = n.name
         if name in VIEWS or name in ("pad", "windows_grad"):
             return self._moved(n, access, d)
@@ -309,11 +340,21 @@ class Region:
             )
         if n.name in GATHERS:
             return self._gathered(n, access, d)
+        if taps(n):
+            return self._tapped(n, access, d)
         if reducible(n):
             raise Unfusable(n)
         primitive = scalar_op(n)
         if primitive is None:
             raise Unfusable(n)
+        x = n.inputs[0]
+        if (
+            primitive == "cast"
+            and x.name in ("argmax", "argmin")
+            and taps(x)
+            and not self.stored(x)
+        ):
+            return self._tapped(x, access, d)  # counting in the narrow dtype at once
         xs = [self.expr(x, self.broadcast(x, n, access)) for x in n.inputs]
         if primitive == "copy":
             return xs[0]
@@ -322,6 +363,66 @@ class Region:
         if len(n.inputs) < len([i for i in n.op.tensor_slots if n.args[i] is not None]):  # type: ignore[union-attr]
             raise Unfusable(n)
         return ln.apply(primitive, *xs)
+
+    def load(
+        self, n: Node, access: Sequence[Affine], d: str, fill: ln.Expr | None = None,
+        bounds: Sequence[tuple[int, int, int]] = (),
+    ) -> ln.Expr:  # fmt: skip
+        """A stored node's element, read only within `bounds` and those that hold for the region."""
+        at = self.position(access, n)
+        limits = tuple(dict.fromkeys((*bounds, *self.bounds)))
+        return ln.load(self.buffer(n, d), d, ln.IndexMap(at.offset, at.strides, limits), fill)
+
+    def guarded(
+        self, n: Node, access: tuple[Affine, ...], bounds: Sequence[tuple[int, int, int]]
+    ) -> ln.Expr:
+        """The value of a node at an access where loops are within bounds, else 0: nothing is read there."""
+        if any(low >= high for _, low, high in bounds):
+            return ln.const(0, ln_dtype(n.dtype) or "")
+        live = tuple(b for b in bounds if b[1] > 0 or b[2] < self.dims[b[0]])
+        before, self.bounds = self.bounds, (*self.bounds, *live)
+        try:
+            value = self.expr(n, access)
+        finally:
+            self.bounds = before
+        if value.op == "load" and (not live or value.args[0] is ln.const(0, value.dtype)):
+            return value  # the load itself gives 0
+        for dim, low, high in live:
+            i = ln.index([int(k == dim) for k in range(len(self.dims))])
+            inside = ln.apply(
+                "and",
+                ln.apply("ge", i, ln.const(low, "i64")),
+                ln.apply("lt", i, ln.const(high, "i64")),
+            )
+            value = ln.apply("where", inside, value, ln.const(0, value.dtype))
+        return value
+
+    def _tapped(self, n: Node, access: tuple[Affine, ...], d: str) -> ln.Expr:
+        """A reduction over the few elements of a window, written out; positions count in dtype `d`."""
+        x, reduced = n.args[0], reduced_dims(n)
+        kept = [a for i, a in enumerate(access) if not (n.args[2] and i in reduced)]
+        best: ln.Expr | None = None
+        where = ln.const(0, d)
+        for k, tap in enumerate(product(*(range(x.shape[i]) for i in reduced))):
+            at, rest = iter(tap), iter(kept)
+            value = self.expr(
+                x,
+                tuple(
+                    maps.constant(len(self.dims), next(at)) if i in reduced else next(rest)
+                    for i in range(len(x.shape))
+                ),
+            )
+            if n.name == "sum":
+                value = ln.cast(value, d)
+                best = value if best is None else ln.apply("add", best, value)
+            elif best is None:
+                best = value
+            else:  # the same for the largest value and for its position, which share it
+                better = _beats(value, best, n.name.endswith("max"))
+                where = ln.apply("where", better, ln.const(k, d), where)
+                best = ln.apply("where", better, value, best)
+        assert best is not None
+        return where if n.name.startswith("arg") else best
 
     def broadcast(self, x: Node, n: Node, access: tuple[Affine, ...]) -> tuple[Affine, ...]:
         """The access of an operand that broadcasts to its user's shape."""
@@ -348,25 +449,26 @@ class Region:
             moved.append(inside)
             if lo or hi:
                 walkers = [i for i, s in enumerate(a.strides) if s]
-                if len(walkers) != 1 or a.strides[walkers[0]] != 1:
+                if not walkers and not 0 <= inside.offset < size:
+                    return ln.const(value, d)
+                if len(walkers) > 1 or any(a.strides[at] < 0 for at in walkers):
                     raise Unfusable(n)
-                at = walkers[0]
-                start = -inside.offset
-                bounds.append((at, max(start, 0), min(start + size, self.dims[at])))
-        flat = self.position(moved, x.shape)
-        return ln.load(
-            self.buffer(x, d),
-            d,
-            ln.IndexMap(flat.offset, flat.strides, tuple(bounds)),
-            ln.const(value, d),
-        )
+                for at in walkers:  # 0 <= offset + step * index < size
+                    step = a.strides[at]
+                    first, end = (-(p // step) for p in (inside.offset, inside.offset - size))
+                    bounds.append((at, max(first, 0), min(end, self.dims[at])))
+        if any(low >= high for _, low, high in bounds):
+            return ln.const(value, d)
+        return self.load(x, moved, d, ln.const(value, d), bounds)
 
     def _gathered(self, n: Node, access: tuple[Affine, ...], d: str) -> ln.Expr:
         """A read at computed indices, which are clamped: a check elsewhere refuses those out of range."""
         x = n.args[0]
         if not self.stored(x):
             raise Unfusable(x)
-        strides = contiguous_strides(x.shape)
+        if self.bounds:
+            raise Unfusable(n)
+        strides = self.strides(x)
         at = maps.constant(len(self.dims))
         where: ln.Expr | None = None
         for dim, index, place in gathered_dims(n, access):
@@ -403,18 +505,23 @@ class Region:
 
     def _arange(self, n: Node, access: tuple[Affine, ...], d: str) -> ln.Expr:
         start, step, _, dtype = n.args
-        i = ln.index(access[0].strides, access[0].offset)
         if dtype.category == dt.INT:
-            if start == 0 and step == 1:
-                return ln.cast(i, d)
-            wide = ln.apply(
-                "add", ln.apply("mul", i, ln.const(int(step), "i64")), ln.const(int(start), "i64")
+            at = access[0].scaled(int(step), int(start))
+            whole = ln.const(at.offset, "i64") if at.fixed else ln.index(at.strides, at.offset)
+            return (
+                ln.const(at.offset, d) if at.fixed and 0 <= at.offset < 128 else ln.cast(whole, d)
             )
-            return ln.cast(wide, d)
+        i = ln.index(access[0].strides, access[0].offset)
         wide = ln.apply(
             "add", ln.apply("mul", ln.cast(i, "f64"), ln.const(step, "f64")), ln.const(start, "f64")
         )
         return ln.cast(wide, d)
+
+
+def _beats(x: ln.Expr, y: ln.Expr, largest: bool) -> ln.Expr:
+    """Whether x is strictly better than y; NaN is better than all but NaN."""
+    better = ln.apply("not", ln.apply("le" if largest else "ge", x, y))
+    return ln.apply("and", better, ln.apply("eq", y, y)) if x.dtype in ln.FLOATS else better
 
 
 def index_uses(n: Node) -> list[tuple[Node, int, bool]]:
@@ -500,30 +607,29 @@ def through(n: Node, access: Sequence[Affine], dims: Sequence[int]) -> tuple[Aff
 
 
 def strided_view(
-    n: Node, stored: Callable[[Node], bool]
+    n: Node, stored: Callable[[Node], bool], strides: Strides = row_major
 ) -> tuple[Node, tuple[int, ...], int] | None:
     """A node as strides and an offset on a node that lies in memory; None where it must be copied."""
     dims = tuple(n.shape)
     access = maps.identity(dims, [[i] for i in range(len(dims))])
     x = n
     try:
-        while (memory := _same_memory(x, stored)) is None:
+        while (memory := _same_memory(x, stored, strides)) is None:
             if x.name not in ("reshape", "permute", "expand", "slice", "flip"):
                 return None
             access = through(x, access, dims)
             x = x.args[0]
     except (Split, NotAffine):
         return None
-    flat = maps.constant(len(dims))
-    for a, s in zip(access, contiguous_strides(x.shape), strict=True):
-        flat = flat.added(a.scaled(s))
+    flat = maps.dot(access, strides(x) if x is memory else row_major(x), len(dims))
     return memory, flat.strides, flat.offset
 
 
-def _same_memory(x: Node, stored: Callable[[Node], bool]) -> Node | None:
+def _same_memory(x: Node, stored: Callable[[Node], bool], strides: Strides) -> Node | None:
     """The node in memory that has a node's elements in the same order."""
-    while not stored(x):
-        if x.name != "reshape":
+    root = x
+    while not stored(root):
+        if root.name != "reshape":
             return None
-        x = x.args[0]
-    return x
+        root = root.args[0]
+    return root if root is x or strides(root) == row_major(root) else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kiln.backends.cpu.exprs import MEMORY, ExprEmitter
-from kiln.backends.cpu.ir import Builder, Val, vec
+from kiln.backends.cpu.ir import Builder, Val, elem_of, vec
 from kiln.backends.cpu.isa import Isa
 from kiln.compile.loopnest import ITEMSIZE, Expr, IndexMap, LoopNest, Store, walk
 
@@ -165,6 +165,8 @@ class Access:
             else:
                 raw = b.load(ty, first, size)
             raw = b.shuffle(raw, None, order)
+        elif stride == 2 and lanes > 2 and (mask is None or self.native_masks):
+            raw = self.every_other(ty, address, mask, size)
         elif mask:
             where = b.gep(address, elem, b.iota("i64", lanes, stride))
             raw = b.masked_gather(ty, where, mask, size)
@@ -174,6 +176,21 @@ class Access:
                 one = b.load(elem, b.gep(address, elem, b.i64(k * stride)), size)
                 raw = b.insert(raw, one, k)
         return em.from_memory(raw, e.dtype)
+
+    def every_other(self, ty: str, address: Val, mask: Val | None, size: int) -> Val:
+        """Elements 0, 2, 4, …: two overlapping vectors, which reach to the last of them and no further."""
+        b, lanes = self.b, self.lanes
+        off = b.const(vec("i1", lanes), False)
+        parts = []
+        for first in (0, lanes - 1):
+            at = b.gep(address, elem_of(ty), b.i64(first))
+            if mask is None:
+                parts.append(b.load(ty, at, size))
+            else:
+                wanted = [k // 2 if k % 2 == 0 else lanes for k in range(first, first + lanes)]
+                parts.append(b.masked_load(ty, at, b.shuffle(mask, off, wanted), size))
+        order = [2 * k if 2 * k < lanes else 2 * k + 1 for k in range(lanes)]
+        return b.shuffle(parts[0], parts[1], order)
 
     def gather(self, em: ExprEmitter, e: Expr, address: Val, where: Val, stride: int) -> Val:
         """A vector of elements at a vector of indices."""

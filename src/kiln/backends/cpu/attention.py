@@ -226,7 +226,7 @@ def lower(state: Lowering, n: Node) -> None:
     """Append the launch of such a node."""
     from kiln.backends.cpu.lower import Launch
 
-    ops = Operands(state.stored)
+    ops = Operands(state.stored, state.strides)
     query, key, value = n.arg("query"), n.arg("key"), n.arg("value")
     q, k, v = (_dense(ops, x) for x in (query, key, value))
     found = None if n.arg("attn_mask") is None else _mask(ops, n.arg("attn_mask"), n)

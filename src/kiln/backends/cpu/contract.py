@@ -12,11 +12,12 @@ from ... import dtypes as dt
 from ...compile import loopnest as ln
 from ...compile import maps
 from ...compile.maps import Affine, NotAffine, Split
+from ...compile.orders import Strides, channels_inside, row_major
 from ...compile.regions import Region, Unfusable, fusable, ln_dtype, strided_view
 from ...graph.node import INPUT, Node
 from ...shape import contiguous_strides
 from . import conv, gemm
-from .conv_shape import Conv
+from .conv_shape import Conv, prefers_channels_last
 from .ir import Val
 from .isa import Isa
 from .kernel import Kernel
@@ -159,7 +160,7 @@ def _epilogue(
     n: Node,
     chain: Sequence[Node],
     dims: tuple[int, int, int],
-    stored: Stored,
+    ops: Operands,
     isa: Isa,
     bias: Node | None,
     channel: int | None = None,
@@ -171,7 +172,7 @@ def _epilogue(
         return None, [], n
     best: tuple[ExprEpilogue | None, list[Node], Node] = (None, [], n)
     for end in ([n] if bias is not None else []) + list(chain):
-        got = _one_epilogue(n, end, dims, stored, isa, bias, d, channel)
+        got = _one_epilogue(n, end, dims, ops, isa, bias, d, channel)
         if got is not None:
             best = got
     return best
@@ -189,10 +190,15 @@ class _EpilogueRegion(Region):
     """
 
     def __init__(
-        self, dims: Sequence[int], stored: Stored, shape: Sequence[int], channel: int | None
+        self,
+        dims: Sequence[int],
+        stored: Stored,
+        strides: Strides,
+        shape: Sequence[int],
+        channel: int | None,
     ):
-        super().__init__(dims, stored)
-        self.shape = tuple(shape)
+        super().__init__(dims, stored, strides)
+        self.shape, self.channel = tuple(shape), channel
         n = len(dims)
         loops = maps.identity(dims, [[0], [1], [2]])
         opaque = Affine(_OPAQUE, (0,) * n)
@@ -208,12 +214,18 @@ class _EpilogueRegion(Region):
         else:
             self.access = maps.reshape(loops, dims, shape, dims)
 
-    def position(self, access: Sequence[Affine], shape: Sequence[int]) -> ln.IndexMap:
-        if tuple(shape) == self.shape and tuple(access) == self.access:
-            return ln.IndexMap(0, (self.dims[1] * self.dims[2], self.dims[2], 1))
-        if (tuple(shape), tuple(access)) == self.numbers:
+    def position(self, access: Sequence[Affine], n: Node) -> ln.IndexMap:
+        strides, plain = self.strides(n), self.strides(n) == row_major(n)
+        if tuple(n.shape) == self.shape and tuple(access) == self.access:
+            if self.channel is not None:  # the other loop runs over all pixels
+                steps = [strides[0], strides[-1], strides[-1]]
+                steps[self.channel] = strides[1]
+                return ln.IndexMap(0, tuple(steps))
+            if plain:
+                return ln.IndexMap(0, (self.dims[1] * self.dims[2], self.dims[2], 1))
+        if (tuple(n.shape), tuple(access)) == self.numbers and plain:
             return ln.IndexMap(0, (0, 1, 0))
-        at = super().position(access, shape)
+        at = super().position(access, n)
         if at.offset >= _OPAQUE:
             raise NotAffine
         return at
@@ -223,21 +235,24 @@ def _one_epilogue(
     n: Node,
     end: Node,
     dims: tuple[int, int, int],
-    stored: Stored,
+    ops: Operands,
     isa: Isa,
     bias: Node | None,
     d: str,
     channel: int | None,
 ) -> Any:
+    if channel is None and ops.strides(end) != row_major(end):
+        return None
+    stored = ops.stored
     leaf: ln.Expr = ln.leaf("acc", d)
     value = leaf
     try:
         region = _EpilogueRegion(
-            dims, lambda x: x is not end and x is not n and stored(x), n.shape, channel
+            dims, lambda x: x is not end and x is not n and stored(x), ops.strides, n.shape, channel
         )
         if bias is not None:
             channels = maps.identity(dims, [[channel or 1]])
-            at = Region.position(region, channels, bias.shape)
+            at = Region.position(region, channels, bias)
             value = ln.apply("add", value, ln.load(region.buffer(bias, d), d, at))
         region.leaves[n] = (region.access, value)
         result = value if end is n else region.expr(end, region.access)
@@ -255,16 +270,16 @@ def _one_epilogue(
 class Operands:
     """Finds contraction operands in memory; asks for a copy where they are not there."""
 
-    def __init__(self, stored: Stored):
-        self.stored = stored
+    def __init__(self, stored: Stored, strides: Strides):
+        self.stored, self.strides = stored, strides
 
     def view(self, n: Node) -> tuple[Node, tuple[int, ...], int]:
         """(memory node, strides, offset in elements) of an operand."""
-        found = strided_view(n, self.stored)
+        found = strided_view(n, self.stored, self.strides)
         if found is None:
             raise Unfusable(n)
         memory, strides, offset = found
-        plain = contiguous_strides(n.shape)
+        plain = self.strides(n)
         return (
             memory,
             tuple(p if s == 1 else st for s, st, p in zip(n.shape, strides, plain, strict=True)),
@@ -273,17 +288,22 @@ class Operands:
 
 
 def lower(
-    n: Node, users: dict[Node, list[Node]], outputs: set[Node], stored: Stored, isa: Isa
+    n: Node,
+    users: dict[Node, list[Node]],
+    outputs: set[Node],
+    stored: Stored,
+    strides: Strides,
+    isa: Isa,
 ) -> Contraction:
     """The kernel of a contraction node, together with what its epilogue takes in."""
     chain = epilogue_ends(n, users, outputs)
+    ops = Operands(stored, strides)
     if n.name in ("matmul", "_int_mm"):
-        return _matmul(n, chain, stored, isa)
-    return _convolution(n, chain, stored, isa)
+        return _matmul(n, chain, ops, isa)
+    return _convolution(n, chain, ops, isa)
 
 
-def _matmul(n: Node, chain: list[Node], stored: Stored, isa: Isa) -> Contraction:
-    ops = Operands(stored)
+def _matmul(n: Node, chain: list[Node], ops: Operands, isa: Isa) -> Contraction:
     a, b = n.args
     (am, ast, aoff), (bm, bst, boff) = ops.view(a), ops.view(b)
     ash, bsh = tuple(a.shape), tuple(b.shape)
@@ -304,12 +324,12 @@ def _matmul(n: Node, chain: list[Node], stored: Stored, isa: Isa) -> Contraction
     d = "i8" if n.name == "_int_mm" else _GEMM[n.dtype]
     out = "i32" if n.name == "_int_mm" else d
     a_batch, b_batch = strides(ash, ast), strides(bsh, bst)
-    epilogue, extras, end = _epilogue(n, chain, (prod(batch), m, cols), stored, isa, None)
+    epilogue, extras, end = _epilogue(n, chain, (prod(batch), m, cols), ops, isa, None)
     together = contiguous_strides((*batch, m))
     flat = tuple(s * ast[-2] for s in together[:-1])
     if len(n.shape) > 2 and not any(b_batch) and (a_batch == flat or prod(batch) == 1):
         # one product with the rows of all batches, if its epilogue can do as much
-        rows = _epilogue(n, chain, (1, prod(batch) * m, cols), stored, isa, None)
+        rows = _epilogue(n, chain, (1, prod(batch) * m, cols), ops, isa, None)
         if rows[2] is end:
             epilogue, extras, end = rows
             m, batch, a_batch, b_batch = prod(batch) * m, (), (), ()
@@ -325,67 +345,73 @@ def _pair(values: Sequence[int], fill: int) -> tuple[int, int]:
     return (fill, values[0]) if len(values) == 1 else (values[0], values[1])
 
 
-def _four(shape: Sequence[int], strides: Sequence[int] | None = None) -> tuple[int, int, int, int]:
-    """Sizes (or strides) of a 1-d or 2-d convolution's tensor with a height of 1 put in."""
+def _four(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """Sizes of a 1-d or 2-d convolution's tensor with a height of 1 put in."""
     s = tuple(shape)
     return (s[0], s[1], 1, s[2]) if len(s) == 3 else s  # type: ignore[return-value]
 
 
-def _convolution(n: Node, chain: list[Node], stored: Stored, isa: Isa) -> Contraction:
-    ops = Operands(stored)
+def _description(n: Node, x_st: Sequence[int], w_st: Sequence[int], y_st: Sequence[int]) -> Conv:
+    """What a convolution (or gradient) is, with x, w and y (or their gradients) at these strides."""
     if n.name == "convolution":
-        x, w = n.args[0], n.args[1]
-        xs, ws, ys = x.shape, w.shape, n.shape
+        xs, ws, ys = n.args[0].shape, n.args[1].shape, n.shape
     elif n.name == "conv_input_grad":
-        x, w = n.args[0], n.args[1]  # x is dy here
-        xs, ws, ys = n.shape, w.shape, x.shape
+        xs, ws, ys = n.shape, n.args[1].shape, n.args[0].shape
     else:
-        x, w = n.args[0], n.args[1]  # dy and the image
-        xs, ws, ys = w.shape, n.shape, x.shape
-    (xm, xst, xoff), (wm, wst, woff) = ops.view(x), ops.view(w)
-    if n.name == "conv_weight_grad" or n.name == "conv_input_grad":
-        # dy's rows must follow each other
-        want = contiguous_strides(ys)
-        if tuple(xst) != tuple(want):
-            raise Unfusable(x)
-    x4, w4, y4 = _four(xs), _four(ws), _four(ys)
-    out_st = contiguous_strides(n.shape)
-    three = len(xs) == 3
-
-    def four_strides(st: Sequence[int]) -> tuple[int, int, int, int]:
-        return (st[0], st[1], st[2], st[2]) if three else tuple(st)  # type: ignore[return-value]
-
-    if n.name == "convolution":
-        x_st, w_st, y_st = four_strides(xst), four_strides(wst), four_strides(out_st)
-    elif n.name == "conv_input_grad":
-        x_st, w_st, y_st = four_strides(out_st), four_strides(wst), four_strides(xst)
-    else:
-        x_st, w_st, y_st = four_strides(wst), four_strides(out_st), four_strides(xst)
-    # with a height of 1 the stride of h only has to make the plane one run
-    if three:
-        x_st = (x_st[0], x_st[1], x4[3] * x_st[3], x_st[3])
-        w_st = (w_st[0], w_st[1], w4[3] * w_st[3], w_st[3])
-        y_st = (y_st[0], y_st[1], y4[3] * y_st[3], y_st[3])
+        xs, ws, ys = n.args[1].shape, n.shape, n.args[0].shape
+    x4, w4 = _four(xs), _four(ws)
     padding = _pair(n.arg("padding"), 0)
-    d = _GEMM[n.dtype]
-    spec = Conv(
-        x4[0], x4[1], (x4[2], x4[3]), w4[0], (w4[2], w4[3]), x_st, w_st, y_st,
+    return Conv(
+        x4[0], x4[1], (x4[2], x4[3]), w4[0], (w4[2], w4[3]),
+        _four_strides(xs, x_st), _four_strides(ws, w_st), _four_strides(ys, y_st),
         _pair(n.arg("stride"), 1), ((padding[0], padding[0]), (padding[1], padding[1])), _pair(n.arg("dilation"), 1),
-        n.arg("groups"), d,
+        n.arg("groups"), _GEMM[n.dtype],
     )  # fmt: skip
+
+
+def _four_strides(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, int, int, int]:
+    """With a height of 1 its stride only has to make the plane one run."""
+    if len(shape) == 3:
+        return (strides[0], strides[1], shape[2] * strides[2], strides[2])
+    return tuple(strides)  # type: ignore[return-value]
+
+
+def channels_last_gain(n: Node) -> int:
+    """How much a convolution (or gradient) gains where its images lie channels-last: its work, or less than nothing."""
+    if not lowers(n):
+        return 0
+    if n.name == "convolution":
+        x, w, y = n.args[0], n.args[1], n
+    elif n.name == "conv_input_grad":
+        x, w, y = n, n.args[1], n.args[0]
+    else:
+        x, w, y = n.args[1], n, n.args[0]
+    spec = _description(n, channels_inside(x), row_major(w), channels_inside(y))
+    return spec.flops if prefers_channels_last(spec) else -spec.flops
+
+
+def _convolution(n: Node, chain: list[Node], ops: Operands, isa: Isa) -> Contraction:
+    x, w = n.args[0], n.args[1]  # of a gradient: dy, and w or the image
+    (xm, xst, xoff), (wm, wst, woff) = ops.view(x), ops.view(w)
+    if n.name != "convolution" and xst not in (row_major(x), channels_inside(x)):
+        raise Unfusable(x)  # dy's rows must follow each other
     if n.name == "conv_input_grad":
+        spec = _description(n, ops.strides(n), wst, xst)
         kernel = conv.emit_backward_data(spec, isa, _symbol("convdx", spec, isa))
         return Contraction(kernel, [n, (xm, xoff), (wm, woff), WORKSPACE], n)
     if n.name == "conv_weight_grad":
+        spec = _description(n, wst, ops.strides(n), xst)
         kernel = conv.emit_backward_weight(spec, isa, _symbol("convdw", spec, isa))
         return Contraction(kernel, [n, (wm, woff), (xm, xoff), WORKSPACE], n)
     bias = n.args[2]
-    if bias is not None and not stored(bias):
+    if bias is not None and not ops.stored(bias):
         raise Unfusable(bias)
-    pixels = y4[2] * y4[3]
+    (batch, channels, high, wide), last = _four(n.shape), ops.strides(n)[1] == 1
     dims, channel = (
-        ((y4[0], pixels, y4[1]), 2) if spec.channels_last else ((y4[0], y4[1], pixels), 1)
+        ((batch, high * wide, channels), 2) if last else ((batch, channels, high * wide), 1)
     )
-    epilogue, extras, end = _epilogue(n, chain, dims, stored, isa, bias, channel)
+    chain = [end for end in chain if ops.strides(end) == ops.strides(n)]
+    epilogue, extras, end = _epilogue(n, chain, dims, ops, isa, bias, channel)
+    spec = _description(n, xst, wst, ops.strides(end))
     kernel = conv.emit_forward(spec, isa, _symbol("conv", (spec, epilogue), isa), epilogue)
     return Contraction(kernel, [end, (xm, xoff), (wm, woff), WORKSPACE, *extras, None], end)

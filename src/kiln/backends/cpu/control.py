@@ -161,7 +161,7 @@ def emit(lowering: Lowering, n: Node) -> None:
         sequences = range(len(n.arg("init")), len(n.arg("init")) + len(n.arg("xs")))
     operands, strides = [], []
     for i, x in enumerate(n.inputs):
-        found = strided_view(x, lowering.stored)
+        found = strided_view(x, lowering.stored, lowering.strides)
         whole = 1 if i in sequences else 0
         if found is None or not _contiguous(x.shape[whole:], found[1][whole:]):
             raise Unfusable(x)
@@ -214,7 +214,7 @@ def _part(g: Graph, carries: int, isa: Isa) -> Part | None:
     g = lower.prepare(g)
     if any(ln_dtype(d) is None for x in g.nodes() for _, d in x.outputs or ((x.shape, x.dtype),)):
         return None
-    launches, checks = lower.lower(g, isa)
+    launches, checks, _ = lower.lower(g, isa, images=False)
     if checks or any(x.host is not None for x in launches):
         return None
     launches = fuse.needed(fuse.fuse(launches), set(g.outputs))

@@ -129,7 +129,7 @@ def _scatter_from(state: Lowering, n: Node) -> None:
         _, dim, index, value = n.args
         shape, mode, alpha = tuple(index.shape), ("set" if n.name == "scatter_op" else "add"), 1
         probe = make("gather", (base, dim, index, False))
-    region = Region(shape, lambda x: x is not n and state.stored(x))
+    region = Region(shape, lambda x: x is not n and state.stored(x), state.strides)
     access = maps.identity(shape, [[i] for i in range(len(shape))])
     strides = contiguous_strides(base.shape)
     at = maps.constant(len(shape))
@@ -163,7 +163,7 @@ def _scatter_from(state: Lowering, n: Node) -> None:
     kernel = scatter.emit(spec, state.isa)
     mark = len(state.launches)
     try:
-        state.store(base, n, whole(base), True)
+        state.store(base, n, whole, True)
     except Unfusable:
         del state.launches[mark:]
         raise

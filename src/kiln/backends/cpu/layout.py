@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...compile import pipeline
+from ...compile.orders import Strides, row_major
 from ...compile.regions import index_uses
 from ...config import config
 from ...graph.node import CONST, LITERAL, Graph, Node
@@ -34,8 +35,9 @@ class Memory:
         launches: list[Launch],
         keep: Collection[Node] = (),
         quiet: int = 0,  # the first `quiet` launches must not write state
+        strides: Strides = row_major,
     ):
-        self.graph, self.keep, self.quiet = graph, keep, quiet
+        self.graph, self.keep, self.quiet, self.strides = graph, keep, quiet, strides
         self.place: dict[Node, tuple[str, Any]] = {
             n: ("ext", i) for i, n in enumerate(graph.inputs)
         }
@@ -143,7 +145,12 @@ class Memory:
 
     def slot(self, n: Node) -> Slot:
         """Where a node's array lies."""
-        return Slot(*self.place[n], tuple(n.shape), n.dtype)
+        return self.slot_at(self.place[n], n)
+
+    def slot_at(self, place: tuple[str, int], n: Node) -> Slot:
+        """A place for a node's array."""
+        size = n.dtype.itemsize
+        return Slot(*place, tuple(n.shape), n.dtype, tuple(s * size for s in self.strides(n)))
 
     def argument(self, a: Any, launch: int) -> tuple[str, int, int]:
         """An entry in the table of a kernel's arguments: kind, where, extra bytes."""
@@ -163,7 +170,11 @@ class Memory:
             if isinstance(
                 x, Node
             ):  # a check looks at indices; of other operands it takes the shapes
-                return self.slot(x) if x in self.place else Slot("none", 0, tuple(x.shape), x.dtype)
+                return (
+                    self.slot(x)
+                    if x in self.place
+                    else Slot("none", 0, tuple(x.shape), x.dtype, ())
+                )
             return tuple(map(moved, x)) if isinstance(x, tuple) else x
 
         several = n.outputs is not None
@@ -198,7 +209,7 @@ def _late(launches: list[Launch], asked: set[Node]) -> tuple[list[Launch], list[
 def plan(graph: Graph, name: str, isa: Isa) -> Recipe:
     """The Recipe of a captured Graph; its kernels are compiled (or found in the cache) and loaded."""
     graph = prepare(pipeline.optimize(graph, lowers, name))
-    launches, checks = lower(graph, isa)
+    launches, checks, strides = lower(graph, isa)
     indices = {i for _, n in checks for i, _, _ in index_uses(n)}
     early, late = _late(launches, {flag for flag, _ in checks} | indices)
     # what checks look at stays in memory until they have been asked
@@ -207,7 +218,7 @@ def plan(graph: Graph, name: str, isa: Isa) -> Recipe:
     early = needed(fuse(early), {*keep, *graph.outputs}.union(*(x.reads for x in late)))
     launches, quiet = early + late, len(early)
     emit(launches, isa)
-    m = Memory(graph, launches, keep, quiet)
+    m = Memory(graph, launches, keep, quiet, strides)
     code = Assembly(isa)
     literals = code.literals(m)
     steps: list[Native | Host | Checks] = []
@@ -244,7 +255,7 @@ def plan(graph: Graph, name: str, isa: Isa) -> Recipe:
         table=code.table,
         kernels=code.kernels,
         steps=steps,
-        copies=[(m.slot(n), Slot(kind, where, tuple(n.shape), n.dtype)) for n, (kind, where) in m.copies],
+        copies=[(m.slot(n), m.slot_at(place, n)) for n, place in m.copies],
         objects=[cache.make_key(text, isa.key) for text in texts],
     )  # fmt: skip
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from ...compile import loopnest as ln
-from ...compile import maps, nests, regions
+from ...compile import maps, nests, orders, regions
 from ...compile.regions import Unfusable, fusable, ln_dtype, reducible
 from ...config import config
 from ...graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Leaf, Node, const, literal, make
-from ...shape import contiguous_strides, norm_dim
+from ...shape import norm_dim
 from . import attention, contract, control, indexed
 from .isa import Isa
 from .kernel import Kernel
+
+_MOST_PHASES, _MOST_TAPS = 9, 32
+"""How many nests, and reads in all of them, a `windows_grad` may be written out as."""
 
 
 @dataclass
@@ -83,7 +88,7 @@ def has_kernel(n: Node) -> bool:
 class Lowering:
     """The state of lowering one Graph."""
 
-    def __init__(self, graph: Graph, isa: Isa):
+    def __init__(self, graph: Graph, isa: Isa, images: bool):
         self.graph, self.isa = graph, isa
         self.order = graph.nodes()
         self.chosen, self.users = regions.choose(graph, has_kernel, not config.no_fuse, strided)
@@ -96,6 +101,12 @@ class Lowering:
                 self.memory.add(n)
             if n.name == "cat" or (n.name == "windows_grad" and not fusable(n)):
                 self.memory.add(n)
+        self.last: frozenset[Node] = frozenset()
+        if images:
+            self.last = orders.channels_last(
+                graph, contract.channels_last_gain, self.row_major_only()
+            )
+        self.memory.update(n for n in self.order if self.transposed_often(n))
         self.chosen = [
             n
             for n in self.order
@@ -111,6 +122,31 @@ class Lowering:
     def stored(self, n: Node) -> bool:
         """Whether a node's values lie in memory."""
         return n in self.memory
+
+    def strides(self, n: Node) -> tuple[int, ...]:
+        """The strides, in elements, with which a node lies in memory."""
+        return orders.channels_inside(n) if n in self.last else orders.row_major(n)
+
+    def transposed_often(self, n: Node) -> bool:
+        """Whether a value crosses between orders where each element is read or made of several: one copy is less."""
+        if n not in self.last:
+            return False
+        if regions.taps(n):
+            return any(u not in self.last for u in self.users[n])
+        return (
+            n.name == "reshape"
+            and n.args[0] not in self.last
+            and any(u.numel() > n.numel() for u in self.users[n])
+        )
+
+    def row_major_only(self) -> Iterator[Node]:
+        """Nodes that kernels read or write in the order of their dimensions."""
+        for n in self.order:
+            if n.name in ("matmul", "_int_mm"):
+                yield n
+            elif special(n) and n.name not in orders.CONVOLUTIONS:
+                yield n
+                yield from n.inputs
 
     def run(self) -> list[Launch]:
         """Every launch, each after those whose results it reads."""
@@ -200,7 +236,7 @@ class Lowering:
         if n.op is ITEM:
             return  # its producer wrote it
         if contract.lowers(n):
-            c = contract.lower(n, self.users, self.outputs, self.stored, self.isa)
+            c = contract.lower(n, self.users, self.outputs, self.stored, self.strides, self.isa)
             if c.result is not n:
                 blocked = [
                     x
@@ -209,7 +245,7 @@ class Lowering:
                 ]
                 if blocked:
                     c = contract.lower(
-                        n, {**self.users, n: []}, self.outputs, self.stored, self.isa
+                        n, {**self.users, n: []}, self.outputs, self.stored, self.strides, self.isa
                     )
             self.launches.append(Launch(c.arguments, [c.result], c.kernel))
             self.memory.add(c.result)
@@ -235,7 +271,7 @@ class Lowering:
                     raise Unfusable(x)
             self.launches.append(self.host(n))
         else:
-            nest, keys = nests.write(n, self.stored)
+            nest, keys = nests.write(n, self.stored, self.strides)
             self.nest(nest, keys, [n])
 
     def nest(
@@ -257,15 +293,18 @@ class Lowering:
         return Launch(list(n.inputs), writes, host=n)
 
     def store(self, source: Node, whole: Node, place: Callable, first: bool) -> None:
-        """Store a node's values, from memory or computed in the same loops, in a part of another node's memory."""
+        """Store a node's values, from memory or computed in the same loops, in a part of another node's memory.
+
+        `place(dims, access)` is the access of `whole` at which the value at `access` of `source` goes.
+        """
         dims = list(source.shape)
         groups = [[i] for i in range(len(dims))]
         for _ in range(64):
-            region = regions.Region(dims, self.stored)
+            region = regions.Region(dims, self.stored, self.strides)
             access = maps.identity(dims, groups)
             try:
                 value = region.expr(source, access)
-                at = place(dims, access)
+                at = region.position(place(dims, access), whole)
             except maps.Split as cut:
                 dims, groups = maps.split_dims(dims, groups, cut)
                 continue
@@ -282,13 +321,12 @@ class Lowering:
         """Each piece is stored in its own part of the result."""
         pieces = [x for x in n.args[0] if not (len(x.shape) == 1 and x.shape[0] == 0)]
         d = norm_dim(n.args[1], len(n.shape)) if n.shape else 0
-        strides = contiguous_strides(n.shape)
         at, first = 0, True
         for x in pieces:
             base = at
 
-            def place(dims: Any, access: Any, base: int = base) -> ln.IndexMap:
-                return position(access, n.shape, len(dims), base * strides[d])
+            def place(dims: Any, access: Any, base: int = base) -> Any:
+                return (*access[:d], access[d].scaled(1, base), *access[d + 1 :])
 
             self.store(x, n, place, first)
             at += x.shape[d]
@@ -307,7 +345,7 @@ class Lowering:
             probe = make(name, (probe, *rest))
             steps.append(probe)
 
-        def place(dims: Any, access: Any) -> ln.IndexMap:
+        def place(dims: Any, access: Any) -> Any:
             for s in reversed(steps):
                 if s.name == "basic_index":
                     access = _through_index(s, access, len(dims))
@@ -315,11 +353,11 @@ class Lowering:
                     access = regions.through(s, access, dims)
                 else:
                     raise Unfusable(n)
-            return position(access, base.shape, len(dims))
+            return access
 
         mark = len(self.launches)
         try:
-            self.store(base, n, whole(base), True)
+            self.store(base, n, whole, True)
             self.store(value, n, place, False)
         except (Unfusable, maps.NotAffine) as e:
             del self.launches[mark:]
@@ -331,7 +369,67 @@ class Lowering:
             self.launches.append(self.host(n))
 
     def windows_grad(self, n: Node) -> None:
-        """Overlap-add by gathering: each element sums what the windows over it hold."""
+        """Overlap-add by reading: each element sums what the windows over it hold.
+
+        Elements `stride` apart along a dimension lie under the same taps, so each residue is a nest of
+        its own, in which the windows over an element are at fixed distances.
+        """
+        g, size, kernel, stride, dilation = n.args
+        lead = len(n.shape) - len(kernel)
+        phases = [
+            p
+            for p in product(*map(range, stride))
+            if all(a < s for a, s in zip(p, size, strict=True))
+        ]
+        if len(phases) > _MOST_PHASES or prod(kernel) > _MOST_TAPS:
+            self.windows_grad_by_index(n)
+            return
+        d = ln_dtype(n.dtype)
+        assert d is not None
+        mark = len(self.launches)
+        for phase in phases:
+            steps = [-((p - s) // t) for p, s, t in zip(phase, size, stride, strict=True)]
+            dims = [*n.shape[:lead], *steps]
+            region = regions.Region(dims, self.stored, self.strides)
+            access = maps.identity(dims, [[i] for i in range(len(dims))])
+            total: ln.Expr | None = None
+            for tap in product(*map(range, kernel)):
+                # window * stride + tap * dilation = element = index * stride + phase
+                ahead = [p - k * a for p, k, a in zip(phase, tap, dilation, strict=True)]
+                if any(a % t for a, t in zip(ahead, stride, strict=True)):
+                    continue
+                shift = [a // t for a, t in zip(ahead, stride, strict=True)]
+                bounds = [
+                    (lead + i, max(-s, 0), min(g.shape[lead + i] - s, dims[lead + i]))
+                    for i, s in enumerate(shift)
+                ]
+                at = (
+                    *access[:lead],
+                    *(access[lead + i].scaled(1, s) for i, s in enumerate(shift)),
+                    *(maps.constant(len(dims), k) for k in tap),
+                )
+                try:
+                    part = region.guarded(g, at, bounds)
+                except (maps.Split, maps.NotAffine):
+                    raise Unfusable(g) from None
+                total = part if total is None else ln.apply("add", total, part)
+            place = (
+                *access[:lead],
+                *(
+                    access[lead + i].scaled(t, p)
+                    for i, (t, p) in enumerate(zip(stride, phase, strict=True))
+                ),
+            )
+            store = ln.Store(
+                region.buffer(n, d), region.position(place, n), total or ln.const(0, d)
+            )
+            nest = ln.elementwise(dims, [b for _, b in region.buffers], [store])
+            self.nest(nest, [k for k, _ in region.buffers], [n], partial=len(phases) > 1)
+        if len(phases) > 1:
+            self.launches[mark].partial = False
+
+    def windows_grad_by_index(self, n: Node) -> None:
+        """The same for windows of many taps, with loops over these: where a tap's window is, is computed."""
         g, _size, kernel, stride, dilation = n.args
         if g not in self.memory:
             raise Unfusable(g)
@@ -340,10 +438,10 @@ class Lowering:
         dims = [*n.shape, *kernel]
         d = ln_dtype(n.dtype)
         assert d is not None
-        region = regions.Region(dims, self.stored)
+        region = regions.Region(dims, self.stored, self.strides)
         b = region.buffer(g, d)
         zero = maps.constant(len(dims))
-        g_strides = contiguous_strides(g.shape)
+        g_strides = self.strides(g)
         access = maps.identity(dims, [[i] for i in range(len(dims))])
         at = zero
         for i in range(lead):
@@ -380,23 +478,15 @@ class Lowering:
             ln.const(0, d),
         )
         out = region.buffer(n, d)
-        store = ln.Store(out, region.position(access[: lead + k], n.shape), ln.ref(0, 0, d))
+        store = ln.Store(out, region.position(access[: lead + k], n), ln.ref(0, 0, d))
         nest = ln.LoopNest(tuple(n.shape), tuple(kernel), tuple(x for _, x in region.buffers),
                            (ln.Stage((ln.Reduction("sum", value, d),)),), (store,))  # fmt: skip
         self.nest(nest, [x for x, _ in region.buffers], [n])
 
 
-def position(access: Any, shape: Any, n_dims: int, base: int = 0) -> ln.IndexMap:
-    """Where an access lies in a contiguous buffer of a shape."""
-    flat = maps.constant(n_dims, base)
-    for a, s in zip(access, contiguous_strides(shape), strict=True):
-        flat = flat.added(a.scaled(s))
-    return ln.IndexMap(flat.offset, flat.strides)
-
-
-def whole(n: Node) -> Callable:
-    """The place of every element of a node in its own memory."""
-    return lambda dims, access: position(access, n.shape, len(dims))
+def whole(dims: Any, access: Any) -> Any:
+    """The place of a node's elements in memory of its own shape."""
+    return access
 
 
 def _through_index(n: Node, access: Any, n_dims: int) -> Any:
@@ -446,7 +536,12 @@ def _literal_constants(graph: Graph) -> Graph:
     return new.replace_outputs([moved(o) for o in new.outputs])
 
 
-def lower(graph: Graph, isa: Isa) -> tuple[list[Launch], list[tuple[Node, Node]]]:
-    """The launches of a Graph in a possible order, and its (flag, gather) checks of indices."""
-    state = Lowering(graph, isa)
-    return state.run(), state.checks
+def lower(
+    graph: Graph, isa: Isa, images: bool = True
+) -> tuple[list[Launch], list[tuple[Node, Node]], orders.Strides]:
+    """The launches of a Graph in a possible order, its (flag, gather) checks of indices, and memory's strides.
+
+    `images` says whether nodes may lie channels-last.
+    """
+    state = Lowering(graph, isa, images)
+    return state.run(), state.checks, state.strides

@@ -182,7 +182,7 @@ class CpuProgram:
             return self.recipe.literals[s.where]
         if s.kind == "none":
             return np.broadcast_to(np.zeros((), s.dtype.np), s.shape)
-        return np.ndarray(s.shape, s.dtype.np, self.buffer, self.arena_offset + s.where)
+        return np.ndarray(s.shape, s.dtype.np, self.buffer, self.arena_offset + s.where, s.strides)
 
     def _call(self, h: Host, arrays: list[np.ndarray], outputs: dict[int, np.ndarray]) -> Any:
         """What an op's reference gives for the arrays that lie in its arguments' Slots."""

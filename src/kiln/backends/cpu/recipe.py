@@ -29,12 +29,13 @@ from .isa import Isa
 
 class Slot(NamedTuple):
     """Where an array lies: in input ("ext") or output ("out") `where`, in literal `where` ("literal"),
-    `where` bytes into the arena ("arena"), or nowhere ("none": zeros stand for it)."""
+    `where` bytes into the arena ("arena") with `strides` in bytes, or nowhere ("none": zeros stand for it)."""
 
     kind: str
     where: int
     shape: tuple[int, ...]
     dtype: dt.dtype
+    strides: tuple[int, ...]
 
 
 class Native(NamedTuple):
@@ -98,7 +99,10 @@ def key(graph: Graph, isa: Isa) -> str | None:
     for n in graph.deep_nodes():
         if not isinstance(n.op, Leaf) and not n.op.reference.__module__.startswith("kiln."):
             return None  # an op from elsewhere: its body may change without a trace here
-    flags = f"fuse={not config.no_fuse} simplify={not config.no_simplify} float32={config.float32_matmul_precision}"
+    flags = (
+        f"fuse={not config.no_fuse} simplify={not config.no_simplify} layout={config.layout} "
+        f"float32={config.float32_matmul_precision}"
+    )
     text = "\n".join((_code(), flags, print_graph(graph, sources=False)))
     return cache.make_key(text, isa.key)
 

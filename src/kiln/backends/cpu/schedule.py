@@ -252,7 +252,7 @@ def _access_score(kind: str, stride: int) -> float:
         return 0.0
     if kind == "gather":
         return 2.0 if stride == 1 else 6.0
-    return 1.0 if stride in (1, -1) else 6.0
+    return 1.0 if stride in (1, -1) else 2.5 if stride == 2 and kind == "load" else 6.0
 
 
 def _unroll(nest: LoopNest, vector: int, n_outer: int) -> int:
