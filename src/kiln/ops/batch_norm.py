@@ -44,9 +44,9 @@ def _batch_infer(input: Any, weight: Any, bias: Any, eps: float) -> list:
 
 
 def _batch_input_grad(gs: Any, input: Tensor, weight: Any, eps: float) -> Tensor:
-    g = gs[0]
-    h = g if weight is None else g * channels(weight, g.ndim)
-    return norm_grad(h, input, _others(input), eps)
+    # the weight is the same all over what is averaged, so it may as well come last
+    out = norm_grad(widen(gs[0]), widen(input), _others(input), eps)
+    return (out if weight is None else out * channels(weight, input.ndim)).to(input.dtype)
 
 
 def _batch_weight_grad(gs: Any, input: Tensor, eps: float) -> Tensor:

@@ -344,7 +344,8 @@ def _group_weight_grad(g: Tensor, input: Tensor, num_groups: int, eps: float) ->
 
 def channel_sum(x: Tensor) -> Tensor:
     """Summed over all dimensions but the channels (dimension 1)."""
-    return x.sum((0, *range(2, x.ndim)))
+    # with keepdim this is the very sum that `norm_grad` takes, so that a compiled program takes it once
+    return x.sum((0, *range(2, x.ndim)), True).reshape(x.shape[1])
 
 
 def _group_body(input: Tensor, num_groups: int, weight: Any, bias: Any, eps: float) -> Tensor:
