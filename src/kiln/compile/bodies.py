@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 from .. import dtypes as dt
 from ..autograd.engine import Targets, run
 from ..autograd.modes import no_grad
+from ..autograd.tape import TapeNode, edge_of
 from ..errors import CaptureError, KilnError, describe
 from ..graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Node, const, input_node, substitute
-from ..graph.node import toposort as below
 from ..ops.dispatch import apply
 from ..ops.registry import Op
 from ..tensor import Tensor, _fresh, wrap
@@ -219,4 +219,66 @@ def zeros(n: Node) -> Node:
     return const(0, n.dtype, n.shape)
 
 
-__all__ = ["BodyCapture", "Tree", "below", "replay", "seed", "zeros"]
+class Trace:
+    """A body as it was traced: its capture, its parameters in the order of its inputs, and its outputs."""
+
+    def __init__(self, body: BodyCapture, heads: Sequence[Tensor], outs: Sequence[Tensor]):
+        self.body, self.heads, self.outs = body, list(heads), list(outs)
+        self.nodes = [body.head(t) for t in heads]
+
+    def graph(self, extra: Sequence[Node] = ()) -> Graph:
+        """The body, with further outputs."""
+        outs = [self.body.payload(o).node() for o in self.outs]
+        return self.body.graph(self.nodes, [*outs, *extra])
+
+    @staticmethod
+    def of(
+        capture: Capture, what: str, graph: Graph, tracked: Sequence[bool], control: Callable
+    ) -> Trace:
+        """A Graph traced again, to be differentiated; `control` as in `replay`."""
+        body = BodyCapture(capture, what)
+        with body.active():
+            heads = [
+                body.parameter(n.shape, n.dtype, rg)
+                for n, rg in zip(graph.inputs, tracked, strict=True)
+            ]
+            outs = replay(body, graph, heads, lambda op, args: control(body, op, args))
+            return Trace(body, heads, [body.own(o) for o in outs])
+
+
+class BodyNode(TapeNode):
+    """A loop or a branch on the tape."""
+
+    __slots__ = ("capture", "operands", "trace")
+    trace: Any
+    operands: Any
+
+    def __init__(self, capture: Capture, trace: Any, operands: list[Tensor], n_out: int):
+        super().__init__([edge_of(t) for t in operands], n_out)
+        self.capture, self.trace = capture, trace
+        self.operands = []
+        seen = []
+        for t in operands:
+            if not _fresh(t)._rg:  # its value now, whatever is stored there later
+                self.operands.append(capture.tensor(capture.payload(t).node()))
+                continue
+            self.operands.append(t)
+            if t._ver is None:
+                t._ver = [0, 0]
+            seen.append((t._ver, t._ver[0]))
+        self.versions = seen
+
+    def outs(self) -> list[Tensor]:
+        """The traced outputs, which say what requires grad."""
+        return self.trace.outs
+
+    def attach(self, results: list[Tensor]) -> list[Tensor]:
+        """The results with this node as their history."""
+        for i, (r, o) in enumerate(zip(results, self.outs(), strict=True)):
+            if _fresh(o)._rg:
+                r._fn, r._idx, r._rg = self, i, True
+        return results
+
+    def free(self) -> None:
+        super().free()
+        self.trace = self.operands = None

@@ -144,6 +144,7 @@ class RNNBase(Module):
         """
         packed = input if isinstance(input, PackedSequence) else None
         mask = None
+        x: Any
         if packed is not None:
             x, mask = pad_steps(packed)
         else:
