@@ -326,6 +326,8 @@ class Capture:
             open_ = [(e, o) for e, o in open_ if e > start]
             for _, o in open_:
                 a, b = (o.array, i.array) if id(o) in changed else (i.array, o.array)
+                assert a is not None
+                assert b is not None
                 if not changed.isdisjoint((id(i), id(o))) and a is not b and may_share(a, b):
                     raise CaptureError(
                         "compile", "the function writes a tensor that shares memory with another one in a way Kiln can't follow",

@@ -151,8 +151,8 @@ def _align(
     for x, y in known:
         if len(x) == len(every[0]) and len(y) == len(every[1]):
             pieces = _match(x, y)
-            form = pieces and _form(a, b, pieces)
-            if form:
+            form = _form(a, b, pieces) if pieces else None
+            if form is not None:
                 return form
     if not {a_keys[k] for k in _written(a)} & set(b_keys):
         return None
@@ -222,7 +222,8 @@ def _form(
     lead = 1 if _reduces(a) else 2
 
     def order(p: Piece) -> tuple[int, int]:
-        place = p[lead] or p[3 - lead]
+        first, second = (p[1], p[2]) if lead == 1 else (p[2], p[1])
+        place = first or second
         assert place is not None
         return place[0], -place[1]
 

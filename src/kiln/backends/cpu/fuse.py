@@ -158,9 +158,7 @@ class _Joiner:
     def free(self, k: int) -> bool:
         """Whether no launch so far reads what launch k computes."""
         return not any(
-            self.out[r] is not None
-            for n in self.out[k].writes
-            for r in self.readers.get(n, ())  # type: ignore[union-attr]
+            self.out[r] is not None for n in self.out[k].writes for r in self.readers.get(n, ())
         )
 
 
