@@ -157,8 +157,9 @@ class _Joiner:
 
     def free(self, k: int) -> bool:
         """Whether no launch so far reads what launch k computes."""
-        return not any(
-            self.out[r] is not None for n in self.out[k].writes for r in self.readers.get(n, ())
+        x = self.out[k]
+        return x is not None and not any(
+            self.out[r] is not None for n in x.writes for r in self.readers.get(n, ())
         )
 
 
