@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -238,7 +239,6 @@ def lower(state: Lowering, n: Node) -> None:
         batch, heads, key.shape[1], length, key.shape[2], features, value.shape[3], q[1], k[1],
         v[1], mask, n.arg("is_causal"), n.arg("scale"), _DTYPES[query.dtype], g[1] if g else (),
     )  # fmt: skip
-    key_ = hashlib.sha256(f"{spec}|{state.isa.key}".encode()).hexdigest()[:20]
     items = {y.args[1]: y for y in state.order if y.op is ITEM and y.args[0] is n}
     assert n.outputs is not None
     writes = [items.get(i) or item(n, i) for i in range(len(n.outputs))]
@@ -246,13 +246,20 @@ def lower(state: Lowering, n: Node) -> None:
     if grad:
         assert g is not None
         result, lse = (_whole(ops, n.arg(x)) for x in ("result", "lse"))
-        kernel = attention_grad.emit(spec, state.isa, f"attndx_{key_}")
         arguments = [*writes, WORKSPACE, q[0], k[0], v[0], g[0], result, lse, *tail]
     else:
-        kernel = emit(spec, state.isa, f"attn_{key_}")
         arguments = [writes[0], q[0], k[0], WORKSPACE, v[0], writes[1], *tail]
     state.memory.update(writes)
-    state.launches.append(Launch([*arguments, None], writes, kernel))
+    state.launches.append(Launch([*arguments, None], writes, _kernel(spec, state.isa, grad)))
+
+
+@functools.lru_cache(maxsize=64)
+def _kernel(spec: Attention, isa: Isa, grad: bool) -> Kernel:
+    """The forward or backward kernel: written once for layers that are alike."""
+    key = hashlib.sha256(f"{spec}|{isa.key}".encode()).hexdigest()[:20]
+    return (
+        attention_grad.emit(spec, isa, f"attndx_{key}") if grad else emit(spec, isa, f"attn_{key}")
+    )
 
 
 def _dense(ops: Operands, n: Node) -> tuple[tuple[Node, int], tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -337,8 +338,14 @@ def _matmul(n: Node, chain: list[Node], ops: Operands, isa: Isa) -> Contraction:
         m, cols, k, (ast[-2], ast[-1]), (bst[-2], bst[-1]), (cols, 1), d, d, out, batch,
         a_batch, b_batch, contiguous_strides((*batch, m * cols))[:-1], epilogue,
     )  # fmt: skip
-    kernel = gemm.emit(spec, isa, _symbol("gemm", spec, isa))
+    kernel = _product(spec, isa)
     return Contraction(kernel, [end, (am, aoff), (bm, boff), WORKSPACE, *extras, None], end)
+
+
+@functools.lru_cache(maxsize=256)
+def _product(spec: gemm.Gemm, isa: Isa) -> Kernel:
+    """A product's kernel: written once for layers that are alike."""
+    return gemm.emit(spec, isa, _symbol("gemm", spec, isa))
 
 
 def _pair(values: Sequence[int], fill: int) -> tuple[int, int]:
