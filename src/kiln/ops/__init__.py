@@ -29,6 +29,7 @@ from . import (  # noqa: F401
     loss,
     masks,
     matrix,
+    matrix_norms,
     multi_head,
     normalization,
     pooling,

@@ -16,7 +16,6 @@ from ..errors import KilnError, KilnNotImplementedError, describe
 from ..shape import Size
 from ..tensor import Tensor
 from .dispatch import store_out
-from .linalg import matmul
 from .registry import FUNCTIONS, Sample, composition, method, op
 from .samples import draw, rng
 from .selection import where_op
@@ -25,7 +24,7 @@ from .views import adjoint
 # ---------------------------------------------------------------- what all share
 
 
-def _matrix(name: str, A: Any, square: bool = False, floats: bool = True) -> tuple:
+def check_matrix(name: str, A: Any, square: bool = False, floats: bool = True) -> tuple:
     """The shape of matrices of a float dtype; an error for anything else."""
     shape = tuple(A.shape)
     if len(shape) < 2:
@@ -93,14 +92,14 @@ def _hermitian() -> Iterator[Sample]:
 
 def _square_rule(name: str) -> Callable:
     def infer(A: Any, *rest: Any) -> tuple:
-        return Size(_matrix(name, A, True)), A.dtype
+        return Size(check_matrix(name, A, True)), A.dtype
 
     return infer
 
 
 def _scalar_rule(name: str) -> Callable:
     def infer(A: Any) -> tuple:
-        return Size(_matrix(name, A, True)[:-2]), A.dtype
+        return Size(check_matrix(name, A, True)[:-2]), A.dtype
 
     return infer
 
@@ -146,7 +145,7 @@ def _slogdet_grad(gs: Any, A: Tensor, outs: Any) -> Tensor:
 
 
 @factorization(
-    "slogdet", lambda A: [(Size(_matrix("slogdet", A, True)[:-2]), A.dtype), (Size(A.shape[:-2]), A.dtype.to_real())],
+    "slogdet", lambda A: [(Size(check_matrix("slogdet", A, True)[:-2]), A.dtype), (Size(A.shape[:-2]), A.dtype.to_real())],
     _squares(), grad={"A": _slogdet_grad}, result_names="sign logabsdet", out=True,
 )  # fmt: skip
 def slogdet(A: Tensor) -> Tensor:
@@ -185,7 +184,7 @@ def _is_vector(A: Any, B: Any) -> bool:
 
 
 def _solve_infer(A: Any, B: Any) -> tuple:
-    a, b = _matrix("solve", A, True), tuple(B.shape)
+    a, b = check_matrix("solve", A, True), tuple(B.shape)
     vector = _is_vector(A, B)
     b = (*b, 1) if vector else b
     if len(b) < 2 or b[-2] != a[-1]:
@@ -295,7 +294,7 @@ def _qr_infer(A: Any, mode: str = "reduced") -> list:
     if mode not in ("reduced", "complete", "r"):
         raise KilnError("qr", f"received unrecognized mode '{mode}' but expected one of 'reduced' (default), "
                         "'r', or 'complete'", repr(mode), "")  # fmt: skip
-    *lead, m, n = _matrix("qr", A)
+    *lead, m, n = check_matrix("qr", A)
     k = m if mode == "complete" else min(m, n)
     q = (0,) if mode == "r" else (*lead, m, k)
     return [(Size(q), A.dtype), (Size((*lead, k, n)), A.dtype)]
@@ -348,7 +347,7 @@ def qr(A: Tensor, mode: str = "reduced") -> Tensor:
 
 
 def _eigh_infer(A: Any, UPLO: str = "L") -> list:
-    shape = _matrix("eigh", A, True)
+    shape = check_matrix("eigh", A, True)
     return [(Size(shape[:-1]), A.dtype.to_real()), (Size(shape), A.dtype)]
 
 
@@ -387,7 +386,7 @@ def eigvalsh(A: Tensor, UPLO: str = "L", *, out: Tensor | None = None) -> Tensor
 
 
 def _svd_infer(A: Any, full_matrices: bool = True) -> list:
-    *lead, m, n = _matrix("svd", A)
+    *lead, m, n = check_matrix("svd", A)
     k = min(m, n)
     u, v = (m, n) if full_matrices else (k, k)
     return [
@@ -451,20 +450,20 @@ def svd(
     return store_out(svd_op.op, svd_op(A, full_matrices), out)
 
 
-def _values_samples() -> Iterator[Sample]:
+def values_samples() -> Iterator[Sample]:
     r = rng(37)
     for shape in ((3, 3), (4, 2), (2, 2, 3)):
         yield Sample((well(r, *shape),))
 
 
-@composition(namespace="linalg", method=False, samples=_values_samples)
+@composition(namespace="linalg", method=False, samples=values_samples)
 def svdvals(A: Tensor, *, driver: str | None = None, out: Tensor | None = None) -> Tensor:
     """The singular values, in descending order."""
     return store_out(svd_op.op, svd_op(A, False)[1], out)
 
 
 def _pinv_infer(A: Any, rtol: Any, hermitian: bool) -> tuple:
-    *lead, m, n = _matrix("pinv", A)
+    *lead, m, n = check_matrix("pinv", A)
     return Size((*lead, n, m)), A.dtype
 
 
@@ -485,7 +484,7 @@ def pinv_op(A: Tensor, rtol: Any, hermitian: bool) -> Tensor:
     return _run("pinv", np.linalg.pinv, A, rtol, hermitian)
 
 
-@composition(namespace="linalg", method=False, samples=_values_samples)
+@composition(namespace="linalg", method=False, samples=values_samples)
 def pinv(A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None,
          out: Tensor | None = None) -> Tensor:  # fmt: skip
     """The Moore-Penrose pseudo-inverse; singular values below `rtol` times the largest count as 0."""
@@ -496,123 +495,6 @@ def pinv(A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = N
     return store_out(pinv_op.op, pinv_op(A, rtol if rcond is None else rcond, hermitian), out)
 
 
-# ---------------------------------------------------------------- powers and counts
-
-
-def _power_samples() -> Iterator[Sample]:
-    r = rng(38)
-    for n in (0, 1, 2, 5, -1, -2):
-        yield Sample((well(r, 3, 3), n))
-    yield Sample((well(r, 2, 2, 2), 3))
-    yield Sample((draw(r, (2, 3)), 2), error=RuntimeError)
-
-
-@composition(samples=_power_samples)
-def matrix_power(input: Tensor, n: int, *, out: Tensor | None = None) -> Tensor:
-    """The n-th power of square matrices; negative powers are those of the inverse."""
-    shape = _matrix("matrix_power", input, True, floats=n < 0)
-    if n < 0:
-        input, n = inv(input), -n
-    power: Tensor | None = None
-    while n:
-        if n & 1:
-            power = input if power is None else matmul(power, input)
-        n >>= 1
-        if n:
-            input = matmul(input, input)
-    if power is None:
-        power = FUNCTIONS["eye"](shape[-1], dtype=input.dtype).expand(shape).clone()
-    return store_out(inv.op, power, out)
-
-
-FUNCTIONS["linalg.matrix_power"] = matrix_power
-
-
-@composition(namespace="linalg", method=False, samples=lambda: iter([
-    Sample((well(rng(), 3, 3),), grad=False), Sample((np.ones((2, 3)),), grad=False), Sample((np.zeros((2, 2, 2)),), grad=False),
-]))  # fmt: skip
-def matrix_rank(A: Tensor, tol: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Tensor:
-    """How many singular values are above `tol`, or above `rtol` times the largest."""
-    s = svdvals(A.detach())
-    if tol is None:
-        eps = dt.finfo(A.dtype).eps * max(A.shape[-2:])
-        tol = s.amax(-1, True) * (eps if rtol is None else rtol)
-    return (s > tol).sum(-1)
-
-
-def _matrix_norms() -> Iterator[Sample]:
-    r = rng(39)
-    for ord in ("fro", "nuc", 1, -1, 2, -2, float("inf"), float("-inf")):
-        yield Sample((well(r, 3, 3), ord))
-        yield Sample((well(r, 2, 3, 4), ord, (0, 2), True))
-    yield Sample((draw(r, (3,)),), error=RuntimeError)
-
-
-@composition(namespace="linalg", method=False, samples=_matrix_norms)
-def matrix_norm(A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None,
-                out: Tensor | None = None) -> Tensor:  # fmt: skip
-    """A norm of matrices: "fro", "nuc", 2 and -2 (singular values), 1 and inf (sums of columns and rows)."""
-    if A.ndim < 2:
-        raise KilnError(
-            "matrix_norm", "The input tensor A must have at least 2 dimensions", describe(A), ""
-        )
-    A = A if dtype is None else A.to(dtype)
-    i, j = (d % A.ndim for d in dim)
-    if ord == "fro":
-        r = FUNCTIONS["linalg.vector_norm"](A, 2, (i, j), keepdim)
-    elif ord in ("nuc", 2, -2):
-        s = svdvals(A.movedim((i, j), (-2, -1)))
-        r = s.sum(-1) if ord == "nuc" else s.amax(-1) if ord == 2 else s.amin(-1)
-        for d in sorted((i, j)) if keepdim else ():
-            r = r.unsqueeze(d)
-    elif ord in (1, -1, float("inf"), float("-inf")):
-        over, best = (i, j) if abs(ord) == 1 else (j, i)
-        r = A.abs().sum(over, keepdim=True)
-        r = r.amax(best, True) if ord > 0 else r.amin(best, True)
-        r = r if keepdim else r.squeeze((i, j))
-    else:
-        raise KilnError("matrix_norm", f"Order {ord} not supported.", repr(ord), "")
-    return store_out(inv.op, r, out)
-
-
-@composition(namespace="linalg", method=False, samples=lambda: iter([
-    *(Sample((well(rng(), 3, 3), o)) for o in (None, "fro", "nuc", 1, 2, float("inf"))), Sample((draw(rng(), (4,)), 3)),
-    Sample((draw(rng(), (3, 4)), 2, 0)), Sample((draw(rng(), (3, 4)), None, None, True)), Sample((well(rng(), 3, 3), 3), error=RuntimeError),
-]))  # fmt: skip
-def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, out: Tensor | None = None,
-         dtype: Any = None) -> Tensor:  # fmt: skip
-    """A norm of vectors (`vector_norm`) or, for matrices and two dims with an `ord`, of matrices."""
-    dims = 1 if isinstance(dim, int) else None if dim is None else len(dim)
-    if ord is not None and (dims == 2 or (dims is None and A.ndim == 2)):
-        return matrix_norm(A, ord, (-2, -1) if dim is None else dim, keepdim, dtype=dtype, out=out)
-    if isinstance(ord, str):
-        raise KilnError("norm", f"Order {ord} needs a matrix", describe(A), "name two dimensions")
-    return FUNCTIONS["linalg.vector_norm"](
-        A, 2 if ord is None else ord, dim, keepdim, dtype=dtype, out=out
-    )
-
-
-@composition(namespace="linalg", method=False, samples=lambda: iter([
-    *(Sample((well(rng(), 3, 3), p)) for p in (None, "fro", "nuc", 1, -1, 2, -2, float("inf"))),
-]))  # fmt: skip
-def cond(A: Tensor, p: Any = None, *, out: Tensor | None = None) -> Tensor:
-    """The condition number of matrices for a norm; by default the largest over the smallest singular value."""
-    if p in (None, 2, -2):
-        s = svdvals(A)
-        r = s[..., 0] / s[..., -1] if p != -2 else s[..., -1] / s[..., 0]
-    else:
-        r = matrix_norm(A, p) * matrix_norm(inv(A), p)
-    return store_out(inv.op, r, out)
-
-
-@composition(namespace="linalg", method=False, samples=lambda: iter([
-    Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)))), Sample((draw(rng(), (3, 4)) * 1j, draw(rng(1), (3, 4)) * (1 + 1j)), {"dim": 0}),
-]))  # fmt: skip
-def vecdot(x: Tensor, y: Tensor, *, dim: int = -1, out: Tensor | None = None) -> Tensor:
-    """The sums of products along a dimension, with the first factor conjugated."""
-    return store_out(inv.op, ((x.conj() if x.is_complex() else x) * y).sum(dim), out)
-
-
 # ---------------------------------------------------------------- names outside kiln.linalg
 
 
@@ -621,7 +503,7 @@ for _fn in (det, slogdet):
     method(_fn.__name__)(_fn)
 
 
-@composition(samples=_values_samples)
+@composition(samples=values_samples)
 def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
     """The pseudo-inverse; singular values below `rcond` times the largest count as 0."""
     return pinv(input, rcond)
