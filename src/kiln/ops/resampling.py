@@ -16,6 +16,7 @@ from ..tensor import Tensor
 from ._windows import as_tuple, out_size
 from .pooling import adaptive_avg, constant
 from .registry import FUNCTIONS, Sample, composition
+from .rules import tied
 from .samples import draw, rng
 from .selection import where_op
 from .windows import crop, pad_around, windows, windows_grad
@@ -529,7 +530,7 @@ def grid_sample(input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mod
         part = picked if weight is None else picked * weight.unsqueeze(1)
         part = where_op(inside.unsqueeze(1), part, 0)
         total = part if total is None else total + part
-    return total
+    return tied(total, input, grid)
 
 
 for _fn in (pixel_shuffle, pixel_unshuffle, channel_shuffle):
