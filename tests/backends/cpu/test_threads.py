@@ -203,11 +203,16 @@ def test_an_idle_pool_burns_no_core(kernel):
 def test_an_interrupt_arrives_and_the_pool_still_serves(kernel):
     threads.set_num_threads(2)
     plan = Plan(kernel, [1000] * 200)
+    # a process started in the background may have been told to ignore interrupts
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        while True:
-            plan.run()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            while True:
+                plan.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
     timer.join()
     runs = int(plan.counts[0][0])
     assert runs > 0
