@@ -14,11 +14,12 @@ from kiln.backends.cpu import tasks
 from kiln.backends.cpu.conv_direct import as_line
 from kiln.backends.cpu.conv_halo import Source
 from kiln.backends.cpu.conv_shape import ARG_IMAGE, ARG_OTHER, ARG_OUT, Conv, flat_stride
+from kiln.backends.cpu.conv_weight import add_chunks
 from kiln.backends.cpu.gemm import choose_tile
 from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.kernel import Kernel, chain
-from kiln.backends.cpu.microkernel import ARG_WORKSPACE, Tile, emit_tile, store_columns
-from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, Text, lane_mask, load_vector
+from kiln.backends.cpu.microkernel import ARG_WORKSPACE, Tile, emit_tile
+from kiln.backends.cpu.text import ITEMSIZE, Text
 
 _PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
 _DEPTH = 512
@@ -158,11 +159,9 @@ class BackwardWeight:
     def _emit_sum(self, name: str) -> Kernel:
         """dw[co, ci, ky, kx] = the sum of all chunks' partial[group][(ky, kx, ci), co]."""
         b, conv, size = Text(), self.conv, self.size
-        vector = f"<{self.lanes} x {COMPUTE[conv.dtype]}>"
         co, ci, ky, kx = conv.w_strides
         rows = conv.groups * conv.taps * conv.ci
         ntasks = max(1, min(8, self.grid.batch * self.partial >> 15))
-        whole = conv.co // self.lanes * self.lanes
         with b.function(name, _PARAMS):
             dw, partial = b.argument("%args", ARG_OUT), b.argument("%args", ARG_WORKSPACE)
             share = tasks.Grid(1, ntasks, 1).ranges(b, 1, rows, 1)
@@ -176,20 +175,5 @@ class BackwardWeight:
                 offset = b.add(offset, b.mul(b.op(f"urem i64 {tap}, {conv.window[1]}"), kx))
                 target = b.at(dw, offset, size)
                 source = b.at(partial, b.mul(row.index, conv.co), size)
-                for first, stop, live in (
-                    (0, whole, self.lanes),
-                    (whole, conv.co, conv.co - whole),
-                ):
-                    if first == stop:
-                        continue
-                    mask = None if live == self.lanes else lane_mask(self.lanes, live)
-                    with b.loop(first, stop, self.lanes) as c:
-                        place = b.at(source, c.index, size)
-                        total = load_vector(b, place, conv.dtype, self.lanes, mask)
-                        with b.loop(1, self.grid.batch, carried=[(vector, total)]) as chunk:
-                            at = b.at(place, b.mul(chunk.index, self.partial), size)
-                            part = load_vector(b, at, conv.dtype, self.lanes, mask)
-                            chunk.next = [b.op(f"fadd {vector} {chunk.carried[0]}, {part}")]
-                        where = b.at(target, b.mul(c.index, co), size)
-                        store_columns(b, chunk.final[0], where, conv.dtype, self.lanes, live, co)
+                add_chunks(b, conv, self.lanes, source, target, self.grid.batch, self.partial)
         return Kernel(b.module(), name, ntasks)

@@ -162,7 +162,6 @@ class WeightDriver(PanelDriver):
     def _emit_sum(self, name: str, rows: int, ntasks: int) -> str:
         """dw[co, ci, ky, kx] = the sum of all chunks' partial[(ci, ky, kx), co]."""
         b, conv, size = Text(), self.conv, ITEMSIZE[self.conv.dtype]
-        vector = f"<{self.lanes} x {COMPUTE[conv.dtype]}>"
         co, ci, ky, kx = conv.w_strides
         with b.function(name, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
             dw, partial = b.argument("%args", ARG_OUT), b.argument("%args", ARG_WORKSPACE)
@@ -178,20 +177,29 @@ class WeightDriver(PanelDriver):
                 target = b.at(dw, offset, size)
                 source = b.at(partial, b.mul(row.index, conv.co), size)
 
-                def columns(first: str, live: int, target: str = target, source: str = source):  # type: ignore[no-untyped-def]
-                    place = b.at(source, first, size)
-                    mask = None if live == self.lanes else lane_mask(self.lanes, live)
-                    total = load_vector(b, place, conv.dtype, self.lanes, mask)
-                    with b.loop(1, self.grid.cols, carried=[(vector, total)]) as chunk:
-                        at = b.at(place, b.mul(chunk.index, self.partial), size)
-                        part = load_vector(b, at, conv.dtype, self.lanes, mask)
-                        chunk.next = [b.op(f"fadd {vector} {chunk.carried[0]}, {part}")]
-                    where = b.at(target, b.mul(first, co), size)
-                    store_columns(b, chunk.final[0], where, conv.dtype, self.lanes, live, co)
-
-                whole = conv.co // self.lanes * self.lanes
-                with b.loop(0, whole, self.lanes) as c:
-                    columns(c.index, self.lanes)
-                if whole < conv.co:
-                    columns(str(whole), conv.co - whole)
+                add_chunks(b, conv, self.lanes, source, target, self.grid.cols, self.partial)
         return b.module()
+
+
+def add_chunks(
+    b: Text, conv: Conv, lanes: int, source: str, target: str, chunks: int, apart: int
+) -> None:
+    """Add up one row of output channels over the chunks, in order, into dw at ``target``.
+
+    The first chunk's row is at ``source``, the others ``apart`` elements from each other.
+    """
+    size, vector = ITEMSIZE[conv.dtype], f"<{lanes} x {COMPUTE[conv.dtype]}>"
+    whole = conv.co // lanes * lanes
+    for first, stop, live in ((0, whole, lanes), (whole, conv.co, conv.co - whole)):
+        if first == stop:
+            continue
+        mask = None if live == lanes else lane_mask(lanes, live)
+        with b.loop(first, stop, lanes) as c:
+            place = b.at(source, c.index, size)
+            total = load_vector(b, place, conv.dtype, lanes, mask)
+            with b.loop(1, chunks, carried=[(vector, total)]) as chunk:
+                at = b.at(place, b.mul(chunk.index, apart), size)
+                part = load_vector(b, at, conv.dtype, lanes, mask)
+                chunk.next = [b.op(f"fadd {vector} {chunk.carried[0]}, {part}")]
+            where = b.at(target, b.mul(c.index, conv.w_strides[0]), size)
+            store_columns(b, chunk.final[0], where, conv.dtype, lanes, live, conv.w_strides[0])

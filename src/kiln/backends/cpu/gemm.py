@@ -245,9 +245,8 @@ class PanelDriver:
         self.blocks = -(-gemm.m // self.mr)
         self.low, self.high_count = divmod(gemm.m, self.blocks)
         self.mode = operand.mode(gemm, self.blocks)
-        self.unit = (
-            4 // ITEMSIZE[operand.group] if operand.group else 1
-        )  # of K are one to the loops
+        # so many elements along K are one to the loops
+        self.unit = 4 // ITEMSIZE[operand.group] if operand.group else 1
         self.k = gemm.k // self.unit
         far = gemm.a_strides[1] != 1 and gemm.k > 1024 and self.blocks > 2
         pairs = operand.group == "bf16" and gemm.a_strides[1] == 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from kiln.backends.cpu import cache
@@ -94,41 +94,39 @@ def build(modules: Sequence[str], isa: Isa) -> Callable[[str], int]:
 
     Returns the function from symbol to address.
     """
-    with _lock:
-        store = cache.default_cache()
-        fresh: dict[str, bytes] = {}
-        for text in modules:
-            key = cache.make_key(text, isa.key)
-            if key in _loaded or key in fresh:
-                continue
-            data = store.get(key)
-            if data is None:
-                (data,) = compile_objects([text], isa)
-                store.put(key, data)
-            fresh[key] = data
-        _link(fresh)
-        return symbol_address
+    texts = {cache.make_key(text, isa.key): text for text in modules}
+
+    def compiled(key: str) -> bytes:
+        (data,) = compile_objects([texts[key]], isa)
+        cache.put(key, data)
+        return data
+
+    _provide(texts, compiled)
+    return symbol_address
 
 
 def load_stored(keys: Sequence[str]) -> bool:
     """Load modules by their keys (`cache.make_key`) in the disk cache; False, and nothing done, where one is missing."""
+    return _provide(keys, lambda _: None)
+
+
+def _provide(keys: Iterable[str], otherwise: Callable[[str], bytes | None]) -> bool:
+    """Load what is not loaded yet: from the disk cache, or as `otherwise` makes it; False where that gives None."""
     with _lock:
         store = cache.default_cache()
         fresh: dict[str, bytes] = {}
         for key in keys:
-            if key not in _loaded and key not in fresh:
-                data = store.get(key)
-                if data is None:
-                    return False
-                fresh[key] = data
-        _link(fresh)
+            if key in _loaded or key in fresh:
+                continue
+            data = store.get(key)
+            data = otherwise(key) if data is None else data
+            if data is None:
+                return False
+            fresh[key] = data
+        if fresh:
+            load(list(fresh.values()))
+            _loaded.update(fresh)
         return True
-
-
-def _link(objects: dict[str, bytes]) -> None:
-    if objects:
-        load(list(objects.values()))
-        _loaded.update(objects)
 
 
 def _the_engine() -> Any:

@@ -226,9 +226,8 @@ def emit_pack_group_rows(
         whole = b.op(f"and i64 %cols, -{lanes}")
         with b.loop(0, whole, lanes) as c:
             copy(b.at(src, c.index, step), b.at(dst, c.index, 4), None)
-        with b.when(
-            b.op(f"icmp slt i64 {whole}, %cols")
-        ):  # a masked store costs even where all is off
+        # a masked store costs even where all is off
+        with b.when(b.op(f"icmp slt i64 {whole}, %cols")):
             mask = ramp_mask(b, lanes, b.op(f"sub i64 %cols, {whole}"))
             copy(b.at(src, whole, step), b.at(dst, whole, 4), mask)
 

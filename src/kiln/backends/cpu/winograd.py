@@ -9,7 +9,9 @@ has 3e-7 to 8e-7). Tiles are taken a block at a time, so that V and the products
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from kiln.backends.cpu import tasks
 from kiln.backends.cpu.conv_halo import Halo, Surface
@@ -121,6 +123,13 @@ class Points:
         return found
 
 
+def side_by_side(elements: Sequence[int], size: int) -> tuple[list[int], int]:
+    """Places in bytes for arrays of so many elements, each on a cache line, and what they take together."""
+    lines = [-(-count * size // 64) * 64 for count in elements]
+    *places, total = accumulate(lines, initial=0)
+    return places, total
+
+
 def plane(elements: int, size: int) -> int:
     """Elements from one point's matrix to the next: lines of all 36 must not fall on one set."""
     line = 64 // size
@@ -207,12 +216,10 @@ class Forward:
         self.grid = tasks.Grid.choose(conv.flops, units, 1, 1)
         lines = 16 * blocks.rows * blocks.tiles[1] * self.out_pitch if self.surface else 0
         self.front = -(-36 * self.u_plane * self.size // 64) * 64
-        at, self.places = 0, []
-        for elements in (self.halo.elements * blocks.images, 36 * self.v_plane,
-                         36 * self.m_plane, lines):  # fmt: skip
-            self.places.append(at)
-            at += -(-elements * self.size // 64) * 64
-        self.task_bytes = at
+        self.places, self.task_bytes = side_by_side(
+            (self.halo.elements * blocks.images, 36 * self.v_plane, 36 * self.m_plane, lines),
+            self.size,
+        )
 
     def emit(self) -> Kernel:
         """Both phases: the weights' transform, then blocks of tiles."""

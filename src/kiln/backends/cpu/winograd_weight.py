@@ -16,7 +16,7 @@ from kiln.backends.cpu.kernel import Kernel, chain
 from kiln.backends.cpu.microkernel import ARG_WORKSPACE, Tile, emit_tile
 from kiln.backends.cpu.patches import Lanes, scatter
 from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, Text, lane_mask, load_vector, store_vector
-from kiln.backends.cpu.winograd import PARAMS, Points, emit_input, norms, plane
+from kiln.backends.cpu.winograd import PARAMS, Points, emit_input, norms, plane, side_by_side
 
 _BLOCK_BYTES = 1 << 20
 _SUM_BYTES = 5 << 19
@@ -60,12 +60,10 @@ class BackwardWeight:
             4 * self.rows, 4 * wide, self.out_pitch,
         )  # fmt: skip
         self.front = -(-chunks * whole // 64) * 64
-        at, self.places = 0, []
-        for elements in (self.x_halo.elements, self.y_halo.elements, self.points * self.v_plane,
-                         self.points * self.q_plane):  # fmt: skip
-            self.places.append(at)
-            at += -(-elements * self.size // 64) * 64
-        self.task_bytes = at
+        self.places, self.task_bytes = side_by_side(
+            (self.x_halo.elements, self.y_halo.elements, self.points * self.v_plane,
+             self.points * self.q_plane), self.size,
+        )  # fmt: skip
 
     def emit(self) -> Kernel:
         """Both phases."""
