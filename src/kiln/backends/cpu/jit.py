@@ -5,7 +5,9 @@ One MCJIT engine holds every object of the process: an engine costs ten times an
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -20,40 +22,97 @@ _loaded: set[str] = set()
 
 
 def compile_objects(modules: Sequence[str], isa: Isa) -> list[bytes]:
-    """Compile every module's LLVM IR text into one object file each, in the order given.
+    """Compile every module's LLVM IR text into one object file each, in the order given, on all cores.
 
     No IR pass runs: the generators write what they want to see, and passes were measured to
     triple the latency without making kernels faster. Raises KilnError with LLVM's complaint.
     """
+    made: dict[int, bytes | BaseException] = {}
+    # Long ones first, so that no thread begins one where the others have finished.
+    waiting = iter(sorted(range(len(modules)), key=lambda i: -len(modules[i])))
+
+    def work(number: int) -> None:
+        machine = _target_machine(isa, number)
+        for i in waiting:
+            try:
+                made[i] = _object(modules[i], isa, machine)
+            except BaseException as exc:
+                made[i] = exc
+                return
+
+    with _lock:
+        others = [
+            threading.Thread(target=work, args=(k,), name="kiln-compile", daemon=True)
+            for k in range(1, min(_cores(), len(modules)))
+        ]
+        for t in others:
+            t.start()
+        work(0)
+        for t in others:
+            t.join()
+        cache.stats.compiles += len(made)
+    for x in made.values():
+        if isinstance(x, BaseException):
+            raise x
+    return [made[i] for i in range(len(modules))]  # type: ignore[misc]
+
+
+def _object(text: str, isa: Isa, machine: Any) -> bytes:
+    """The object file of one module; any thread may make one, on a target machine of its own."""
     import llvmlite.binding as llvm
 
-    machine = _target_machine(isa)
-    objects = []
-    for text in modules:
-        with _lock:
-            try:
-                # A context of its own, so that types and constants are freed with the module.
-                module = llvm.parse_assembly(text, context=llvm.create_context())
-                module.triple = isa.triple
-                module.data_layout = str(machine.target_data)
-                module.verify()
-            except RuntimeError as exc:
-                raise KilnError(
-                    "jit",
-                    f"generated LLVM IR was rejected: {str(exc).strip()}",
-                    f"a module of {len(text)} characters for {isa.name} ({isa.cpu})",
-                    "this is a bug in a Kiln kernel generator; please report it",
-                ) from exc
-            objects.append(machine.emit_object(module))
-            cache.stats.compiles += 1
-    return objects
+    try:
+        # A context of its own, so that types and constants are freed with the module.
+        module = llvm.parse_assembly(text, context=llvm.create_context())
+        module.triple = isa.triple
+        module.data_layout = str(machine.target_data)
+        module.verify()
+    except RuntimeError as exc:
+        raise KilnError(
+            "jit",
+            f"generated LLVM IR was rejected: {str(exc).strip()}",
+            f"a module of {len(text)} characters for {isa.name} ({isa.cpu})",
+            "this is a bug in a Kiln kernel generator; please report it",
+        ) from exc
+    return _emit(machine, module)
+
+
+def _emit(machine: Any, module: Any) -> bytes:
+    """Machine code of a parsed module: most of the time that compiling takes.
+
+    Not by llvmlite's own method: it holds a lock that is there for what threads share, and code
+    generation for a module and a target machine that are this thread's alone shares nothing.
+    """
+    from llvmlite.binding import ffi
+
+    complaint = ctypes.c_char_p()
+    buffer = _code_generator()(machine, module, 1, ctypes.byref(complaint))
+    if not buffer:
+        raise RuntimeError((complaint.value or b"LLVM gave no object").decode())
+    try:
+        start, size = ffi.lib.LLVMPY_GetBufferStart(buffer), ffi.lib.LLVMPY_GetBufferSize(buffer)
+        return ctypes.string_at(start, size)
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(buffer)
+
+
+@functools.cache
+def _code_generator() -> Any:
+    """llvmlite's entrance to code generation as a plain foreign function."""
+    from llvmlite.binding import ffi
+
+    locked = ffi.lib.LLVMPY_TargetMachineEmitToMemory
+    free = ctypes.CDLL(ffi.lib._name).LLVMPY_TargetMachineEmitToMemory
+    free.argtypes, free.restype = locked.argtypes, locked.restype
+    return free
 
 
 def assembly(text: str, isa: Isa) -> str:
     """The assembly text of one module, for KILN_DEBUG=6 and for counting register spills."""
     import llvmlite.binding as llvm
 
-    machine = _target_machine(isa)
+    with _lock:
+        machine = _target_machine(isa, 0)
     module = llvm.parse_assembly(text, context=llvm.create_context())
     module.data_layout = str(machine.target_data)
     return machine.emit_assembly(module)
@@ -96,10 +155,11 @@ def build(modules: Sequence[str], isa: Isa) -> Callable[[str], int]:
     """
     texts = {cache.make_key(text, isa.key): text for text in modules}
 
-    def compiled(key: str) -> bytes:
-        (data,) = compile_objects([texts[key]], isa)
-        cache.put(key, data)
-        return data
+    def compiled(missing: list[str]) -> list[bytes]:
+        objects = compile_objects([texts[key] for key in missing], isa)
+        for key, data in zip(missing, objects, strict=True):
+            cache.put(key, data)
+        return objects
 
     _provide(texts, compiled)
     return symbol_address
@@ -107,25 +167,26 @@ def build(modules: Sequence[str], isa: Isa) -> Callable[[str], int]:
 
 def load_stored(keys: Sequence[str]) -> bool:
     """Load modules by their keys (`cache.make_key`) in the disk cache; False, and nothing done, where one is missing."""
-    return _provide(keys, lambda _: None)
+    return _provide(keys, None)
 
 
-def _provide(keys: Iterable[str], otherwise: Callable[[str], bytes | None]) -> bool:
-    """Load what is not loaded yet: from the disk cache, or as `otherwise` makes it; False where that gives None."""
+def _provide(
+    keys: Iterable[str], compiled: Callable[[list[str]], list[bytes]] | None
+) -> bool:
+    """Load what is not loaded yet: from the disk cache, or as `compiled` makes it; False where nothing does."""
     with _lock:
         store = cache.default_cache()
-        fresh: dict[str, bytes] = {}
-        for key in keys:
-            if key in _loaded or key in fresh:
-                continue
-            data = store.get(key)
-            data = otherwise(key) if data is None else data
-            if data is None:
-                return False
-            fresh[key] = data
-        if fresh:
-            load(list(fresh.values()))
-            _loaded.update(fresh)
+        found = {key: store.get(key) for key in keys if key not in _loaded}
+        missing = [key for key, data in found.items() if data is None]
+        if missing and compiled is None:
+            return False
+        objects = [data for data in found.values() if data is not None]
+        if missing:
+            assert compiled is not None
+            objects += compiled(missing)
+        if objects:
+            load(objects)
+            _loaded.update(found)
         return True
 
 
@@ -144,7 +205,8 @@ def _the_engine() -> Any:
 
 
 @functools.cache
-def _target_machine(isa: Isa) -> Any:
+def _target_machine(isa: Isa, thread: int) -> Any:
+    """A machine for the thread of that number: code generation changes it."""
     import llvmlite.binding as llvm
 
     _initialize()
@@ -152,6 +214,13 @@ def _target_machine(isa: Isa) -> Any:
     return llvm.Target.from_triple(isa.triple).create_target_machine(
         cpu=isa.cpu, features=isa.features, opt=1, reloc="default", codemodel="jitdefault", jit=True
     )
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @functools.cache
