@@ -52,7 +52,7 @@ class BodyCapture(Capture):
 
     def __init__(self, outer: Capture, what: str):
         super().__init__()
-        self.outer, self.what = outer, what
+        self.outer, self.what, self.hook = outer, what, outer.hook
         self.heads: dict[int, Node] = {}  # input nodes by id of their storage
         self.lifted: dict[int, tuple[Tensor, Tensor]] = {}  # (outer, stand-in) by id of the outer
         self.memory: dict[Any, tuple[Storage, Tensor]] = {}

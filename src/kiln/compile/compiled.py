@@ -143,7 +143,7 @@ class CompiledFunction:
 
                 args, kwargs = unflatten(structure, leaf)
                 try:
-                    with facts.watching():
+                    with facts.watching() as capture.hook:
                         result = self.fn(*args, **kwargs)
                 except Branch:
                     self._check_containers((args, kwargs), structure, given)

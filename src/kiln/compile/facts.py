@@ -332,8 +332,8 @@ class Facts:
             self.found[id(holder), key] = Fact(path, holder, how, key, value)
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Visit every frame that is entered on this thread inside the block.
+    def watching(self) -> Iterator[Callable]:
+        """Visit every frame that is entered on this thread inside the block; gives the profile hook that does.
 
         The collector rests meanwhile: its callbacks and finalizers are frames that the function never called,
         and its youngest generation is then what the function made.
@@ -357,7 +357,7 @@ class Facts:
         gc.disable()
         sys.setprofile(hook)
         try:
-            yield
+            yield hook
         finally:
             if old is None or callable(old):
                 sys.setprofile(old)
