@@ -427,15 +427,17 @@ def walk(roots: Sequence[Expr]) -> list[Expr]:
     """All nodes below ``roots``, each once, operands before their users."""
     order: list[Expr] = []
     seen: set[Expr] = set()
-    stack = [(e, False) for e in reversed(roots)]
+    stack: list[Expr | None] = list(reversed(roots))
     while stack:
-        e, done = stack.pop()
-        if done:
-            order.append(e)
+        e = stack.pop()
+        if e is None:  # all that the one below reads is in order
+            order.append(stack.pop())  # type: ignore[arg-type]
         elif e not in seen:
             seen.add(e)
-            stack.append((e, True))
-            stack += [(a, False) for a in reversed(e.args)]
+            if e.args:
+                stack += (e, None, *reversed(e.args))
+            else:
+                order.append(e)
     return order
 
 

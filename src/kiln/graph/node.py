@@ -41,13 +41,15 @@ class Node:
 
     An op with several outputs has `outputs`, a tuple of (shape, dtype); each is read through an
     `item` node. `source` is the user's line that made it; `inputs` are the nodes among the arguments,
-    in order; `legal` says that the spec has been checked (nodes never change).
+    in order, `graphs` the Graphs: bodies of a loop or a branch; `legal` says that the spec has been
+    checked (nodes never change).
     """
 
     __slots__ = (
         "__weakref__",
         "args",
         "dtype",
+        "graphs",
         "inputs",
         "legal",
         "op",
@@ -63,6 +65,7 @@ class Node:
     outputs: tuple[tuple[Size, dt.dtype], ...] | None
     source: str
     inputs: tuple[Node, ...]
+    graphs: tuple[Graph, ...]
     legal: bool
 
     @property
@@ -74,11 +77,6 @@ class Node:
     def ndim(self) -> int:
         """The number of dimensions."""
         return len(self.shape)
-
-    @property
-    def graphs(self) -> tuple[Graph, ...]:
-        """The Graphs among the arguments: the bodies of a loop or a branch."""
-        return tuple(a for a in self.args if isinstance(a, Graph))
 
     def numel(self) -> int:
         """The number of elements."""
@@ -127,12 +125,15 @@ def _node(op: Op | Leaf, args: tuple, shape: Any, dtype: Any, outputs: Any, sour
     n = Node()
     n.op, n.args, n.shape, n.dtype, n.outputs, n.source = op, args, shape, dtype, outputs, source
     inputs: list[Node] = []
+    graphs: list[Graph] = []
     for a in args:
         if isinstance(a, Node):
             inputs.append(a)
         elif isinstance(a, tuple):
             inputs.extend(x for x in a if isinstance(x, Node))
-    n.inputs, n.legal = tuple(inputs), False
+        elif isinstance(a, Graph):
+            graphs.append(a)
+    n.inputs, n.graphs, n.legal = tuple(inputs), tuple(graphs), False
     _interned[key] = n
     return n
 
@@ -150,6 +151,12 @@ def make(op: Op | str, args: Sequence[Any], source: str = "") -> Node:
     if isinstance(r, list):
         return _node(o, frozen, None, None, tuple((Size(s), d) for s, d in r), source)
     return _node(o, frozen, Size(r[0]), r[1], None, source)
+
+
+def remade(n: Node, args: tuple) -> Node:
+    """An op's node with other arguments; itself where they are the same."""
+    assert isinstance(n.op, Op)
+    return n if args == n.args else make(n.op, args, n.source)
 
 
 def item(n: Node, i: int) -> Node:
@@ -189,22 +196,25 @@ class Graph:
     `updates[k] = i` says that output k is the new value of input i, stored in its memory.
     """
 
-    __slots__ = ("inputs", "outputs", "updates")
+    __slots__ = ("inputs", "order", "outputs", "updates")
 
     def __init__(
         self, inputs: Sequence[Node], outputs: Sequence[Node], updates: dict[int, int] | None = None
     ):
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.updates = dict(updates or {})
+        self.order: tuple[Node, ...] | None = None
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> tuple[Node, ...]:
         """Every node that the outputs need, inputs first, each after its own inputs."""
-        return toposort((*self.inputs, *self.outputs))
+        if self.order is None:
+            self.order = tuple(toposort((*self.inputs, *self.outputs)))
+        return self.order
 
     def deep_nodes(self) -> list[Node]:
         """`nodes`, and those of the bodies of loops and branches, at any depth."""
-        out = self.nodes()
-        for n in list(out):
+        out = list(self.nodes())
+        for n in self.nodes():
             for g in n.graphs:
                 out += g.deep_nodes()
         return out
@@ -320,7 +330,7 @@ def substitute(roots: Sequence[Node], new: dict[Node, Node]) -> list[Node]:
         elif isinstance(n.op, Leaf):
             new[n] = item(new[n.args[0]], n.args[1]) if n.op is ITEM else n
         else:
-            new[n] = make(n.op, moved(n.args), n.source)
+            new[n] = remade(n, moved(n.args))
     return [new[r] for r in roots]
 
 

@@ -26,16 +26,19 @@ def check(g: Graph, stage: str = "capture") -> None:
             _fail(stage, n, f"input {i} is not input node {i}")
     known = set(g.inputs)
     for n in g.nodes():
+        if n.op is INPUT and n not in known:
+            _fail(stage, n, "an input that the Graph does not declare")
+        if n.legal:
+            continue
         for x in n.inputs:
             if x.outputs is not None and n.op is not ITEM:
                 _fail(stage, n, "uses a node of several outputs without item")
-        if n.op is INPUT and n not in known:
-            _fail(stage, n, "an input that the Graph does not declare")
         if n.op is ITEM and (
             n.args[0].outputs is None or (n.shape, n.dtype) != n.args[0].outputs[n.args[1]]
         ):
             _fail(stage, n, "not an item of a node of several outputs")
-        if n.op in (CONST, LITERAL, INPUT, ITEM) or n.legal:
+        if n.op in (CONST, LITERAL, INPUT, ITEM):
+            n.legal = True
             continue
         assert isinstance(n.op, Op)
         if len(n.args) != len(n.op.params):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from functools import lru_cache
 from math import prod
 
 from ...compile import loopnest as ln
@@ -151,9 +152,13 @@ class _Joiner:
         writes = [*a.writes, *b.writes]
         if not self.shared.isdisjoint(writes):
             return None
-        x, y = (a.nest, a.arguments[:-1]), (b.nest, b.arguments[:-1])
-        both = siblings.merge(*x, *y) or rows.merge(*x, *y)
-        return None if both is None else Launch([*both[1], WORKSPACE], writes, nest=both[0])
+        keys = list(dict.fromkeys([*a.arguments[:-1], *b.arguments[:-1]]))
+        number = {n: k for k, n in enumerate(keys)}
+        first, second = (tuple(number[n] for n in x.arguments[:-1]) for x in (a, b))
+        both = _merged(a.nest, first, b.nest, second)
+        if both is None:
+            return None
+        return Launch([*(keys[k] for k in both[1]), WORKSPACE], writes, nest=both[0])
 
     def free(self, k: int) -> bool:
         """Whether no launch so far reads what launch k computes."""
@@ -161,6 +166,17 @@ class _Joiner:
         return x is not None and not any(
             self.out[r] is not None for n in x.writes for r in self.readers.get(n, ())
         )
+
+
+@lru_cache(4096)
+def _merged(
+    a: ln.LoopNest, a_keys: tuple[int, ...], b: ln.LoopNest, b_keys: tuple[int, ...]
+) -> tuple[ln.LoopNest, list[int]] | None:
+    """The nest that does `a` and then `b`, and its buffers; None where they have to stay two.
+
+    Buffers have numbers for names, so layers that are alike, in one program or in several, are joined once.
+    """
+    return siblings.merge(a, a_keys, b, b_keys) or rows.merge(a, a_keys, b, b_keys)
 
 
 def needed(launches: list[Launch], keep: set[Node]) -> list[Launch]:

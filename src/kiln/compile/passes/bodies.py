@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...graph.node import CONST, ITEM, LITERAL, Graph, Node, input_node, item, make, substitute
+from ...graph.node import CONST, ITEM, LITERAL, Graph, Node, input_node, item, make, remade, substitute
 from ..regions import VIEWS
 
 
@@ -15,7 +15,7 @@ def inside(graph: Graph, run: Callable[[Graph], Graph]) -> Graph:
 
     def visit(n: Node, args: tuple) -> Node:
         new = tuple(run(inside(a, run)) if isinstance(a, Graph) else a for a in args)
-        return make(n.op, new, n.source)  # type: ignore[arg-type]
+        return remade(n, new)
 
     return graph.rewrite(visit)
 
@@ -31,7 +31,7 @@ def prune(graph: Graph) -> Graph:
 
     def visit(n: Node, args: tuple) -> Node | tuple[Node, ...]:
         if n.name != "scan_op":
-            return make(n.op, args, n.source)  # type: ignore[arg-type]
+            return remade(n, args)
         return _pruned(args, used[n], n.source)
 
     return graph.rewrite(visit)  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def hoist(graph: Graph) -> Graph:
 
     def visit(n: Node, args: tuple) -> Node:
         if n.name != "scan_op":
-            return make(n.op, args, n.source)  # type: ignore[arg-type]
+            return remade(n, args)
         body, init, xs, consts, length, reverse = args
         m = len(init) + len(xs)
         moved = _invariant(body, set(body.inputs[m:]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...graph.node import ITEM, Graph, Leaf, Node, item
+from ...graph.node import ITEM, Graph, Leaf, Node, item, remade
 from ..capture import inline
 
 
@@ -53,8 +53,6 @@ def decompose(graph: Graph, lowers: Callable[[Node], bool]) -> Graph:
     several: dict[Node, tuple[Node, ...]] = {}
 
     def one(n: Node) -> Node:
-        from ...graph.node import make
-
         if n.op is ITEM:
             source = n.args[0]
             if source in several:
@@ -62,7 +60,7 @@ def decompose(graph: Graph, lowers: Callable[[Node], bool]) -> Graph:
             return item(rebuilt[source], n.args[1])
         if isinstance(n.op, Leaf):
             return n
-        again = make(n.op, moved(n.args), n.source)  # type: ignore[arg-type]
+        again = remade(n, moved(n.args))  # type: ignore[arg-type]
         r = settle(again)
         if isinstance(r, tuple):
             several[n] = r

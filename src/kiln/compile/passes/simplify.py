@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ... import dtypes as dt
-from ...graph.node import CONST, Graph, Node, const, make
+from ...graph.node import CONST, Graph, Node, const, make, remade
 from ...ops.registry import Op
 from ...shape import norm_dim
 
@@ -187,7 +187,7 @@ def simplify(graph: Graph) -> Graph:
     """The Graph with every rule applied wherever it matches, from inputs to outputs."""
 
     def visit(n: Node, args: tuple) -> Node:
-        new = make(n.op, args, n.source)  # type: ignore[arg-type]
+        new = remade(n, args)
         for _ in range(8):
             if new.outputs is not None or not isinstance(new.op, Op):
                 return new
