@@ -13,7 +13,7 @@ from typing import Any
 
 from . import loopnest as ln
 
-_MOST_STORES, _MOST_NODES, _MOST_BUFFERS = 8, 160, 24
+_MOST_STORES, _MOST_NODES, _MOST_BUFFERS = 12, 160, 24
 _FEW = 64
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
@@ -22,6 +22,8 @@ from .kernel import Kernel
 
 _MOST_PHASES, _MOST_TAPS = 9, 32
 """How many nests, and reads in all of them, a `windows_grad` may be written out as."""
+_MOST_PIECES = 8
+"""How many pieces of a `cat` one nest may store."""
 
 
 @dataclass
@@ -292,45 +294,48 @@ class Lowering:
         self.memory.update(writes)
         return Launch(list(n.inputs), writes, host=n)
 
-    def store(self, source: Node, whole: Node, place: Callable, first: bool) -> None:
-        """Store a node's values, from memory or computed in the same loops, in a part of another node's memory.
+    def store(self, parts: Sequence[tuple[Node, Callable]], whole: Node, first: bool) -> None:
+        """Store nodes of one shape, from memory or computed in the same loops, in parts of another node's memory.
 
-        `place(dims, access)` is the access of `whole` at which the value at `access` of `source` goes.
+        Each comes with `place(dims, access)`: the access of `whole` at which its value at `access` goes.
         """
-        dims = list(source.shape)
+        dims = list(parts[0][0].shape)
         groups = [[i] for i in range(len(dims))]
+        d = ln_dtype(whole.dtype)
+        assert d is not None
         for _ in range(64):
             region = regions.Region(dims, self.stored, self.strides)
             access = maps.identity(dims, groups)
+            stores = []
             try:
-                value = region.expr(source, access)
-                at = region.position(place(dims, access), whole)
+                for source, place in parts:
+                    value = region.expr(source, access)
+                    at = region.position(place(dims, access), whole)
+                    stores.append(ln.Store(region.buffer(whole, d), at, value))
             except maps.Split as cut:
                 dims, groups = maps.split_dims(dims, groups, cut)
                 continue
-            d = ln_dtype(whole.dtype)
-            assert d is not None
-            out = region.buffer(whole, d)
-            nest = ln.LoopNest(tuple(dims), (), tuple(b for _, b in region.buffers),
-                               (ln.Stage((), (ln.Store(out, at, value),)),))  # fmt: skip
+            nest = ln.elementwise(dims, [b for _, b in region.buffers], stores)
             self.nest(nest, [k for k, _ in region.buffers], [whole], partial=not first)
             return
-        raise Unfusable(source)
+        raise Unfusable(parts[0][0])
 
     def cat(self, n: Node) -> None:
-        """Each piece is stored in its own part of the result."""
+        """Each piece is stored in its own part of the result; a few that are alike, in the same loops."""
         pieces = [x for x in n.args[0] if not (len(x.shape) == 1 and x.shape[0] == 0)]
         d = norm_dim(n.args[1], len(n.shape)) if n.shape else 0
-        at, first = 0, True
+        at = 0
+        parts: list[tuple[Node, Callable]] = []
         for x in pieces:
-            base = at
 
-            def place(dims: Any, access: Any, base: int = base) -> Any:
+            def place(dims: Any, access: Any, base: int = at) -> Any:
                 return (*access[:d], access[d].scaled(1, base), *access[d + 1 :])
 
-            self.store(x, n, place, first)
+            parts.append((x, place))
             at += x.shape[d]
-            first = False
+        alike = len(pieces) <= _MOST_PIECES and len({tuple(x.shape) for x in pieces}) == 1
+        for k, group in enumerate([parts] if alike else [[p] for p in parts]):
+            self.store(group, n, k == 0)
         if not pieces:
             self.launches.append(Launch([], [n]))
 
@@ -357,8 +362,8 @@ class Lowering:
 
         mark = len(self.launches)
         try:
-            self.store(base, n, whole, True)
-            self.store(value, n, place, False)
+            self.store([(base, whole)], n, True)
+            self.store([(value, place)], n, False)
         except (Unfusable, maps.NotAffine) as e:
             del self.launches[mark:]
             for x in (base, value):
