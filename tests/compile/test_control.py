@@ -324,7 +324,37 @@ def test_what_steps_compute_alike_is_computed_once():
 
     g = pipeline.optimize(graph_of(run), lowers)
     (body,) = (b for n in g.nodes() for b in n.graphs)
-    assert {n.name for n in body.nodes()} == {"input", "matmul", "sin"}
+    assert {n.name for n in body.nodes()} == {"input", "permute", "matmul", "sin"}
+
+
+@pytest.mark.parametrize("loop", ["scan", "while_loop"])
+def test_a_product_with_what_all_steps_share_packs_it_once(loop, programs):
+    """The packing comes before the loop's first entry, and is among the kernels that run."""
+    g = np.random.default_rng(0)
+    w = [kiln.tensor(g.normal(size=(150, 150)) * 0.1, dtype=kiln.float32) for _ in range(2)]
+    h, x = (kiln.tensor(g.normal(size=s), dtype=kiln.float32) for s in ((9, 150), (6, 9, 150)))
+
+    def step(c, x):
+        return (c @ w[0] + F.linear(c, w[1]) + x).tanh()
+
+    def scan(h, x):
+        return kiln.scan(lambda c, x: ((n := step(c, x)), n * 2), h, x)
+
+    def until(h, x):
+        return kiln.while_loop(
+            lambda t, c: t < 6, lambda t, c: (t + 1, step(c, x[0])), (kiln.tensor(0), h)
+        )[1:]
+
+    fn = scan if loop == "scan" else until
+    run = kiln.compile(fn)
+    for _ in range(2):
+        same(run(h, x), fn(h, x), atol=1e-5)
+    (p,) = programs
+    kinds = [k.symbol.split("_")[0] for k in p.recipe.kernels]
+    assert kinds.count("pack") == 2
+    assert max(i for i, k in enumerate(kinds) if k == "pack") < kinds.index("gemm")
+    first = next(i for i, k in enumerate(p.recipe.kernels) if k.ntasks < 0)
+    assert kinds.index("gemm") > first or loop == "while_loop"
 
 
 def test_text_with_bodies_is_read_back():

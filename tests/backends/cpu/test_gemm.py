@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ml_dtypes
 import numpy as np
 import pytest
-from harness import guarded, levels, margins_untouched, run, run_threaded, unique
+from harness import address, guarded, levels, margins_untouched, run, run_threaded, unique
 
-from kiln.backends.cpu.gemm import Gemm, emit
+from kiln.backends.cpu.gemm import Gemm, emit, pack_ahead
 from kiln.backends.cpu.microkernel import Site
 from kiln.backends.cpu.text import Text, load_scalar, load_vector, splat
 from kiln.errors import KilnError
@@ -239,6 +239,48 @@ def test_epilogue(isa, shape, heavy):
         epilogue = Affine(m, n, heavy, dtype)
         check(isa, a, b, (dtype,) * 3, None, epilogue, (row, col, res), want)
         check(isa, a, np.ascontiguousarray(b), (dtype,) * 3, None, epilogue, (row, col, res), want)
+
+
+@ISAS
+@pytest.mark.parametrize("form", range(4), ids=["NN", "TN", "NT", "TT"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "shape", [(32, 1024, 65), (33, 95, 402), (7, 129, 1000), (5, 300, 100)], ids=str
+)
+def test_an_operand_packed_ahead(isa, shape, dtype, form):
+    m, n, k = shape
+    a, b = operand(m, k, bool(form & 1), dtype), operand(k, n, bool(form & 2), dtype)
+    res = random((2, m, n), dtype if dtype == "f64" else "f32")
+    out = guarded((2, m, n), DTYPES[dtype])
+    many = np.stack([a, a * 2])
+    sa = strides(many)
+    epilogue = Affine(m, n, False, dtype) if dtype != "bf16" else None
+    gemm = Gemm(m, n, k, sa[1:], strides(b), (n, 1), dtype, dtype, dtype, (2,), sa[:1], (0,), (m * n,), epilogue)  # fmt: skip
+    packing = pack_ahead(gemm, isa, unique("pack", gemm, isa.name))
+    assert packing is not None
+    raw = guarded((packing[1] + 64,), np.int8)
+    where = -address(raw) % 64
+    packed = raw[where : where + packing[1]]
+    run(packing[0], isa, [packed, b, np.zeros(1)])
+    assert margins_untouched(raw)
+    assert (raw[where + packing[1] :] == -77).all()
+    row, col = random((2, m), dtype), random((n,), dtype)
+    gemm = replace(gemm, ahead=True)
+    run(emit(gemm, isa, unique(gemm, isa.name)), isa, [out, many, packed, row, col, res])
+    want = many.astype(np.float64) @ b.astype(np.float64)
+    if epilogue is not None:
+        want = 2 * want + row[..., None] + col + res
+    assert np.abs(out.astype(np.float64) - want).max() <= TOLERANCE[dtype] * np.sqrt(k) * 12
+    assert margins_untouched(out)
+
+
+@ISAS
+def test_nothing_is_packed_ahead_without_need(isa):
+    small, few = (40, 30, 20), (1, 900, 900)
+    for m, n, k in (small, few):
+        assert pack_ahead(Gemm(m, n, k, (k, 1), (n, 1), (n, 1)), isa, "none") is None
+    each = Gemm(40, 300, 300, (300, 1), (300, 1), (300, 1), batch=(2,), a_batch=(0,), b_batch=(9,), c_batch=(12000,))  # fmt: skip
+    assert pack_ahead(each, isa, "none") is None
 
 
 def test_same_bits_on_any_number_of_threads():

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...graph.node import Node, item
 from . import control, kernel
-from .control import Control
+from .control import Control, Part
 from .isa import Isa
 from .recipe import Kernel
 
@@ -41,6 +41,14 @@ class Loop:
 
 Resolve = Callable[[Place], Any]
 """From a place among a body's inputs, outputs and values to one in the program, or to a Step."""
+
+
+class Body(NamedTuple):
+    """A part about to be written: its memory, and where that is in the program."""
+
+    part: Part
+    memory: Memory
+    inner: Resolve
 
 
 class Assembly:
@@ -117,10 +125,10 @@ class Assembly:
         if n.name == "cond_op":
             pred, rest = operands[0], operands[1:]
             to_other = self._jump("kiln_unless", label, pred)
-            self._body(x, 0, bases[0], rest, results, resolve)
+            self._steps(self._body(x, 0, bases[0], rest, results, resolve))
             to_end = self._jump("kiln_jump", label)
             self._land(to_other)
-            self._body(x, 1, bases[1], rest, results, resolve)
+            self._steps(self._body(x, 1, bases[1], rest, results, resolve))
             self._land(to_end)
             return
         carried = n.arg("init")
@@ -128,10 +136,12 @@ class Assembly:
             self._copy(c, results[k], operands[k])
         inputs = [*results[: len(carried)], *operands[len(carried) :]]
         if n.name == "while_op":
+            test = self._body(x, 0, bases[0], inputs, [flag], resolve)
+            body = self._body(x, 1, bases[1], inputs, results, resolve)
             start = len(self.kernels)
-            self._body(x, 0, bases[0], inputs, [flag], resolve)
+            self._steps(test)
             leave = self._jump("kiln_unless", label, flag)
-            self._body(x, 1, bases[1], inputs, results, resolve)
+            self._steps(body)
             self._land(self._jump("kiln_jump", label), start)
             self._land(leave)
             return
@@ -153,9 +163,10 @@ class Assembly:
         for k in range(first, len(results)):
             o = body.outputs[k]
             results[k] = moving(results[k], o.numel() * o.dtype.itemsize)
+        steps = self._body(x, 0, base, inputs, results, resolve)
         begin = len(self.kernels)
         self._kernel(control.entry("kiln_begin"), 0, label)
-        self._body(x, 0, base, inputs, results, resolve)
+        self._steps(steps)
         self._kernel(control.entry("kiln_next"), 0, label)
         at = len(self.table)
         for k in (begin, len(self.kernels) - 1):
@@ -167,8 +178,8 @@ class Assembly:
 
     def _body(
         self, x: Control, k: int, base: int, inputs: list[Any], results: list[Any], resolve: Resolve
-    ) -> None:
-        """Write the launches of a part: its inputs and outputs lie where the lists say."""
+    ) -> Body:
+        """A part whose inputs and outputs lie where the lists say; what it does ahead is written now."""
         part, m = x.parts[k], x.memories[k]
         first = len(self.arrays)
         self.literals(m)
@@ -183,7 +194,14 @@ class Assembly:
                 return resolve(("arena", base + where, extra))
             return (kind, first + where if kind == "literal" else where, extra)
 
-        for j in range(len(m.launches)):
+        for j in range(part.ahead):
+            self.launch(m, j, inner)
+        return Body(part, m, inner)
+
+    def _steps(self, body: Body) -> None:
+        """Write the launches of a part that each step runs."""
+        part, m, inner = body
+        for j in range(part.ahead, len(m.launches)):
             self.launch(m, j, inner)
         for source, target in m.copies:
             self._copy(source, inner((*target, 0)), inner((*m.place[source], 0)))

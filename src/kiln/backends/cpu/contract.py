@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -89,14 +89,29 @@ class ExprEpilogue:
         (out,) = points.values(index, {self.leaf: value}, 2, site.lanes, mask)
         return out.ref
 
+    def lines(self, b: Text, row: str, col: str, batch: str) -> list[str]:
+        """Where operands of the result's shape are read; what all rows share is near already."""
+        found = []
+        for kind, buffer, at in self.nest.accesses():
+            if kind == "load" and at.strides[1] and at.strides[2] == 1:
+                place = b.add(b.mul(batch, at.strides[0]), b.mul(row, at.strides[1]))
+                base = b.argument("%args", ARG_EXTRA + buffer)
+                place = b.add(b.add(place, col), at.offset)
+                found.append(b.at(base, place, ln.ITEMSIZE[self.nest.buffers[buffer]]))
+        return found
+
 
 @dataclass
 class Contraction:
-    """A kernel, the nodes in its argument table (None where the workspace or nothing goes) and the node it stores."""
+    """A kernel, the nodes in its argument table (None where the workspace or nothing goes) and the node it stores.
+
+    With a `packing` the kernel wants operand B packed, by this kernel into so many bytes.
+    """
 
     kernel: Kernel
     arguments: list[Any]
     result: Node
+    packing: tuple[Kernel, int] | None = None
 
 
 WORKSPACE = "workspace"
@@ -295,16 +310,22 @@ def lower(
     stored: Stored,
     strides: Strides,
     isa: Isa,
+    steady: frozenset[Node] = frozenset(),
 ) -> Contraction:
-    """The kernel of a contraction node, together with what its epilogue takes in."""
+    """The kernel of a contraction node, together with what its epilogue takes in.
+
+    `steady` are inputs that stay as they are from step to step of a loop.
+    """
     chain = epilogue_ends(n, users, outputs)
     ops = Operands(stored, strides)
     if n.name in ("matmul", "_int_mm"):
-        return _matmul(n, chain, ops, isa)
+        return _matmul(n, chain, ops, isa, steady)
     return _convolution(n, chain, ops, isa)
 
 
-def _matmul(n: Node, chain: list[Node], ops: Operands, isa: Isa) -> Contraction:
+def _matmul(
+    n: Node, chain: list[Node], ops: Operands, isa: Isa, steady: frozenset[Node]
+) -> Contraction:
     a, b = n.args
     (am, ast, aoff), (bm, bst, boff) = ops.view(a), ops.view(b)
     ash, bsh = tuple(a.shape), tuple(b.shape)
@@ -338,8 +359,10 @@ def _matmul(n: Node, chain: list[Node], ops: Operands, isa: Isa) -> Contraction:
         m, cols, k, (ast[-2], ast[-1]), (bst[-2], bst[-1]), (cols, 1), d, d, out, batch,
         a_batch, b_batch, contiguous_strides((*batch, m * cols))[:-1], epilogue,
     )  # fmt: skip
-    kernel = _product(spec, isa)
-    return Contraction(kernel, [end, (am, aoff), (bm, boff), WORKSPACE, *extras, None], end)
+    packing = gemm.pack_ahead(spec, isa, _symbol("pack", spec, isa)) if bm in steady else None
+    kernel = _product(replace(spec, ahead=packing is not None), isa)
+    arguments = [end, (am, aoff), (bm, boff), WORKSPACE, *extras, None]
+    return Contraction(kernel, arguments, end, packing)
 
 
 @functools.lru_cache(maxsize=256)

@@ -125,7 +125,8 @@ def entry(symbol: str) -> Kernel:
 
 @dataclass
 class Part:
-    """A body: its Graph, whose updates are the carries, and its launches.
+    """A body: its Graph, whose updates are the carries, and its launches, the first `ahead` of which a
+    loop runs once, before its first step.
 
     `outputs[k]` is the number that output k of the Graph has among the outputs of the node's body.
     """
@@ -133,6 +134,7 @@ class Part:
     graph: Graph
     outputs: list[int]
     launches: list[Launch]
+    ahead: int
 
 
 @dataclass
@@ -191,17 +193,19 @@ def _parts(n: Node, isa: Isa) -> list[Part] | None:
     """The bodies of a node, lowered; None where one of them has work for the host."""
     if any(ln_dtype(x.dtype) is None or 0 in x.shape for x in n.inputs):
         return None
-    carries = 0 if n.name == "cond_op" else len(n.arg("init"))
+    loop = n.name != "cond_op"
+    carries = len(n.arg("init")) if loop else 0
     parts = []
     for k, g in enumerate(n.graphs):
-        part = _part(g, 0 if n.name == "while_op" and k == 0 else carries, isa)
+        steady = g.inputs[len(g.inputs) - len(n.arg("consts")) :] if loop else ()
+        part = _part(g, 0 if n.name == "while_op" and k == 0 else carries, frozenset(steady), isa)
         if part is None:
             return None
         parts.append(part)
     return parts
 
 
-def _part(g: Graph, carries: int, isa: Isa) -> Part | None:
+def _part(g: Graph, carries: int, steady: frozenset[Node], isa: Isa) -> Part | None:
     from . import fuse, lower
 
     # old values of carries are read first: then the new ones can take their place
@@ -214,12 +218,13 @@ def _part(g: Graph, carries: int, isa: Isa) -> Part | None:
     g = lower.prepare(g)
     if any(ln_dtype(d) is None for x in g.nodes() for _, d in x.outputs or ((x.shape, x.dtype),)):
         return None
-    launches, checks, _ = lower.lower(g, isa, images=False)
+    launches, checks, _ = lower.lower(g, isa, images=False, steady=steady)
     if checks or any(x.host is not None for x in launches):
         return None
-    launches = fuse.needed(fuse.fuse(launches), set(g.outputs))
+    ahead = [x for x in launches if x.ahead]
+    launches = fuse.needed(fuse.fuse([x for x in launches if not x.ahead]), set(g.outputs))
     fuse.emit(launches, isa)
-    return Part(g, order, launches)
+    return Part(g, order, [*ahead, *launches], len(ahead))
 
 
 def copy(n: Node, isa: Isa) -> Kernel:

@@ -2,7 +2,8 @@
 
 Note [Blocking]: the loops are batch, NC columns, KC of K, MC rows, panels, row blocks. A is read
 in place; B is read raw when small, packed inside the first row block's micro-kernel when its rows
-are contiguous, and packed beforehand otherwise. Tasks are independent sub-matrices chosen from the
+are contiguous, and packed beforehand otherwise; in a loop whose steps share B, once before the loop
+(`pack_ahead`). Tasks are independent sub-matrices chosen from the
 shape, so there is no barrier and the bits don't depend on the number of threads.
 
 Note [Groups]: where the machine has a dot product of bf16 pairs (AVX512-BF16) or of four i8
@@ -35,6 +36,7 @@ from kiln.backends.cpu.text import ITEMSIZE, Text
 from kiln.errors import KilnValueError
 
 _RAW_B_BYTES = 300 * 1024
+_AHEAD_BYTES = 32 * 1024
 _KC, _KC_PACKED_A, _MC, _NC = 384, 256, 192, 960
 # Each step of K touches another cache line of an A whose columns are far apart: few enough for L1 and
 # L2 to keep even where they are a power of two apart.
@@ -48,7 +50,7 @@ class Gemm:
     Strides are in elements and may be zero or negative; ``batch`` are leading sizes, with one
     stride each per operand (0 broadcasts). dtypes: "f32", "f64", "bf16" (added up in f32), and
     "i8" times "i8" into "i32".
-    C must not overlap A, B or the epilogue's operands.
+    C must not overlap A, B or the epilogue's operands. With ``ahead`` B is what `pack_ahead` left.
     """
 
     m: int
@@ -65,6 +67,7 @@ class Gemm:
     b_batch: tuple[int, ...] = ()
     c_batch: tuple[int, ...] = ()
     epilogue: Epilogue | None = None
+    ahead: bool = False
 
     @property
     def compute(self) -> str:
@@ -90,13 +93,30 @@ def emit(gemm: Gemm, isa: Isa, symbol: str) -> Kernel:
         with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
             pass
         return Kernel(b.module(), symbol, 1, 0)
-    floats = gemm.compute != "i32"
-    if floats and skinny.fits_axpy(gemm, isa):
-        return skinny.emit_axpy(gemm, isa, symbol, slots)
-    if floats and skinny.fits_dot(gemm, isa):
-        return skinny.emit_dot(gemm, isa, symbol, slots)
+    if not gemm.ahead and gemm.compute != "i32":
+        if skinny.fits_axpy(gemm, isa):
+            return skinny.emit_axpy(gemm, isa, symbol, slots)
+        if skinny.fits_dot(gemm, isa):
+            return skinny.emit_dot(gemm, isa, symbol, slots)
+    return _driver(gemm, isa, symbol, slots).emit()
+
+
+def _driver(gemm: Gemm, isa: Isa, symbol: str, slots: tuple[int, int, int]) -> PanelDriver:
     operand = StridedB(gemm.b_dtype, gemm.b_strides, group=group_of(gemm, isa))
-    return PanelDriver(gemm, isa, symbol, operand, slots).emit()
+    return PanelDriver(gemm, isa, symbol, operand, slots)
+
+
+def pack_ahead(gemm: Gemm, isa: Isa, symbol: str) -> tuple[Kernel, int] | None:
+    """The kernel of (packed, B) that packs B for a product with ``ahead``, and the bytes of ``packed``.
+
+    None where the product does not gain: its B is small, each batch has another, or its form packs nothing.
+    """
+    small = gemm.k * gemm.n * ITEMSIZE[gemm.b_dtype] <= _AHEAD_BYTES and gemm.b_strides[1] == 1
+    few = gemm.compute != "i32" and (skinny.fits_axpy(gemm, isa) or skinny.fits_dot(gemm, isa))
+    if small or few or any(gemm.b_batch) or gemm.c_strides[1] != 1:
+        return None
+    driver = _driver(replace(gemm, ahead=True), isa, symbol, (ARG_C, ARG_A, ARG_B))
+    return driver.emit_packing(), driver.packed_bytes
 
 
 def group_of(gemm: Gemm, isa: Isa) -> str:
@@ -207,7 +227,7 @@ class StridedB:
 
     def mode(self, gemm: Gemm, row_blocks: int) -> str:
         """Raw while B is small or used by few row blocks, else packed on the fly if it can be."""
-        if self.dtype != gemm.compute or self.strides[1] != 1:
+        if gemm.ahead or self.dtype != gemm.compute or self.strides[1] != 1:
             return "packed"
         small = gemm.k * gemm.n * ITEMSIZE[self.dtype] <= _RAW_B_BYTES
         return "raw" if small or row_blocks <= 4 else "otf"
@@ -239,6 +259,8 @@ class PanelDriver:
         self.size = ITEMSIZE[gemm.compute]
         self.lanes = isa.lanes(self.size)
         self.nv, self.mr = choose_tile(gemm.m, gemm.n, self.lanes, isa)
+        if gemm.ahead:  # as fast as wider panels, and more evenly split among few threads
+            self.nv, self.mr = 2, -(-gemm.m // -(-gemm.m // tile_shapes(isa)[2]))
         self.panel = self.nv * self.lanes
         self.whole, self.rest = divmod(gemm.n, self.panel)
         self.panels = self.whole + (self.rest > 0)
@@ -276,7 +298,8 @@ class PanelDriver:
         batches = prod(gemm.batch)
         flops = 2 * batches * gemm.m * gemm.n * max(gemm.k, 1)
         # Splitting rows repeats the packing of B: worth it for many row blocks each.
-        rows, cols = (16, 1) if self.mode == "packed" else (2, 2)
+        packs = self.mode == "packed" and not gemm.ahead
+        rows, cols = (16, 1) if packs else (2, 1 if gemm.ahead else 2)
         # Splitting columns repeats the packing of A, which costs more than packing B on the fly.
         most = (4 if self.mode == "packed" else 2) if self.pack_a else self.panels
         self.grid = tasks.Grid.choose(flops, batches, self.blocks, self.panels, rows, cols, most)
@@ -285,7 +308,8 @@ class PanelDriver:
         rows = -(-self.kc // self.lanes) * self.lanes
         header = self.operand.group == "i8"
         self.panel_bytes = (rows + header) * self.panel * self.size
-        packed_b = 0 if self.mode == "raw" else self.panel_bytes * self.chunk_panels
+        ready = self.mode == "raw" or self.gemm.ahead
+        packed_b = 0 if ready else self.panel_bytes * self.chunk_panels
         packed_a = 0
         self.a_offset = packed_b
         self.a_row, self.a_k = self.gemm.a_strides[0] // self.unit, self.gemm.a_strides[1]
@@ -310,15 +334,40 @@ class PanelDriver:
         ntasks = self.grid.ntasks
         return Kernel(b.module(), self.symbol, ntasks, self.front + ntasks * self.task_bytes)
 
+    @property
+    def packed_bytes(self) -> int:
+        """The size of the whole of B, packed."""
+        return self.k_blocks * self.panels * self.panel_bytes
+
+    def emit_packing(self) -> Kernel:
+        """The kernel of (packed, B) that packs all panels: block after block of K."""
+        b = self.b = Text()
+        ntasks = min(8, self.panels, max(1, self.packed_bytes >> 16))
+        with b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+            target, self.source = b.argument("%args", 0), b.argument("%args", 1)
+            share = tasks.Grid(1, 1, ntasks).ranges(b, 1, 1, self.panels)
+            self.chunk, self.chunk_end = share.cols
+            with b.loop(0, self.k_blocks) as k:
+                self._cut(k.index)
+                self.packed = b.at(target, b.mul(k.index, self.panels * self.panel_bytes))
+                self._each_panel(self._pack_panel)
+        self._define_packing()
+        return Kernel(b.module(), self.symbol, ntasks)
+
+    def _define_packing(self) -> None:
+        live = [(self.whole > 0, "pack", self.panel), (self.rest > 0, "pack_tail", self.rest)]
+        for wanted, name, columns in live:
+            if wanted:
+                name = f"{self.symbol}.{name}"
+                self.operand.emit_pack(self.b, name, self.isa, self.panel, columns)
+
     def _define_parts(self) -> None:
         """Define the functions that the body calls."""
         b = self.b
         for (high, tail, mode), name in self.names.items():
             self._emit_tile(name, high, tail, mode)
-        live = [(self.whole > 0, "pack", self.panel), (self.rest > 0, "pack_tail", self.rest)]
-        for wanted, name, columns in live:
-            if wanted and self.mode == "packed":
-                self.operand.emit_pack(b, f"{self.symbol}.{name}", self.isa, self.panel, columns)
+        if self.mode == "packed" and not self.gemm.ahead:
+            self._define_packing()
         if self.pack_a and self.operand.group:
             far = self.gemm.a_strides[1] if self.a_k != 1 else 0
             pitch = max(self.a_row, self.a_k)
@@ -374,8 +423,10 @@ class PanelDriver:
         if self.task_bytes:
             base = b.argument("%args", ARG_WORKSPACE)
             self.workspace = b.at(base, b.add(b.mul("%task", self.task_bytes), self.front))
+        self.packed = self.workspace  # where packed panels lie
 
-    def _k_block(self, index: str) -> None:
+    def _cut(self, index: str) -> None:
+        """Find where a block of K begins, and its depth."""
         b = self.b
         self.k0 = b.mul(index, self.kc)
         if self.k_blocks == 1:
@@ -384,7 +435,13 @@ class PanelDriver:
             self.depth = b.least(self.kc, b.op(f"sub i64 {self.k}, {self.k0}"))
             self.more = b.op(f"icmp ne i64 {index}, 0")
             self.last = b.op(f"icmp eq i64 {index}, {self.k_blocks - 1}")
-        if self.mode == "packed":
+
+    def _k_block(self, index: str) -> None:
+        b = self.b
+        self._cut(index)
+        if self.gemm.ahead:
+            self.packed = b.at(self.source, b.mul(index, self.panels * self.panel_bytes))
+        elif self.mode == "packed":
             self._each_panel(self._pack_panel)
         with b.loop(self.first_block, self.end_block, self.chunk_blocks) as rows:
             self.rows = rows.index
@@ -405,8 +462,8 @@ class PanelDriver:
 
     def _packed(self, panel: str) -> str:
         b = self.b
-        place = b.op(f"sub i64 {panel}, {self.chunk}")
-        return b.at(self.workspace, b.mul(place, self.panel_bytes))
+        place = panel if self.gemm.ahead else b.op(f"sub i64 {panel}, {self.chunk}")
+        return b.at(self.packed, b.mul(place, self.panel_bytes))
 
     def _pack_panel(self, panel: str, tail: bool) -> None:
         b = self.b

@@ -103,7 +103,12 @@ class Memory:
         ]
         for x in self.launches:
             if x.control is not None:
-                x.control.memories = [Memory(p.graph, p.launches) for p in x.control.parts]
+                x.control.memories = [
+                    Memory(
+                        p.graph, p.launches, [n for y in p.launches[: p.ahead] for n in y.writes]
+                    )
+                    for p in x.control.parts
+                ]
         scratch = [
             (j, size)
             for j, x in enumerate(self.launches)

@@ -10,11 +10,24 @@ from typing import Any
 
 import numpy as np
 
+from ... import dtypes as dt
 from ...compile import loopnest as ln
 from ...compile import maps, nests, orders, regions
 from ...compile.regions import Unfusable, fusable, ln_dtype, reducible
 from ...config import config
-from ...graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Leaf, Node, const, literal, make
+from ...graph.node import (
+    CONST,
+    INPUT,
+    ITEM,
+    LITERAL,
+    Graph,
+    Leaf,
+    Node,
+    const,
+    input_node,
+    literal,
+    make,
+)
 from ...shape import norm_dim
 from . import attention, contract, control, indexed
 from .isa import Isa
@@ -31,7 +44,8 @@ class Launch:
     """One kernel with its argument table, a host call of an op's reference, or a loop or branch.
 
     An argument is a node, (node, offset in elements), "workspace" or None; `writes` are the nodes
-    whose memory it fills (in place of part of it where `partial`).
+    whose memory it fills (in place of part of it where `partial`). A loop runs what is `ahead` once,
+    before its first step.
     """
 
     arguments: list[Any]
@@ -41,6 +55,7 @@ class Launch:
     nest: ln.LoopNest | None = None
     control: control.Control | None = None
     partial: bool = False
+    ahead: bool = False
     reads: set[Node] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -90,8 +105,8 @@ def has_kernel(n: Node) -> bool:
 class Lowering:
     """The state of lowering one Graph."""
 
-    def __init__(self, graph: Graph, isa: Isa, images: bool):
-        self.graph, self.isa = graph, isa
+    def __init__(self, graph: Graph, isa: Isa, images: bool, steady: frozenset[Node]):
+        self.graph, self.isa, self.steady = graph, isa, steady
         self.order = graph.nodes()
         self.chosen, self.users = regions.choose(graph, has_kernel, not config.no_fuse, strided)
         self.outputs = set(graph.outputs)
@@ -238,18 +253,7 @@ class Lowering:
         if n.op is ITEM:
             return  # its producer wrote it
         if contract.lowers(n):
-            c = contract.lower(n, self.users, self.outputs, self.stored, self.strides, self.isa)
-            if c.result is not n:
-                blocked = [
-                    x
-                    for x in c.arguments
-                    if isinstance(x, Node) and x not in self.done and x is not c.result
-                ]
-                if blocked:
-                    c = contract.lower(
-                        n, {**self.users, n: []}, self.outputs, self.stored, self.strides, self.isa
-                    )
-            self.launches.append(Launch(c.arguments, [c.result], c.kernel))
+            c = self.contraction(n)
             self.memory.add(c.result)
             if c.result is not n:
                 self.memory.discard(n)
@@ -276,6 +280,27 @@ class Lowering:
             nest, keys = nests.write(n, self.stored, self.strides)
             self.nest(nest, keys, [n])
 
+    def contraction(self, n: Node) -> contract.Contraction:
+        """Append the launch of a contraction with what its epilogue takes in, and that of its packing."""
+
+        def lowered(users: dict[Node, list[Node]]) -> contract.Contraction:
+            return contract.lower(
+                n, users, self.outputs, self.stored, self.strides, self.isa, self.steady
+            )
+
+        c = lowered(self.users)
+        if c.result is not n and any(
+            isinstance(x, Node) and x not in self.done and x is not c.result for x in c.arguments
+        ):
+            c = lowered({**self.users, n: []})
+        if c.packing is not None:
+            kernel, size = c.packing
+            packed = input_node(-1 - len(self.launches), (size,), dt.uint8, "packed")
+            self.launches.append(Launch([packed, c.arguments[2]], [packed], kernel, ahead=True))
+            c.arguments[2] = packed
+        self.launches.append(Launch(c.arguments, [c.result], c.kernel))
+        return c
+
     def nest(
         self, nest: ln.LoopNest, keys: list[Any], writes: list[Node], partial: bool = False
     ) -> None:
@@ -294,7 +319,11 @@ class Lowering:
         self.memory.update(writes)
         return Launch(list(n.inputs), writes, host=n)
 
-    def store(self, parts: Sequence[tuple[Node, Callable]], whole: Node, first: bool) -> None:
+    def store(self, source: Node, whole: Node, place: Callable, first: bool) -> None:
+        """Store one node, as `store_all`."""
+        self.store_all([(source, place)], whole, first)
+
+    def store_all(self, parts: Sequence[tuple[Node, Callable]], whole: Node, first: bool) -> None:
         """Store nodes of one shape, from memory or computed in the same loops, in parts of another node's memory.
 
         Each comes with `place(dims, access)`: the access of `whole` at which its value at `access` goes.
@@ -335,7 +364,7 @@ class Lowering:
             at += x.shape[d]
         alike = len(pieces) <= _MOST_PIECES and len({tuple(x.shape) for x in pieces}) == 1
         for k, group in enumerate([parts] if alike else [[p] for p in parts]):
-            self.store(group, n, k == 0)
+            self.store_all(group, n, k == 0)
         if not pieces:
             self.launches.append(Launch([], [n]))
 
@@ -362,8 +391,8 @@ class Lowering:
 
         mark = len(self.launches)
         try:
-            self.store([(base, whole)], n, True)
-            self.store([(value, place)], n, False)
+            self.store(base, n, whole, True)
+            self.store(value, n, place, False)
         except (Unfusable, maps.NotAffine) as e:
             del self.launches[mark:]
             for x in (base, value):
@@ -542,11 +571,11 @@ def _literal_constants(graph: Graph) -> Graph:
 
 
 def lower(
-    graph: Graph, isa: Isa, images: bool = True
+    graph: Graph, isa: Isa, images: bool = True, steady: frozenset[Node] = frozenset()
 ) -> tuple[list[Launch], list[tuple[Node, Node]], orders.Strides]:
     """The launches of a Graph in a possible order, its (flag, gather) checks of indices, and memory's strides.
 
-    `images` says whether nodes may lie channels-last.
+    `images` says whether nodes may lie channels-last; `steady` are inputs that all steps of a loop share.
     """
-    state = Lowering(graph, isa, images)
+    state = Lowering(graph, isa, images, steady)
     return state.run(), state.checks, state.strides

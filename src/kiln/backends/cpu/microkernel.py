@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.text import (
@@ -65,6 +65,15 @@ class Epilogue(Protocol):
 
     def emit(self, b: Text, site: Site) -> str:
         """Write the code with ``b.emit``/``b.fresh``; return the SSA name of the new vector."""
+        ...
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """An epilogue that can say what it will read, which the tile asks for before it begins."""
+
+    def lines(self, b: Text, row: str, col: str, batch: str) -> list[str]:
+        """Addresses that an emission at this place reads and that may not be in the cache."""
         ...
 
 
@@ -129,6 +138,8 @@ def emit_tile(b: Text, tile: Tile, name: str) -> None:
         scratch = None
         if tile.epilogue is not None and tile.epilogue.heavy:
             scratch = b.op(f"alloca [{tile.mr * tile.nv} x {vector}], align 64")
+        if isinstance(tile.epilogue, Reader):
+            _prefetch(b, tile, tile.epilogue)
         acc, start = ["zeroinitializer"] * (tile.mr * tile.nv), "%b"
         if tile.group == "i8":  # the panel begins with what the columns' sums start from
             size = ITEMSIZE[tile.compute]
@@ -153,6 +164,17 @@ def emit_tile(b: Text, tile: Tile, name: str) -> None:
             _store(b, tile, acc, None)
             b.emit(f"br label %{out}")
             b.label(out)
+
+
+def _prefetch(b: Text, tile: Tile, epilogue: Reader) -> None:
+    """Have what the epilogue reads on its way while the products are added up."""
+    for i in range(tile.mr):
+        more_rows, more_batches = tile.place(i)
+        row, batch = b.add("%row", more_rows), b.add("%batch", more_batches)
+        for v in range(tile.nv):
+            for line in epilogue.lines(b, row, b.add("%col", v * tile.lanes), batch):
+                hints = [("i32", str(h)) for h in (0, 3, 1)]  # to read, keep near, data
+                b.call("llvm.prefetch.p0", "void", ("ptr", line), *hints)
 
 
 def _tail(tile: Tile, v: int) -> str | None:

@@ -76,10 +76,7 @@ def reordered(body: Graph, inputs: Sequence[int], outputs: Sequence[Node]) -> Gr
 
 
 def hoist(graph: Graph) -> Graph:
-    """What is equal at all steps of a scan is computed once, before it.
-
-    A matrix that a product in the loop reads transposed is transposed in memory, once.
-    """
+    """What is equal at all steps of a scan is computed once, before it."""
     if not any(n.name == "scan_op" for n in graph.nodes()):
         return graph
 
@@ -91,7 +88,7 @@ def hoist(graph: Graph) -> Graph:
         moved = _invariant(body, set(body.inputs[m:]))
         if length > 1 and moved:
             outer = dict(zip(body.inputs[m:], consts, strict=True))
-            values = substitute(list(moved.values()), outer)
+            values = substitute(moved, outer)
             extra = [
                 input_node(len(body.inputs) + i, x.shape, x.dtype) for i, x in enumerate(moved)
             ]
@@ -103,8 +100,8 @@ def hoist(graph: Graph) -> Graph:
     return prune(graph.rewrite(visit))
 
 
-def _invariant(body: Graph, consts: set[Node]) -> dict[Node, Node]:
-    """Nodes to compute before the loop, and how: those with work in them that steps read."""
+def _invariant(body: Graph, consts: set[Node]) -> list[Node]:
+    """Nodes to compute before the loop: those with work in them that steps read."""
     order = body.nodes()
     steady: set[Node] = set()
     for n in order:
@@ -114,17 +111,11 @@ def _invariant(body: Graph, consts: set[Node]) -> dict[Node, Node]:
             or (n.inputs and all(x in steady for x in n.inputs))
         ):
             steady.add(n)
-    found: dict[Node, Node] = {}
-    ends = {
-        (x, n.name == "matmul") for n in order if n not in steady for x in n.inputs if x in steady
-    }
-    ends |= {(o, False) for o in body.outputs if o in steady}
-    for x, product in ends:
-        if product and x.name == "permute" and x.ndim == 2:
-            found[x] = make("clone", (x, None), x.source)
-        root = x
+    found: set[Node] = set()
+    ends = {x for n in order if n not in steady for x in n.inputs if x in steady}
+    for root in ends | {o for o in body.outputs if o in steady}:
         while root.name in VIEWS:
             root = root.inputs[0]
         if root not in consts and root.inputs and root.outputs is None and root.op is not ITEM:
-            found[root] = root
-    return {x: found[x] for x in order if x in found}
+            found.add(root)
+    return [x for x in order if x in found]
