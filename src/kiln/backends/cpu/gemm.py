@@ -37,10 +37,7 @@ from kiln.errors import KilnValueError
 
 _RAW_B_BYTES = 300 * 1024
 _AHEAD_BYTES = 32 * 1024
-_KC, _KC_PACKED_A, _MC, _NC = 384, 256, 192, 960
-# Each step of K touches another cache line of an A whose columns are far apart: few enough for L1 and
-# L2 to keep even where they are a power of two apart.
-_KC_FAR_A = 128
+_KC, _KC_PACKED_A, _MC, _NC = 512, 256, 192, 960
 
 
 @dataclass(frozen=True)
@@ -270,15 +267,16 @@ class PanelDriver:
         # so many elements along K are one to the loops
         self.unit = 4 // ITEMSIZE[operand.group] if operand.group else 1
         self.k = gemm.k // self.unit
-        far = gemm.a_strides[1] != 1 and gemm.k > 1024 and self.blocks > 2
         pairs = operand.group == "bf16" and gemm.a_strides[1] == 1
         ready = pairs if operand.group else gemm.a_dtype == gemm.compute
-        self.pack_a = far or not ready
+        self.pack_a = not ready
         self._block_k()
         self._split()
         self.chunk_blocks = max(1, _MC // self.mr)
         wide = operand.chunk_bytes // (self.kc * self.panel * self.size)
         wide = max(1, min(_NC // self.panel, wide))
+        if self.blocks <= self.chunk_blocks:
+            wide = 1  # no other rows will want a panel again: one place for all stays in cache
         self.chunk_panels = min(wide, -(-self.panels // self.grid.cols))
         self._layout_workspace()
         self.names: dict[tuple[bool, bool, str], str] = {}
@@ -286,8 +284,7 @@ class PanelDriver:
     def _block_k(self) -> None:
         gemm = self.gemm
         can_split = gemm.c_dtype == gemm.compute != "i32" and gemm.c_strides[1] == 1
-        near = _KC if gemm.a_strides[1] == 1 else _KC_FAR_A
-        limit = _KC_PACKED_A if self.pack_a else near
+        limit = _KC_PACKED_A if self.pack_a else _KC
         self.k_blocks = max(1, -(-self.k // limit)) if can_split else 1
         unit = self.operand.k_unit(self.lanes)
         self.kc = -(-max(1, -(-self.k // self.k_blocks)) // unit) * unit
@@ -298,8 +295,10 @@ class PanelDriver:
         batches = prod(gemm.batch)
         flops = 2 * batches * gemm.m * gemm.n * max(gemm.k, 1)
         # Splitting rows repeats the packing of B: worth it for many row blocks each.
-        packs = self.mode == "packed" and not gemm.ahead
-        rows, cols = (16, 1) if packs else (2, 1 if gemm.ahead else 2)
+        if gemm.ahead:
+            rows, cols = 2, 1
+        else:
+            rows, cols = (2, 2) if self.mode == "raw" else (16, 1)
         # Splitting columns repeats the packing of A, which costs more than packing B on the fly.
         most = (4 if self.mode == "packed" else 2) if self.pack_a else self.panels
         self.grid = tasks.Grid.choose(flops, batches, self.blocks, self.panels, rows, cols, most)
@@ -390,6 +389,7 @@ class PanelDriver:
             b_k=gemm.b_strides[0], panel=self.panel, c_dtype=gemm.c_dtype,
             c_row=gemm.c_strides[0], c_col=gemm.c_strides[1], split_k=self.k_blocks > 1,
             epilogue=gemm.epilogue, group=self.operand.group,
+            far=not self.pack_a and self.a_row == 1 != self.a_k,
         )  # fmt: skip
         emit_tile(self.b, tile, name)
 

@@ -27,6 +27,8 @@ from kiln.backends.cpu.text import (
 ARG_C, ARG_A, ARG_B, ARG_WORKSPACE, ARG_EXTRA = 0, 1, 2, 3, 4
 """Slots of a contraction's argument block; the epilogue's operands begin at ARG_EXTRA."""
 
+_LINE = 64  # bytes of a cache line
+
 
 @dataclass(frozen=True)
 class Site:
@@ -104,6 +106,7 @@ class Tile:
     group: str = ""  # "bf16" or "i8": elements of A and B are 32-bit groups of these
     runs: tuple[tuple[int, int], ...] = ()
     places: tuple[tuple[int, int], ...] = ()
+    far: bool = False  # A lies column by column: rows further down are fetched ahead
 
     @property
     def lanes(self) -> int:
@@ -243,6 +246,8 @@ def _k_loop(
                     target = b.at(pp, v * lanes * size)
                     b.emit(f"store {vector} {column}, ptr {target}, align {align}")
                 pp = b.at(pp, tile.panel * size)
+            if tile.far:
+                b.prefetch(b.at(pa, _LINE))
             acc = list(acc)
             for i in range(tile.mr):
                 source = b.at(pa, _offset(tile.a_row, i) * size)

@@ -74,20 +74,20 @@ def _transposed(
     last = b.op(f"sub i64 %kc, {lanes}")
     with b.when(b.op(f"icmp slt i64 {last}, 0")):
         _elements(b, dtype, source, (1, stride), panel, live, target)
-    with b.when(b.op(f"icmp sge i64 {last}, 0")), b.loop(0, "%kc", lanes) as step:
-        k = b.least(step.index, last)
-        along = b.at(source, k, size)
-        down = b.at(target, b.mul(k, panel), out)
-        with b.loop(0, live, lanes) as first:
-            rows = []
-            for j in range(lanes):
-                column = b.add(first.index, j)
-                if live % lanes:
-                    column = b.least(column, live - 1)
-                rows.append(load_vector(b, b.at(along, b.mul(column, stride), size), dtype, lanes))
-            place = b.at(down, first.index, out)
+    with b.when(b.op(f"icmp sge i64 {last}, 0")), b.loop(0, live, lanes) as first:
+        columns = []
+        for j in range(lanes):
+            column = b.add(first.index, j)
+            if live % lanes:
+                column = b.least(column, live - 1)
+            columns.append(b.at(source, b.mul(column, stride), size))
+        place = b.at(target, first.index, out)
+        with b.loop(0, "%kc", lanes) as step:
+            k = b.least(step.index, last)
+            rows = [load_vector(b, b.at(column, k, size), dtype, lanes) for column in columns]
+            down = b.at(place, b.mul(k, panel), out)
             for r, row in enumerate(transpose(b, rows, COMPUTE[compute])):
-                store_vector(b, row, b.at(place, r * panel * out), compute, lanes)
+                store_vector(b, row, b.at(down, r * panel * out), compute, lanes)
 
 
 def _elements(

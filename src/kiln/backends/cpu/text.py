@@ -145,6 +145,11 @@ class Text:
         unit = {1: "i8", 2: "i16", 4: "i32", 8: "i64"}[itemsize]
         return self.op(f"getelementptr {unit}, ptr {pointer}, i64 {offset}")
 
+    def prefetch(self, pointer: str) -> None:
+        """Have a cache line brought near; the address may be any, even one outside all buffers."""
+        hints = [("i32", n) for n in ("0", "3", "1")]  # for reading, into the nearest cache, data
+        self.call("llvm.prefetch.p0", "void", ("ptr", pointer), *hints)
+
     def argument(self, args: str, index: int) -> str:
         """The ``index``-th pointer of the argument block ``args``."""
         return self.op(f"load ptr, ptr {self.at(args, index, 8)}")
