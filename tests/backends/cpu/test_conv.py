@@ -106,6 +106,12 @@ CASES = {
                         "padding": ((2, 1), (0, 3)), "dilation": (2, 1), "groups": 2},
     "dilated": {"n": 1, "ci": 2, "image": (12, 13), "co": 3, "window": (3, 3), "dilation": (3, 2)},
     "1x1": {"n": 2, "ci": 4, "image": (7, 7), "co": 8, "window": (1, 1)},
+    "1x1 chunks": {"n": 2, "ci": 70, "image": (31, 35), "co": 45, "window": (1, 1)},
+    "1x1 groups": {"n": 3, "ci": 12, "image": (9, 21), "co": 30, "window": (1, 1), "groups": 3},
+    "wide stride": {"n": 9, "ci": 20, "image": (17, 19), "co": 37, "window": (3, 3), "stride": (2, 2), "padding": ONE},
+    "wide groups": {"n": 2, "ci": 40, "image": (12, 37), "co": 48, "window": (3, 3), "stride": (2, 1),
+                    "padding": ((1, 2), (0, 2)), "dilation": (1, 2), "groups": 2},
+    "thirds": {"n": 2, "ci": 6, "image": (17, 40), "co": 10, "window": (3, 5), "stride": (3, 3), "padding": ONE},
     "1x1 stride": {"n": 2, "ci": 4, "image": (7, 7), "co": 8, "window": (1, 1), "stride": (2, 2)},
     "depthwise": {"n": 1, "ci": 6, "image": (5, 5), "co": 6, "window": (3, 3), "padding": ONE, "groups": 6},
     "depthwise twice": {"n": 2, "ci": 5, "image": (19, 21), "co": 10, "window": (3, 2), "stride": (2, 2),
@@ -181,7 +187,18 @@ def test_against_numpy(isa, name):
 
 @ISAS
 @pytest.mark.parametrize(
-    "name", ["same", "all at once", "grouped", "1x1", "deep", "depthwise", "small stride"]
+    "name",
+    [
+        "same",
+        "all at once",
+        "grouped",
+        "1x1",
+        "deep",
+        "depthwise",
+        "small stride",
+        "wide stride",
+        "1x1 groups",
+    ],
 )
 def test_f64(isa, name):
     check(isa, **CASES[name], dtype="f64")
@@ -208,6 +225,10 @@ def test_f64(isa, name):
         "5x5",
         "small images",
         "small stride",
+        "wide stride",
+        "wide groups",
+        "1x1 chunks",
+        "1x1 groups",
     ],
 )
 def test_channels_last(isa, name):
@@ -242,6 +263,7 @@ EPILOGUES = {
     "small images": {"ci": 20, "image": (3, 4), "co": 37},
     "winograd": {"ci": 40, "image": (18, 15), "co": 37},
     "depthwise": {"ci": 37, "image": (7, 12), "co": 37, "groups": 37},
+    "grouped wide": {"ci": 32, "image": (9, 19), "co": 52, "groups": 2},
     "grouped small images": {"n": 5, "ci": 8, "image": (4, 4), "co": 20, "groups": 2},
     "one pixel high": {"ci": 3, "image": (3, 30), "co": 24},
 }
@@ -270,25 +292,42 @@ def test_epilogue_sees_channels(isa, name, heavy, last):
     assert margins_untouched(out)
 
 
-@pytest.mark.parametrize("precision", ["high", "highest"])
-def test_same_bits_on_any_number_of_threads(precision):
-    with context(float32_matmul_precision=precision):
-        same_bits(levels()[-1], precision)
+FORMS = {
+    "columns": {"n": 9, "ci": 3, "image": (32, 32), "co": 8, "window": (3, 3)},
+    "joined": {"n": 9, "ci": 64, "image": (4, 4), "co": 96, "window": (3, 3), "padding": ONE},
+    "pointwise": {"n": 9, "ci": 48, "image": (14, 14), "co": 70, "window": (1, 1)},
+    "direct": {"n": 9, "ci": 32, "image": (14, 14), "co": 40, "window": (3, 3), "stride": (2, 2)},
+    "winograd": {"n": 9, "ci": 40, "image": (14, 14), "co": 48, "window": (3, 3), "padding": ONE},
+    "depthwise": {"n": 9, "ci": 64, "image": (28, 28), "co": 64, "window": (3, 3), "groups": 64},
+    "grouped": {"n": 9, "ci": 32, "image": (14, 14), "co": 64, "window": (3, 3), "groups": 2},
+}  # fmt: skip
 
 
-def same_bits(isa, *key):
-    x = rng.standard_normal((9, 16, 12, 12)).astype(np.float32)
-    w = rng.standard_normal((24, 16, 3, 3)).astype(np.float32)
-    dy = rng.standard_normal((9, 24, 10, 10)).astype(np.float32)
-    c = Conv(9, 16, (12, 12), 24, (3, 3), strides(x), strides(w), strides(dy))
+@pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize("name", FORMS)
+def test_same_bits_on_any_number_of_threads(name, last):
+    case = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "groups": 1, **FORMS[name]}
+    n, ci, image, co, window = (case.pop(k) for k in ("n", "ci", "image", "co", "window"))
+
+    def values(shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    x, w = (
+        layout((n, ci, *image), "f32", last, values),
+        values((co, ci // case["groups"], *window)),
+    )
+    c = Conv(n, ci, image, co, window, strides(x), strides(w), (0,) * 4, **case)
+    dy = layout((n, co, *c.out), "f32", last, values)
+    c = replace(c, y_strides=strides(dy))
+    isa = levels()[-1]
     cases = [(emit_forward, dy, (x, w)), (emit_backward_data, x, (dy, w)),
              (emit_backward_weight, w, (x, dy))]  # fmt: skip
     for make, like, inputs in cases:
-        kernel = make(c, isa, unique("threads", make.__name__, isa.name, *key))
+        kernel = make(c, isa, unique("threads", make.__name__, isa.name, c))
         assert max(phase.ntasks for phase in kernel.phases()) > 1
         results = []
-        for count in (1, 2, 5):
-            out = np.zeros_like(like)
+        for count in (1, 2, 3):
+            out = np.empty_like(like)
             run_threaded(kernel, isa, [out, *inputs], count)
             results.append(out.tobytes())
         assert len(set(results)) == 1

@@ -17,6 +17,7 @@ from kiln.backends.cpu import (
     conv_depthwise_last,
     conv_direct,
     conv_direct_weight,
+    conv_pointwise,
     winograd,
 )
 from kiln.backends.cpu.conv_data import DataDriver
@@ -27,9 +28,9 @@ from kiln.backends.cpu.conv_shape import (
     Weights,
     flat_stride,
 )
-from kiln.backends.cpu.conv_weight import WeightDriver
+from kiln.backends.cpu.conv_weight import PointwiseWeightDriver, WeightDriver
 from kiln.backends.cpu.conv_weights import emit_copy
-from kiln.backends.cpu.gemm import Gemm, Operand, PanelDriver, StridedB
+from kiln.backends.cpu.gemm import Gemm, PanelDriver
 from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.kernel import Kernel, chain
 from kiln.backends.cpu.microkernel import Epilogue, Site
@@ -55,14 +56,11 @@ def emit_forward(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None = 
         return winograd.Forward(conv, isa, symbol, epilogue).emit()
     if conv_depthwise_last.fits(conv):
         return conv_depthwise_last.emit_forward(conv, isa, symbol, epilogue)
-    if conv.channels_last:
+    if conv_pointwise.fits(conv):
+        return conv_pointwise.Forward(conv, isa, symbol, epilogue).emit()
+    if conv_direct.fits(conv):
         return conv_direct.emit(conv, isa, symbol, epilogue)
     y = _flat(conv.out, conv.y_strides, "y")
-    operand: Operand = conv.patches()
-    if conv.taps == 1 and conv.stride == (1, 1) and not any(map(sum, conv.padding)):
-        step = flat_stride(conv.image, conv.x_strides[2:])
-        if step is not None:
-            operand = StridedB(conv.dtype, (conv.x_strides[1], step))
     if epilogue is not None and conv.groups > 1:
         epilogue = _PerGroup(epilogue, conv.groups, conv.co)
     weights = Weights.of(conv)
@@ -73,10 +71,8 @@ def emit_forward(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None = 
         (0, weights.group), (conv.x_strides[0], conv.ci * conv.x_strides[1]),
         (conv.y_strides[0], conv.co * conv.y_strides[1]), epilogue,
     )  # fmt: skip
-    if isinstance(operand, StridedB):
-        gemm = replace(gemm, b_strides=operand.strides)
     slots = (ARG_OUT, weights.slot, ARG_IMAGE)
-    return _arranged(PanelDriver(gemm, isa, symbol, operand, slots), weights, conv.dtype)
+    return _arranged(PanelDriver(gemm, isa, symbol, conv.patches(), slots), weights, conv.dtype)
 
 
 def emit_backward_data(conv: Conv, isa: Isa, symbol: str) -> Kernel:
@@ -88,6 +84,8 @@ def emit_backward_data(conv: Conv, isa: Isa, symbol: str) -> Kernel:
         return conv_columns.emit_backward_data(conv, isa, symbol)
     if conv.stride == (1, 1) and winograd.fits(conv.turned()):
         return winograd.Forward(conv.turned(), isa, symbol, None).emit()
+    if conv_pointwise.fits(conv):
+        return conv_pointwise.Forward(conv.turned(), isa, symbol, None).emit()
     if conv.x_strides[1] == 1 and _wide(conv, isa):
         return _residues(conv, isa, symbol)
     weights = Weights.of(conv)
@@ -116,6 +114,8 @@ def emit_backward_weight(conv: Conv, isa: Isa, symbol: str) -> Kernel:
         return BackwardWeight(conv, isa, symbol).emit()
     if conv_columns.fits_weight(conv):
         return conv_columns.emit_backward_weight(conv, isa, symbol)
+    if conv_pointwise.fits(conv):
+        return PointwiseWeightDriver(conv, isa, symbol).emit()
     if conv_direct_weight.fits(conv):
         return conv_direct_weight.BackwardWeight(conv, isa, symbol).emit()
     return WeightDriver(conv, isa, symbol).emit()

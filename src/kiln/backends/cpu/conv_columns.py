@@ -7,7 +7,7 @@ backward-data collects w' @ dy. Weights, which are larger than all of this, are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kiln.backends.cpu import tasks
 from kiln.backends.cpu.conv_shape import (
@@ -98,7 +98,7 @@ def emit_backward_data(conv: Conv, isa: Isa, symbol: str) -> Kernel:
     product.shifts, product.front = (plan.results, plan.copied, plan.columns), plan.front
     return chain(
         emit_copy(weights, conv.dtype, f"{symbol}.weights", plan.copied),
-        plan.join(_pixels(conv), "gradients", ARG_IMAGE, conv.y_strides, plan.columns),
+        plan.join(conv.pixels(), "gradients", ARG_IMAGE, conv.y_strides, plan.columns),
         product.emit(),
         plan.collect(),
     )
@@ -119,17 +119,9 @@ def emit_backward_weight(conv: Conv, isa: Isa, symbol: str) -> Kernel:
     product.shifts, product.front = (0, plan.results, plan.columns), plan.front
     return chain(
         plan.join(conv, "columns", ARG_IMAGE, conv.x_strides, plan.columns),
-        plan.join(_pixels(conv), "gradients", ARG_OTHER, conv.y_strides, plan.results),
+        plan.join(conv.pixels(), "gradients", ARG_OTHER, conv.y_strides, plan.results),
         product.emit(),
     )
-
-
-def _pixels(conv: Conv) -> Conv:
-    """The convolution whose windows are y's single pixels."""
-    return replace(
-        conv, c_in=conv.c_out, image=conv.out, window=(1, 1), stride=(1, 1), dilation=(1, 1),
-        padding=((0, 0), (0, 0)), x_strides=conv.y_strides,
-    )  # fmt: skip
 
 
 class _PackedRows(PanelDriver):

@@ -15,7 +15,15 @@ from kiln.backends.cpu.gemm import Gemm, Operand, PanelDriver, StridedB
 from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.microkernel import ARG_WORKSPACE
 from kiln.backends.cpu.patches import Lanes, Patches
-from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, expand_load, load_vector, store_live
+from kiln.backends.cpu.text import (
+    COMPUTE,
+    ITEMSIZE,
+    Text,
+    load_vector,
+    ramp_mask,
+    store_live,
+    store_vector,
+)
 
 _SCRATCH_BYTES = 256 * 1024
 
@@ -90,51 +98,77 @@ class DataDriver(PanelDriver):
         ):
             plane = b.at("%dx", b.mul(c.index, conv.x_strides[1]), size)
             source = b.at("%columns", b.mul(c.index, conv.taps * self.pitch), size)
-            with b.loop(0, conv.image[1], self.lanes) as x:
-                self._collect(source, plane, x.index)
+            # positions of one residue by the stride lie under the same taps of the window
+            wide = -(-conv.image[1] // conv.stride[1])
+            for top in range(min(conv.stride[0], conv.image[0])):
+                with b.loop(0, wide, self.lanes) as x:
+                    self._collect(source, plane, top, x.index)
 
-    def _collect(self, source: str, plane: str, x: str) -> None:
-        """Write ``lanes`` columns of dx, each pixel once: the sum of what its windows give."""
+    def _taps(self, axis: int, at: int) -> list[tuple[int, int]]:
+        """The window's positions k over image positions of residue ``at``, and how far ahead their output is."""
+        conv = self.conv
+        # input = output * stride + k * dilation - padding
+        shifts = [
+            at + conv.padding[axis][0] - k * conv.dilation[axis] for k in range(conv.window[axis])
+        ]
+        step = conv.stride[axis]
+        return [(k, shift // step) for k, shift in enumerate(shifts) if shift % step == 0]
+
+    def _collect(self, source: str, plane: str, top: int, x: str) -> None:
+        """Write columns of dx in all rows of a residue, each pixel once: the sum of what its windows give.
+
+        There are ``lanes`` columns of each residue, from number ``x`` of it on.
+        """
         b, conv, size, element = self.b, self.conv, self.size, COMPUTE[self.conv.dtype]
-        (kh, kw), vector, bits = conv.window, f"<{self.lanes} x {element}>", f"<{self.lanes} x i1>"
-        step_y, step_x = conv.stride
+        vector, bits = f"<{self.lanes} x {element}>", f"<{self.lanes} x i1>"
+        (tall, wide), (step_y, step_x) = conv.image, conv.stride
         grid = Lanes(b, self.lanes)
-        column = grid.add(grid.splat(x), grid.iota())
-        live = grid.below(column, conv.image[1])
-        masks, starts = [], []
-        for kx in range(kw):
-            # input = output * stride + kx * dilation - padding, solved for output
-            shift = conv.padding[1][0] - kx * conv.dilation[1]
-            place = grid.affine(column, 1, shift)
-            start = b.add(x, shift)
-            mask = grid.both(live, grid.below(place, conv.out[1] * step_x))
-            if step_x > 1:
-                whole = grid.compare("eq", grid.op("urem", place, step_x), grid.constant(0))
-                mask = grid.both(mask, whole)
-                # expanding reads from the first lane that is on
-                start = b.op(f"udiv i64 {b.add(b.most(start, 0), step_x - 1)}, {step_x}")
-            masks.append(mask)
-            starts.append(start)
-        with b.loop(0, conv.image[0]) as y:
-            total = "zeroinitializer"
-            for ky in range(kh):
-                row = b.add(y.index, conv.padding[0][0] - ky * conv.dilation[0])
-                inside = b.op(f"icmp ult i64 {row}, {conv.out[0] * step_y}")
-                if step_y > 1:
-                    whole = b.op(f"icmp eq i64 {b.op(f'urem i64 {row}, {step_y}')}, 0")
-                    inside = b.op(f"and i1 {inside}, {whole}")
-                    row = b.op(f"udiv i64 {row}, {step_y}")
+        number = grid.add(grid.splat(x), grid.iota())
+        residues = []
+        for left in range(min(step_x, wide)):
+            live = grid.below(number, -(-(wide - left) // step_x))
+            taps = [
+                (kx, ahead, grid.both(live, grid.below(grid.affine(number, 1, ahead), conv.out[1])))
+                for kx, ahead in self._taps(1, left)
+            ]
+            residues.append((live, taps))
+        with b.loop(0, -(-(tall - top) // step_y)) as y:
+            totals = ["zeroinitializer"] * len(residues)
+            for ky, below in self._taps(0, top):
+                row = b.add(y.index, below)
+                inside = b.op(f"icmp ult i64 {row}, {conv.out[0]}")
                 # a row outside is not read, so where it would lie doesn't matter
-                line = b.mul(row, conv.out[1])
-                for kx in range(kw):
-                    mask = b.op(f"select i1 {inside}, {bits} {masks[kx]}, {bits} zeroinitializer")
-                    offset = b.add(b.add(line, starts[kx]), (ky * kw + kx) * self.pitch)
-                    place = b.at(source, offset, size)
-                    if step_x > 1:
-                        part = expand_load(b, place, element, self.lanes, mask)
-                    else:
+                line = b.add(b.mul(row, conv.out[1]), x)
+                for left, (_, taps) in enumerate(residues):
+                    for kx, ahead, mask in taps:
+                        mask = b.op(f"select i1 {inside}, {bits} {mask}, {bits} zeroinitializer")
+                        offset = b.add(line, ahead + (ky * conv.window[1] + kx) * self.pitch)
+                        place = b.at(source, offset, size)
                         part = load_vector(b, place, conv.dtype, self.lanes, mask)
-                    total = b.op(f"fadd {vector} {total}, {part}")
-            offset = b.add(b.mul(y.index, conv.x_strides[2]), b.mul(x, conv.x_strides[3]))
+                        totals[left] = b.op(f"fadd {vector} {totals[left]}, {part}")
+            offset = b.mul(b.add(b.mul(y.index, step_y), top), conv.x_strides[2])
+            offset = b.add(offset, b.mul(x, step_x * conv.x_strides[3]))
             where = b.at(plane, offset, size)
-            store_live(b, total, where, conv.dtype, self.lanes, live, conv.x_strides[3])
+            if len(totals) == 2 and conv.x_strides[3] == 1:
+                remaining = b.op(f"sub i64 {wide}, {b.mul(x, 2)}")
+                for part, total in enumerate(interleave(b, totals, element, self.lanes)):
+                    first = part * self.lanes
+                    live = ramp_mask(b, self.lanes, b.add(remaining, -first))
+                    store_vector(b, total, b.at(where, first, size), conv.dtype, self.lanes, live)
+                return
+            for left, (total, (live, _)) in enumerate(zip(totals, residues, strict=True)):
+                place = b.at(where, left * conv.x_strides[3], size)
+                step = step_x * conv.x_strides[3]
+                store_live(b, total, place, conv.dtype, self.lanes, live, step)
+
+
+def interleave(b: Text, pair: list[str], element: str, lanes: int) -> list[str]:
+    """Two vectors' lanes in turn, as two vectors."""
+    vector, kind = f"<{lanes} x {element}>", f"<{lanes} x i32>"
+    found = []
+    for first in (0, lanes // 2):
+        picks = (first + i // 2 + i % 2 * lanes for i in range(lanes))
+        order = "<" + ", ".join(f"i32 {i}" for i in picks) + ">"
+        both = f"{vector} {pair[0]}, {vector} {pair[1]}"
+        found.append(b.op(f"shufflevector {both}, {kind} {order}"))
+    return found

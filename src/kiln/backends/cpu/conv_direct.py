@@ -1,9 +1,10 @@
-"""Direct convolution where y lies channels-last: no matrix of patches is ever made.
+"""Direct convolution with channels in vectors: no matrix of patches is ever made.
 
 Note [Direct convolution]: a register tile is a box of neighbouring output pixels by some vectors of
 output channels. Its K loop runs over (ky, kx, ci): for a row of the window the (kx, ci) lie in one run
 of memory, so a pixel is one pointer with a constant offset. Images with padding, or not channels-last,
-are first copied to padded scratch (``conv_halo``); weights are packed once, by a phase before.
+are first copied to padded scratch (``conv_halo``), and a y that is not channels-last is written from
+scratch; both cost a few percent. Weights are packed once, by a phase before.
 Backward-data is the same on dy with mirrored weights, by residues of the position for strides > 1.
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import gcd, prod
 
 from kiln.backends.cpu import tasks
-from kiln.backends.cpu.conv_halo import Source
+from kiln.backends.cpu.conv_halo import Source, Surface
 from kiln.backends.cpu.conv_shape import ARG_IMAGE, ARG_OUT, Conv, flat_stride
 from kiln.backends.cpu.conv_weights import emit_panels
 from kiln.backends.cpu.gemm import tile_shapes
@@ -25,6 +26,11 @@ from kiln.backends.cpu.text import ITEMSIZE, Text
 _BAND_BYTES = 384 * 1024
 _PANEL_BYTES = 400 * 1024
 _PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
+
+
+def fits(conv: Conv) -> bool:
+    """Whether y is channels-last, or many sums pay for copying both images."""
+    return conv.channels_last or (conv.co >= 16 and conv.ci * conv.taps >= 128)
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,9 @@ def _part(total: int, most: int, exact: bool) -> int:
 
 
 def emit(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None) -> Kernel:
-    """As ``conv.emit_forward``, where y's channels are neighbours."""
-    return _Direct(as_line(conv), isa, symbol, epilogue).emit()
+    """As ``conv.emit_forward``."""
+    line = as_line(conv) if conv.channels_last else conv
+    return _Direct(line, isa, symbol, epilogue).emit()
 
 
 def residues(conv: Conv) -> list[Conv]:
@@ -148,8 +155,21 @@ class _Direct:
         self.whole, self.rest = divmod(conv.co, self.panel)
         self.panels = self.whole + (self.rest > 0)
         self.panel_size = conv.ci * conv.taps * self.panel
+        self.pitch = 0 if conv.channels_last else -(-conv.c_out // self.lanes) * self.lanes
         self._choose_units(exact)
         self.source = Source.of(conv, self.rows, self.lanes)
+        # where tiles write: strides of an image, a row and a pixel
+        n, _, *self.steps = conv.y_strides
+        self.surface = None
+        if not conv.channels_last:
+            n, *self.steps = (
+                self.pitch * step for step in (self.rows * conv.out[1], conv.out[1], 1)
+            )
+            self.surface = Surface(
+                conv.dtype, conv.c_out, conv.out, conv.y_strides, conv.out[1], self.pitch, epilogue
+            )
+            self.epilogue = None
+        self.steps = (n, *self.steps)
         self._layout()
 
     def _choose_units(self, exact: bool) -> None:
@@ -157,10 +177,11 @@ class _Direct:
         conv, box = self.conv, self.box
         wanted = tasks.task_count(conv.flops)
         line = (conv.out[1] * conv.stride[1] + conv.window[1]) * conv.c_in * self.size
-        image = conv.out[0] * conv.stride[0] * line
+        line = line * conv.stride[0] + conv.out[1] * self.pitch * self.size
+        image = conv.out[0] * line
         rows, images = conv.out[0], box.images
         if image > _BAND_BYTES or conv.n < wanted:
-            fit = max(1, _BAND_BYTES // (line * conv.stride[0]))
+            fit = max(1, _BAND_BYTES // line)
             share = max(1, conv.n * conv.out[0] // wanted)
             groups = max(1, min(fit, share) // box.rows)
             rows = box.rows * _part(max(1, conv.out[0] // box.rows), groups, exact)
@@ -173,10 +194,14 @@ class _Direct:
 
     def _layout(self) -> None:
         conv = self.conv
-        self.grid = tasks.Grid.choose(conv.flops, prod(self.units), 1, self.panels, 1, 2)
+        # where y is written from scratch, a task has whole pixels
+        most = 1 if self.surface else self.panels
+        self.grid = tasks.Grid.choose(conv.flops, prod(self.units), 1, self.panels, 1, 2, most)
         weights = conv.groups * self.panels * self.panel_size * self.size
         self.front = -(-weights // 64) * 64
-        self.task_bytes = self.source.bytes_for(self.images)
+        self.lines_at = self.source.bytes_for(self.images)
+        lines = self.images * self.steps[0] * self.size if self.surface else 0
+        self.task_bytes = self.lines_at + -(-lines // 64) * 64
 
     def emit(self) -> Kernel:
         """The weights' packing, then the tiles."""
@@ -187,6 +212,8 @@ class _Direct:
             self._body(name)
         if self.source.halo:
             self.source.halo.emit(b, f"{name}.halo", self.isa)
+        if self.surface:
+            self.surface.emit(b, f"{name}.surface", self.isa)
         for (cols, tail), tile_name in self.names.items():
             self._emit_tile(tile_name, cols, tail)
         ntasks = self.grid.ntasks
@@ -199,7 +226,7 @@ class _Direct:
             (j, y, x) for j in range(box.images) for y in range(box.rows) for x in range(cols)
         ]
         (sy, sx), (dy, dx) = conv.stride, conv.dilation
-        n, _, h, w = conv.y_strides
+        n, h, w = self.steps
         kh = conv.window[0] // self.k_parts
         dense = dx == 1 and self.source.col == conv.ci
         runs = (
@@ -237,14 +264,26 @@ class _Direct:
             source = self.source.emit(
                 b, f"{name}.halo", x, scratch, conv, first, str(self.images), above
             )
-            offset = b.add(b.mul(first, conv.y_strides[0]), b.mul(row, conv.y_strides[2]))
-            target = b.at(y, offset, size)
+            if self.surface:
+                target = b.at(scratch, self.lines_at)
+            else:
+                n, h, _ = self.steps
+                target = b.at(y, b.add(b.mul(first, n), b.mul(row, h)), size)
             with b.loop(0, conv.groups) as group:
                 a = b.at(source, b.mul(group.index, conv.ci), size)
                 c = b.at(target, b.mul(group.index, conv.co), size)
                 columns = b.at(w, b.mul(group.index, self.panels * self.panel_size), size)
                 col = b.mul(group.index, conv.co)
                 self._panels(a, columns, c, share.cols, (first, row, col))
+            if self.surface:
+                with b.loop(0, self.images) as j:
+                    number = b.add(first, j.index)
+                    lines = b.at(target, b.mul(j.index, self.steps[0]), size)
+                    image = b.at(y, b.mul(number, conv.y_strides[0]), size)
+                    b.emit(
+                        f"call void @{name}.surface(ptr {lines}, ptr {image}, i64 {number}, "
+                        f"i64 {row}, i64 {self.rows}, ptr %args)"
+                    )
 
     def _panels(
         self, a: str, w: str, c: str, panels: tuple[str, str], at: tuple[str, str, str]
@@ -301,7 +340,7 @@ class _Direct:
         sy, sx = conv.stride
         source = b.add(b.mul(image, self.source.image), b.mul(line, sy * self.source.row))
         source = b.at(a, b.add(source, b.mul(x, sx * self.source.col)), size)
-        n, _, h, across = conv.y_strides
+        n, h, across = self.steps
         target = b.add(b.mul(image, n), b.add(b.mul(line, h), b.mul(x, across)))
         target = b.at(c, target, size)
         number = b.add(b.mul(b.add(row, line), conv.out[1]), x)

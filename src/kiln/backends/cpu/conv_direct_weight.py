@@ -1,13 +1,14 @@
-"""Backward-weight where x and dy lie channels-last, see Note [Direct convolution] in ``conv_direct``.
+"""Backward-weight with channels in vectors, see Note [Direct convolution] in ``conv_direct``.
 
 For each row ky of the window, dw[(kx, ci), co] is a product over pixels of x's run of (kx, ci) and dy's
-channels, both read as they lie (x from a padded copy where it has padding). Sums stay in registers over
+channels, both read as they lie, or from copies that are channels-last and padded. Sums stay in registers over
 a unit of images or rows. Tasks own chunks of units and panels of channels and leave partial sums; a
 second phase adds these up in a fixed order and lays them out as w.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from kiln.backends.cpu import tasks
@@ -22,26 +23,32 @@ from kiln.backends.cpu.microkernel import ARG_WORKSPACE, Tile, emit_tile
 from kiln.backends.cpu.text import ITEMSIZE, Text
 
 _PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
-_DEPTH = 512
-_PARTIAL_BYTES = 6 << 20
+_DEPTH = 256
+_PARTIAL_BYTES = 10 << 20
+_TASKS = 8
 
 
 def fits(conv: Conv) -> bool:
-    """Whether dy's channels are neighbours and its rows follow each other, and x is channels-last."""
+    """Whether dy's rows follow each other, and images that are not channels-last are worth copying."""
     dense = flat_stride(conv.out, conv.y_strides[2:]) is not None
-    return conv.channels_last and dense and (conv.x_strides[1] == 1 or conv.c_in == 1)
+    last = conv.channels_last and (conv.x_strides[1] == 1 or conv.c_in == 1)
+    return dense and (last or conv.co >= 16)
 
 
 class BackwardWeight:
     """Writes the kernel of one convolution's weight gradient."""
 
     def __init__(self, conv: Conv, isa: Isa, symbol: str) -> None:
-        self.conv = conv = as_line(conv)
+        self.conv = conv = as_line(conv) if conv.channels_last else conv
         self.isa, self.symbol = isa, symbol
         self.size = ITEMSIZE[conv.dtype]
         self.lanes = isa.lanes(self.size)
         self._choose_units()
         self.source = Source.of(conv, self.rows, self.lanes)
+        self.pixels = conv.pixels()
+        self.grads = Source.of(self.pixels, self.rows, self.lanes)
+        if self.grads.halo:  # images follow each other without the room behind
+            self.grads = replace(self.grads, image=self.rows * self.grads.row)
         dense = conv.dilation[1] == 1 and self.source.col == conv.ci
         # rows of one product, and how many products there are for a row of the window
         self.m, self.runs = (conv.window[1] * conv.ci, 1) if dense else (conv.ci, conv.window[1])
@@ -51,17 +58,24 @@ class BackwardWeight:
         self.panels = self.whole + (self.rest > 0)
         self.partial = conv.c_out * conv.ci * conv.taps
         chunks = min(prod(self.units), max(1, _PARTIAL_BYTES // (self.partial * self.size)))
-        self.grid = tasks.Grid.choose(conv.flops, chunks, 1, self.panels)
+        # each cut of the columns copies the images again
+        most = -(-_TASKS // chunks)
+        self.grid = tasks.Grid.choose(conv.flops, chunks, 1, self.panels, most_cols=most)
         self.front = -(-self.grid.batch * self.partial * self.size // 64) * 64
-        self.task_bytes = self.source.bytes_for(1)
+        self.grads_at = self.source.bytes_for(self.images)
+        self.task_bytes = self.grads_at + self.grads.bytes_for(self.images)
 
     def _choose_units(self) -> None:
-        """One image or equal parts of one image's rows, about ``_DEPTH`` pixels."""
+        """Some images or equal parts of one image's rows, about ``_DEPTH`` pixels."""
         conv = self.conv
         high, wide = conv.out
         fit = max(1, _DEPTH // wide)
         self.rows = max(r for r in range(1, high + 1) if high % r == 0 and r <= fit)
-        self.units = conv.n, high // self.rows
+        n, _, _, step = conv.y_strides
+        apart = conv.channels_last and n != high * wide * step
+        most = 1 if apart or self.rows < high else min(fit // high, conv.n // 4)
+        self.images = max(i for i in range(1, max(1, most) + 1) if conv.n % i == 0)
+        self.units = conv.n // self.images, high // self.rows
 
     def emit(self) -> Kernel:
         """Both phases."""
@@ -72,6 +86,8 @@ class BackwardWeight:
             self._body(name)
         if self.source.halo:
             self.source.halo.emit(b, f"{name}.halo", self.isa)
+        if self.grads.halo:
+            self.grads.halo.emit(b, f"{name}.grads", self.isa)
         for (high, tail), tile_name in self.names.items():
             self._emit_tile(tile_name, high, tail)
         ntasks = self.grid.ntasks
@@ -81,13 +97,14 @@ class BackwardWeight:
     def _emit_tile(self, name: str, high: bool, tail: bool) -> None:
         conv = self.conv
         live = self.rest if tail else self.panel
-        step = flat_stride(conv.out, conv.y_strides[2:]) or 1
+        step = self.grads.col
         low = self.m // -(-self.m // self.mr)
         tile = Tile(
             isa=self.isa, mr=low + high, nv=-(-live // self.lanes), tail=live % self.lanes,
             compute=conv.dtype, a_row=1, a_k=conv.stride[1] * self.source.col, b_mode="raw",
             b_k=step, panel=self.panel, c_dtype=conv.dtype, c_row=conv.co, c_col=1, split_k=True,
-            epilogue=None, runs=((self.rows, conv.stride[0] * self.source.row),),
+            epilogue=None,
+            runs=((self.images, self.source.image), (self.rows, conv.stride[0] * self.source.row)),
         )  # fmt: skip
         emit_tile(self.b, tile, name)
 
@@ -100,12 +117,21 @@ class BackwardWeight:
         chunk = b.op(f"udiv i64 %task, {self.grid.cols}")
         sums = b.at(sums, b.mul(chunk, self.partial), size)
         with b.loop(*share.batch) as unit:
-            image = b.op(f"udiv i64 {unit.index}, {self.units[1]}")
+            image = b.mul(b.op(f"udiv i64 {unit.index}, {self.units[1]}"), self.images)
             row = b.mul(b.op(f"urem i64 {unit.index}, {self.units[1]}"), self.rows)
             above = b.mul(row, conv.stride[0])
-            pixels = source.emit(b, f"{name}.halo", x, scratch, conv, image, "1", above)
-            offset = b.add(b.mul(image, conv.y_strides[0]), b.mul(row, conv.y_strides[2]))
-            grads = b.at(dy, offset, size)
+            images = str(self.images)
+            pixels = source.emit(b, f"{name}.halo", x, scratch, conv, image, images, above)
+            grads = self.grads.emit(
+                b,
+                f"{name}.grads",
+                dy,
+                b.at(scratch, self.grads_at),
+                self.pixels,
+                image,
+                images,
+                row,
+            )
             later = b.op(f"icmp ne i64 {unit.index}, {share.batch[0]}")
             with (
                 b.loop(0, conv.groups) as group,

@@ -93,17 +93,15 @@ class Halo:
     def _line(self, b: Text, source: str, target: str, live: int, lanes: int) -> None:
         """Copy ``live`` pixels."""
         channel, _, col = self.strides
-        if channel == 1 or self.channels == 1:
-            if col == self.channels == self.pitch:
-                self._run(b, source, target, live * self.channels, lanes)
-            elif channel == 1:
-                with b.loop(0, live) as x:
-                    place = b.at(source, b.mul(x.index, col), ITEMSIZE[self.dtype])
-                    where = b.at(target, b.mul(x.index, self.pitch), ITEMSIZE[self.dtype])
-                    self._run(b, place, where, self.channels, lanes)
-            else:
-                self._scattered(b, source, target, live, lanes)
-        elif self.pitch == self.channels and self.channels < lanes:
+        together = channel == 1 or self.channels == 1
+        if together and col == self.channels == self.pitch:
+            self._run(b, source, target, live * self.channels, lanes)
+        elif channel == 1:
+            with b.loop(0, live) as x:
+                place = b.at(source, b.mul(x.index, col), ITEMSIZE[self.dtype])
+                where = b.at(target, b.mul(x.index, self.pitch), ITEMSIZE[self.dtype])
+                self._run(b, place, where, self.channels, lanes)
+        elif self.channels == 1 or (self.pitch == self.channels and self.channels < lanes):
             self._scattered(b, source, target, live, lanes)
         else:
             self._transposed(b, source, target, live, lanes)
@@ -163,6 +161,8 @@ class Halo:
         vectors = []
         for c in range(lanes):
             place = b.at(source, c * self.strides[0], size)
+            if c < channels:  # too many channels for the machine to foresee where each goes on
+                b.prefetch(b.at(place, self.strides[1], size), near=False)
             if c >= channels:
                 vectors.append("zeroinitializer")
             elif self.strides[2] == 1:
@@ -270,7 +270,7 @@ class Surface:
             if self.epilogue is not None:
                 scratch = b.op(f"alloca [{lanes} x <{lanes} x {COMPUTE[self.dtype]}>], align 64")
             for first, stop, channels in _blocks(self.channels, lanes):
-                with b.loop(0, "%rows") as r, b.loop(first, stop, lanes) as c:
+                with b.loop(first, stop, lanes) as c, b.loop(0, "%rows") as r:
                     row = b.add("%first", r.index)
                     line = b.at("%band", b.mul(r.index, self.cols * self.pitch), item)
                     for left, right, pixels in _blocks(self.size[1], lanes):
@@ -307,7 +307,9 @@ class Surface:
         turned = transpose(b, vectors, element)[:channels]
         if self.epilogue is None:
             for i, value in enumerate(turned):
-                self._store(b, value, b.at(where, i * channel, item), mask, lanes)
+                place = b.at(where, i * channel, item)
+                b.prefetch(b.at(place, line, item), write=True, near=False)
+                self._store(b, value, place, mask, lanes)
             return
         # a loop, as an epilogue may be long
         room = lanes * item

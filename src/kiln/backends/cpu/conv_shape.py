@@ -89,6 +89,13 @@ class Conv:
             padding=((top, bottom), (left, right)), w_group=self.group_stride,
         )  # fmt: skip
 
+    def pixels(self) -> Conv:
+        """The convolution whose windows are y's single pixels."""
+        return replace(
+            self, c_in=self.c_out, image=self.out, window=(1, 1), stride=(1, 1), dilation=(1, 1),
+            padding=((0, 0), (0, 0)), x_strides=self.y_strides,
+        )  # fmt: skip
+
     def patches(self) -> Patches:
         """The operand that reads x."""
         return Patches(
@@ -145,6 +152,6 @@ class Weights:
         axes = ((conv.ci, ci), (conv.window[0], ky), (conv.window[1], kx))
         step = merge(axes)
         if step is not None:
-            return Weights((co, step), conv.co * co)
+            return Weights((co, step), conv.group_stride)
         k = conv.ci * conv.taps
         return Weights((k, 1), conv.co * k, ((conv.c_out, co), *axes))

@@ -32,9 +32,15 @@ class _Dy(StridedB):
 
 
 class WeightDriver(PanelDriver):
-    """The first phase; ``emit`` chains the second."""
+    """The first phase; ``emit`` chains the second. ``slots`` are those of x and dy."""
 
-    def __init__(self, conv: Conv, isa: Isa, symbol: str) -> None:
+    def __init__(
+        self,
+        conv: Conv,
+        isa: Isa,
+        symbol: str,
+        slots: tuple[int, int] = (ARG_IMAGE, ARG_OTHER),
+    ) -> None:
         self.conv, self.pixels = conv, conv.out[0] * conv.out[1]
         fit = max(1, _ROWS // conv.taps)
         self.channels = max(c for c in range(1, conv.ci + 1) if conv.ci % c == 0 and c <= fit)
@@ -50,7 +56,7 @@ class WeightDriver(PanelDriver):
             (conv.ci * conv.taps * conv.co, rows * conv.co),
         )  # fmt: skip
         operand = _Dy(conv.dtype, (step, conv.y_strides[1]))
-        super().__init__(gemm, isa, symbol, operand, (ARG_WORKSPACE, ARG_IMAGE, ARG_OTHER))
+        super().__init__(gemm, isa, symbol, operand, (ARG_WORKSPACE, *slots))
 
     def _block_k(self) -> None:
         """Several small images, or a part of one large image, make one block of K."""
@@ -162,7 +168,7 @@ class WeightDriver(PanelDriver):
     def _emit_sum(self, name: str, rows: int, ntasks: int) -> str:
         """dw[co, ci, ky, kx] = the sum of all chunks' partial[(ci, ky, kx), co]."""
         b, conv, size = Text(), self.conv, ITEMSIZE[self.conv.dtype]
-        co, ci, ky, kx = conv.w_strides
+        _, ci, ky, kx = conv.w_strides
         with b.function(name, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
             dw, partial = b.argument("%args", ARG_OUT), b.argument("%args", ARG_WORKSPACE)
             share = tasks.Grid(1, ntasks, 1).ranges(b, 1, rows, 1)
@@ -171,14 +177,40 @@ class WeightDriver(PanelDriver):
                 channel = b.op(f"udiv i64 {row.index}, {conv.taps}")
                 group = b.op(f"udiv i64 {channel}, {conv.ci}")
                 offset = b.mul(b.op(f"urem i64 {channel}, {conv.ci}"), ci)
-                offset = b.add(offset, b.mul(group, conv.co * co))
+                offset = b.add(offset, b.mul(group, conv.group_stride))
                 offset = b.add(offset, b.mul(b.op(f"udiv i64 {tap}, {conv.window[1]}"), ky))
                 offset = b.add(offset, b.mul(b.op(f"urem i64 {tap}, {conv.window[1]}"), kx))
                 target = b.at(dw, offset, size)
                 source = b.at(partial, b.mul(row.index, conv.co), size)
-
                 add_chunks(b, conv, self.lanes, source, target, self.grid.cols, self.partial)
         return b.module()
+
+
+class PointwiseWeightDriver(WeightDriver):
+    """For 1x1 windows (``conv_pointwise.fits``): rows are the image of more channels, read in place."""
+
+    def __init__(self, conv: Conv, isa: Isa, symbol: str) -> None:
+        if conv.co > conv.ci:
+            super().__init__(conv.turned(), isa, symbol, (ARG_OTHER, ARG_IMAGE))
+        else:
+            super().__init__(conv, isa, symbol)
+
+    def _block_k(self) -> None:
+        super()._block_k()
+        self.pack_a, self.images, self.part = False, 1, min(self.pixels, _DEPTH)
+        self.kc = self.part
+
+    def _layout_workspace(self) -> None:
+        super()._layout_workspace()
+        self.a_row = self.conv.x_strides[1]
+        self.task_bytes = -(-self.a_offset // 64) * 64
+
+    def _pack_a(self) -> None:
+        b = self.b
+        self.a = b.at(self.x, b.mul(self.image, self.conv.x_strides[0]), self.size)
+
+    def _define_parts(self) -> None:
+        PanelDriver._define_parts(self)
 
 
 def add_chunks(

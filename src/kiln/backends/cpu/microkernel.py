@@ -86,6 +86,8 @@ class Tile:
     Rows of A and C are ``a_row`` and ``c_row`` apart, or lie at these offsets where they are tuples;
     then ``places`` holds what each adds to the epilogue's (row, batch). ``runs`` are (count, stride in
     A) of loops round that over K, outermost first; B goes on from one run to the next.
+    With ``ahead`` the function has one more pointer, from where a line is fetched at each step of K, so
+    many bytes apart.
     """
 
     isa: Isa
@@ -107,6 +109,7 @@ class Tile:
     runs: tuple[tuple[int, int], ...] = ()
     places: tuple[tuple[int, int], ...] = ()
     far: bool = False  # A lies column by column: rows further down are fetched ahead
+    ahead: int = 0
 
     @property
     def lanes(self) -> int:
@@ -135,7 +138,8 @@ def emit_tile(b: Text, tile: Tile, name: str) -> None:
         name,
         [("ptr noalias readonly", "a"), ("ptr noalias readonly", "b"), ("ptr noalias", "panel"),
          ("ptr noalias", "c"), ("i64", "kc"), ("i1", "accumulate"), ("i1", "last"),
-         ("i64", "row"), ("i64", "col"), ("i64", "batch"), ("ptr", "args")],
+         ("i64", "row"), ("i64", "col"), ("i64", "batch"), ("ptr", "args"),
+         *([("ptr", "ahead")] if tile.ahead else [])],
         internal=True,
     ):  # fmt: skip
         scratch = None
@@ -150,7 +154,9 @@ def emit_tile(b: Text, tile: Tile, name: str) -> None:
                 load_vector(b, b.at("%b", v * lanes * size), "i32", lanes) for v in range(tile.nv)
             ]
             acc, start = first * tile.mr, b.at("%b", tile.panel * size)
-        acc, _ = _runs(b, tile, tile.runs, acc, ["%a", start, "%panel"])
+        acc, _ = _runs(
+            b, tile, tile.runs, acc, ["%a", start, "%panel"] + ["%ahead"] * bool(tile.ahead)
+        )
         if tile.split_k:
             acc = _add_c(b, tile, acc)
         if tile.epilogue is None:
@@ -176,8 +182,7 @@ def _prefetch(b: Text, tile: Tile, epilogue: Reader) -> None:
         row, batch = b.add("%row", more_rows), b.add("%batch", more_batches)
         for v in range(tile.nv):
             for line in epilogue.lines(b, row, b.add("%col", v * tile.lanes), batch):
-                hints = [("i32", str(h)) for h in (0, 3, 1)]  # to read, keep near, data
-                b.call("llvm.prefetch.p0", "void", ("ptr", line), *hints)
+                b.prefetch(line)
 
 
 def _tail(tile: Tile, v: int) -> str | None:
@@ -232,7 +237,7 @@ def _k_loop(
     carried = [(vector, a) for a in acc] + [("ptr", p) for p in pointers]
     with b.loop(start, stop, unroll, carried) as loop:
         acc = loop.carried[: len(acc)]
-        pa, pb, pp = loop.carried[len(acc) :]
+        pa, pb, pp, *pn = loop.carried[len(acc) :]
         for _ in range(unroll):
             columns = []
             for v in range(tile.nv):
@@ -248,6 +253,9 @@ def _k_loop(
                 pp = b.at(pp, tile.panel * size)
             if tile.far:
                 b.prefetch(b.at(pa, _LINE))
+            if pn:
+                b.prefetch(pn[0], near=False)
+                pn = [b.at(pn[0], tile.ahead)]
             acc = list(acc)
             for i in range(tile.mr):
                 source = b.at(pa, _offset(tile.a_row, i) * size)
@@ -261,7 +269,7 @@ def _k_loop(
                         acc[n] = fma(b, wide, columns[v], acc[n], element, lanes, tile.isa.has_fma)
             pa = b.at(pa, tile.a_k * size)
             pb = b.at(pb, b_step * size)
-        loop.next = [*acc, pa, pb, pp]
+        loop.next = [*acc, pa, pb, pp, *pn]
     return loop.final[: len(acc)], loop.final[len(acc) :]
 
 

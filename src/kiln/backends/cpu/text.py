@@ -145,9 +145,10 @@ class Text:
         unit = {1: "i8", 2: "i16", 4: "i32", 8: "i64"}[itemsize]
         return self.op(f"getelementptr {unit}, ptr {pointer}, i64 {offset}")
 
-    def prefetch(self, pointer: str) -> None:
-        """Have a cache line brought near; the address may be any, even one outside all buffers."""
-        hints = [("i32", n) for n in ("0", "3", "1")]  # for reading, into the nearest cache, data
+    def prefetch(self, pointer: str, write: bool = False, near: bool = True) -> None:
+        """Have a cache line brought to L1, or L2 unless ``near``; the address may lie outside all buffers."""
+        level = 3 if near else 2
+        hints = [("i32", str(n)) for n in (int(write), level, 1)]
         self.call("llvm.prefetch.p0", "void", ("ptr", pointer), *hints)
 
     def argument(self, args: str, index: int) -> str:
@@ -223,13 +224,6 @@ def masked_load(b: Text, pointer: str, element: str, lanes: int, mask: str, othe
     return b.ir.masked_load(
         vector, ir.Val(pointer, "ptr"), ir.Val(mask, bits), _bytes(element), fill
     ).ref
-
-
-def expand_load(b: Text, pointer: str, element: str, lanes: int, mask: str) -> str:
-    """Load neighbouring elements into the lanes that are on, in order; the rest are zero."""
-    vector, bits = f"<{lanes} x {element}>", f"<{lanes} x i1>"
-    name = f"llvm.masked.expandload.v{lanes}{_suffix(element)}"
-    return b.call(name, vector, ("ptr", pointer), (bits, mask), (vector, "zeroinitializer"))
 
 
 def load_scalar(b: Text, pointer: str, dtype: str) -> str:
