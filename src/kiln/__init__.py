@@ -49,7 +49,7 @@ from .shape import Size, broadcast_shapes
 from .tensor import Tensor
 
 if TYPE_CHECKING:
-    from . import autograd, data, fft, io, linalg, nn, optim, random, special, train  # noqa: F401
+    from . import autograd, cpu, data, fft, io, linalg, nn, optim, random, special, train  # noqa: F401
     from .compile import compile  # noqa: F401
     from .compile.control import cond, scan, while_loop  # noqa: F401
 
@@ -69,7 +69,7 @@ contiguous_format, preserve_format, channels_last = (
 
 # Modules and functions that are imported when first used, so that `import kiln` stays quick.
 _LAZY_MODULES = {
-    "autograd", "backends", "board", "cli", "compat", "config", "data", "datasets", "fft", "graph", "io",
+    "autograd", "backends", "board", "cli", "compat", "config", "cpu", "data", "datasets", "fft", "graph", "io",
     "linalg", "metrics", "nn", "optim", "random", "runtime", "special", "train",
 }  # fmt: skip
 _LAZY_NAMES = {

@@ -18,6 +18,7 @@ from . import backends as backends
 from . import board as board
 from . import cli as cli
 from . import config as config
+from . import cpu as cpu
 from . import data as data
 from . import datasets as datasets
 from . import fft as fft

@@ -241,7 +241,10 @@ def _accumulate(leaf: Tensor, g: Tensor, owned: bool, create_graph: bool) -> Non
         if not create_graph:
             a = g._a
             if not CAPTURING and not (
-                owned and a.base is None and a.flags.c_contiguous and a.flags.writeable
+                owned
+                and not isinstance(a.base, np.ndarray)
+                and a.flags.c_contiguous
+                and a.flags.writeable
             ):
                 a = a.copy()
             g = wrap(a)

@@ -13,6 +13,7 @@ from ..backends.base import too_large
 from ..errors import KilnError, describe
 from ..ops.dispatch import bump
 from ..ops.registry import REGISTRY
+from ..runtime.blocks import allocator
 from ..tensor import Tensor, wrap
 from .inputs import Input
 from .pytree import count, unflatten
@@ -31,8 +32,7 @@ def replay(plan: Plan) -> Callable[[tuple[Any, ...]], Any]:
     """
     program, graph = plan.program, plan.graph
     s = Source(
-        ProgramNode=ProgramNode, SpentNode=SpentNode, alias=_alias, bump=bump, copyto=np.copyto, empty=np.empty,
-        lock=program.lock, mode=mode, rebase=rebase, unflatten=unflatten, whole=_whole, wrap=wrap,
+        ProgramNode=ProgramNode, SpentNode=SpentNode, alias=_alias, bump=bump, copyto=np.copyto, lock=program.lock, mode=mode, rebase=rebase, unflatten=unflatten, whole=_whole, wrap=wrap,
     )  # fmt: skip
     if plan.n_leaves:
         s.line("".join(f"x{n}, " for n in range(plan.n_leaves)) + "= leaves")
@@ -49,7 +49,8 @@ def replay(plan: Plan) -> Callable[[tuple[Any, ...]], Any]:
         s.line("try:")
         for k in plan.visible:
             o = graph.outputs[k]
-            s.line(f"o{k} = empty({tuple(o.shape)}, {s.constant(o.dtype.np)})", 2)
+            empty = s.constant(allocator(o.numel() * o.dtype.itemsize))
+            s.line(f"o{k} = {empty}({tuple(o.shape)}, {s.constant(o.dtype.np)})", 2)
         s.line("except MemoryError:")
         s.line("raise too_large() from None", 2)
     s.line("with lock:")

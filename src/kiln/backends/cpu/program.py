@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from ...errors import KilnError, KilnIndexError
 from ...graph.node import Graph
 from ...ops.registry import REGISTRY
 from ...runtime import arena, threads
+from ...runtime.blocks import allocator, blocks
 from ...runtime.calls import Call
 from ..base import too_large
 from . import cache, jit, recipe
@@ -55,7 +57,7 @@ class CpuProgram:
     def __init__(self, recipe: Recipe, name: str):
         self.recipe, self.name = recipe, name
         try:
-            self.buffer = np.zeros(recipe.arena_bytes + arena.ALIGN, np.uint8)
+            self.buffer = blocks.make(lambda: np.zeros(recipe.arena_bytes + arena.ALIGN, np.uint8))
         except MemoryError:
             raise too_large(f"what {name} holds between its kernels", recipe.arena_bytes) from None
         start = self.buffer.ctypes.data
@@ -86,6 +88,10 @@ class CpuProgram:
         self.parallel = any(k.ntasks > 1 for k in recipe.kernels)
         jumps = any(k.ntasks < 0 for k in recipe.kernels)
         brief = not (self.parallel or jumps) and sum(k.touched for k in recipe.kernels) < _BRIEF
+        self.results = [
+            (allocator(math.prod(shape) * d.itemsize), shape, d.np)
+            for _, shape, d in recipe.outputs
+        ]
         self.hold = brief and len(recipe.kernels) < 100
         self.bound: list[Any] = [None] * recipe.n_inputs
         self.lock = threading.Lock()
@@ -111,7 +117,11 @@ class CpuProgram:
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Execute once; safe to call from several threads, one of which runs at a time."""
-        outputs = [np.empty(shape, d.np) for _, shape, d in self.recipe.outputs]
+        try:
+            outputs = [make(shape, d) for make, shape, d in self.results]
+        except MemoryError:
+            size = sum(math.prod(shape) * d.itemsize for _, shape, d in self.results)
+            raise too_large(f"results of {self.name}", size) from None
         whole = [np.asarray(a, order="C") for a in inputs]
         with self.lock:
             self._all(*whole, *outputs)
