@@ -107,8 +107,8 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path, monkeypatch):
 def test_a_kernel_that_llvm_rejects_is_told(monkeypatch):
     real = loops.emit
 
-    def broken(nest, isa):
-        kernel = real(nest, isa)
+    def broken(nest, isa, **more):
+        kernel = real(nest, isa, **more)
         return type(kernel)("define void @broken( {", "broken_kernel")
 
     monkeypatch.setattr(loops, "emit", broken)

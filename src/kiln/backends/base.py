@@ -34,7 +34,8 @@ class Program(Protocol):
 
     def caller(self, varying: Sequence[int]) -> Callable[..., None]:
         """The program as a function of C-contiguous arrays: those of the inputs `varying`, in that order,
-        and of all outputs that are not updates, which it fills. The other inputs must be bound."""
+        and of all outputs that are not updates, which it fills: from `runtime.blocks.allocator`. The other
+        inputs must be bound."""
         ...
 
 

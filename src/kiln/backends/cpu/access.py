@@ -17,10 +17,17 @@ class Access:
     """Resolves leaves and stores at the current point: ``index`` of open dims, ``lanes``, ``mask``."""
 
     def __init__(
-        self, b: Builder, isa: Isa, nest: LoopNest, first_scratch: int, offsets: tuple[int, ...]
+        self,
+        b: Builder,
+        isa: Isa,
+        nest: LoopNest,
+        first_scratch: int,
+        offsets: tuple[int, ...],
+        streamed: frozenset[int] = frozenset(),
     ) -> None:
         self.b, self.isa, self.nest = b, isa, nest
         self.first_scratch, self.offsets = first_scratch, offsets
+        self.streamed, self.streams = streamed, False  # whether there are stores past the cache
         self.native_masks = isa.name == "avx512"
         self.lanes = 1
         self.mask: Val | None = None
@@ -296,6 +303,9 @@ class Access:
         if stride == 1:
             if mask:
                 b.masked_store(value, address, mask, size)
+            elif self.past_cache(t, size):
+                b.store(value, address, min(lanes * size, self.isa.vector_bytes), past_cache=True)
+                self.streams = True
             else:
                 b.store(value, address, size)
         elif mask:
@@ -303,6 +313,22 @@ class Access:
         else:
             for k in range(lanes):
                 b.store(b.extract(value, k), b.gep(address, elem, b.i64(k * stride)), size)
+
+    def past_cache(self, t: Store, size: int) -> bool:
+        """Whether a vector goes to memory directly: where that is asked for, and each one is aligned."""
+        unit = min(self.lanes * size, self.isa.vector_bytes)
+        steps = [s for d, s in enumerate(t.at.strides) if d != self.dim]
+        return (
+            t.buffer in self.streamed
+            and unit >= 16
+            and all(n * size % unit == 0 for n in (t.at.offset, self.step, *steps))
+        )
+
+    def finish(self) -> None:
+        """Have stores past the cache be seen before anything that follows the task."""
+        if self.streams and self.isa.name != "neon":
+            self.b.module.declare("llvm.x86.sse.sfence", "void", [])
+            self.b.line("call void @llvm.x86.sse.sfence()")
 
 
 def _scalars(nest: LoopNest) -> list[Expr]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from functools import lru_cache
+from collections.abc import Collection
 from math import prod
 
 from ...compile import loopnest as ln
@@ -19,6 +20,8 @@ from .lower import Launch
 
 _TINY = 1024
 _TRIES = 4
+STREAM_BYTES = 16 << 20
+"""From this size on, a result that nothing in the program reads is written past the cache."""
 
 
 def fuse(launches: list[Launch]) -> list[Launch]:
@@ -204,13 +207,21 @@ def _trimmed(x: Launch, wanted: set[Node]) -> Launch | None:
     return Launch([*keys, WORKSPACE], writes, nest=nest)
 
 
-def emit(launches: list[Launch], isa: Isa) -> None:
-    """Give every nest's launch its kernel; equal nests share one."""
-    known: dict[ln.LoopNest, Kernel] = {}
+def emit(launches: list[Launch], isa: Isa, results: Collection[Node] = ()) -> None:
+    """Give every nest's launch its kernel; equal nests share one.
+
+    `results` are nodes that become arrays of their own, in blocks (`runtime.blocks`).
+    """
+    known: dict[tuple[ln.LoopNest, frozenset[int]], Kernel] = {}
+    unread = set(results).difference(*(x.reads for x in launches))
+    large = {n for n in unread if n.numel() * n.dtype.itemsize >= STREAM_BYTES}
     for x in launches:
         if x.nest is None:
             continue
         if config.debug >= 3:
             print(f"[kiln] region of {', '.join(map(repr, x.writes))}\n{x.nest}", file=sys.stderr)
-        x.kernel = known.get(x.nest) or loops.emit(x.nest, isa)
-        known[x.nest] = x.kernel
+        read = {buffer for kind, buffer, _ in x.nest.accesses() if kind != "store"}
+        streamed = frozenset(k for k, n in enumerate(x.arguments) if n in large) - read
+        key = x.nest, streamed
+        x.kernel = known.get(key) or loops.emit(x.nest, isa, streamed=streamed)
+        known[key] = x.kernel

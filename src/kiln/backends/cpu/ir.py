@@ -71,6 +71,7 @@ class Module:
         self._globals: dict[str, str] = {}
         self._functions: list[Builder] = []
         self._helpers: set[str] = set()
+        self._metadata: dict[str, str] = {}
 
     def function(
         self,
@@ -104,12 +105,17 @@ class Module:
         )
         return Val(f"@{name}", "ptr")
 
+    def metadata(self, node: str) -> str:
+        """The name of a metadata node."""
+        return self._metadata.setdefault(node, f"!{len(self._metadata)}")
+
     def text(self) -> str:
         """The whole module."""
         parts = [
             *self._globals.values(),
             *(f.text() for f in self._functions),
             *self._declares.values(),
+            *(f"{name} = !{node}" for node, name in self._metadata.items()),
         ]
         return "\n".join(parts) + "\n"
 
@@ -336,9 +342,10 @@ class Builder:
         """Load; ``align`` is in bytes and must hold."""
         return self.emit(ty, f"load {ty}, ptr {ptr.ref}, align {align}")
 
-    def store(self, value: Val, ptr: Val, align: int) -> None:
-        """Store; ``align`` is in bytes and must hold."""
-        self.line(f"store {value.ty} {value.ref}, ptr {ptr.ref}, align {align}")
+    def store(self, value: Val, ptr: Val, align: int, past_cache: bool = False) -> None:
+        """Store; ``align`` is in bytes and must hold. Past the cache it must be what the vector has."""
+        hint = f", !nontemporal {self.module.metadata('{i32 1}')}" if past_cache else ""
+        self.line(f"store {value.ty} {value.ref}, ptr {ptr.ref}, align {align}{hint}")
 
     def masked_load(self, ty: str, ptr: Val, mask: Val, align: int, fill: Val | None = None) -> Val:
         """Contiguous load of the lanes in ``mask``; the others take ``fill`` (zero) and touch nothing."""

@@ -6,6 +6,7 @@ From launches to a `Recipe`, the last step of lowering.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -15,7 +16,7 @@ from ...compile import pipeline
 from ...compile.orders import Strides, row_major
 from ...compile.regions import index_uses
 from ...config import config
-from ...graph.node import CONST, LITERAL, Graph, Node
+from ...graph.node import CONST, LITERAL, Graph, Leaf, Node
 from ...runtime import arena
 from . import cache, jit
 from .assembly import Assembly
@@ -194,6 +195,16 @@ def _over(x: Launch, old: Node, new: Node) -> bool:
     return x.nest.in_place(x.arguments.index(old), x.arguments.index(new))
 
 
+def _arrays(graph: Graph) -> set[Node]:
+    """The outputs of a Graph that are arrays of their own, and in one place."""
+    times = Counter(graph.outputs)
+    return {
+        o
+        for k, o in enumerate(graph.outputs)
+        if k not in graph.updates and times[o] == 1 and not isinstance(o.op, Leaf)
+    }
+
+
 def _late(launches: list[Launch], asked: set[Node]) -> tuple[list[Launch], list[Launch]]:
     """What can fail (host calls, and what is `asked` for by checks) with all that it needs, and the rest after it.
 
@@ -222,7 +233,7 @@ def plan(graph: Graph, name: str, isa: Isa) -> Recipe:
     late = needed(fuse(late), {*keep, *graph.outputs})
     early = needed(fuse(early), {*keep, *graph.outputs}.union(*(x.reads for x in late)))
     launches, quiet = early + late, len(early)
-    emit(launches, isa)
+    emit(launches, isa, _arrays(graph))
     m = Memory(graph, launches, keep, quiet, strides)
     code = Assembly(isa)
     literals = code.literals(m)

@@ -28,13 +28,17 @@ BLOCK = 128
 State = list[list[Val]]
 
 
-def emit(nest: LoopNest, isa: Isa, symbol: str | None = None) -> Kernel:
+def emit(
+    nest: LoopNest, isa: Isa, symbol: str | None = None, streamed: frozenset[int] = frozenset()
+) -> Kernel:
     """The kernel (chain) of a nest; without ``symbol`` it is named after its content.
 
+    What it stores in the buffers ``streamed``, which must be aligned to 64 bytes, goes past the cache.
     Raises KilnError where the nest breaks the rules of `kiln.compile.loopnest`.
     """
     if symbol is None:
-        symbol = "loops_" + hashlib.sha256(f"{nest}|{isa.key}".encode()).hexdigest()[:20]
+        content = f"{nest}|{isa.key}|{sorted(streamed)}" if streamed else f"{nest}|{isa.key}"
+        symbol = "loops_" + hashlib.sha256(content.encode()).hexdigest()[:20]
     work = phases(simplify(nest.check()))
     if work.nests[0].private and len(work.nests) == 1:
         small = by_row(work, plan(work.nests[0], isa).ntasks)
@@ -48,14 +52,16 @@ def emit(nest: LoopNest, isa: Isa, symbol: str | None = None) -> Kernel:
     kernel: Kernel | None = None
     for number in reversed(range(len(work.nests))):
         name = symbol if number == 0 else f"{symbol}_{number}"
-        kernel = _Writer(work, number, isa, name).kernel(kernel)
+        kernel = _Writer(work, number, isa, name, streamed).kernel(kernel)
     return kernel
 
 
 class _Writer:
     """Writes one phase."""
 
-    def __init__(self, work: Phases, number: int, isa: Isa, symbol: str) -> None:
+    def __init__(
+        self, work: Phases, number: int, isa: Isa, symbol: str, streamed: frozenset[int]
+    ) -> None:
         self.work, self.isa, self.symbol = work, isa, symbol
         self.nest = work.nests[number]
         self.plan: Plan = plan(self.nest, isa)
@@ -63,7 +69,7 @@ class _Writer:
         params = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
         self.b: Builder = self.module.function(symbol, params)
         self.n_outer = len(self.nest.outer)
-        self.access = Access(self.b, isa, self.nest, work.first_scratch, work.offsets)
+        self.access = Access(self.b, isa, self.nest, work.first_scratch, work.offsets, streamed)
         self.e = ExprEmitter(self.b, isa, self.leaf, self.access.run)
         self.refs: dict[tuple[int, int], Val] = {}
         written = {t.buffer for s in self.nest.stages for t in s.stores}
@@ -79,6 +85,7 @@ class _Writer:
             self.access.base(self.b.params[0], own)
             self.hoist(0, roots)
             self.outer_level(0)
+            self.access.finish()
         self.b.ret()
         text = self.module.text()
         return Kernel(text, self.symbol, self.plan.ntasks, self.work.scratch_bytes, then)
@@ -289,11 +296,11 @@ class _Writer:
         """The loops along the vector dim; ``state`` holds accumulators for each of `widths` in turn."""
         b, n = self.b, len(kinds)
         cuts = [c for c in (self.plan.split, self.nest.chunk) if c and c[0] == d]
-        step = math.gcd(*(cut[1] for cut in cuts), self.plan.lanes)
         after: State = []
         position = start
         for k, (lanes, partial) in enumerate(self.widths(d)):
             mine = state[k * n : (k + 1) * n]
+            step = math.gcd(*(cut[1] for cut in cuts), lanes)  # wider loops came before
             left = b.sub(stop, position)
             if partial and lanes > 1:
                 after += self.masked_tail(d, position, left, lanes, step, mine, body)
