@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from functools import lru_cache
 from collections.abc import Collection
+from functools import lru_cache
 from math import prod
 
 from ...compile import loopnest as ln

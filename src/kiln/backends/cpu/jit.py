@@ -170,9 +170,7 @@ def load_stored(keys: Sequence[str]) -> bool:
     return _provide(keys, None)
 
 
-def _provide(
-    keys: Iterable[str], compiled: Callable[[list[str]], list[bytes]] | None
-) -> bool:
+def _provide(keys: Iterable[str], compiled: Callable[[list[str]], list[bytes]] | None) -> bool:
     """Load what is not loaded yet: from the disk cache, or as `compiled` makes it; False where nothing does."""
     with _lock:
         store = cache.default_cache()

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...graph.node import CONST, ITEM, LITERAL, Graph, Node, input_node, item, make, remade, substitute
+from ...graph.node import (
+    CONST,
+    ITEM,
+    LITERAL,
+    Graph,
+    Node,
+    input_node,
+    item,
+    make,
+    remade,
+    substitute,
+)
 from ..regions import VIEWS
 
 
