@@ -32,6 +32,10 @@ REDUCTIONS = {"sum": "sum", "prod": "prod", "amax": "max", "amin": "min", "any":
 SCATTERS = {"scatter_op", "scatter_add", "index_put_op", "index_add"}
 """Ops that write at computed indices into a copy of their first argument."""
 _MOST_TAPS = 32
+_DEAREST = 120
+"""Most work in one expression: a cap on a kernel's code."""
+_VIEW = 0.25
+"""What a node that only moves elements counts among the operations that `loopnest.HIGHEST` caps."""
 _VOCABULARY = ln.UNARY | ln.BINARY | ln.COMPARE
 _DEAR = {"exp": 8, "exp2": 8, "expm1": 10, "log": 8, "log2": 8, "log10": 8, "log1p": 10, "sin": 10, "cos": 10,
          "tan": 14, "tanh": 10, "erf": 10, "erfc": 12, "sigmoid": 10, "pow": 20, "asin": 10, "acos": 10, "atan": 10,
@@ -197,16 +201,16 @@ def choose(
         elif n.name in GATHERS:
             need.update(n.inputs)
     cost: dict[Node, int] = {}
+    height: dict[Node, float] = {}
     chosen: list[Node] = []
     finishing: set[Node] = set()  # expressions with a reduction in them, which is done once
     for n in order:
-        if n.op in (INPUT, LITERAL):
-            cost[n] = 1
+        cost[n], height[n] = 1, 0
+        if n.op in (INPUT, LITERAL, ITEM):
             continue
-        if n.op is ITEM:
-            cost[n] = 1
-            continue
-        weight = _weight(n) + sum(cost[x] for x in dict.fromkeys(n.inputs))
+        own_weight = _weight(n)
+        height[n] = max((height[x] for x in n.inputs), default=0) + (1 if own_weight else _VIEW)
+        weight = own_weight + sum(cost[x] for x in dict.fromkeys(n.inputs))
         readers = users[n]
         keep = n in outputs or n in need or own(n) or not (fusable(n) or reducible(n))
         if not keep and n.op is not CONST and n.name not in ("full", "arange"):
@@ -229,14 +233,15 @@ def choose(
                 keep = (
                     (len(readers) > 1 and weight > 8)
                     or ((spread or tapped) and weight >= 4)
-                    or weight > 120
+                    or weight > _DEAREST
                 )
+            keep = keep or height[n] > ln.HIGHEST
             if any(x in finishing for x in n.inputs):
                 finishing.add(n)
         if keep:
             chosen.append(n)
             finishing.discard(n)
-            weight = 1
+            weight, height[n] = 1, 0
         cost[n] = weight
     return chosen, users
 
@@ -262,10 +267,10 @@ def _view_root(n: Node) -> Node:
 
 
 class Unfusable(Exception):
-    """A node that has to be materialised before the region that reads it can be written."""
+    """A node that has to be materialised before the region that reads it can be written, and further ones."""
 
-    def __init__(self, node: Node):
-        self.node = node
+    def __init__(self, node: Node, *further: Node):
+        self.node, self.further = node, further
 
 
 class Region:

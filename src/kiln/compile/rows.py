@@ -61,7 +61,7 @@ def merge(
     if not joined.add(y, [keys.index(k) for k in b_keys]):
         return None
     nest = joined.nest()
-    if not _worthwhile(nest):
+    if not _worthwhile(nest) or ln.heightened(nest, a, b):
         return None
     return nest.check(), keys
 

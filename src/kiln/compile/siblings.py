@@ -88,4 +88,5 @@ def merge(
     )
     if len(ln.walk([s.expr for s in stores])) > _MOST_NODES:
         return None
-    return ln.LoopNest(a.outer, (), tuple(buffers), (ln.Stage((), stores),)).check(), keys
+    both = ln.LoopNest(a.outer, (), tuple(buffers), (ln.Stage((), stores),))
+    return None if ln.heightened(both, a, b) else (both.check(), keys)

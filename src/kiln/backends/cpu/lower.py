@@ -212,11 +212,13 @@ class Lowering:
             tries += 1
             if tries > 10_000:
                 raise RecursionError(f"lowering {n!r} does not end")
+            mark = len(self.launches)
             try:
                 self.emit(top)
                 self.done.add(top)
                 stack.pop()
             except Unfusable as e:
+                del self.launches[mark:]
                 if e.node is top:
                     if e.node.name in ("pad",) or fusable(top) or reducible(top):
                         self.memory.update(x for x in top.inputs if x.op is not CONST)
@@ -226,8 +228,8 @@ class Lowering:
                             stack.pop()
                         continue
                     raise
-                self.memory.add(e.node)
-                stack.append(e.node)
+                self.memory.update((e.node, *e.further))
+                stack += (e.node, *e.further)
 
     def missing(self, n: Node) -> list[Node]:
         """Materialised nodes that a node reads, through expressions, and that are not computed yet."""
@@ -312,7 +314,7 @@ class Lowering:
     def host(self, n: Node) -> Launch:
         """A call of the op's reference."""
         writes = (
-            [x for x in self.order if x.op is ITEM and x.args[0] is n]
+            list(dict.fromkeys(x for x in self.users[n] if x.op is ITEM))
             if n.outputs is not None
             else [n]
         )
@@ -340,7 +342,10 @@ class Lowering:
                 for source, place in parts:
                     value = region.expr(source, access)
                     at = region.position(place(dims, access), whole)
-                    stores.append(ln.Store(region.buffer(whole, d), at, value))
+                    target: Any = whole
+                    if len(parts) == 1 and at.offset:  # in the address: equal parts share a kernel
+                        target, at = (whole, at.offset), ln.IndexMap(0, at.strides)
+                    stores.append(ln.Store(region.buffer(target, d), at, value))
             except maps.Split as cut:
                 dims, groups = maps.split_dims(dims, groups, cut)
                 continue
@@ -363,8 +368,14 @@ class Lowering:
             parts.append((x, place))
             at += x.shape[d]
         alike = len(pieces) <= _MOST_PIECES and len({tuple(x.shape) for x in pieces}) == 1
+        blocked: list[Node] = []  # by all pieces: to try again after each would take long
         for k, group in enumerate([parts] if alike else [[p] for p in parts]):
-            self.store_all(group, n, k == 0)
+            try:
+                self.store_all(group, n, k == 0)
+            except Unfusable as e:
+                blocked += (e.node, *e.further)
+        if blocked:
+            raise Unfusable(*dict.fromkeys(blocked))
         if not pieces:
             self.launches.append(Launch([], [n]))
 
