@@ -208,11 +208,10 @@ def _trimmed(x: Launch, wanted: set[Node]) -> Launch | None:
 
 
 def emit(launches: list[Launch], isa: Isa, results: Collection[Node] = ()) -> None:
-    """Give every nest's launch its kernel; equal nests share one.
+    """Give every nest's launch its kernel.
 
     `results` are nodes that become arrays of their own, in blocks (`runtime.blocks`).
     """
-    known: dict[tuple[ln.LoopNest, frozenset[int]], Kernel] = {}
     unread = set(results).difference(*(x.reads for x in launches))
     large = {n for n in unread if n.numel() * n.dtype.itemsize >= STREAM_BYTES}
     for x in launches:
@@ -222,6 +221,10 @@ def emit(launches: list[Launch], isa: Isa, results: Collection[Node] = ()) -> No
             print(f"[kiln] region of {', '.join(map(repr, x.writes))}\n{x.nest}", file=sys.stderr)
         read = {buffer for kind, buffer, _ in x.nest.accesses() if kind != "store"}
         streamed = frozenset(k for k, n in enumerate(x.arguments) if n in large) - read
-        key = x.nest, streamed
-        x.kernel = known.get(key) or loops.emit(x.nest, isa, streamed=streamed)
-        known[key] = x.kernel
+        x.kernel = _kernel(x.nest, isa, streamed)
+
+
+@lru_cache(1024)
+def _kernel(nest: ln.LoopNest, isa: Isa, streamed: frozenset[int]) -> Kernel:
+    """The kernel of a nest, written once in a process."""
+    return loops.emit(nest, isa, streamed=streamed)

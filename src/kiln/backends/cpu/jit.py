@@ -153,7 +153,14 @@ def build(modules: Sequence[str], isa: Isa) -> Callable[[str], int]:
 
     Returns the function from symbol to address.
     """
-    texts = {cache.make_key(text, isa.key): text for text in modules}
+    provide(modules, isa)
+    return symbol_address
+
+
+def provide(modules: Sequence[str], isa: Isa) -> list[str]:
+    """`build`, which gives the modules' keys in the disk cache."""
+    keys = [cache.make_key(text, isa.key) for text in modules]
+    texts = dict(zip(keys, modules, strict=True))
 
     def compiled(missing: list[str]) -> list[bytes]:
         objects = compile_objects([texts[key] for key in missing], isa)
@@ -161,16 +168,16 @@ def build(modules: Sequence[str], isa: Isa) -> Callable[[str], int]:
             cache.put(key, data)
         return objects
 
-    _provide(texts, compiled)
-    return symbol_address
+    _load_all(texts, compiled)
+    return keys
 
 
 def load_stored(keys: Sequence[str]) -> bool:
     """Load modules by their keys (`cache.make_key`) in the disk cache; False, and nothing done, where one is missing."""
-    return _provide(keys, None)
+    return _load_all(keys, None)
 
 
-def _provide(keys: Iterable[str], compiled: Callable[[list[str]], list[bytes]] | None) -> bool:
+def _load_all(keys: Iterable[str], compiled: Callable[[list[str]], list[bytes]] | None) -> bool:
     """Load what is not loaded yet: from the disk cache, or as `compiled` makes it; False where nothing does."""
     with _lock:
         store = cache.default_cache()

@@ -18,7 +18,7 @@ from ...compile.regions import index_uses
 from ...config import config
 from ...graph.node import CONST, LITERAL, Graph, Leaf, Node
 from ...runtime import arena
-from . import cache, jit
+from . import jit
 from .assembly import Assembly
 from .contract import WORKSPACE
 from .fuse import emit, fuse, needed
@@ -260,8 +260,6 @@ def plan(graph: Graph, name: str, isa: Isa) -> Recipe:
             code.launch(m, j, lambda place: place)
     close()
     _show(name, code.texts, isa)
-    texts = list(code.texts.values())
-    jit.build(texts, isa)
     return Recipe(
         n_inputs=len(graph.inputs),
         outputs=[(k, tuple(o.shape), o.dtype) for k, o in enumerate(graph.outputs) if k not in graph.updates],
@@ -272,7 +270,7 @@ def plan(graph: Graph, name: str, isa: Isa) -> Recipe:
         kernels=code.kernels,
         steps=steps,
         copies=[(m.slot(n), m.slot_at(place, n)) for n, place in m.copies],
-        objects=[cache.make_key(text, isa.key) for text in texts],
+        objects=jit.provide(list(code.texts.values()), isa),
     )  # fmt: skip
 
 
