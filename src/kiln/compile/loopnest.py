@@ -84,6 +84,7 @@ BINARY = frozenset(
     ]
 )
 REDUCTIONS = frozenset({"sum", "prod", "max", "min", "any", "all", "argmax", "argmin"})
+_MEMORY = frozenset({"load", "gather", "scalar"})
 HIGHEST = 24
 """Most operations that wait for one another in one kernel, which caps its code too.
 
@@ -373,18 +374,17 @@ class LoopNest:
                 )
             if kind == "store" and at.bounds:
                 raise _error("a store has bounds", f"buffer {buffer} at [{at}]")
-        for e in walk(self.roots()):
-            if e.op in ("load", "gather", "scalar") and self.buffers[e.attr[0]] != e.dtype:
-                raise _error(
-                    "load and buffer differ in dtype", f"{e} from {self.buffers[e.attr[0]]}"
-                )
-        for number, stage in enumerate(self.stages):
+        for number, stage in enumerate((*self.stages, Stage((), self.final))):
             for r in stage.reductions:
                 if r.kind not in REDUCTIONS:
                     raise _error(f"no reduction {r.kind!r}", str(r.expr))
             for e in walk(_stage_roots(stage)):
                 if e.op == "ref" and e.attr[0] >= number:
                     raise _error(f"stage {number} refers to a later result", str(e))
+                if e.op in _MEMORY and self.buffers[e.attr[0]] != e.dtype:
+                    raise _error(
+                        "load and buffer differ in dtype", f"{e} from {self.buffers[e.attr[0]]}"
+                    )
         for t in [t for s in self.stages for t in s.stores] + list(self.final):
             if t.expr.dtype != self.buffers[t.buffer]:
                 raise _error(
@@ -482,17 +482,15 @@ def map_nest(
     nest: LoopNest, expr: Callable[[Expr], Expr | None], at: Callable[[IndexMap], IndexMap]
 ) -> tuple[tuple[Stage, ...], tuple[Store, ...]]:
     """Stages and final stores with every expression rewritten and every store's map changed."""
-    memo: dict[Expr, Expr] = {}
-
-    def new(e: Expr) -> Expr:
-        return rewrite([e], expr, memo)[0]
+    new: dict[Expr, Expr] = {}
+    rewrite(nest.roots(), expr, new)
 
     def stores(items: Sequence[Store]) -> tuple[Store, ...]:
-        return tuple(Store(t.buffer, at(t.at), new(t.expr)) for t in items)
+        return tuple(Store(t.buffer, at(t.at), new[t.expr]) for t in items)
 
     stages = tuple(
         Stage(
-            tuple(Reduction(r.kind, new(r.expr), r.dtype) for r in s.reductions), stores(s.stores)
+            tuple(Reduction(r.kind, new[r.expr], r.dtype) for r in s.reductions), stores(s.stores)
         )
         for s in nest.stages
     )

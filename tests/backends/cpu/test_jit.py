@@ -25,6 +25,21 @@ def test_many_objects_on_one_engine_resolve():
         assert Unary(lookup(f"test_jit_add_{n}"))(5) == n + 5
 
 
+def test_objects_are_the_same_from_any_number_of_threads(monkeypatch):
+    texts = ["".join(ADD.format(n=n * 100 + k) for k in range(1 + n % 7)) for n in range(500, 560)]
+    monkeypatch.setattr(jit, "_cores", lambda: 1)
+    alone = jit.compile_objects(texts, host_isa())
+    monkeypatch.setattr(jit, "_cores", lambda: 4)
+    assert jit.compile_objects(texts, host_isa()) == alone
+
+
+def test_a_rejected_module_among_many_is_a_kiln_error():
+    texts = [ADD.format(n=n) for n in range(600, 620)]
+    with pytest.raises(KilnError, match="rejected"):
+        jit.compile_objects([*texts[:9], "define void @f( {", *texts[9:]], host_isa())
+    assert len(jit.compile_objects(texts, host_isa())) == 20
+
+
 def test_objects_may_call_each_other_across_loads():
     isa = host_isa()
     jit.build([ADD.format(n=200)], isa)
