@@ -294,14 +294,11 @@ class PanelDriver:
         gemm = self.gemm
         batches = prod(gemm.batch)
         flops = 2 * batches * gemm.m * gemm.n * max(gemm.k, 1)
-        # Splitting rows repeats the packing of B: worth it for many row blocks each.
-        if gemm.ahead:
-            rows, cols = 2, 1
-        else:
-            rows, cols = (2, 2) if self.mode == "raw" else (16, 1)
-        # Splitting columns repeats the packing of A, which costs more than packing B on the fly.
-        most = (4 if self.mode == "packed" else 2) if self.pack_a else self.panels
-        self.grid = tasks.Grid.choose(flops, batches, self.blocks, self.panels, rows, cols, most)
+        # Each cut of the rows reads B again, each cut of the columns A; packing costs more than reading.
+        again = 1 if gemm.ahead else {"raw": 2, "otf": 3, "packed": 10}[self.mode]
+        row_cost, col_cost = again * gemm.n, (5 if self.pack_a else 1) * gemm.m
+        rows = max(1, self.blocks // 2)
+        self.grid = tasks.Grid.cheapest(flops, batches, rows, self.panels, row_cost, col_cost)
 
     def _layout_workspace(self) -> None:
         rows = -(-self.kc // self.lanes) * self.lanes

@@ -38,20 +38,28 @@ class Grid:
 
     @staticmethod
     def choose(
-        flops: int, batches: int, rows: int, cols: int, least_rows: int = 1, least_cols: int = 1,
-        most_cols: int = 1 << 30,
-    ) -> Grid:  # fmt: skip
+        flops: int, batches: int, rows: int, cols: int, least_rows: int = 1, least_cols: int = 1
+    ) -> Grid:
         """The grid for work of ``flops`` over so many batches, row units and column units.
 
-        Batches are split first, then columns, then rows: that order repeats the least packing.
-        No task gets fewer than ``least_*`` units; columns are cut at most ``most_cols`` times.
+        Batches are split first, then columns, then rows. No task gets fewer than ``least_*`` units.
         """
-        target = task_count(flops)
-        by_batch = max(1, min(batches, target))
-        left = -(-target // by_batch)
-        by_cols = max(1, min(left, cols // least_cols, most_cols))
+        by_batch, left = _by_batch(flops, batches)
+        by_cols = max(1, min(left, cols // least_cols))
         left = -(-left // by_cols)
         return Grid(by_batch, max(1, min(left, rows // least_rows)), by_cols)
+
+    @staticmethod
+    def cheapest(
+        flops: int, batches: int, rows: int, cols: int, row_cost: float, col_cost: float
+    ) -> Grid:
+        """As `choose`, by what is read again: ``row_cost`` for each cut of the rows, ``col_cost`` of the columns."""
+        by_batch, left = _by_batch(flops, batches)
+        grids = (
+            Grid(by_batch, max(1, min(-(-left // n), rows)), n)
+            for n in range(1, min(left, cols) + 1)
+        )
+        return min(grids, key=lambda g: g.rows * row_cost + g.cols * col_cost)
 
     def ranges(self, b: Text, batches: int, rows: int, cols: int) -> Share:
         """Write the code that finds what ``%task`` works on."""
@@ -71,6 +79,13 @@ def task_count(flops: int) -> int:
     if flops <= _SERIAL_FLOPS:
         return 1
     return min(8 if flops < 1 << 30 else 16, max(2, flops // _TASK_FLOPS))
+
+
+def _by_batch(flops: int, batches: int) -> tuple[int, int]:
+    """Into how many parts to split the batches, and how many tasks to make of each."""
+    target = task_count(flops)
+    parts = max(1, min(batches, target))
+    return parts, -(-target // parts)
 
 
 def _part(b: Text, index: str, parts: int, total: int) -> tuple[str, str]:
