@@ -275,7 +275,7 @@ class PanelDriver:
         self.chunk_blocks = max(1, _MC // self.mr)
         wide = operand.chunk_bytes // (self.kc * self.panel * self.size)
         wide = max(1, min(_NC // self.panel, wide))
-        if self.blocks <= self.chunk_blocks:
+        if self.blocks <= self.chunk_blocks and not self.pack_a:
             wide = 1  # no other rows will want a panel again: one place for all stays in cache
         self.chunk_panels = min(wide, -(-self.panels // self.grid.cols))
         self._layout_workspace()
@@ -294,7 +294,7 @@ class PanelDriver:
         gemm = self.gemm
         batches = prod(gemm.batch)
         flops = 2 * batches * gemm.m * gemm.n * max(gemm.k, 1)
-        # Each cut of the rows reads B again, each cut of the columns A; packing costs more than reading.
+        # Each part of the rows reads all of B, each part of the columns all of A; packing costs more.
         again = 1 if gemm.ahead else {"raw": 2, "otf": 3, "packed": 10}[self.mode]
         row_cost, col_cost = again * gemm.n, (5 if self.pack_a else 1) * gemm.m
         rows = max(1, self.blocks // 2)

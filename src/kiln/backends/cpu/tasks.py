@@ -53,12 +53,15 @@ class Grid:
     def cheapest(
         flops: int, batches: int, rows: int, cols: int, row_cost: float, col_cost: float
     ) -> Grid:
-        """As `choose`, by what is read again: ``row_cost`` for each cut of the rows, ``col_cost`` of the columns."""
+        """As `choose`, by what is read again: ``row_cost`` for each part of the rows, ``col_cost`` of the columns.
+
+        Where the columns can't be cut any more, a quarter fewer tasks than wished for will do.
+        """
         by_batch, left = _by_batch(flops, batches)
-        grids = (
-            Grid(by_batch, max(1, min(-(-left // n), rows)), n)
-            for n in range(1, min(left, cols) + 1)
-        )
+        grids = []
+        for n in range(1, min(left, cols) + 1):
+            wish = -(-3 * left // 4) if n == cols else left
+            grids.append(Grid(by_batch, max(1, min(-(-wish // n), rows)), n))
         return min(grids, key=lambda g: g.rows * row_cost + g.cols * col_cost)
 
     def ranges(self, b: Text, batches: int, rows: int, cols: int) -> Share:
