@@ -9,9 +9,9 @@ shape, so there is no barrier and the bits don't depend on the number of threads
 Note [Groups]: where the machine has a dot product of bf16 pairs (AVX512-BF16) or of four i8
 (AVX512-VNNI), both operands are seen as 32-bit groups of neighbours along K: to the loops and the
 tile a product of half or a quarter of the depth on elements as large as a float. B is packed; A
-too, except pairs that lie ready. The bf16 instruction takes subnormal inputs as zero. That of i8
-wants one operand unsigned: A is packed with 128 added, and a panel of B begins with -128 times
-its columns' sums, from which the tile's sums start.
+too, except where its rows are contiguous. The bf16 instruction takes subnormal inputs as zero. That
+of i8 wants one operand unsigned: the tile adds 128 to A as it reads it, and a panel of B begins with
+-128 times its columns' sums, from which the tile's sums start.
 """
 
 from __future__ import annotations
@@ -267,8 +267,7 @@ class PanelDriver:
         # so many elements along K are one to the loops
         self.unit = 4 // ITEMSIZE[operand.group] if operand.group else 1
         self.k = gemm.k // self.unit
-        pairs = operand.group == "bf16" and gemm.a_strides[1] == 1
-        ready = pairs if operand.group else gemm.a_dtype == gemm.compute
+        ready = gemm.a_strides[1] == 1 if operand.group else gemm.a_dtype == gemm.compute
         self.pack_a = not ready
         self._block_k()
         self._split()
@@ -364,11 +363,9 @@ class PanelDriver:
             self._emit_tile(name, high, tail, mode)
         if self.mode == "packed" and not self.gemm.ahead:
             self._define_packing()
-        if self.pack_a and self.operand.group:
-            far = self.gemm.a_strides[1] if self.a_k != 1 else 0
-            pitch = max(self.a_row, self.a_k)
-            packing.emit_pack_group_rows(b, f"{self.symbol}.pack_a", self.isa, self.operand.group, far,
-                                         self.gemm.a_strides[0], pitch)  # fmt: skip
+        name, group, (_, far) = f"{self.symbol}.pack_a", self.operand.group, self.gemm.a_strides
+        if self.pack_a and group:
+            packing.emit_pack_group_rows(b, name, self.isa, group, far, self.a_k)
         elif self.pack_a:
             row, k = self.gemm.a_strides
             strides = (row, k) if self.a_k == 1 else (k, row)

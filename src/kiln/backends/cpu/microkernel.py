@@ -16,6 +16,7 @@ from kiln.backends.cpu.text import (
     COMPUTE,
     ITEMSIZE,
     Text,
+    all_lanes,
     dot,
     fma,
     lane_mask,
@@ -232,6 +233,8 @@ def _k_loop(
     vector = f"<{lanes} x {element}>"
     aligned = tile.panel * size % tile.isa.vector_bytes == 0
     align = tile.isa.vector_bytes if aligned else size
+    flip = all_lanes(0x80808080 - (1 << 32), lanes)  # adds 128 to each i8
+    a_align = ITEMSIZE[tile.group] if tile.group else size
     packed = tile.b_mode == "packed"
     b_step = tile.panel if packed else tile.b_k
     carried = [(vector, a) for a in acc] + [("ptr", p) for p in pointers]
@@ -259,8 +262,10 @@ def _k_loop(
             acc = list(acc)
             for i in range(tile.mr):
                 source = b.at(pa, _offset(tile.a_row, i) * size)
-                scalar = b.op(f"load {element}, ptr {source}, align {size}")
+                scalar = b.op(f"load {element}, ptr {source}, align {a_align}")
                 wide = splat(b, scalar, element, lanes)
+                if tile.group == "i8":
+                    wide = b.op(f"xor {vector} {wide}, {flip}")
                 for v in range(tile.nv):
                     n = i * tile.nv + v
                     if tile.group:

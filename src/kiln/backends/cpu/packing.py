@@ -12,6 +12,7 @@ from kiln.backends.cpu.text import (
     COMPUTE,
     ITEMSIZE,
     Text,
+    all_lanes,
     dot,
     lane_mask,
     load_bits,
@@ -183,53 +184,43 @@ def emit_pack_groups(
 def _column_sums(b: Text, rows: str, panel: int, live: int, lanes: int) -> None:
     """Put -128 times the sums of a packed panel's columns of i8 before it."""
     ints, starts = f"<{lanes} x i32>", range(0, live, lanes)
-    ones = "<" + ", ".join([f"i32 {0x01010101}"] * lanes) + ">"
+    ones = all_lanes(0x01010101, lanes)
     zeros = [(ints, "zeroinitializer")] * len(starts)
     with b.loop(0, "%kc", carried=[*zeros, ("ptr", rows)]) as loop:
         *sums, row = loop.carried
         values = [load_vector(b, b.at(row, 4 * at), "i32", lanes) for at in starts]
         sums = [dot(b, ones, x, total, "i8", lanes) for x, total in zip(values, sums, strict=True)]
         loop.next = [*sums, b.at(row, 4 * panel)]
-    factor = "<" + ", ".join(["i32 -128"] * lanes) + ">"
     for at, total in zip(starts, loop.final, strict=False):
-        value = b.op(f"mul {ints} {total}, {factor}")
+        value = b.op(f"mul {ints} {total}, {all_lanes(-128, lanes)}")
         store_vector(b, value, b.at("%dst", 4 * at), "i32", lanes)
 
 
 def emit_pack_group_rows(
-    b: Text, name: str, isa: Isa, dtype: str, k_stride: int, row_stride: int, pitch: int
+    b: Text, name: str, isa: Isa, dtype: str, k_stride: int, pitch: int
 ) -> None:
-    """Define ``void name(src, dst, i64 rows, i64 cols)``: A as 32-bit groups along K, of i8 with 128 added.
+    """Define ``void name(src, dst, i64 groups, i64 rows)``: A as 32-bit groups along K, from columns that lie together.
 
-    With a ``k_stride``, rows are groups and columns lie together in ``src``; without, rows are those of
-    A and columns its groups. ``dst`` rows are ``pitch`` groups apart.
+    ``k_stride`` is from one column to the next; in ``dst`` groups are ``pitch`` apart.
     """
     lanes, size = isa.lanes(4), ITEMSIZE[dtype]
-    ints = f"<{lanes} x i32>"
-    flip = "<" + ", ".join([f"i32 {0x80808080 - (1 << 32)}"] * lanes) + ">"
-    params = [("ptr noalias readonly", "src"), ("ptr noalias", "dst"), ("i64", "rows"),
-              ("i64", "cols")]  # fmt: skip
+    params = [("ptr noalias readonly", "src"), ("ptr noalias", "dst"), ("i64", "groups"),
+              ("i64", "rows")]  # fmt: skip
 
     def copy(source: str, target: str, mask: str | None) -> None:
-        if k_stride:
-            value = _groups(b, source, dtype, k_stride, lanes, mask)
-        else:
-            value = load_vector(b, source, "i32", lanes, mask, 1)
-        if dtype == "i8":
-            value = b.op(f"xor {ints} {value}, {flip}")
+        value = _groups(b, source, dtype, k_stride, lanes, mask)
         store_vector(b, value, target, "i32", lanes, mask)
 
-    with b.function(name, params, internal=True), b.loop(0, "%rows") as r:
-        row, step = (4 * k_stride, size) if k_stride else (row_stride * size, 4)
-        src = b.at("%src", b.mul(r.index, row))
-        dst = b.at("%dst", b.mul(r.index, pitch), 4)
-        whole = b.op(f"and i64 %cols, -{lanes}")
+    with b.function(name, params, internal=True), b.loop(0, "%groups") as group:
+        src = b.at("%src", b.mul(group.index, 4 * k_stride))
+        dst = b.at("%dst", b.mul(group.index, pitch), 4)
+        whole = b.op(f"and i64 %rows, -{lanes}")
         with b.loop(0, whole, lanes) as c:
-            copy(b.at(src, c.index, step), b.at(dst, c.index, 4), None)
+            copy(b.at(src, c.index, size), b.at(dst, c.index, 4), None)
         # a masked store costs even where all is off
-        with b.when(b.op(f"icmp slt i64 {whole}, %cols")):
-            mask = ramp_mask(b, lanes, b.op(f"sub i64 %cols, {whole}"))
-            copy(b.at(src, whole, step), b.at(dst, whole, 4), mask)
+        with b.when(b.op(f"icmp slt i64 {whole}, %rows")):
+            mask = ramp_mask(b, lanes, b.op(f"sub i64 %rows, {whole}"))
+            copy(b.at(src, whole, size), b.at(dst, whole, 4), mask)
 
 
 def _groups(b: Text, source: str, dtype: str, k_stride: int, lanes: int, mask: str | None) -> str:
@@ -238,6 +229,6 @@ def _groups(b: Text, source: str, dtype: str, k_stride: int, lanes: int, mask: s
     value = load_bits(b, source, dtype, lanes, mask)
     for i in range(1, 4 // size):
         more = load_bits(b, b.at(source, i * k_stride * size), dtype, lanes, mask)
-        shift = "<" + ", ".join([f"i32 {8 * size * i}"] * lanes) + ">"
-        value = b.op(f"or {ints} {value}, {b.op(f'shl {ints} {more}, {shift}')}")
+        shifted = b.op(f"shl {ints} {more}, {all_lanes(8 * size * i, lanes)}")
+        value = b.op(f"or {ints} {value}, {shifted}")
     return value

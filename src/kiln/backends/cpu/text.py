@@ -185,6 +185,11 @@ def splat0(lanes: int) -> str:
     return f"<{lanes} x i32> zeroinitializer"
 
 
+def all_lanes(value: int, lanes: int) -> str:
+    """A constant of i32 lanes that are all ``value``."""
+    return "<" + ", ".join([f"i32 {value}"] * lanes) + ">"
+
+
 def splat(b: Text, value: str, element: str, lanes: int) -> str:
     """``value`` in every lane."""
     vector = f"<{lanes} x {element}>"
