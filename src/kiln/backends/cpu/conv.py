@@ -86,7 +86,9 @@ def emit_backward_data(conv: Conv, isa: Isa, symbol: str) -> Kernel:
         return winograd.Forward(conv.turned(), isa, symbol, None).emit()
     if conv_pointwise.fits(conv):
         return conv_pointwise.Forward(conv.turned(), isa, symbol, None).emit()
-    if conv.x_strides[1] == 1 and _wide(conv, isa):
+    if conv.ci == conv.co == 1 and conv.groups > 1 and conv.stride == (1, 1) and not _last(conv):
+        return conv_depthwise.emit_forward(conv.turned(), isa, symbol, None)
+    if _last(conv) and _wide(conv, isa):
         return _residues(conv, isa, symbol)
     weights = Weights.of(conv)
     return _arranged(DataDriver(conv, isa, symbol, weights), weights, conv.dtype)
@@ -119,6 +121,11 @@ def emit_backward_weight(conv: Conv, isa: Isa, symbol: str) -> Kernel:
     if conv_direct_weight.fits(conv):
         return conv_direct_weight.BackwardWeight(conv, isa, symbol).emit()
     return WeightDriver(conv, isa, symbol).emit()
+
+
+def _last(conv: Conv) -> bool:
+    """Whether x is channels-last."""
+    return conv.x_strides[1] == 1
 
 
 def _wide(conv: Conv, isa: Isa) -> bool:
