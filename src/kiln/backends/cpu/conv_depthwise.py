@@ -21,7 +21,6 @@ from kiln.backends.cpu.text import (
     fma,
     load_scalar,
     load_vector,
-    prefetch,
     reduce_add,
     splat,
     store_live,
@@ -65,7 +64,7 @@ def emit_forward(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None) -
                                     walk.live,
                                 )  # fmt: skip
                             place = b.at(target, walk.pixel(conv.y_strides, line), size)
-                            prefetch(b, b.at(place, conv.y_strides[1], size), True)
+                            b.prefetch(b.at(place, conv.y_strides[1], size), write=True, near=False)
                             store_live(
                                 b, total, place, conv.dtype, walk.lanes, walk.live,
                                 conv.y_strides[3],
@@ -100,7 +99,7 @@ def emit_backward_weight(conv: Conv, isa: Isa, symbol: str) -> Kernel:
                                 line = b.add(row.index, i)
                                 place = b.at(above, walk.pixel(conv.y_strides, line), size)
                                 # the next image's lies far away
-                                prefetch(b, b.at(place, conv.y_strides[0], size))
+                                b.prefetch(b.at(place, conv.y_strides[0], size), near=False)
                                 grads.append(walk.load(place, conv.y_strides[3], walk.live))
                             walk.fetch(source, row.index, count, conv.x_strides[0])
                             for i, tap, part in walk.taps(source, row.index, count, inside):
@@ -180,7 +179,7 @@ class _Walk:
         """Ask for the same rows of the plane that lies so many elements ahead."""
         for i in range(count):
             _, place = self._line(source, row, i * self.conv.stride[0])
-            prefetch(self.b, self.b.at(place, ahead, self.size))
+            self.b.prefetch(self.b.at(place, ahead, self.size), near=False)
 
     def taps(
         self, source: str, row: str, count: int, inside: bool
