@@ -8,6 +8,8 @@ The cache is bounded (`config.memory_cache_mb`); `kiln.cpu.empty_cache` gives it
 from __future__ import annotations
 
 import collections
+import ctypes
+import functools
 import math
 import os
 import threading
@@ -19,24 +21,35 @@ import numpy as np
 from ..config import config
 from .arena import ALIGN
 
-SMALL = 1 << 18
+SMALL = 1 << 19
 """Arrays of fewer bytes come straight from NumPy: they are cheaper to allocate than to keep."""
 
 
-class _Lease:
+class _Block:
+    """Memory of so many bytes, and the first address in it that is aligned."""
+
+    __slots__ = ("address", "memory", "size")
+
+    def __init__(self, size: int):
+        self.size, self.memory = size, np.empty(size + ALIGN, np.uint8)
+        self.address = -(-self.memory.ctypes.data // ALIGN) * ALIGN
+
+
+class _Lease(ctypes.Array):
     """What an array in a block has as its base: gives the block back when nothing lies in it any more."""
 
-    __slots__ = ("__array_interface__", "_block", "_blocks")
-
-    def __init__(self, blocks: Blocks, block: np.ndarray, shape: tuple[int, ...], dtype: np.dtype):
-        self._blocks, self._block = blocks, block
-        self.__array_interface__ = {
-            "version": 3, "shape": shape, "typestr": dtype.str,
-            "data": (-(-block.ctypes.data // ALIGN) * ALIGN, False),
-        }  # fmt: skip
+    _type_, _length_ = ctypes.c_uint8, 0
+    block: _Block
+    give: Callable[[_Block], None]
 
     def __del__(self) -> None:
-        self._blocks.give(self._block)
+        self.give(self.block)
+
+
+@functools.cache
+def _lease(size: int) -> type[_Lease]:
+    """The type of leases of so many bytes."""
+    return type("_Lease", (_Lease,), {"_length_": size})
 
 
 class Blocks:
@@ -44,8 +57,8 @@ class Blocks:
 
     def __init__(self) -> None:
         self.held = 0
-        self._free: dict[int, list[np.ndarray]] = {}  # least recently used sizes first
-        self._given: collections.deque[np.ndarray] = collections.deque()
+        self._free: dict[int, list[_Block]] = {}  # least recently used sizes first
+        self._given: collections.deque[_Block] = collections.deque()
         self.reset()
 
     def reset(self) -> None:
@@ -54,14 +67,11 @@ class Blocks:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An array of these sizes, contents undefined, aligned to 64 bytes; MemoryError where there is no room."""
-        size = _rounded(math.prod(shape) * dtype.itemsize) + ALIGN
-        block = self._take(size)
-        if block is None:
-            block = self.make(lambda: np.empty(size, np.uint8))
-        # an interface says nothing of types that are not NumPy's own, such as bfloat16
-        plain = dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
-        a = np.asarray(_Lease(self, block, shape, plain))
-        return a if plain is dtype else a.view(dtype)
+        size = _rounded(math.prod(shape) * dtype.itemsize)
+        block = self._take(size) or self.make(lambda: _Block(size))
+        lease = _lease(size).from_address(block.address)
+        lease.block, lease.give = block, self.give
+        return np.ndarray(shape, dtype, lease)
 
     def make(self, allocate: Callable[[], Any]) -> Any:
         """What a function allocates; if there is not enough memory, once more with the cache emptied."""
@@ -76,18 +86,19 @@ class Blocks:
         with self._lock:
             self._settle(0)
 
-    def give(self, block: np.ndarray) -> None:
+    def give(self, block: _Block) -> None:
         """Take a block back. Never waits: a finalizer may run in the thread that holds the lock."""
         self._given.append(block)
-        while self._given and self._lock.acquire(blocking=False):
+        while self._given and self._lock.acquire(False):
             try:
                 self._settle(config.memory_cache_mb << 20)
             finally:
                 self._lock.release()
 
-    def _take(self, size: int) -> np.ndarray | None:
+    def _take(self, size: int) -> _Block | None:
         with self._lock:
-            self._settle(config.memory_cache_mb << 20)
+            if self._given:
+                self._settle(config.memory_cache_mb << 20)
             kept = self._free.get(size)
             if not kept:
                 return None
@@ -98,13 +109,12 @@ class Blocks:
         """Put what was given back where it belongs, and keep no more than so many bytes."""
         while self._given:
             block = self._given.popleft()
-            kept = self._free.pop(block.nbytes, [])
+            kept = self._free.pop(block.size, [])
             kept.append(block)
-            self._free[block.nbytes] = kept
-            self.held += block.nbytes
+            self._free[block.size] = kept
+            self.held += block.size
         while self.held > limit:
-            size = next(iter(self._free))
-            kept = self._free[size]
+            size, kept = next(iter(self._free.items()))
             if kept:
                 self.held -= size
                 kept.pop()

@@ -76,6 +76,7 @@ class _Writer:
         self.depth = _depths(self.nest, written)
         self.total = math.prod(self.nest.inner)
         self.in_tile = False
+        self.wide = self.plan.wide[0]
 
     def kernel(self, then: Kernel | None) -> Kernel:
         """The finished kernel."""
@@ -222,6 +223,7 @@ class _Writer:
         """One stage: its inner loops, then its results folded to one value per outer point."""
         roots = [r.expr for r in stage.reductions] + [t.expr for t in stage.stores]
         self.hoist(self.n_outer, roots)
+        self.wide = self.plan.wide[number]
         kinds = stage.reductions
         inside = self.plan.vector is not None and self.plan.vector >= self.n_outer
         groups = [w for w, _ in self.widths(self.plan.vector)] if inside else [self.access.lanes]
@@ -270,12 +272,12 @@ class _Writer:
         cut = self.nest.chunk if self.nest.chunk and self.nest.chunk[0] == d else p.split
         step = cut[1] if cut and cut[0] == d else size
         regular = (
-            step == size or step % p.wide == 0
+            step == size or step % self.wide == 0
         )  # then what is left over is the same everywhere
         found = []
-        if step >= p.wide:
-            found.append((p.wide, False))
-        if p.wide > p.lanes and (not regular or size % p.wide >= p.lanes):
+        if step >= self.wide:
+            found.append((self.wide, False))
+        if self.wide > p.lanes and (not regular or size % self.wide >= p.lanes):
             found.append((p.lanes, False))
         if not regular or size % p.lanes:
             # One element left is scalar code: LLVM 22 turns a narrowing masked store with a constant

@@ -7,7 +7,7 @@ that is what makes results the same on any number of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from kiln.backends.cpu.isa import Isa
@@ -18,6 +18,7 @@ from kiln.compile.loopnest import (
     IndexMap,
     LoopNest,
     Stage,
+    Store,
     const,
     gather,
     index,
@@ -69,13 +70,13 @@ class Plan:
     """How one nest is emitted.
 
     ``vector`` is the dim that lanes run along (None: scalar code), ``lanes`` the width of its remainder
-    loop and ``wide`` of its main loop; ``split`` = (dim, chunk) is the outer dim divided among ``ntasks``;
+    loop and ``wide`` of its main loop, in each stage; ``split`` = (dim, chunk) is the outer dim divided among ``ntasks``;
     ``tile`` is a dim to take ``lanes`` indices of at once, because loads are contiguous along it.
     """
 
     vector: int | None
     lanes: int
-    wide: int
+    wide: tuple[int, ...]
     split: tuple[int, int] | None
     ntasks: int
     tile: int | None = None
@@ -216,17 +217,18 @@ def plan(nest: LoopNest, isa: Isa) -> Plan:
             score += folds * 12.0 * full / max(math.prod(nest.inner), 1)
         if score < best_score:
             best, best_score = d, score
-    lanes = wide = 1
+    lanes, wide = 1, (1,) * len(nest.stages)
     if best is not None:
         masked = isa.name == "avx512"
         lanes = min(full, pow2_above(dims[best]) if masked else pow2_below(dims[best]))
-        wide = lanes * _unroll(nest, best, n_outer)
-        while wide > lanes and wide > dims[best]:
-            wide //= 2
+        blocks = [_unroll([s], ()) for s in nest.stages]
+        if best < n_outer:  # one loop round all stages
+            blocks = [_unroll(nest.stages, nest.final)] * len(blocks)
         if any(kind != "index" and abs(at.strides[best]) > 1 for kind, _, at in per_point):
-            wide = lanes  # element by element is long enough code
+            blocks = [1] * len(blocks)  # element by element is long enough code
+        wide = tuple(max(lanes, min(lanes * n, pow2_below(dims[best]))) for n in blocks)
     tile = None if reduces or nest.inner or best is None else _tile(nest, best, lanes)
-    split, ntasks = _tasks(nest, best, wide, tile)
+    split, ntasks = _tasks(nest, best, max(wide), tile)
     return Plan(best, lanes, wide, split, ntasks, tile)
 
 
@@ -255,10 +257,11 @@ def _access_score(kind: str, stride: int) -> float:
     return 1.0 if stride in (1, -1) else 2.5 if stride == 2 and kind == "load" else 6.0
 
 
-def _unroll(nest: LoopNest, vector: int, n_outer: int) -> int:
-    ops = {e.op for e in walk(nest.roots())}
+def _unroll(stages: Sequence[Stage], final: Sequence[Store]) -> int:
+    """How many registers wide a loop round stages is."""
+    ops = {e.op for e in walk([*(e for s in stages for e in _roots(s)), *(t.expr for t in final)])}
     heavy = bool(ops & _HEAVY)
-    kinds = [r.kind for s in nest.stages for r in s.reductions]
+    kinds = [r.kind for s in stages for r in s.reductions]
     if not kinds:
         return 1 if heavy and "random_bits" not in ops else 2  # one block serves four lanes
     if heavy or any(k.startswith("arg") for k in kinds) or len(kinds) > 2:

@@ -6,7 +6,7 @@ libm call is ever made: without FMA or SSE4.1 the forms below use only plain add
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kiln.backends.cpu.ir import Builder, Val, vec
 from kiln.backends.cpu.isa import Isa
@@ -55,6 +55,24 @@ class VBase:
     def div(self, x: Val, y: Val) -> Val:
         """x / y."""
         return self.b.bin("fdiv", x, y)
+
+    def zmm(self, write: Callable[..., Val], *values: Val) -> Val:
+        """What a function makes of whole registers: wider vectors in parts, narrower ones with lanes to spare."""
+        b, lanes = self.b, values[0].lanes
+        full = 16 if values[0].elem == "float" else 8
+        if lanes == full:
+            return write(*values)
+        if lanes > full:
+            half = lanes // 2
+            low, high = (
+                self.zmm(write, *(b.shuffle(v, None, range(k, k + half)) for v in values))
+                for k in (0, half)
+            )
+            return b.shuffle(low, high, range(lanes))
+        if lanes == 1:
+            return b.extract(write(*(b.splat(v, full) for v in values)), 0)
+        picks = [k % lanes for k in range(full)]
+        return b.shuffle(write(*(b.shuffle(v, None, picks) for v in values)), None, range(lanes))
 
     def fma(self, x: Val, y: Val, z: Val) -> Val:
         """x * y + z, fused where the target can, else two roundings."""

@@ -48,7 +48,6 @@ LOG_TAIL_F64 = (
     0.40000000000002356, 0.2857142857005023, 0.2222222252900094, 0.1818178354995806,
     0.15386795975096224, 0.1325589584767895, 0.13205078045316965,
 )  # fmt: skip
-TANH_F32 = (-0.333332986, 0.133319423, -0.053785488, 0.0208017379, -0.0059019546)
 SINH = {
     "float": (0.166666672, 0.00833331607, 0.000198413909, 2.79189339e-06),
     "double": (
@@ -150,15 +149,17 @@ class VMath(Trig):
 
     def _scale(self, p: Val, n: Val, ni: Val) -> Val:
         """p * 2**n rounded once, over- and underflow included."""
-        lanes = 16 if p.elem == "float" else 8
-        if self.has_scalef and p.lanes == lanes:
-            name = f"llvm.x86.avx512.mask.scalef.{'ps' if p.elem == 'float' else 'pd'}.512"
-            mask = self.b.const(f"i{lanes}", -1)
-            return self.b.call(name, p.ty, [p, n, p, mask, self.b.const("i32", 4)])
+        if self.has_scalef:
+            return self.zmm(self._scalef, p, n)
         # In two halves, each a normal number; the second product rounds.
         first = self.b.bin("ashr", ni, self.ic(p, 1))
         p = self.mul(p, self._power_of_two(first, p))
         return self.mul(p, self._power_of_two(self.b.sub(ni, first), p))
+
+    def _scalef(self, p: Val, n: Val) -> Val:
+        name = f"llvm.x86.avx512.mask.scalef.{'ps' if p.elem == 'float' else 'pd'}.512"
+        mask = self.b.const(f"i{p.lanes}", -1)
+        return self.b.call(name, p.ty, [p, n, p, mask, self.b.const("i32", 4)])
 
     # -- logarithms -------------------------------------------------------------------------------
 
@@ -243,19 +244,15 @@ class VMath(Trig):
 
     def tanh(self, x: Val) -> Val:
         """Hyperbolic tangent."""
-        a = self.abs(x)
-        if x.elem == "float":
-            z = self.mul(a, a)
-            near = self.fma(self.mul(a, z), self.horner(z, TANH_F32), a)
-            e = self.exp(self.add(a, a))
-            one = self.c(x, 1.0)
-            far = self.sub(one, self.div(self.c(x, 2.0), self.add(e, one)))
-            r = self.pick(self.lt(a, self.c(x, 0.55)), near, far)
-        else:
-            t = self.clamp(a, None, 22.0)
-            t = self.expm1(self.add(t, t))
-            r = self.div(t, self.add(t, self.c(x, 2.0)))
-        return self.copysign(r, x)
+        a = self.clamp(self.abs(x), None, 9.5 if x.elem == "float" else 22.0)
+        # t = e**2a - 1 = 2**n (e**r - 1) + (2**n - 1), of which nothing cancels for a >= 0
+        a = self.add(a, a)
+        n, ni = self.nearest(a, LOG2_E)
+        r = self._minus_n_ln2(a, n)
+        scale = self._power_of_two(ni, a)
+        p = self.fma(self.mul(r, r), self.horner(r, EXP[x.elem]), r)
+        t = self.fma(scale, p, self.sub(scale, self.c(x, 1.0)))
+        return self.copysign(self.div(t, self.add(t, self.c(x, 2.0))), x)
 
     def tanh_plus(self, x: Val, c: float) -> Val:
         """tanh(x) + c for c = 1 or -1, without the cancellation: a scaled sigmoid."""
