@@ -74,3 +74,33 @@ def test_running_statistics_move_in_place_and_the_old_ones_are_still_read():
         after = before * np.float32(0.9) + sums * np.float32(0.1)
         np.testing.assert_allclose(running.numpy(), after, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(got, before + sums * after, rtol=1e-3, atol=1e-3)
+
+
+def indices():
+    return kiln.tensor([[3, 0, 3], [1, 2, 3]])
+
+
+def test_what_rows_are_added_to_is_written_once_where_the_result_lies(capsys):
+    w, g = kiln.ones(4, 8, requires_grad=True), kiln.randn(2, 3, 8)
+
+    def fn(i, g):
+        y = kiln.nn.functional.embedding(i, w)
+        return kiln.autograd.grad(y, w, g)[0]
+
+    got, names = kernels(fn, indices(), g, capsys=capsys)
+    assert len([n for n in names if "index_add" in n]) == 2  # zeros, rows
+    assert not [n for n in names if "full" in n]
+    np.testing.assert_allclose(got.numpy(), fn(indices(), g).numpy(), rtol=1e-6)
+
+
+def test_rows_added_in_place_copy_nothing(capsys):
+    table, g = kiln.zeros(4, 3), kiln.randn(3, 3)
+
+    def fn(i, g):
+        table.index_add_(0, i, g)
+
+    _, names = kernels(fn, indices()[0], g, capsys=capsys)
+    assert [n for n in names if "any" not in n] == ["<index_add f32[4, 3]>"]
+    want = np.zeros((4, 3), np.float32)
+    np.add.at(want, [3, 0, 3], g.numpy())
+    np.testing.assert_allclose(table.numpy(), want, rtol=1e-6)

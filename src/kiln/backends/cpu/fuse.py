@@ -212,7 +212,8 @@ def emit(launches: list[Launch], isa: Isa, results: Collection[Node] = ()) -> No
 
     `results` are nodes that become arrays of their own, in blocks (`runtime.blocks`).
     """
-    unread = set(results).difference(*(x.reads for x in launches))
+    touched = [x.reads if x.nest is not None else {*x.reads, *x.writes} for x in launches]
+    unread = set(results).difference(*touched)
     large = {n for n in unread if n.numel() * n.dtype.itemsize >= STREAM_BYTES}
     for x in launches:
         if x.nest is None:

@@ -149,6 +149,12 @@ class Memory:
                         break
         return over
 
+    def copies_itself(self, x: Launch) -> bool:
+        """Whether a launch would copy a node to where it lies."""
+        if x.nest is None or len(x.writes) != 1 or not x.nest.is_copy():
+            return False
+        return self.place.get(x.arguments[0]) == self.place[x.writes[0]]
+
     def slot(self, n: Node) -> Slot:
         """Where a node's array lies."""
         return self.slot_at(self.place[n], n)
