@@ -297,6 +297,39 @@ def test_memory_is_bounded_by_what_backward_reads():
     assert len(first.outputs) == 2  # the carry, and tanh's values
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_carry_that_is_stacked_already_is_stacked_once(reverse):
+    """Backward reads the carry before each step: the ys, one step further on."""
+    h, x = f64(3, 4).requires_grad_(), f64(5, 3, 4)
+
+    def fn(h, x):
+        c, ys = kiln.scan(lambda c, x: ((n := (c @ W + x).tanh()), n), h, x, reverse=reverse)
+        return kiln.autograd.grad(c.sum() + (ys * ys).sum(), [h, W])
+
+    run = kiln.compile(fn)
+    same(run(h, x), fn(h, x))
+    first = next(n for n in graph_of(run).nodes() if n.name == "scan_op")
+    assert len(first.outputs) == 2  # the carry, and the ys, which are tanh's values too
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_carries_of_earlier_steps_are_told_apart(reverse):
+    """Three carries hold the last three values, of which the ys are one."""
+    h, x = f64(3, 4).requires_grad_(), f64(5, 3, 4)
+
+    def fn(h, x):
+        def step(c, x):
+            a, b, d = c
+            n = (a @ W + (b * d).sin() + x).tanh()
+            return (n, a, b), (n, b)
+
+        c, ys = kiln.scan(step, (h, h * 2, h * 3), x, reverse=reverse)
+        loss = sum((y * y).sum() for y in (*c, *ys))
+        return kiln.autograd.grad(loss, [h, W])
+
+    same(kiln.compile(fn)(h, x), fn(h, x))
+
+
 def test_weight_gradients_are_one_product_after_the_loop():
     h, x = f64(3, 4), f64(5, 3, 4)
 
@@ -384,6 +417,28 @@ def test_the_length_costs_no_kernels(programs):
     a, b = (p.recipe for p in programs)
     assert [k.symbol for k in a.kernels] == [k.symbol for k in b.kernels]
     assert a.arena_bytes == b.arena_bytes
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_a_step_of_a_recurrent_layer_is_one_product_and_one_nest(kind, programs):
+    net = getattr(kiln.nn, kind)(20, 48)
+    x = kiln.tensor(np.random.default_rng(0).normal(size=(7, 5, 20)), dtype=kiln.float32)
+
+    def fn(x):
+        return kiln.autograd.grad(net(x)[0].square().sum(), list(net.parameters()))
+
+    run = kiln.compile(fn)
+    same(run(x), fn(x), atol=1e-4)
+    (p,) = programs
+    symbols = [k.symbol.split("_")[0] if k.ntasks > 0 else k.symbol for k in p.recipe.kernels]
+    labels = [k.label for k in p.recipe.kernels]
+    at = [i for i, s in enumerate(symbols) if s in ("kiln_begin", "kiln_next")]
+    forward, backward = (
+        [s for s, label in zip(symbols[a + 1 : b], labels[a + 1 : b], strict=True) if not label.startswith("copy")]
+        for a, b in (at[:2], at[2:])
+    )  # fmt: skip
+    assert forward == ["gemm", "loops"]
+    assert sorted(backward) == ["gemm", "loops"]
 
 
 def test_same_bits_on_any_number_of_threads():

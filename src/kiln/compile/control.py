@@ -182,9 +182,8 @@ def _call_scan(
     outs = _outputs(capture, made)
     if node is None:
         return outs
-    visible = node.n_out
-    node.stacks = dict(zip(node.saved, outs[visible:], strict=True))
-    return node.attach(outs[:visible])
+    node.keep(outs)
+    return node.attach(outs[: node.n_out])
 
 
 # ---------------------------------------------------------------- cond

@@ -1,11 +1,12 @@
 """The gradient of a captured scan.
 
 Note [Gradient of a scan]: a scan that is differentiated also stacks the intermediate values that
-its backward body reads; nodes that are cheap to compute again from those are not among them. Backward
-is a scan in the other direction, whose carries are the gradients of the carries. A tensor from
-outside (a weight) gets the sum of its gradients over all steps. Where each step's is a product of
-two matrices, they are stacked and multiplied once, after the loop; other gradients are summed in a
-carry. Backward scans are differentiated like any other, by calling the ops of their body again.
+its backward body reads; not what is cheap to compute again from those, nor what are ys anyway (a
+carry whose new values are ys is in these, one step further on). Backward is a scan in the other
+direction, whose carries are the gradients of the carries. A tensor from outside (a weight) gets the
+sum of its gradients over all steps. Where each step's is a product of two matrices, they are stacked
+and multiplied once, after the loop; other gradients are summed in a carry. Backward scans are
+differentiated like any other, by calling the ops of their body again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from ..autograd.modes import mode
 from ..graph.node import CONST, ITEM, LITERAL, Node, input_node, make, toposort
 from ..ops.creation import zeros_like
+from ..ops.joining import cat
 from ..ops.linear import linear_weight_grad
 from ..ops.registry import REGISTRY
 from ..tensor import Tensor, _fresh
@@ -29,7 +31,7 @@ _CHEAP = {"add", "sub", "mul", "neg", "where", "cast", "copy", "maximum", "minim
 class ScanNode(BodyNode):
     """A scan on the tape, see Note [Gradient of a scan]."""
 
-    __slots__ = ("call", "length", "n_init", "n_xs", "reverse", "saved", "stacks")
+    __slots__ = ("call", "given", "length", "n_init", "n_xs", "reverse", "saved", "stacks")
 
     def __init__(
         self, call: Callable, capture: Capture, trace: Trace, operands: list[Tensor], n_init: int, n_xs: int, length: int, reverse: bool,
@@ -40,7 +42,26 @@ class ScanNode(BodyNode):
         self.stacks: dict[Node, Tensor] = {}
         seeds = [seed(k, o) if _fresh(o)._rg else None for k, o in enumerate(trace.outs)]
         grads = trace.body.gradients(trace.outs, seeds, self._heads())
+        # the number of the ys that hold a node, and whether they do one step later
+        ys = {self._node(k): k for k in range(n_init, len(trace.outs))}
+        before = {x: ys.get(self._node(i)) for i, x in enumerate(trace.nodes[:n_init])}
+        self.given = {x: (k, True) for x, k in before.items() if k is not None}
+        self.given |= {x: (k, False) for x, k in ys.items()}
         self.saved = self._choose([g for g in grads if g is not None])
+
+    def _node(self, k: int) -> Node:
+        """Output k of the body."""
+        return self.trace.body.payload(self.trace.outs[k]).node()
+
+    def keep(self, results: list[Tensor]) -> None:
+        """Note what the scan has stacked for backward."""
+        self.stacks = dict(zip(self.saved, results[self.n_out :], strict=True))
+        for x, (k, before) in self.given.items():
+            now = results[k].detach()
+            if before:
+                first = self.operands[self.trace.nodes.index(x)].detach().unsqueeze(0)
+                now = cat([now[1:], first] if self.reverse else [first, now[:-1]])
+            self.stacks[x] = now
 
     def name(self) -> str:
         return "ScanBackward0"
@@ -71,7 +92,7 @@ class ScanNode(BodyNode):
                 x in consts or (x.inputs and all(i in steady for i in x.inputs)) or _is_constant(x)
             ):
                 steady.add(x)
-        free = steady | xs
+        free = steady | xs | set(self.given)
         needed = {i for x in order if x in late for i in x.inputs} | set(grads)
         cut = {x for x in needed if x not in late and x not in free}
 

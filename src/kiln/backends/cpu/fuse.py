@@ -88,9 +88,11 @@ class _Joiner:
         return self.left()
 
     def siblings(self) -> list[Launch]:
-        """Nests that read the same memory join, where the later one needs nothing from in between."""
+        """Nests that read the same memory join, where the later one needs nothing from in between, or
+        nobody in between reads the earlier one, which comes down to it then."""
         tiny = -1
         for x in self.launches:
+            x = self.with_earlier(x)
             after = max(self.needs(x), default=-1)
             near = {k for n in x.reads for k in self.readers.get(n, ())[-_TRIES:]}
             if _tiny(x):
@@ -105,6 +107,19 @@ class _Joiner:
                     tiny = len(self.out)
                 self.place(x, len(self.out))
         return self.left()
+
+    def with_earlier(self, x: Launch) -> Launch:
+        """A launch with those before it taken in that read no more than it does, and that nobody reads yet."""
+        near = {k for n in x.reads for k in self.readers.get(n, ())[-_TRIES:]} - self.needs(x)
+        for k in sorted(near)[-_TRIES:] if x.nest is not None else ():
+            a = self.out[k]
+            if a is None or not a.reads <= x.reads or not self.free(k):
+                continue
+            both = self.joined(k, x)
+            if both is not None:
+                self.out[k] = None
+                x = both
+        return x
 
     def left(self) -> list[Launch]:
         """The launches that there are now."""
