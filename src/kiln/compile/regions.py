@@ -193,13 +193,12 @@ def choose(
         if own(n):
             # a scatter's base is computed in the memory of the result
             inputs = n.inputs[1:] if n.name in SCATTERS else n.inputs
-            roots = [_view_root(x) for x in inputs]
-            need.update(roots)
             if strided(n):
-                seen = set(roots)
-                need.update(x for x in inputs if strided_view(x, seen.__contains__) is None)
+                roots = {_view_root(x) for x in inputs}
+                need |= roots
+                need.update(x for x in inputs if strided_view(x, roots.__contains__) is None)
             else:
-                need.update(x for x in inputs if not _is_plain_view(x))
+                need.update(_view_root(x) if _is_plain_view(x) else x for x in inputs)
         elif n.name in GATHERS:
             need.update(n.inputs)
     cost: dict[Node, int] = {}

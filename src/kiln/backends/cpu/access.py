@@ -257,6 +257,8 @@ class Access:
         mask = lanes_ok or b.const(vec("i1", self.lanes), True)
         for s in scalars:
             mask = b.bin("and", mask, b.splat(s, self.lanes))
+            # a load with no lane on costs microseconds where nothing is mapped
+            address = b.select(s, address, self.buffers[e.attr[0]])
         if stride == 0:
             whole = em.math.any_true(mask)
             value = b.splat(self.branch(em, e, address, [whole], b.extract(fill, 0)), self.lanes)
