@@ -92,7 +92,7 @@ def emit_backward_data(conv: Conv, isa: Isa, symbol: str) -> Kernel:
         conv.dtype, conv.dtype, conv.dtype,
     )  # fmt: skip
     operand = StridedB(conv.dtype, gemm.b_strides)
-    product = _PackedRows(
+    product = PanelDriver(
         gemm, isa, f"{symbol}.product", operand, (ARG_WORKSPACE, weights.slot, ARG_WORKSPACE)
     )
     product.shifts, product.front = (plan.results, plan.copied, plan.columns), plan.front
@@ -122,14 +122,6 @@ def emit_backward_weight(conv: Conv, isa: Isa, symbol: str) -> Kernel:
         plan.join(conv.pixels(), "gradients", ARG_OTHER, conv.y_strides, plan.results),
         product.emit(),
     )
-
-
-class _PackedRows(PanelDriver):
-    """A product whose A has far columns: copied, as its lines would fall on one set of the cache."""
-
-    def _block_k(self) -> None:
-        self.pack_a = True
-        super()._block_k()
 
 
 @dataclass

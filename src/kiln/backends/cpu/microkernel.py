@@ -148,6 +148,11 @@ def emit_tile(b: Text, tile: Tile, name: str) -> None:
             scratch = b.op(f"alloca [{tile.mr * tile.nv} x {vector}], align 64")
         if isinstance(tile.epilogue, Reader):
             _prefetch(b, tile, tile.epilogue)
+        if tile.split_k:  # what is added to may have left the near caches
+            for i in range(tile.mr):
+                for v in range(tile.nv):
+                    offset = _offset(tile.c_row, i) + v * lanes
+                    b.prefetch(b.at("%c", offset * ITEMSIZE[tile.c_dtype]))
         acc, start = ["zeroinitializer"] * (tile.mr * tile.nv), "%b"
         if tile.group == "i8":  # the panel begins with what the columns' sums start from
             size = ITEMSIZE[tile.compute]
