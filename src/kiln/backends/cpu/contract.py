@@ -196,7 +196,17 @@ def _epilogue(
 
 # Where the loops of an epilogue do not tell the last dimensions of a node apart (pixels of a
 # convolution), these are accessed at an Affine that no load accepts, except as a whole.
+# A place along a dimension that the loops do not tell: an offset that no index has, another one for
+# each dimension, so that dimensions which change places are seen to.
 _OPAQUE = 1 << 60
+
+
+def _opaque(dims: int, n: int) -> list[Affine]:
+    return [Affine(_OPAQUE * 1_000_003**k, (0,) * n) for k in range(dims)]
+
+
+def _is_opaque(offset: int) -> bool:
+    return abs(offset) >= _OPAQUE >> 1  # flipped and moved a little, perhaps
 
 
 class _EpilogueRegion(Region):
@@ -217,14 +227,14 @@ class _EpilogueRegion(Region):
         self.shape, self.channel = tuple(shape), channel
         n = len(dims)
         loops = maps.identity(dims, [[0], [1], [2]])
-        opaque = Affine(_OPAQUE, (0,) * n)
+        opaque = _opaque(len(shape), n)
         self.access: tuple[Affine, ...]
         self.numbers: Any = None  # shape and access of what has one number for each row
         if channel is not None:
-            self.access = (loops[0], loops[channel], *(opaque for _ in shape[2:]))
+            self.access = (loops[0], loops[channel], *opaque[2:])
         elif len(shape) > 2 and dims[0] == 1:  # leading dimensions that are rows together
             zero = maps.constant(n)
-            lead = tuple(zero if s == 1 else opaque for s in shape[:-1])
+            lead = tuple(zero if s == 1 else opaque[k] for k, s in enumerate(shape[:-1]))
             self.access = (*lead, loops[2])
             self.numbers = (*shape[:-1], 1), (*lead, zero)
         else:
@@ -242,7 +252,7 @@ class _EpilogueRegion(Region):
         if (tuple(n.shape), tuple(access)) == self.numbers and plain:
             return ln.IndexMap(0, (0, 1, 0))
         at = super().position(access, n)
-        if at.offset >= _OPAQUE:
+        if _is_opaque(at.offset):
             raise NotAffine
         return at
 
@@ -274,7 +284,7 @@ def _one_epilogue(
         result = value if end is n else region.expr(end, region.access)
     except (Split, NotAffine, Unfusable):
         return None
-    if any(e.op == "index" and e.attr.offset >= _OPAQUE for e in ln.walk([result])):
+    if any(e.op == "index" and _is_opaque(e.attr.offset) for e in ln.walk([result])):
         return None
     extras = [k for k, _ in region.buffers]
     out = region.buffer("out", d)
