@@ -84,6 +84,43 @@ def test_in_place_ops_inside_keep_the_old_values_that_their_gradients_need(chang
         same(p.grad, q.grad)
 
 
+def views_and_aliases():
+    """Leaves that do not have memory of their own, by name: how each is made from a tensor."""
+    return {
+        "transposed": lambda w: w.t(),
+        "row": lambda w: w[1],
+        "detached": lambda w: w.detach(),
+        "parameter": lambda w: nn.Parameter(w.t()),
+    }
+
+
+@pytest.mark.parametrize("kind", views_and_aliases())
+@pytest.mark.parametrize("both", [False, True])
+def test_leaves_that_are_views_get_their_gradients(kind, both):
+    base = kiln.arange(9.0).reshape(3, 3)
+    leaf = views_and_aliases()[kind](base)
+
+    def fn(x):
+        return (x * leaf).sum() + (base.exp().sum() if both else 0)
+
+    run = kiln.compile(fn)
+    x = kiln.ones(3)
+    if kind != "parameter":
+        assert not run(x).requires_grad
+    leaf.requires_grad_()
+    got = run(x)
+    assert got.requires_grad
+    got.backward()
+    assert base.grad is None
+    np.testing.assert_array_equal(leaf.grad.numpy(), np.ones(leaf.shape))
+    if both:
+        base.requires_grad_()
+        leaf.grad = None
+        run(x).backward()
+        np.testing.assert_array_equal(leaf.grad.numpy(), np.ones(leaf.shape))
+        np.testing.assert_allclose(base.grad.numpy(), base.detach().exp().numpy(), rtol=1e-6)
+
+
 def test_retain_graph_and_twice():
     x, _ = pair()
     loss = kiln.compile(lambda x: (x**3).sum())(x)

@@ -179,6 +179,16 @@ class Branch(BaseException):
         self.node, self.where = node, where
 
 
+class Reached(BaseException):
+    """The function reaches an argument that requires grad by itself too (its optimizer holds it).
+
+    What is done to the one must be done to the other, so the argument is captured as what is reached.
+    """
+
+    def __init__(self, t: Tensor):
+        self.tensor = t
+
+
 class Capture:
     """A capture under way on one thread."""
 
@@ -203,7 +213,10 @@ class Capture:
         self.stand_ins: dict[
             int, tuple[int, Tensor, Tensor]
         ] = {}  # (leaf, stand-in, argument) by id of the stand-in
-        self.hidden: list[tuple[Tensor, Tensor]] = []  # (leaf behind a stand-in, argument)
+        self.hidden: list[
+            tuple[Tensor, int, Tensor]
+        ] = []  # (leaf behind a stand-in, number of the argument, argument)
+        self.given: set[int] = set()  # arguments that require grad, by id
         self.arg_grads: dict[
             int, Tensor | None
         ] = {}  # by leaf: the stand-in's .grad before the call
@@ -279,9 +292,19 @@ class Capture:
             inside = wrap(sym)
             inside._rg = True
             out._fn = Outside([edge_of(inside)], 1)
-            self.hidden.append((inside, t))
+            self.hidden.append((inside, leaf, t))
         self.stand_ins[id(out)] = (leaf, out, t)
+        if t._rg:
+            self.given.add(id(t))
         return out
+
+    def outside(self, t: Tensor) -> Tensor | int:
+        """What a leaf of the history inside is outside: an argument's number, or the tensor itself."""
+        for inside, leaf, _ in self.hidden:
+            if inside is t:
+                return leaf
+        known = self.stand_ins.get(id(t))
+        return t if known is None else known[0]
 
     def _memory(self, i: Input, a: np.ndarray) -> SymArray:
         """The payload of an input's memory."""
@@ -305,6 +328,8 @@ class Capture:
                     "return it instead",
                 )
             return a
+        if id(t) in self.given:
+            raise Reached(t)
         known = self.storages.get(id(a))
         if known is not None:
             origin = known[0].storage.origin
@@ -328,6 +353,7 @@ class Capture:
             for name, rest in t._view:
                 sym = self._view(REGISTRY[name], sym, rest)
             self.pinned += [(t, a), (t._base, t._base._a)]
+            self.requires.append((t, (t._fn, t._idx, t._rg)))
         else:
             i = self._input("state", a.shape, t.dtype, tensor=t)
             self.requires.append((t, (t._fn, t._idx, t._rg)))
@@ -440,7 +466,7 @@ class Capture:
                 "compile", "the function gives a tensor from outside a new history: by an in-place op that is recorded, "
                 "or by requires_grad_", describe(t), "update it inside kiln.no_grad(), from detached values",
             )  # fmt: skip
-        for inside, x in self.hidden:
+        for inside, _, x in self.hidden:
             if inside._grad is not None:
                 raise CaptureError(
                     "compile", "backward inside the function reaches an argument that was computed outside",
@@ -485,6 +511,8 @@ class Capture:
                     t._grad = wrap(self._grad_memory(x, leaf))
                 self.arg_grads[leaf] = t._grad
             return t._grad
+        if id(t) in self.given:
+            raise Reached(t)
         if id(t) not in self.grads:
             old = t._grad
             self.grads[id(t)] = (t, old, True)
@@ -510,6 +538,8 @@ class Capture:
         """Remember that the function sets `t.grad`."""
         if isinstance(t._a, SymArray):
             self.read_grad(t)
+        elif id(t) in self.given:
+            raise Reached(t)
         elif id(t) not in self.grads:
             self.grads[id(t)] = (t, t._grad, False)
 

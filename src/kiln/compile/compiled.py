@@ -17,9 +17,9 @@ from ..config import config
 from ..errors import CaptureError, KilnTypeError, describe
 from ..graph.node import Graph
 from ..tensor import CAPTURING, Tensor, _fresh, active_capture
-from .capture import Branch, Capture
-from .entries import Entry, Key, Path, leaf_fact, shared
-from .facts import Facts
+from .capture import Branch, Capture, Reached
+from .entries import Entry, Key, Path, leaf_fact, passed, shared
+from .facts import Facts, Same
 from .plan import Plan
 from .pytree import flatten, unflatten
 
@@ -45,6 +45,7 @@ class CompiledFunction:
         self.name = name or getattr(fn, "__name__", type(fn).__name__)
         self.entries: list[Entry] = []
         self.captures = 0
+        self.own: list[Tensor] = []  # arguments that the function reaches by itself as well
         self.lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -63,10 +64,11 @@ class CompiledFunction:
         """A call that no entry knows at a glance: looks at everything, and captures where nothing serves."""
         found: list[Any] = []
         structure = flatten((args, kwargs), found)
-        leaves = tuple(found)
+        facts = tuple(self._fact(x) for x in found)
+        leaves = tuple(map(passed, facts, found))
         key = Key(
             structure,
-            tuple(map(leaf_fact, leaves)),
+            facts,
             shared(leaves),
             mode.grad,
             mode.inference,
@@ -87,10 +89,18 @@ class CompiledFunction:
             entry = Entry(key, self.backend)
             if config.explain:
                 self._explain(key, reasons)
-            plan = self._resolve(entry, leaves)
-            self.entries.insert(0, entry)
-            del self.entries[config.max_paths * 4 :]
-        return plan.run(leaves)
+            try:
+                plan = self._resolve(entry, leaves)
+            except Reached as e:
+                self.own.append(e.tensor)
+            else:
+                self.entries.insert(0, entry)
+                del self.entries[config.max_paths * 4 :]
+                return plan.run(leaves)
+        return self._find(args, kwargs)
+
+    def _fact(self, x: Any) -> Any:
+        return Same(x) if any(x is t for t in self.own) else leaf_fact(x)
 
     def _resolve(self, entry: Entry, leaves: tuple[Any, ...]) -> Plan:
         """The plan for these arguments: follows the branches, capturing paths not seen yet."""
@@ -136,7 +146,10 @@ class CompiledFunction:
                 def leaf() -> Any:
                     i = next(numbered)
                     x = leaves[i]
-                    if isinstance(x, Tensor):
+                    fact = entry.key.facts[i]
+                    if isinstance(fact, Same):
+                        x = fact.object
+                    elif isinstance(x, Tensor):
                         x = capture.argument(_fresh(x), i)
                     given.append(x)
                     return x

@@ -73,6 +73,11 @@ def leaf_fact(x: Any) -> Any:
     return Same(x)
 
 
+def passed(fact: Any, x: Any) -> Any:
+    """What a program gets of an argument: nothing of a tensor that it reaches by itself."""
+    return None if isinstance(fact, Same) and isinstance(fact.object, Tensor) else x
+
+
 def shared(leaves: Sequence[Any]) -> Any:
     """Which argument tensors are one memory; None where each has its own."""
     ids = [id(x._a) for x in leaves if isinstance(x, Tensor)]
@@ -131,8 +136,8 @@ class Entry:
         _unpack("args", tuple, args, s, numbers)
         _unpack("kwargs", dict, kwargs, s, numbers)
         _require(self._calls(s), "return None", s)
-        n = len(self.key.facts)
-        s.line(f"leaves = ({''.join(f'x{i}, ' for i in range(n))})", 2)
+        given = (passed(f, f"x{i}") for i, f in enumerate(self.key.facts))
+        s.line(f"leaves = ({''.join(f'{x}, ' for x in given)})", 2)
         tensors = [f"x{i}" for i, f in enumerate(self.key.facts) if isinstance(f, TensorFact)]
         for g in self.guards:
             again = f"if {s.constant(g.broken)}(leaves): return None"

@@ -17,14 +17,15 @@ class Joint:
     """The backward half: which inputs get gradients, and what the forward half saves for it.
 
     `outputs` are the forward outputs with gradients, `saved` forward outputs kept for backward,
-    `saved_inputs` forward inputs that backward reads, `wanted` inputs that get gradients.
+    `saved_inputs` forward inputs that backward reads, `wanted` what gets gradients: argument leaves by
+    number, tensors reached by the function themselves (which may be views of an input).
     """
 
     def __init__(self) -> None:
         self.outputs: list[int] = []
         self.saved: list[int] = []
         self.saved_inputs: list[int] = []
-        self.wanted: list[int] = []
+        self.wanted: list[Tensor | int] = []
         self.graph: Graph = None  # type: ignore[assignment]
         self.program: Any = None
 
@@ -37,29 +38,24 @@ def differentiate(
     capture: Capture, roots: list[Tensor], outputs: list[int], output: Callable[[Node], int]
 ) -> Joint | None:
     """Differentiate the captured outputs with respect to every input that requires grad."""
-    leaves: list[tuple[int, Tensor]] = []
     seeds = [
         wrap(SymArray(capture, Storage(_seed(k, t)), (), t._a.shape, t._a.dtype))
         for k, t in enumerate(roots)
     ]
-    stand_ins = _leaves_below(roots)
-    for t in stand_ins:
-        origin = capture.payload(t).storage.origin
-        if origin is not None:
-            leaves.append((origin.index, t))
+    leaves = [t for t in _leaves_below(roots) if capture.payload(t).storage.origin is not None]
     if not leaves:
         return None
-    targets = Targets([t for _, t in leaves], roots)
+    targets = Targets(leaves, roots)
     with no_grad():
         run(roots, seeds, True, False, targets, accumulate=False)
     joint = Joint()
     joint.outputs = outputs
     pairs = [
-        (i, targets.found[key])
-        for (i, _), key in zip(leaves, targets.keys, strict=True)
+        (capture.outside(t), targets.found[key])
+        for t, key in zip(leaves, targets.keys, strict=True)
         if key in targets.found
     ]
-    joint.wanted = [i for i, _ in pairs]
+    joint.wanted = [t for t, _ in pairs]
     grads = [capture.payload(g).node() for _, g in pairs]
     _split(capture, joint, grads, output)
     return joint

@@ -83,7 +83,7 @@ class StateGuard(Guard):
 
 
 class MemoryGuard(Guard):
-    """Tensors that have the memory of an input found before, or must keep theirs (views and their bases)."""
+    """Tensors that have the memory of an input found before (requires_grad too), or must keep theirs (views and bases)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,11 +91,13 @@ class MemoryGuard(Guard):
 
     def learn(self, capture: Capture, facts: list[Fact]) -> None:
         for t, i in capture.aliases.values():
-            self.known.setdefault(id(t), (t, i))
+            self.known.setdefault(id(t), (t, i, t._rg))
         self.pinned += capture.pinned
 
     def broken(self, leaves: Leaves) -> str | None:
-        for t, i in self.known.values():
+        for t, i, rg in self.known.values():
+            if t._rg is not rg:
+                return f"requires_grad of a tensor that shares its memory was {rg}"
             if t._a is not i.fetch(leaves):
                 return "two tensors shared their memory and do not, or the other way round"
         for t, a in self.pinned:
@@ -108,7 +110,10 @@ class MemoryGuard(Guard):
             owner = f"x{i.leaf}" if i.leaf >= 0 else s.constant(i.tensor)
             return f"{owner}._grad._a" if i.kind == "grad" else f"{owner}._a"
 
-        out = [f"{s.constant(t)}._a is {array(i)}" for t, i in self.known.values()]
+        out = [
+            f"{(name := s.constant(t))}._a is {array(i)} and {name}._rg is {rg}"
+            for t, i, rg in self.known.values()
+        ]
         return out + [f"{s.constant(t)}._a is {s.constant(a)}" for t, a in self.pinned]
 
 

@@ -40,11 +40,8 @@ class ProgramNode(TapeNode):
     def __init__(
         self, joint: Joint, inputs: list[Input], leaves: Sequence[Any], slots: dict[int, np.ndarray]
     ):
-        sources = [
-            leaves[inputs[i].leaf] if inputs[i].kind == "arg" else inputs[i].tensor
-            for i in joint.wanted
-        ]
-        super().__init__([edge_of(t) for t in sources], len(joint.outputs))  # type: ignore[arg-type]
+        sources = [leaves[t] if isinstance(t, int) else t for t in joint.wanted]
+        super().__init__([edge_of(t) for t in sources], len(joint.outputs))
         self.metas = [(slots[k].shape, slots[k].dtype) for k in joint.outputs]
         self.joint = joint
         self.position = {k: j for j, k in enumerate(joint.outputs)}
