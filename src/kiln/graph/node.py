@@ -168,7 +168,9 @@ def item(n: Node, i: int) -> Node:
 
 def const(value: Any, dtype: dt.dtype, shape: Sequence[int] = ()) -> Node:
     """A scalar known at capture, as a 0-d node (or broadcast to a shape)."""
-    scalar = dtype.np.type(value)
+    # an integer beyond the dtype's range wraps, as in eager mode and PyTorch
+    whole = dtype.category == dt.INT and isinstance(value, int)
+    scalar = np.asarray(value).astype(dtype.np)[()] if whole else dtype.np.type(value)
     n = _node(
         CONST,
         (scalar.item() if dtype.category != dt.FLOAT else float(scalar), dtype),

@@ -10,7 +10,7 @@ from .. import dtypes as dt
 from ..autograd.modes import no_grad
 from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnValueError, describe
 from ..shape import Size, numel
-from ..tensor import Tensor
+from ..tensor import Tensor, active_capture
 from .activation import widen
 from .registry import FUNCTIONS, Sample, composition, op
 from .samples import draw, rng
@@ -312,7 +312,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
         raise KilnError(
             "one_hot", "only applicable to int64 index tensors", describe(tensor), "x.long()"
         )
-    if num_classes == -1 or isinstance(tensor._a, np.ndarray):
+    if num_classes == -1 or active_capture() is None:
         a = tensor._host("one_hot")
         if a.size == 0 and num_classes <= 0:
             raise KilnError(
