@@ -152,7 +152,8 @@ def select_body(find: Callable) -> Callable:
     def body(input: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
         if not len(input.shape):
             return input.clone(), find(input, 0, False)
-        index = find(input, dim, True)
+        ordered = input.to(dt.uint8) if input.dtype is dt.bool_ else input
+        index = find(ordered, dim, True)
         values = input.gather(dim, index)
         return (values, index) if keepdim else (values.squeeze(dim), index.squeeze(dim))
 
@@ -188,6 +189,7 @@ def select_samples() -> Iterator[Sample]:
     yield Sample((draw(r, ()), 0, False))
     yield Sample((strided(draw(r, (4, 3))), 1, False))
     yield Sample((np.array([[1.0, 3.0, 3.0], [2.0, np.nan, 2.0]]), 1, False), grad=False)
+    yield Sample((np.array([[False, True, True], [False, False, False]]), 1, False), grad=False)
     yield Sample((draw(r, (0, 3)), 1, False))
     yield Sample((np.zeros((0, 3)), 0, False), error=IndexError)
     yield Sample((np.zeros((2, 3)), 2, False), error=IndexError)

@@ -186,7 +186,7 @@ def emit(lowering: Lowering, n: Node) -> None:
 
 def _contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
     want = contiguous_strides(shape)
-    return all(a == b or s == 1 for a, b, s in zip(strides, want, shape, strict=True))
+    return 0 in shape or all(a == b or s == 1 for a, b, s in zip(strides, want, shape, strict=True))
 
 
 def _parts(n: Node, isa: Isa) -> list[Part] | None:

@@ -6,7 +6,7 @@ and bf16 an i16. Scalars and vectors mix: an operation is as wide as its widest 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from kiln.backends.cpu import philox
 from kiln.backends.cpu.ir import Builder, Module, Val, bits_of, lanes_of, mangle, vec
@@ -68,7 +68,8 @@ class ExprEmitter:
     ``leaves`` is asked for load, gather, scalar, index, ref and leaf nodes. ``values`` maps what has been
     emitted; callers seed it with values computed outside and drop entries that stop being valid. ``run``
     tells of an index leaf that counts up by one over the lanes: its first value and whether that is known
-    to be a multiple of 4.
+    to be a multiple of 4. ``kept`` are expressions that are stored: a sum with one of them is taken as it is
+    written, for another kernel that reads it must come to the same bits (amax's gradient asks for equality).
     """
 
     def __init__(
@@ -77,11 +78,13 @@ class ExprEmitter:
         isa: Isa,
         leaves: Callable[[Expr], Val],
         run: Callable[[Expr], tuple[Val, bool] | None] = lambda e: None,
+        kept: Collection[Expr] = (),
     ) -> None:
         self.b = b
         self.isa = isa
         self.leaves = leaves
         self.run = run
+        self.kept = frozenset(kept)
         self.values: dict[Expr, Val] = {}
         self.math = VMath(b, isa)
 
@@ -99,7 +102,8 @@ class ExprEmitter:
             return self.leaves(e)
         if e.op == "add":
             for one, other in (e.args, e.args[::-1]):
-                if other.op in ("erf", "tanh") and one.op == "const" and abs(one.attr) == 1:
+                near = other.op in ("erf", "tanh") and other not in self.kept
+                if near and one.op == "const" and abs(one.attr) == 1:
                     whole = getattr(self.math, other.op + "_plus")
                     return whole(self.emit(other.args[0]), one.attr)
         args = [self.emit(a) for a in e.args]

@@ -70,7 +70,8 @@ class _Writer:
         self.b: Builder = self.module.function(symbol, params)
         self.n_outer = len(self.nest.outer)
         self.access = Access(self.b, isa, self.nest, work.first_scratch, work.offsets, streamed)
-        self.e = ExprEmitter(self.b, isa, self.leaf, self.access.run)
+        kept = [t.expr for s in self.nest.stages for t in s.stores]
+        self.e = ExprEmitter(self.b, isa, self.leaf, self.access.run, kept)
         self.refs: dict[tuple[int, int], Val] = {}
         written = {t.buffer for s in self.nest.stages for t in s.stores}
         self.depth = _depths(self.nest, written)

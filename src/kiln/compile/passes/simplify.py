@@ -75,11 +75,11 @@ def _cast(n: Node) -> Node | None:
             return const(np.asarray(x.args[0], x.dtype.np).astype(d.np)[()], d) if exact else None
     if x.name == "cast":
         inner = x.args[0].dtype
+        wider = x.dtype.itemsize - inner.itemsize
         if (
-            dt.promote_types(inner, x.dtype) is x.dtype
-            and inner.category <= x.dtype.category <= d.category
-            and x.dtype.itemsize >= inner.itemsize
-            and inner.category == x.dtype.category
+            inner.category == x.dtype.category <= d.category
+            and (wider > 0 or (wider == 0 and inner.is_signed == x.dtype.is_signed))
+            and dt.promote_types(inner, x.dtype) is x.dtype
         ):
             return make("cast", (x.args[0], d), n.source)
     return None

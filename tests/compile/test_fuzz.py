@@ -1,0 +1,124 @@
+"""Random programs, and the smallest ones for what they found."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import kiln
+import kiln.nn.functional as F
+from tests.fuzz.checks import check, describe
+from tests.fuzz.programs import program
+
+rng = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return kiln.tensor(rng.normal(size=shape).astype(np.float32))
+
+
+def agree(fn, *args, tol=1e-5):
+    """The compiled function's results are eager mode's."""
+    got, want = kiln.compile(fn)(*args), fn(*args)
+    assert got.dtype is want.dtype
+    np.testing.assert_allclose(got.detach().numpy(), want.detach().numpy(), rtol=tol, atol=tol)
+
+
+@pytest.mark.parametrize("seed", range(0, 400, 10))
+def test_random_programs(seed):
+    p = program(seed)
+    verdict = check(p, deep=seed % 40 == 0)
+    assert verdict.status != "differs", (verdict.detail, describe(p))
+
+
+VIEWS = {
+    "transposed": lambda a: a.transpose(2, 3),
+    "flipped": lambda a: a.flip(3),
+    "rows flipped": lambda a: a.flip(2),
+    "both": lambda a: a.flip(2).transpose(2, 3),
+    "channels flipped": lambda a: a.flip(1),
+    "images flipped": lambda a: a.flip(0),
+    "images and channels": lambda a: a.transpose(0, 1),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("groups", [1, 2, 16])
+def test_what_is_added_to_a_convolution_may_be_a_view(view, groups):
+    x, w = normal(16, 16, 6, 6), normal(16, 16 // groups, 3, 3)
+    agree(
+        lambda x, a: F.conv2d(x, w, None, 1, 1, 1, groups) * 0.1 + VIEWS[view](a), x, normal(*x.shape)
+    )
+
+
+@pytest.mark.parametrize("dims", list(itertools.permutations(range(3))), ids=str)
+@pytest.mark.parametrize("flips", [(), (0,), (1,), (0, 1, 2)], ids=str)
+def test_what_is_added_to_a_batch_of_products_may_be_a_view(dims, flips):
+    w = normal(6, 5)
+    agree(lambda x, a: (x @ w).relu() + a.permute(dims).flip(flips), normal(5, 5, 6), normal(5, 5, 5))
+
+
+def test_integers_beyond_the_range_of_their_dtype_wrap():
+    x = kiln.tensor([1, 2, 250], dtype=kiln.uint8)
+    agree(lambda x: x.clamp(min=-1), x)
+    agree(lambda x: x + 300, x)
+
+
+def test_casts_that_change_the_sign_stay():
+    agree(lambda x: x.to(kiln.int64).to(kiln.float32), kiln.tensor([1, 2], dtype=kiln.uint64))
+
+
+@pytest.mark.parametrize("pick", ["max", "min"])
+def test_the_largest_truth_value(pick):
+    agree(lambda x: getattr(x, pick)(1)[0], kiln.tensor([[False, True], [False, False]]))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0)])
+def test_branches_and_scans_of_nothing(shape):
+    agree(lambda x: kiln.cond(x.sum() > 0, lambda a: a * 2, lambda a: a.sin(), (x,)), kiln.zeros(*shape))
+    agree(lambda x: kiln.scan(lambda c, s: (c + s, c), kiln.zeros(shape[1]), x)[0], kiln.zeros(*shape))
+
+
+@pytest.mark.parametrize("act", ["gelu", "tanh + 1", "erf - 1"])
+@pytest.mark.parametrize("pick", ["amax", "amin"])
+def test_a_value_computed_twice_is_the_same_value(act, pick):
+    """The gradient goes to the elements that equal the extreme, wherever they are computed again."""
+    acts = {
+        "gelu": lambda x: F.gelu(x, approximate="tanh"),
+        "tanh + 1": lambda x: (x.tanh() + 1) * x,
+        "erf - 1": lambda x: (x.erf() - 1) * x,
+    }
+
+    def fn(x):
+        y = getattr(acts[act](x), pick)((0, 2), keepdim=True)
+        return kiln.autograd.grad(y.sin().sum(), x)[0]
+
+    agree(fn, normal(2, 13, 24).requires_grad_())
+
+
+def test_one_hot_of_what_the_function_reaches():
+    labels = kiln.tensor([2, 0, 1])
+    agree(lambda x: F.one_hot(labels, 3) * x, kiln.tensor(2))
+
+
+def test_an_argument_that_the_optimizer_holds_too():
+    def steps(compiled):
+        images = [kiln.arange(6.0).reshape(3, 2).t().requires_grad_(), kiln.ones(2, 3, requires_grad=True)]
+        opt = kiln.optim.SGD(images[:1], lr=0.1, momentum=0.9)
+
+        def step(image):
+            opt.zero_grad()
+            loss = (image**2).sum()
+            loss.backward()
+            opt.step()
+            return image, loss.detach()
+
+        run = kiln.compile(step) if compiled else step
+        out = []
+        for image in (images[0], images[0], images[1], images[0]):
+            same, loss = run(image)
+            assert same is image
+            out += [loss.item(), *image.detach().numpy().ravel(), *image.grad.numpy().ravel()]
+        return out
+
+    np.testing.assert_allclose(steps(True), steps(False), rtol=1e-6)

@@ -1,0 +1,114 @@
+"""`python -m tests.fuzz --count 20000 --seed 0`: random programs, compiled against eager mode.
+
+Batches of programs run in processes of their own with an empty kernel cache each, so that a crash is a
+finding like others; every tenth program runs on 1, 2 and 3 threads and on the reference backend as well,
+and again in a new process that finds its kernels on disk: the same bits each time. A finding is reproduced
+by `python -m tests.fuzz --one SEED`. The exit code is 1 where something differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+DEEP = 10  # each so manieth program is checked in every way
+FINE = ("same", "ill-conditioned", "refused")  # refused: in eager mode as well
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--count", type=int, default=1000, help="how many programs")
+    parser.add_argument("--seed", type=int, default=0, help="the first one's seed")
+    parser.add_argument("--isa", default="", help="avx512, avx2, sse2 or neon; the best one by default")
+    parser.add_argument("--batch", type=int, default=200, help="programs a process")
+    parser.add_argument("--one", type=int, help="run this seed here and tell everything about it")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--seeds", default="", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.isa:
+        os.environ["KILN_CPU_ISA"] = args.isa
+    if args.one is not None:
+        return _one(args.one)
+    if args.worker:
+        return _work([int(s) for s in args.seeds.split(",")])
+    return _all(args)
+
+
+def _one(seed: int) -> int:
+    from .checks import check, describe
+    from .programs import program
+
+    p = program(seed)
+    verdict = check(p, deep=True)
+    print(p.kind, *describe(p), verdict, sep="\n")
+    return int(verdict.status == "differs")
+
+
+def _work(seeds: list[int]) -> int:
+    """Check programs, a line of JSON for each."""
+    import warnings
+
+    from .checks import check
+    from .programs import program
+
+    warnings.simplefilter("ignore")
+    for seed in seeds:
+        print(json.dumps({"seed": seed, "status": "crashed"}), flush=True)
+        try:
+            v = check(program(seed), deep=seed % DEEP == 0)
+            line = {"seed": seed, "status": v.status, "detail": v.detail, "digest": v.digest}
+        except Exception:
+            line = {"seed": seed, "status": "failed", "detail": traceback.format_exc()[-600:]}
+        print(json.dumps(line), flush=True)
+    return 0
+
+
+def _batch(seeds: list[int], cache: str) -> dict[int, dict[str, Any]]:
+    """What a process says of the programs; one that dies leaves the rest to another."""
+    found: dict[int, dict[str, Any]] = {}
+    while left := [s for s in seeds if s not in found]:
+        argv = [sys.executable, "-m", __package__ or "tests.fuzz", "--worker", "--seeds", ",".join(map(str, left))]
+        env = {**os.environ, "KILN_CACHE_DIR": cache}
+        done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        lines = [json.loads(text) for text in done.stdout.splitlines() if text.startswith('{"seed"')]
+        found |= {line["seed"]: line for line in lines}
+        if not lines:
+            raise SystemExit(done.stderr)
+        if lines[-1]["status"] == "crashed":
+            lines[-1]["detail"] = f"exit code {done.returncode}: {done.stderr[-300:]}"
+    return found
+
+
+def _all(args: argparse.Namespace) -> int:
+    counts: Counter[str] = Counter()
+    start = time.monotonic()
+    for first in range(args.seed, args.seed + args.count, args.batch):
+        seeds = list(range(first, min(first + args.batch, args.seed + args.count)))
+        with tempfile.TemporaryDirectory(prefix="kiln-fuzz.") as cache:
+            cold = _batch(seeds, cache)
+            again = [s for s in seeds if s % DEEP == 0]
+            warm = _batch(again, cache) if again else {}
+        for seed, line in cold.items():
+            if seed in warm and line.get("digest") != warm[seed].get("digest"):
+                line |= {"status": "differs", "detail": f"other bits from a warm cache; {line.get('detail')}"}
+            counts[line["status"]] += 1
+            if line["status"] not in FINE:
+                print(f"seed {seed}: {line['status']}: {line.get('detail')}", flush=True)
+        total = sum(counts.values())
+        print(f"{total} programs, {(time.monotonic() - start) / total:.2f} s each: {dict(counts)}", flush=True)
+    return int(any(status not in FINE for status in counts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

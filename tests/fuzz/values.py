@@ -1,0 +1,139 @@
+"""What the steps of a program draw on: its values so far, weights made for it, choices of its seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import kiln
+from kiln import dtypes as dt
+
+LIMIT = 4000  # elements of a value, to keep eager mode quick
+
+
+class Values:
+    """The values of one run of a program.
+
+    `weights` outlives the run: what one run asks for, the next gets again, whatever mode it runs in.
+    """
+
+    def __init__(self, seed: int, inputs: tuple[Any, ...], weights: dict[Any, Any]):
+        self.q = random.Random(seed)
+        self.seed, self.weights, self.made = seed, weights, 0
+        self.all = list(inputs)
+
+    def pick(self) -> Any:
+        """One of the values, mostly the last."""
+        return self.all[-1] if self.q.random() < 0.6 else self.q.choice(self.all)
+
+    def other(self, x: Any) -> Any:
+        """Something that broadcasts with `x`: a value, a weight of its shape or of a part of it, a number."""
+        q = self.q
+        kind = q.choice(["value", "value", "weight", "row", "column", "number"])
+        if kind == "value":
+            y = q.choice(self.all)
+            return y if fits(x.shape, y.shape) else self.weight(x.shape)
+        if kind == "number":
+            return q.choice([0, 1, 2, -1, 0.5, -1.5, 3.0])
+        shape = tuple(x.shape)
+        if kind == "row":
+            shape = shape[q.randint(0, len(shape)) :]
+        if kind == "column" and shape:
+            d = q.randrange(len(shape))
+            shape = (*shape[:d], 1, *shape[d + 1 :])
+        return self.weight(shape)
+
+    def _kept(self, make: Callable[[np.random.Generator], Any]) -> Any:
+        self.made += 1
+        if self.made not in self.weights:
+            self.weights[self.made] = make(np.random.default_rng((self.seed, self.made)))
+        return self.weights[self.made]
+
+    def weight(self, shape: Any, dtype: Any = None) -> Any:
+        """A tensor of normal numbers that the program reaches as a closure."""
+        shape, dtype = tuple(shape), dtype or kiln.float32
+        transposed = len(shape) > 1 and self.q.random() < 0.2
+
+        def make(r: np.random.Generator) -> Any:
+            s = (*shape[:-2], shape[-1], shape[-2]) if transposed else shape
+            t = kiln.tensor(r.normal(size=s).astype(np.float32)).to(dtype)
+            return t.transpose(-1, -2) if transposed else t
+
+        return self._kept(make)
+
+    def indices(self, shape: Any, n: int, negative: bool = False) -> Any:
+        """Indices into `n` places, as int64 or int32."""
+        kind = self.q.choice([np.int64, np.int64, np.int32])
+        if n == 0:
+            raise ValueError("no place to point at")
+        low = -n if negative and self.q.random() < 0.3 else 0
+        shape = tuple(shape)
+        return self._kept(lambda r: kiln.tensor(np.asarray(r.integers(low, n, shape), kind)))
+
+    def mask(self, shape: Any) -> Any:
+        """A tensor of bools."""
+        shape = tuple(shape)
+        return self._kept(lambda r: kiln.tensor(np.asarray(r.random(shape) < 0.6)))
+
+    def module(self, make: Callable[[], Any]) -> Any:
+        """A module that the program reaches as a closure."""
+
+        def seeded(r: np.random.Generator) -> Any:
+            kiln.manual_seed(int(r.integers(1 << 30)))
+            return make()
+
+        return self._kept(seeded)
+
+    def dim(self, x: Any) -> int:
+        """A dim of `x`, from the front or the back."""
+        if x.ndim == 0:
+            return self.q.choice([0, -1])
+        return self.q.randrange(x.ndim) - self.q.choice([0, x.ndim])
+
+    def dims(self, x: Any) -> list[int]:
+        """Some dims of `x`."""
+        return self.q.sample(range(x.ndim), self.q.randint(1, x.ndim)) if x.ndim else []
+
+    def filled(self, x: Any, shape: Any) -> Any:
+        """`x`'s elements, repeated or cut to fill a shape, as a floating tensor."""
+        n = int(np.prod(shape, dtype=np.int64))
+        flat = floating(x).reshape(-1)
+        if flat.numel() == 0:
+            return self.weight(shape)
+        if flat.numel() < n:
+            flat = flat.repeat(-(-n // flat.numel()))
+        return flat[:n].reshape(tuple(shape))
+
+    def tame(self, y: Any) -> Any:
+        """`y` kept from growing, in one of several ways."""
+        if not y.is_floating_point():
+            return y
+        kind = self.q.choice(["clamp", "clamp", "clamp", "scale", "tanh", "softsign"])
+        if kind == "clamp":
+            return y.clamp(-30, 30)
+        if kind == "scale":
+            return (y * 0.125).clamp(-100, 100)
+        return y.tanh() if kind == "tanh" else y / (1 + y.abs())
+
+
+def fits(a: Any, b: Any) -> bool:
+    """Whether two shapes broadcast to something small."""
+    try:
+        return int(np.prod(np.broadcast_shapes(tuple(a), tuple(b)), dtype=np.int64)) <= LIMIT
+    except ValueError:
+        return False
+
+
+def floating(x: Any) -> Any:
+    """`x`, or its float32 where it has no floating dtype."""
+    return x if x.is_floating_point() else x.float()
+
+
+def integral(x: Any) -> Any:
+    """`x` as integers; floats are rounded within a byte's range."""
+    if x.dtype is dt.bool_:
+        return x.int()
+    return x.clamp(-100, 100).round().int() if x.is_floating_point() else x
