@@ -140,6 +140,8 @@ def loss(v: Values, x: Any) -> Any:
     n = y2.shape[1]
     labels = v.indices((y2.shape[0], *y2.shape[2:]), n).long()
     w = v.weight((n,), y.dtype).abs() + 0.1
+    flat = y2.reshape(len(y2), -1)
+    first = v.indices((len(y2),), flat.shape[1]).long()
     return v.tame(q.choice([
         lambda: F.mse_loss(y, t, reduction=how), lambda: F.l1_loss(y, t, reduction=how), lambda: F.smooth_l1_loss(y, t, reduction=how),
         lambda: F.huber_loss(y, t, reduction=how), lambda: F.cross_entropy(y2, labels, reduction=how), lambda: F.cross_entropy(y2, labels, w.detach(), reduction=how),
@@ -149,7 +151,7 @@ def loss(v: Values, x: Any) -> Any:
         lambda: F.binary_cross_entropy(y.sigmoid() * 0.9 + 0.05, v.mask(y.shape).to(y.dtype), reduction=how),
         lambda: F.kl_div(y.log_softmax(-1), t.softmax(-1), reduction=how), lambda: F.soft_margin_loss(y, v.mask(y.shape).to(y.dtype) * 2 - 1, reduction=how),
         lambda: F.cosine_similarity(y, t, dim=-1, eps=1e-3), lambda: F.gaussian_nll_loss(y, t, t.abs() + 0.5, reduction=how),
-        lambda: F.poisson_nll_loss(y.clamp(-3, 3), t.abs(), reduction=how), lambda: F.multi_margin_loss(y2, labels, reduction=how),
+        lambda: F.poisson_nll_loss(y.clamp(-3, 3), t.abs(), reduction=how), lambda: F.multi_margin_loss(flat, first, reduction=how),
     ])())  # fmt: skip
 
 

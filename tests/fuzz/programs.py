@@ -25,11 +25,12 @@ STEPS = [
     layers.attention, layers.recurrence, layers.control,
 ]  # fmt: skip
 NEEDS_DIMS = {steps.movement, steps.indexing, steps.write, steps.drawing}
+# eps: what is next to nothing is not to be scaled to the size of others
 OPTIMIZERS: list[Callable[[Any], Any]] = [
     lambda p: kiln.optim.SGD(p, lr=0.01), lambda p: kiln.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True),
-    lambda p: kiln.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=0.01), lambda p: kiln.optim.Adam(p, lr=0.01),
-    lambda p: kiln.optim.AdamW(p, lr=0.01, amsgrad=True), lambda p: kiln.optim.RMSprop(p, lr=0.01, momentum=0.5),
-    lambda p: kiln.optim.Adagrad(p, lr=0.01), lambda p: kiln.optim.Adadelta(p),
+    lambda p: kiln.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=0.01), lambda p: kiln.optim.Adam(p, lr=0.01, eps=1e-3),
+    lambda p: kiln.optim.AdamW(p, lr=0.01, eps=1e-3, amsgrad=True), lambda p: kiln.optim.RMSprop(p, lr=0.01, eps=1e-2, momentum=0.5),
+    lambda p: kiln.optim.Adagrad(p, lr=0.01, eps=1e-3), lambda p: kiln.optim.Adadelta(p, eps=1e-2),
 ]  # fmt: skip
 
 

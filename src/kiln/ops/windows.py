@@ -214,7 +214,10 @@ def _max_take_samples() -> Any:
 def max_pool(
     input: Tensor, kernel: tuple, stride: tuple, padding: tuple, extra: tuple, dilation: tuple
 ) -> Tensor:
-    """The largest value of each window, and which tap of the window it is (the first one at ties)."""
+    """The largest value of each window, and which tap of the window it is (the first one at ties).
+
+    NaN is the largest. Of several in one window it is the first as well, where PyTorch takes the last.
+    """
     d = input.dtype
     x = padded(
         input.astype(np.int16) if d == np.uint8 else input, padding, _lowest(dt.OF_NUMPY[d]), extra
@@ -224,7 +227,8 @@ def max_pool(
     )
     values = first = None
     index = _tap_dtype(kernel).np.type
-    for i, where in enumerate(taps(out, kernel, stride, dilation)):
+    places = list(enumerate(taps(out, kernel, stride, dilation)))
+    for i, where in places:
         v = x[(..., *where)]
         if values is None or first is None:
             values, first = v.copy(), np.zeros(v.shape, index)
@@ -234,6 +238,9 @@ def max_pool(
                 first, better * index(i), out=first
             )  # i grows: where v is not better, first stays
             np.maximum(values, v, out=values)
+    if values is not None and values.dtype.kind not in "iu" and np.isnan(values).any():
+        for i, where in reversed(places):
+            first[np.isnan(x[(..., *where)])] = i  # type: ignore[index]
     return values.astype(d, copy=False), first  # type: ignore[union-attr]
 
 
