@@ -69,7 +69,8 @@ class _Check:
                     f"{op}: an input of dtype {x.dtype.name} requires grad; finite differences need "
                     "double precision", KilnWarning, stacklevel=4,
                 )  # fmt: skip
-            if any(s == 0 and n > 1 for s, n in zip(x._a.strides, x._a.shape, strict=True)):
+            axes = zip(x._a.strides, x._a.shape, strict=True)
+            if x._a.size and any(s == 0 and n > 1 for s, n in axes):
                 raise KilnError(
                     op, "an input has elements that share memory", describe(x), "clone() it first"
                 )

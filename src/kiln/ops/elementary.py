@@ -10,6 +10,7 @@ import numpy as np
 from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, describe
 from ..tensor import Tensor
+from .activation import widen
 from .arithmetic import conjugate, elementwise, only
 from .complex import complex as make_complex
 from .derive import elementwise_infer
@@ -262,7 +263,10 @@ def lcm(input: Tensor, other: Tensor) -> Tensor:
     Sample((draw(rng(), (3, 4)), np.array([1, 2, 0, 3]))), Sample((np.array([1, 2]), np.array([3, 4])), grad=False),
 ]))  # fmt: skip
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
-    """input * 2**other."""
+    """input * 2**other, in input's dtype where that is floating and other holds integers."""
+    if input.is_floating_point() and other.dtype.category == dt.INT:
+        wide = widen(input)
+        return (wide * 2.0 ** other.to(wide.dtype)).to(input.dtype)
     return input * 2.0**other
 
 

@@ -251,12 +251,13 @@ def _trapezoids() -> Iterator[Sample]:
     yield Sample((y, draw(r, (3,))), error=RuntimeError)
 
 
-def _areas(name: str, y: Tensor, x: Tensor | None, dx: Any, dim: int) -> Tensor:
+def _areas(name: str, y: Tensor, x: Tensor | None, dim: int) -> Tensor:
+    """Twice the area between neighbouring points, which are 1 apart where there is no x."""
     d = norm_dim(dim, y.ndim, name)
     n = y.shape[d]
     pairs = y.narrow(d, 0, n - 1) + y.narrow(d, 1, n - 1) if n else y
     if x is None:
-        return pairs * (dx / 2.0)
+        return pairs
     if x.ndim == 1:
         if x.shape[0] != n:
             raise KilnError(
@@ -265,18 +266,17 @@ def _areas(name: str, y: Tensor, x: Tensor | None, dx: Any, dim: int) -> Tensor:
         x = x.reshape([n if i == d else 1 for i in range(y.ndim)])
     e = d - y.ndim + x.ndim
     width = x.narrow(e, 1, x.shape[e] - 1) - x.narrow(e, 0, x.shape[e] - 1)
-    return pairs * width / 2.0
-
-
-def _axis(x: Any, dx: Any) -> tuple:
-    return (x, 1) if x is not None else (None, 1 if dx is None else dx)
+    return pairs * width
 
 
 @composition(method=False, aliases=("trapz",), samples=_trapezoids)
 def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: Any = None, dim: int = -1) -> Tensor:
     """The integral along `dim` by the trapezoidal rule, at points `x` or `dx` apart."""
-    areas = _areas("trapezoid", y, *_axis(x, dx), dim)
-    return sum_op(areas, norm_dim(dim, areas.ndim, "trapezoid"), False)
+    d = norm_dim(dim, y.ndim, "trapezoid")
+    if x is None and y.shape[d]:  # integers are summed as integers, but for the ends
+        ends = y.select(d, 0) + y.select(d, -1)
+        return (sum_op(y, d, False) - ends * 0.5) * (1 if dx is None else dx)
+    return sum_op(_areas("trapezoid", y, x, d), d, False) * 0.5
 
 
 @composition(method=False, samples=_trapezoids)
@@ -284,4 +284,7 @@ def cumulative_trapezoid(
     y: Tensor, x: Tensor | None = None, *, dx: Any = None, dim: int = -1
 ) -> Tensor:
     """The integrals up to each point along `dim` by the trapezoidal rule."""
-    return _areas("cumulative_trapezoid", y, *_axis(x, dx), dim).cumsum(dim)
+    areas = _areas("cumulative_trapezoid", y, x, dim)
+    if x is None:
+        return (areas * (0.5 if dx is None else dx / 2.0)).cumsum(dim)
+    return areas.cumsum(dim) * 0.5
