@@ -3,8 +3,8 @@
 Results are compared within a tolerance of the coarsest dtype that the program goes through, relative to
 each element and to the largest one: `TOLERANCE`. Eager mode rounds where its ops end, compiled programs
 where memory is written, so a program that magnifies a rounding (it compares, sorts or divides what is
-nearly equal) may differ by more. Such a one is told apart by running eager mode again on inputs whose last
-place is moved: what it does to its own results by that, a compiled program may do as well.
+nearly equal) may differ by more. Such a one is told apart by running eager mode again, each value's last
+place moved: what that does to its own results, a compiled program may do as well.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import kiln
 from kiln.errors import KilnError
 
 from .programs import Program
+from .values import moved
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 MAGNIFIED = 20  # how much more than eager's own movement a compiled result may be away
@@ -85,11 +86,11 @@ class Runs:
                 value = self.start.setdefault(id(w), w.detach().clone())
                 w.copy_(value if jitter is None else moved(value, jitter))
         kiln.manual_seed(p.seed)
+        p.jitter = jitter
         xs = [i.tensor() for i in p.inputs]
         if jitter is not None:
             with kiln.no_grad():
-                for x in xs:
-                    if x.is_floating_point() and x._a.flags.writeable: x.copy_(moved(x, jitter))
+                xs = [moved(x, jitter) for x in xs]
 
         def make(fn: Any) -> Any:
             return kiln.compile(fn, **options) if compiled else fn
@@ -125,18 +126,6 @@ class Runs:
             t.requires_grad_(False)
             t.grad = None
         return found
-
-
-LAST_PLACE = {"float64": 2e-16, "float32": 1.2e-7, "float16": 1e-3, "bfloat16": 8e-3}
-
-
-def moved(t: Any, r: np.random.Generator) -> Any:
-    """A tensor whose fractions are a last place or so away; whole numbers stay."""
-    if not t.is_floating_point():
-        return t
-    a = t.detach().double().numpy()
-    step = LAST_PLACE[t.dtype.name] * r.choice([-1, 1], a.shape)
-    return kiln.tensor(np.where(a == np.round(a), a, a * (1 + step))).to(t.dtype)
 
 
 def distance(got: np.ndarray, want: np.ndarray) -> float:

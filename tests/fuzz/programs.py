@@ -13,7 +13,7 @@ import kiln
 from kiln.errors import CaptureError, KilnError
 
 from . import layers, steps
-from .values import LIMIT, Values
+from .values import LIMIT, Values, moved
 
 SIZES = [1, 2, 3, 4, 5, 8, 17]
 DTYPES = ["float32"] * 10 + ["float64"] * 2 + ["bfloat16", "float16", "int64", "int64", "int32", "int16", "int8",
@@ -65,7 +65,7 @@ class Input:
 class Program:
     """A function of tensors, reproducible from its seed.
 
-    `kind` says what is done with it: `forward`, `gradient` (backward of a scalar of its results), `inside`
+    With `jitter` each step's result is moved by a last place or so. `kind` says what is done with it: `forward`, `gradient` (backward of a scalar of its results), `inside`
     (the same, compiled with its backward) or `training` (that and an optimizer's update, twice).
     """
 
@@ -75,6 +75,7 @@ class Program:
     kind: str
     weights: dict[Any, Any] = field(default_factory=dict)
     trail: list[str] = field(default_factory=list)
+    jitter: np.random.Generator | None = None
 
     def __call__(self, *xs: Any) -> tuple:
         v = Values(self.seed + 1, xs, self.weights)
@@ -94,6 +95,8 @@ class Program:
                 self.trail.append(f"{make.__name__} refused: {e}".split("\n")[0])
                 continue
             self.trail.append(f"{make.__name__} -> {y.dtype.name}{list(y.shape)}")
+            if self.jitter is not None:
+                y = moved(y, self.jitter)
             if y.numel() <= LIMIT and y.ndim <= 6:
                 v.all.append(y)
         return tuple(v.all[len(xs) :][-3:])

@@ -11,6 +11,7 @@ import numpy as np
 import kiln
 from kiln import dtypes as dt
 
+LAST_PLACE = {"float64": 2.5e-16, "float32": 1.2e-7, "float16": 1e-3, "bfloat16": 8e-3}
 LIMIT = 4000  # elements of a value, to keep eager mode quick
 
 
@@ -117,6 +118,15 @@ class Values:
         if kind == "scale":
             return (y * 0.125).clamp(-100, 100)
         return y.tanh() if kind == "tanh" else y / (1 + y.abs())
+
+
+def moved(t: Any, r: np.random.Generator) -> Any:
+    """A tensor whose fractions are a last place or so away; whole numbers stay."""
+    if not t.is_floating_point():
+        return t
+    a = t.detach().double().numpy()
+    step = LAST_PLACE[t.dtype.name] * r.choice([-1, 1], a.shape)
+    return t * kiln.tensor(np.where(a == np.round(a), 1.0, 1 + step)).to(t.dtype)
 
 
 def fits(a: Any, b: Any) -> bool:
