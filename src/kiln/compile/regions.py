@@ -36,6 +36,8 @@ _DEAREST = 120
 """Most work in one expression: a cap on a kernel's code."""
 _VIEW = 0.25
 """What a node that only moves elements counts among the operations that `loopnest.HIGHEST` caps."""
+_TWICE = 24
+"""The weight of an expression that takes as long as to store and load its values."""
 _VOCABULARY = ln.UNARY | ln.BINARY | ln.COMPARE
 _DEAR = {"exp": 8, "exp2": 8, "expm1": 10, "log": 8, "log2": 8, "log10": 8, "log1p": 10, "sin": 10, "cos": 10,
          "tan": 14, "tanh": 10, "erf": 10, "erfc": 12, "sigmoid": 10, "pow": 20, "asin": 10, "acos": 10, "atan": 10,
@@ -232,7 +234,7 @@ def choose(
                 )
                 tapped = any(u.name in ("windows", "pad") for u in readers)
                 keep = (
-                    (len(readers) > 1 and weight > 8)
+                    (len(readers) > 1 and weight > _again(readers))
                     or ((spread or tapped) and weight >= 4)
                     or weight > _DEAREST
                 )
@@ -245,6 +247,17 @@ def choose(
             weight, height[n] = 1, 0
         cost[n] = weight
     return chosen, users
+
+
+def _again(readers: list[Node]) -> float:
+    """The weight up to which an expression is computed by each of its readers rather than stored and loaded.
+
+    Where forward and backward read the erf of a gelu, computing it twice is as fast as a round trip
+    to memory, and nothing waits there for backward. Rows that are summed right after are still in cache.
+    """
+    if any(u.name in REDUCTIONS or u.name in VIEWS or u.name == "cast" for u in readers):
+        return 8
+    return max(8, _TWICE / (len(readers) - 1))
 
 
 def _stays_small(user: Node, n: Node) -> bool:
