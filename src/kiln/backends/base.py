@@ -23,6 +23,8 @@ class Program(Protocol):
     """
 
     lock: AbstractContextManager[Any]
+    memory_bytes: int
+    """What it holds beside its inputs and outputs; 0 where nothing is laid out before it runs."""
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Execute once: an array for each output of the Graph that is not an update. Safe from any thread."""
@@ -42,8 +44,11 @@ class Program(Protocol):
 class Backend(Protocol):
     """Turns Graphs into Programs."""
 
-    def compile(self, graph: Graph, name: str) -> Program:
-        """A Program for a Graph as it was captured."""
+    def compile(self, graph: Graph, name: str, max_memory: int | None = None) -> Program:
+        """A Program for a Graph as it was captured, which holds at most so many bytes beside its inputs and outputs.
+
+        Errors: KilnMemoryError where it can't.
+        """
         ...
 
 
@@ -58,5 +63,5 @@ def too_large(what: str, size: int) -> KilnMemoryError:
     """The error where so many bytes are not to be had."""
     return KilnMemoryError(
         "compile", "not enough memory for a program", f"{size / 2**30:,.2f} GiB for {what}",
-        "use smaller batches, or compile smaller functions",
+        "pass max_memory= to kiln.compile, use smaller batches, or compile smaller functions",
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from .. import dtypes as dt
 from ..autograd.modes import mode
 from ..backends import base
 from ..config import config
-from ..errors import CaptureError, KilnTypeError, describe
+from ..errors import CaptureError, KilnTypeError, KilnValueError, describe
 from ..graph.node import Graph
 from ..tensor import CAPTURING, Tensor, _fresh, active_capture
 from .capture import Branch, Capture, Reached
@@ -39,9 +40,15 @@ def _collector_resting() -> Iterator[None]:
 class CompiledFunction:
     """A function that runs as captured native programs; made by `kiln.compile`."""
 
-    def __init__(self, fn: Callable, backend: str | None, name: str | None = None):
+    def __init__(
+        self,
+        fn: Callable,
+        backend: str | None,
+        name: str | None = None,
+        max_memory: int | None = None,
+    ):
         functools.update_wrapper(self, fn, updated=())
-        self.fn, self.backend = fn, backend
+        self.fn, self.backend, self.max_memory = fn, backend, max_memory
         self.name = name or getattr(fn, "__name__", type(fn).__name__)
         self.entries: list[Entry] = []
         self.captures = 0
@@ -137,7 +144,6 @@ class CompiledFunction:
         self.captures += 1
         structure = entry.key.structure
         capture, facts = Capture(decisions), Facts(self.fn)
-        backend = self.backend or config.backend
         try:
             with capture.active():
                 numbered = iter(range(len(leaves)))
@@ -165,14 +171,14 @@ class CompiledFunction:
                 capture.settle()
                 capture.check()
                 guards = facts.settle()
-                plan = Plan(capture, result, backend, self.name, len(leaves))
+                plan = Plan(capture, result, self._program, self.name, len(leaves))
             entry.learn(capture, guards)
             path.plan = plan
             capture.kept = True
         except Branch as b:
             guards = facts.settle()
             graph = Graph([i.node for i in capture.inputs], [b.node])
-            predicate = base.get(backend).compile(graph, self.name + ".branch")
+            predicate = self._program(graph, self.name + ".branch")
             capture.restore()
             entry.learn(capture, guards)
             path.reads, path.line, path.predicate = capture.inputs, b.where, predicate
@@ -181,6 +187,23 @@ class CompiledFunction:
             raise
         finally:
             capture.restore()
+
+    def _program(self, graph: Graph, name: str) -> base.Program:
+        """A Graph made executable as this function's options say."""
+        return base.get(self.backend or config.backend).compile(graph, name, self.max_memory)
+
+    def memory_stats(self) -> dict[str, int]:
+        """What the programs captured so far hold, each of them until this function goes.
+
+        "programs" is their number, "peak_bytes" what the largest one holds beside its inputs and the
+        results that it returns (see `kiln.compile`'s `max_memory`), "held_bytes" the sum over all.
+        """
+        sizes = [p.memory_bytes for e in self.entries for p in e.root.programs()]
+        return {
+            "programs": len(sizes),
+            "peak_bytes": max(sizes, default=0),
+            "held_bytes": sum(sizes),
+        }
 
     def _check_containers(self, args: Any, structure: Any, given: list[Any]) -> None:
         """Refuse a function that changes lists or dicts among its arguments: replays would not."""
@@ -223,16 +246,29 @@ class CompiledFunction:
 def compile(
     model: Callable | None = None, *, fullgraph: bool = True, dynamic: bool | None = None, backend: str | None = None,
     mode: str | None = None, options: Any = None, disable: bool = False,
+    max_memory: int | str | None = None,
 ) -> Any:  # fmt: skip
     """A function (or module) captured whole at its first call and replayed as one native program.
 
     Captured again where shapes, dtypes or Python values that it read differ; `KILN_EXPLAIN=1` says
     why. `backend` is "cpu" or "reference" (default: `KILN_BACKEND`). Whole training steps, with
     `backward()` and `optimizer.step()` inside, are one program. `fullgraph`, `mode` and `options`
-    are accepted for PyTorch's sake: there are never graph breaks. Errors: CaptureError.
+    are accepted for PyTorch's sake: there are never graph breaks.
+
+    `max_memory`, in bytes or as "512MB" (10**6) or "2GiB" (2**30), is the most that one program may hold
+    beside what it is given and what it returns: values between its kernels, their scratch memory and
+    constants. Not counted are arguments, parameters, optimizer state and results, gradients left in
+    `.grad` among them; where backward runs outside, neither is what forward hands to it, and the limit
+    holds for each of the two programs. To meet it, values that wait long for their next use are computed
+    again, those first that free most bytes for their work: results keep every bit, steps take longer.
+    `memory_stats()` of the compiled function tells what is held.
+    Errors: CaptureError; KilnMemoryError at the first call where the limit can't be met.
     """
+    limit = None if max_memory is None else _bytes(max_memory)
     if model is None:
-        return lambda fn: compile(fn, dynamic=dynamic, backend=backend, disable=disable)
+        return lambda fn: compile(
+            fn, dynamic=dynamic, backend=backend, disable=disable, max_memory=max_memory
+        )
     if not callable(model):
         raise KilnTypeError(
             "compile", "expected a function or a module", describe(model), "pass a callable"
@@ -247,5 +283,25 @@ def compile(
     from ..nn.module import Module
 
     if isinstance(model, Module):
-        return model.compiled(CompiledFunction(model.__call__, backend, type(model).__name__))
-    return CompiledFunction(model, backend)
+        return model.compiled(
+            CompiledFunction(model.__call__, backend, type(model).__name__, limit)
+        )
+    return CompiledFunction(model, backend, max_memory=limit)
+
+
+_UNITS = {"": 1, **{p + "B": 1000**i for i, p in enumerate(("", "K", "M", "G", "T"))},
+          **{p + "iB": 1024**i for i, p in enumerate("KMGT", 1)}}  # fmt: skip
+
+
+def _bytes(size: int | str) -> int:
+    """A number of bytes, which may be written with a unit."""
+    if isinstance(size, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", size)
+        if found is not None and found[2] in _UNITS:
+            size = int(float(found[1]) * _UNITS[found[2]])
+    if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
+        raise KilnValueError(
+            "compile", "max_memory is not a size", describe(size),
+            "pass a number of bytes above 0, or a text such as '512MB' or '2GiB'",
+        )  # fmt: skip
+    return size

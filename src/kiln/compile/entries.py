@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..autograd.modes import DISABLED, mode
+from ..backends.base import Program
 from ..config import config
 from ..errors import KilnTypeError, describe
 from ..tensor import Tensor
@@ -99,6 +100,17 @@ class Path:
     def count(self) -> int:
         """How many programs there are at and below this node."""
         return (self.plan is not None) + sum(c.count() for c in self.children.values())
+
+    def programs(self) -> Iterator[Program]:
+        """The programs at and below this node, those of branches and of backward halves among them."""
+        if self.predicate is not None:
+            yield self.predicate
+        if self.plan is not None:
+            yield self.plan.program
+            if self.plan.joint is not None:
+                yield self.plan.joint.program
+        for c in self.children.values():
+            yield from c.programs()
 
 
 class Entry:

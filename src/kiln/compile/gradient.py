@@ -7,7 +7,6 @@ from typing import Any
 
 from ..autograd.engine import Targets, run
 from ..autograd.modes import no_grad
-from ..backends import base
 from ..graph.node import CONST, LITERAL, Graph, Node, input_node, substitute, toposort
 from ..tensor import Tensor, wrap
 from .capture import Capture, Storage, SymArray
@@ -28,10 +27,6 @@ class Joint:
         self.wanted: list[Tensor | int] = []
         self.graph: Graph = None  # type: ignore[assignment]
         self.program: Any = None
-
-    def compile(self, backend: str, name: str) -> None:
-        """Make the backward Program."""
-        self.program = base.get(backend).compile(self.graph, name)
 
 
 def differentiate(

@@ -20,7 +20,14 @@ from .replay import replay
 class Plan:
     """One captured path: its Program, where its inputs come from and where its outputs go."""
 
-    def __init__(self, capture: Capture, result: Any, backend: str, name: str, n_leaves: int):
+    def __init__(
+        self,
+        capture: Capture,
+        result: Any,
+        compile: Callable[[Graph, str], base.Program],
+        name: str,
+        n_leaves: int,
+    ):
         self.inputs = capture.inputs
         outputs: list[Node] = []
 
@@ -77,9 +84,9 @@ class Plan:
         self.visible = [k for k in range(len(outputs)) if k not in updates]
         graph = Graph([i.node for i in self.inputs], outputs, updates)
         self.graph = graph
-        self.program = base.get(backend).compile(graph, name)
+        self.program = compile(graph, name)
         if self.joint is not None:
-            self.joint.compile(backend, name + ".backward")
+            self.joint.program = compile(self.joint.graph, name + ".backward")
         self.n_leaves = n_leaves
         self.loose = {
             i.index for i in self.inputs if i.array is not None and not i.array.flags.c_contiguous

@@ -166,6 +166,17 @@ def item(n: Node, i: int) -> Node:
     return _node(ITEM, (n, i), shape, dtype, None, n.source)
 
 
+def twin(n: Node) -> Node:
+    """A node of the same value that is not the same object and never becomes it: it is computed again.
+
+    Only for the last step of lowering: passes would take the two for one.
+    """
+    t = Node()
+    for name in Node.__slots__[1:]:
+        setattr(t, name, getattr(n, name))
+    return t
+
+
 def const(value: Any, dtype: dt.dtype, shape: Sequence[int] = ()) -> Node:
     """A scalar known at capture, as a 0-d node (or broadcast to a shape)."""
     # an integer beyond the dtype's range wraps, as in eager mode and PyTorch

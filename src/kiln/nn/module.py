@@ -79,7 +79,7 @@ class Module(Hooks, State):
             return _hooks.call(self, args, kwargs)
         return self.forward(*args, **kwargs)
 
-    def compiled(self, call: Callable) -> Module:
+    def compiled(self, call: Any) -> Module:
         """This module under another `__call__`: parameters, state and flags are one and the same (see `kiln.compile`)."""
         cls = type(self)
 
@@ -89,11 +89,12 @@ class Module(Hooks, State):
         def __deepcopy__(twin: Module, memo: dict) -> Module:
             from ..compile import compile
 
-            return compile(deepcopy(self, memo), backend=call.backend)
+            return compile(deepcopy(self, memo), backend=call.backend, max_memory=call.max_memory)
 
         facts = {"__call__": __call__, "__deepcopy__": __deepcopy__, "__module__": cls.__module__,
                  "__reduce_ex__": lambda twin, protocol: self.__reduce_ex__(protocol),
-                 "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, "_orig_mod": self}  # fmt: skip
+                 "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, "_orig_mod": self,
+                 "memory_stats": staticmethod(call.memory_stats)}  # fmt: skip
         twin = object.__new__(type(cls)(cls.__name__, (cls,), facts))
         object.__setattr__(twin, "__dict__", self.__dict__)
         return twin

@@ -113,7 +113,7 @@ class Assembly:
     # ---- nodes with bodies
 
     def _control(self, m: Memory, j: int, x: Control, resolve: Resolve) -> None:
-        n, scratch = x.node, m.scratch[j]
+        n, scratch = x.node, m.scratch_at[j]
         operands = [resolve(m.argument(a, j)) for a in x.operands]
         assert n.outputs is not None
         results = [resolve(m.argument(item(n, i), j)) for i in range(len(n.outputs))]

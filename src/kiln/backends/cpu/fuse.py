@@ -203,7 +203,7 @@ def needed(launches: list[Launch], keep: set[Node]) -> list[Launch]:
     left: list[Launch] = []
     for x in reversed(launches):
         if x.nest is not None and not config.no_fuse:
-            x = _trimmed(x, wanted)
+            x = trimmed(x, wanted)
             if x is None:
                 continue
         wanted |= x.reads
@@ -211,7 +211,7 @@ def needed(launches: list[Launch], keep: set[Node]) -> list[Launch]:
     return left[::-1]
 
 
-def _trimmed(x: Launch, wanted: set[Node]) -> Launch | None:
+def trimmed(x: Launch, wanted: set[Node]) -> Launch | None:
     """A nest's launch without its unwanted stores; None where nothing is left."""
     writes = [n for n in x.writes if n in wanted]
     if len(writes) == len(x.writes) or not writes:
@@ -223,7 +223,7 @@ def _trimmed(x: Launch, wanted: set[Node]) -> Launch | None:
 
 
 def emit(launches: list[Launch], isa: Isa, results: Collection[Node] = ()) -> None:
-    """Give every nest's launch its kernel.
+    """Give every nest's launch its kernel, where it has none.
 
     `results` are nodes that become arrays of their own, in blocks (`runtime.blocks`).
     """
@@ -231,7 +231,7 @@ def emit(launches: list[Launch], isa: Isa, results: Collection[Node] = ()) -> No
     unread = set(results).difference(*touched)
     large = {n for n in unread if n.numel() * n.dtype.itemsize >= STREAM_BYTES}
     for x in launches:
-        if x.nest is None:
+        if x.nest is None or x.kernel is not None:
             continue
         if config.debug >= 3:
             print(f"[kiln] region of {', '.join(map(repr, x.writes))}\n{x.nest}", file=sys.stderr)

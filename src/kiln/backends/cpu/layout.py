@@ -24,7 +24,9 @@ from .contract import WORKSPACE
 from .fuse import emit, fuse, needed
 from .isa import Isa
 from .lower import Launch, lower, lowers, prepare
+from .order import orders
 from .recipe import Checks, Host, Native, Recipe, Slot
+from .recompute import within
 
 
 class Memory:
@@ -64,7 +66,7 @@ class Memory:
                 self.copies.append((o, ("out", k)))
             else:
                 self.place[o] = ("out", k)
-        self._arena()
+        self._lives()
 
     def _updates(self) -> None:
         """Updates are computed in their input's own memory where nobody reads the old value later."""
@@ -86,7 +88,8 @@ class Memory:
             return True
         return _over(first, old, o)
 
-    def _arena(self) -> None:
+    def _lives(self) -> None:
+        """How long each value and each launch's scratch memory is needed, and what is computed over what."""
         births = self.born
         deaths = {n: max(j, self.read.get(n, j)) for n, j in births.items()}
         for j, x in enumerate(self.launches):
@@ -95,33 +98,36 @@ class Memory:
         for n in (*self.keep, *(n for n, _ in self.copies)):
             if n in births:
                 deaths[n] = len(self.launches)
-        nodes = [n for n in births if n not in self.place]
-        over = self._over(births, deaths)
-        nodes = [n for n in nodes if n not in over]
-        values = [
-            arena.Interval(max(n.numel(), 1) * n.dtype.itemsize, births[n], deaths[n])
+        self.over = self._over(births, deaths)
+        nodes = [n for n in births if n not in self.place and n not in self.over]
+        self.lives = {
+            n: arena.Interval(max(n.numel(), 1) * n.dtype.itemsize, births[n], deaths[n])
             for n in nodes
-        ]
+        }
         for x in self.launches:
-            if x.control is not None:
+            if x.control is not None and not x.control.memories:
                 x.control.memories = [
                     Memory(
                         p.graph, p.launches, [n for y in p.launches[: p.ahead] for n in y.writes]
-                    )
+                    ).laid()
                     for p in x.control.parts
                 ]
-        scratch = [
-            (j, size)
+        self.scratch = {
+            j: arena.Interval(size, j, j)
             for j, x in enumerate(self.launches)
             if (made := x.kernel or x.control) is not None and (size := made.workspace_bytes)
-        ]
-        values += [arena.Interval(size, j, j) for j, size in scratch]
+        }
+
+    def laid(self) -> Memory:
+        """This memory with an offset in the arena for each value."""
+        values = [*self.lives.values(), *self.scratch.values()]
         offsets, self.bytes = arena.plan(values)
-        for n, at in zip(nodes, offsets, strict=False):
+        for n, at in zip(self.lives, offsets, strict=False):
             self.place[n] = ("arena", at)
-        for n, old in over.items():
+        for n, old in self.over.items():
             self.place[n] = self.place[old]
-        self.scratch = {j: at for (j, _), at in zip(scratch, offsets[len(nodes) :], strict=True)}
+        self.scratch_at = dict(zip(self.scratch, offsets[len(self.lives) :], strict=True))
+        return self
 
     def _over(self, births: dict[Node, int], deaths: dict[Node, int]) -> dict[Node, Node]:
         """Nodes computed over one that dies there, with the first node in that memory, which now lives as long."""
@@ -167,8 +173,8 @@ class Memory:
     def argument(self, a: Any, launch: int) -> tuple[str, int, int]:
         """An entry in the table of a kernel's arguments: kind, where, extra bytes."""
         node, offset = a if isinstance(a, tuple) else (a, 0)
-        if node == WORKSPACE and launch in self.scratch:
-            return "arena", self.scratch[launch], 0
+        if node == WORKSPACE and launch in self.scratch_at:
+            return "arena", self.scratch_at[launch], 0
         if node is None or node == WORKSPACE:
             return "null", 0, 0
         return *self.place[node], offset * node.dtype.itemsize
@@ -228,19 +234,32 @@ def _late(launches: list[Launch], asked: set[Node]) -> tuple[list[Launch], list[
     return early[::-1], late[::-1]
 
 
-def plan(graph: Graph, name: str, isa: Isa) -> Recipe:
-    """The Recipe of a captured Graph; its kernels are compiled (or found in the cache) and loaded."""
+def plan(graph: Graph, name: str, isa: Isa, max_memory: int | None = None) -> Recipe:
+    """The Recipe of a captured Graph; its kernels are compiled (or found in the cache) and loaded.
+
+    `max_memory` bounds the arena and literals, in bytes; KilnMemoryError where they can't be as small.
+    """
     graph = prepare(pipeline.optimize(graph, lowers, name))
     launches, checks, strides = lower(graph, isa)
     indices = {i for _, n in checks for i, _, _ in index_uses(n)}
+    origins = launches
     early, late = _late(launches, {flag for flag, _ in checks} | indices)
     # what checks look at stays in memory until they have been asked
     keep = {x for flag, n in checks for x in (flag, *n.inputs)}
     late = needed(fuse(late), {*keep, *graph.outputs})
     early = needed(fuse(early), {*keep, *graph.outputs}.union(*(x.reads for x in late)))
-    launches, quiet = early + late, len(early)
-    emit(launches, isa, _arrays(graph))
-    m = Memory(graph, launches, keep, quiet, strides)
+    early = orders(early, graph, {*keep, *(n for x in late for n in x.reads)})[0]
+
+    def memory(launches: list[Launch], quiet: int) -> Memory:
+        emit(launches, isa, _arrays(graph))
+        return Memory(graph, launches, keep, quiet, strides)
+
+    if max_memory is None:
+        m = memory(early + orders(late, graph, keep)[0], len(early)).laid()
+    else:
+        ways = [early + order for order in orders(late, graph, keep)]
+        m = within(max_memory, name, ways, len(early), origins, memory)
+    launches, quiet = m.launches, m.quiet
     code = Assembly(isa)
     literals = code.literals(m)
     steps: list[Native | Host | Checks] = []

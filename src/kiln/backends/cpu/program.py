@@ -29,23 +29,27 @@ _BRIEF = 1 << 19
 """A program of few kernels that touch less than so many bytes is over in microseconds."""
 
 
-def compile(graph: Graph, name: str) -> CpuProgram:
-    """A native Program for a captured Graph, from the disk cache where it is known there."""
+def compile(graph: Graph, name: str, max_memory: int | None = None) -> CpuProgram:
+    """A native Program for a captured Graph, from the disk cache where it is known there.
+
+    `max_memory`: the most bytes that it may hold beside its inputs and outputs.
+    """
     stats = cache.stats
     before = stats.hits, stats.compiles
     isa = host_isa()
-    key = recipe.key(graph, isa)
+    key = recipe.key(graph, isa, max_memory)
     made = recipe.fetch(key) if key is not None and config.debug < 3 else None
     if made is None or not jit.load_stored(made.objects):
         from .layout import plan
 
-        made = plan(graph, name, isa)
+        made = plan(graph, name, isa, max_memory)
         if key is not None:
             recipe.store(key, made)
     if config.debug >= 1:
         hits, compiles = stats.hits - before[0], stats.compiles - before[1]
         print(
-            f"[kiln] {name} {len(made.objects)} kernels: {hits} entries from the disk cache, {compiles} compiled",
+            f"[kiln] {name} {len(made.objects)} kernels: {hits} entries from the disk cache, {compiles} compiled; "
+            f"{made.arena_bytes / 1e6:.3f} MB of memory",
             file=sys.stderr,
         )
     return CpuProgram(made, name)
@@ -56,6 +60,7 @@ class CpuProgram:
 
     def __init__(self, recipe: Recipe, name: str):
         self.recipe, self.name = recipe, name
+        self.memory_bytes = recipe.arena_bytes + sum(a.nbytes for a in recipe.literals)
         try:
             self.buffer = blocks.make(lambda: np.zeros(recipe.arena_bytes + arena.ALIGN, np.uint8))
         except MemoryError:

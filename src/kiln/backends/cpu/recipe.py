@@ -91,7 +91,7 @@ class Recipe:
     objects: list[str]
 
 
-def key(graph: Graph, isa: Isa) -> str | None:
+def key(graph: Graph, isa: Isa, max_memory: int | None = None) -> str | None:
     """The name of a captured Graph's Recipe in the cache; None where it can't be kept.
 
     It stands for all that lowering depends on: the Graph, the flags, the machine and Kiln's own code.
@@ -101,7 +101,7 @@ def key(graph: Graph, isa: Isa) -> str | None:
             return None  # an op from elsewhere: its body may change without a trace here
     flags = (
         f"fuse={not config.no_fuse} simplify={not config.no_simplify} layout={config.layout} "
-        f"float32={config.float32_matmul_precision}"
+        f"float32={config.float32_matmul_precision} max_memory={max_memory}"
     )
     text = "\n".join((_code(), flags, print_graph(graph, sources=False)))
     return cache.make_key(text, isa.key)

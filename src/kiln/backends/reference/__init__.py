@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from ...compile import pipeline
+from ...errors import KilnNotImplementedError
 from ...graph import Graph
 
 
 class ReferenceProgram:
     """A Graph run node by node."""
+
+    memory_bytes = 0
 
     def __init__(self, graph: Graph, name: str):
         self.graph, self.name = graph, name
@@ -51,7 +54,12 @@ class ReferenceProgram:
         return results
 
 
-def compile(graph: Graph, name: str) -> ReferenceProgram:
+def compile(graph: Graph, name: str, max_memory: int | None = None) -> ReferenceProgram:
     """A Program that calls each op's reference, in the Graph as it was captured."""
+    if max_memory is not None:
+        raise KilnNotImplementedError(
+            "compile", "the reference backend does not plan memory", f"max_memory={max_memory}",
+            "leave max_memory out, or use backend='cpu'",
+        )  # fmt: skip
     pipeline.optimize(graph, None, name)
     return ReferenceProgram(graph, name)
