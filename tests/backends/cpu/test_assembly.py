@@ -106,7 +106,7 @@ def kernels(make, isa, monkeypatch):
     compiled = kiln.compile(fn, backend="reference")
     compiled(*args)
     found = []
-    monkeypatch.setattr(jit, "build", lambda texts, _: found.extend(texts))
+    monkeypatch.setattr(jit, "provide", lambda texts, _: found.extend(texts))
     layout.plan(compiled.entries[0].root.plan.graph, "test", isa)
     return found
 
