@@ -32,7 +32,7 @@ def planned(monkeypatch):
     names = []
     real = layout.plan
     monkeypatch.setattr(
-        layout, "plan", lambda g, name, isa: names.append(name) or real(g, name, isa)
+        layout, "plan", lambda g, name, *more: names.append(name) or real(g, name, *more)
     )
     return names
 

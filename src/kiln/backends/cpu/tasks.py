@@ -38,14 +38,16 @@ class Grid:
 
     @staticmethod
     def choose(
-        flops: int, batches: int, rows: int, cols: int, least_rows: int = 1, least_cols: int = 1
-    ) -> Grid:
+        flops: int, batches: int, rows: int, cols: int, least_rows: int = 1, least_cols: int = 1,
+        most_cols: int = 1 << 30,
+    ) -> Grid:  # fmt: skip
         """The grid for work of ``flops`` over so many batches, row units and column units.
 
-        Batches are split first, then columns, then rows. No task gets fewer than ``least_*`` units.
+        Batches are split first, then columns, then rows. No task gets fewer than ``least_*`` units;
+        columns are cut at most ``most_cols`` times.
         """
         by_batch, left = _by_batch(flops, batches)
-        by_cols = max(1, min(left, cols // least_cols))
+        by_cols = max(1, min(left, cols // least_cols, most_cols))
         left = -(-left // by_cols)
         return Grid(by_batch, max(1, min(left, rows // least_rows)), by_cols)
 
