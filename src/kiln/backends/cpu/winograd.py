@@ -35,7 +35,7 @@ from kiln.backends.cpu.text import (
 from kiln.config import config
 
 POINTS = (3 / 4, 3 / 2)
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES, _FAR_BYTES = 640 << 10, 16 << 20
 PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
 
 
@@ -153,8 +153,15 @@ class Blocks:
     count: tuple[int, int]
 
     @staticmethod
-    def choose(n: int, out: tuple[int, int], tile_bytes: int) -> Blocks:
-        """Least estimated cost: full tiles of registers, data in L2, few tiles twice, all cores."""
+    def choose(conv: Conv, tile_bytes: int) -> Blocks:
+        """Least estimated cost: weights read seldom, data in L2, few tiles twice, all cores.
+
+        Each block reads all weights; data beyond L2 cost the more, the fewer channels share their way.
+        """
+        n, out = conv.n, conv.out
+        weight_bytes = 36 * conv.c_in * conv.c_out * ITEMSIZE[conv.dtype]
+        once = 6 if weight_bytes <= _FAR_BYTES else 10
+        most = 16 / conv.c_in + 16 / conv.c_out
         high, wide = -(-out[0] // 4), -(-out[1] // 4)
         best, choice = float("inf"), None
         for images, rows in [(1, r) for r in range(1, high + 1)] + [
@@ -165,7 +172,8 @@ class Blocks:
             twice = count[0] * images * count[1] * rows / (n * high)
             over = max(0.0, tiles * tile_bytes / _BLOCK_BYTES - 1)
             idle = max(0.0, 4 / (count[0] * count[1]) - 1)
-            cost = twice * (1 + 6 / tiles) * (1 + 0.25 * over) * (1 + 0.1 * idle)
+            far = min(0.25 * over, most) + 0.005 * over
+            cost = twice * (1 + once / tiles) * (1 + far) * (1 + 0.1 * idle)
             if cost < best:
                 best, choice = cost, Blocks((high, wide), images, rows, count)
         assert choice is not None
@@ -189,7 +197,7 @@ class Forward:
         self.in_pitch = -(-conv.c_in // self.lanes) * self.lanes
         self.out_pitch = -(-conv.c_out // self.lanes) * self.lanes
         tile_bytes = 36 * (self.in_pitch + self.out_pitch) * self.size
-        self.blocks = Blocks.choose(conv.n, conv.out, tile_bytes)
+        self.blocks = Blocks.choose(conv, tile_bytes)
         t = self.blocks.size
         self.nv, self.mr = choose_tile(t, conv.c_out, self.lanes, isa)
         self.panel = self.nv * self.lanes
