@@ -17,6 +17,7 @@ from ..backends import base
 from ..config import config
 from ..errors import CaptureError, KilnTypeError, KilnValueError, describe
 from ..graph.node import Graph
+from ..runtime.forks import own_lock
 from ..tensor import CAPTURING, Tensor, _fresh, active_capture
 from .capture import Branch, Capture, Reached
 from .entries import Entry, Key, Path, leaf_fact, passed, shared
@@ -53,7 +54,7 @@ class CompiledFunction:
         self.entries: list[Entry] = []
         self.captures = 0
         self.own: list[Tensor] = []  # arguments that the function reaches by itself as well
-        self.lock = threading.RLock()
+        own_lock(self, threading.RLock)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if CAPTURING and active_capture() is not None:

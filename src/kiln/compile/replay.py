@@ -32,7 +32,7 @@ def replay(plan: Plan) -> Callable[[tuple[Any, ...]], Any]:
     """
     program, graph = plan.program, plan.graph
     s = Source(
-        ProgramNode=ProgramNode, SpentNode=SpentNode, alias=_alias, bump=bump, copyto=np.copyto, lock=program.lock, mode=mode, rebase=rebase, unflatten=unflatten, whole=_whole, wrap=wrap,
+        ProgramNode=ProgramNode, SpentNode=SpentNode, alias=_alias, bump=bump, copyto=np.copyto, mode=mode, rebase=rebase, unflatten=unflatten, whole=_whole, program=program, wrap=wrap,
     )  # fmt: skip
     if plan.n_leaves:
         s.line("".join(f"x{n}, " for n in range(plan.n_leaves)) + "= leaves")
@@ -53,7 +53,7 @@ def replay(plan: Plan) -> Callable[[tuple[Any, ...]], Any]:
             s.line(f"o{k} = {empty}({tuple(o.shape)}, {s.constant(o.dtype.np)})", 2)
         s.line("except MemoryError:")
         s.line("raise too_large() from None", 2)
-    s.line("with lock:")
+    s.line("with program.lock:")
     steady, varying, back = _inputs(plan, s)
     outputs = [f"o{k}" for k in plan.visible]
     s.names["call"] = program.caller([i.index for i, _ in varying])

@@ -15,8 +15,10 @@ from typing import Any
 from kiln.backends.cpu import cache
 from kiln.backends.cpu.isa import Isa
 from kiln.errors import KilnError
+from kiln.runtime.forks import never_within
 
 _lock = threading.RLock()
+never_within(_lock)  # LLVM, and its binding, have locks and state of their own
 _engine: Any = None
 _loaded: set[str] = set()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -20,6 +19,7 @@ from ...ops.registry import REGISTRY
 from ...runtime import arena, threads
 from ...runtime.blocks import allocator, blocks
 from ...runtime.calls import Call
+from ...runtime.forks import own_lock
 from ..base import too_large
 from . import cache, jit, recipe
 from .isa import host_isa
@@ -99,7 +99,7 @@ class CpuProgram:
         ]
         self.hold = brief and len(recipe.kernels) < 100
         self.bound: list[Any] = [None] * recipe.n_inputs
-        self.lock = threading.Lock()
+        own_lock(self)
 
     def _rows(self, base: int) -> list[list[int]]:
         """The plan: kernels with the addresses of their arguments, and stops for what Python does between them."""

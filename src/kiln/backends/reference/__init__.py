@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from ...compile import pipeline
 from ...errors import KilnNotImplementedError
 from ...graph import Graph
+from ...runtime.forks import own_lock
 
 
 class ReferenceProgram:
@@ -22,7 +22,7 @@ class ReferenceProgram:
         self.graph, self.name = graph, name
         self.evaluate = graph.evaluator()
         self.bound: list[Any] = [None] * len(graph.inputs)
-        self.lock = threading.Lock()
+        own_lock(self)
 
     def bind(self, i: int, a: np.ndarray) -> None:
         """Have input i lie in this array at each call from now on."""
