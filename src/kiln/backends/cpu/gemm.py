@@ -292,7 +292,7 @@ class PanelDriver:
     def _split(self) -> None:
         gemm = self.gemm
         batches = prod(gemm.batch)
-        flops = 2 * batches * gemm.m * gemm.n * max(gemm.k, 1)
+        flops = 2 * batches * gemm.m * gemm.n * max(self.k, 1)  # a group takes as long as a float
         # Each part of the rows reads all of B, each part of the columns all of A; packing costs more.
         again = 1 if gemm.ahead else {"raw": 2, "otf": 3, "packed": 10}[self.mode]
         row_cost, col_cost = again * gemm.n, (5 if self.pack_a else 1) * gemm.m
@@ -383,7 +383,7 @@ class PanelDriver:
             b_k=gemm.b_strides[0], panel=self.panel, c_dtype=gemm.c_dtype,
             c_row=gemm.c_strides[0], c_col=gemm.c_strides[1], split_k=self.k_blocks > 1,
             epilogue=gemm.epilogue, group=self.operand.group,
-            far=not self.pack_a and self.a_row == 1 != self.a_k,
+            far=self.a_row == 1 != self.a_k,
         )  # fmt: skip
         emit_tile(self.b, tile, name)
 
