@@ -90,7 +90,7 @@ def test_what_rows_are_added_to_is_written_once_where_the_result_lies(capsys):
     got, names = kernels(fn, indices(), g, capsys=capsys)
     assert len([n for n in names if "index_add" in n]) == 2  # zeros, rows
     assert not [n for n in names if "full" in n]
-    np.testing.assert_allclose(got.numpy(), fn(indices(), g).numpy(), rtol=1e-6)
+    np.testing.assert_allclose(got.numpy(), fn(indices(), g).numpy(), rtol=1e-6, atol=1e-6)
 
 
 def test_rows_added_in_place_copy_nothing(capsys):
@@ -103,4 +103,4 @@ def test_rows_added_in_place_copy_nothing(capsys):
     assert [n for n in names if "any" not in n] == ["<index_add f32[4, 3]>"]
     want = np.zeros((4, 3), np.float32)
     np.add.at(want, [3, 0, 3], g.numpy())
-    np.testing.assert_allclose(table.numpy(), want, rtol=1e-6)
+    np.testing.assert_allclose(table.numpy(), want, rtol=1e-6, atol=1e-6)

@@ -12,7 +12,7 @@ from nest_reference import DTYPE, isas, launch, rowmajor, unary_nest, values
 
 import kiln
 import kiln.nn.functional as F
-from kiln.backends.cpu import fuse, loops
+from kiln.backends.cpu import fuse
 from kiln.backends.cpu.loops import emit
 from kiln.compile.loopnest import (
     IndexMap,
@@ -105,13 +105,13 @@ def test_other_orders_of_memory(isa):
 @pytest.fixture
 def streamed(monkeypatch):
     """How many buffers each kernel writes past the cache, from sizes that tests can afford."""
-    found, real = [], loops.emit
+    found, real = [], fuse._kernel
 
-    def spy(nest, isa, symbol=None, streamed=frozenset()):
+    def spy(nest, isa, streamed):
         found.append(len(streamed))
-        return real(nest, isa, symbol, streamed)
+        return real(nest, isa, streamed)
 
-    monkeypatch.setattr(loops, "emit", spy)
+    monkeypatch.setattr(fuse, "_kernel", spy)
     monkeypatch.setattr(fuse, "STREAM_BYTES", 1 << 19)
     with context(cache_size_mb=0):
         yield found
