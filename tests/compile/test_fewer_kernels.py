@@ -104,3 +104,18 @@ def test_rows_added_in_place_copy_nothing(capsys):
     want = np.zeros((4, 3), np.float32)
     np.add.at(want, [3, 0, 3], g.numpy())
     np.testing.assert_allclose(table.numpy(), want, rtol=1e-6, atol=1e-6)
+
+
+def test_a_scan_that_adds_rows_to_its_carry_copies_nothing(capsys):
+    g = kiln.randn(6, 3)
+
+    def fn(g):
+        return kiln.scan(
+            lambda c, x: (c.clone().index_add(0, kiln.arange(1), x[None]), None),
+            kiln.zeros(4, 3),
+            g,
+        )[0]
+
+    got, names = kernels(fn, g, capsys=capsys)
+    assert [n for n in names if "index_add" in n] == ["<index_add f32[4, 3]>"]
+    np.testing.assert_allclose(got.numpy()[0], g.numpy().sum(0), rtol=1e-5, atol=1e-6)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ...graph.node import Node, item
+from ...graph.node import Node
 from . import control, kernel
 from .control import Control, Part
 from .isa import Isa
@@ -115,8 +115,7 @@ class Assembly:
     def _control(self, m: Memory, j: int, x: Control, resolve: Resolve) -> None:
         n, scratch = x.node, m.scratch_at[j]
         operands = [resolve(m.argument(a, j)) for a in x.operands]
-        assert n.outputs is not None
-        results = [resolve(m.argument(item(n, i), j)) for i in range(len(n.outputs))]
+        results = [resolve(m.argument(r, j)) for r in x.results]
         flag = resolve(("arena", scratch, 0))
         bases = [scratch + 64]
         for body in x.memories:

@@ -21,7 +21,7 @@ from ...compile import loopnest as ln
 from ...compile.regions import Unfusable, ln_dtype, strided_view
 from ...graph.node import INPUT, Graph, Node, item, make
 from ...shape import contiguous_strides
-from . import loops
+from . import checked, loops
 from .isa import Isa
 from .kernel import Kernel
 
@@ -139,12 +139,16 @@ class Part:
 
 @dataclass
 class Control:
-    """What a launch of a node with bodies consists of; `operands` are (node in memory, offset in elements)."""
+    """What a launch of a node with bodies consists of; `operands` are (node in memory, offset in elements).
+
+    The node is a `checked` one; `results` are where its outputs lie.
+    """
 
     node: Node
     parts: list[Part]
     operands: list[tuple[Node, int]]
     strides: list[int]
+    results: list[Node]
     memories: list[Any] = field(default_factory=list)
     """Where the values of each part lie: made by `layout`."""
 
@@ -158,6 +162,17 @@ def emit(lowering: Lowering, n: Node) -> None:
     """Append the launch of a node with bodies; it is a host call where a body needs one."""
     from .lower import Launch
 
+    asked, flag, host = n, None, False
+    if lowering.checking:
+        try:
+            n = checked.checked(asked) or asked
+        except checked.Unchecked:
+            host = True
+    if n is not asked:
+        flag = item(n, checked.place(n))
+        for x in asked.inputs:  # the reference will tell of a wrong index
+            if not lowering.stored(x):
+                raise Unfusable(x)
     sequences = range(0)
     if n.name == "scan_op":
         sequences = range(len(n.arg("init")), len(n.arg("init")) + len(n.arg("xs")))
@@ -169,18 +184,21 @@ def emit(lowering: Lowering, n: Node) -> None:
             raise Unfusable(x)
         operands.append((found[0], found[2]))
         strides.append(found[1][0] if whole else 0)
-    parts = _parts(n, lowering.isa)
+    parts = None if host else _parts(n, lowering.isa)
     if parts is None:
-        for x in n.inputs:
+        for x in asked.inputs:
             if not lowering.stored(x):
                 raise Unfusable(x)
-        lowering.launches.append(lowering.host(n))
+        lowering.launches.append(lowering.host(asked))
         return
-    assert n.outputs is not None
-    items = [item(n, i) for i in range(len(n.outputs))]
+    assert asked.outputs is not None
+    items = [item(asked, i) for i in range(len(asked.outputs))]
+    if flag is not None:
+        items.insert(checked.place(n), flag)
+        lowering.checks.append((flag, asked))
     lowering.memory.update(items)
     lowering.done.update(items)
-    control = Control(n, parts, operands, strides)
+    control = Control(n, parts, operands, strides, items)
     lowering.launches.append(Launch(list(operands), items, control=control))
 
 
@@ -218,8 +236,8 @@ def _part(g: Graph, carries: int, steady: frozenset[Node], isa: Isa) -> Part | N
     g = lower.prepare(g)
     if any(ln_dtype(d) is None for x in g.nodes() for _, d in x.outputs or ((x.shape, x.dtype),)):
         return None
-    launches, checks, _ = lower.lower(g, isa, images=False, steady=steady)
-    if checks or any(x.host is not None for x in launches):
+    launches, _, _ = lower.lower(g, isa, images=False, steady=steady, checking=False)
+    if any(x.host is not None for x in launches):
         return None
     ahead = [x for x in launches if x.ahead]
     launches = fuse.needed(fuse.fuse([x for x in launches if not x.ahead]), set(g.outputs))

@@ -241,7 +241,8 @@ def plan(graph: Graph, name: str, isa: Isa, max_memory: int | None = None) -> Re
     """
     graph = prepare(pipeline.optimize(graph, lowers, name))
     launches, checks, strides = lower(graph, isa)
-    indices = {i for _, n in checks for i, _, _ in index_uses(n)}
+    indices = {x for _, n in checks for x in n.inputs if n.graphs}
+    indices.update(i for _, n in checks if not n.graphs for i, _, _ in index_uses(n))
     origins = launches
     early, late = _late(launches, {flag for flag, _ in checks} | indices)
     # what checks look at stays in memory until they have been asked

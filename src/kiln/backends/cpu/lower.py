@@ -23,13 +23,12 @@ from ...graph.node import (
     Graph,
     Leaf,
     Node,
-    const,
     input_node,
     literal,
     make,
 )
 from ...shape import norm_dim
-from . import attention, contract, control, indexed
+from . import attention, checked, contract, control, indexed
 from .isa import Isa
 from .kernel import Kernel
 
@@ -105,8 +104,10 @@ def has_kernel(n: Node) -> bool:
 class Lowering:
     """The state of lowering one Graph."""
 
-    def __init__(self, graph: Graph, isa: Isa, images: bool, steady: frozenset[Node]):
-        self.graph, self.isa, self.steady = graph, isa, steady
+    def __init__(
+        self, graph: Graph, isa: Isa, images: bool, steady: frozenset[Node], checking: bool
+    ):
+        self.graph, self.isa, self.steady, self.checking = graph, isa, steady, checking
         self.order = graph.nodes()
         self.chosen, self.users = regions.choose(graph, has_kernel, not config.no_fuse, strided)
         self.outputs = set(graph.outputs)
@@ -170,9 +171,7 @@ class Lowering:
         for n in self.chosen:
             self.settle(n)
         for n in self.order:
-            if (n.name in regions.GATHERS and fusable(n)) or (
-                n.name in regions.SCATTERS and indexed.lowers(n)
-            ):
+            if self.checking and checked.gathers(n):
                 self.check_indices(n)
         return self.launches
 
@@ -184,12 +183,7 @@ class Lowering:
             if index not in self.memory and index.op is not CONST:  # the error will tell of it
                 self.memory.add(index)
                 self.settle(index)
-            low = const(-size if wraps else 0, index.dtype)
-            bad = make(
-                "bitwise_or",
-                (make("lt", (index, low)), make("ge", (index, const(size, index.dtype)))),
-            )
-            flag = make("any", (bad, None, False))
+            flag = checked.out_of_range(index, size, wraps)
             if (flag, n) not in self.checks:
                 self.checks.append((flag, n))
                 if flag not in self.memory:
@@ -582,11 +576,16 @@ def _literal_constants(graph: Graph) -> Graph:
 
 
 def lower(
-    graph: Graph, isa: Isa, images: bool = True, steady: frozenset[Node] = frozenset()
+    graph: Graph,
+    isa: Isa,
+    images: bool = True,
+    steady: frozenset[Node] = frozenset(),
+    checking: bool = True,
 ) -> tuple[list[Launch], list[tuple[Node, Node]], orders.Strides]:
     """The launches of a Graph in a possible order, its (flag, gather) checks of indices, and memory's strides.
 
     `images` says whether nodes may lie channels-last; `steady` are inputs that all steps of a loop share.
+    Without `checking` it has flags of its own (`checked`).
     """
-    state = Lowering(graph, isa, images, steady)
+    state = Lowering(graph, isa, images, steady, checking)
     return state.run(), state.checks, state.strides

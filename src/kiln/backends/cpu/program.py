@@ -222,6 +222,9 @@ class CpuProgram:
                 except KilnError as e:
                     # composites raise an IndexError where their parts raise another class
                     raise KilnIndexError(e.op, e.what, e.received, e.help) from None
+                raise KilnIndexError(
+                    call.op, "an index is out of range", "see the arguments", "indices start at 0"
+                )
 
     def _host(self, h: Host, arrays: list[np.ndarray], outputs: dict[int, np.ndarray]) -> None:
         """Call an op's reference and store what it gives."""
