@@ -14,8 +14,9 @@ from ..graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Node, const, input_
 from ..ops.dispatch import apply
 from ..ops.registry import Op
 from ..tensor import Tensor, _fresh, wrap
-from .capture import Capture, Storage, SymArray
+from .capture import Capture
 from .pytree import flatten, unflatten
+from .symbolic import Storage, SymArray
 
 
 class Tree:

@@ -11,7 +11,6 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import combinations
 from threading import get_ident
 from typing import Any
 
@@ -23,116 +22,15 @@ from .. import dtypes as dt
 from ..autograd.tape import TapeNode, edge_of, record
 from ..errors import CaptureError, KilnError, describe
 from ..graph.node import Node, const, input_node, item, literal, make
-from ..ops.derive import compute_dtype
 from ..ops.registry import REGISTRY, Op
-from ..shape import contiguous_strides, numel, view_strides
+from ..shape import view_strides
 from ..tensor import CAPTURING, Tensor, _fresh, wrap
-from .inputs import Input, may_share, root_of
+from .building import build
+from .inputs import Input, may_share
+from .symbolic import Storage, SymArray, layout_of, may_overlap
 
 _KILN = __name__.split(".")[0] + "."
 _ABSENT = object()
-
-
-class Storage:
-    """One piece of memory: the node of its value now, and the input that it came from, if any."""
-
-    __slots__ = ("cache", "origin", "readonly", "value", "written")
-
-    def __init__(self, value: Node, origin: Input | None = None, readonly: bool = False):
-        self.value, self.origin = value, origin
-        self.written, self.readonly = False, readonly
-        self.cache: dict[Any, Node] = {}
-
-
-class SymArray:
-    """A symbolic payload: what a Tensor holds in place of an array while a function is captured."""
-
-    __slots__ = ("capture", "chain", "dtype", "layout", "shape", "storage")
-
-    def __init__(
-        self,
-        capture: Capture,
-        storage: Storage,
-        chain: tuple,
-        shape: tuple,
-        dtype: Any,
-        layout: Any = None,
-    ):
-        self.capture, self.storage, self.chain = capture, storage, chain
-        self.shape, self.dtype = tuple(shape), dtype
-        self.layout = (
-            layout  # a dummy array of one-byte elements with this view's strides; None: contiguous
-        )
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def size(self) -> Any:
-        return numel(self.shape)
-
-    @property
-    def itemsize(self) -> int:
-        return self.dtype.itemsize
-
-    def node(self) -> Node:
-        """The node of this view's present value."""
-        s = self.storage
-        if not self.chain:
-            return s.value
-        found = s.cache.get(self.chain)
-        if found is None:
-            found = s.value
-            for name, rest in self.chain:
-                found = make(name, (found, *rest), self.capture.where())
-            s.cache[self.chain] = found
-        return found
-
-    def copy(self) -> SymArray:
-        """The present value in memory of its own."""
-        return self.capture._fresh(self.node())
-
-    def strided(self) -> np.ndarray:
-        """The layout as a dummy array; its strides count elements."""
-        if self.layout is None:
-            self.layout = as_strided(
-                np.zeros(1, np.uint8), self.shape, contiguous_strides(self.shape)
-            )
-        return self.layout
-
-    def __array__(self, *_: Any, **__: Any) -> Any:
-        """NumPy asks for the value, in eager code that was handed a captured tensor."""
-        self.refuse("use")
-
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("__") and self.capture.done:
-            self.refuse("use")
-        raise AttributeError(name)
-
-    def refuse(self, why: str) -> None:
-        """Raise for a read that needs the value now."""
-        if self.capture.done:
-            raise CaptureError(
-                "compile", "this tensor was made inside a compiled function and has no value outside it",
-                f"{dt.OF_NUMPY[self.dtype].abbr}{list(self.shape)}", "return it from the function instead of storing it",
-            )  # fmt: skip
-        self.capture.refuse(why)
-
-
-def _layout(a: np.ndarray) -> Any:
-    """The dummy array with the strides of an array; None where it is contiguous."""
-    if a.flags.c_contiguous or any(s % a.itemsize for s in a.strides):
-        return None
-    return as_strided(np.zeros(1, np.uint8), a.shape, [s // a.itemsize for s in a.strides])
-
-
-def _overlap(views: list[SymArray]) -> bool:
-    """Whether views of one storage may have elements in common: those of layouts unknown may."""
-    for a, b in combinations([v.layout for v in views], 2):
-        if a is None or b is None or root_of(a) is not root_of(b) or np.may_share_memory(a, b):
-            return True
-    return False
 
 
 def _unwatched(method: Callable) -> Callable:
@@ -309,7 +207,7 @@ class Capture:
     def _memory(self, i: Input, a: np.ndarray) -> SymArray:
         """The payload of an input's memory."""
         sym = SymArray(
-            self, Storage(i.node, i, not a.flags.writeable), (), a.shape, a.dtype, _layout(a)
+            self, Storage(i.node, i, not a.flags.writeable), (), a.shape, a.dtype, layout_of(a)
         )
         self.storages[id(a)] = (sym, a)
         return sym
@@ -490,7 +388,7 @@ class Capture:
             views.setdefault(x._a.storage, []).append(x)
         out = []
         for s, xs in views.items():
-            if s.origin is None and all(x._a.chain for x in xs) and _overlap([x._a for x in xs]):
+            if s.origin is None and all(x._a.chain for x in xs) and may_overlap([x._a for x in xs]):
                 tracked = next((x for x in xs if _fresh(x)._rg and x._base is not None), None)
                 whole = SymArray(self, s, (), s.value.shape, s.value.dtype.np)
                 out.append(wrap(whole) if tracked is None else tracked._base)
@@ -655,36 +553,6 @@ class Capture:
         )
         s.written = True
         s.cache.clear()
-
-
-def build(op: Op, values: list, source: str = "") -> Node:
-    """A node with explicit casts and constants: operands of an elementwise op get one dtype."""
-    if op.family in ("elementwise", "select"):
-        slots = [i for i in op.tensor_slots if values[i] is not None]
-        if op.family == "select":
-            slots = slots[1:]
-            want = dt.result_type(*[values[i] for i in slots])
-            cond = values[op.tensor_slots[0]]
-            if cond.dtype is not dt.bool_:
-                values[op.tensor_slots[0]] = make("ne", (cond, const(0, cond.dtype)), source)
-        else:
-            assert op.infer is not None
-            op.infer(*values)
-            want = compute_dtype(op, [values[i] for i in slots])
-            if op.promote == "div":
-                want = op.infer(*values)[1]
-        for i in slots:
-            x = values[i]
-            if not isinstance(x, Node):
-                values[i] = const(x, want)
-            elif x.dtype is not want:
-                values[i] = make("cast", (x, want), source)
-    elif op.family == "movement" and op.name == "cat":
-        want = op.infer(*values)[1]  # type: ignore[misc]
-        values[0] = tuple(
-            x if x.dtype is want else make("cast", (x, want), source) for x in values[0]
-        )
-    return make(op, values, source)
 
 
 def inline(op: Op, args: tuple, source: str = "") -> Any:

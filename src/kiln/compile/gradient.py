@@ -9,7 +9,8 @@ from ..autograd.engine import Targets, run
 from ..autograd.modes import no_grad
 from ..graph.node import CONST, LITERAL, Graph, Node, input_node, substitute, toposort
 from ..tensor import Tensor, wrap
-from .capture import Capture, Storage, SymArray
+from .capture import Capture
+from .symbolic import Storage, SymArray
 
 
 class Joint:

@@ -10,11 +10,12 @@ from ..backends import base
 from ..errors import CaptureError, describe
 from ..graph.node import Graph, Node
 from ..tensor import Tensor, _fresh
-from .capture import Capture, SymArray
+from .capture import Capture
 from .gradient import Joint, differentiate
 from .inputs import Input, may_share, root_of
 from .pytree import flatten
 from .replay import replay
+from .symbolic import SymArray
 
 
 class Plan:

@@ -16,14 +16,13 @@ from .. import dtypes as dt
 from ..graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Node
 from ..ops.reduction import reduced_axes
 from ..ops.registry import Op
-from ..shape import norm_dim, norm_dims
+from ..shape import norm_dim
 from . import loopnest as ln
 from . import maps
-from .maps import Affine, NotAffine, Split, divide
+from .maps import Affine, NotAffine
 from .orders import Strides, row_major
+from .views import VIEWS, is_plain_view, strided_view, through, tiles, view_root
 
-VIEWS = {"reshape", "permute", "expand", "slice", "flip", "windows"}
-"""Movement that is only index arithmetic."""
 RENAMED = {"floordiv": "floor_div"}
 GATHERS = {"gather": "index", "index_select": "index", "index": "indices"}
 """Ops that read at computed indices, and the parameter that holds these."""
@@ -111,18 +110,6 @@ def fusable(n: Node) -> bool:
     return scalar_op(n) is not None
 
 
-def tiles(n: Node) -> bool:
-    """Whether the windows of a `windows_grad` lie side by side and cover everything: then it only moves."""
-    g, size, kernel, stride, dilation = n.args
-    k = len(kernel)
-    outs = g.shape[len(g.shape) - 2 * k : len(g.shape) - k]
-    return (
-        tuple(kernel) == tuple(stride)
-        and all(d == 1 or w == 1 for d, w in zip(dilation, kernel, strict=True))
-        and all(o * w == s for o, w, s in zip(outs, kernel, size, strict=True))
-    )
-
-
 def taps(n: Node) -> int:
     """How many elements of one window each a node reduces, where these are few enough to be written out; else 0."""
     if n.name not in ("sum", "amax", "amin", "argmax", "argmin") or not _reduces(n):
@@ -196,11 +183,11 @@ def choose(
             # a scatter's base is computed in the memory of the result
             inputs = n.inputs[1:] if n.name in SCATTERS else n.inputs
             if strided(n):
-                roots = {_view_root(x) for x in inputs}
+                roots = {view_root(x) for x in inputs}
                 need |= roots
                 need.update(x for x in inputs if strided_view(x, roots.__contains__) is None)
             else:
-                need.update(_view_root(x) if _is_plain_view(x) else x for x in inputs)
+                need.update(view_root(x) if is_plain_view(x) else x for x in inputs)
         elif n.name in GATHERS:
             need.update(n.inputs)
     cost: dict[Node, int] = {}
@@ -266,18 +253,6 @@ def _stays_small(user: Node, n: Node) -> bool:
         and user.numel() == n.numel()
         and (fusable(user) and user.name != "windows")
     )
-
-
-def _is_plain_view(n: Node) -> bool:
-    while n.name in ("permute", "expand", "slice", "reshape"):
-        n = n.args[0]
-    return n.op in (INPUT, LITERAL, ITEM)
-
-
-def _view_root(n: Node) -> Node:
-    while n.name in ("permute", "expand", "slice", "reshape"):
-        n = n.args[0]
-    return n
 
 
 class Unfusable(Exception):
@@ -579,76 +554,3 @@ def gathered_dims(n: Node, access: Sequence[Affine]) -> list[tuple[int, Node | N
     return [
         (d, by_dim.get(d), shared if d in by_dim else [next(rest)]) for d in range(len(x.shape))
     ]
-
-
-def through(n: Node, access: Sequence[Affine], dims: Sequence[int]) -> tuple[Affine, ...]:
-    """The access of a view node's source; raises Split or NotAffine where a reshape needs it."""
-    x = n.args[0]
-    zero = maps.constant(len(dims))
-    if n.name == "reshape":
-        return maps.reshape(access, n.shape, x.shape, dims)
-    if n.name == "expand":
-        lead = len(n.shape) - len(x.shape)
-        return tuple(
-            zero if s == 1 and n.shape[lead + i] != 1 else access[lead + i]
-            for i, s in enumerate(x.shape)
-        )
-    if n.name == "permute":
-        out = [zero] * len(access)
-        for a, d in zip(access, n.args[1], strict=True):
-            out[d % len(access)] = a
-        return tuple(out)
-    if n.name == "slice":
-        return tuple(
-            a.scaled(st, lo) for a, lo, st in zip(access, n.args[1], n.args[3], strict=True)
-        )
-    if n.name == "windows_grad":  # windows side by side: each position is (window, tap)
-        kernel = n.args[2]
-        lead = len(access) - len(kernel)
-        pairs = [divide(a, w, dims) for a, w in zip(access[lead:], kernel, strict=True)]
-        return (*access[:lead], *(q for q, _ in pairs), *(r for _, r in pairs))
-    if n.name == "flip":
-        flipped = norm_dims(n.args[1], len(n.shape)) if n.args[1] else ()
-        return tuple(
-            a.scaled(-1, s - 1) if i in flipped else a
-            for i, (a, s) in enumerate(zip(access, n.shape, strict=True))
-        )
-    assert n.name == "windows"
-    _, kernel, stride, dilation = n.args
-    k = len(kernel)
-    lead = len(x.shape) - k
-    out = list(access[:lead])
-    for i in range(k):
-        out.append(
-            access[lead + i].scaled(stride[i]).added(access[lead + k + i].scaled(dilation[i]))
-        )
-    return tuple(out)
-
-
-def strided_view(
-    n: Node, stored: Callable[[Node], bool], strides: Strides = row_major
-) -> tuple[Node, tuple[int, ...], int] | None:
-    """A node as strides and an offset on a node that lies in memory; None where it must be copied."""
-    dims = tuple(n.shape)
-    access = maps.identity(dims, [[i] for i in range(len(dims))])
-    x = n
-    try:
-        while (memory := _same_memory(x, stored, strides)) is None:
-            if x.name not in ("reshape", "permute", "expand", "slice", "flip"):
-                return None
-            access = through(x, access, dims)
-            x = x.args[0]
-    except (Split, NotAffine):
-        return None
-    flat = maps.dot(access, strides(x) if x is memory else row_major(x), len(dims))
-    return memory, flat.strides, flat.offset
-
-
-def _same_memory(x: Node, stored: Callable[[Node], bool], strides: Strides) -> Node | None:
-    """The node in memory that has a node's elements in the same order."""
-    root = x
-    while not stored(root):
-        if root.name != "reshape":
-            return None
-        root = root.args[0]
-    return root if root is x or strides(root) == row_major(root) else None

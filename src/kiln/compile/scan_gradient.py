@@ -22,7 +22,8 @@ from ..ops.registry import REGISTRY
 from ..tensor import Tensor, _fresh
 from .bodies import BodyNode, Trace, seed, zeros
 from .capture import Capture
-from .regions import VIEWS, scalar_op
+from .regions import scalar_op
+from .views import VIEWS
 
 _CHEAP = {"add", "sub", "mul", "neg", "where", "cast", "copy", "maximum", "minimum", "and", "or", "not",
           "eq", "ne", "lt", "le", "gt", "ge"}  # fmt: skip

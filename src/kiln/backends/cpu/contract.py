@@ -14,7 +14,8 @@ from ...compile import loopnest as ln
 from ...compile import maps
 from ...compile.maps import Affine, NotAffine, Split
 from ...compile.orders import Strides, channels_inside, row_major
-from ...compile.regions import Region, Unfusable, fusable, ln_dtype, strided_view
+from ...compile.regions import Region, Unfusable, fusable, ln_dtype
+from ...compile.views import strided_view
 from ...graph.node import INPUT, Node
 from ...shape import contiguous_strides
 from . import conv, gemm

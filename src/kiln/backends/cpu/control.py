@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...compile import loopnest as ln
-from ...compile.regions import Unfusable, ln_dtype, strided_view
+from ...compile.regions import Unfusable, ln_dtype
+from ...compile.views import strided_view
 from ...graph.node import INPUT, Graph, Node, item, make
 from ...shape import contiguous_strides
 from . import checked, loops

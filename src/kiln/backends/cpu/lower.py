@@ -12,7 +12,7 @@ import numpy as np
 
 from ... import dtypes as dt
 from ...compile import loopnest as ln
-from ...compile import maps, nests, orders, regions
+from ...compile import maps, nests, orders, regions, views
 from ...compile.regions import Unfusable, fusable, ln_dtype, reducible
 from ...config import config
 from ...graph.node import (
@@ -388,8 +388,8 @@ class Lowering:
             for s in reversed(steps):
                 if s.name == "basic_index":
                     access = _through_index(s, access, len(dims))
-                elif s.name in regions.VIEWS:
-                    access = regions.through(s, access, dims)
+                elif s.name in views.VIEWS:
+                    access = views.through(s, access, dims)
                 else:
                     raise Unfusable(n)
             return access

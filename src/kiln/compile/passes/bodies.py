@@ -16,7 +16,7 @@ from ...graph.node import (
     remade,
     substitute,
 )
-from ..regions import VIEWS
+from ..views import VIEWS
 
 
 def inside(graph: Graph, run: Callable[[Graph], Graph]) -> Graph:

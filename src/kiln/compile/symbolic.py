@@ -1,0 +1,120 @@
+"""Symbolic memory: what tensors hold in place of arrays while a function is captured."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from .. import dtypes as dt
+from ..errors import CaptureError
+from ..graph.node import Node, make
+from ..shape import contiguous_strides, numel
+from .inputs import Input, root_of
+
+if TYPE_CHECKING:
+    from .capture import Capture
+
+
+class Storage:
+    """One piece of memory: the node of its value now, and the input that it came from, if any."""
+
+    __slots__ = ("cache", "origin", "readonly", "value", "written")
+
+    def __init__(self, value: Node, origin: Input | None = None, readonly: bool = False):
+        self.value, self.origin = value, origin
+        self.written, self.readonly = False, readonly
+        self.cache: dict[Any, Node] = {}
+
+
+class SymArray:
+    """A symbolic payload: what a Tensor holds in place of an array while a function is captured."""
+
+    __slots__ = ("capture", "chain", "dtype", "layout", "shape", "storage")
+
+    def __init__(
+        self,
+        capture: Capture,
+        storage: Storage,
+        chain: tuple,
+        shape: tuple,
+        dtype: Any,
+        layout: Any = None,
+    ):
+        self.capture, self.storage, self.chain = capture, storage, chain
+        self.shape, self.dtype = tuple(shape), dtype
+        self.layout = (
+            layout  # a dummy array of one-byte elements with this view's strides; None: contiguous
+        )
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> Any:
+        return numel(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    def node(self) -> Node:
+        """The node of this view's present value."""
+        s = self.storage
+        if not self.chain:
+            return s.value
+        found = s.cache.get(self.chain)
+        if found is None:
+            found = s.value
+            for name, rest in self.chain:
+                found = make(name, (found, *rest), self.capture.where())
+            s.cache[self.chain] = found
+        return found
+
+    def copy(self) -> SymArray:
+        """The present value in memory of its own."""
+        return self.capture._fresh(self.node())
+
+    def strided(self) -> np.ndarray:
+        """The layout as a dummy array; its strides count elements."""
+        if self.layout is None:
+            self.layout = as_strided(
+                np.zeros(1, np.uint8), self.shape, contiguous_strides(self.shape)
+            )
+        return self.layout
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        """NumPy asks for the value, in eager code that was handed a captured tensor."""
+        self.refuse("use")
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__") and self.capture.done:
+            self.refuse("use")
+        raise AttributeError(name)
+
+    def refuse(self, why: str) -> None:
+        """Raise for a read that needs the value now."""
+        if self.capture.done:
+            raise CaptureError(
+                "compile", "this tensor was made inside a compiled function and has no value outside it",
+                f"{dt.OF_NUMPY[self.dtype].abbr}{list(self.shape)}", "return it from the function instead of storing it",
+            )  # fmt: skip
+        self.capture.refuse(why)
+
+
+def layout_of(a: np.ndarray) -> Any:
+    """The dummy array with the strides of an array; None where it is contiguous."""
+    if a.flags.c_contiguous or any(s % a.itemsize for s in a.strides):
+        return None
+    return as_strided(np.zeros(1, np.uint8), a.shape, [s // a.itemsize for s in a.strides])
+
+
+def may_overlap(views: list[SymArray]) -> bool:
+    """Whether views of one storage may have elements in common: those of layouts unknown may."""
+    for a, b in combinations([v.layout for v in views], 2):
+        if a is None or b is None or root_of(a) is not root_of(b) or np.may_share_memory(a, b):
+            return True
+    return False
