@@ -19,7 +19,16 @@ from benchmarks.workloads.problem import weights
 import kiln
 from kiln.backends.cpu import cache
 
-SAMPLES = {"mlp": 8, "mlp-small": 8, "mnist-cnn": 4, "cifar-cnn": 4, "resnet18": 2, "lstm": 2, "gru": 2, "gpt": 1}
+SAMPLES = {
+    "mlp": 8,
+    "mlp-small": 8,
+    "mnist-cnn": 4,
+    "cifar-cnn": 4,
+    "resnet18": 2,
+    "lstm": 2,
+    "gru": 2,
+    "gpt": 1,
+}
 """Samples of a batch; the others take theirs whole."""
 
 

@@ -4,11 +4,15 @@ import itertools
 
 import numpy as np
 import pytest
+from tests.fuzz.checks import check, describe
+from tests.fuzz.programs import program
 
 import kiln
 import kiln.nn.functional as F
-from tests.fuzz.checks import check, describe
-from tests.fuzz.programs import program
+from kiln.backends import reference
+from kiln.compile.passes.simplify import simplify
+from kiln.config import context
+from kiln.graph import spec
 
 rng = np.random.default_rng(0)
 
@@ -24,11 +28,38 @@ def agree(fn, *args, tol=1e-5):
     np.testing.assert_allclose(got.detach().numpy(), want.detach().numpy(), rtol=tol, atol=tol)
 
 
-@pytest.mark.parametrize("seed", range(0, 400, 10))
+@pytest.mark.parametrize("seed", range(0, 176, 11))
 def test_random_programs(seed):
     p = program(seed)
-    verdict = check(p, deep=seed % 40 == 0)
+    verdict = check(p, deep=seed % 4 == 0)
     assert verdict.status != "differs", (verdict.detail, describe(p))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [{"no_fuse": True}, {"no_simplify": True}], ids=str)
+@pytest.mark.parametrize("seed", range(5, 176, 11))
+def test_random_programs_without_passes(seed, flags):
+    with context(**flags):
+        verdict = check(program(seed))
+    assert verdict.status != "differs", verdict.detail
+
+
+@pytest.mark.parametrize("seed", range(3, 90, 11))
+def test_simplify_keeps_random_programs(seed):
+    p = program(seed)
+    xs = [i.tensor() for i in p.inputs]
+    p(*xs)
+    run = kiln.compile(lambda *xs: p(*xs), backend="reference")
+    run(*xs)
+    plan = run.entries[0].root.plan
+    better = simplify(plan.graph)
+    spec.check(better, "simplify")
+    arrays = [np.array(i.fetch(xs)) for i in plan.inputs]
+    got, want = (
+        reference.compile(g, "p").run([a.copy() for a in arrays]) for g in (better, plan.graph)
+    )
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 VIEWS = {
@@ -47,7 +78,9 @@ VIEWS = {
 def test_what_is_added_to_a_convolution_may_be_a_view(view, groups):
     x, w = normal(16, 16, 6, 6), normal(16, 16 // groups, 3, 3)
     agree(
-        lambda x, a: F.conv2d(x, w, None, 1, 1, 1, groups) * 0.1 + VIEWS[view](a), x, normal(*x.shape)
+        lambda x, a: F.conv2d(x, w, None, 1, 1, 1, groups) * 0.1 + VIEWS[view](a),
+        x,
+        normal(*x.shape),
     )
 
 
@@ -55,7 +88,9 @@ def test_what_is_added_to_a_convolution_may_be_a_view(view, groups):
 @pytest.mark.parametrize("flips", [(), (0,), (1,), (0, 1, 2)], ids=str)
 def test_what_is_added_to_a_batch_of_products_may_be_a_view(dims, flips):
     w = normal(6, 5)
-    agree(lambda x, a: (x @ w).relu() + a.permute(dims).flip(flips), normal(5, 5, 6), normal(5, 5, 5))
+    agree(
+        lambda x, a: (x @ w).relu() + a.permute(dims).flip(flips), normal(5, 5, 6), normal(5, 5, 5)
+    )
 
 
 def test_integers_beyond_the_range_of_their_dtype_wrap():
@@ -75,8 +110,13 @@ def test_the_largest_truth_value(pick):
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0)])
 def test_branches_and_scans_of_nothing(shape):
-    agree(lambda x: kiln.cond(x.sum() > 0, lambda a: a * 2, lambda a: a.sin(), (x,)), kiln.zeros(*shape))
-    agree(lambda x: kiln.scan(lambda c, s: (c + s, c), kiln.zeros(shape[1]), x)[0], kiln.zeros(*shape))
+    agree(
+        lambda x: kiln.cond(x.sum() > 0, lambda a: a * 2, lambda a: a.sin(), (x,)),
+        kiln.zeros(*shape),
+    )
+    agree(
+        lambda x: kiln.scan(lambda c, s: (c + s, c), kiln.zeros(shape[1]), x)[0], kiln.zeros(*shape)
+    )
 
 
 @pytest.mark.parametrize("act", ["gelu", "tanh + 1", "erf - 1"])
@@ -103,7 +143,10 @@ def test_one_hot_of_what_the_function_reaches():
 
 def test_an_argument_that_the_optimizer_holds_too():
     def steps(compiled):
-        images = [kiln.arange(6.0).reshape(3, 2).t().requires_grad_(), kiln.ones(2, 3, requires_grad=True)]
+        images = [
+            kiln.arange(6.0).reshape(3, 2).t().requires_grad_(),
+            kiln.ones(2, 3, requires_grad=True),
+        ]
         opt = kiln.optim.SGD(images[:1], lr=0.1, momentum=0.9)
 
         def step(image):

@@ -6,9 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from programs import program
 
 import kiln
 from kiln import dtypes as dt
@@ -18,66 +15,6 @@ from kiln.compile.passes.simplify import simplify
 from kiln.config import context
 from kiln.errors import KilnCacheWarning
 from kiln.graph import Graph, const, input_node, make, spec
-
-SEEDS = st.integers(0, 10**6)
-
-
-def close(got, want):
-    assert len(got) == len(want)
-    for a, b in zip(got, want, strict=True):
-        assert a.dtype is b.dtype
-        assert a.shape == b.shape
-        u, v = (t.detach().numpy().astype(np.float64) for t in (a, b))
-        np.testing.assert_allclose(u, v, rtol=1e-4, atol=1e-4)
-
-
-@settings(max_examples=6, deadline=None, derandomize=True)
-@given(SEEDS)
-def test_random_programs(seed):
-    fn, inputs = program(seed)
-    xs = [kiln.tensor(a) for a in inputs]
-    want = fn(*xs)
-    close(kiln.compile(fn)(*xs), want)
-    close(kiln.compile(fn, backend="reference")(*xs), want)
-
-
-@pytest.mark.slow
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(SEEDS)
-def test_random_programs_without_passes(seed):
-    fn, inputs = program(seed)
-    xs = [kiln.tensor(a) for a in inputs]
-    want = fn(*xs)
-    for flags in ({"no_fuse": True}, {"no_simplify": True}, {"no_fuse": True, "no_simplify": True}):
-        with context(**flags):
-            close(kiln.compile(fn)(*xs), want)
-
-
-@settings(max_examples=4, deadline=None, derandomize=True)
-@given(SEEDS, st.booleans())
-def test_random_gradients(seed, inside):
-    fn, inputs = program(seed)
-
-    def gradients(call, compiled_all):
-        xs = [kiln.tensor(a) for a in inputs]
-        for x in xs:
-            if x.is_floating_point():
-                x.requires_grad = True
-
-        def loss(*xs):
-            outs = [o for o in call(*xs) if o.requires_grad]
-            return sum(((o.float() * 0.3).cos() * (i + 1)).sum() for i, o in enumerate(outs))
-
-        def step(*xs):
-            total = loss(*xs)
-            if isinstance(total, kiln.Tensor):
-                total.backward()
-
-        (kiln.compile(step) if compiled_all else step)(*xs)
-        return [x.grad for x in xs if x.grad is not None]
-
-    want = gradients(fn, False)
-    close(gradients(fn if inside else kiln.compile(fn), inside), want)
 
 
 def bits(arrays):
@@ -120,24 +57,6 @@ def test_simplify_keeps_every_bit(rule, value):
         assert np.array_equal(np.isnan(a), np.isnan(b))
         clean = ~np.isnan(a)
         assert bits([a[clean]]) == bits([b[clean]])
-
-
-@settings(max_examples=5, deadline=None, derandomize=True)
-@given(SEEDS)
-def test_simplify_keeps_random_programs(seed):
-    fn, inputs = program(seed)
-    run = kiln.compile(fn, backend="reference")
-    run(*[kiln.tensor(a) for a in inputs])
-    graph = run.entries[0].root.plan.graph
-    better = simplify(graph)
-    spec.check(better, "simplify")
-    arrays = [
-        inputs[i.leaf] if i.kind == "arg" else i.tensor.numpy()
-        for i in run.entries[0].root.plan.inputs
-    ]
-    got, want = (reference.compile(p, "p").run([a.copy() for a in arrays]) for p in (better, graph))
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 TRAIN = """

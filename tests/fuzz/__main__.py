@@ -27,10 +27,14 @@ FINE = ("same", "ill-conditioned", "refused")  # refused: in eager mode as well
 
 def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description=(__doc__ or "").split("\n\n")[0]
+    )
     parser.add_argument("--count", type=int, default=1000, help="how many programs")
     parser.add_argument("--seed", type=int, default=0, help="the first one's seed")
-    parser.add_argument("--isa", default="", help="avx512, avx2, sse2 or neon; the best one by default")
+    parser.add_argument(
+        "--isa", default="", help="avx512, avx2, sse2 or neon; the best one by default"
+    )
     parser.add_argument("--batch", type=int, default=200, help="programs a process")
     parser.add_argument("--one", type=int, help="run this seed here and tell everything about it")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -78,10 +82,19 @@ def _batch(seeds: list[int], cache: str) -> dict[int, dict[str, Any]]:
     """What a process says of the programs; one that dies leaves the rest to another."""
     found: dict[int, dict[str, Any]] = {}
     while left := [s for s in seeds if s not in found]:
-        argv = [sys.executable, "-m", __package__ or "tests.fuzz", "--worker", "--seeds", ",".join(map(str, left))]
+        argv = [
+            sys.executable,
+            "-m",
+            __package__ or "tests.fuzz",
+            "--worker",
+            "--seeds",
+            ",".join(map(str, left)),
+        ]
         env = {**os.environ, "KILN_CACHE_DIR": cache}
         done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-        lines = [json.loads(text) for text in done.stdout.splitlines() if text.startswith('{"seed"')]
+        lines = [
+            json.loads(text) for text in done.stdout.splitlines() if text.startswith('{"seed"')
+        ]
         found |= {line["seed"]: line for line in lines}
         if not lines:
             raise SystemExit(done.stderr)
@@ -101,12 +114,18 @@ def _all(args: argparse.Namespace) -> int:
             warm = _batch(again, cache) if again else {}
         for seed, line in cold.items():
             if seed in warm and line.get("digest") != warm[seed].get("digest"):
-                line |= {"status": "differs", "detail": f"other bits from a warm cache; {line.get('detail')}"}
+                line |= {
+                    "status": "differs",
+                    "detail": f"other bits from a warm cache; {line.get('detail')}",
+                }
             counts[line["status"]] += 1
             if line["status"] not in FINE:
                 print(f"seed {seed}: {line['status']}: {line.get('detail')}", flush=True)
         total = sum(counts.values())
-        print(f"{total} programs, {(time.monotonic() - start) / total:.2f} s each: {dict(counts)}", flush=True)
+        print(
+            f"{total} programs, {(time.monotonic() - start) / total:.2f} s each: {dict(counts)}",
+            flush=True,
+        )
     return int(any(status not in FINE for status in counts))
 
 

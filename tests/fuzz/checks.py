@@ -78,7 +78,9 @@ class Runs:
                 found += list(w.parameters())
         return found
 
-    def run(self, compiled: bool, jitter: np.random.Generator | None = None, **options: Any) -> Arrays:
+    def run(
+        self, compiled: bool, jitter: np.random.Generator | None = None, **options: Any
+    ) -> Arrays:
         """Results, then arguments and weights afterwards, gradients where there are any."""
         p, weights = self.p, self.parameters()
         with kiln.no_grad():
@@ -110,7 +112,11 @@ class Runs:
             outs = fn(*xs)
             if opt:
                 opt.zero_grad()
-            terms = [((o.float() * 0.3).cos() * (i + 1)).sum() for i, o in enumerate(outs) if o.requires_grad]
+            terms = [
+                ((o.float() * 0.3).cos() * (i + 1)).sum()
+                for i, o in enumerate(outs)
+                if o.requires_grad
+            ]
             if terms:
                 sum(terms).backward()
             if opt:
@@ -173,7 +179,9 @@ def check(p: Program, deep: bool = False) -> Verdict:
     passed = [*describe(p), *(w.dtype.name for w in runs.parameters())]
     if p.kind != "forward" or any("drawing" in step for step in p.trail):
         passed.append("float32")  # of the scalar that backward starts from, of random numbers
-    bounds = [max(TOLERANCE[n] for n in TOLERANCE if any(n in line for line in ["float64", *passed]))] * len(want)
+    bounds = [
+        max(TOLERANCE[n] for n in TOLERANCE if any(n in line for line in ["float64", *passed]))
+    ] * len(want)
     try:
         got = runs.run(True)
     except Exception as e:

@@ -9,14 +9,18 @@ import kiln.nn.functional as F
 
 from .values import Values, floating
 
-SIZES = [1, 2, 3, 5, 7, 8, 13, 16, 17, 31, 33]
+SIZES = {False: [1, 2, 3, 5, 7, 8, 13, 16, 17, 31, 33], True: [1, 17, 48, 64, 65, 130]}
+SPATIAL = {
+    False: [[3, 9, 16, 33], [4, 7, 8, 12], [3, 4, 5]],
+    True: [[100, 257], [14, 28, 33], [6, 9]],
+}
 
 
 def product(v: Values, x: Any) -> Any:
     q, y = v.q, floating(x) * 0.25
     if y.ndim == 0:
         y = y.reshape(1)
-    k, n = y.shape[-1], q.choice(SIZES)
+    k, n = y.shape[-1], q.choice(SIZES[v.large])
     w = v.weight((k, n), y.dtype)
     batch = y.shape[:-2] if y.ndim > 2 and q.random() < 0.5 else ()
     out = q.choice([
@@ -50,7 +54,7 @@ def image(v: Values, x: Any, channels: int, spatial: tuple[int, ...]) -> Any:
 
 
 def sizes(v: Values, rank: int) -> tuple[int, ...]:
-    return tuple(v.q.choice([[3, 9, 16, 33], [4, 7, 8, 12], [3, 4, 5]][rank - 1]) for _ in range(rank))
+    return tuple(v.q.choice(SPATIAL[v.large][rank - 1]) for _ in range(rank))
 
 
 def convolution(v: Values, x: Any) -> Any:
@@ -59,8 +63,8 @@ def convolution(v: Values, x: Any) -> Any:
     ci, co = g * q.choice([1, 1, 2, 3, 8]), g * q.choice([1, 2, 3, 8, 16, 17])
     if q.random() < 0.15:
         g = co = ci = q.choice([3, 8, 16])
-    if rank == 2 and q.random() < 0.08:
-        g, ci, co = 1, 32, 32  # wide enough for Winograd
+    if v.large or (rank == 2 and q.random() < 0.08):
+        g, ci, co = 1, q.choice([3, 32, 32, 48]), 32  # wide enough for Winograd
     y = image(v, x, ci, sizes(v, rank)) * 0.5
     k = tuple(q.choice([1, 2, 3, 3, 3]) for _ in range(rank))
     if q.random() < 0.5:
@@ -133,10 +137,7 @@ def loss(v: Values, x: Any) -> Any:
     q, y = v.q, floating(x)
     how = q.choice(["mean", "sum", "none"])
     t = v.weight(y.shape, y.dtype)
-    if y.ndim < 2:
-        y2 = y.reshape(1, -1)
-    else:
-        y2 = y
+    y2 = y.reshape(1, -1) if y.ndim < 2 else y
     n = y2.shape[1]
     labels = v.indices((y2.shape[0], *y2.shape[2:]), n).long()
     w = v.weight((n,), y.dtype).abs() + 0.1
@@ -157,9 +158,17 @@ def loss(v: Values, x: Any) -> Any:
 
 def attention(v: Values, x: Any) -> Any:
     q = v.q
-    b, h, s, t, d = q.choice([1, 2]), q.choice([1, 2, 4]), q.choice(SIZES), q.choice(SIZES), q.choice([1, 4, 8, 16, 24])
+    b, h, s, t, d = (
+        q.choice([1, 2]),
+        q.choice([1, 2, 4]),
+        q.choice(SIZES[v.large]),
+        q.choice(SIZES[v.large]),
+        q.choice([1, 4, 8, 16, 24]),
+    )
     dv = q.choice([d, d, 5])
-    query = v.filled(x, (b, s, h, d)).transpose(1, 2) if q.random() < 0.5 else v.filled(x, (b, h, s, d))
+    query = (
+        v.filled(x, (b, s, h, d)).transpose(1, 2) if q.random() < 0.5 else v.filled(x, (b, h, s, d))
+    )
     key, value = v.weight((b, h, t, d), query.dtype), v.weight((b, h, t, dv), query.dtype)
     sdpa = F.scaled_dot_product_attention
     grouped = v.weight((b, 1, t, d), query.dtype)
@@ -174,7 +183,12 @@ def attention(v: Values, x: Any) -> Any:
 
 def recurrence(v: Values, x: Any) -> Any:
     q = v.q
-    t, b, i, h = q.choice([1, 2, 5, 9]), q.choice([1, 2, 3, 8]), q.choice([1, 3, 8]), q.choice([1, 2, 5, 8])
+    t, b, i, h = (
+        q.choice([1, 2, 5, 9]),
+        q.choice([1, 2, 3, 8]),
+        q.choice([1, 3, 8]),
+        q.choice([1, 2, 5, 8]),
+    )
     kind = q.choice(["LSTM", "GRU", "RNN"])
     layers, both = q.choice([1, 1, 2]), q.random() < 0.2
     made = v.module(lambda: getattr(kiln.nn, kind)(i, h, layers, bidirectional=both))

@@ -12,15 +12,29 @@ import kiln.nn.functional as F
 
 from .values import Values, floating, integral
 
-SMOOTH = """sin cos atan tanh sigmoid erf erfc asinh expm1_ log1p_ exp_ exp2_ sqrt_ rsqrt_ log_ log2_ log10_
-    reciprocal_ acos_ asin_ tan_ sinh_ cosh_ lgamma_ digamma_ logit_ sinc""".split()
-ANY = "abs neg sign square positive".split()
-FLOATS = "floor ceil trunc round frac isnan isinf isfinite signbit nan_to_num".split()
-ACTIVATIONS = """relu relu6 gelu silu mish elu celu selu softplus softsign hardtanh hardsigmoid hardswish
-    leaky_relu logsigmoid tanhshrink softshrink hardshrink""".split()
-BINARY = """add sub mul maximum minimum fmax fmin lt le gt ge eq ne logical_and logical_or logical_xor
-    atan2 hypot copysign""".split()
-DTYPES = "float32 float64 int64 int32 int16 int8 uint8 bool float16 bfloat16".split()
+SMOOTH = [
+    "sin", "cos", "atan", "tanh", "sigmoid", "erf", "erfc", "asinh", "expm1_", "log1p_", "exp_",
+    "exp2_", "sqrt_", "rsqrt_", "log_", "log2_", "log10_", "reciprocal_", "acos_", "asin_", "tan_",
+    "sinh_", "cosh_", "lgamma_", "digamma_", "logit_", "sinc"
+]  # fmt: skip
+ANY = ["abs", "neg", "sign", "square", "positive"]
+FLOATS = [
+    "floor", "ceil", "trunc", "round", "frac", "isnan", "isinf", "isfinite", "signbit",
+    "nan_to_num"
+]  # fmt: skip
+ACTIVATIONS = [
+    "relu", "relu6", "gelu", "silu", "mish", "elu", "celu", "selu", "softplus", "softsign",
+    "hardtanh", "hardsigmoid", "hardswish", "leaky_relu", "logsigmoid", "tanhshrink", "softshrink",
+    "hardshrink"
+]  # fmt: skip
+BINARY = [
+    "add", "sub", "mul", "maximum", "minimum", "fmax", "fmin", "lt", "le", "gt", "ge", "eq", "ne",
+    "logical_and", "logical_or", "logical_xor", "atan2", "hypot", "copysign"
+]  # fmt: skip
+DTYPES = [
+    "float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool", "float16",
+    "bfloat16"
+]  # fmt: skip
 
 
 def unary(v: Values, x: Any) -> Any:

@@ -12,18 +12,22 @@ import kiln
 from kiln import dtypes as dt
 
 LAST_PLACE = {"float64": 2.5e-16, "float32": 1.2e-7, "float16": 1e-3, "bfloat16": 8e-3}
-LIMIT = 4000  # elements of a value, to keep eager mode quick
+LIMIT = {False: 4_000, True: 200_000}  # elements of a value, to keep eager mode quick
 
 
 class Values:
     """The values of one run of a program.
 
     `weights` outlives the run: what one run asks for, the next gets again, whatever mode it runs in.
+    `large` programs have values that are worth several tasks, vectors and blocks.
     """
 
-    def __init__(self, seed: int, inputs: tuple[Any, ...], weights: dict[Any, Any]):
+    def __init__(
+        self, seed: int, inputs: tuple[Any, ...], weights: dict[Any, Any], large: bool = False
+    ):
         self.q = random.Random(seed)
         self.seed, self.weights, self.made = seed, weights, 0
+        self.large, self.limit = large, LIMIT[large]
         self.all = list(inputs)
 
     def pick(self) -> Any:
@@ -36,7 +40,7 @@ class Values:
         kind = q.choice(["value", "value", "weight", "row", "column", "number"])
         if kind == "value":
             y = q.choice(self.all)
-            return y if fits(x.shape, y.shape) else self.weight(x.shape)
+            return y if fits(x.shape, y.shape, self.limit) else self.weight(x.shape)
         if kind == "number":
             return q.choice([0, 1, 2, -1, 0.5, -1.5, 3.0])
         shape = tuple(x.shape)
@@ -104,8 +108,10 @@ class Values:
         flat = floating(x).reshape(-1)
         if flat.numel() == 0:
             return self.weight(shape)
-        if flat.numel() < n:
-            flat = flat.repeat(-(-n // flat.numel()))
+        if (
+            flat.numel() < n
+        ):  # not the same numbers again: the variance of equals is nothing but rounding
+            flat = flat.repeat(-(-n // flat.numel()))[:n] * self.weight((n,), flat.dtype)
         return flat[:n].reshape(tuple(shape))
 
     def tame(self, y: Any) -> Any:
@@ -129,10 +135,10 @@ def moved(t: Any, r: np.random.Generator) -> Any:
     return t * kiln.tensor(np.where(a == np.round(a), 1.0, 1 + step)).to(t.dtype)
 
 
-def fits(a: Any, b: Any) -> bool:
+def fits(a: Any, b: Any, limit: int) -> bool:
     """Whether two shapes broadcast to something small."""
     try:
-        return int(np.prod(np.broadcast_shapes(tuple(a), tuple(b)), dtype=np.int64)) <= LIMIT
+        return int(np.prod(np.broadcast_shapes(tuple(a), tuple(b)), dtype=np.int64)) <= limit
     except ValueError:
         return False
 
