@@ -11,6 +11,7 @@ from harness import address, guarded, levels, margins_untouched, run, run_thread
 
 from kiln.backends.cpu.gemm import Gemm, emit, pack_ahead
 from kiln.backends.cpu.microkernel import Site
+from kiln.backends.cpu.tasks import Grid
 from kiln.backends.cpu.text import Text, load_scalar, load_vector, splat
 from kiln.errors import KilnError
 
@@ -153,6 +154,19 @@ def test_i8_is_exact(isa, shape):
         run(emit(gemm, isa, unique(gemm, isa.name)), isa, [out, a, b])
         np.testing.assert_array_equal(out, a.astype(np.int32) @ b.astype(np.int32))
         assert margins_untouched(out)
+
+
+@ISAS
+def test_i8_at_any_address(isa):
+    # groups of four begin wherever a view of bytes does
+    data = rng.integers(-128, 128, 40 * 64 + 3).astype(np.int8)
+    b = rng.integers(-128, 128, (64, 50)).astype(np.int8)
+    for start in range(4):
+        a = data[start : start + 40 * 64].reshape(40, 64)
+        out = guarded((40, 50), np.int32)
+        gemm = Gemm(40, 50, 64, strides(a), strides(b), strides(out), "i8", "i8", "i32")
+        run(emit(gemm, isa, unique(gemm, isa.name)), isa, [out, a, b])
+        np.testing.assert_array_equal(out, a.astype(np.int32) @ b.astype(np.int32))
 
 
 @ISAS
@@ -304,6 +318,14 @@ def test_split_and_workspace_depend_on_the_shape_alone():
     assert small.ntasks == 1
     assert large.ntasks >= 4
     assert small.workspace_bytes == 0
+
+
+def test_tasks_read_little_again():
+    # few rows: each task has columns of its own; few columns: each has rows of its own
+    wide = Grid.cheapest(1 << 27, 1, 16, 64, row_cost=4096, col_cost=128)
+    tall = Grid.cheapest(1 << 27, 1, 512, 3, row_cost=128, col_cost=4096)
+    assert (wide.rows, wide.cols) == (1, 8)
+    assert (tall.rows, tall.cols) == (8, 1)
 
 
 def test_impossible_products_are_errors():

@@ -1,10 +1,12 @@
 """Matrix multiplication kernels: C = epilogue(A @ B), batched, any strides, f32, f64, bf16 and i8.
 
 Note [Blocking]: the loops are batch, NC columns, KC of K, MC rows, panels, row blocks. A is read
-in place; B is read raw when small, packed inside the first row block's micro-kernel when its rows
-are contiguous, and packed beforehand otherwise; in a loop whose steps share B, once before the loop
-(`pack_ahead`). Tasks are independent sub-matrices chosen from the
-shape, so there is no barrier and the bits don't depend on the number of threads.
+in place; where its columns lie together each step of K is on another page, which no hardware
+foresees: the tile fetches the next rows' line as it goes (packing such an A was slower at every
+size). B is read raw when small, packed inside the first row block's micro-kernel when its rows are
+contiguous, and packed beforehand otherwise; in a loop whose steps share B, once before the loop
+(`pack_ahead`). Tasks are independent sub-matrices chosen from the shape, so there is no barrier and
+the bits don't depend on the number of threads.
 
 Note [Groups]: where the machine has a dot product of bf16 pairs (AVX512-BF16) or of four i8
 (AVX512-VNNI), both operands are seen as 32-bit groups of neighbours along K: to the loops and the
