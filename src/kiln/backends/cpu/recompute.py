@@ -123,13 +123,13 @@ class Recomputation:
         """
         target = limit
         while True:
-            peak = int(self.live.max())
+            peak = int(self.live.max(initial=0))
             if peak <= limit and (laid := self.m.laid()).bytes <= limit:
                 return laid
             if peak <= target:  # on to the limit, or below it by what is lost between values
                 target = limit if peak > limit else peak - ALIGN
                 self.banned.clear()
-            if not self.step(target):
+            if not peak or not self.step(target):
                 if peak - target <= peak // _FINE:
                     return self.m.laid()
                 target = (target + peak) // 2
@@ -328,6 +328,8 @@ class Recomputation:
 
     def most(self) -> str:
         """What holds most of the memory where it is fullest."""
+        if not len(self.live):
+            return "constants"
         top = int(self.live.argmax())
         there = [(_bytes(n), repr(n)) for n, t in self.touches.items()
                  if t[0] <= top <= t[-1] and (n in self.m.lives or n in self.m.over)]  # fmt: skip
