@@ -108,6 +108,16 @@ def test_the_largest_truth_value(pick):
     agree(lambda x: getattr(x, pick)(1)[0], kiln.tensor([[False, True], [False, False]]))
 
 
+def test_the_gradient_of_a_scan_of_nothing():
+    w = kiln.zeros(0, 0, requires_grad=True)
+
+    def fn(x):
+        out = kiln.scan(lambda c, s: ((s + c @ w).tanh(), c), kiln.zeros(2, 0), x)[0]
+        return kiln.autograd.grad(out.sum(), x)[0]
+
+    agree(fn, kiln.zeros(3, 2, 0).requires_grad_())
+
+
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0)])
 def test_branches_and_scans_of_nothing(shape):
     agree(
@@ -134,6 +144,17 @@ def test_a_value_computed_twice_is_the_same_value(act, pick):
         return kiln.autograd.grad(y.sin().sum(), x)[0]
 
     agree(fn, normal(2, 13, 24).requires_grad_())
+
+
+@pytest.mark.parametrize("dtype", [kiln.float16, kiln.bfloat16], ids=str)
+def test_half_floats_are_compared_as_they_are_stored(dtype):
+    bias = normal(3, 1).to(dtype)
+
+    def fn(x):
+        y = (x + bias).relu().amax(-1)
+        return kiln.autograd.grad((y.float() ** 2).sum(), x)[0].float()
+
+    agree(fn, normal(2, 3, 32).to(dtype).requires_grad_(), tol=2e-2)
 
 
 def test_one_hot_of_what_the_function_reaches():

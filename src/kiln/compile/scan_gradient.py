@@ -256,7 +256,7 @@ class _Sums:
         """The stacked matrices, one below the other."""
         s = self.stacked(x)
         s = s.transpose(1, 2) if turn else s
-        return s.reshape(-1, s.shape[-1])
+        return s.reshape(s.shape[0] * s.shape[1], s.shape[2])
 
 
 def _is_seed(x: Node) -> bool:

@@ -145,6 +145,7 @@ class ExprEmitter:
         if op in _FLOAT:
             return b.bin(_FLOAT[op], x, y)
         if op in COMPARE:
+            x, y = (self._rounded(a, v) for a, v in zip(e.args, (x, y), strict=True))
             return b.fcmp(_FCMP[op], x, y)
         if op in ("maximum", "minimum"):
             return self.extremum(op == "maximum", x, y, *(_not_nan(a) for a in e.args))
@@ -349,6 +350,12 @@ class ExprEmitter:
         if target in ("i64", "u32"):
             return self.cast(b.conv("fptosi", x, "i64"), "i64", target)
         return self.cast(b.conv("fptosi", x, "i32"), "i32", target)
+
+    def _rounded(self, e: Expr, x: Val) -> Val:
+        """A half float as it would lie in memory: whether two are equal must not depend on where they are computed."""
+        if e.dtype not in ("f16", "bf16") or e.op in ("load", "gather", "const", "cast", "ref"):
+            return x
+        return self.from_memory(self.to_memory(x, e.dtype), e.dtype)
 
     def to_memory(self, x: Val, dtype: str) -> Val:
         """The register value as it is stored, f16 and bf16 rounded to nearest even."""
