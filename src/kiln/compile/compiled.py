@@ -54,7 +54,7 @@ class CompiledFunction:
         self.entries: list[Entry] = []
         self.captures = 0
         self.own: list[Tensor] = []  # arguments that the function reaches by itself as well
-        own_lock(self, threading.RLock)
+        self.lock = own_lock(self, threading.RLock)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if CAPTURING and active_capture() is not None:

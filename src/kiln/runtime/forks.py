@@ -11,10 +11,10 @@ from typing import Any
 _makers: weakref.WeakKeyDictionary[Any, Callable[[], Any]] = weakref.WeakKeyDictionary()
 
 
-def own_lock(owner: Any, make: Callable[[], Any] = threading.Lock) -> None:
-    """Give an object its `lock`, and another one in a forked child; so look it up at each use."""
-    owner.lock = make()
+def own_lock(owner: Any, make: Callable[[], Any] = threading.Lock) -> Any:
+    """A lock for an object's attribute `lock`, which is another one in a forked child: look it up at each use."""
     _makers[owner] = make
+    return make()
 
 
 def never_within(lock: Any) -> None:

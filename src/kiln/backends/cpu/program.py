@@ -99,7 +99,7 @@ class CpuProgram:
         ]
         self.hold = brief and len(recipe.kernels) < 100
         self.bound: list[Any] = [None] * recipe.n_inputs
-        own_lock(self)
+        self.lock = own_lock(self)
 
     def _rows(self, base: int) -> list[list[int]]:
         """The plan: kernels with the addresses of their arguments, and stops for what Python does between them."""

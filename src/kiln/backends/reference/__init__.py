@@ -22,7 +22,7 @@ class ReferenceProgram:
         self.graph, self.name = graph, name
         self.evaluate = graph.evaluator()
         self.bound: list[Any] = [None] * len(graph.inputs)
-        own_lock(self)
+        self.lock = own_lock(self)
 
     def bind(self, i: int, a: np.ndarray) -> None:
         """Have input i lie in this array at each call from now on."""
