@@ -27,6 +27,7 @@ from kiln.backends.cpu.patches import Lanes, gather, scatter
 from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, Text, ramp_mask, store_vector
 
 _COLUMN_BYTES = 8 << 20
+_FEW_PIXELS = 128
 _JOIN_WORK = 1 << 14
 
 
@@ -40,7 +41,7 @@ def fits(conv: Conv, isa: Isa) -> bool:
     flat = flat_stride(conv.out, conv.y_strides[2:]), flat_stride(conv.image, conv.x_strides[2:])
     if None in flat or not _possible(conv):
         return False
-    if conv.channels_last and conv.n * pixels * 2 <= 3 * conv.co:
+    if conv.channels_last and conv.n * pixels <= min(_FEW_PIXELS, 3 * conv.co // 2):
         return True
     return conv.n > 1 and pixels / (-(-pixels // lanes) * lanes) <= 0.6
 
