@@ -143,6 +143,8 @@ WINOGRAD = {
     "wide padding": {"n": 2, "ci": 40, "image": (9, 21), "co": 32, "padding": ((3, 0), (0, 4))},
     "several images": {"n": 21, "ci": 48, "image": (8, 6), "co": 33, "padding": ONE},
     "many channels": {"n": 2, "ci": 160, "image": (18, 17), "co": 147, "padding": ONE},
+    "parts of points": {"n": 3, "ci": 250, "image": (9, 10), "co": 260, "padding": ONE},
+    "rows of points": {"n": 2, "ci": 340, "image": (6, 7), "co": 350, "padding": ONE},
     "many blocks": {"n": 2, "ci": 64, "image": (50, 37), "co": 96, "padding": ONE},
 }
 

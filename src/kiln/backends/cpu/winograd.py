@@ -468,5 +468,7 @@ def emit_weights(conv: Conv, isa: Isa, symbol: str, panel: int) -> Kernel:
                 for j, value in enumerate(points.values([half[x][i] for x in range(3)])):
                     scaled = points.scale(1 / (scales[i] * scales[j]), value)
                     where = b.at(target, (6 * i + j) * step, size)
+                    # too many streams for the machine to foresee
+                    b.prefetch(b.at(where, panel, size), write=True)
                     store_vector(b, scaled, where, conv.dtype, lanes)
     return Kernel(b.module(), symbol, ntasks)

@@ -20,7 +20,8 @@ from kiln.backends.cpu.winograd import PARAMS, Points, emit_input, norms, plane,
 
 _BLOCK_BYTES = 1 << 20
 _SUM_BYTES = 5 << 19
-_CHUNK_BYTES = 8 << 20
+_HALF_BYTES = 16 << 20
+_CHUNK_BYTES = 10 << 20
 
 
 class BackwardWeight:
@@ -34,10 +35,12 @@ class BackwardWeight:
         self.out_pitch = -(-conv.c_out // self.lanes) * self.lanes
         self.u_plane = plane(conv.c_out * self.in_pitch, self.size)
         whole = 36 * self.u_plane * self.size
-        self.part_rows = 6 if whole <= _SUM_BYTES else 1
+        # fewer parts repeat less of the transforms, but sums of more points are passed over for each block
+        self.part_rows = 6 if whole <= _SUM_BYTES else 3 if whole <= _HALF_BYTES else 1
         self.points = 6 * self.part_rows
         self.tiles = -(-conv.out[0] // 4), -(-conv.out[1] // 4)
-        fit = _BLOCK_BYTES // (self.points * (self.in_pitch + self.out_pitch) * self.size)
+        block = _BLOCK_BYTES if self.part_rows == 6 else 2 * _BLOCK_BYTES
+        fit = block // (self.points * (self.in_pitch + self.out_pitch) * self.size)
         high, wide = self.tiles
         count = -(-high // max(1, min(high, fit // wide)))
         self.rows = -(-high // count)
@@ -49,8 +52,9 @@ class BackwardWeight:
         self.v_plane = plane(tiles * self.in_pitch, self.size)
         self.q_plane = plane(tiles * self.out_pitch, self.size)
         chunks = max(1, min(tasks.task_count(conv.flops), self.units[0] * self.units[1]))
-        chunks = min(chunks, max(1, _CHUNK_BYTES // whole))
-        self.grid = tasks.Grid(chunks, 6 // self.part_rows, 1)
+        parts = 6 // self.part_rows
+        chunks = min(chunks, max(1, 4 // parts, _CHUNK_BYTES // whole))
+        self.grid = tasks.Grid(chunks, parts, 1)
         self.x_halo = Halo(
             conv.dtype, conv.c_in, conv.image, conv.x_strides[1:],
             (conv.padding[0][0], conv.padding[1][0]), 4 * self.rows + 2, 4 * wide + 2, self.in_pitch,
