@@ -326,6 +326,8 @@ def test_tasks_read_little_again():
     tall = Grid.cheapest(1 << 27, 1, 512, 3, row_cost=128, col_cost=4096)
     assert (wide.rows, wide.cols) == (1, 8)
     assert (tall.rows, tall.cols) == (8, 1)
+    # too few rows to cut: columns are, whatever that reads again
+    assert Grid.cheapest(1 << 24, 1, 1, 32, row_cost=1, col_cost=1000).ntasks == 8
 
 
 def test_impossible_products_are_errors():

@@ -60,11 +60,12 @@ class Grid:
         Where the columns can't be cut any more, a quarter fewer tasks than wished for will do.
         """
         by_batch, left = _by_batch(flops, batches)
-        grids = []
+        found = []
         for n in range(1, min(left, cols) + 1):
             wish = -(-3 * left // 4) if n == cols else left
-            grids.append(Grid(by_batch, max(1, min(-(-wish // n), rows)), n))
-        return min(grids, key=lambda g: g.rows * row_cost + g.cols * col_cost)
+            m = max(1, min(-(-wish // n), rows))
+            found.append((max(0, wish - m * n), m * row_cost + n * col_cost, Grid(by_batch, m, n)))
+        return min(found, key=lambda x: x[:2])[2]
 
     def ranges(self, b: Text, batches: int, rows: int, cols: int) -> Share:
         """Write the code that finds what ``%task`` works on."""
