@@ -28,7 +28,7 @@ def agree(fn, *args, tol=1e-5):
     np.testing.assert_allclose(got.detach().numpy(), want.detach().numpy(), rtol=tol, atol=tol)
 
 
-@pytest.mark.parametrize("seed", range(0, 176, 11))
+@pytest.mark.parametrize("seed", range(11, 176, 11))
 def test_random_programs(seed):
     p = program(seed)
     verdict = check(p, deep=seed % 4 == 0)
