@@ -28,9 +28,7 @@ def tiles(n: Node) -> bool:
 
 def is_plain_view(n: Node) -> bool:
     """Whether a node is a part of an input or a result, in any order, with nothing computed on the way."""
-    while n.name in ("permute", "expand", "slice", "reshape"):
-        n = n.args[0]
-    return n.op in (INPUT, LITERAL, ITEM)
+    return view_root(n).op in (INPUT, LITERAL, ITEM)
 
 
 def view_root(n: Node) -> Node:

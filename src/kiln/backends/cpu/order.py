@@ -11,6 +11,7 @@ from collections.abc import Collection
 from heapq import heappop, heappush
 
 from ...graph.node import Graph, Node
+from ...runtime.arena import Interval, held
 from .lower import Launch
 
 _SMALL = 4096
@@ -111,13 +112,12 @@ def _sizes(launches: list[Launch], graph: Graph, keep: Collection[Node]) -> dict
 
 def _peak(launches: list[Launch], sizes: dict[Node, int]) -> int:
     """The most bytes held at any launch, its scratch memory among them."""
-    last = {n: j for j, x in enumerate(launches) for n in (*x.reads, *x.writes)}
-    held = most = 0
-    born: set[Node] = set()
+    lives: dict[Node, Interval] = {}
+    scratch: list[Interval] = []
     for j, x in enumerate(launches):
-        new = [n for n in x.writes if n in sizes and n not in born]
-        born.update(new)
-        held += sum(sizes[n] for n in new)
-        most = max(most, held + (x.kernel.workspace_bytes if x.kernel is not None else 0))
-        held -= sum(sizes[n] for n in {*x.reads, *x.writes} if n in sizes and last[n] == j)
-    return most
+        for n in (*x.writes, *x.reads):
+            if n in lives or (n in x.writes and n in sizes):
+                lives[n] = Interval(sizes[n], lives[n].start if n in lives else j, j)
+        if x.kernel is not None:
+            scratch.append(Interval(x.kernel.workspace_bytes, j, j))
+    return int(held([*lives.values(), *scratch]).max(initial=0))
