@@ -71,3 +71,36 @@ def test_products_of_reshaped_and_turned_results(size):
         return a.reshape(-1, 5).transpose(0, 1) @ b.reshape(-1, 7)
 
     np.testing.assert_allclose(kiln.compile(step)(x, w), step(x, w), rtol=1e-4, atol=1e-4)
+
+
+# operands that are computed from the number of a place, out of one of the result's shape and of picks in it
+PLACES = {
+    "a range": lambda p, i: kiln.arange(6)[:, None],
+    "a triangle": lambda p, i: kiln.ones(6, 6).triu(),
+    "padding": lambda p, i: F.pad(p, (0, 0, 2, 0), value=3)[..., :6, :],
+    "random numbers": lambda p, i: kiln.rand(p.shape),
+    "columns picked": lambda p, i: p[..., i[(0,) * (i.ndim - 1)]],
+    "elements picked": lambda p, i: p.gather(-1, i),
+    "enlarged": lambda p, i: p[..., ::2, :].repeat_interleave(2, -2),
+}
+
+
+@pytest.mark.parametrize("kind", ["product", "convolution"])
+@pytest.mark.parametrize("name", PLACES)
+def test_epilogues_that_know_their_place(name, kind):
+    """Batches of rows are one product, pixels of an image one row: places in them are told apart."""
+    shape = (2, 6, 6) if kind == "product" else (2, 4, 6, 6)
+    place, picks = draw(*shape), kiln.tensor(r.integers(0, 6, shape))
+    x, w = (
+        (draw(2, 6, 5), draw(5, 6)) if kind == "product" else (draw(2, 3, 6, 6), draw(4, 3, 3, 3))
+    )
+
+    def step(x, w):
+        y = x @ w if kind == "product" else F.conv2d(x, w, padding=1)
+        return (y + PLACES[name](place, picks)) * 2
+
+    def run(fn):
+        kiln.manual_seed(0)
+        return fn(x, w)
+
+    np.testing.assert_allclose(run(kiln.compile(step)), run(step), rtol=1e-4, atol=1e-4)

@@ -14,7 +14,7 @@ from ...compile import loopnest as ln
 from ...compile import maps
 from ...compile.maps import Affine, NotAffine, Split
 from ...compile.orders import Strides, channels_inside, row_major
-from ...compile.regions import Region, Unfusable, fusable, ln_dtype
+from ...compile.regions import GATHERS, Region, Unfusable, fusable, ln_dtype
 from ...compile.views import strided_view
 from ...graph.node import INPUT, Node
 from ...shape import contiguous_strides
@@ -200,6 +200,8 @@ def _epilogue(
 # A place along a dimension that the loops do not tell: an offset that no index has, another one for
 # each dimension, so that dimensions which change places are seen to.
 _OPAQUE = 1 << 60
+_BY_PLACE = {"arange", "random_bits", "pad", "reshape", "windows_grad", *GATHERS}
+"""What computes with the number of a place, not only with an offset in memory."""
 
 
 def _opaque(dims: int, n: int) -> list[Affine]:
@@ -257,6 +259,12 @@ class _EpilogueRegion(Region):
             raise NotAffine
         return at
 
+    def _expr(self, n: Node, access: tuple[Affine, ...]) -> ln.Expr:
+        told = n in self.leaves or self.stored(n) or n.name not in _BY_PLACE
+        if not told and any(_is_opaque(a.offset) for a in access):
+            raise NotAffine
+        return super()._expr(n, access)
+
 
 def _one_epilogue(
     n: Node,
@@ -284,8 +292,6 @@ def _one_epilogue(
         region.leaves[n] = (region.access, value)
         result = value if end is n else region.expr(end, region.access)
     except (Split, NotAffine, Unfusable):
-        return None
-    if any(e.op == "index" and _is_opaque(e.attr.offset) for e in ln.walk([result])):
         return None
     extras = [k for k, _ in region.buffers]
     out = region.buffer("out", d)
