@@ -51,12 +51,13 @@ class Adam(PerParameter):
         mean, square = state["exp_avg"], state["exp_avg_sq"]
         mean.lerp_(g, 1 - beta1)
         square.mul_(beta2).add_(g * g * (1 - beta2))
-        size = lr / (1 - beta1**step)
         if group["amsgrad"]:
             largest = state["max_exp_avg_sq"]
             square = largest.copy_(largest.maximum(square))
-        spread = (square.sqrt() / (1 - beta2**step).sqrt()).add_(eps)
-        p.sub_(mean / spread * size)
+        # both corrections are in scalars: a division for each element less
+        spread = (1 - beta2**step).sqrt()
+        size = lr * spread / (1 - beta1**step)
+        p.sub_(mean / square.sqrt().add_(eps * spread) * size)
 
 
 class AdamW(Adam):
