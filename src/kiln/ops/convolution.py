@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from .. import dtypes as dt
 from ..errors import KilnError, describe
 from ..shape import Size
 from ..tensor import Tensor
+from ._folding import Fold
 from ._windows import as_tuple, cropped, out_size, overlap_add, padded, sliding, span, taps
 from .arithmetic import conjugate
 from .registry import FUNCTIONS, Sample, composition, op
@@ -145,8 +147,80 @@ def _weight_grad_samples() -> Any:
         yield Sample((draw(r, ys), draw(r, xs), ws, stride, padding, dilation, groups))
 
 
+# Note [Bodies of convolutions]
+# Backends have kernels for one and two dimensions, in float32 and float64. Of three dimensions the
+# first is folded away; half floats are computed in float32. All else is left to the reference.
+
+
+def _in_float32(compute: Callable, first: Tensor, *others: Tensor | None) -> Tensor:
+    return compute(*(x if x is None else x.float() for x in (first, *others))).to(first.dtype)
+
+
+def _is_half(x: Tensor) -> bool:
+    return x.dtype in (dt.float16, dt.bfloat16)
+
+
+def _fold(image: Sequence[Any], weight: Sequence[int], out: Sequence[Any], *geometry: Any) -> Fold:
+    stride, padding, dilation, groups = geometry
+    first = stride[0], padding[0], dilation[0]
+    return Fold(tuple(image), tuple(weight), out[2], *first, groups)
+
+
+def _inner(fold: Fold, stride: tuple, padding: tuple, dilation: tuple) -> tuple:
+    return stride[1:], padding[1:], dilation[1:], fold.folded_groups
+
+
+def _convolution_body(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple, padding: tuple, dilation: tuple,
+    groups: int,
+) -> Tensor:  # fmt: skip
+    geometry = stride, padding, dilation, groups
+    if _is_half(input):
+        return _in_float32(lambda *x: convolution(*x, *geometry), input, weight, bias)
+    if len(stride) < 3 or input.is_complex():
+        return convolution(input, weight, bias, *geometry)
+    out = _conv_out(input.shape[2:], weight.shape[2:], stride, padding, dilation)
+    fold = _fold(input.shape, weight.shape, (0, 0, *out), *geometry)
+    inner = _inner(fold, stride, padding, dilation)
+    x, w = fold.fold_input(input), fold.fold_weight(weight)
+    if fold.apart and bias is not None:
+        y = fold.unfold_output(convolution(x, w, None, *inner))
+        return y + bias.reshape(-1, *(1,) * len(stride))
+    return fold.unfold_output(convolution(x, w, bias, *inner))
+
+
+def _input_grad_body(
+    grad: Tensor, weight: Tensor, input_size: tuple, stride: tuple, padding: tuple, dilation: tuple,
+    groups: int,
+) -> Tensor:  # fmt: skip
+    geometry = stride, padding, dilation, groups
+    if _is_half(grad):
+        return _in_float32(lambda g, w: conv_input_grad(g, w, input_size, *geometry), grad, weight)
+    if len(stride) < 3 or grad.is_complex():
+        return conv_input_grad(grad, weight, input_size, *geometry)
+    fold = _fold(input_size, weight.shape, grad.shape, *geometry)
+    y, w = fold.fold_output(grad), fold.fold_weight(weight)
+    inner = _inner(fold, stride, padding, dilation)
+    return fold.unfold_input(conv_input_grad(y, w, fold.folded_image, *inner))
+
+
+def _weight_grad_body(
+    grad: Tensor, input: Tensor, weight_size: tuple, stride: tuple, padding: tuple, dilation: tuple,
+    groups: int,
+) -> Tensor:  # fmt: skip
+    geometry = stride, padding, dilation, groups
+    if _is_half(grad):
+        return _in_float32(lambda g, x: conv_weight_grad(g, x, weight_size, *geometry), grad, input)
+    if len(stride) < 3 or grad.is_complex():
+        return conv_weight_grad(grad, input, weight_size, *geometry)
+    fold = _fold(input.shape, weight_size, grad.shape, *geometry)
+    y, x = fold.fold_output(grad), fold.fold_input(input)
+    inner = _inner(fold, stride, padding, dilation)
+    return fold.unfold_weight(conv_weight_grad(y, x, fold.folded_weight, *inner))
+
+
 @op(
-    private=True, family="contraction", infer=_conv_infer, samples=_conv_samples, formal=("input", "weight"),
+    private=True, family="contraction", infer=_conv_infer, body=_convolution_body, samples=_conv_samples, formal=("input", "weight"),
     grad={
         "input": lambda g, weight, in_shape, stride, padding, dilation, groups: conv_input_grad(
             g, conjugate(weight), tuple(in_shape), stride, padding, dilation, groups
@@ -195,7 +269,7 @@ def _depthwise(
 
 
 @op(
-    private=True, family="contraction", check=False, samples=_input_grad_samples,
+    private=True, family="contraction", check=False, samples=_input_grad_samples, body=_input_grad_body,
     infer=lambda grad, weight, input_size, stride, padding, dilation, groups: (Size(input_size), grad.dtype),
     grad={
         "grad": lambda g, weight, stride, padding, dilation, groups: convolution(
@@ -236,7 +310,7 @@ def conv_input_grad(
 
 
 @op(
-    private=True, family="contraction", check=False, samples=_weight_grad_samples,
+    private=True, family="contraction", check=False, samples=_weight_grad_samples, body=_weight_grad_body,
     infer=lambda grad, input, weight_size, stride, padding, dilation, groups: (Size(weight_size), grad.dtype),
     grad={
         "grad": lambda g, input, stride, padding, dilation, groups: convolution(
