@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 from numpy.lib.stride_tricks import as_strided
 
 from .. import dtypes as dt
@@ -27,6 +26,7 @@ from ..shape import view_strides
 from ..tensor import CAPTURING, Tensor, _fresh, wrap
 from .building import build
 from .inputs import Input, may_share
+from .stretches import Stretch
 from .symbolic import Storage, SymArray, layout_of, may_overlap
 
 _KILN = __name__.split(".")[0] + "."
@@ -196,6 +196,26 @@ class Capture:
             self.given.add(id(t))
         return out
 
+    def gather(self, stretch: Stretch, leaves: Sequence[Any]) -> None:
+        """Have arguments that lie in one stretch of memory be views of one input."""
+        if stretch.why:
+            raise CaptureError(
+                "compile", f"the function writes a tensor that shares memory with another one in a way Kiln can't follow: {stretch.why}",
+                ", ".join(f"argument {n}: {describe(leaves[n])}" for n, _, _ in stretch.places),
+                "pass one of them and take the view inside the function",
+            )  # fmt: skip
+        flat = stretch.array(leaves)
+        dtype = dt.OF_NUMPY[flat.dtype]
+        i = self._input("stretch", flat.shape, dtype, "stretch", stretch=stretch)
+        i.array = flat
+        storage, memory = Storage(i.node, i), np.zeros(flat.size, np.uint8)
+        for leaf, offset, chain in stretch.places:
+            a = leaves[leaf]._a
+            layout = as_strided(memory[offset:], a.shape, [s // a.itemsize for s in a.strides])
+            self.storages[id(a)] = (
+                SymArray(self, storage, chain, a.shape, a.dtype, layout), a,
+            )  # fmt: skip
+
     def outside(self, t: Tensor) -> Tensor | int:
         """What a leaf of the history inside is outside: an argument's number, or the tensor itself."""
         for inside, leaf, _ in self.hidden:
@@ -231,6 +251,11 @@ class Capture:
         known = self.storages.get(id(a))
         if known is not None:
             origin = known[0].storage.origin
+            if origin is not None and origin.kind == "stretch":
+                raise CaptureError(
+                    "compile", "the function reaches an argument that shares memory with another one by itself, too",
+                    describe(t), "pass it as the argument alone",
+                )  # fmt: skip
             mine = (
                 origin is None
                 or (origin.kind == "state" and origin.tensor is t)
@@ -263,28 +288,6 @@ class Capture:
     def _holds(base: Tensor, a: np.ndarray) -> bool:
         """Whether a view's memory is still its base's, which may have been given other memory (`.data = …`)."""
         return isinstance(base._a, SymArray) or not a.size or may_share(base._a, a)
-
-    def check_overlap(self, written: list[Input]) -> None:
-        """Refuse to write memory that another input shares in part: they would not see each other's values."""
-        arrays = [
-            (*byte_bounds(i.array), i) for i in self.inputs if i.array is not None and i.array.size
-        ]
-        changed = {id(w) for w in written}
-        open_: list[
-            tuple[int, Input]
-        ] = []  # (end, input) of those that reach beyond the last start
-        for start, end, i in sorted(arrays, key=lambda x: x[:2]):
-            open_ = [(e, o) for e, o in open_ if e > start]
-            for _, o in open_:
-                a, b = (o.array, i.array) if id(o) in changed else (i.array, o.array)
-                assert a is not None
-                assert b is not None
-                if not changed.isdisjoint((id(i), id(o))) and a is not b and may_share(a, b):
-                    raise CaptureError(
-                        "compile", "the function writes a tensor that shares memory with another one in a way Kiln can't follow",
-                        f"{a.dtype}{list(a.shape)} and {b.dtype}{list(b.shape)}", "pass one of them and take the view inside the function",
-                    )  # fmt: skip
-            open_.append((end, i))
 
     def own(self, t: Tensor) -> Tensor:
         """The tensor as ops of this capture see it: the body of a loop has stand-ins for those from outside."""
@@ -377,6 +380,11 @@ class Capture:
             (leaf, t) for leaf, t, _ in self.stand_ins.values()
             if _fresh(t)._fn is not None and not isinstance(t._fn, Outside)
         ]  # fmt: skip
+
+    def written(self) -> list[Input]:
+        """The inputs whose memory the function has written so far."""
+        storages = [sym.storage for sym, _ in self.storages.values()]
+        return list(dict.fromkeys(s.origin for s in storages if s.written and s.origin is not None))
 
     def _given_twice(self, t: Tensor) -> bool:
         return sum(s._a.storage is t._a.storage for _, s, _ in self.stand_ins.values()) > 1

@@ -24,6 +24,7 @@ from .entries import Entry, Key, Path, leaf_fact, passed, shared
 from .facts import Facts, Same
 from .plan import Plan
 from .pytree import flatten, unflatten
+from .stretches import Aliased, Apart, stretches
 
 
 @contextmanager
@@ -59,17 +60,23 @@ class CompiledFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if CAPTURING and active_capture() is not None:
             return self.fn(*args, **kwargs)  # its ops join the Graph of the function around it
-        for entry in self.entries:
-            leaves = entry.match(args, kwargs)
-            if leaves is not None:
-                plan = entry.root.plan
-                if plan is None:
-                    plan = self._resolve(entry, leaves)
-                return plan.run(leaves)
-        return self._find(args, kwargs)
+        try:
+            for entry in self.entries:
+                leaves = entry.match(args, kwargs)
+                if leaves is not None:
+                    plan = entry.root.plan
+                    if plan is None:
+                        plan = self._resolve(entry, leaves)
+                    return plan.run(leaves)
+            return self._find(args, kwargs)
+        except Aliased:
+            return self._find(args, kwargs, aliased=True)
 
-    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that no entry knows at a glance: looks at everything, and captures where nothing serves."""
+    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any], aliased: bool = False) -> Any:
+        """A call that no entry knows at a glance: looks at everything, and captures where nothing serves.
+
+        `aliased` says that it writes arguments that share memory.
+        """
         found: list[Any] = []
         structure = flatten((args, kwargs), found)
         facts = tuple(self._fact(x) for x in found)
@@ -78,6 +85,7 @@ class CompiledFunction:
             structure,
             facts,
             shared(leaves),
+            stretches(leaves) if aliased else (),
             mode.grad,
             mode.inference,
             dt.get_default_dtype(),
@@ -105,7 +113,7 @@ class CompiledFunction:
                 self.entries.insert(0, entry)
                 del self.entries[config.max_paths * 4 :]
                 return plan.run(leaves)
-        return self._find(args, kwargs)
+        return self._find(args, kwargs, aliased)
 
     def _fact(self, x: Any) -> Any:
         return Same(x) if any(x is t for t in self.own) else leaf_fact(x)
@@ -120,6 +128,7 @@ class CompiledFunction:
                         with _collector_resting():
                             self._capture(entry, path, decisions, leaves)
                 continue
+            path.apart.check(leaves)
             outcome = bool(path.predicate.run([i.fetch(leaves) for i in path.reads])[0])
             if outcome not in path.children:
                 if max(entry.root.count(), len(decisions)) >= config.max_paths:
@@ -147,6 +156,8 @@ class CompiledFunction:
         capture, facts = Capture(decisions), Facts(self.fn)
         try:
             with capture.active():
+                for stretch in entry.key.stretches:
+                    capture.gather(stretch, leaves)
                 numbered = iter(range(len(leaves)))
                 given: list[Any] = []
 
@@ -177,12 +188,14 @@ class CompiledFunction:
             path.plan = plan
             capture.kept = True
         except Branch as b:
+            apart = Apart(capture.inputs, capture.written())
             guards = facts.settle()
             graph = Graph([i.node for i in capture.inputs], [b.node])
             predicate = self._program(graph, self.name + ".branch")
             capture.restore()
             entry.learn(capture, guards)
             path.reads, path.line, path.predicate = capture.inputs, b.where, predicate
+            path.apart = apart
         except BaseException:
             capture.undo()
             raise

@@ -23,6 +23,7 @@ from .plan import Plan
 from .pytree import count as count_leaves
 from .pytree import flatten
 from .source import Source
+from .stretches import Stretch, stretches
 
 _PLAIN = (bool, int, str, bytes, type(None), dt.dtype, range, Enum)
 
@@ -42,6 +43,7 @@ class Key(NamedTuple):
     structure: Any
     facts: tuple[Any, ...]
     shared: Any
+    stretches: tuple[Stretch, ...]
     grad: bool
     inference: bool
     dtype: dt.dtype
@@ -88,12 +90,13 @@ def shared(leaves: Sequence[Any]) -> Any:
 class Path:
     """A node of the trace tree: a program to run, or a branch on a value with a path for each outcome."""
 
-    __slots__ = ("children", "line", "plan", "predicate", "reads")
+    __slots__ = ("apart", "children", "line", "plan", "predicate", "reads")
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
         self.predicate: Any = None
         self.reads: list[Input] = []
+        self.apart: Any = None
         self.children: dict[bool, Path] = {}
         self.line = ""
 
@@ -141,7 +144,7 @@ class Entry:
         """Write `match` out as a function of this entry; to be called where nothing is broken."""
         s = Source(
             DISABLED=DISABLED, Tensor=Tensor, config=config, default=dt.get_default_dtype, flatten=flatten,
-            layout_of=layout_of, leaf_fact=leaf_fact, mode=mode, shared=shared,
+            layout_of=layout_of, leaf_fact=leaf_fact, mode=mode, shared=shared, stretches=stretches,
         )  # fmt: skip
         s.line("try:")
         (_, ((_, args), (_, kwargs))), numbers = self.key.structure, count()
@@ -183,6 +186,9 @@ class Entry:
             out.append(f"{arrays[0]} is not {arrays[1]}")
         elif len(arrays) > 2:
             out.append(f"len({{{', '.join(f'id({a})' for a in arrays)}}}) == {len(arrays)}")
+        if key.stretches:
+            given = ", ".join(f"x{i}" for i in range(len(key.facts)))
+            out.append(f"stretches([{given}]) == {s.constant(key.stretches)}")
         out.append("(not DISABLED or mode.grad)" if key.grad else "not mode.grad")
         out.append(f"mode.inference is {key.inference}")
         out.append(f"default() is {s.constant(key.dtype)}")

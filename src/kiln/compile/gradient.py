@@ -84,7 +84,7 @@ def _split(
     for n in order:
         if (n.name == "input" and n.args[0] < 0) or any(x in late for x in n.inputs):
             late.add(n)
-    written = {s.storage.origin for s, _ in capture.storages.values() if s.storage.written}
+    written = capture.written()
     cut: list[Node] = []
     needed = {x for n in order if n in late for x in n.inputs} | set(grads)
     for n in order:
@@ -98,7 +98,7 @@ def _split(
         inputs.append(replaced[n])
 
     kept = [n for n in cut if n.name == "input" and capture.inputs[n.args[0]] not in written
-            and capture.inputs[n.args[0]].kind != "host"]  # fmt: skip
+            and capture.inputs[n.args[0]].kind not in ("host", "stretch")]  # fmt: skip
     for n in cut:
         if n not in kept:
             joint.saved.append(output(n))

@@ -7,14 +7,14 @@ from typing import Any
 
 from ..autograd.tape import TapeNode
 from ..backends import base
-from ..errors import CaptureError, describe
 from ..graph.node import Graph, Node
 from ..tensor import Tensor, _fresh
 from .capture import Capture
 from .gradient import Joint, differentiate
-from .inputs import Input, may_share, root_of
+from .inputs import Input
 from .pytree import flatten
 from .replay import replay
+from .stretches import Apart, Stretch
 from .symbolic import SymArray
 
 
@@ -71,17 +71,10 @@ class Plan:
             self.joint = differentiate(
                 capture, [x for _, x in grad_outputs], [k[1] for k, _ in grad_outputs], output
             )
-        updates = {}
-        self.written: list[Input] = []
-        for sym, _ in capture.storages.values():
-            s = sym.storage
-            if s.written and s.origin is not None and s.origin not in self.written:
-                self.written.append(s.origin)
-                updates[output(s.value)] = s.origin.index
-        capture.check_overlap(self.written)
-        args = [i for i in self.inputs if i.kind == "arg"]
-        self.pairs = [(w.index, i.index) for w in self.written for i in args if i is not w]
-        self.parts = [i.index for i in args] if self.written else []
+        self.written = capture.written()
+        self.apart = Apart(self.inputs, self.written)
+        values = {s.storage.origin: s.storage.value for s, _ in capture.storages.values()}
+        updates = {output(values[i]): i.index for i in self.written}
         self.visible = [k for k in range(len(outputs)) if k not in updates]
         graph = Graph([i.node for i in self.inputs], outputs, updates)
         self.graph = graph
@@ -102,17 +95,6 @@ class Plan:
         with self.program.lock:
             self.run = replay(self)  # type: ignore[method-assign]
         return self.run(leaves)
-
-    def check_shared(self, leaves: tuple[Any, ...]) -> None:
-        """Refuse to write an argument's memory that another argument shares in part."""
-        for w, i in self.pairs:
-            a, b = self.inputs[w].fetch(leaves), self.inputs[i].fetch(leaves)
-            if root_of(a) is root_of(b) and may_share(a, b):
-                raise CaptureError(
-                    "compile", "the function writes a tensor whose memory another argument shares in part",
-                    f"argument {self.inputs[i].leaf}: {describe(leaves[self.inputs[i].leaf])}",
-                    "pass one of them and take the view inside the function",
-                )  # fmt: skip
 
 
 def _makers(capture: Capture, found: list[Any], output: Callable[[Node], int]) -> list[tuple]:
@@ -145,10 +127,13 @@ def _makers(capture: Capture, found: list[Any], output: Callable[[Node], int]) -
             out[j] = ("alias", x, None, True)
             continue
         origin, tracked = a.storage.origin, _fresh(x)._rg
-        if origin is not None and origin.kind in ("arg", "state"):
+        if origin is not None and origin.kind in ("arg", "stretch", "state"):
             known = capture.stand_ins.get(id(x))
             if known is not None:
                 out[j] = ("arg", known[0])
+            elif origin.kind == "stretch":
+                leaf, chain = _within(capture, origin.stretch, x)
+                out[j] = ("alias", Input("arg", -1, origin.node, leaf=leaf), chain, tracked)
             else:
                 out[j] = ("alias", origin, None if origin.tensor is x else a.chain, tracked)
             continue
@@ -158,6 +143,17 @@ def _makers(capture: Capture, found: list[Any], output: Callable[[Node], int]) -
         else:
             out[j] = ("new", output(a.node()))
     return out
+
+
+def _within(capture: Capture, stretch: Stretch, x: Tensor) -> tuple[int, Any]:
+    """The argument in a stretch that a tensor is a view of, and the view ops that make it of that argument."""
+    base = capture.stand_ins.get(id(x._base))
+    fits = [
+        (len(chain), leaf) for leaf, _, chain in stretch.places
+        if x._a.chain[: len(chain)] == chain and (base is None or base[0] == leaf)
+    ]  # fmt: skip
+    n, leaf = max(fits)
+    return leaf, x._a.chain[n:]
 
 
 def _is_spent(t: Tensor) -> bool:

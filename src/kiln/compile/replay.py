@@ -32,15 +32,16 @@ def replay(plan: Plan) -> Callable[[tuple[Any, ...]], Any]:
     """
     program, graph = plan.program, plan.graph
     s = Source(
-        ProgramNode=ProgramNode, SpentNode=SpentNode, alias=_alias, bump=bump, copyto=np.copyto, mode=mode, rebase=rebase, unflatten=unflatten, whole=_whole, program=program, wrap=wrap,
+        ProgramNode=ProgramNode, SpentNode=SpentNode, alias=_alias, bump=bump, bump_all=_bump_all, copyto=np.copyto, mode=mode, rebase=rebase, unflatten=unflatten, whole=_whole, program=program, wrap=wrap,
     )  # fmt: skip
     if plan.n_leaves:
         s.line("".join(f"x{n}, " for n in range(plan.n_leaves)) + "= leaves")
-    if plan.parts:
-        tests = " or ".join(f"x{plan.inputs[i].leaf}._a.base is not None" for i in plan.parts)
-        s.names["check_shared"] = plan.check_shared
-        s.line(f"if {tests}:")
-        s.line("check_shared(leaves)", 2)
+    apart = plan.apart
+    s.names["apart"] = apart
+    tests = [f"(a{n} := x{n}._a).base is not None or id(a{n}) in apart.owners" for n in apart.given]
+    if tests or apart.always:
+        s.line(f"if {'True' if apart.always else ' or '.join(tests)}:")
+        s.line("apart.check(leaves)", 2)
     if plan.visible:
         size = sum(
             o.numel() * o.dtype.itemsize for o in map(graph.outputs.__getitem__, plan.visible)
@@ -64,7 +65,7 @@ def replay(plan: Plan) -> Callable[[tuple[Any, ...]], Any]:
     made = _results(plan, s)
     s.line(f"return {_tree(plan.structure, iter(made), s)}")
     run = s.function("run(leaves)", "replay")
-    s.names["rebind"] = lambda: _rebind(program, steady, s.names)
+    s.names["rebind"] = lambda leaves: _rebind(plan, leaves, steady, s.names)
     return run
 
 
@@ -101,6 +102,10 @@ def _inputs(
             plan.program.bind(i.index, a)
             steady.append((s.variable(a), i))
             continue
+        if i.kind == "stretch":
+            copies.append(f"w{i.index} = {s.constant(i.stretch)}.array(leaves)")
+            varying.append((i, f"w{i.index}"))
+            continue
         held = f"{_owner(i, s)}._grad._a" if i.kind == "grad" else f"{_owner(i, s)}._a"
         if i.kind == "grad" or i.index in plan.loose:
             copies.append(f"w{i.index} = whole({held})")
@@ -112,7 +117,7 @@ def _inputs(
     if steady:
         tests = " or ".join(f"{_owner(i, s)}._a is not {a}" for a, i in steady)
         s.line(f"if {tests}:", 2)
-        s.line("rebind()", 3)
+        s.line("rebind(leaves)", 3)
     for line in copies:
         s.line(line, 2)
     return steady, varying, back
@@ -123,8 +128,12 @@ def _whole(a: np.ndarray) -> np.ndarray:
     return a if a.flags.c_contiguous else a.copy()
 
 
-def _rebind(program: Any, steady: list[tuple[str, Input]], names: dict[str, Any]) -> None:
+def _rebind(
+    plan: Plan, leaves: tuple[Any, ...], steady: list[tuple[str, Input]], names: dict[str, Any]
+) -> None:
     """Follow tensors of state that hold other arrays now."""
+    plan.apart.follow()
+    plan.apart.check(leaves)
     for name, i in steady:
         a, old = i.tensor._a, names[name]  # type: ignore[union-attr]
         if a is not old:
@@ -133,7 +142,7 @@ def _rebind(program: Any, steady: list[tuple[str, Input]], names: dict[str, Any]
                     "compile", "a tensor was given other memory by another thread during the call",
                     f"{describe(old)} became {describe(a)}", "change tensors between calls",
                 )  # fmt: skip
-            program.bind(i.index, a)
+            plan.program.bind(i.index, a)
             names[name] = a
 
 
@@ -142,11 +151,19 @@ def _effects(plan: Plan, s: Source) -> None:
     for i in plan.written:
         if i.kind == "arg":
             s.line(f"bump({_owner(i, s)})")
+        elif i.kind == "stretch":
+            s.line(f"bump_all({', '.join(f'x{n}' for n, _, _ in i.stretch.places)})")
         elif i.kind == "state":
             bump(i.tensor)  # type: ignore[arg-type]
             s.line(f"{_owner(i, s)}._ver[0] += 1")
     for target, k in plan.grads:
         s.line(f"{_tensor(target, s)}._grad = {'None' if k < 0 else f'wrap(o{k})'}")
+
+
+def _bump_all(*tensors: Tensor) -> None:
+    """Count one change of memory that several tensors share."""
+    for t in {id(t._ver or t): t for t in tensors}.values():
+        bump(t)
 
 
 def _results(plan: Plan, s: Source) -> list[str]:
