@@ -72,7 +72,7 @@ def precise(error: float, want: np.ndarray, dtype: str) -> bool:
 
 
 def check(isa, n, ci, image, co, window, stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1),
-          groups=1, dtype="f32", last=False, w_last=False):  # fmt: skip
+          groups=1, dtype="f32", last=False, w_last=False, kept=False):  # fmt: skip
     def values(shape):
         return rng.standard_normal(shape).astype(DTYPES[dtype])
 
@@ -85,7 +85,7 @@ def check(isa, n, ci, image, co, window, stride=(1, 1), padding=((0, 0), (0, 0))
              dilation, groups, dtype)  # fmt: skip
     dy = layout((n, co, *c.out), dtype, last, values)
     c = Conv(n, ci, image, co, window, strides(x), strides(w), strides(dy), stride, padding,
-             dilation, groups, dtype)  # fmt: skip
+             dilation, groups, dtype, kept=kept)  # fmt: skip
     outs = [layout(dy.shape, dtype, last, blank), layout(x.shape, dtype, last, blank),
             layout(w.shape, dtype, w_last, blank)]  # fmt: skip
     cases = [(emit_forward, (x, w)), (emit_backward_data, (dy, w)), (emit_backward_weight, (x, dy))]
@@ -133,6 +133,13 @@ CASES = {
     "small stride": {"n": 7, "ci": 18, "image": (4, 5), "co": 35, "window": (3, 2), "stride": (2, 2), "padding": ((1, 0), (0, 2)),
                          "dilation": (1, 2)},
     "single pixels": {"n": 9, "ci": 19, "image": (3, 3), "co": 33, "window": (3, 3)},
+    "parts of a line": {"n": 1, "ci": 70, "image": (23, 31), "co": 53, "window": (1, 1)},
+    "parts of lines": {"n": 3, "ci": 40, "image": (13, 17), "co": 150, "window": (1, 1)},
+    "shared padding": {"n": 1, "ci": 30, "image": (13, 12), "co": 150, "window": (3, 3), "stride": (2, 2), "padding": ONE},
+    "shared parts": {"n": 2, "ci": 242, "image": (9, 8), "co": 99, "window": (3, 3), "stride": (1, 2), "padding": ONE},
+    "kept": {"n": 1, "ci": 130, "image": (7, 7), "co": 140, "window": (1, 1), "kept": True},
+    "kept stride": {"n": 2, "ci": 130, "image": (9, 9), "co": 140, "window": (1, 1), "stride": (2, 2), "kept": True},
+    "kept parts": {"n": 1, "ci": 242, "image": (7, 7), "co": 70, "window": (3, 3), "padding": ONE, "kept": True},
     "no images": {"n": 0, "ci": 2, "image": (5, 5), "co": 3, "window": (3, 3)},
 }  # fmt: skip
 
@@ -145,6 +152,7 @@ WINOGRAD = {
     "many channels": {"n": 2, "ci": 160, "image": (18, 17), "co": 147, "padding": ONE},
     "parts of points": {"n": 3, "ci": 250, "image": (9, 10), "co": 260, "padding": ONE},
     "rows of points": {"n": 2, "ci": 340, "image": (6, 7), "co": 350, "padding": ONE},
+    "few tiles": {"n": 1, "ci": 131, "image": (14, 13), "co": 136, "padding": ONE, "kept": True},
     "many blocks": {"n": 2, "ci": 64, "image": (50, 37), "co": 96, "padding": ONE},
 }
 
@@ -300,6 +308,9 @@ FORMS = {
     "pointwise": {"n": 9, "ci": 48, "image": (14, 14), "co": 70, "window": (1, 1)},
     "direct": {"n": 9, "ci": 32, "image": (14, 14), "co": 40, "window": (3, 3), "stride": (2, 2)},
     "winograd": {"n": 9, "ci": 40, "image": (14, 14), "co": 48, "window": (3, 3), "padding": ONE},
+    "few tiles": {"n": 1, "ci": 144, "image": (14, 14), "co": 144, "window": (3, 3), "padding": ONE, "kept": True},
+    "line": {"n": 2, "ci": 64, "image": (28, 28), "co": 96, "window": (1, 1)},
+    "shared padding": {"n": 2, "ci": 96, "image": (14, 14), "co": 96, "window": (3, 3), "stride": (2, 2), "padding": ONE},
     "depthwise": {"n": 9, "ci": 64, "image": (28, 28), "co": 64, "window": (3, 3), "groups": 64},
     "grouped": {"n": 9, "ci": 32, "image": (14, 14), "co": 64, "window": (3, 3), "groups": 2},
 }  # fmt: skip

@@ -331,13 +331,13 @@ def lower(
 ) -> Contraction:
     """The kernel of a contraction node, together with what its epilogue takes in.
 
-    `steady` are inputs that stay as they are from step to step of a loop.
+    `steady` are inputs that stay as they are from step to step of a loop, or from call to call.
     """
     chain = epilogue_ends(n, users, outputs)
     ops = Operands(stored, strides)
     if n.name in ("matmul", "_int_mm"):
         return _matmul(n, chain, ops, isa, steady)
-    return _convolution(n, chain, ops, isa)
+    return _convolution(n, chain, ops, isa, steady)
 
 
 def _matmul(
@@ -437,13 +437,15 @@ def channels_last_gain(n: Node) -> int:
     return spec.flops if prefers_channels_last(spec) else -spec.flops
 
 
-def _convolution(n: Node, chain: list[Node], ops: Operands, isa: Isa) -> Contraction:
+def _convolution(
+    n: Node, chain: list[Node], ops: Operands, isa: Isa, steady: frozenset[Node]
+) -> Contraction:
     x, w = n.args[0], n.args[1]  # of a gradient: dy, and w or the image
     (xm, xst, xoff), (wm, wst, woff) = ops.view(x), ops.view(w)
     if n.name != "convolution" and xst not in (row_major(x), channels_inside(x)):
         raise Unfusable(x)  # dy's rows must follow each other
     if n.name == "conv_input_grad":
-        spec = _description(n, ops.strides(n), wst, xst)
+        spec = replace(_description(n, ops.strides(n), wst, xst), kept=wm in steady)
         kernel = conv.emit_backward_data(spec, isa, _symbol("convdx", spec, isa))
         return Contraction(kernel, [n, (xm, xoff), (wm, woff), WORKSPACE], n)
     if n.name == "conv_weight_grad":
@@ -459,6 +461,6 @@ def _convolution(n: Node, chain: list[Node], ops: Operands, isa: Isa) -> Contrac
     )
     chain = [end for end in chain if ops.strides(end) == ops.strides(n)]
     epilogue, extras, end = _epilogue(n, chain, dims, ops, isa, bias, channel)
-    spec = _description(n, xst, wst, ops.strides(end))
+    spec = replace(_description(n, xst, wst, ops.strides(end)), kept=wm in steady)
     kernel = conv.emit_forward(spec, isa, _symbol("conv", (spec, epilogue), isa), epilogue)
     return Contraction(kernel, [end, (xm, xoff), (wm, woff), WORKSPACE, *extras, None], end)

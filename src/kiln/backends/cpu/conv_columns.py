@@ -42,7 +42,7 @@ def fits(conv: Conv, isa: Isa) -> bool:
     if None in flat or not _possible(conv):
         return False
     if conv.channels_last and conv.n * pixels <= min(_FEW_PIXELS, 3 * conv.co // 2):
-        return True
+        return not conv.kept
     return conv.n > 1 and pixels / (-(-pixels // lanes) * lanes) <= 0.6
 
 

@@ -25,6 +25,8 @@ from kiln.backends.cpu.text import ITEMSIZE, Text
 
 _BAND_BYTES = 384 * 1024
 _PANEL_BYTES = 400 * 1024
+_FAR_BYTES = 256 * 1024
+_LINE = 64
 _PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
 
 
@@ -156,8 +158,17 @@ class _Direct:
         self.panels = self.whole + (self.rest > 0)
         self.panel_size = conv.ci * conv.taps * self.panel
         self.pitch = 0 if conv.channels_last else -(-conv.c_out // self.lanes) * self.lanes
+        self.blocks = -(-conv.out[1] // self.box.cols)
+        weights = conv.groups * self.panels * self.panel_size * self.size
+        self.front = -(-weights // 64) * 64
+        self.far = self.front > _FAR_BYTES
+        self.source = Source.of(conv, conv.out[0], self.lanes)
+        self.padded = self.source.halo if self._shares() else None
+        if self.padded:
+            self.source = self.source.shared()
         self._choose_units(exact)
-        self.source = Source.of(conv, self.rows, self.lanes)
+        if self.source.halo:
+            self.source = Source.of(conv, self.rows, self.lanes)
         # where tiles write: strides of an image, a row and a pixel
         n, _, *self.steps = conv.y_strides
         self.surface = None
@@ -172,15 +183,40 @@ class _Direct:
         self.steps = (n, *self.steps)
         self._layout()
 
+    def _shares(self) -> bool:
+        """Whether the padded images are copied once for all tasks, which part the output channels then.
+
+        Worth a phase of its own where the weights are the bulk, and would else be read by each task.
+        """
+        conv, halo = self.conv, self.source.halo
+        if halo is None or self.pitch or conv.n >= tasks.task_count(conv.flops):
+            return False
+        return self.panels > 1 and conv.n * halo.elements * self.size < self.front
+
     def _choose_units(self, exact: bool) -> None:
-        """How many images or rows of an image are worked on at a time."""
+        """How many images, rows of an image or blocks of its one row are worked on at a time."""
         conv, box = self.conv, self.box
         wanted = tasks.task_count(conv.flops)
-        line = (conv.out[1] * conv.stride[1] + conv.window[1]) * conv.c_in * self.size
-        line = line * conv.stride[0] + conv.out[1] * self.pitch * self.size
+        high, wide = (min(s, k) for s, k in zip(conv.stride, conv.window, strict=True))
+        line = (conv.out[1] * wide + conv.window[1]) * conv.c_in * self.size
+        line = line * high + conv.out[1] * self.pitch * self.size
         image = conv.out[0] * line
-        rows, images = conv.out[0], box.images
-        if image > _BAND_BYTES or conv.n < wanted:
+        rows, images, self.spans = conv.out[0], box.images, 1
+        # where y is written from scratch, a task has whole pixels
+        most = 1 if self.pitch else self.panels
+        free = self.source.halo is None and not self.pitch
+        if free and conv.n < wanted:
+            strips = self.blocks if rows == 1 else rows // box.rows
+            grid = tasks.Grid.cheapest(conv.flops, conv.n, strips, self.panels, self.front, image)
+            cut, fit = grid.rows, min(strips, -(-image // _BAND_BYTES))
+            if fit * self.front < self.panels * image:
+                cut = max(cut, fit)
+            if rows == 1:
+                self.spans = cut
+            else:
+                rows = box.rows * _part(strips, strips // cut, exact)
+            most = grid.cols
+        elif image > _BAND_BYTES or conv.n < wanted:
             fit = max(1, _BAND_BYTES // line)
             share = max(1, conv.n * conv.out[0] // wanted)
             groups = max(1, min(fit, share) // box.rows)
@@ -190,15 +226,15 @@ class _Direct:
             groups = max(1, min(_BAND_BYTES // image, share) // box.images)
             images = box.images * _part(max(1, conv.n // box.images), groups, exact)
         self.rows, self.images = rows, images
-        self.units = -(-conv.n // images), -(-conv.out[0] // rows)
+        self.units = -(-conv.n // images), max(-(-conv.out[0] // rows), self.spans)
+        self.grid = tasks.Grid.choose(conv.flops, prod(self.units), 1, self.panels, 1, 1, most)
 
     def _layout(self) -> None:
+        """Where things lie in the workspace: weights, the padded images, then each task's scratch."""
         conv = self.conv
-        # where y is written from scratch, a task has whole pixels
-        most = 1 if self.surface else self.panels
-        self.grid = tasks.Grid.choose(conv.flops, prod(self.units), 1, self.panels, 1, 2, most)
-        weights = conv.groups * self.panels * self.panel_size * self.size
-        self.front = -(-weights // 64) * 64
+        self.padded_at, self.tasks_at = self.front, self.front
+        if self.padded:
+            self.tasks_at += -(-conv.n * self.padded.elements * self.size // 64) * 64
         self.lines_at = self.source.bytes_for(self.images)
         lines = self.images * self.steps[0] * self.size if self.surface else 0
         self.task_bytes = self.lines_at + -(-lines // 64) * 64
@@ -217,8 +253,31 @@ class _Direct:
         for (cols, tail), tile_name in self.names.items():
             self._emit_tile(tile_name, cols, tail)
         ntasks = self.grid.ntasks
-        main = Kernel(b.module(), name, ntasks, self.front + ntasks * self.task_bytes)
-        return chain(emit_panels(self.conv, self.isa, f"{self.symbol}.weights", self.panel), main)
+        main = Kernel(b.module(), name, ntasks, self.tasks_at + ntasks * self.task_bytes)
+        weights = emit_panels(self.conv, self.isa, f"{self.symbol}.weights", self.panel)
+        return chain(weights, self._padding(), main)
+
+    def _padding(self) -> Kernel | None:
+        """The phase that copies the padded images, a row at a time."""
+        if self.padded is None:
+            return None
+        b, conv, name = Text(), self.conv, f"{self.symbol}.padding"
+        row = replace(self.padded, rows=1)
+        units, width = conv.n * self.padded.rows, row.cols * row.pitch
+        ntasks = max(1, min(4, units * width * self.size >> 16))
+        with b.function(name, _PARAMS):
+            x = b.argument("%args", ARG_IMAGE)
+            bands = b.at(b.argument("%args", ARG_WORKSPACE), self.padded_at)
+            share = tasks.Grid(1, ntasks, 1).ranges(b, 1, units, 1)
+            with b.loop(*share.rows) as unit:
+                number = b.op(f"udiv i64 {unit.index}, {self.padded.rows}")
+                line = b.op(f"urem i64 {unit.index}, {self.padded.rows}")
+                image = b.at(x, b.mul(number, conv.x_strides[0]), self.size)
+                place = b.add(b.mul(number, self.padded.elements), b.mul(line, width))
+                band = b.at(bands, place, self.size)
+                b.emit(f"call void @{name}.row(ptr {image}, ptr {band}, i64 {line})")
+        row.emit(b, f"{name}.row", self.isa)
+        return Kernel(b.module(), name, ntasks)
 
     def _emit_tile(self, name: str, cols: int, tail: bool) -> None:
         conv, box = self.conv, self.box
@@ -245,6 +304,7 @@ class _Direct:
                 c_row=tuple(j * n + y * h + x * w for j, y, x in pixels), c_col=1,
                 split_k=self.k_parts > 1, epilogue=self.epilogue, runs=runs,
                 places=tuple((y * conv.out[1] + x, j) for j, y, x in pixels),
+                ahead=_LINE if self.far else 0,
             ),
             name,
         )  # fmt: skip
@@ -253,13 +313,16 @@ class _Direct:
         b, conv, size = self.b, self.conv, self.size
         y = b.at(b.argument("%args", ARG_OUT), conv.y_offset, size)
         x, w = b.argument("%args", ARG_IMAGE), b.argument("%args", ARG_WORKSPACE)
-        scratch = b.at(w, b.add(b.mul("%task", self.task_bytes), self.front))
+        scratch = b.at(w, b.add(b.mul("%task", self.task_bytes), self.tasks_at))
+        if self.padded:
+            x = b.at(w, self.padded_at)
         share = self.grid.ranges(b, prod(self.units), 1, self.panels)
         with b.loop(*share.batch) as unit:
             first = b.mul(b.op(f"udiv i64 {unit.index}, {self.units[1]}"), self.images)
-            row = b.mul(b.op(f"urem i64 {unit.index}, {self.units[1]}"), self.rows)
+            strip = b.op(f"urem i64 {unit.index}, {self.units[1]}")
             first = b.least(first, conv.n - self.images)
-            row = b.least(row, conv.out[0] - self.rows)
+            row = b.least(b.mul(strip, self.rows), conv.out[0] - self.rows)
+            self.span = tasks.part(b, strip, self.spans, self.blocks)
             above = b.mul(row, conv.stride[0])
             source = self.source.emit(
                 b, f"{name}.halo", x, scratch, conv, first, str(self.images), above
@@ -308,22 +371,29 @@ class _Direct:
         with b.loop(0, self.k_parts) as part:
             a = b.at(a, b.mul(part.index, conv.dilation[0] * self.source.row), size)
             w = b.at(w, b.mul(part.index, self.panel_size // self.k_parts), size)
+            self.following = b.at(w, self.panel_size // self.k_parts, size)
             more = b.op(f"icmp ne i64 {part.index}, 0")
             last = b.op(f"icmp eq i64 {part.index}, {self.k_parts - 1}")
             with b.loop(0, self.images, box.images) as j, b.loop(0, self.rows, box.rows) as y:
                 image = b.least(j.index, self.images - box.images)
                 line = b.least(y.index, self.rows - box.rows)
-                count = -(-conv.out[1] // box.cols)
-                low, high_count = divmod(conv.out[1], count)
-                for high, begin, end in ((True, 0, high_count), (False, high_count, count)):
+                low, high_count = divmod(conv.out[1], self.blocks)
+                for high, begin, end in ((True, 0, high_count), (False, high_count, self.blocks)):
                     if begin == end:
                         continue
                     tile = f"{self.symbol}.tile{len(self.names)}"
                     tile = self.names.setdefault((low + high, tail), tile)
+                    if self.spans > 1:
+                        begin, end = b.most(begin, self.span[0]), b.least(end, self.span[1])
                     with b.loop(begin, end) as block:
+                        number = b.add(
+                            b.mul(b.op(f"udiv i64 {y.index}, {box.rows}"), self.blocks), block.index
+                        )
                         x = b.mul(block.index, low + high)
                         x = x if high else b.add(x, high_count)
-                        self._call(tile, a, w, c, (more, last), (image, line, x), (first, row, col))
+                        self._call(
+                            tile, a, w, c, (more, last), (image, line, x), (first, row, col), number
+                        )
 
     def _call(
         self,
@@ -334,9 +404,16 @@ class _Direct:
         phase: tuple[str, str],
         pixel: tuple[str, str, str],
         at: tuple[str, str, str],
+        tile_number: str,
     ) -> None:
         b, conv, size = self.b, self.conv, self.size
         (image, line, x), (first, row, col) = pixel, at
+        ahead = ""
+        if self.far:
+            steps = conv.ci * conv.taps // self.k_parts
+            lines = self.panel_size // self.k_parts * size // _LINE
+            step = b.least(b.mul(tile_number, steps), max(0, lines - steps))
+            ahead = f", ptr {b.at(self.following, b.mul(step, _LINE))}"
         sy, sx = conv.stride
         source = b.add(b.mul(image, self.source.image), b.mul(line, sy * self.source.row))
         source = b.at(a, b.add(source, b.mul(x, sx * self.source.col)), size)
@@ -351,5 +428,5 @@ class _Direct:
         )
         b.emit(
             f"call void @{tile}(ptr {source}, ptr {w}, ptr null, ptr {target}, i64 {depth}, "
-            f"i1 {phase[0]}, i1 {phase[1]}, i64 {number}, i64 {col}, i64 {b.add(first, image)}, ptr %args)"
+            f"i1 {phase[0]}, i1 {phase[1]}, i64 {number}, i64 {col}, i64 {b.add(first, image)}, ptr %args{ahead})"
         )

@@ -6,7 +6,7 @@ zeros where padding reaches out of the image. Measured at a few percent of the p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kiln.backends.cpu.conv_shape import Conv
 from kiln.backends.cpu.isa import Isa
@@ -211,6 +211,10 @@ class Source:
             conv.dtype, conv.c_in, conv.image, conv.x_strides[1:], (top, left), high, wide, pitch
         )
         return Source(halo, halo.elements, wide * pitch, pitch, 0, size)
+
+    def shared(self) -> Source:
+        """The same where all images have been copied, one after the other."""
+        return replace(self, halo=None)
 
     def bytes_for(self, images: int) -> int:
         """Scratch for the copies."""

@@ -18,7 +18,9 @@ class Conv:
     Pairs are (vertical, horizontal); ``padding`` is ((top, bottom), (left, right)). Strides are in
     elements, (n, c, h, w) for x and y and (co, ci, kh, kw) for w; w's ci counts within a group.
     ``w_offset`` and ``y_offset`` are where (0, 0, 0, 0) lies,
-    ``w_group`` is the distance of two groups' weights where it isn't that of w[co]. Whichever tensor is written must have rows that follow each other (stride h = width * stride w).
+    ``w_group`` is the distance of two groups' weights where it isn't that of w[co]. Whichever tensor is
+    written must have rows that follow each other (stride h = width * stride w). ``kept`` weights are the
+    same in many calls, so what is made of them alone costs next to nothing.
     """
 
     n: int
@@ -37,6 +39,7 @@ class Conv:
     w_offset: int = 0
     y_offset: int = 0
     w_group: int | None = None
+    kept: bool = False
 
     @property
     def out(self) -> tuple[int, int]:

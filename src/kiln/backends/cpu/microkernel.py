@@ -87,8 +87,8 @@ class Tile:
     Rows of A and C are ``a_row`` and ``c_row`` apart, or lie at these offsets where they are tuples;
     then ``places`` holds what each adds to the epilogue's (row, batch). ``runs`` are (count, stride in
     A) of loops round that over K, outermost first; B goes on from one run to the next.
-    With ``ahead`` the function has one more pointer, from where a line is fetched at each step of K, so
-    many bytes apart.
+    With ``ahead`` the function has one more pointer, from where ``ahead_lines`` are fetched at each step
+    of K, so many bytes apart.
     """
 
     isa: Isa
@@ -111,6 +111,7 @@ class Tile:
     places: tuple[tuple[int, int], ...] = ()
     far: bool = False  # A lies column by column: rows further down are fetched ahead
     ahead: int = 0
+    ahead_lines: int = 1
 
     @property
     def lanes(self) -> int:
@@ -262,7 +263,8 @@ def _k_loop(
             if tile.far:
                 b.prefetch(b.at(pa, _LINE))
             if pn:
-                b.prefetch(pn[0], near=False)
+                for line in range(tile.ahead_lines):
+                    b.prefetch(b.at(pn[0], line * _LINE), near=False)
                 pn = [b.at(pn[0], tile.ahead)]
             acc = list(acc)
             for i in range(tile.mr):

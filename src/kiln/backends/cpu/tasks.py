@@ -74,9 +74,9 @@ class Grid:
         row = b.op(f"urem i64 {above}, {self.rows}")
         batch = b.op(f"udiv i64 {above}, {self.rows}")
         return Share(
-            _part(b, batch, self.batch, batches),
-            _part(b, row, self.rows, rows),
-            _part(b, col, self.cols, cols),
+            part(b, batch, self.batch, batches),
+            part(b, row, self.rows, rows),
+            part(b, col, self.cols, cols),
         )
 
 
@@ -94,7 +94,8 @@ def _by_batch(flops: int, batches: int) -> tuple[int, int]:
     return parts, -(-target // parts)
 
 
-def _part(b: Text, index: str, parts: int, total: int) -> tuple[str, str]:
+def part(b: Text, index: str, parts: int, total: int) -> tuple[str, str]:
+    """The half-open range of ``total`` that part ``index`` of so many is."""
     if parts == 1:
         return "0", str(total)
     low = b.op(f"udiv i64 {b.mul(index, total)}, {parts}")

@@ -4,7 +4,8 @@ Note [Winograd]: 4x4 pixels of y are six-point polynomial products in each direc
 pixels d of x and the window g are evaluated at the points 0, ±3/4, ±3/2 and infinity, V = B'dB and
 U = G g G', multiplied point by point over all channels, and interpolated, y = A'(U V)A. These
 points have half the rms error of the usual 0, ±1, ±2 (2e-7 to 2e-6 relative, where the direct sum
-has 3e-7 to 8e-7). Tiles are taken a block at a time, so that V and the products stay in L2.
+has 3e-7 to 8e-7). Tiles are taken a block at a time, so that V and the products stay in L2; where U is
+larger than both for all tiles, it is read once, by tasks that take some of the points.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from kiln.config import config
 
 POINTS = (3 / 4, 3 / 2)
 _BLOCK_BYTES, _FAR_BYTES = 640 << 10, 16 << 20
+_LINE = 64
 PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
 
 
@@ -49,7 +51,8 @@ def fits(conv: Conv) -> bool:
     """Whether this form is allowed and, by a model of its cost, faster than the direct sum.
 
     Nanoseconds for each weight: the transformed weights are written and read once, from L2 or from
-    beyond; tiles cost their products and their transforms. Rates are measured ones of one core.
+    beyond; tiles cost their products and their transforms. Kept weights are only read, from memory,
+    while products go on. Rates are measured ones of one core.
     """
     if config.float32_matmul_precision == "highest" or not possible(conv):
         return False
@@ -59,9 +62,11 @@ def fits(conv: Conv) -> bool:
         return False
     tiles = conv.n * -(-conv.out[0] // 4) * -(-conv.out[1] // 4)
     direct = 18 * conv.n * conv.out[0] * conv.out[1] / 230
+    products, transforms = 72 / 220, 288 * (conv.c_in + conv.c_out) / (60 * weights)
+    if conv.kept:
+        return max(6.0, tiles * products) + tiles * transforms < 0.9 * direct
     once = 4.0 if 144 * weights <= _BLOCK_BYTES else 14.4
-    each = 72 / 220 + 288 * (conv.c_in + conv.c_out) / (60 * weights)
-    return once + tiles * each < 0.9 * direct
+    return once + tiles * (products + transforms) < 0.9 * direct
 
 
 class Points:
@@ -179,6 +184,17 @@ class Blocks:
         assert choice is not None
         return choice
 
+    @staticmethod
+    def lines(conv: Conv) -> Blocks:
+        """Single rows of tiles."""
+        high, wide = (-(-size // 4) for size in conv.out)
+        return Blocks((high, wide), 1, 1, (conv.n, high))
+
+    @property
+    def all_tiles(self) -> int:
+        """Tiles of all blocks."""
+        return self.count[0] * self.count[1] * self.size
+
     @property
     def size(self) -> int:
         """Tiles of a block."""
@@ -198,7 +214,12 @@ class Forward:
         self.out_pitch = -(-conv.c_out // self.lanes) * self.lanes
         tile_bytes = 36 * (self.in_pitch + self.out_pitch) * self.size
         self.blocks = Blocks.choose(conv, tile_bytes)
-        t = self.blocks.size
+        t, lines = self.blocks.size, Blocks.lines(conv)
+        # with weights as the bulk they are read once: each kind of work is a phase over all tiles
+        self.apart = lines.all_tiles * (self.in_pitch + self.out_pitch) < conv.c_in * conv.c_out
+        if self.apart:
+            self.blocks, t = lines, lines.all_tiles
+        self.tiles = t
         self.nv, self.mr = choose_tile(t, conv.c_out, self.lanes, isa)
         self.panel = self.nv * self.lanes
         self.panels = -(-conv.c_out // self.panel)
@@ -219,123 +240,179 @@ class Forward:
         self._layout()
 
     def _layout(self) -> None:
+        """Where things lie in the workspace: weights, V and M of all tiles or of a task's, its scratch."""
         conv, blocks = self.conv, self.blocks
-        units = blocks.count[0] * blocks.count[1]
-        self.grid = tasks.Grid.choose(conv.flops, units, 1, 1)
+        self.units = blocks.count[0] * blocks.count[1]
+        self.grid = tasks.Grid.choose(conv.flops, self.units, 1, 1)
+        self.parts = tasks.Grid.choose(conv.flops, 36, 1, self.panels)
         lines = 16 * blocks.rows * blocks.tiles[1] * self.out_pitch if self.surface else 0
         self.front = -(-36 * self.u_plane * self.size // 64) * 64
-        self.places, self.task_bytes = side_by_side(
-            (self.halo.elements * blocks.images, 36 * self.v_plane, 36 * self.m_plane, lines),
+        self.places, total = side_by_side(
+            (36 * self.v_plane, 36 * self.m_plane, self.halo.elements * blocks.images, lines),
             self.size,
         )
+        self.common = self.places[2] if self.apart else 0
+        self.task_bytes = total - self.common
 
     def emit(self) -> Kernel:
-        """Both phases: the weights' transform, then blocks of tiles."""
-        b = self.b = Text()
-        name = f"{self.symbol}.tiles"
+        """The weights' transform, then blocks of tiles, or the three kinds of work on all of them."""
         self.names: dict[tuple[bool, bool], str] = {}
-        with b.function(name, PARAMS):
-            self._body()
-        self.halo.emit(b, f"{name}.halo", self.isa)
-        self._define_input(f"{name}.input")
-        self._define_output(f"{name}.output")
-        if self.surface:
-            self.surface.emit(b, f"{name}.surface", self.isa)
-        low = self.blocks.size // -(-self.blocks.size // self.mr)
-        for (high, tail), tile_name in self.names.items():
+        weights = emit_weights(self.conv, self.isa, f"{self.symbol}.weights", self.panel)
+        if not self.apart:
+            return chain(weights, self._phase("tiles", True, True, True))
+        return chain(
+            weights,
+            self._phase("inputs", True, False, False),
+            self._phase("products", False, True, False),
+            self._phase("outputs", False, False, True),
+        )
+
+    def _phase(self, what: str, inputs: bool, products: bool, outputs: bool) -> Kernel:
+        """A kernel that transforms inputs, multiplies or transforms outputs, for blocks of tiles."""
+        b, self.name = Text(), f"{self.symbol}.{what}"
+        self.b = b
+        ntasks = self.grid.ntasks
+        with b.function(self.name, PARAMS):
+            u = b.argument("%args", ARG_WORKSPACE)
+            base = b.mul("%task", self.task_bytes)
+            v, m = (b.at(u, b.add(base, self.front + at)) for at in self.places[:2])
+            if self.apart:
+                v, m = (b.at(u, self.front + at) for at in self.places[:2])
+            band, lines = (b.at(u, b.add(base, self.front + at)) for at in self.places[2:])
+            if inputs or outputs:
+                share = self.grid.ranges(b, self.units, 1, 1)
+                with b.loop(*share.batch) as unit:
+                    at = self._block(unit.index)
+                    if inputs:
+                        self._inputs(at, band, v)
+                    if products:
+                        self._products(u, v, m, "0", str(36 * self.panels))
+                    if outputs:
+                        self._outputs(at, m, lines)
+            else:
+                ntasks = self.parts.ntasks
+                share = tasks.part(b, "%task", ntasks, 36 * self.panels)
+                self._products(u, v, m, *share)
+        if inputs:
+            self.halo.emit(b, f"{self.name}.halo", self.isa)
+            self._define_input(f"{self.name}.input")
+        if products:
+            self._define_products()
+        if outputs:
+            self._define_output(f"{self.name}.output")
+            if self.surface:
+                self.surface.emit(b, f"{self.name}.surface", self.isa)
+        room = self.front + self.common + self.grid.ntasks * self.task_bytes
+        return Kernel(b.module(), self.name, ntasks, room)
+
+    def _define_products(self) -> None:
+        low = self.tiles // -(-self.tiles // self.mr)
+        for (high, tail), name in self.names.items():
             rest = self.conv.c_out - (self.panels - 1) * self.panel
             live = rest if tail else self.panel
             tile = Tile(
                 isa=self.isa, mr=low + high, nv=-(-live // self.lanes), tail=0,
                 compute=self.conv.dtype, a_row=self.in_pitch, a_k=1, b_mode="packed", b_k=0,
                 panel=self.panel, c_dtype=self.conv.dtype, c_row=self.out_pitch, c_col=1,
-                split_k=False, epilogue=None,
+                split_k=False, epilogue=None, ahead=_LINE * self.ahead, ahead_lines=self.ahead,
             )  # fmt: skip
-            emit_tile(b, tile, tile_name)
-        ntasks = self.grid.ntasks
-        main = Kernel(b.module(), name, ntasks, self.front + ntasks * self.task_bytes)
-        return chain(emit_weights(self.conv, self.isa, f"{self.symbol}.weights", self.panel), main)
+            emit_tile(self.b, tile, name)
 
-    def _body(self) -> None:
-        b, conv, blocks, name = self.b, self.conv, self.blocks, f"{self.symbol}.tiles"
-        y, x = b.argument("%args", ARG_OUT), b.argument("%args", ARG_IMAGE)
-        y = b.at(y, conv.y_offset, self.size)
-        u = b.argument("%args", ARG_WORKSPACE)
-        scratch = b.at(u, b.add(b.mul("%task", self.task_bytes), self.front))
-        band, v, m, lines = (b.at(scratch, place) for place in self.places)
-        high, wide = blocks.tiles
-        share = self.grid.ranges(b, blocks.count[0] * blocks.count[1], 1, 1)
-        with b.loop(*share.batch) as unit:
-            first = b.mul(b.op(f"udiv i64 {unit.index}, {blocks.count[1]}"), blocks.images)
-            first = b.least(first, conv.n - blocks.images)
-            row = b.mul(b.op(f"urem i64 {unit.index}, {blocks.count[1]}"), blocks.rows)
-            row = b.least(row, high - blocks.rows)
-            above = b.mul(row, 4)
-            with b.loop(0, blocks.images) as j:
-                image = b.at(x, b.mul(b.add(first, j.index), conv.x_strides[0]), self.size)
-                mine = b.at(band, b.mul(j.index, self.halo.elements), self.size)
-                b.emit(f"call void @{name}.halo(ptr {image}, ptr {mine}, i64 {above})")
-                with b.loop(0, blocks.rows) as r:
-                    step = 4 * self.halo.cols * self.in_pitch
-                    line = b.at(mine, b.mul(r.index, step), self.size)
-                    number = b.add(b.mul(j.index, blocks.rows), r.index)
-                    target = b.at(v, b.mul(number, wide * self.in_pitch), self.size)
-                    b.emit(f"call void @{name}.input(ptr {line}, ptr {target})")
-            self._products(u, v, m)
-            with b.loop(0, blocks.images) as j:
-                number = b.add(first, j.index)
-                image = b.at(y, b.mul(number, conv.y_strides[0]), self.size)
-                with b.loop(0, blocks.rows) as r:
-                    at = b.add(b.mul(j.index, blocks.rows), r.index)
-                    source = b.at(m, b.mul(at, wide * self.out_pitch), self.size)
-                    down = b.add(above, b.mul(r.index, 4))
-                    target = image
-                    if self.surface:
-                        step = 16 * wide * self.out_pitch
-                        target = b.at(lines, b.mul(r.index, step), self.size)
-                    b.emit(
-                        f"call void @{name}.output(ptr {source}, ptr {target}, i64 {down}, "
-                        f"i64 {number}, ptr %args)"
-                    )
+    def _block(self, unit: str) -> tuple[str, str, str]:
+        """First image and tile row of a block, and where its tiles begin in V and M."""
+        b, conv, blocks = self.b, self.conv, self.blocks
+        first = b.mul(b.op(f"udiv i64 {unit}, {blocks.count[1]}"), blocks.images)
+        first = b.least(first, conv.n - blocks.images)
+        row = b.mul(b.op(f"urem i64 {unit}, {blocks.count[1]}"), blocks.rows)
+        row = b.least(row, blocks.tiles[0] - blocks.rows)
+        return first, row, b.mul(unit, blocks.tiles[1]) if self.apart else "0"
+
+    def _inputs(self, at: tuple[str, str, str], band: str, v: str) -> None:
+        """V of a block."""
+        b, conv, blocks, (first, row, start) = self.b, self.conv, self.blocks, at
+        x = b.argument("%args", ARG_IMAGE)
+        with b.loop(0, blocks.images) as j:
+            image = b.at(x, b.mul(b.add(first, j.index), conv.x_strides[0]), self.size)
+            mine = b.at(band, b.mul(j.index, self.halo.elements), self.size)
+            b.emit(f"call void @{self.name}.halo(ptr {image}, ptr {mine}, i64 {b.mul(row, 4)})")
+            with b.loop(0, blocks.rows) as r:
+                step = 4 * self.halo.cols * self.in_pitch
+                line = b.at(mine, b.mul(r.index, step), self.size)
+                number = b.mul(b.add(b.mul(j.index, blocks.rows), r.index), blocks.tiles[1])
+                target = b.at(v, b.mul(b.add(start, number), self.in_pitch), self.size)
+                b.emit(f"call void @{self.name}.input(ptr {line}, ptr {target})")
+
+    def _outputs(self, at: tuple[str, str, str], m: str, lines: str) -> None:
+        """y of a block."""
+        b, conv, blocks, (first, row, start) = self.b, self.conv, self.blocks, at
+        wide, above = blocks.tiles[1], b.mul(row, 4)
+        y = b.at(b.argument("%args", ARG_OUT), conv.y_offset, self.size)
+        with b.loop(0, blocks.images) as j:
+            number = b.add(first, j.index)
+            image = b.at(y, b.mul(number, conv.y_strides[0]), self.size)
+            with b.loop(0, blocks.rows) as r:
+                tile = b.mul(b.add(b.mul(j.index, blocks.rows), r.index), wide)
+                source = b.at(m, b.mul(b.add(start, tile), self.out_pitch), self.size)
+                down = b.add(above, b.mul(r.index, 4))
+                target = image
                 if self.surface:
-                    left = b.op(f"sub i64 {conv.out[0]}, {above}")
-                    rows = b.least(left, 4 * blocks.rows)
-                    b.emit(
-                        f"call void @{name}.surface(ptr {lines}, ptr {image}, i64 {number}, "
-                        f"i64 {above}, i64 {rows}, ptr %args)"
-                    )
+                    step = 16 * wide * self.out_pitch
+                    target = b.at(lines, b.mul(r.index, step), self.size)
+                b.emit(
+                    f"call void @{self.name}.output(ptr {source}, ptr {target}, i64 {down}, "
+                    f"i64 {number}, ptr %args)"
+                )
+            if self.surface:
+                left = b.op(f"sub i64 {conv.out[0]}, {above}")
+                rows = b.least(left, 4 * blocks.rows)
+                b.emit(
+                    f"call void @{self.name}.surface(ptr {lines}, ptr {image}, i64 {number}, "
+                    f"i64 {above}, i64 {rows}, ptr %args)"
+                )
 
-    def _products(self, u: str, v: str, m: str) -> None:
-        """M[t, co] = V[t, ci] @ U[ci, co] for each of the 36 points."""
-        b = self.b
-        count = -(-self.blocks.size // self.mr)
-        low, high_count = divmod(self.blocks.size, count)
-        whole, rest = divmod(self.conv.c_out, self.panel)
-        with b.loop(0, 36) as point:
-            a = b.at(v, b.mul(point.index, self.v_plane), self.size)
-            w = b.at(u, b.mul(point.index, self.u_plane), self.size)
-            c = b.at(m, b.mul(point.index, self.m_plane), self.size)
-            for tail, first, stop in ((False, 0, whole), (True, whole, whole + (rest > 0))):
-                if first == stop:
-                    continue
-                with b.loop(first, stop) as panel:
-                    columns = b.at(w, b.mul(panel.index, self.k * self.panel), self.size)
-                    target = b.at(c, b.mul(panel.index, self.panel), self.size)
-                    for high, begin, end in ((True, 0, high_count), (False, high_count, count)):
-                        if begin == end:
-                            continue
-                        name = f"{self.symbol}.product{len(self.names)}"
-                        name = self.names.setdefault((high, tail), name)
-                        with b.loop(begin, end) as block:
-                            row = b.mul(block.index, low + high)
-                            row = row if high else b.add(row, high_count)
-                            source = b.at(a, b.mul(row, self.in_pitch), self.size)
-                            place = b.at(target, b.mul(row, self.out_pitch), self.size)
-                            b.emit(
-                                f"call void @{name}(ptr {source}, ptr {columns}, ptr null, "
-                                f"ptr {place}, i64 {self.k}, i1 false, i1 true, i64 0, i64 0, "
-                                f"i64 0, ptr null)"
-                            )
+    def _products(self, u: str, v: str, m: str, first: str, stop: str) -> None:
+        """M[t, co] = V[t, ci] @ U[ci, co] for panels of co, counted over the 36 points."""
+        b, size = self.b, self.size
+        count = -(-self.tiles // self.mr)
+        low, high_count = divmod(self.tiles, count)
+        # a task that reads weights once has them fetched a panel ahead, by all of its tiles together
+        self.ahead = -(-self.nv // count) if self.apart else 0
+        step = self.k * self.panel
+        with b.loop(first, stop) as number:
+            point = b.op(f"udiv i64 {number.index}, {self.panels}")
+            panel = b.op(f"urem i64 {number.index}, {self.panels}")
+            a = b.at(v, b.mul(point, self.v_plane), size)
+            w = b.at(u, b.add(b.mul(point, self.u_plane), b.mul(panel, step)), size)
+            c = b.at(m, b.add(b.mul(point, self.m_plane), b.mul(panel, self.panel)), size)
+
+            def tiles(tail: bool) -> None:
+                for high, begin, end in ((True, 0, high_count), (False, high_count, count)):
+                    if begin == end:
+                        continue
+                    name = f"{self.symbol}.product{len(self.names)}"
+                    name = self.names.setdefault((high, tail), name)
+                    with b.loop(begin, end) as block:
+                        row = b.mul(block.index, low + high)
+                        row = row if high else b.add(row, high_count)
+                        source = b.at(a, b.mul(row, self.in_pitch), size)
+                        place = b.at(c, b.mul(row, self.out_pitch), size)
+                        line = b.mul(block.index, self.k * self.ahead * _LINE)
+                        ahead = f", ptr {b.at(w, b.add(line, step * size))}" if self.ahead else ""
+                        b.emit(
+                            f"call void @{name}(ptr {source}, ptr {w}, ptr null, "
+                            f"ptr {place}, i64 {self.k}, i1 false, i1 true, i64 0, i64 0, "
+                            f"i64 0, ptr null{ahead})"
+                        )
+
+            if self.conv.c_out % self.panel == 0:
+                tiles(False)
+            else:
+                tail = b.op(f"icmp eq i64 {panel}, {self.panels - 1}")
+                with b.when(tail):
+                    tiles(True)
+                if self.panels > 1:
+                    with b.when(b.op(f"xor i1 {tail}, true")):
+                        tiles(False)
 
     def _define_input(self, name: str) -> None:
         emit_input(
