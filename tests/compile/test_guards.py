@@ -212,16 +212,33 @@ def test_each_closure_of_one_code_is_followed_by_itself():
     same(both(x), x * 8)
 
 
-def test_a_closure_of_the_compiled_function_costs_no_walk_of_the_heap(monkeypatch):
+def test_closures_cost_one_walk_of_the_heap_and_the_compiled_function_none(monkeypatch):
     walks = []
-    real = gc.get_referrers
-    monkeypatch.setattr(gc, "get_referrers", lambda *a: walks.append(a) or real(*a))
+    real = gc.get_objects
+    monkeypatch.setattr(gc, "get_objects", lambda g=None: walks.append(g) or real(g))
     shift, scale = 1.0, 2.0
-    helper = (lambda by: lambda x: x * by + by)(3.0)
+    helper, other = ((lambda by: lambda x: x * by + by)(3.0), (lambda by: lambda x: x - by)(2.0))
     same(kiln.compile(lambda x: x * scale + shift)(kiln.ones(2)), kiln.ones(2) * 3)
-    assert not walks
-    kiln.compile(lambda x: helper(helper(x)) + helper(x))(kiln.ones(2))
-    assert len(walks) == 1
+    assert None not in walks
+    kiln.compile(lambda x: helper(helper(x)) + other(x))(kiln.ones(2))
+    assert walks.count(None) == 1
+
+
+def test_closures_made_during_a_capture_are_followed():
+    first, shared = [1.0], [2.0]
+
+    def call(x):
+        def inner(x):
+            return x * first[0]
+
+        return inner(x) + (lambda x: x * shared[0])(x)
+
+    run, x = kiln.compile(lambda x: call(x)), kiln.ones(2)
+    same(run(x), x * 3)
+    first[0] = 4.0
+    same(run(x), x * 6)
+    shared[0] = 5.0
+    same(run(x), x * 9)
 
 
 def test_a_global_that_holds_another_model():

@@ -13,6 +13,7 @@ import gc
 import os
 import sys
 import types
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -231,7 +232,8 @@ class Facts:
         self.found: dict[Any, Fact] = {}
         self.young: set[int] = set()  # ids of what was made during the capture
         self.entry: Any = getattr(fn, "__func__", fn)  # the function whose frame comes first
-        self.functions: dict[types.CodeType, list[types.FunctionType]] = {}
+        self.functions: dict[int, list[types.FunctionType]] = defaultdict(list)  # by id of code
+        self.looked_up: set[int] = set()
 
     def visit(self, frame: types.FrameType, leaving: bool = False) -> None:
         """Note what the code of a user's frame can read: as it is entered, and by its own variables as it ends."""
@@ -273,12 +275,16 @@ class Facts:
             self.entry = None  # another frame of this code may be another closure's
 
     def _closures(self, code: types.CodeType) -> list[types.FunctionType]:
-        """The functions that a frame of this code may belong to; looked up once, as it walks the heap."""
-        if code not in self.functions:
-            self.functions[code] = [
-                f for f in gc.get_referrers(code) if isinstance(f, types.FunctionType)
-            ]
-        return self.functions[code]
+        """The functions that a frame of this code may belong to.
+
+        The heap is walked once a capture, what was made in it for each code: a walk takes milliseconds.
+        """
+        if id(code) not in self.looked_up:
+            for f in gc.get_objects(0 if self.looked_up else None):
+                if type(f) is types.FunctionType:
+                    self.functions[id(f.__code__)].append(f)
+            self.looked_up.add(id(code))
+        return self.functions[id(code)]
 
     def _add_cell(self, functions: list[types.FunctionType], name: str, value: Any) -> None:
         for fn in functions:
