@@ -4,8 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from tests.fuzz.checks import check, describe
+from tests.fuzz.checks import Runs, check, describe
 from tests.fuzz.programs import program
+from tests.fuzz.values import moved
 
 import kiln
 import kiln.nn.functional as F
@@ -33,6 +34,29 @@ def test_random_programs(seed):
     p = program(seed)
     verdict = check(p, deep=seed % 4 == 0)
     assert verdict.status != "differs", (verdict.detail, describe(p))
+
+
+@pytest.mark.parametrize("away", [1e-2, 0.5])
+def test_a_wrong_number_is_found(monkeypatch, away):
+    run = Runs.run
+
+    def wrong(self, compiled, *args, **options):
+        results = run(self, compiled, *args, **options)
+        if compiled:
+            next(a for name, a in results if name.startswith("float") and a.size).flat[0] += away
+        return results
+
+    monkeypatch.setattr(Runs, "run", wrong)
+    assert check(program(22)).status == "differs"
+
+
+def test_signs_of_what_is_nothing_but_rounding_may_differ():
+    r = np.random.default_rng(0)
+    x = kiln.tensor([1.0, 2.0, 3.0, 0.0, 0.5, 1e3])
+    nothing = kiln.sinc(x)
+    signs = {tuple(moved(nothing, r).sign().tolist()) for _ in range(40)}
+    assert {s[3:5] for s in signs} == {(1.0, 1.0)}  # 1 and a half
+    assert {s[0] for s in signs} == {1.0, -1.0}
 
 
 @pytest.mark.slow

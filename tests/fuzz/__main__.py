@@ -1,9 +1,9 @@
 """`python -m tests.fuzz --count 20000 --seed 0`: random programs, compiled against eager mode.
 
 Batches of programs run in processes of their own with an empty kernel cache each, so that a crash is a
-finding like others; every tenth program runs on 1, 2 and 3 threads and on the reference backend as well,
-and again in a new process that finds its kernels on disk: the same bits each time. A finding is reproduced
-by `python -m tests.fuzz --one SEED`. The exit code is 1 where something differs.
+finding like others. What was compiled is called again on 1 and 3 threads; every tenth program runs on the
+reference backend as well, and again in a new process that finds its kernels on disk: the same bits each
+time. A finding is reproduced by `python -m tests.fuzz --one SEED`. The exit code is 1 where something differs.
 """
 
 from __future__ import annotations

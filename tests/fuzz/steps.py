@@ -200,7 +200,7 @@ def indexing(v: Values, x: Any) -> Any:
         lambda: x.scatter(d, like[:1], 2), lambda: x.scatter_reduce(d, like, x, q.choice(["amax", "amin", "sum", "mean"])),
         lambda: x.index_fill(d, rows, 3), lambda: x[..., v.indices((m,), x.shape[-1]), None], lambda: x[v.indices((m,), x.shape[0]), ..., 0],
         lambda: x[v.indices((m, 1), x.shape[0]), v.indices((3,), x.shape[1])], lambda: x[None, ..., 0],
-        lambda: F.embedding(v.indices((2, m), x.shape[0]), floating(x)) if x.ndim == 2 else x[rows % x.shape[0]],
+        lambda: F.embedding(v.indices((2, m), x.shape[0]), floating(x)) if x.ndim == 2 else x[v.indices((m,), x.shape[0])],
         lambda: F.one_hot(v.indices(x.shape[:2], 5).long(), 5), lambda: kiln.searchsorted(floating(x).sort(-1)[0], floating(x)),
         lambda: kiln.take(x, v.indices((3, m), x.numel()).long()), lambda: kiln.isin(integral(x), rows),
         lambda: x.gather(d, floating(x).argsort(d, stable=True)), lambda: x.index_put((v.indices((m,), x.shape[0]).long(),), tensor(1).to(x.dtype)),

@@ -11,6 +11,7 @@ import numpy as np
 import kiln
 from kiln import dtypes as dt
 
+COMPUTED = {"float64": 2.5e-16, "float32": 1.2e-7, "float16": 1.2e-7, "bfloat16": 1.2e-7}
 LAST_PLACE = {"float64": 2.5e-16, "float32": 1.2e-7, "float16": 1e-3, "bfloat16": 8e-3}
 LIMIT = {False: 4_000, True: 200_000}  # elements of a value, to keep eager mode quick
 
@@ -127,12 +128,20 @@ class Values:
 
 
 def moved(t: Any, r: np.random.Generator) -> Any:
-    """A tensor whose fractions are a last place or so away; whole numbers stay."""
+    """A tensor whose fractions are a last place or so away; whole numbers stay.
+
+    What is next to nothing beside 1 or the largest element is moved across zero as well: sin(pi * n) is
+    nothing but rounding, and so is its sign.
+    """
     if not t.is_floating_point():
         return t
     a = t.detach().double().numpy()
-    step = LAST_PLACE[t.dtype.name] * r.choice([-1, 1], a.shape)
-    return t * kiln.tensor(np.where(a == np.round(a), 1.0, 1 + step)).to(t.dtype)
+    sign = r.choice([-1, 1], a.shape)
+    fraction = a != np.round(a)
+    scale = np.where(fraction, 1 + LAST_PLACE[t.dtype.name] * sign, 1.0)
+    largest = np.abs(a[np.isfinite(a)]).max(initial=1.0)
+    nothing = fraction & (np.abs(a) < 4 * COMPUTED[t.dtype.name] * min(largest, 1e3))
+    return t * kiln.tensor(np.where(nothing, sign, scale)).to(t.dtype)
 
 
 def fits(a: Any, b: Any, limit: int) -> bool:

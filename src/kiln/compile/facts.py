@@ -280,9 +280,9 @@ class Facts:
         The heap is walked once a capture, what was made in it for each code: a walk takes milliseconds.
         """
         if id(code) not in self.looked_up:
-            for f in gc.get_objects(0 if self.looked_up else None):
-                if type(f) is types.FunctionType:
-                    self.functions[id(f.__code__)].append(f)
+            objects = gc.get_objects(0 if self.looked_up else None)
+            for f in [x for x in objects if type(x) is types.FunctionType]:
+                self.functions[id(f.__code__)].append(f)
             self.looked_up.add(id(code))
         return self.functions[id(code)]
 
