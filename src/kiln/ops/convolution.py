@@ -11,7 +11,17 @@ from .. import dtypes as dt
 from ..errors import KilnError, describe
 from ..shape import Size
 from ..tensor import Tensor
-from ._folding import Fold
+from ._folding import (
+    Fold,
+    Geometry,
+    depthwise,
+    depthwise_input_grad,
+    depthwise_weight_grad,
+    fold_weight,
+    fold_weight_back,
+    joined,
+    turn_weight,
+)
 from ._windows import as_tuple, cropped, out_size, overlap_add, padded, sliding, span, taps
 from .arithmetic import conjugate
 from .registry import FUNCTIONS, Sample, composition, op
@@ -148,8 +158,13 @@ def _weight_grad_samples() -> Any:
 
 
 # Note [Bodies of convolutions]
-# Backends have kernels for one and two dimensions, in float32 and float64. Of three dimensions the
-# first is folded away; half floats are computed in float32. All else is left to the reference.
+# Backends have kernels for one and two dimensions, in float32 and float64. Of three, two are as good
+# as one where windows are single elements; else the first is folded away: windows along it become
+# channels of as many images. Half floats are computed in float32. The rest is left to the reference.
+
+
+_FEW = range(8, 32)
+"""So many channels fill vectors better if each tap has results of its own."""
 
 
 def _in_float32(compute: Callable, first: Tensor, *others: Tensor | None) -> Tensor:
@@ -160,63 +175,82 @@ def _is_half(x: Tensor) -> bool:
     return x.dtype in (dt.float16, dt.bfloat16)
 
 
-def _fold(image: Sequence[Any], weight: Sequence[int], out: Sequence[Any], *geometry: Any) -> Fold:
-    stride, padding, dilation, groups = geometry
-    first = stride[0], padding[0], dilation[0]
-    return Fold(tuple(image), tuple(weight), out[2], *first, groups)
-
-
-def _inner(fold: Fold, stride: tuple, padding: tuple, dilation: tuple) -> tuple:
-    return stride[1:], padding[1:], dilation[1:], fold.folded_groups
+def _each_alone(weight: Sequence[int], groups: int) -> bool:
+    """Whether each channel is convolved by itself, with one result."""
+    return groups > 1 and weight[1] == 1 and weight[0] == groups
 
 
 def _convolution_body(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple, padding: tuple, dilation: tuple,
     groups: int,
 ) -> Tensor:  # fmt: skip
-    geometry = stride, padding, dilation, groups
+    by = Geometry(stride, padding, dilation, groups)
+    size, taps = tuple(input.shape), tuple(weight.shape)
     if _is_half(input):
-        return _in_float32(lambda *x: convolution(*x, *geometry), input, weight, bias)
+        return _in_float32(lambda *x: convolution(*x, *by), input, weight, bias)
     if len(stride) < 3 or input.is_complex():
-        return convolution(input, weight, bias, *geometry)
-    out = _conv_out(input.shape[2:], weight.shape[2:], stride, padding, dilation)
-    fold = _fold(input.shape, weight.shape, (0, 0, *out), *geometry)
-    inner = _inner(fold, stride, padding, dilation)
-    x, w = fold.fold_input(input), fold.fold_weight(weight)
-    if fold.apart and bias is not None:
-        y = fold.unfold_output(convolution(x, w, None, *inner))
-        return y + bias.reshape(-1, *(1,) * len(stride))
-    return fold.unfold_output(convolution(x, w, bias, *inner))
+        return convolution(input, weight, bias, *by)
+    if _each_alone(taps, groups):
+        y = depthwise(input, weight, by)
+        return y if bias is None else y + bias.reshape(-1, *(1,) * len(stride))
+    out = _conv_out(size[2:], taps[2:], *by[:3])
+    i = by.joint(taps[2:])
+    if i is not None:
+        x, w = input.reshape(joined(size, i)), weight.reshape(joined(taps, i))
+        return convolution(x, w, bias, *by.without(i)).reshape(size[0], taps[0], *out)
+    fold = Fold(size, out[0], taps[2], stride[0], padding[0], dilation[0], groups)
+    y = convolution(fold.input(input), fold_weight(weight), bias, *by.without(0))
+    return fold.output_back(y)
 
 
 def _input_grad_body(
     grad: Tensor, weight: Tensor, input_size: tuple, stride: tuple, padding: tuple, dilation: tuple,
     groups: int,
 ) -> Tensor:  # fmt: skip
-    geometry = stride, padding, dilation, groups
+    by = Geometry(stride, padding, dilation, groups)
+    size, taps = tuple(grad.shape), tuple(weight.shape)
     if _is_half(grad):
-        return _in_float32(lambda g, w: conv_input_grad(g, w, input_size, *geometry), grad, weight)
+        return _in_float32(lambda g, w: conv_input_grad(g, w, input_size, *by), grad, weight)
     if len(stride) < 3 or grad.is_complex():
-        return conv_input_grad(grad, weight, input_size, *geometry)
-    fold = _fold(input_size, weight.shape, grad.shape, *geometry)
-    y, w = fold.fold_output(grad), fold.fold_weight(weight)
-    inner = _inner(fold, stride, padding, dilation)
-    return fold.unfold_input(conv_input_grad(y, w, fold.folded_image, *inner))
+        return conv_input_grad(grad, weight, input_size, *by)
+    if _each_alone(taps, groups):
+        return depthwise_input_grad(grad, weight, input_size, by)
+    i = by.joint(taps[2:])
+    if i is not None:
+        g, w = grad.reshape(joined(size, i)), weight.reshape(joined(taps, i))
+        x = conv_input_grad(g, w, joined(input_size, i), *by.without(i))
+        return x.reshape(input_size)
+    if stride[0] == 1 and input_size[1] not in _FEW:
+        before = by.turned(taps[2:])[0]
+        turned = Fold(size, input_size[2], taps[2], 1, before, dilation[0], groups)
+        images = (input_size[0] * input_size[2], input_size[1], *input_size[3:])
+        g, w = turned.input(grad), turn_weight(weight, groups)
+        return turned.output_back(conv_input_grad(g, w, images, *by.without(0)))
+    fold = Fold(input_size, size[2], taps[2], stride[0], padding[0], dilation[0], groups)
+    g, w = fold.output(grad), fold_weight(weight)
+    return fold.input_back(conv_input_grad(g, w, fold.images, *by.without(0)))
 
 
 def _weight_grad_body(
     grad: Tensor, input: Tensor, weight_size: tuple, stride: tuple, padding: tuple, dilation: tuple,
     groups: int,
 ) -> Tensor:  # fmt: skip
-    geometry = stride, padding, dilation, groups
+    by = Geometry(stride, padding, dilation, groups)
+    size, taps = tuple(input.shape), tuple(weight_size)
     if _is_half(grad):
-        return _in_float32(lambda g, x: conv_weight_grad(g, x, weight_size, *geometry), grad, input)
+        return _in_float32(lambda g, x: conv_weight_grad(g, x, taps, *by), grad, input)
     if len(stride) < 3 or grad.is_complex():
-        return conv_weight_grad(grad, input, weight_size, *geometry)
-    fold = _fold(input.shape, weight_size, grad.shape, *geometry)
-    y, x = fold.fold_output(grad), fold.fold_input(input)
-    inner = _inner(fold, stride, padding, dilation)
-    return fold.unfold_weight(conv_weight_grad(y, x, fold.folded_weight, *inner))
+        return conv_weight_grad(grad, input, weight_size, *by)
+    if _each_alone(taps, groups):
+        return depthwise_weight_grad(grad, input, taps, by)
+    i = by.joint(taps[2:])
+    if i is not None:
+        g, x = grad.reshape(joined(tuple(grad.shape), i)), input.reshape(joined(size, i))
+        return conv_weight_grad(g, x, joined(taps, i), *by.without(i)).reshape(taps)
+    fold = Fold(size, grad.shape[2], taps[2], stride[0], padding[0], dilation[0], groups)
+    g, x = fold.output(grad), fold.input(input)
+    folded = (taps[0], taps[1] * taps[2], *taps[3:])
+    return fold_weight_back(conv_weight_grad(g, x, folded, *by.without(0)), taps)
 
 
 @op(
