@@ -17,6 +17,7 @@ from . import dtypes as dt
 from .device import CPU, as_device, device
 from .errors import KilnError, KilnTypeError, describe
 from .shape import Size
+from .sharing import expose, lend
 
 if TYPE_CHECKING:
     from ._tensor_methods import TensorMethods
@@ -142,7 +143,9 @@ class Tensor(TensorMethods):
 
     def data_ptr(self) -> int:
         """The address of the first element."""
-        return _address(self.__array__(copy=False))
+        a = self._host("data_ptr")
+        expose(a)
+        return _address(a)
 
     def is_contiguous(self, memory_format: Any = None) -> bool:
         """Whether elements lie in row-major order without gaps."""
@@ -315,7 +318,7 @@ class Tensor(TensorMethods):
                 "numpy", "can't share the memory of a tensor that requires grad", describe(self),
                 "use x.detach().numpy()",
             )  # fmt: skip
-        return self._host("numpy")
+        return lend(self._host("numpy"))
 
     def _host(self, why: str) -> np.ndarray:
         a = self._a
@@ -329,7 +332,7 @@ class Tensor(TensorMethods):
         a = self._host("__array__")
         if dtype is not None and a.dtype != dtype:
             return a.astype(dtype)
-        return a.copy() if copy else a
+        return a.copy() if copy else lend(a)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
         from .errors import KilnTypeError
@@ -341,7 +344,7 @@ class Tensor(TensorMethods):
                 "use x.detach()",
             )  # fmt: skip
         try:
-            return a.__dlpack__(**kwargs)
+            return lend(a).__dlpack__(**kwargs)
         except BufferError as e:
             raise KilnTypeError(
                 "dlpack", str(e), describe(self), "convert the dtype first"
@@ -426,7 +429,10 @@ class Tensor(TensorMethods):
         return out
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _rebuild, (self._host("pickle"), self._rg, type(self), dict(self.__dict__))
+        a = self._host("pickle")
+        if protocol >= 5:  # a pickler may give its buffers out
+            a = lend(a)
+        return _rebuild, (a, self._rg, type(self), dict(self.__dict__))
 
     def cpu(self, memory_format: Any = None) -> Tensor:
         """This tensor on the CPU; itself where it is there already."""
@@ -456,7 +462,7 @@ def _payload(t: Tensor) -> Any:
 
 
 def _rebuild(a: np.ndarray, rg: bool, cls: type, extra: dict) -> Tensor:
-    t = wrap(a)
+    t = wrap(a.copy() if isinstance(a.base, bytes) else a)  # memory of its own
     t.__class__ = cls
     t._rg = rg
     t.__dict__.update(extra)

@@ -44,9 +44,13 @@ class Program(Protocol):
 class Backend(Protocol):
     """Turns Graphs into Programs."""
 
-    def compile(self, graph: Graph, name: str, max_memory: int | None = None) -> Program:
+    def compile(
+        self, graph: Graph, name: str, max_memory: int | None = None, steady: Sequence[int] = ()
+    ) -> Program:
         """A Program for a Graph as it was captured, which holds at most so many bytes beside its inputs and outputs.
 
+        `steady` are inputs that will be bound and hold the same at most calls: the Program may keep what
+        it computes of them alone, if it looks after their memory (`sharing.Watch`).
         Errors: KilnMemoryError where it can't.
         """
         ...

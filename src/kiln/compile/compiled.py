@@ -7,7 +7,7 @@ import gc
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -202,9 +202,10 @@ class CompiledFunction:
         finally:
             capture.restore()
 
-    def _program(self, graph: Graph, name: str) -> base.Program:
-        """A Graph made executable as this function's options say."""
-        return base.get(self.backend or config.backend).compile(graph, name, self.max_memory)
+    def _program(self, graph: Graph, name: str, steady: Sequence[int] = ()) -> base.Program:
+        """A Graph made executable as this function's options say; `steady` as in `Backend.compile`."""
+        backend = base.get(self.backend or config.backend)
+        return backend.compile(graph, name, self.max_memory, steady)
 
     def memory_stats(self) -> dict[str, int]:
         """What the programs captured so far hold, each of them until this function goes.

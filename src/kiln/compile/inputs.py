@@ -66,10 +66,3 @@ def may_share(a: np.ndarray, b: np.ndarray) -> bool:
         return bool(a.size and b.size and np.shares_memory(a, b, max_work=_WORK))
     except np.exceptions.TooHardError:
         return True
-
-
-def root_of(a: np.ndarray) -> Any:
-    """The owner of an array's memory."""
-    while isinstance(a.base, np.ndarray):
-        a = a.base
-    return a if a.base is None else a.base

@@ -25,7 +25,7 @@ class Plan:
         self,
         capture: Capture,
         result: Any,
-        compile: Callable[[Graph, str], base.Program],
+        compile: Callable[..., base.Program],
         name: str,
         n_leaves: int,
     ):
@@ -78,17 +78,24 @@ class Plan:
         self.visible = [k for k in range(len(outputs)) if k not in updates]
         graph = Graph([i.node for i in self.inputs], outputs, updates)
         self.graph = graph
-        self.program = compile(graph, name)
-        if self.joint is not None:
-            self.joint.program = compile(self.joint.graph, name + ".backward")
-        self.n_leaves = n_leaves
         self.loose = {
             i.index for i in self.inputs if i.array is not None and not i.array.flags.c_contiguous
         }
+        self.program = compile(graph, name, () if self.joint is not None else self._steady())
+        if self.joint is not None:
+            self.joint.program = compile(self.joint.graph, name + ".backward")
+        self.n_leaves = n_leaves
         for i in self.inputs:  # the first call's memory is not needed any more
             i.array = None
             if i.leaf >= 0:
                 i.tensor = None
+
+    def _steady(self) -> tuple[int, ...]:
+        """Inputs that hold the same from call to call, mostly: state that this program doesn't write."""
+        return tuple(
+            i.index for i in self.inputs
+            if i.kind == "state" and i not in self.written and i.index not in self.loose
+        )  # fmt: skip
 
     def run(self, leaves: tuple[Any, ...]) -> Any:
         """Execute once for these argument leaves."""

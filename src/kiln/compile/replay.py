@@ -14,6 +14,7 @@ from ..errors import KilnError, describe
 from ..ops.dispatch import bump
 from ..ops.registry import REGISTRY
 from ..runtime.blocks import allocator
+from ..sharing import watched, written
 from ..tensor import Tensor, wrap
 from .inputs import Input
 from .pytree import count, unflatten
@@ -32,7 +33,7 @@ def replay(plan: Plan) -> Callable[[tuple[Any, ...]], Any]:
     """
     program, graph = plan.program, plan.graph
     s = Source(
-        ProgramNode=ProgramNode, SpentNode=SpentNode, alias=_alias, bump=bump, bump_all=_bump_all, copyto=np.copyto, mode=mode, rebase=rebase, unflatten=unflatten, whole=_whole, program=program, wrap=wrap,
+        ProgramNode=ProgramNode, SpentNode=SpentNode, alias=_alias, bump=bump, bump_all=_bump_all, copyto=np.copyto, mode=mode, rebase=rebase, unflatten=unflatten, watched=watched, whole=_whole, program=program, wrap=wrap, written=written,
     )  # fmt: skip
     if plan.n_leaves:
         s.line("".join(f"x{n}, " for n in range(plan.n_leaves)) + "= leaves")
@@ -56,11 +57,16 @@ def replay(plan: Plan) -> Callable[[tuple[Any, ...]], Any]:
         s.line("raise too_large() from None", 2)
     s.line("with program.lock:")
     steady, varying, back = _inputs(plan, s)
+    changes = ", ".join(a for i in plan.written for a in _arrays(i, s))
+    if changes:
+        s.line(f"if watched: written({changes})", 2)
     outputs = [f"o{k}" for k in plan.visible]
     s.names["call"] = program.caller([i.index for i, _ in varying])
     s.line(f"call({', '.join([text for _, text in varying] + outputs)})", 2)
     for line in back:
         s.line(line, 2)
+    if changes:
+        s.line(f"if watched: written({changes})")
     _effects(plan, s)
     made = _results(plan, s)
     s.line(f"return {_tree(plan.structure, iter(made), s)}")
@@ -77,6 +83,13 @@ def _tensor(t: Tensor | int, s: Source) -> str:
 def _owner(i: Input, s: Source) -> str:
     """The name of the tensor of an input."""
     return _tensor(i.leaf if i.leaf >= 0 else i.tensor, s)  # type: ignore[arg-type]
+
+
+def _arrays(i: Input, s: Source) -> list[str]:
+    """The names of the arrays of an input."""
+    if i.kind == "stretch":
+        return [f"x{n}._a" for n, _, _ in i.stretch.places]
+    return [f"{_owner(i, s)}._grad._a" if i.kind == "grad" else f"{_owner(i, s)}._a"]
 
 
 def _inputs(
@@ -106,7 +119,7 @@ def _inputs(
             copies.append(f"w{i.index} = {s.constant(i.stretch)}.array(leaves)")
             varying.append((i, f"w{i.index}"))
             continue
-        held = f"{_owner(i, s)}._grad._a" if i.kind == "grad" else f"{_owner(i, s)}._a"
+        (held,) = _arrays(i, s)
         if i.kind == "grad" or i.index in plan.loose:
             copies.append(f"w{i.index} = whole({held})")
             if i in plan.written:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from ..errors import CaptureError, describe
+from ..sharing import outermost, root_of
 from ..tensor import Tensor
-from .inputs import Input, may_share, root_of
+from .inputs import Input, may_share
 
 _MEMORY = ("arg", "stretch", "state")
 
@@ -99,8 +100,7 @@ def _strides(a: np.ndarray) -> tuple[int, ...]:
 
 def _bytes(a: np.ndarray) -> Any:
     """The bytes of the whole array that an array is part of; None where they don't lie side by side."""
-    while isinstance(a.base, np.ndarray):
-        a = a.base
+    a = outermost(a)
     if not a.flags.c_contiguous:
         a = a.T
     return a.reshape(-1).view(np.uint8) if a.flags.c_contiguous else None

@@ -12,7 +12,8 @@ from .. import dtypes as dt
 from ..errors import CaptureError
 from ..graph.node import Node, make
 from ..shape import contiguous_strides, numel
-from .inputs import Input, root_of
+from ..sharing import root_of
+from .inputs import Input
 
 if TYPE_CHECKING:
     from .capture import Capture

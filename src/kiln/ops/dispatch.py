@@ -13,6 +13,7 @@ from ..autograd.modes import mode
 from ..autograd.tape import edge_of, record
 from ..autograd.views import check_inplace, rebase
 from ..errors import KilnError, KilnMemoryError, KilnTypeError, describe
+from ..sharing import expose, watched, written
 from ..tensor import CAPTURING, Tensor, _fresh, _new, wrap
 from .registry import OPERAND, OPTIONAL, TENSOR, TENSORS, Op
 
@@ -49,6 +50,7 @@ def coerce(op: Op, args: tuple) -> tuple:
                 continue
             if isinstance(x, np.ndarray):
                 out = out or list(args)
+                expose(x)
                 out[i] = wrap(x)
                 continue
         _refuse(op, i, x, "a Tensor" if kind in (TENSOR, OPTIONAL) else "a Tensor or a number")
@@ -199,6 +201,8 @@ def inplace(op: Op, args: tuple) -> Tensor:
             op.infer(*args)
         raw = unwrap(op, args)
         a = x._a
+        if watched:
+            written(a)
         uf = op.ufunc
         if (
             uf is not None and len(raw) == 2 and raw[1].__class__ is np.ndarray
@@ -260,6 +264,8 @@ def bump(x: Tensor) -> None:
         x._ver = [1, 0]
     else:
         x._ver[0] += 1
+    if watched:
+        written(x._a)
 
 
 def check_result(name: str, x: Tensor, value: Any) -> None:
@@ -285,6 +291,8 @@ def store(op: Op, x: Tensor, value: np.ndarray) -> None:
             op.name, "this tensor can't be written to: its elements share memory (expand) or it is read-only",
             describe(x), "clone() it first",
         )  # fmt: skip
+    if watched:
+        written(x._a)
     np.copyto(x._a, value, casting="unsafe")
 
 

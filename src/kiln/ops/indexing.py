@@ -11,6 +11,7 @@ from .. import dtypes as dt
 from ..autograd.modes import mode
 from ..errors import KilnError, KilnIndexError, describe
 from ..shape import Size, broadcast_shapes
+from ..sharing import watched, written
 from ..tensor import CAPTURING, Tensor, _fresh, active_capture, wrap
 from . import dispatch
 from .creation import tensor
@@ -306,6 +307,8 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     if not mode.grad and not CAPTURING and isinstance(src, Tensor) and self._a.flags.writeable:
         _copy_infer(self, src)
         a = src._a
+        if watched:
+            written(self._a)
         np.copyto(
             self._a,
             a.real if a.dtype.kind == "c" and self._a.dtype.kind != "c" else a,

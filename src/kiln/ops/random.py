@@ -13,6 +13,7 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
 from ..random import Generator, default_generator
 from ..shape import Size, broadcast_shapes, numel
+from ..sharing import watched, written
 from ..tensor import CAPTURING, Tensor, active_capture
 from .creation import _finish, _placed, _size, arange_op, full_op
 from .joining import cat
@@ -214,6 +215,8 @@ def draw(generator: Generator | None, words: Any, source: Callable, *args: Any) 
         state.add_(arange_op(0, blocks, 2, dt.uint64))
     else:
         state._a[1] += np.uint64(blocks)
+        if watched:
+            written(state._a)
     return r
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..config import config
+from ..sharing import OWNERS
 from .arena import ALIGN
 
 SMALL = 1 << 19
@@ -134,5 +135,6 @@ def allocator(size: int) -> Callable[[tuple[int, ...], np.dtype], np.ndarray]:
 
 
 blocks = Blocks()
+OWNERS.append(_Lease)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=blocks.reset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 import hashlib
 
 import numpy as np
@@ -41,12 +42,20 @@ def aligned(nbytes: int) -> np.ndarray:
     return raw[start : start + nbytes]
 
 
-def run(kernel: Kernel, isa: Isa, arrays: list[np.ndarray], reverse: bool = True) -> None:
-    """Run every phase, tasks last to first: their order must not matter."""
+def run(
+    kernel: Kernel, isa: Isa, arrays: list[np.ndarray], reverse: bool = True,
+    workspace: np.ndarray | None = None,
+) -> None:  # fmt: skip
+    """Run every phase, tasks last to first: their order must not matter.
+
+    What a kernel prepares of its second operand is prepared before, in exactly as much memory.
+    """
+    if kernel.prepared_bytes:
+        arrays, kernel = _prepared(kernel, isa, arrays), kernel.then
     lookup = jit.build([phase.text for phase in kernel.phases()], isa)
-    scratch = aligned(kernel.workspace_bytes)
+    scratch = aligned(kernel.workspace_bytes) if workspace is None else workspace
     table = [address(a) for a in arrays]
-    table.insert(3, address(scratch) if kernel.workspace_bytes else 0)
+    table.insert(3, address(scratch) if scratch.size else 0)
     args = np.array(table, np.int64)
     for phase in kernel.phases():
         native = _Native(lookup(phase.symbol))
@@ -54,8 +63,23 @@ def run(kernel: Kernel, isa: Isa, arrays: list[np.ndarray], reverse: bool = True
             native(address(args), task, phase.ntasks)
 
 
+def _prepared(kernel: Kernel, isa: Isa, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """The arrays with what the first phase makes of the second operand in place of it."""
+    raw = guarded((kernel.prepared_bytes + 64,), np.int8)
+    where = -address(raw) % 64
+    room = raw[where : where + kernel.prepared_bytes]
+    first = replace(kernel, then=None, prepared_bytes=0)
+    run(first, isa, [np.zeros(1), np.zeros(1), arrays[2]], workspace=room)
+    assert margins_untouched(raw)
+    assert (raw[:where] == -77).all()
+    assert (raw[where + kernel.prepared_bytes :] == -77).all()
+    return [*arrays[:2], room, *arrays[3:]]
+
+
 def run_threaded(kernel: Kernel, isa: Isa, arrays: list[np.ndarray], count: int) -> None:
     """Run every phase through the thread pool with ``count`` threads."""
+    if kernel.prepared_bytes:
+        arrays, kernel = _prepared(kernel, isa, arrays), kernel.then
     lookup = jit.build([phase.text for phase in kernel.phases()], isa)
     scratch = aligned(kernel.workspace_bytes)
     table = [address(a) for a in arrays]

@@ -275,7 +275,7 @@ def test_an_operand_packed_ahead(isa, shape, dtype, form):
     raw = guarded((packing[1] + 64,), np.int8)
     where = -address(raw) % 64
     packed = raw[where : where + packing[1]]
-    run(packing[0], isa, [packed, b, np.zeros(1)])
+    run(packing[0], isa, [np.zeros(1), np.zeros(1), b], workspace=packed)
     assert margins_untouched(raw)
     assert (raw[where + packing[1] :] == -77).all()
     row, col = random((2, m), dtype), random((n,), dtype)

@@ -106,7 +106,8 @@ class ExprEpilogue:
 class Contraction:
     """A kernel, the nodes in its argument table (None where the workspace or nothing goes) and the node it stores.
 
-    With a `packing` the kernel wants operand B packed, by this kernel into so many bytes.
+    With a `packing` the kernel wants operand B (of a convolution: the weights) as this kernel leaves it in
+    so many bytes of workspace.
     """
 
     kernel: Kernel
@@ -331,7 +332,7 @@ def lower(
 ) -> Contraction:
     """The kernel of a contraction node, together with what its epilogue takes in.
 
-    `steady` are inputs that stay as they are from step to step of a loop, or from call to call.
+    `steady` are nodes that stay as they are from step to step of a loop, or from call to call.
     """
     chain = epilogue_ends(n, users, outputs)
     ops = Operands(stored, strides)
@@ -376,7 +377,10 @@ def _matmul(
         m, cols, k, (ast[-2], ast[-1]), (bst[-2], bst[-1]), (cols, 1), d, d, out, batch,
         a_batch, b_batch, contiguous_strides((*batch, m * cols))[:-1], epilogue,
     )  # fmt: skip
-    packing = gemm.pack_ahead(spec, isa, _symbol("pack", spec, isa)) if bm in steady else None
+    packing = None
+    if bm in steady:
+        plain = replace(spec, epilogue=None)
+        packing = gemm.pack_ahead(spec, isa, _symbol("pack", plain, isa))
     kernel = _product(replace(spec, ahead=packing is not None), isa)
     arguments = [end, (am, aoff), (bm, boff), WORKSPACE, *extras, None]
     return Contraction(kernel, arguments, end, packing)
@@ -463,4 +467,10 @@ def _convolution(
     epilogue, extras, end = _epilogue(n, chain, dims, ops, isa, bias, channel)
     spec = replace(_description(n, xst, wst, ops.strides(end)), kept=wm in steady)
     kernel = conv.emit_forward(spec, isa, _symbol("conv", (spec, epilogue), isa), epilogue)
-    return Contraction(kernel, [end, (xm, xoff), (wm, woff), WORKSPACE, *extras, None], end)
+    packing = None
+    if kernel.prepared_bytes:
+        assert kernel.then is not None
+        packing = replace(kernel, then=None, workspace_bytes=0), kernel.prepared_bytes
+        kernel = kernel.then
+    arguments = [end, (xm, xoff), (wm, woff), WORKSPACE, *extras, None]
+    return Contraction(kernel, arguments, end, packing)

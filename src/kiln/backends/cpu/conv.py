@@ -42,6 +42,8 @@ from kiln.errors import KilnValueError
 def emit_forward(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None = None) -> Kernel:
     """y from x and w: ``args`` is [y, x, w, workspace, epilogue operands...].
 
+    A first phase lays ``kept`` weights out by itself, in a form that does (`Kernel.prepared_bytes`).
+
     The epilogue sees batch = image, row = output channel and col = pixel (y * width + x), or row =
     pixel and col = channel where ``conv.channels_last``.
     """
@@ -78,6 +80,7 @@ def emit_forward(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None = 
 def emit_backward_data(conv: Conv, isa: Isa, symbol: str) -> Kernel:
     """dx from dy and w: ``args`` is [dx, dy, w, workspace]; strides as in the forward."""
     _check(conv)
+    conv = replace(conv, kept=False)  # nothing is prepared for gradients
     if _empty(conv):
         return _emit_zeros(conv.dtype, symbol, (conv.n, conv.c_in, *conv.image), conv.x_strides)
     if conv_columns.fits(conv, isa):

@@ -14,7 +14,7 @@ from kiln.backends.cpu.conv_halo import Source
 from kiln.backends.cpu.conv_shape import ARG_IMAGE, ARG_OTHER, ARG_OUT, Conv
 from kiln.backends.cpu.conv_weights import emit_panels
 from kiln.backends.cpu.isa import Isa
-from kiln.backends.cpu.kernel import Kernel, chain
+from kiln.backends.cpu.kernel import Kernel, chain, prepared
 from kiln.backends.cpu.microkernel import ARG_WORKSPACE, Epilogue, apply_epilogue
 from kiln.backends.cpu.patches import Lanes, scatter
 from kiln.backends.cpu.text import (
@@ -71,9 +71,10 @@ class _Walk:
         conv, b, size = self.conv, self.b, self.size
         name = f"{self.symbol}.depthwise"
         front = -(-conv.taps * self.pitch * size // 64) * 64
+        front, ahead = (0, front) if conv.kept else (front, 0)
         with b.function(name, _PARAMS):
             y = b.at(b.argument("%args", ARG_OUT), conv.y_offset, size)
-            w = b.argument("%args", ARG_WORKSPACE)
+            w = b.argument("%args", conv.prepared)
             with b.loop(*self._ranges()) as unit:
                 image, row, pixels = self._unit(unit.index, name, front)
                 first = b.add(b.mul(image, conv.y_strides[0]), b.mul(row, conv.y_strides[2]))
@@ -95,7 +96,8 @@ class _Walk:
             conv, groups=1, c_in=1, w_strides=(conv.group_stride, 0, *conv.w_strides[2:])
         )
         weights = emit_panels(flat, self.isa, f"{self.symbol}.weights", self.pitch)
-        return chain(weights, Kernel(b.module(), name, ntasks, total))
+        main = Kernel(b.module(), name, ntasks, total)
+        return prepared(weights, ahead, main) if conv.kept else chain(weights, main)
 
     def _forward_channels(self, x: str, w: str, y: str, count: int, at: tuple[str, str]) -> None:
         """``count`` pixels of y, all channels."""

@@ -19,7 +19,7 @@ from kiln.backends.cpu.conv_shape import ARG_IMAGE, ARG_OUT, Conv, flat_stride
 from kiln.backends.cpu.conv_weights import emit_panels
 from kiln.backends.cpu.gemm import tile_shapes
 from kiln.backends.cpu.isa import Isa
-from kiln.backends.cpu.kernel import Kernel, chain
+from kiln.backends.cpu.kernel import Kernel, chain, prepared
 from kiln.backends.cpu.microkernel import ARG_WORKSPACE, Epilogue, Tile, emit_tile
 from kiln.backends.cpu.text import ITEMSIZE, Text
 
@@ -232,7 +232,7 @@ class _Direct:
     def _layout(self) -> None:
         """Where things lie in the workspace: weights, the padded images, then each task's scratch."""
         conv = self.conv
-        self.padded_at, self.tasks_at = self.front, self.front
+        self.padded_at = self.tasks_at = 0 if conv.kept else self.front
         if self.padded:
             self.tasks_at += -(-conv.n * self.padded.elements * self.size // 64) * 64
         self.lines_at = self.source.bytes_for(self.images)
@@ -255,7 +255,8 @@ class _Direct:
         ntasks = self.grid.ntasks
         main = Kernel(b.module(), name, ntasks, self.tasks_at + ntasks * self.task_bytes)
         weights = emit_panels(self.conv, self.isa, f"{self.symbol}.weights", self.panel)
-        return chain(weights, self._padding(), main)
+        main = chain(self._padding(), main)
+        return prepared(weights, self.front, main) if self.conv.kept else chain(weights, main)
 
     def _padding(self) -> Kernel | None:
         """The phase that copies the padded images, a row at a time."""
@@ -312,10 +313,11 @@ class _Direct:
     def _body(self, name: str) -> None:
         b, conv, size = self.b, self.conv, self.size
         y = b.at(b.argument("%args", ARG_OUT), conv.y_offset, size)
-        x, w = b.argument("%args", ARG_IMAGE), b.argument("%args", ARG_WORKSPACE)
-        scratch = b.at(w, b.add(b.mul("%task", self.task_bytes), self.tasks_at))
+        x, w = b.argument("%args", ARG_IMAGE), b.argument("%args", conv.prepared)
+        room = b.argument("%args", ARG_WORKSPACE)
+        scratch = b.at(room, b.add(b.mul("%task", self.task_bytes), self.tasks_at))
         if self.padded:
-            x = b.at(w, self.padded_at)
+            x = b.at(room, self.padded_at)
         share = self.grid.ranges(b, prod(self.units), 1, self.panels)
         with b.loop(*share.batch) as unit:
             first = b.mul(b.op(f"udiv i64 {unit.index}, {self.units[1]}"), self.images)

@@ -42,6 +42,11 @@ class Conv:
     kept: bool = False
 
     @property
+    def prepared(self) -> int:
+        """Where a form that lays the weights out finds them in the argument block."""
+        return ARG_OTHER if self.kept else ARG_WORKSPACE
+
+    @property
     def out(self) -> tuple[int, int]:
         """Height and width of y."""
         sizes = zip(self.image, self.window, self.stride, self.padding, self.dilation, strict=True)

@@ -106,7 +106,7 @@ def _driver(gemm: Gemm, isa: Isa, symbol: str, slots: tuple[int, int, int]) -> P
 
 
 def pack_ahead(gemm: Gemm, isa: Isa, symbol: str) -> tuple[Kernel, int] | None:
-    """The kernel of (packed, B) that packs B for a product with ``ahead``, and the bytes of ``packed``.
+    """The kernel that packs B into the workspace for a product with ``ahead``, and how many bytes it fills.
 
     None where the product does not gain: its B is small, each batch has another, or its form packs nothing.
     """
@@ -337,11 +337,11 @@ class PanelDriver:
         return self.k_blocks * self.panels * self.panel_bytes
 
     def emit_packing(self) -> Kernel:
-        """The kernel of (packed, B) that packs all panels: block after block of K."""
+        """The kernel that packs all panels of B into the workspace: block after block of K."""
         b = self.b = Text()
         ntasks = min(8, self.panels, max(1, self.packed_bytes >> 16))
         with b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
-            target, self.source = b.argument("%args", 0), b.argument("%args", 1)
+            target, self.source = (b.argument("%args", k) for k in (ARG_WORKSPACE, ARG_B))
             share = tasks.Grid(1, 1, ntasks).ranges(b, 1, 1, self.panels)
             self.chunk, self.chunk_end = share.cols
             with b.loop(0, self.k_blocks) as k:

@@ -15,6 +15,10 @@ class Kernel:
     depends on shapes only, so results do not depend on the number of threads. A kernel that needs
     more than one parallel phase goes on in ``then``, to be launched with the same ``args`` once all
     tasks of this one have finished; ``workspace_bytes`` is the same along the chain.
+
+    A contraction's first phase with ``prepared_bytes`` does nothing but fill so many bytes at the beginning
+    of the workspace from its second operand. It may be launched by itself, long before, as the others of
+    its chain read what it left in place of that operand.
     """
 
     text: str
@@ -22,6 +26,7 @@ class Kernel:
     ntasks: int = 1
     workspace_bytes: int = 0
     then: Kernel | None = None
+    prepared_bytes: int = 0
 
     def phases(self) -> list[Kernel]:
         """This kernel and the ones that must follow it, in order."""
@@ -30,6 +35,11 @@ class Kernel:
             chain.append(kernel)
             kernel = kernel.then
         return chain
+
+
+def prepared(first: Kernel, size: int, kernel: Kernel) -> Kernel:
+    """A kernel after a phase that fills so many bytes for it, see `Kernel`."""
+    return chain(replace(first, prepared_bytes=size), kernel)
 
 
 def chain(*kernels: Kernel | None) -> Kernel:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,17 @@ from ...config import config
 from ...graph.node import CONST, LITERAL, Graph, Leaf, Node
 from ...runtime import arena
 from . import jit
-from .assembly import Assembly
+from .assembly import Assembly, Place
 from .contract import WORKSPACE
 from .fuse import emit, fuse, needed
 from .isa import Isa
 from .lower import Launch, lower, lowers, prepare
 from .order import orders
+from .prologue import divide, unchanging
 from .recipe import Checks, Host, Native, Recipe, Slot
 from .recompute import within
+
+_NOTHING: Mapping[Node, tuple[str, int]] = MappingProxyType({})
 
 
 class Memory:
@@ -39,11 +43,12 @@ class Memory:
         keep: Collection[Node] = (),
         quiet: int = 0,  # the first `quiet` launches must not write state
         strides: Strides = row_major,
+        kept: Mapping[Node, tuple[str, int]] = _NOTHING,  # what lies outside, computed before
     ):
         self.graph, self.keep, self.quiet, self.strides = graph, keep, quiet, strides
         self.place: dict[Node, tuple[str, Any]] = {
             n: ("ext", i) for i, n in enumerate(graph.inputs)
-        }
+        } | kept
         self.copies: list[
             tuple[Node, tuple[str, Any]]
         ] = []  # results stored in a second place at the end
@@ -234,26 +239,46 @@ def _late(launches: list[Launch], asked: set[Node]) -> tuple[list[Launch], list[
     return early[::-1], late[::-1]
 
 
-def plan(graph: Graph, name: str, isa: Isa, max_memory: int | None = None) -> Recipe:
+def plan(
+    graph: Graph, name: str, isa: Isa, max_memory: int | None = None, steady: Sequence[int] = ()
+) -> Recipe:
     """The Recipe of a captured Graph; its kernels are compiled (or found in the cache) and loaded.
 
-    `max_memory` bounds the arena and literals, in bytes; KilnMemoryError where they can't be as small.
+    `max_memory` bounds the arena, literals and what is kept, in bytes; KilnMemoryError where they can't
+    be as small. What is computed of the inputs `steady` alone is kept where there is room.
     """
     graph = prepare(pipeline.optimize(graph, lowers, name))
-    launches, checks, strides = lower(graph, isa)
+    if steady and max_memory is not None:
+        recipe = _plan(graph, name, isa, None, steady)
+        held = recipe.arena_bytes + recipe.kept_bytes + sum(a.nbytes for a in recipe.literals)
+        if held <= max_memory:
+            return recipe
+        steady = ()
+    return _plan(graph, name, isa, max_memory, steady)
+
+
+def _plan(
+    graph: Graph, name: str, isa: Isa, max_memory: int | None, steady: Sequence[int]
+) -> Recipe:
+    """The Recipe of a Graph as it is lowered."""
+    same = unchanging(graph, steady)
+    launches, checks, strides = lower(graph, isa, steady=same)
     indices = {x for _, n in checks for x in n.inputs if n.graphs}
     indices.update(i for _, n in checks if not n.graphs for i, _, _ in index_uses(n))
-    origins = launches
-    early, late = _late(launches, {flag for flag, _ in checks} | indices)
     # what checks look at stays in memory until they have been asked
     keep = {x for flag, n in checks for x in (flag, *n.inputs)}
+    ahead, launches = divide(launches, same, {*keep, *indices, *graph.outputs})
+    origins = launches
+    early, late = _late(launches, {flag for flag, _ in checks} | indices)
     late = needed(fuse(late), {*keep, *graph.outputs})
     early = needed(fuse(early), {*keep, *graph.outputs}.union(*(x.reads for x in late)))
+    code = Assembly(isa)
+    kept, kept_bytes = _kept(ahead, [*early, *late], graph, isa, strides, code)
     early = orders(early, graph, {*keep, *(n for x in late for n in x.reads)})[0]
 
     def memory(launches: list[Launch], quiet: int) -> Memory:
         emit(launches, isa, _arrays(graph))
-        return Memory(graph, launches, keep, quiet, strides)
+        return Memory(graph, launches, keep, quiet, strides, kept)
 
     if max_memory is None:
         m = memory(early + orders(late, graph, keep)[0], len(early)).laid()
@@ -261,10 +286,9 @@ def plan(graph: Graph, name: str, isa: Isa, max_memory: int | None = None) -> Re
         ways = [early + order for order in orders(late, graph, keep)]
         m = within(max_memory, name, ways, len(early), origins, memory)
     launches, quiet = m.launches, m.quiet
-    code = Assembly(isa)
     literals = code.literals(m)
     steps: list[Native | Host | Checks] = []
-    begun = 0
+    begun = first = len(code.kernels)
 
     def close() -> None:
         """End the stretch of native launches before something else."""
@@ -291,6 +315,9 @@ def plan(graph: Graph, name: str, isa: Isa, max_memory: int | None = None) -> Re
         outputs=[(k, tuple(o.shape), o.dtype) for k, o in enumerate(graph.outputs) if k not in graph.updates],
         written=sorted(set(graph.updates.values())),
         arena_bytes=m.bytes,
+        kept_bytes=kept_bytes,
+        ahead=first,
+        sources=sorted({i for i, n in enumerate(graph.inputs) for x in ahead if n in x.reads}),
         literals=literals,
         table=code.table,
         kernels=code.kernels,
@@ -298,6 +325,26 @@ def plan(graph: Graph, name: str, isa: Isa, max_memory: int | None = None) -> Re
         copies=[(m.slot(n), m.slot_at(place, n)) for n, place in m.copies],
         objects=jit.provide(list(code.texts.values()), isa),
     )  # fmt: skip
+
+
+def _kept(
+    ahead: list[Launch], launches: list[Launch], graph: Graph, isa: Isa, strides: Strides,
+    code: Assembly,
+) -> tuple[dict[Node, tuple[str, int]], int]:  # fmt: skip
+    """Write the prologue down; gives where what it leaves for the launches lies, and how many bytes that takes."""
+    made = {n for x in ahead for n in x.writes}
+    wanted = {n for x in launches for n in x.reads if n in made}
+    ahead = needed(fuse(ahead), wanted)
+    emit(ahead, isa, set())
+    m = Memory(graph, ahead, wanted, 0, strides).laid()
+
+    def place(entry: Place) -> Place:
+        kind, where, extra = entry
+        return "kept" if kind == "arena" else kind, where, extra
+
+    for j in range(len(ahead)):
+        code.launch(m, j, place)
+    return {n: ("kept", m.place[n][1]) for n in wanted}, m.bytes
 
 
 def _show(name: str, texts: dict[str, str], isa: Isa) -> None:

@@ -43,8 +43,8 @@ class Launch:
     """One kernel with its argument table, a host call of an op's reference, or a loop or branch.
 
     An argument is a node, (node, offset in elements), "workspace" or None; `writes` are the nodes
-    whose memory it fills (in place of part of it where `partial`). A loop runs what is `ahead` once,
-    before its first step.
+    whose memory it fills (in place of part of it where `partial`). What is `ahead` lays out an operand
+    that stays the same: a loop runs it once, before its first step.
     """
 
     arguments: list[Any]
@@ -292,7 +292,8 @@ class Lowering:
         if c.packing is not None:
             kernel, size = c.packing
             packed = input_node(-1 - len(self.launches), (size,), dt.uint8, "packed")
-            self.launches.append(Launch([packed, c.arguments[2]], [packed], kernel, ahead=True))
+            arguments = [None, None, c.arguments[2], packed]
+            self.launches.append(Launch(arguments, [packed], kernel, ahead=True))
             c.arguments[2] = packed
         self.launches.append(Launch(c.arguments, [c.result], c.kernel))
         return c
@@ -584,7 +585,7 @@ def lower(
 ) -> tuple[list[Launch], list[tuple[Node, Node]], orders.Strides]:
     """The launches of a Graph in a possible order, its (flag, gather) checks of indices, and memory's strides.
 
-    `images` says whether nodes may lie channels-last; `steady` are inputs that all steps of a loop share.
+    `images` says whether nodes may lie channels-last; `steady` are nodes that all steps of a loop, or calls, share.
     Without `checking` it has flags of its own (`checked`).
     """
     state = Lowering(graph, isa, images, steady, checking)

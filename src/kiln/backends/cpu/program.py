@@ -23,33 +23,36 @@ from ...runtime.forks import own_lock
 from ..base import too_large
 from . import cache, jit, recipe
 from .isa import host_isa
+from .prologue import Prologue
 from .recipe import Checks, Host, Native, Recipe, Slot
 
 _BRIEF = 1 << 19
 """A program of few kernels that touch less than so many bytes is over in microseconds."""
 
 
-def compile(graph: Graph, name: str, max_memory: int | None = None) -> CpuProgram:
+def compile(
+    graph: Graph, name: str, max_memory: int | None = None, steady: Sequence[int] = ()
+) -> CpuProgram:
     """A native Program for a captured Graph, from the disk cache where it is known there.
 
-    `max_memory`: the most bytes that it may hold beside its inputs and outputs.
+    `max_memory`: the most bytes that it may hold beside its inputs and outputs; `steady`: see `Backend`.
     """
     stats = cache.stats
     before = stats.hits, stats.compiles
     isa = host_isa()
-    key = recipe.key(graph, isa, max_memory)
+    key = recipe.key(graph, isa, max_memory, steady)
     made = recipe.fetch(key) if key is not None and config.debug < 3 else None
     if made is None or not jit.load_stored(made.objects):
         from .layout import plan
 
-        made = plan(graph, name, isa, max_memory)
+        made = plan(graph, name, isa, max_memory, steady)
         if key is not None:
             recipe.store(key, made)
     if config.debug >= 1:
         hits, compiles = stats.hits - before[0], stats.compiles - before[1]
         print(
             f"[kiln] {name} {len(made.objects)} kernels: {hits} entries from the disk cache, {compiles} compiled; "
-            f"{made.arena_bytes / 1e6:.3f} MB of memory",
+            f"{made.arena_bytes / 1e6:.3f} MB of memory, {made.kept_bytes / 1e6:.3f} MB kept",
             file=sys.stderr,
         )
     return CpuProgram(made, name)
@@ -60,19 +63,18 @@ class CpuProgram:
 
     def __init__(self, recipe: Recipe, name: str):
         self.recipe, self.name = recipe, name
-        self.memory_bytes = recipe.arena_bytes + sum(a.nbytes for a in recipe.literals)
+        held = recipe.arena_bytes + recipe.kept_bytes
+        self.memory_bytes = held + sum(a.nbytes for a in recipe.literals)
         try:
-            self.buffer = blocks.make(lambda: np.zeros(recipe.arena_bytes + arena.ALIGN, np.uint8))
+            self.arena, self.kept = _Room(recipe.arena_bytes), _Room(recipe.kept_bytes)
         except MemoryError:
-            raise too_large(f"what {name} holds between its kernels", recipe.arena_bytes) from None
-        start = self.buffer.ctypes.data
-        self.base = -(-start // arena.ALIGN) * arena.ALIGN
-        self.arena_offset = self.base - start
+            raise too_large(f"what {name} holds between its kernels", held) from None
         # one table of addresses for all kernels; those of inputs and outputs are stored as they come
         fixed = {
             "null": lambda _: 0,
             "int": lambda value: value,
-            "arena": lambda where: self.base + where,
+            "arena": lambda where: self.arena.base + where,
+            "kept": lambda where: self.kept.base + where,
             "literal": lambda where: recipe.literals[where].ctypes.data,
         }
         table: list[int] = []
@@ -90,6 +92,10 @@ class CpuProgram:
         rows = self._rows(base)
         self.plan = np.array(rows or [[0, 0, 0]], np.int64)
         self.plan_address, self.length = self.plan.ctypes.data, len(rows)
+        self.prologue: Prologue | None = None
+        if recipe.ahead:
+            self.before = np.array(self._launches(base, 0, recipe.ahead), np.int64)
+            self.prologue = Prologue(self.before.ctypes.data, recipe.ahead)
         self.parallel = any(k.ntasks > 1 for k in recipe.kernels)
         jumps = any(k.ntasks < 0 for k in recipe.kernels)
         brief = not (self.parallel or jumps) and sum(k.touched for k in recipe.kernels) < _BRIEF
@@ -106,12 +112,11 @@ class CpuProgram:
         rows: list[list[int]] = []
         for s in self.recipe.steps:
             if isinstance(s, Native):
-                for k in self.recipe.kernels[s.first : s.first + s.count]:
-                    rows.append([jit.symbol_address(k.symbol), base + 8 * k.at, k.ntasks])
+                rows += self._launches(base, s.first, s.count)
                 continue
             flags = [0]
             if isinstance(s, Checks) and all(flag.kind == "arena" for flag, _ in s.flags):
-                flags = [self.base + flag.where for flag, _ in s.flags]
+                flags = [self.arena.base + flag.where for flag, _ in s.flags]
             for flag in flags:
                 rows.append([0, flag, 0])
                 self.stops[len(rows)] = s
@@ -119,6 +124,11 @@ class CpuProgram:
             rows.append([0, 0, 0])
             self.stops[len(rows)] = None
         return rows
+
+    def _launches(self, base: int, first: int, count: int) -> list[list[int]]:
+        """Entries of the plan for some kernels in a row."""
+        kernels = self.recipe.kernels[first : first + count]
+        return [[jit.symbol_address(k.symbol), base + 8 * k.at, k.ntasks] for k in kernels]
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Execute once; safe to call from several threads, one of which runs at a time."""
@@ -145,16 +155,23 @@ class CpuProgram:
         address = a.ctypes.data
         for slot, extra in self.ext[i]:
             ctypes.c_int64.from_address(slot).value = address + extra
+        if self.prologue is not None and i in self.recipe.sources:
+            arrays = [self.bound[j] for j in self.recipe.sources]
+            self.prologue.bound([a for a in arrays if a is not None])
 
     def caller(self, varying: Sequence[int]) -> Callable[..., None]:
         """The program as a function of the arrays of these inputs and of its outputs; the others are bound."""
         slots = [self.ext[i] for i in varying] + [self.out[k] for k, _, _ in self.recipe.outputs]
         native = Call(self.plan_address, self.length, slots, self.hold)
         place = Call(self.plan_address, 0, slots)
+        prologue, always = self.prologue, not set(varying).isdisjoint(self.recipe.sources)
 
         def call(*arrays: np.ndarray) -> None:
             if self.parallel:
                 threads.ready()
+            if prologue is not None and (always or prologue.due()):
+                place.function(*arrays)
+                self._prepare(prologue, not always)
             if config.debug >= 2:
                 place.function(*arrays)
                 at = self._timed(0)
@@ -167,6 +184,19 @@ class CpuProgram:
                 self._resume(at, inputs, arrays[len(varying) :])
 
         return call
+
+    def _prepare(self, prologue: Prologue, keep: bool) -> None:
+        """Run the prologue, whose results hold for later calls too where its inputs are bound (`keep`)."""
+        start = time.perf_counter()
+        prologue.run()
+        prologue.kept &= keep
+        if config.debug >= 2:
+            us = (time.perf_counter() - start) * 1e6
+            print(
+                f"[kiln] {self.name} {us:9.1f} us {len(self.before)} kernels ahead, "
+                f"{'kept' if prologue.kept else 'not kept: code outside of Kiln may write what they read'}",
+                file=sys.stderr,
+            )
 
     def _resume(self, at: int, inputs: list[np.ndarray], outputs: tuple[np.ndarray, ...]) -> None:
         """Do what a stop is for, and go on until the end."""
@@ -197,7 +227,8 @@ class CpuProgram:
             return self.recipe.literals[s.where]
         if s.kind == "none":
             return np.broadcast_to(np.zeros((), s.dtype.np), s.shape)
-        return np.ndarray(s.shape, s.dtype.np, self.buffer, self.arena_offset + s.where, s.strides)
+        room = self.kept if s.kind == "kept" else self.arena
+        return np.ndarray(s.shape, s.dtype.np, room.memory, room.offset + s.where, s.strides)
 
     def _call(self, h: Host, arrays: list[np.ndarray], outputs: dict[int, np.ndarray]) -> Any:
         """What an op's reference gives for the arrays that lie in its arguments' Slots."""
@@ -236,7 +267,7 @@ class CpuProgram:
     def _timed(self, first: int) -> int:
         """KILN_DEBUG=2: each kernel by itself, with its time and the memory it touches; sums where it is in a loop."""
         rows = np.flatnonzero(self.plan[: self.length, 0])
-        kernels = dict(zip(rows.tolist(), self.recipe.kernels, strict=True))
+        kernels = dict(zip(rows.tolist(), self.recipe.kernels[self.recipe.ahead :], strict=True))
         spent: dict[int, list[float]] = {}
         at, row = 0, first
         while row < self.length and not at:
@@ -261,3 +292,13 @@ class CpuProgram:
         r = self.recipe
         hosts = sum(isinstance(s, Host) for s in r.steps)
         return f"<cpu program {self.name}: {len(r.kernels)} launches, {hosts} host calls, arena {r.arena_bytes} bytes>"
+
+
+class _Room:
+    """Zeroed memory of a program: its address `base`, aligned, is so many bytes (`offset`) into an array."""
+
+    def __init__(self, size: int):
+        self.memory = blocks.make(lambda: np.zeros(size + arena.ALIGN, np.uint8))
+        start = self.memory.ctypes.data
+        self.base = -(-start // arena.ALIGN) * arena.ALIGN
+        self.offset = self.base - start

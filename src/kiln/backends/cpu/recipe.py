@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache as once
 from pathlib import Path
@@ -29,7 +30,8 @@ from .isa import Isa
 
 class Slot(NamedTuple):
     """Where an array lies: in input ("ext") or output ("out") `where`, in literal `where` ("literal"),
-    `where` bytes into the arena ("arena") with `strides` in bytes, or nowhere ("none": zeros stand for it)."""
+    `where` bytes into the arena ("arena") or what is kept from call to call ("kept") with `strides` in bytes, or
+    nowhere ("none": zeros stand for it)."""
 
     kind: str
     where: int
@@ -76,13 +78,17 @@ class Recipe:
     `table` are the arguments of all kernels as (kind, where, extra bytes), kinds as in Slot, "null" or
     "int" (a number that a jump reads, see `control`);
     `outputs` are (k, shape, dtype) of the Graph's outputs that are not updates, `copies` are results
-    that end up in a second place, `objects` are the cache keys of the kernels' machine code.
+    that end up in a second place, `objects` are the cache keys of the kernels' machine code. The first
+    `ahead` kernels are the prologue, which computes what is kept of the inputs `sources`.
     """
 
     n_inputs: int
     outputs: list[tuple[int, tuple[int, ...], dt.dtype]]
     written: list[int]
     arena_bytes: int
+    kept_bytes: int
+    ahead: int
+    sources: list[int]
     literals: list[np.ndarray]
     table: list[tuple[str, int, int]]
     kernels: list[Kernel]
@@ -91,7 +97,9 @@ class Recipe:
     objects: list[str]
 
 
-def key(graph: Graph, isa: Isa, max_memory: int | None = None) -> str | None:
+def key(
+    graph: Graph, isa: Isa, max_memory: int | None = None, steady: Sequence[int] = ()
+) -> str | None:
     """The name of a captured Graph's Recipe in the cache; None where it can't be kept.
 
     It stands for all that lowering depends on: the Graph, the flags, the machine and Kiln's own code.
@@ -101,7 +109,7 @@ def key(graph: Graph, isa: Isa, max_memory: int | None = None) -> str | None:
             return None  # an op from elsewhere: its body may change without a trace here
     flags = (
         f"fuse={not config.no_fuse} simplify={not config.no_simplify} layout={config.layout} "
-        f"float32={config.float32_matmul_precision} max_memory={max_memory}"
+        f"float32={config.float32_matmul_precision} max_memory={max_memory} steady={list(steady)}"
     )
     text = "\n".join((_code(), flags, print_graph(graph, sources=False)))
     return cache.make_key(text, isa.key)

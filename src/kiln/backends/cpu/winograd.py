@@ -20,7 +20,7 @@ from kiln.backends.cpu.conv_shape import ARG_IMAGE, ARG_OTHER, ARG_OUT, Conv
 from kiln.backends.cpu.gemm import choose_tile
 from kiln.backends.cpu.ir import float_text
 from kiln.backends.cpu.isa import Isa
-from kiln.backends.cpu.kernel import Kernel, chain
+from kiln.backends.cpu.kernel import Kernel, chain, prepared
 from kiln.backends.cpu.microkernel import ARG_WORKSPACE, Epilogue, Tile, apply_epilogue, emit_tile
 from kiln.backends.cpu.patches import Lanes, gather
 from kiln.backends.cpu.text import (
@@ -246,7 +246,8 @@ class Forward:
         self.grid = tasks.Grid.choose(conv.flops, self.units, 1, 1)
         self.parts = tasks.Grid.choose(conv.flops, 36, 1, self.panels)
         lines = 16 * blocks.rows * blocks.tiles[1] * self.out_pitch if self.surface else 0
-        self.front = -(-36 * self.u_plane * self.size // 64) * 64
+        self.weights = -(-36 * self.u_plane * self.size // 64) * 64
+        self.front = 0 if conv.kept else self.weights
         self.places, total = side_by_side(
             (36 * self.v_plane, 36 * self.m_plane, self.halo.elements * blocks.images, lines),
             self.size,
@@ -258,14 +259,15 @@ class Forward:
         """The weights' transform, then blocks of tiles, or the three kinds of work on all of them."""
         self.names: dict[tuple[bool, bool], str] = {}
         weights = emit_weights(self.conv, self.isa, f"{self.symbol}.weights", self.panel)
-        if not self.apart:
-            return chain(weights, self._phase("tiles", True, True, True))
-        return chain(
-            weights,
-            self._phase("inputs", True, False, False),
-            self._phase("products", False, True, False),
-            self._phase("outputs", False, False, True),
-        )
+        if self.apart:
+            main = chain(
+                self._phase("inputs", True, False, False),
+                self._phase("products", False, True, False),
+                self._phase("outputs", False, False, True),
+            )
+        else:
+            main = self._phase("tiles", True, True, True)
+        return prepared(weights, self.weights, main) if self.conv.kept else chain(weights, main)
 
     def _phase(self, what: str, inputs: bool, products: bool, outputs: bool) -> Kernel:
         """A kernel that transforms inputs, multiplies or transforms outputs, for blocks of tiles."""
@@ -273,12 +275,12 @@ class Forward:
         self.b = b
         ntasks = self.grid.ntasks
         with b.function(self.name, PARAMS):
-            u = b.argument("%args", ARG_WORKSPACE)
+            u, room = b.argument("%args", self.conv.prepared), b.argument("%args", ARG_WORKSPACE)
             base = b.mul("%task", self.task_bytes)
-            v, m = (b.at(u, b.add(base, self.front + at)) for at in self.places[:2])
+            v, m = (b.at(room, b.add(base, self.front + at)) for at in self.places[:2])
             if self.apart:
-                v, m = (b.at(u, self.front + at) for at in self.places[:2])
-            band, lines = (b.at(u, b.add(base, self.front + at)) for at in self.places[2:])
+                v, m = (b.at(room, self.front + at) for at in self.places[:2])
+            band, lines = (b.at(room, b.add(base, self.front + at)) for at in self.places[2:])
             if inputs or outputs:
                 share = self.grid.ranges(b, self.units, 1, 1)
                 with b.loop(*share.batch) as unit:

@@ -54,7 +54,9 @@ class ReferenceProgram:
         return results
 
 
-def compile(graph: Graph, name: str, max_memory: int | None = None) -> ReferenceProgram:
+def compile(
+    graph: Graph, name: str, max_memory: int | None = None, steady: Sequence[int] = ()
+) -> ReferenceProgram:
     """A Program that calls each op's reference, in the Graph as it was captured."""
     if max_memory is not None:
         raise KilnNotImplementedError(
