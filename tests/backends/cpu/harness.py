@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import replace
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 

@@ -20,13 +20,13 @@ from ...config import config
 from ...graph.node import CONST, LITERAL, Graph, Leaf, Node
 from ...runtime import arena
 from . import jit
+from .ahead import divide, unchanging
 from .assembly import Assembly, Place
 from .contract import WORKSPACE
 from .fuse import emit, fuse, needed
 from .isa import Isa
 from .lower import Launch, lower, lowers, prepare
 from .order import orders
-from .prologue import divide, unchanging
 from .recipe import Checks, Host, Native, Recipe, Slot
 from .recompute import within
 
