@@ -27,6 +27,10 @@ _BAND_BYTES = 384 * 1024
 _PANEL_BYTES = 400 * 1024
 _FAR_BYTES = 256 * 1024
 _LINE = 64
+_RATE, _READ_RATE = 250, 200
+"""Flops and, as they go on meanwhile, bytes read again that take a nanosecond."""
+_COPY = 0.05
+"""What copying a row of x takes of the time of computing one of y."""
 _PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
 
 
@@ -194,40 +198,76 @@ class _Direct:
         return self.panels > 1 and conv.n * halo.elements * self.size < self.front
 
     def _choose_units(self, exact: bool) -> None:
-        """How many images, rows of an image or blocks of its one row are worked on at a time."""
+        """What is worked on at a time: images, rows of one or, where nothing is copied, any part of one.
+
+        ``parts`` are how many parts of an image's lines of boxes, and of a line's, are units.
+        """
         conv, box = self.conv, self.box
         wanted = tasks.task_count(conv.flops)
         high, wide = (min(s, k) for s, k in zip(conv.stride, conv.window, strict=True))
         line = (conv.out[1] * wide + conv.window[1]) * conv.c_in * self.size
         line = line * high + conv.out[1] * self.pitch * self.size
         image = conv.out[0] * line
-        rows, images, self.spans = conv.out[0], box.images, 1
+        self.rows, self.images, self.parts = conv.out[0], box.images, (1, 1)
         # where y is written from scratch, a task has whole pixels
         most = 1 if self.pitch else self.panels
-        free = self.source.halo is None and not self.pitch
-        if free and conv.n < wanted:
-            strips = self.blocks if rows == 1 else rows // box.rows
-            grid = tasks.Grid.cheapest(conv.flops, conv.n, strips, self.panels, self.front, image)
-            cut, fit = grid.rows, min(strips, -(-image // _BAND_BYTES))
-            if fit * self.front < self.panels * image:
-                cut = max(cut, fit)
-            if rows == 1:
-                self.spans = cut
-            else:
-                rows = box.rows * _part(strips, strips // cut, exact)
-            most = grid.cols
-        elif image > _BAND_BYTES or conv.n < wanted:
+        if conv.n < wanted and self.source.halo is None and not self.pitch:
+            return self._choose_parts(wanted, image)
+        if image > _BAND_BYTES or conv.n < wanted:
             fit = max(1, _BAND_BYTES // line)
-            share = max(1, conv.n * conv.out[0] // wanted)
-            groups = max(1, min(fit, share) // box.rows)
-            rows = box.rows * _part(max(1, conv.out[0] // box.rows), groups, exact)
+            if conv.n < wanted:
+                fit = self._even_rows(wanted, fit, exact)
+            self.rows = box.rows * _part(max(1, conv.out[0] // box.rows), fit // box.rows, exact)
         else:
             share = max(1, conv.n // wanted)
             groups = max(1, min(_BAND_BYTES // image, share) // box.images)
-            images = box.images * _part(max(1, conv.n // box.images), groups, exact)
-        self.rows, self.images = rows, images
-        self.units = -(-conv.n // images), max(-(-conv.out[0] // rows), self.spans)
-        self.grid = tasks.Grid.choose(conv.flops, prod(self.units), 1, self.panels, 1, 1, most)
+            self.images = box.images * _part(max(1, conv.n // box.images), groups, exact)
+        self.units = -(-conv.n // self.images), -(-conv.out[0] // self.rows)
+        units = prod(self.units)
+        self.grid = tasks.Grid.choose(conv.flops, units, 1, self.panels, 1, 1, most)
+        if wanted < units <= 2 * wanted:
+            self.grid = tasks.Grid(units, 1, 1)
+        return None
+
+    def _choose_parts(self, wanted: int, image: int) -> None:
+        """Cut pixels and channels for tasks of even size that read little again."""
+        conv = self.conv
+        lines, groups = -(-conv.out[0] // self.box.rows), -(-conv.n // self.images)
+        length = lines if lines > 1 else self.blocks
+        vectors = [self.box.nv] * self.whole + [-(-self.rest // self.lanes)] * (self.rest > 0)
+        best, choice = float("inf"), (1, 1)
+        for cols in range(1, self.panels + 1):
+            for parts in range(1, min(length, 2 * wanted // (groups * cols)) + 1):
+                count = groups * parts * cols
+                if wanted == 1 < count:
+                    break
+                heights = [high - low for low, high in tasks.parts(length, parts)]
+                widths = [sum(vectors[low:high]) for low, high in tasks.parts(self.panels, cols)]
+                stretch = tasks.stretch([h * w for h in heights * groups for w in widths])
+                near = image <= parts * _BAND_BYTES
+                again = groups * (parts * self.front + (cols if near else self.panels) * image)
+                cost = stretch * conv.flops / _RATE + again / _READ_RATE
+                if cost < best:
+                    best, choice = cost, (parts, cols)
+        parts, cols = choice
+        self.parts = (parts, 1) if lines > 1 else (1, parts)
+        self.units = groups, parts
+        self.grid = tasks.Grid(groups * parts, 1, cols)
+
+    def _even_rows(self, wanted: int, fit: int, exact: bool) -> int:
+        """Rows to copy at a time, at most ``fit``: few of them twice, in tasks of even number."""
+        conv, unit = self.conv, self.box.rows
+        found = []
+        for groups in range(1, max(1, min(fit, conv.out[0]) // unit) + 1):
+            rows = unit * groups
+            count = -(-conv.out[0] // rows)
+            if (exact and conv.out[0] % rows) or (groups > 1 and conv.n * count < wanted // 2):
+                continue
+            ntasks = conv.n * count if conv.n * count <= 2 * wanted else wanted
+            even = tasks.stretch([high - low for low, high in tasks.parts(conv.n * count, ntasks)])
+            copied = (rows - 1) * conv.stride[0] + conv.window[0]
+            found.append((count * (rows + _COPY * copied) * even, rows))
+        return min(found)[1]
 
     def _layout(self) -> None:
         """Where things lie in the workspace: weights, the padded images, then each task's scratch."""
@@ -323,8 +363,11 @@ class _Direct:
             first = b.mul(b.op(f"udiv i64 {unit.index}, {self.units[1]}"), self.images)
             strip = b.op(f"urem i64 {unit.index}, {self.units[1]}")
             first = b.least(first, conv.n - self.images)
-            row = b.least(b.mul(strip, self.rows), conv.out[0] - self.rows)
-            self.span = tasks.part(b, strip, self.spans, self.blocks)
+            row = "0"
+            if prod(self.parts) == 1:
+                row = b.least(b.mul(strip, self.rows), conv.out[0] - self.rows)
+            self.lines = tasks.part(b, strip, self.parts[0], -(-self.rows // self.box.rows))
+            self.span = tasks.part(b, strip, self.parts[1], self.blocks)
             above = b.mul(row, conv.stride[0])
             source = self.source.emit(
                 b, f"{name}.halo", x, scratch, conv, first, str(self.images), above
@@ -376,23 +419,23 @@ class _Direct:
             self.following = b.at(w, self.panel_size // self.k_parts, size)
             more = b.op(f"icmp ne i64 {part.index}, 0")
             last = b.op(f"icmp eq i64 {part.index}, {self.k_parts - 1}")
-            with b.loop(0, self.images, box.images) as j, b.loop(0, self.rows, box.rows) as y:
+            with b.loop(0, self.images, box.images) as j, b.loop(*self.lines) as y:
                 image = b.least(j.index, self.images - box.images)
-                line = b.least(y.index, self.rows - box.rows)
+                line = b.least(b.mul(y.index, box.rows), self.rows - box.rows)
+                done = b.mul(b.op(f"sub i64 {y.index}, {self.lines[0]}"), self.blocks)
+                done = b.op(f"sub i64 {done}, {self.span[0]}")
                 low, high_count = divmod(conv.out[1], self.blocks)
                 for high, begin, end in ((True, 0, high_count), (False, high_count, self.blocks)):
                     if begin == end:
                         continue
                     tile = f"{self.symbol}.tile{len(self.names)}"
                     tile = self.names.setdefault((low + high, tail), tile)
-                    if self.spans > 1:
+                    if self.parts[1] > 1:
                         begin, end = b.most(begin, self.span[0]), b.least(end, self.span[1])
                     with b.loop(begin, end) as block:
-                        number = b.add(
-                            b.mul(b.op(f"udiv i64 {y.index}, {box.rows}"), self.blocks), block.index
-                        )
                         x = b.mul(block.index, low + high)
                         x = x if high else b.add(x, high_count)
+                        number = b.add(done, block.index)
                         self._call(
                             tile, a, w, c, (more, last), (image, line, x), (first, row, col), number
                         )

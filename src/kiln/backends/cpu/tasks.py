@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,22 @@ class Grid:
             part(b, row, self.rows, rows),
             part(b, col, self.cols, cols),
         )
+
+
+def parts(total: int, count: int) -> list[tuple[int, int]]:
+    """The half-open ranges that ``part`` gives."""
+    return [(total * i // count, total * (i + 1) // count) for i in range(count)]
+
+
+def stretch(sizes: Sequence[float]) -> float:
+    """How many times an even share tasks of these sizes take, claimed in order, on a few threads."""
+    longest = []
+    for threads in (2, 4, 8):
+        busy = [0.0] * threads
+        for size in sizes:
+            busy[busy.index(min(busy))] += size
+        longest.append(max(busy) * threads)
+    return sum(longest) / len(longest) / sum(sizes)
 
 
 def task_count(flops: int) -> int:

@@ -36,7 +36,8 @@ from kiln.backends.cpu.text import (
 from kiln.config import config
 
 POINTS = (3 / 4, 3 / 2)
-_BLOCK_BYTES, _FAR_BYTES = 640 << 10, 16 << 20
+_BLOCK_BYTES, _NEAR_BYTES, _FAR_BYTES = 640 << 10, 900 << 10, 16 << 20
+_FEW_BLOCKS = 32
 _LINE = 64
 PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
 
@@ -161,7 +162,8 @@ class Blocks:
     def choose(conv: Conv, tile_bytes: int) -> Blocks:
         """Least estimated cost: weights read seldom, data in L2, few tiles twice, all cores.
 
-        Each block reads all weights; data beyond L2 cost the more, the fewer channels share their way.
+        Each block reads all weights, for little where both stay in L2; data beyond it cost the more, the
+        fewer channels share their way.
         """
         n, out = conv.n, conv.out
         weight_bytes = 36 * conv.c_in * conv.c_out * ITEMSIZE[conv.dtype]
@@ -176,9 +178,11 @@ class Blocks:
             tiles = images * rows * wide
             twice = count[0] * images * count[1] * rows / (n * high)
             over = max(0.0, tiles * tile_bytes / _BLOCK_BYTES - 1)
-            idle = max(0.0, 4 / (count[0] * count[1]) - 1)
+            blocks = count[0] * count[1]
+            idle = 0.3 * (tasks.stretch([1.0] * blocks) - 1) if blocks <= _FEW_BLOCKS else 0.0
             far = min(0.25 * over, most) + 0.005 * over
-            cost = twice * (1 + once / tiles) * (1 + far) * (1 + 0.1 * idle)
+            read = once if weight_bytes + tiles * tile_bytes > _NEAR_BYTES else 1
+            cost = twice * (1 + read / tiles) * (1 + far) * (1 + idle)
             if cost < best:
                 best, choice = cost, Blocks((high, wide), images, rows, count)
         assert choice is not None
@@ -243,7 +247,8 @@ class Forward:
         """Where things lie in the workspace: weights, V and M of all tiles or of a task's, its scratch."""
         conv, blocks = self.conv, self.blocks
         self.units = blocks.count[0] * blocks.count[1]
-        self.grid = tasks.Grid.choose(conv.flops, self.units, 1, 1)
+        wanted = tasks.task_count(conv.flops)
+        self.grid = tasks.Grid(self.units if self.units <= 2 * wanted else wanted, 1, 1)
         self.parts = tasks.Grid.choose(conv.flops, 36, 1, self.panels)
         lines = 16 * blocks.rows * blocks.tiles[1] * self.out_pitch if self.surface else 0
         self.weights = -(-36 * self.u_plane * self.size // 64) * 64
