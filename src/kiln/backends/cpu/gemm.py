@@ -47,8 +47,8 @@ class Gemm:
     """One matrix product: C[m, n] = epilogue(sum over k of A[m, k] * B[k, n]), batched.
 
     Strides are in elements and may be zero or negative; ``batch`` are leading sizes, with one
-    stride each per operand (0 broadcasts). dtypes: "f32", "f64", "bf16" (added up in f32), and
-    "i8" times "i8" into "i32".
+    stride each per operand (0 broadcasts). dtypes: "f32", "f64", "bf16" (added up in f32), "i32",
+    and "i8" times "i8" into "i32".
     C must not overlap A, B or the epilogue's operands. With ``ahead`` B is what `pack_ahead` left.
     """
 
@@ -70,8 +70,8 @@ class Gemm:
 
     @property
     def compute(self) -> str:
-        """dtype of products and sums: f64 if an input is f64, i32 of i8, else f32."""
-        if self.a_dtype == "i8":
+        """dtype of products and sums: f64 if an input is f64, i32 of i8 and i32, else f32."""
+        if self.a_dtype in ("i8", "i32"):
             return "i32"
         return "f64" if "f64" in (self.a_dtype, self.b_dtype) else "f32"
 
@@ -86,7 +86,7 @@ def emit(gemm: Gemm, isa: Isa, symbol: str) -> Kernel:
     slots = (ARG_C, ARG_A, ARG_B)
     if gemm.epilogue is None and gemm.c_strides[1] != 1 and gemm.c_strides[0] == 1:
         gemm, slots = _turned(gemm), (ARG_C, ARG_B, ARG_A)
-    gemm = _fold_batch(gemm)
+    gemm = fold_batch(gemm)
     if prod(gemm.batch) * gemm.m * gemm.n == 0:
         b = Text()
         with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
@@ -140,7 +140,7 @@ def group_of(gemm: Gemm, isa: Isa) -> str:
 def _check(gemm: Gemm) -> None:
     dtypes = (gemm.a_dtype, gemm.b_dtype, gemm.c_dtype)
     mixed = ("f64" in dtypes and dtypes != ("f64", "f64", "f64")) or (
-        "i8" in dtypes and dtypes != ("i8", "i8", "i32")
+        {"i8", "i32"} & {*dtypes} and dtypes not in (("i8", "i8", "i32"), ("i32",) * 3)
     )
     ranks = {len(x) for x in (gemm.batch, gemm.a_batch, gemm.b_batch, gemm.c_batch)}
     if mixed or len(ranks) > 1 or min(gemm.m, gemm.n, gemm.k, *gemm.batch) < 0:
@@ -162,7 +162,7 @@ def _turned(gemm: Gemm) -> Gemm:
     )  # fmt: skip
 
 
-def _fold_batch(gemm: Gemm) -> Gemm:
+def fold_batch(gemm: Gemm) -> Gemm:
     """Drop batch sizes of 1; make rows of the last batch size when B is shared by them."""
     keep = [i for i, size in enumerate(gemm.batch) if size != 1]
     if len(keep) < len(gemm.batch):
@@ -257,9 +257,7 @@ class PanelDriver:
         self.shifts = (0, 0, 0)  # bytes from there to C, A and B
         self.size = ITEMSIZE[gemm.compute]
         self.lanes = isa.lanes(self.size)
-        self.nv, self.mr = choose_tile(gemm.m, gemm.n, self.lanes, isa)
-        if gemm.ahead:  # as fast as wider panels, and more evenly split among few threads
-            self.nv, self.mr = 2, -(-gemm.m // -(-gemm.m // tile_shapes(isa)[2]))
+        self.nv, self.mr = self._tile()
         self.panel = self.nv * self.lanes
         self.whole, self.rest = divmod(gemm.n, self.panel)
         self.panels = self.whole + (self.rest > 0)
@@ -282,11 +280,21 @@ class PanelDriver:
         self._layout_workspace()
         self.names: dict[tuple[bool, bool, str], str] = {}
 
-    def _block_k(self) -> None:
+    def _tile(self) -> tuple[int, int]:
+        """Vectors and rows of the register tile."""
         gemm = self.gemm
-        can_split = gemm.c_dtype == gemm.compute != "i32" and gemm.c_strides[1] == 1
+        if gemm.ahead:  # as fast as wider panels, and more evenly split among few threads
+            return 2, -(-gemm.m // -(-gemm.m // tile_shapes(self.isa)[2]))
+        return choose_tile(gemm.m, gemm.n, self.lanes, self.isa)
+
+    def _can_split(self) -> bool:
+        """Whether sums may be left in C between blocks of K."""
+        gemm = self.gemm
+        return gemm.c_dtype == gemm.compute != "i32" and gemm.c_strides[1] == 1
+
+    def _block_k(self) -> None:
         limit = _KC_PACKED_A if self.pack_a else _KC
-        self.k_blocks = max(1, -(-self.k // limit)) if can_split else 1
+        self.k_blocks = max(1, -(-self.k // limit)) if self._can_split() else 1
         unit = self.operand.k_unit(self.lanes)
         self.kc = -(-max(1, -(-self.k // self.k_blocks)) // unit) * unit
         self.k_blocks = max(1, -(-self.k // self.kc))
@@ -301,12 +309,15 @@ class PanelDriver:
         rows = max(1, self.blocks // 2)
         self.grid = tasks.Grid.cheapest(flops, batches, rows, self.panels, row_cost, col_cost)
 
+    def _reads_in_place(self) -> bool:
+        """Whether no panel of B is packed."""
+        return self.mode == "raw" or self.gemm.ahead
+
     def _layout_workspace(self) -> None:
         rows = -(-self.kc // self.lanes) * self.lanes
         header = self.operand.group == "i8"
         self.panel_bytes = (rows + header) * self.panel * self.size
-        ready = self.mode == "raw" or self.gemm.ahead
-        packed_b = 0 if ready else self.panel_bytes * self.chunk_panels
+        packed_b = 0 if self._reads_in_place() else self.panel_bytes * self.chunk_panels
         packed_a = 0
         self.a_offset = packed_b
         self.a_row, self.a_k = self.gemm.a_strides[0] // self.unit, self.gemm.a_strides[1]

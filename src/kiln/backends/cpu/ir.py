@@ -97,7 +97,7 @@ class Module:
         if name not in self._declares:
             self._declares[name] = f"declare {ret} @{name}({', '.join(params)})"
 
-    def constant_array(self, name: str, elem: str, values: Sequence[int]) -> Val:
+    def constant_array(self, name: str, elem: str, values: Sequence[int | str]) -> Val:
         """A private constant table; returns its address."""
         items = ", ".join(f"{elem} {v}" for v in values)
         self._globals[name] = (

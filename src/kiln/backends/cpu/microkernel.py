@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from kiln.backends.cpu.isa import Isa
@@ -21,6 +21,7 @@ from kiln.backends.cpu.text import (
     fma,
     lane_mask,
     load_vector,
+    ramp_mask,
     splat,
     store_vector,
 )
@@ -88,7 +89,9 @@ class Tile:
     then ``places`` holds what each adds to the epilogue's (row, batch). ``runs`` are (count, stride in
     A) of loops round that over K, outermost first; B goes on from one run to the next.
     With ``ahead`` the function has one more pointer, from where ``ahead_lines`` are fetched at each step
-    of K, so many bytes apart.
+    of K, so many bytes apart. With ``loose`` strides (and how far ahead of A lines are fetched) are
+    arguments of the function, ``SIZES``, and of the last vector's columns only ``live`` are read and
+    written in C.
     """
 
     isa: Isa
@@ -96,13 +99,13 @@ class Tile:
     nv: int
     tail: int  # live lanes of the last vector, 0 = all
     compute: str  # dtype of the arithmetic: f32 or f64
-    a_row: int | tuple[int, ...]
-    a_k: int
+    a_row: int | tuple[int | str, ...]
+    a_k: int | str
     b_mode: str  # "packed", "raw" or "otf" (raw, packing on the fly)
-    b_k: int  # row stride of raw B
+    b_k: int | str  # row stride of raw B
     panel: int  # row length of the packed panel
     c_dtype: str
-    c_row: int | tuple[int, ...]
+    c_row: int | tuple[int | str, ...]
     c_col: int
     split_k: bool
     epilogue: Epilogue | None
@@ -112,6 +115,8 @@ class Tile:
     far: bool = False  # A lies column by column: rows further down are fetched ahead
     ahead: int = 0
     ahead_lines: int = 1
+    loose: bool = False
+    edge: str = ""  # of a loose tile: the mask of the last vector's columns of C
 
     @property
     def lanes(self) -> int:
@@ -123,8 +128,25 @@ class Tile:
         return self.places[row] if self.places else (row, 0)
 
 
-def _offset(step: int | tuple[int, ...], row: int) -> int:
+def _offset(step: int | tuple[int | str, ...], row: int) -> int | str:
     return step[row] if isinstance(step, tuple) else step * row
+
+
+SIZES = [("i64", name) for name in ("a_row", "a_k", "b_k", "c_row", "live", "fetch")]
+"""The further parameters of a loose tile."""
+
+
+def _bound(b: Text, tile: Tile, edge: bool) -> Tile:
+    """A loose tile with its function's parameters as strides, and an edge where it has one."""
+    a_row, c_row = (tuple(b.mul(f"%{n}", i) for i in range(tile.mr)) for n in ("a_row", "c_row"))
+    # Through memory: where LLVM sees that rows are equally far apart it makes a chain of sums of
+    # their addresses, which takes as long as the products.
+    table = b.op(f"alloca [{tile.mr} x i64]")
+    for i, offset in enumerate(a_row[1:], 1):
+        b.emit(f"store i64 {offset}, ptr {b.at(table, i, 8)}")
+    a_row = ("0", *(b.op(f"load i64, ptr {b.at(table, i, 8)}") for i in range(1, tile.mr)))
+    mask = ramp_mask(b, tile.lanes, "%live") if edge else ""
+    return replace(tile, a_row=a_row, a_k="%a_k", b_k="%b_k", c_row=c_row, edge=mask)
 
 
 def emit_tile(b: Text, tile: Tile, name: str) -> None:
@@ -141,19 +163,21 @@ def emit_tile(b: Text, tile: Tile, name: str) -> None:
         [("ptr noalias readonly", "a"), ("ptr noalias readonly", "b"), ("ptr noalias", "panel"),
          ("ptr noalias", "c"), ("i64", "kc"), ("i1", "accumulate"), ("i1", "last"),
          ("i64", "row"), ("i64", "col"), ("i64", "batch"), ("ptr", "args"),
-         *([("ptr", "ahead")] if tile.ahead else [])],
+         *([("ptr", "ahead")] if tile.ahead else []), *(SIZES if tile.loose else [])],
         internal=True,
     ):  # fmt: skip
+        if tile.loose:
+            tile = _bound(b, tile, tile.edge != "")
         scratch = None
         if tile.epilogue is not None and tile.epilogue.heavy:
             scratch = b.op(f"alloca [{tile.mr * tile.nv} x {vector}], align 64")
         if isinstance(tile.epilogue, Reader):
             _prefetch(b, tile, tile.epilogue)
-        if tile.split_k:  # what is added to may have left the near caches
-            for i in range(tile.mr):
-                for v in range(tile.nv):
-                    offset = _offset(tile.c_row, i) + v * lanes
-                    b.prefetch(b.at("%c", offset * ITEMSIZE[tile.c_dtype]))
+        if tile.loose:
+            with b.when("%accumulate"):
+                _fetch_c(b, tile)
+        elif tile.split_k:
+            _fetch_c(b, tile)
         acc, start = ["zeroinitializer"] * (tile.mr * tile.nv), "%b"
         if tile.group == "i8":  # the panel begins with what the columns' sums start from
             size = ITEMSIZE[tile.compute]
@@ -192,7 +216,22 @@ def _prefetch(b: Text, tile: Tile, epilogue: Reader) -> None:
                 b.prefetch(line)
 
 
+def _fetch_c(b: Text, tile: Tile) -> None:
+    """Have what is added to, which may have left the near caches, on its way."""
+    for i in range(tile.mr):
+        for v in range(tile.nv):
+            b.prefetch(_in_c(b, tile, i, v))
+
+
+def _in_c(b: Text, tile: Tile, row: int, v: int) -> str:
+    """Where a vector of the tile lies in C, whose columns are neighbours."""
+    size = ITEMSIZE[tile.c_dtype]
+    return b.at(b.at("%c", _offset(tile.c_row, row), size), v * tile.lanes, size)
+
+
 def _tail(tile: Tile, v: int) -> str | None:
+    if tile.edge and v == tile.nv - 1:
+        return tile.edge
     if tile.tail and v == tile.nv - 1:
         return lane_mask(tile.lanes, tile.tail)
     return None
@@ -254,21 +293,22 @@ def _k_loop(
                 if packed:
                     columns.append(load_vector(b, source, tile.compute, lanes, None, align))
                 else:
-                    columns.append(load_vector(b, source, tile.compute, lanes, _tail(tile, v)))
+                    mask = None if tile.loose else _tail(tile, v)
+                    columns.append(load_vector(b, source, tile.compute, lanes, mask))
             if tile.b_mode == "otf":
                 for v, column in enumerate(columns):
                     target = b.at(pp, v * lanes * size)
                     b.emit(f"store {vector} {column}, ptr {target}, align {align}")
                 pp = b.at(pp, tile.panel * size)
             if tile.far:
-                b.prefetch(b.at(pa, _LINE))
+                b.prefetch(b.at(pa, "%fetch" if tile.loose else _LINE))
             if pn:
                 for line in range(tile.ahead_lines):
                     b.prefetch(b.at(pn[0], line * _LINE), near=False)
                 pn = [b.at(pn[0], tile.ahead)]
             acc = list(acc)
             for i in range(tile.mr):
-                source = b.at(pa, _offset(tile.a_row, i) * size)
+                source = b.at(pa, _offset(tile.a_row, i), size)
                 scalar = b.op(f"load {element}, ptr {source}, align {a_align}")
                 wide = splat(b, scalar, element, lanes)
                 if tile.group == "i8":
@@ -279,8 +319,8 @@ def _k_loop(
                         acc[n] = dot(b, wide, columns[v], acc[n], tile.group, lanes)
                     else:
                         acc[n] = fma(b, wide, columns[v], acc[n], element, lanes, tile.isa.has_fma)
-            pa = b.at(pa, tile.a_k * size)
-            pb = b.at(pb, b_step * size)
+            pa = b.at(pa, tile.a_k, size)
+            pb = b.at(pb, b_step, size)
         loop.next = [*acc, pa, pb, pp, *pn]
     return loop.final[: len(acc)], loop.final[len(acc) :]
 
@@ -288,16 +328,15 @@ def _k_loop(
 def _add_c(b: Text, tile: Tile, acc: list[str]) -> list[str]:
     """Add what earlier K blocks left in C, where there were any."""
     lanes, element = tile.lanes, COMPUTE[tile.compute]
-    vector, size = f"<{lanes} x {element}>", ITEMSIZE[tile.c_dtype]
+    vector, add = f"<{lanes} x {element}>", "add" if element == "i32" else "fadd"
     yes, after, before = b.new_label("more"), b.new_label("sum"), b.block
     b.emit(f"br i1 %accumulate, label %{yes}, label %{after}")
     b.label(yes)
     sums = []
     for i in range(tile.mr):
         for v in range(tile.nv):
-            source = b.at("%c", (_offset(tile.c_row, i) + v * lanes) * size)
-            old = load_vector(b, source, tile.c_dtype, lanes, _tail(tile, v))
-            sums.append(b.op(f"fadd {vector} {acc[i * tile.nv + v]}, {old}"))
+            old = load_vector(b, _in_c(b, tile, i, v), tile.c_dtype, lanes, _tail(tile, v))
+            sums.append(b.op(f"{add} {vector} {acc[i * tile.nv + v]}, {old}"))
     b.emit(f"br label %{after}")
     b.label(after)
     return [
@@ -340,7 +379,7 @@ def _entry(b: Text, name: str, values: Sequence[int], index: str) -> str:
 def _store(b: Text, tile: Tile, acc: list[str], epilogue: Epilogue | None) -> None:
     size = ITEMSIZE[tile.c_dtype]
     for i in range(tile.mr):
-        target = b.at("%c", _offset(tile.c_row, i) * size)
+        target = b.at("%c", _offset(tile.c_row, i), size)
         row, batch = "0", "0"
         if epilogue is not None:
             more_rows, more_batches = tile.place(i)
@@ -364,6 +403,10 @@ def _store_vector(
     if epilogue is not None:
         col = b.add("%col", v * lanes)
         value = apply_epilogue(b, epilogue, value, tile.compute, lanes, row, col, batch, mask)
+    if tile.loose:
+        place = b.at(target, v * lanes, ITEMSIZE[tile.c_dtype])
+        store_vector(b, value, place, tile.c_dtype, lanes, mask)
+        return
     live = tile.tail if mask else lanes
     store_columns(
         b, value, b.at(target, v * lanes * tile.c_col * ITEMSIZE[tile.c_dtype]),

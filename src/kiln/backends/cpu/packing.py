@@ -3,6 +3,7 @@
 Every packing function is ``void pack(base, dst, i64 k0, i64 kc, i64 col0)``: it writes rows
 k0..k0+kc of columns col0..col0+live of the K x N operand at ``base`` as kc rows of ``panel``
 elements, converting bf16 to f32 and i8 to i32. Columns past ``live`` are written as anything finite.
+Strides and ``live`` may be names of values that are known at run time only.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ PACK_PARAMS = [
 ]  # fmt: skip
 
 
+Strides = tuple[int | str, int | str]
+
+
 def compute_of(dtype: str) -> str:
     """The dtype that arithmetic on ``dtype`` is done in."""
     return {"f64": "f64", "i8": "i32", "i32": "i32"}.get(dtype, "f32")
@@ -39,32 +43,51 @@ def emit_pack_panel(
     b: Text, name: str, isa: Isa, dtype: str, strides: tuple[int, int], panel: int, live: int
 ) -> None:
     """Define ``name``, which packs ``live`` columns of an operand with (k, column) ``strides``."""
-    size = ITEMSIZE[dtype]
     with b.function(name, PACK_PARAMS, internal=True):
-        offset = b.add(b.mul("%k0", strides[0]), b.mul("%col0", strides[1]))
-        source = b.at("%base", offset, size)
-        if strides[1] == 1:
-            _rows(b, isa, dtype, source, strides[0], panel, live)
-        elif strides[0] == 1:
-            _transposed(b, isa, dtype, source, strides[1], panel, live)
-        else:
-            _elements(b, dtype, source, strides, panel, live)
+        pack_panel(b, isa, dtype, strides, panel, live)
 
 
-def _rows(b: Text, isa: Isa, dtype: str, source: str, stride: int, panel: int, live: int) -> None:
+def pack_panel(
+    b: Text, isa: Isa, dtype: str, strides: Strides, panel: int, live: int | str
+) -> None:
+    """What `emit_pack_panel` does, in a function with ``PACK_PARAMS``: best where a stride is a number, 1."""
+    offset = b.add(b.mul("%k0", strides[0]), b.mul("%col0", strides[1]))
+    source = b.at("%base", offset, ITEMSIZE[dtype])
+    if strides[1] == 1:
+        _rows(b, isa, dtype, source, strides[0], panel, live)
+    elif strides[0] == 1:
+        _transposed(b, isa, dtype, source, strides[1], panel, live)
+    else:
+        _elements(b, dtype, source, strides, panel, live)
+
+
+def _masks(b: Text, lanes: int, panel: int, live: int | str) -> list[tuple[int, str | None]]:
+    """The vectors of a panel's row that have live columns: where each begins and its mask."""
+    if isinstance(live, str):
+        starts = range(0, panel, lanes)
+        return [(at, ramp_mask(b, lanes, b.op(f"sub i64 {live}, {at}"))) for at in starts]
+    return [
+        (at, lane_mask(lanes, live - at) if live - at < lanes else None)
+        for at in range(0, live, lanes)
+    ]
+
+
+def _rows(
+    b: Text, isa: Isa, dtype: str, source: str, stride: int | str, panel: int, live: int | str
+) -> None:
     compute = compute_of(dtype)
-    lanes, out = isa.lanes(ITEMSIZE[compute]), ITEMSIZE[compute]
+    lanes, out, size = isa.lanes(ITEMSIZE[compute]), ITEMSIZE[compute], ITEMSIZE[dtype]
+    masks = _masks(b, lanes, panel, live)
     with b.loop(0, "%kc", carried=[("ptr", source), ("ptr", "%dst")]) as loop:
         src, dst = loop.carried
-        for at in range(0, live, lanes):
-            mask = lane_mask(lanes, live - at) if live - at < lanes else None
-            value = load_vector(b, b.at(src, at * ITEMSIZE[dtype]), dtype, lanes, mask)
+        for at, mask in masks:
+            value = load_vector(b, b.at(src, at, size), dtype, lanes, mask)
             store_vector(b, value, b.at(dst, at * out), compute, lanes)
-        loop.next = [b.at(src, stride * ITEMSIZE[dtype]), b.at(dst, panel * out)]
+        loop.next = [b.at(src, stride, size), b.at(dst, panel * out)]
 
 
 def _transposed(
-    b: Text, isa: Isa, dtype: str, source: str, stride: int, panel: int, live: int,
+    b: Text, isa: Isa, dtype: str, source: str, stride: int | str, panel: int, live: int | str,
     target: str = "%dst",
 ) -> None:  # fmt: skip
     """K is contiguous: of 16 bytes from each of as many columns as there are lanes become rows.
@@ -82,7 +105,9 @@ def _transposed(
         columns = []
         for j in range(lanes):
             column = b.add(first.index, j)
-            if live % lanes:
+            if isinstance(live, str):
+                column = b.least(column, b.op(f"sub i64 {live}, 1"))
+            elif live % lanes:
                 column = b.least(column, live - 1)
             columns.append(b.at(source, b.mul(column, stride), size))
         place = b.at(target, first.index, out)
@@ -132,7 +157,7 @@ def _shuffled(b: Text, x: str, y: str, element: str, lanes: int, order: Sequence
 
 
 def _elements(
-    b: Text, dtype: str, source: str, strides: tuple[int, int], panel: int, live: int,
+    b: Text, dtype: str, source: str, strides: Strides, panel: int, live: int | str,
     target: str = "%dst",
 ) -> None:  # fmt: skip
     """Neither stride is 1: one element at a time."""
@@ -164,6 +189,11 @@ def transpose(b: Text, rows: list[str], element: str) -> list[str]:
     return rows
 
 
+ROWS_PARAMS = [
+    ("ptr noalias readonly", "src"), ("ptr noalias", "dst"), ("i64", "rows"), ("i64", "cols"),
+]  # fmt: skip
+
+
 def emit_pack_rows(
     b: Text, name: str, isa: Isa, dtype: str, strides: tuple[int, int], pitch: int
 ) -> None:
@@ -171,11 +201,15 @@ def emit_pack_rows(
 
     ``dst`` rows are ``pitch`` elements apart; it may be written past ``cols`` up to ``pitch``.
     """
+    with b.function(name, ROWS_PARAMS, internal=True):
+        copy_rows(b, isa, dtype, strides, pitch)
+
+
+def copy_rows(b: Text, isa: Isa, dtype: str, strides: Strides, pitch: int | str) -> None:
+    """What `emit_pack_rows` does, in a function with ``ROWS_PARAMS``."""
     compute = compute_of(dtype)
     lanes, size, out = isa.lanes(ITEMSIZE[compute]), ITEMSIZE[dtype], ITEMSIZE[compute]
-    params = [("ptr noalias readonly", "src"), ("ptr noalias", "dst"), ("i64", "rows"),
-              ("i64", "cols")]  # fmt: skip
-    with b.function(name, params, internal=True), b.loop(0, "%rows") as r:
+    with b.loop(0, "%rows") as r:
         src = b.at("%src", b.mul(r.index, strides[0]), size)
         dst = b.at("%dst", b.mul(r.index, pitch), out)
         if strides[1] != 1:
@@ -199,24 +233,33 @@ def emit_pack_groups(
 
     A panel of i8 begins with a row of -128 times the sums of its columns.
     """
+    with b.function(name, PACK_PARAMS, internal=True):
+        pack_groups(b, isa, dtype, strides, panel, live)
+
+
+def pack_groups(
+    b: Text, isa: Isa, dtype: str, strides: Strides, panel: int, live: int | str
+) -> None:
+    """What `emit_pack_groups` does, in a function with ``PACK_PARAMS``; one stride at least is a number, 1."""
     size, lanes = ITEMSIZE[dtype], isa.lanes(4)
     unit = 4 // size
-    with b.function(name, PACK_PARAMS, internal=True):
-        offset = b.add(b.mul("%k0", unit * strides[0]), b.mul("%col0", strides[1]))
-        source = b.at("%base", offset, size)
-        rows = b.at("%dst", 4 * panel) if dtype == "i8" else "%dst"
-        if strides[1] == 1:
-            with b.loop(0, "%kc", carried=[("ptr", source), ("ptr", rows)]) as loop:
-                src, dst = loop.carried
-                for at in range(0, live, lanes):
-                    mask = lane_mask(lanes, live - at) if live - at < lanes else None
-                    value = _groups(b, b.at(src, size * at), dtype, strides[0], lanes, mask)
-                    store_vector(b, value, b.at(dst, 4 * at), "i32", lanes)
-                loop.next = [b.at(src, 4 * strides[0]), b.at(dst, 4 * panel)]
-        else:  # a group is one 32-bit element
-            _transposed(b, isa, "i32", source, strides[1] // unit, panel, live, rows)
-        if dtype == "i8":
-            _column_sums(b, rows, panel, live, lanes)
+    offset = b.add(b.mul(b.mul("%k0", unit), strides[0]), b.mul("%col0", strides[1]))
+    source = b.at("%base", offset, size)
+    rows = b.at("%dst", 4 * panel) if dtype == "i8" else "%dst"
+    if strides[1] == 1:
+        masks = _masks(b, lanes, panel, live)
+        with b.loop(0, "%kc", carried=[("ptr", source), ("ptr", rows)]) as loop:
+            src, dst = loop.carried
+            for at, mask in masks:
+                value = _groups(b, b.at(src, size * at), dtype, strides[0], lanes, mask)
+                store_vector(b, value, b.at(dst, 4 * at), "i32", lanes)
+            loop.next = [b.at(src, strides[0], 4), b.at(dst, 4 * panel)]
+    else:  # a group is one 32-bit element
+        far = strides[1]
+        far = b.op(f"sdiv exact i64 {far}, {unit}") if isinstance(far, str) else far // unit
+        _transposed(b, isa, "i32", source, far, panel, live, rows)
+    if dtype == "i8":
+        _column_sums(b, rows, panel, panel if isinstance(live, str) else live, lanes)
 
 
 def _column_sums(b: Text, rows: str, panel: int, live: int, lanes: int) -> None:
@@ -241,32 +284,38 @@ def emit_pack_group_rows(
 
     ``k_stride`` is from one column to the next; in ``dst`` groups are ``pitch`` apart.
     """
+    with b.function(name, ROWS_PARAMS, internal=True):
+        copy_groups(b, isa, dtype, k_stride, pitch)
+
+
+def copy_groups(b: Text, isa: Isa, dtype: str, k_stride: int | str, pitch: int | str) -> None:
+    """What `emit_pack_group_rows` does, in a function with ``ROWS_PARAMS``: groups and rows."""
     lanes, size = isa.lanes(4), ITEMSIZE[dtype]
-    params = [("ptr noalias readonly", "src"), ("ptr noalias", "dst"), ("i64", "groups"),
-              ("i64", "rows")]  # fmt: skip
 
     def copy(source: str, target: str, mask: str | None) -> None:
         value = _groups(b, source, dtype, k_stride, lanes, mask)
         store_vector(b, value, target, "i32", lanes, mask)
 
-    with b.function(name, params, internal=True), b.loop(0, "%groups") as group:
-        src = b.at("%src", b.mul(group.index, 4 * k_stride))
+    with b.loop(0, "%rows") as group:
+        src = b.at("%src", b.mul(group.index, k_stride), 4)
         dst = b.at("%dst", b.mul(group.index, pitch), 4)
-        whole = b.op(f"and i64 %rows, -{lanes}")
+        whole = b.op(f"and i64 %cols, -{lanes}")
         with b.loop(0, whole, lanes) as c:
             copy(b.at(src, c.index, size), b.at(dst, c.index, 4), None)
         # a masked store costs even where all is off
-        with b.when(b.op(f"icmp slt i64 {whole}, %rows")):
-            mask = ramp_mask(b, lanes, b.op(f"sub i64 %rows, {whole}"))
+        with b.when(b.op(f"icmp slt i64 {whole}, %cols")):
+            mask = ramp_mask(b, lanes, b.op(f"sub i64 %cols, {whole}"))
             copy(b.at(src, whole, size), b.at(dst, whole, 4), mask)
 
 
-def _groups(b: Text, source: str, dtype: str, k_stride: int, lanes: int, mask: str | None) -> str:
+def _groups(
+    b: Text, source: str, dtype: str, k_stride: int | str, lanes: int, mask: str | None
+) -> str:
     """Rows of bf16 or i8 that lie ``k_stride`` apart, interleaved into one vector of 32-bit groups."""
     size, ints = ITEMSIZE[dtype], f"<{lanes} x i32>"
     value = load_bits(b, source, dtype, lanes, mask)
     for i in range(1, 4 // size):
-        more = load_bits(b, b.at(source, i * k_stride * size), dtype, lanes, mask)
+        more = load_bits(b, b.at(source, b.mul(k_stride, i), size), dtype, lanes, mask)
         shifted = b.op(f"shl {ints} {more}, {all_lanes(8 * size * i, lanes)}")
         value = b.op(f"or {ints} {value}, {shifted}")
     return value

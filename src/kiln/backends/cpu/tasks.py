@@ -70,15 +70,17 @@ class Grid:
 
     def ranges(self, b: Text, batches: int, rows: int, cols: int) -> Share:
         """Write the code that finds what ``%task`` works on."""
-        col = b.op(f"urem i64 %task, {self.cols}")
-        above = b.op(f"udiv i64 %task, {self.cols}")
-        row = b.op(f"urem i64 {above}, {self.rows}")
-        batch = b.op(f"udiv i64 {above}, {self.rows}")
-        return Share(
-            part(b, batch, self.batch, batches),
-            part(b, row, self.rows, rows),
-            part(b, col, self.cols, cols),
-        )
+        return ranges(b, (self.batch, self.rows, self.cols), (batches, rows, cols))
+
+
+def ranges(b: Text, parts: Sequence[int | str], totals: Sequence[int | str]) -> Share:
+    """Write the code that finds what ``%task`` works on, of so many batches, rows and columns in so many parts."""
+    col = b.op(f"urem i64 %task, {parts[2]}")
+    above = b.op(f"udiv i64 %task, {parts[2]}")
+    row = b.op(f"urem i64 {above}, {parts[1]}")
+    batch = b.op(f"udiv i64 {above}, {parts[1]}")
+    shares = zip((batch, row, col), parts, totals, strict=True)
+    return Share(*(part(b, index, n, total) for index, n, total in shares))
 
 
 def parts(total: int, count: int) -> list[tuple[int, int]]:
@@ -111,7 +113,7 @@ def _by_batch(flops: int, batches: int) -> tuple[int, int]:
     return parts, -(-target // parts)
 
 
-def part(b: Text, index: str, parts: int, total: int) -> tuple[str, str]:
+def part(b: Text, index: str, parts: int | str, total: int | str) -> tuple[str, str]:
     """The half-open range of ``total`` that part ``index`` of so many is."""
     if parts == 1:
         return "0", str(total)

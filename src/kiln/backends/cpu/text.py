@@ -123,7 +123,9 @@ class Text:
         return str(a) if str(b) == "0" else self.op(f"add nsw i64 {a}, {b}")
 
     def mul(self, a: str | int, b: str | int) -> str:
-        """i64 product, folded for the factors 0 and 1."""
+        """i64 product, folded where both are known and for the factors 0 and 1."""
+        if isinstance(a, int) and isinstance(b, int):
+            return str(a * b)
         if "0" in (str(a), str(b)):
             return "0"
         if str(a) == "1":

@@ -1,0 +1,120 @@
+"""Products of arrays on the spot, by the kernels of `generic`: what eager mode multiplies with."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ... import dtypes as dt
+from ...config import config
+from ...runtime import threads
+from ...runtime.blocks import allocator
+from ...runtime.calls import Call
+from ...runtime.forks import own_lock
+from ...shape import contiguous_strides
+from . import generic, jit
+from .gemm import Gemm
+from .isa import Isa, host_isa
+
+_STORED = {
+    dt.float32.np: ("f32", "f32"), dt.float64.np: ("f64", "f64"), dt.bfloat16.np: ("bf16", "bf16"),
+    dt.int32.np: ("i32", "i32"), dt.int8.np: ("i8", "i32"),
+}  # fmt: skip
+"""What the kernels call the operands' and the result's dtypes. int8 is added up, and stays, in int32."""
+
+_BYTES = np.dtype(np.uint8)
+_BRIEF = 1 << 20  # operations that take less time than letting go of the GIL may cost
+_KEPT = 4096  # shapes whose plans are kept
+
+
+class Product:
+    """One shape's product: its plan in memory, and the call that runs it."""
+
+    def __init__(self, a: np.ndarray, b: np.ndarray, accumulate: bool, isa: Isa):
+        gemm = _gemm(a, b)
+        plan = generic.Plan(gemm, isa)
+        self.shape = (*gemm.batch, gemm.m, gemm.n)
+        self.dtype = dt.int32.np if gemm.c_dtype == "i32" else a.dtype
+        self.make = allocator(prod(self.shape) * self.dtype.itemsize)
+        self.scratch = (plan.workspace_bytes,)
+        self.make_scratch = allocator(plan.workspace_bytes)
+        self.words = np.array([0] * 4 + plan.words(accumulate), np.int64)
+        self.parallel = plan.grid.ntasks > 1
+        address = self.words.ctypes.data
+        self.row = np.array([_kernel(plan.kind, isa), address, plan.grid.ntasks], np.int64)
+        brief = 2 * prod(self.shape) * gemm.k < _BRIEF
+        slots = [[(address + 8 * i, 0)] for i in range(4)]
+        self.call = Call(self.row.ctypes.data, 1, slots, hold=brief)
+        self.lock = own_lock(self)
+
+    def __call__(self, a: np.ndarray, b: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        if out is None:
+            out = self.make(self.shape, self.dtype)
+        scratch = self.make_scratch(self.scratch, _BYTES)
+        if self.parallel:
+            threads.ready()
+        with self.lock:  # the addresses are stored in one place
+            self.call.function(out, a, b, scratch)
+        return out
+
+
+_products: OrderedDict[Any, Product] = OrderedDict()
+
+
+def multiply(
+    a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, accumulate: bool = False
+) -> np.ndarray:
+    """a @ b for two or more dimensions of one of the dtypes of `takes`; batches broadcast, none is empty.
+
+    int8 gives int32. `out` is C-contiguous; with `accumulate` the product is added to what it holds.
+    """
+    key = (a.shape, a.strides, b.shape, b.strides, a.dtype.num, accumulate, config.cpu_isa)
+    found = _products.get(key)
+    if found is None:
+        found = _products[key] = Product(a, b, accumulate, host_isa())
+        while len(_products) > _KEPT:
+            _products.popitem(last=False)
+    return found(a, b, out)
+
+
+def takes(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether there is a kernel for these operands."""
+    size = a.dtype.itemsize
+    return (
+        a.dtype == b.dtype
+        and a.dtype in _STORED
+        and min(a.ndim, b.ndim) >= 2
+        and 0 not in (*a.shape, *b.shape)
+        and not any(s % size for s in (*a.strides, *b.strides))
+    )
+
+
+def _gemm(a: np.ndarray, b: np.ndarray) -> Gemm:
+    """The product of two arrays into a new one."""
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    m, n = a.shape[-2], b.shape[-1]
+    operand, result = _STORED[a.dtype]
+
+    def strides(x: np.ndarray) -> tuple[int, ...]:
+        return tuple(s // x.itemsize for s in x.strides)
+
+    def lead(x: np.ndarray) -> tuple[int, ...]:
+        own = zip(x.shape[:-2], strides(x), strict=False)
+        steps = tuple(0 if size == 1 else stride for size, stride in own)
+        return (0,) * (len(batch) - len(steps)) + steps
+
+    return Gemm(
+        m, n, a.shape[-1], strides(a)[-2:], strides(b)[-2:], (n, 1), operand, operand, result,  # type: ignore[arg-type]
+        batch, lead(a), lead(b), contiguous_strides((*batch, m * n))[:-1],
+    )  # fmt: skip
+
+
+@cache
+def _kernel(kind: generic.Kind, isa: Isa) -> int:
+    """The address of a kind's kernel."""
+    kernel = generic.emit(kind, isa)
+    return jit.build([kernel.text], isa)(kernel.symbol)
