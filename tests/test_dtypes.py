@@ -110,3 +110,39 @@ def test_promotion_is_torchs():
         if want is torch.complex32:
             want = torch.complex64
         assert of(kiln.result_type(wrap(np.zeros(2, d.np)), s)) is want, (d, s)
+
+
+RUNS = pytest.mark.parametrize("run", [lambda f: f, kiln.compile], ids=["eager", "compiled"])
+BYTES = kiln.tensor([1, 2, 44], dtype=kiln.uint8)
+
+
+@RUNS
+@pytest.mark.parametrize("by", [255, 256, 300, -1])
+def test_integers_divide_as_floats_by_numbers_beyond_their_range(run, by):
+    assert run(lambda x: x / by)(BYTES).tolist() == (BYTES.float() / by).tolist()
+    assert run(lambda x: by / x)(BYTES).tolist() == (by / BYTES.float()).tolist()
+
+
+@RUNS
+def test_numbers_beyond_the_range_of_an_integer_wrap_in_arithmetic(run):
+    """PyTorch's results."""
+    assert run(lambda x: x + 300)(BYTES).tolist() == [45, 46, 88]
+    assert run(lambda x: (x * 300).div(256 + 5, rounding_mode="floor"))(BYTES).tolist() == [
+        8,
+        17,
+        28,
+    ]
+    assert run(lambda x: 300**x)(BYTES).tolist() == [44, 144, 0]
+    assert run(lambda x: x.clamp(min=-255))(BYTES).tolist() == [1, 2, 44]
+    assert run(lambda x: x.clone().fill_(-1))(BYTES).tolist() == [255] * 3
+
+
+@RUNS
+@pytest.mark.parametrize("fn", [
+    lambda x: x.clamp(max=300), lambda x: x.clamp(-256, 3), lambda x: x.clone().clamp_(max=300), lambda x: x**300,
+    lambda x: x.clone().fill_(300), lambda x: x.clone().__setitem__(0, 300), lambda x: x.clone().fill_(float("nan")),
+    lambda x: x.masked_fill(x > 1, 300), lambda x: x**-1,
+])  # fmt: skip
+def test_numbers_that_are_no_elements_of_an_integer_dtype_are_refused(run, fn):
+    with pytest.raises(RuntimeError, match=r"without overflow|negative integer powers"):
+        run(fn)(BYTES)

@@ -173,9 +173,6 @@ def _div_samples() -> Any:
 def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Tensor:
     """input / other; integers divide as floats unless `rounding_mode` is "floor" or "trunc"."""
     if rounding_mode is None:
-        if input.dtype.kind in "iub":
-            d = dt.get_default_dtype().np
-            return np.true_divide(input.astype(d), other.astype(d))
         return np.true_divide(input, other)
     if input.dtype.kind in "iub":
         return _integer_division(input, other, rounding_mode)
@@ -351,8 +348,24 @@ def _pow_grad_exponent(g: Tensor, input: Any, exponent: Tensor, out: Tensor) -> 
     return g * conjugate(out * log)
 
 
+def _pow_infer(input: Any, exponent: Any) -> tuple:
+    shape, d = elementwise_infer(REGISTRY["pow"])(input, exponent)
+    if d.category == dt.INT and not hasattr(exponent, "shape"):
+        if exponent < 0:
+            raise _inverse_power()
+        dt.element(exponent, d, "pow")
+    return shape, d
+
+
+def _inverse_power() -> KilnError:
+    return KilnError(
+        "pow", "integers to negative integer powers are not allowed", "a negative exponent",
+        "use a floating base: x.float() ** y",
+    )  # fmt: skip
+
+
 @elementwise(
-    scalar="pow", inplace=True, out=True, dunders=("__pow__", "__rpow__", "__ipow__"),
+    scalar="pow", inplace=True, out=True, dunders=("__pow__", "__rpow__", "__ipow__"), infer=_pow_infer,
     grad={"input": _pow_grad_base, "exponent": _pow_grad_exponent},
     samples=binary(low=0.4, high=2.0, low2=-1.5, high2=2.5, scalar=2),
 )  # fmt: skip
@@ -361,10 +374,7 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
     if input.dtype.kind not in "iu" or not np.any(exponent < 0):
         return np.power(input, exponent)
     if not isinstance(exponent, np.ndarray):
-        raise KilnError(
-            "pow", "integers to negative integer powers are not allowed", "a negative exponent",
-            "use a floating base: x.float() ** y",
-        )  # fmt: skip
+        raise _inverse_power()
     parity = np.where(exponent % 2, input, 1)  # 1 / x**n is an integer only where |x| is 1
     return np.where(
         exponent < 0,

@@ -45,6 +45,7 @@ def _elementwise_runner(op: Op) -> Callable:
     keep = op.promote in ("same", "float")
     first = slots[0]
     second = slots[1] if len(slots) == 2 else None
+    rounding = op.index.get("rounding_mode")  # of a division, which gives floats without one
 
     def run(*args: Any) -> Any:
         a = args[first]
@@ -55,6 +56,8 @@ def _elementwise_runner(op: Op) -> Callable:
                 return r.astype(a.dtype) if keep and r.dtype is not a.dtype else r
         present = [i for i in slots if args[i] is not None]
         want = compute_dtype(op, [args[i] for i in present])
+        if rounding is not None and args[rounding] is None and want.category < dt.FLOAT:
+            want = dt.get_default_dtype()
         half = want.np in _HALF and not op.exact
         np_type = _F32 if half else want.np
         values = list(args)
@@ -66,7 +69,10 @@ def _elementwise_runner(op: Op) -> Callable:
             else:
                 try:
                     values[i] = np_type.type(x)
-                except OverflowError:  # integers wrap, as in PyTorch
+                except (
+                    OverflowError
+                ):  # integers wrap, as in PyTorch, unless the op's rule refuses them
+                    op.infer(*args)
                     values[i] = np.int64(x).astype(np_type)
         r = ref(*values)
         if (keep and r.dtype != want.np) or (half and r.dtype == _F32):

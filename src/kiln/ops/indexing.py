@@ -285,6 +285,8 @@ def _copy_infer(input: Any, src: Any) -> tuple:
             "copy_", f"the size of the source {list(src.shape)} must broadcast to the tensor's {list(input.shape)}",
             describe(src), "",
         )  # fmt: skip
+    if not hasattr(src, "shape"):
+        dt.element(src, input.dtype, "fill_")
     return input.shape, input.dtype
 
 

@@ -128,6 +128,9 @@ def _clamp_infer(input: Any, min: Any = None, max: Any = None) -> tuple:
     d = dt.result_type(*xs)
     if d.is_complex:
         raise KilnError("clamp", "not defined for complex tensors", d.name, "clamp x.real, x.imag")
+    for x in xs:
+        if not hasattr(x, "shape"):
+            dt.element(x, d, "clamp")
     return broadcast_shapes(*[getattr(x, "shape", ()) for x in xs], op="clamp"), d
 
 
