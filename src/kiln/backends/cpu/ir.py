@@ -226,6 +226,11 @@ class Builder:
         items = ", ".join(f"{elem} {i * step}" for i in range(lanes))
         return Val(f"<{items}>", vec(elem, lanes))
 
+    def constants(self, elem: str, values: Sequence[float]) -> Val:
+        """The constant vector of these values; floats are rounded to ``elem``."""
+        items = ", ".join(f"{elem} {self.const(elem, v).ref}" for v in values)
+        return Val(f"<{items}>", vec(elem, len(values)))
+
     # -- arithmetic -------------------------------------------------------------------------------
 
     def bin(self, op: str, x: Val, y: Val) -> Val:

@@ -7,7 +7,7 @@ coefficients are our own weighted minimax fits (45 digits, rounded one coefficie
 from __future__ import annotations
 
 from kiln.backends.cpu.ir import Val
-from kiln.backends.cpu.vbase import BIAS, INF, MANTISSA, NAN
+from kiln.backends.cpu.vbase import BIAS, INF, MAGIC, MANTISSA, NAN
 from kiln.backends.cpu.vtrig import Trig
 
 LOG2_E = 1.4426950408889634
@@ -34,6 +34,7 @@ EXP = {
         2.755724936692778e-07, 2.51098637865358e-08, 2.0922689236277515e-09,
     ),
 }  # fmt: skip
+EXP_SHORT = (0.500016153, 0.166667178)  # the same for |r| <= ln(2)/32
 # float: log(1+f) = f - f^2/2 + f^3 P(f). double: log m = 2s + s z R(z), s = f/(2+f), z = s^2.
 LOG_F32 = (
     0.333333313, -0.250008404, 0.200012758, -0.16622676,
@@ -104,8 +105,22 @@ class VMath(Trig):
     def exp(self, x: Val) -> Val:
         """e**x."""
         x = self.clamp(x, *EXP_RANGE[x.elem])
+        if self.has_scalef and x.elem == "float":
+            return self.zmm(self._exp_by_sixteenths, x)
         n, ni = self.nearest(x, LOG2_E)
         return self._scale(self._exp_poly(self._minus_n_ln2(x, n)), n, ni)
+
+    def _exp_by_sixteenths(self, x: Val) -> Val:
+        """e**x of a whole register: 2**(k/16) from a table in another leaves a short polynomial."""
+        b = self.b
+        magic = self.c(x, MAGIC[x.elem] / 16)  # adding it rounds to sixteenths
+        t = self.fma(x, self.c(x, LOG2_E), magic)
+        n = self.sub(t, magic)
+        powers = b.constants("float", [2.0 ** (k / 16) for k in range(16)])
+        power = b.call("llvm.x86.avx512.permvar.sf.512", x.ty, [powers, self.bits(t)])
+        r = self._minus_n_ln2(x, n)
+        tail = self.fma(self.mul(r, r), self.horner(r, EXP_SHORT), r)
+        return self._scalef(self.fma(power, tail, power), n)  # by 2**floor(n)
 
     def exp2(self, x: Val) -> Val:
         """2**x."""
