@@ -44,7 +44,8 @@ def channels_last(
 
     `prefers(convolution)` is how much one gains from it, less than 0 where it loses. Nodes that touch
     (elementwise, pooling, statistics, padding, …) share one order: what their convolutions
-    prefer in sum. `fixed` nodes stay row-major.
+    prefer in sum. Convolutions of images that were put together of parts of others prefer nothing:
+    planes are moved at memory's speed, channels are not. `fixed` nodes stay row-major.
     """
     if config.layout not in _FLAG:
         raise KilnValueError(
@@ -76,12 +77,17 @@ def channels_last(
     gain: dict[Node, int] = {}
     for n in graph.nodes():
         if n.name in CONVOLUTIONS:
-            own = prefers(n)
             images = [n.args[i] for i in CONVOLUTIONS[n.name]]
+            own = 0 if any(map(_gathered, images)) else prefers(n)
             for x in images if n.name == "conv_weight_grad" else [*images, n]:
                 if x in group:
                     gain[leader(x)] = gain.get(leader(x), 0) + own
     return frozenset(n for n in can if gain.get(leader(n), 0) > 0)
+
+
+def _gathered(n: Node) -> bool:
+    """Whether images are a reshape of something of more dimensions."""
+    return n.name == "reshape" and len(n.args[0].shape) > len(n.shape)
 
 
 def _spatial(n: Node) -> bool:

@@ -88,16 +88,16 @@ class Fold:
         n, channels, _, *rest = self.image
         padding, *along = self._along()
         x = windows(_around(x, padding), *along)
-        x = x.reshape(n, self.groups, channels // self.groups, self.count, *rest, self.taps)
+        x = x.reshape(n, channels, self.count, *rest, self.taps)
         last = x.ndim - 1
-        return x.permute(0, 3, 1, last, 2, *range(4, last)).reshape(self.images)
+        return x.permute(0, 2, 1, last, *range(3, last)).reshape(self.images)
 
     def input_back(self, x: Tensor) -> Tensor:
         """The transpose of `input`: what lies in the windows added up."""
         n, channels, size, *rest = self.image
         padding, *along = self._along()
-        x = x.reshape(n, self.count, self.groups, self.taps, channels // self.groups, *rest)
-        x = x.permute(0, 2, 4, 1, *range(5, x.ndim), 3)
+        x = x.reshape(n, self.count, channels, self.taps, *rest)
+        x = x.permute(0, 2, 1, *range(4, x.ndim), 3)
         x = x.reshape(n, channels, self.count, *rest, self.taps, *(1,) * len(rest))
         x = windows_grad(x, (size + 2 * self.padding, *rest), *along)
         return crop(x, padding, (size, *rest))
@@ -115,20 +115,18 @@ class Fold:
 def fold_weight(w: Tensor) -> Tensor:
     """The weight that folded inputs meet: its window's first dimension is one of channels."""
     out, per, taps, *rest = w.shape
-    return w.transpose(1, 2).reshape(out, taps * per, *rest)
+    return w.reshape(out, per * taps, *rest)
 
 
 def fold_weight_back(w: Tensor, size: tuple[int, ...]) -> Tensor:
     """The transpose of `fold_weight`, to a weight of this size."""
-    out, per, taps, *rest = size
-    return w.reshape(out, taps, per, *rest).transpose(1, 2)
+    return w.reshape(size)
 
 
 def turn_weight(w: Tensor, groups: int) -> Tensor:
     """The weight that folded gradients of the output meet: mirrored, a group's outputs are (K, O)."""
     out, per, taps, *rest = w.shape
-    w = w.flip(2).reshape(groups, out // groups, per, taps, *rest)
-    return w.permute(0, 3, 1, 2, *range(4, w.ndim)).reshape(out * taps, per, *rest)
+    return w.flip(2).transpose(1, 2).reshape(out * taps, per, *rest)
 
 
 # ---------------------------------------------------------------- depthwise, one result a channel

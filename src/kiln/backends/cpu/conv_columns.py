@@ -27,21 +27,21 @@ from kiln.backends.cpu.patches import Lanes, gather, scatter
 from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, Text, ramp_mask, store_vector
 
 _COLUMN_BYTES = 8 << 20
-_FEW_PIXELS = 128
+_FEW_PIXELS, _FAR_BYTES = 128, 4 << 20
 _JOIN_WORK = 1 << 14
 
 
 def fits(conv: Conv, isa: Isa) -> bool:
     """Whether the joined form is the better one for forward and backward-data.
 
-    Either one image's pixels leave vectors half empty or, channels-last, there are too few pixels in
-    all to pay for packing the weights. The columns must stay in cache.
+    Either one image's pixels leave vectors half empty or there are too few pixels in all to pay for
+    packing the weights: any channels-last, those beyond L2 otherwise. The columns must stay in cache.
     """
     pixels, lanes = conv.out[0] * conv.out[1], isa.lanes(ITEMSIZE[conv.dtype])
     flat = flat_stride(conv.out, conv.y_strides[2:]), flat_stride(conv.image, conv.x_strides[2:])
     if None in flat or not _possible(conv):
         return False
-    if conv.channels_last and conv.n * pixels <= min(_FEW_PIXELS, 3 * conv.co // 2):
+    if conv.n * pixels <= min(_FEW_PIXELS, 3 * conv.co // 2):
         return not conv.kept
     return conv.n > 1 and pixels / (-(-pixels // lanes) * lanes) <= 0.6
 
