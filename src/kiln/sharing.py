@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-SMALL = 1 << 14
+SMALL = 1 << 12
 """Arrays of fewer bytes are given out without a Loan."""
 
 OWNERS: list[type] = []
@@ -118,6 +118,15 @@ def expose(a: np.ndarray) -> None:
         _exposed[id(root)] = mark
     if watched:
         written(a)
+
+
+def admit(a: np.ndarray) -> None:
+    """Note that this array's memory came from outside of Kiln, where it may be written; a Loan says so itself."""
+    around: Any = a
+    while isinstance(around, np.ndarray | memoryview):
+        around = around.base if isinstance(around, np.ndarray) else around.obj
+    if around.__class__ is not Loan:
+        expose(a)
 
 
 def root_of(a: np.ndarray) -> Any:

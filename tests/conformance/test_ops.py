@@ -24,6 +24,7 @@ from kiln.autograd import grad, gradcheck, gradgradcheck
 from kiln.errors import KilnError
 from kiln.ops.derive import inplace_function
 from kiln.ops.registry import METHODS
+from kiln.sharing import Watch
 from kiln.tensor import Tensor
 
 # how far a result in a narrow dtype may be from the same computation in float64
@@ -249,7 +250,7 @@ def in_place(case: Case) -> Callable | None:
 @each([c for c in ALL if c.good and in_place(c)])
 def test_in_place_form(case, counts):
     """`name_` gives what `name` gives, in the memory of its first argument; or refuses and changes nothing."""
-    report = Report(case)
+    report, watch = Report(case), Watch()
     fn = in_place(case)
     for i, s in case.good:
         args, kwargs = tensors(s)
@@ -260,6 +261,8 @@ def test_in_place_form(case, counts):
         fits = want.shape == x.shape and dt.can_cast(want.dtype, x.dtype)
         before = snapshot([args, kwargs])
         counts["in-place checks"] += 1
+        watch.follow([memory])
+        watch.settle()
         try:
             got = fn(*args, **kwargs)
         except KilnError as e:
@@ -278,8 +281,11 @@ def test_in_place_form(case, counts):
             report.add(
                 i, s, "the result is not the first argument with its version counted up by one"
             )
+        elif not watch.stale:
+            report.add(i, s, "what programs keep of this memory was not told")
         elif error := same(x, want.to(x.dtype)):
             report.add(i, s, error)
+    watch.follow([])
     report.finish()
 
 
@@ -308,22 +314,27 @@ def test_in_place_gradients(case, full):
 
 @each([c for c in OPS if c.op.out and c.good])
 def test_out_form(case, counts):
-    report = Report(case)
+    report, watch = Report(case), Watch()
     for i, s in case.good:
         args, kwargs = tensors(s)
         want = case(*args, **kwargs)
         out = tuple(t.new_zeros(t.shape) for t in leaves(want))
         target = out if isinstance(want, tuple) else out[0]
         counts["out= checks"] += 1
+        watch.follow([t._a for t in out])
+        watch.settle()
         try:
             got = case(*args, **kwargs, out=target)
             error = same(target, want)
+            if not error and not watch.stale:
+                error = "what programs keep of this memory was not told"
             if not error and any(a is not b for a, b in zip(leaves(got), out, strict=True)):
                 error = "the result is not the tensor given as out="
         except Exception as e:
             error = f"{type(e).__name__}: {e}"
         if error:
             report.add(i, s, error)
+    watch.follow([])
     report.finish()
 
 

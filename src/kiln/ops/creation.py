@@ -12,7 +12,7 @@ from .. import dtypes as dt
 from ..device import as_device
 from ..errors import KilnError, KilnTypeError, KilnValueError, describe
 from ..shape import Size, index_int
-from ..sharing import expose
+from ..sharing import admit
 from ..tensor import Tensor, active_capture, wrap
 from .dispatch import store_out
 from .registry import FUNCTIONS, Sample, composition, method, op
@@ -149,7 +149,7 @@ def from_numpy(ndarray: np.ndarray) -> Tensor:
             "from_numpy", "arrays of another byte order can't be shared", str(ndarray.dtype),
             "copy first: a.astype(a.dtype.newbyteorder('='))",
         )  # fmt: skip
-    expose(ndarray)
+    admit(ndarray)
     return wrap(ndarray.view(np.ndarray) if type(ndarray) is not np.ndarray else ndarray)
 
 
@@ -171,7 +171,7 @@ def frombuffer(
 ) -> Tensor:
     """A 1-d tensor on the memory of an object with Python's buffer interface."""
     a = np.frombuffer(buffer, dt.as_dtype(dtype).np, count, offset)
-    expose(a)
+    admit(a)
     return _finish(wrap(a), requires_grad)
 
 

@@ -13,7 +13,7 @@ from ..autograd.modes import mode
 from ..autograd.tape import edge_of, record
 from ..autograd.views import check_inplace, rebase
 from ..errors import KilnError, KilnMemoryError, KilnTypeError, describe
-from ..sharing import expose, watched, written
+from ..sharing import admit, watched, written
 from ..tensor import CAPTURING, Tensor, _fresh, _new, wrap
 from .registry import OPERAND, OPTIONAL, TENSOR, TENSORS, Op
 
@@ -50,7 +50,7 @@ def coerce(op: Op, args: tuple) -> tuple:
                 continue
             if isinstance(x, np.ndarray):
                 out = out or list(args)
-                expose(x)
+                admit(x)
                 out[i] = wrap(x)
                 continue
         _refuse(op, i, x, "a Tensor" if kind in (TENSOR, OPTIONAL) else "a Tensor or a number")
