@@ -20,6 +20,7 @@ from .autograd.modes import (
     no_grad,
     set_grad_enabled,
 )
+from .backends import eager as _eager  # noqa: F401  (gives ops their native routines)
 from .device import device
 from .dtypes import (
     can_cast,

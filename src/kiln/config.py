@@ -42,6 +42,8 @@ class Config:
     """the cache's size, oldest entries go first; 0 turns it off"""
     memory_cache_mb: int = 256
     """memory of dead results that is kept for new ones (`kiln.cpu.empty_cache` gives it back); 0 keeps none"""
+    eager: str = "cpu"
+    """what large operations of eager mode run on: cpu, native kernels; reference, NumPy alone"""
     float32_matmul_precision: str = "high"
     """highest: only direct sums; high: Winograd convolutions too, errors up to about 2e-6 of the largest result (rms)"""
     max_paths: int = 16

@@ -116,7 +116,7 @@ def apply(op: Op, args: tuple) -> Any:
     if op.check and op.infer is not None:
         op.infer(*args)
     try:
-        r = (op.kernel or op.run)(*raw)
+        r = op.eager(*raw)
     except Exception as e:
         r = _explain(op, args, raw, e)
     c = r.__class__
@@ -214,7 +214,7 @@ def inplace(op: Op, args: tuple) -> Tensor:
                 store(op, x, np.asarray(_explain(op, args, raw, e)))
         else:
             try:
-                r = (op.kernel or op.run)(*raw)
+                r = op.eager(*raw)
             except Exception as e:
                 r = _explain(op, args, raw, e)
             store(op, x, r if r.__class__ is np.ndarray else np.asarray(r))

@@ -148,6 +148,15 @@ def matmul_op(input: Tensor, other: Tensor) -> Tensor:
 
 _matmul = matmul_op.op  # type: ignore[attr-defined]
 _F32, _F64 = dt.float32.np, dt.float64.np
+SMALL = 1 << 18
+"""Elements of a times elements of b below which no product of floats is worth a native routine."""
+
+
+def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """`matmul` of float arrays of one dtype, of which small ones don't ask for a native routine."""
+    if a.size * b.size < SMALL:
+        return np.matmul(a, b)
+    return _matmul.eager(a, b)
 
 
 @composition(samples=_matmul_samples)
@@ -156,15 +165,9 @@ def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor
     if out is None and isinstance(input, Tensor) and isinstance(other, Tensor) and not CAPTURING:
         a, b = input._a, other._a
         d = a.dtype
-        if (
-            a.ndim == 2
-            and b.ndim == 2
-            and d is b.dtype
-            and (d is _F32 or d is _F64)
-            and _matmul.kernel is None
-        ):
+        if a.ndim == 2 and b.ndim == 2 and d is b.dtype and (d is _F32 or d is _F64):
             try:
-                t = wrap(np.matmul(a, b))
+                t = wrap(product(a, b))
             except Exception:
                 return apply(_matmul, (input, other))  # which tells what is wrong
             if input._rg or other._rg or input._base is not None or other._base is not None:

@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from .. import dtypes as dt
 from ..errors import KilnError, describe
 from ..shape import Size, numel
 from ..tensor import Tensor, wrap
 from .arithmetic import conjugate
 from .dispatch import store_out
+from .linalg import SMALL, product
 from .reduction import accurate_sum
 from .registry import FUNCTIONS, REGISTRY, Sample, composition, op
 from .samples import draw, rng, strided
+
+_F32, _F64 = dt.float32.np, dt.float64.np
 
 # ---------------------------------------------------------------- linear
 
@@ -88,15 +92,15 @@ def _bias_grad(g: Tensor, in_shape: Any) -> Tensor:
 
 
 def _quick_input(g: np.ndarray, weight: np.ndarray, in_shape: Any) -> np.ndarray:
-    return (
-        np.matmul(g, weight) if weight.ndim == 2 else np.multiply.outer(g, weight).reshape(in_shape)
-    )
+    if weight.ndim == 2:
+        return np.matmul(g, weight) if g.size * weight.size < SMALL else product(g, weight)
+    return np.multiply.outer(g, weight).reshape(in_shape)
 
 
 def _quick_weight(g: np.ndarray, input: np.ndarray, in_shape: Any) -> np.ndarray:
     if g.ndim == 2 and len(in_shape) == 2:
-        return np.matmul(g.T, input)
-    return np.matmul(
+        return np.matmul(g.T, input) if g.size * input.size < SMALL else product(g.T, input)
+    return product(
         g.reshape(-1, in_shape[0] if len(in_shape) == 2 else 1).T, input.reshape(-1, in_shape[-1])
     ).reshape(in_shape)
 
@@ -132,13 +136,13 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input @ weight.T + bias: input (*, in), weight (out, in), bias (out,) give (*, out)."""
     d = input.dtype
     if (
-        input.ndim == 2
+        (d is _F32 or d is _F64)
+        and input.ndim == 2
         and bias is not None
         and d is weight.dtype
         and d is bias.dtype
-        and d.kind == "f"
         and weight.ndim == 2
-    ) and d.itemsize > 2:
+    ):
         out = np.matmul(input, weight.T)
         return np.add(out, bias, out)
     if d != weight.dtype or (bias is not None and bias.dtype != d):

@@ -131,13 +131,15 @@ class Op:
         self.formal = frozenset(self.index[n] for n in facts.get("formal", ()))
         self.nondiff_outputs: tuple[int, ...] = tuple(facts.get("nondiff_outputs", ()))
         self.run: Callable = self.reference
+        self.eager: Callable = (
+            self.run
+        )  # what eager mode calls: `run`, or a backend's native routine
         self.ufunc: Any = facts.get("ufunc")
         self.native: str = facts.get("native", "")
         self.dunders: tuple[str, ...] = tuple(facts.get("dunders", ()))
         self.result_names: str = facts.get("result_names", "")
         self.result: Any = None
         self.torch_name: str | None = facts.get("torch_name")
-        self.kernel: Callable | None = None
         self.rules = tuple(self._rule(k, fn) for k, fn in (facts.get("grad") or {}).items())
         self.defaults = tuple(p.default for p in self.params if not p.is_tensor)
         self.quick = {
@@ -311,7 +313,7 @@ def op(
         if o.name in REGISTRY:
             raise ValueError(f"op {o.name} is defined twice")
         REGISTRY[o.name] = o
-        o.run = derive.runner(o)
+        o.run = o.eager = derive.runner(o)
         o.fn = derive.function(o)
         derive.bind_names(o)
         return o.fn

@@ -41,6 +41,7 @@ class Product:
         self.dtype = dt.int32.np if gemm.c_dtype == "i32" else a.dtype
         self.make = allocator(prod(self.shape) * self.dtype.itemsize)
         self.scratch = (plan.workspace_bytes,)
+        self.needs_scratch = plan.workspace_bytes > 0
         self.make_scratch = allocator(plan.workspace_bytes)
         self.words = np.array([0] * 4 + plan.words(accumulate), np.int64)
         self.parallel = plan.grid.ntasks > 1
@@ -51,10 +52,15 @@ class Product:
         self.call = Call(self.row.ctypes.data, 1, slots, hold=brief)
         self.lock = own_lock(self)
 
-    def __call__(self, a: np.ndarray, b: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    def empty(self) -> np.ndarray:
+        """An array for the result."""
+        return self.make(self.shape, self.dtype)
+
+    def __call__(self, a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """a @ b into ``out``, which is C-contiguous, or a new array."""
         if out is None:
             out = self.make(self.shape, self.dtype)
-        scratch = self.make_scratch(self.scratch, _BYTES)
+        scratch = self.make_scratch(self.scratch, _BYTES) if self.needs_scratch else out
         if self.parallel:
             threads.ready()
         with self.lock:  # the addresses are stored in one place
@@ -62,32 +68,31 @@ class Product:
         return out
 
 
-_products: OrderedDict[Any, Product] = OrderedDict()
+_products: OrderedDict[Any, Product | None] = OrderedDict()
 
 
-def multiply(
-    a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, accumulate: bool = False
-) -> np.ndarray:
-    """a @ b for two or more dimensions of one of the dtypes of `takes`; batches broadcast, none is empty.
+def find(a: np.ndarray, b: np.ndarray, accumulate: bool = False) -> Product | None:
+    """What computes a @ b for arrays that lie like these two, of one dtype and two or more dimensions.
 
-    int8 gives int32. `out` is C-contiguous; with `accumulate` the product is added to what it holds.
+    Batches broadcast; int8 gives int32. With ``accumulate`` it is added to what ``out`` holds. None
+    where there is no kernel.
     """
     key = (a.shape, a.strides, b.shape, b.strides, a.dtype.num, accumulate, config.cpu_isa)
-    found = _products.get(key)
-    if found is None:
-        found = _products[key] = Product(a, b, accumulate, host_isa())
-        while len(_products) > _KEPT:
-            _products.popitem(last=False)
-    return found(a, b, out)
+    try:
+        return _products[key]
+    except KeyError:
+        pass
+    found = _products[key] = Product(a, b, accumulate, host_isa()) if _takes(a, b) else None
+    while len(_products) > _KEPT:
+        _products.popitem(last=False)
+    return found
 
 
-def takes(a: np.ndarray, b: np.ndarray) -> bool:
+def _takes(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether there is a kernel for these operands."""
     size = a.dtype.itemsize
     return (
-        a.dtype == b.dtype
-        and a.dtype in _STORED
-        and min(a.ndim, b.ndim) >= 2
+        a.dtype in _STORED
         and 0 not in (*a.shape, *b.shape)
         and not any(s % size for s in (*a.strides, *b.strides))
     )
