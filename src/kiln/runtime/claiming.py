@@ -6,6 +6,10 @@ workers and by the caller alike. The caller waits only for tasks that a worker h
 worker that sleeps, is descheduled or is gone costs speed and never progress. Work is split by
 ``ntasks``, which kernels take from shapes alone: the bits don't depend on the number of threads.
 
+Note [Places]: a kernel is called with a task and a place, the first task that this thread has had
+in the region: below ``ntasks``, and nobody else's. A task keeps scratch memory of its own there, which
+is in the thread's cache from its last task.
+
 The pool's block is shared by all threads. Beside it stands the roster, a line of 64 bytes for each
 worker after one with their number: it says who they are and which of them have a task in hand.
 """
@@ -16,7 +20,7 @@ FIELDS = {
     # hot words, each in a cache line of its own
     "WORD": 0, "DONE": 64, "BUSY": 128, "ASLEEP": 192, "ACTIVE": 256, "STOP": 320,
     # the region
-    "KERNEL": 384, "ARGS": 392, "BASE": 400, "TOTAL": 408, "WORKERS": 416, "CALLER": 424,
+    "KERNEL": 384, "ARGS": 392, "BASE": 400, "WORKERS": 408, "CALLER": 416,
     # rarely written
     "RESCUED": 448, "ROSTER": 456,
     # functions
@@ -55,7 +59,7 @@ serial:
   br i1 %any, label %serial.loop, label %exit
 serial.loop:
   %s = phi i64 [ 0, %serial ], [ %s.next, %serial.loop ]
-  call void %kernel(ptr %args, i64 %s, i64 %ntasks)
+  call void %kernel(ptr %args, i64 %s, i64 0)
   %s.next = add i64 %s, 1
   %s.more = icmp slt i64 %s.next, %ntasks
   br i1 %s.more, label %serial.loop, label %exit
@@ -77,14 +81,12 @@ publish:
   %kernel.p = getelementptr i8, ptr %pool, i64 KERNEL
   %args.p = getelementptr i8, ptr %pool, i64 ARGS
   %base.p = getelementptr i8, ptr %pool, i64 BASE
-  %total.p = getelementptr i8, ptr %pool, i64 TOTAL
   %done.p = getelementptr i8, ptr %pool, i64 DONE
   %asleep.p = getelementptr i8, ptr %pool, i64 ASLEEP
   %kernel.i = ptrtoint ptr %kernel to i64
   %args.i = ptrtoint ptr %args to i64
   store atomic i64 %kernel.i, ptr %kernel.p monotonic, align 8
   store atomic i64 %args.i, ptr %args.p monotonic, align 8
-  store atomic i64 %ntasks, ptr %total.p monotonic, align 8
   br label %batch
 batch:
   ; ntasks has 16 bits in the word, so a larger region is published in pieces
@@ -111,6 +113,7 @@ wake:
   br label %claim
 claim:
   %own = phi i64 [ 0, %batch ], [ 0, %wake ], [ %own, %retry ], [ %own.next, %work ]
+  %held = phi i64 [ 0, %batch ], [ 0, %wake ], [ %held, %retry ], [ %place, %work ]
   %now = load atomic i64, ptr %pool monotonic, align 8
   %next = and i64 %now, 65535
   %open = icmp ult i64 %next, %count
@@ -122,7 +125,9 @@ retry:
   br i1 %won, label %work, label %claim
 work:
   %task = add i64 %base, %next
-  call void %kernel(ptr %args, i64 %task, i64 %ntasks)
+  %fresh = icmp eq i64 %own, 0
+  %place = select i1 %fresh, i64 %task, i64 %held
+  call void %kernel(ptr %args, i64 %task, i64 %place)
   %own.next = add i64 %own, 1
   br label %claim
 wait:
@@ -219,7 +224,7 @@ one:
   %control = icmp slt i64 %ntasks, 0
   br i1 %control, label %jump, label %call
 call:
-  call void %kernel(ptr %args, i64 0, i64 1)
+  call void %kernel(ptr %args, i64 0, i64 0)
   br label %step
 jump:
   ; an entry that says where to go on: how many entries to skip, or to go back
@@ -248,12 +253,13 @@ entry:
   %kernel.p = getelementptr i8, ptr %pool, i64 KERNEL
   %args.p = getelementptr i8, ptr %pool, i64 ARGS
   %base.p = getelementptr i8, ptr %pool, i64 BASE
-  %total.p = getelementptr i8, ptr %pool, i64 TOTAL
   %holding.p = getelementptr i8, ptr %slot, i64 HOLDING
   %guest.p = getelementptr i8, ptr %slot, i64 GUEST
   br label %look
 look:
   %spins = phi i64 [ 0, %entry ], [ 0, %work ], [ %spins, %claim ], [ %spins.next, %spin ], [ %spins.next, %give ], [ %spins.next, %bored ], [ %spins.next, %relieve ]
+  %held = phi i64 [ 0, %entry ], [ %place, %work ], [ %held, %claim ], [ 0, %spin ], [ 0, %give ], [ 0, %bored ], [ 0, %relieve ]
+  %seen = phi i64 [ -1, %entry ], [ %gen, %work ], [ %seen, %claim ], [ -1, %spin ], [ -1, %give ], [ -1, %bored ], [ -1, %relieve ]
   %now = load atomic i64, ptr %pool acquire, align 8
   %next = and i64 %now, 65535
   %shifted = lshr i64 %now, 16
@@ -266,7 +272,6 @@ claim:
   %kernel.i = load atomic i64, ptr %kernel.p monotonic, align 8
   %args.i = load atomic i64, ptr %args.p monotonic, align 8
   %base = load atomic i64, ptr %base.p monotonic, align 8
-  %total = load atomic i64, ptr %total.p monotonic, align 8
   %now.next = add i64 %now, 1
   %swap = cmpxchg ptr %pool, i64 %now, i64 %now.next acq_rel monotonic
   %won = extractvalue { i64, i1 } %swap, 1
@@ -275,7 +280,10 @@ work:
   %kernel = inttoptr i64 %kernel.i to ptr
   %args = inttoptr i64 %args.i to ptr
   %task = add i64 %base, %next
-  call void %kernel(ptr %args, i64 %task, i64 %total)
+  %gen = lshr i64 %now, 32
+  %same = icmp eq i64 %gen, %seen
+  %place = select i1 %same, i64 %held, i64 %task
+  call void %kernel(ptr %args, i64 %task, i64 %place)
   %0 = atomicrmw add ptr %done.p, i64 1 release
   br label %look
 none:

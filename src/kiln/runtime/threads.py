@@ -155,7 +155,7 @@ def run_plan(address: int, n: int, first: int = 0) -> int:
     """Run the ``n`` plan entries at ``address`` from entry ``first`` on, in one native call without the GIL.
 
     An entry is three 64-bit words: kernel address, argument block address, ntasks. A kernel is
-    ``void kernel(ptr args, i64 task, i64 ntasks)``; with ntasks 0 or 1 it runs on this thread
+    ``void kernel(ptr args, i64 task, i64 place)`` (Note [Places]); with ntasks 0 or 1 it runs on this thread
     (host callbacks must), else its tasks are spread over the pool. With ntasks -1 the entry is a
     jump, ``i64 jump(ptr args)``: it gives how many entries to skip, and a negative number goes back.
     An entry without a kernel is a stop: where its second word is 0, or the address of a byte that is

@@ -60,7 +60,7 @@ def run(
     for phase in kernel.phases():
         native = _Native(lookup(phase.symbol))
         for task in sorted(range(phase.ntasks), reverse=reverse):
-            native(address(args), task, phase.ntasks)
+            native(address(args), task, (phase.ntasks - 1) * (task % 2))
 
 
 def _prepared(kernel: Kernel, isa: Isa, arrays: list[np.ndarray]) -> list[np.ndarray]:

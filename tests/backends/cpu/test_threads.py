@@ -19,7 +19,7 @@ from kiln.runtime import threads
 
 # counts[task] += 1, after some work that depends on the task
 KERNEL = """
-define void @test_threads_count(ptr %args, i64 %task, i64 %ntasks) {
+define void @test_threads_count(ptr %args, i64 %task, i64 %place) {
 entry:
   %counts = load ptr, ptr %args
   %p = getelementptr i64, ptr %counts, i64 %task
@@ -76,6 +76,54 @@ def test_each_task_runs_once(kernel, n):
     plan.check(5)
 
 
+# taken[place] is 1 while a task is there; clashes counts those that found it taken, visits who came
+PLACE = """
+define void @test_threads_place(ptr %args, i64 %task, i64 %place) {
+entry:
+  %taken = load ptr, ptr %args
+  %clashes.p = getelementptr ptr, ptr %args, i64 1
+  %clashes = load ptr, ptr %clashes.p
+  %visits.p = getelementptr ptr, ptr %args, i64 2
+  %visits = load ptr, ptr %visits.p
+  %p = getelementptr i64, ptr %taken, i64 %place
+  %v = getelementptr i64, ptr %visits, i64 %place
+  %old = atomicrmw add ptr %p, i64 1 seq_cst
+  %new = atomicrmw add ptr %clashes, i64 %old seq_cst
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %j, %loop ]
+  %w = load volatile i64, ptr %p
+  %j = add i64 %i, 1
+  %c = icmp slt i64 %j, 300
+  br i1 %c, label %loop, label %done
+done:
+  %x = atomicrmw add ptr %v, i64 1 seq_cst
+  %y = atomicrmw sub ptr %p, i64 1 seq_cst
+  ret void
+}
+"""
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("ntasks", [3, 200, 70_000])
+def test_tasks_that_run_at_once_have_places_of_their_own(count, ntasks):
+    threads.set_num_threads(count)
+    address = jit.build([PLACE], host_isa())("test_threads_place")
+    taken, visits = np.zeros(ntasks + 64, np.int64), np.zeros(ntasks + 64, np.int64)
+    clashes = np.zeros(1, np.int64)
+    block = np.array([a.ctypes.data for a in (taken, clashes, visits)], np.int64)
+    table = np.array([[address, block.ctypes.data, ntasks]] * 20, np.int64)
+    threads.run_plan(table.ctypes.data, len(table))
+    assert not clashes.any()
+    assert not taken.any()
+    assert visits.sum() == 20 * ntasks
+    assert not visits[ntasks:].any()  # places are below the number of tasks
+    batches = -(-ntasks // 65_535)  # a thread stays in its place until a region's tasks are given out
+    assert np.count_nonzero(visits) <= 20 * batches * count
+    if count == 1:
+        assert visits[0] == 20 * ntasks
+
+
 def test_many_regions_with_pauses_between(kernel):
     threads.set_num_threads(3)
     plan = Plan(kernel, [8] * 20)
@@ -108,14 +156,14 @@ def test_host_callback_in_a_plan_may_run_a_plan(kernel):
     seen = []
 
     @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-    def host(args, task, ntasks):
+    def host(args, task, place):
         inner.run()
-        seen.append((task, ntasks, threading.current_thread().name))
+        seen.append((task, place, threading.current_thread().name))
 
     address = ctypes.cast(host, ctypes.c_void_p).value
     table = np.array([[address, 0, 1], [address, 0, 0]], np.int64)
     threads.run_plan(table.ctypes.data, 2)
-    assert [s[:2] for s in seen] == [(0, 1), (0, 1)]
+    assert [s[:2] for s in seen] == [(0, 0), (0, 0)]
     assert {s[2] for s in seen} == {threading.current_thread().name}
     inner.check(2)
 
@@ -123,7 +171,7 @@ def test_host_callback_in_a_plan_may_run_a_plan(kernel):
 def test_kiln_parallel_nested_in_a_task_is_serial_and_complete(kernel):
     text = """
     declare void @kiln_parallel(ptr, ptr, ptr, i64)
-    define void @test_threads_nest(ptr %args, i64 %task, i64 %ntasks) {
+    define void @test_threads_nest(ptr %args, i64 %task, i64 %place) {
       %pool = load ptr, ptr %args
       %kp = getelementptr ptr, ptr %args, i64 1
       %kernel = load ptr, ptr %kp

@@ -64,7 +64,7 @@ class _Forward(Driver):
     def emit(self) -> Kernel:
         """The module's text and what it needs at run time."""
         b, spec = self.b, self.spec
-        with b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+        with b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
             slots = (ARG_OUT, ARG_Q, ARG_K, ARG_V, ARG_LSE, ARG_MASK)
             pointers = [b.argument("%args", slot) for slot in slots]
             space = self.workspace()

@@ -46,7 +46,7 @@ class _Backward(Driver):
         """The module's text and what it needs at run time."""
         b, spec = self.b, self.spec
         units = spec.batch * spec.groups
-        with b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+        with b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
             slots = (ARG_DQ, ARG_DK, ARG_DV, ARG_Q, ARG_K, ARG_V, ARG_G, ARG_OUT, ARG_LSE, ARG_MASK)
             pointers = [b.argument("%args", slot) for slot in slots]
             self.space = self.workspace()

@@ -94,10 +94,10 @@ class Driver:
         return at
 
     def workspace(self) -> str:
-        """The beginning of this task's workspace; all of it must have been reserved."""
+        """The beginning of a task's workspace, which is its place's; all of it must have been reserved."""
         b = self.b
         base = b.argument("%args", ARG_WORKSPACE)
-        return b.at(base, b.mul("%task", self.workspace_bytes))
+        return b.at(base, b.mul("%place", self.workspace_bytes))
 
     def move(self, pointer: str, *steps: tuple[str, int]) -> str:
         """A pointer moved by sums of index times stride, in elements."""

@@ -187,7 +187,7 @@ def _emit_zeros(
 ) -> Kernel:
     """The kernel that sets an output to zero (where there is anything to set)."""
     b, size, element = Text(), ITEMSIZE[dtype], COMPUTE[dtype]
-    with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+    with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
 
         def axis(level: int, target: str) -> None:
             if level == len(sizes):

@@ -161,7 +161,7 @@ class _Plan:
         b, name = Text(), f"{self.symbol}.{what}"
         image, channel, row, col = strides
         ntasks = self._tasks(conv.ci * conv.taps, conv.ci)
-        with b.function(name, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+        with b.function(name, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
             source = b.argument("%args", slot)
             matrix = b.at(b.argument("%args", ARG_WORKSPACE), target)
             share = tasks.Grid(1, ntasks, 1).ranges(b, 1, conv.ci, 1)
@@ -202,7 +202,7 @@ class _Plan:
         if conv.channels_last:
             inner, step, along = conv.c_out, self.pitch, 1
         ntasks = self._tasks(conv.c_out, units)
-        with b.function(name, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+        with b.function(name, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
             y = b.argument("%args", ARG_OUT)
             results = b.at(b.argument("%args", ARG_WORKSPACE), self.results)
             share = tasks.Grid(1, ntasks, 1).ranges(b, 1, units, 1)
@@ -241,7 +241,7 @@ class _Plan:
         if not last:
             along = flat_stride(conv.image, conv.x_strides[2:]) or 1
         ntasks = self._tasks(conv.ci * conv.taps, conv.ci)
-        params = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
+        params = [("ptr", "args"), ("i64", "task"), ("i64", "place")]
         with b.function(name, params):
             dx = b.argument("%args", ARG_OUT)
             results = b.at(b.argument("%args", ARG_WORKSPACE), self.results)

@@ -33,7 +33,7 @@ def emit_forward(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None) -
     """As ``conv.emit_forward``, for one input channel a group."""
     b, size, planes = Text(), ITEMSIZE[conv.dtype], conv.n * conv.c_out
     grid = tasks.Grid.choose(conv.flops, planes, 1, 1)
-    with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+    with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
         y, x, w = (b.argument("%args", slot) for slot in (ARG_OUT, ARG_IMAGE, ARG_OTHER))
         y, w = b.at(y, conv.y_offset, size), b.at(w, conv.w_offset, size)
         walk = _Walk(b, conv, isa)
@@ -76,7 +76,7 @@ def emit_backward_weight(conv: Conv, isa: Isa, symbol: str) -> Kernel:
     """As ``conv.emit_backward_weight``, for one input channel a group; a single phase."""
     b, size = Text(), ITEMSIZE[conv.dtype]
     grid = tasks.Grid.choose(conv.flops, conv.c_out, 1, 1)
-    with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+    with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
         dw, x, dy = (b.argument("%args", slot) for slot in (ARG_OUT, ARG_IMAGE, ARG_OTHER))
         walk = _Walk(b, conv, isa)
         vector = f"<{walk.lanes} x {walk.element}>"

@@ -27,7 +27,7 @@ from kiln.backends.cpu.text import (
     store_vector,
 )
 
-_PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
+_PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "place")]
 _BAND_BYTES = 128 * 1024
 _PIXELS = 6
 
@@ -212,7 +212,7 @@ class _Walk:
         image = b.op(f"udiv i64 {index}, {self.units[1]}")
         row = b.mul(b.op(f"urem i64 {index}, {self.units[1]}"), self.rows)
         scratch = b.argument("%args", ARG_WORKSPACE)
-        scratch = b.at(scratch, b.add(b.mul("%task", self.source.bytes_for(1)), front))
+        scratch = b.at(scratch, b.add(b.mul("%place", self.source.bytes_for(1)), front))
         x = b.argument("%args", ARG_IMAGE)
         above = b.mul(row, conv.stride[0])
         return image, row, self.source.emit(b, f"{name}.halo", x, scratch, conv, image, "1", above)

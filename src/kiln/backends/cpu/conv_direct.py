@@ -31,7 +31,7 @@ _RATE, _READ_RATE = 250, 200
 """Flops and, as they go on meanwhile, bytes read again that take a nanosecond."""
 _COPY = 0.05
 """What copying a row of x takes of the time of computing one of y."""
-_PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
+_PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "place")]
 
 
 def fits(conv: Conv) -> bool:
@@ -355,7 +355,7 @@ class _Direct:
         y = b.at(b.argument("%args", ARG_OUT), conv.y_offset, size)
         x, w = b.argument("%args", ARG_IMAGE), b.argument("%args", conv.prepared)
         room = b.argument("%args", ARG_WORKSPACE)
-        scratch = b.at(room, b.add(b.mul("%task", self.task_bytes), self.tasks_at))
+        scratch = b.at(room, b.add(b.mul("%place", self.task_bytes), self.tasks_at))
         if self.padded:
             x = b.at(room, self.padded_at)
         share = self.grid.ranges(b, prod(self.units), 1, self.panels)

@@ -22,7 +22,7 @@ from kiln.backends.cpu.kernel import Kernel, chain
 from kiln.backends.cpu.microkernel import ARG_WORKSPACE, Tile, emit_tile
 from kiln.backends.cpu.text import ITEMSIZE, Text
 
-_PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
+_PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "place")]
 _DEPTH = 256
 _PARTIAL_BYTES = 10 << 20
 _TASKS = 8
@@ -112,7 +112,7 @@ class BackwardWeight:
         b, conv, size, source = self.b, self.conv, self.size, self.source
         x, dy = b.argument("%args", ARG_IMAGE), b.argument("%args", ARG_OTHER)
         sums = b.argument("%args", ARG_WORKSPACE)
-        scratch = b.at(sums, b.add(b.mul("%task", self.task_bytes), self.front))
+        scratch = b.at(sums, b.add(b.mul("%place", self.task_bytes), self.front))
         share = self.grid.ranges(b, prod(self.units), 1, self.panels)
         chunk = b.op(f"udiv i64 %task, {self.grid.cols}")
         sums = b.at(sums, b.mul(chunk, self.partial), size)

@@ -55,7 +55,7 @@ class Forward:
         """The one phase."""
         b = self.b = Text()
         self.names: dict[tuple[bool, bool], str] = {}
-        with b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+        with b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
             self._body()
         for (high, tail), name in self.names.items():
             self._emit_tile(name, high, tail)

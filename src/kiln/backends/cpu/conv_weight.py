@@ -169,7 +169,7 @@ class WeightDriver(PanelDriver):
         """dw[co, ci, ky, kx] = the sum of all chunks' partial[(ci, ky, kx), co]."""
         b, conv, size = Text(), self.conv, ITEMSIZE[self.conv.dtype]
         _, ci, ky, kx = conv.w_strides
-        with b.function(name, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+        with b.function(name, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
             dw, partial = b.argument("%args", ARG_OUT), b.argument("%args", ARG_WORKSPACE)
             share = tasks.Grid(1, ntasks, 1).ranges(b, 1, rows, 1)
             with b.loop(*share.rows) as row:

@@ -19,7 +19,7 @@ def emit_copy(weights: Weights, dtype: str, symbol: str, offset: int = 0) -> Ker
     if not weights.source:
         return None
     b, size, element = Text(), ITEMSIZE[dtype], COMPUTE[dtype]
-    with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+    with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
 
         def axis(level: int, src: str, dst: str) -> None:
             if level == len(weights.source):
@@ -48,7 +48,7 @@ def emit_panels(conv: Conv, isa: Isa, symbol: str, panel: int) -> Kernel:
     units = conv.groups * panels * (panel // lanes)
     steps = -(-depth // lanes) if turned else conv.ci
     ntasks = max(1, min(8, steps, units * lanes * depth >> 14))
-    with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+    with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
         w = b.at(b.argument("%args", ARG_OTHER), conv.w_offset, size)
         packed = b.argument("%args", ARG_WORKSPACE)
         share = tasks.Grid(1, ntasks, 1).ranges(b, 1, steps, 1)

@@ -77,7 +77,7 @@ class Gemm:
 
 
 def emit(gemm: Gemm, isa: Isa, symbol: str) -> Kernel:
-    """Generate the kernel ``void symbol(args, task, ntasks)`` for ``gemm``.
+    """Generate the kernel ``void symbol(args, task, place)`` for ``gemm``.
 
     ``args`` points to [C, A, B, workspace, epilogue operands...]; workspace is 64-byte aligned
     and may be null when ``workspace_bytes`` is 0.
@@ -89,7 +89,7 @@ def emit(gemm: Gemm, isa: Isa, symbol: str) -> Kernel:
     gemm = fold_batch(gemm)
     if prod(gemm.batch) * gemm.m * gemm.n == 0:
         b = Text()
-        with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+        with b.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
             pass
         return Kernel(b.module(), symbol, 1, 0)
     if not gemm.ahead and gemm.compute != "i32":
@@ -336,7 +336,7 @@ class PanelDriver:
     def emit(self) -> Kernel:
         """The module's text and what it needs at run time."""
         b = self.b = Text()
-        with b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+        with b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
             self._body()
         self._define_parts()
         ntasks = self.grid.ntasks
@@ -351,7 +351,7 @@ class PanelDriver:
         """The kernel that packs all panels of B into the workspace: block after block of K."""
         b = self.b = Text()
         ntasks = min(8, self.panels, max(1, self.packed_bytes >> 16))
-        with b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+        with b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
             target, self.source = (b.argument("%args", k) for k in (ARG_WORKSPACE, ARG_B))
             share = tasks.Grid(1, 1, ntasks).ranges(b, 1, 1, self.panels)
             self.chunk, self.chunk_end = share.cols
@@ -429,7 +429,7 @@ class PanelDriver:
         self.workspace = "null"
         if self.task_bytes:
             base = b.argument("%args", ARG_WORKSPACE)
-            self.workspace = b.at(base, b.add(b.mul("%task", self.task_bytes), self.front))
+            self.workspace = b.at(base, b.add(b.mul("%place", self.task_bytes), self.front))
         self.packed = self.workspace  # where packed panels lie
 
     def _cut(self, index: str) -> None:

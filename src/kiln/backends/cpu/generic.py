@@ -134,7 +134,7 @@ class _Writer:
         names = self._tiles()
         self.tiles = f"@{self.symbol}.tiles"
         self.b.ir.module.constant_array(self.tiles[1:], "ptr", names)
-        with self.b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]):
+        with self.b.function(self.symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]):
             self._body()
         if not self.plain:
             self._define_pack_a()
@@ -216,7 +216,7 @@ class _Writer:
         start = b.op(f"ptrtoint ptr {b.argument('%args', ARG_WORKSPACE)} to i64")
         start = b.op(f"and i64 {b.add(start, 63)}, -64")
         base = b.op(f"inttoptr i64 {start} to ptr")
-        self.workspace = b.at(base, b.mul("%task", self.w["task_bytes"]))
+        self.workspace = b.at(base, b.mul("%place", self.w["task_bytes"]))
 
     def _k_block(self, index: str) -> None:
         b, w = self.b, self.w

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Kernel:
-    """One generated kernel: ``void @symbol(ptr args, i64 task, i64 ntasks)`` as LLVM IR text.
+    """One generated kernel: ``void @symbol(ptr args, i64 task, i64 place)`` as LLVM IR text.
 
     ``args`` is a table of buffer addresses; when ``workspace_bytes`` is not 0 one more entry follows
     them, the address of that much scratch memory (64-byte aligned, contents don't matter). The call
     must be made once for each task in ``range(ntasks)``, in any order and on any threads; ``ntasks``
-    depends on shapes only, so results do not depend on the number of threads. A kernel that needs
+    depends on shapes only, so results do not depend on the number of threads. ``place`` is a number below
+    ``ntasks`` that tasks which run at the same time don't share: what one keeps to itself in scratch memory
+    lies there, where the thread's last task had it. A kernel that needs
     more than one parallel phase goes on in ``then``, to be launched with the same ``args`` once all
     tasks of this one have finished; ``workspace_bytes`` is the same along the chain.
 

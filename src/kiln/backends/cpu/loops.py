@@ -66,7 +66,7 @@ class _Writer:
         self.nest = work.nests[number]
         self.plan: Plan = plan(self.nest, isa)
         self.module = Module()
-        params = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
+        params = [("ptr", "args"), ("i64", "task"), ("i64", "place")]
         self.b: Builder = self.module.function(symbol, params)
         self.n_outer = len(self.nest.outer)
         self.access = Access(self.b, isa, self.nest, work.first_scratch, work.offsets, streamed)
@@ -83,7 +83,7 @@ class _Writer:
         """The finished kernel."""
         if 0 not in self.nest.outer:
             roots = self.nest.roots()
-            own = self.b.mul(self.b.params[1], self.b.i64(self.work.task_bytes))
+            own = self.b.mul(self.b.params[2], self.b.i64(self.work.task_bytes))
             self.access.base(self.b.params[0], own)
             self.hoist(0, roots)
             self.outer_level(0)

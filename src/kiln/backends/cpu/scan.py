@@ -62,7 +62,7 @@ class _Writer:
         while self.lanes > spec.inner:
             self.lanes //= 2
         self.b: Builder = Module().function(
-            symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
+            symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]
         )
         self.e = ExprEmitter(self.b, isa, lambda e: Val("poison", REGISTER[e.dtype]))
 

@@ -103,7 +103,7 @@ class _Writer:
         self.lanes = 1 if self.vector is None else self._lanes(self.vector)
         self.split, self.ntasks = self._tasks()
         self.b: Builder = Module().function(
-            symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
+            symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]
         )
         self.access = Access(self.b, isa, self.nest, len(spec.buffers), ())
         self.e = ExprEmitter(self.b, isa, lambda e: self.access.leaf(e, self.e), self.access.run)

@@ -34,7 +34,7 @@ from kiln.backends.cpu.text import (
 if TYPE_CHECKING:
     from kiln.backends.cpu.gemm import Gemm
 
-_PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
+_PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "place")]
 
 
 def fits_axpy(gemm: Gemm, isa: Isa) -> bool:
@@ -158,7 +158,7 @@ def emit_dot(gemm: Gemm, isa: Isa, symbol: str, slots: tuple[int, int, int]) -> 
             few, many = (a, other) if wide else (other, a)
             if pack:
                 scratch = b.argument("%args", ARG_WORKSPACE)
-                scratch = b.at(scratch, b.mul("%task", task_bytes))
+                scratch = b.at(scratch, b.mul("%place", task_bytes))
                 b.emit(f"call void @{symbol}.pack(ptr {few}, ptr {scratch}, i64 {short}, "
                        f"i64 {gemm.k})")  # fmt: skip
                 few = scratch

@@ -61,7 +61,7 @@ class _Writer:
         self.counted = spec.n * -(-spec.n // self.lanes) <= _COUNTED
         module = Module()
         self.b: Builder = module.function(
-            symbol, [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
+            symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")]
         )
 
     def kernel(self) -> Kernel:

@@ -39,7 +39,7 @@ POINTS = (3 / 4, 3 / 2)
 _BLOCK_BYTES, _NEAR_BYTES, _FAR_BYTES = 640 << 10, 900 << 10, 16 << 20
 _FEW_BLOCKS = 32
 _LINE = 64
-PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "ntasks")]
+PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "place")]
 
 
 def possible(conv: Conv) -> bool:
@@ -281,7 +281,7 @@ class Forward:
         ntasks = self.grid.ntasks
         with b.function(self.name, PARAMS):
             u, room = b.argument("%args", self.conv.prepared), b.argument("%args", ARG_WORKSPACE)
-            base = b.mul("%task", self.task_bytes)
+            base = b.mul("%place", self.task_bytes)
             v, m = (b.at(room, b.add(base, self.front + at)) for at in self.places[:2])
             if self.apart:
                 v, m = (b.at(room, self.front + at) for at in self.places[:2])

@@ -104,7 +104,7 @@ class BackwardWeight:
         b, conv, size = self.b, self.conv, self.size
         x, dy = b.argument("%args", ARG_IMAGE), b.argument("%args", ARG_OTHER)
         sums = b.argument("%args", ARG_WORKSPACE)
-        scratch = b.at(sums, b.add(b.mul("%task", self.task_bytes), self.front))
+        scratch = b.at(sums, b.add(b.mul("%place", self.task_bytes), self.front))
         x_band, y_band, v, q = (b.at(scratch, place) for place in self.places)
         share = self.grid.ranges(b, self.units[0] * self.units[1], self.grid.rows, 1)
         part = share.rows[0]
