@@ -118,7 +118,8 @@ def test_tasks_that_run_at_once_have_places_of_their_own(count, ntasks):
     assert not taken.any()
     assert visits.sum() == 20 * ntasks
     assert not visits[ntasks:].any()  # places are below the number of tasks
-    batches = -(-ntasks // 65_535)  # a thread stays in its place until a region's tasks are given out
+    # a thread stays in its place until a region's tasks are given out
+    batches = -(-ntasks // 65_535)
     assert np.count_nonzero(visits) <= 20 * batches * count
     if count == 1:
         assert visits[0] == 20 * ntasks
