@@ -356,6 +356,13 @@ class LoopNest:
         """Whether buffer ``new`` may be the memory of ``old``: each element is read where it is stored,
         in no later stage.
         """
+        known = self.__dict__.get("_in_place", {})
+        if (old, new) not in known:
+            known[old, new] = self._may_lie_in(old, new)
+            object.__setattr__(self, "_in_place", known)  # a nest never changes
+        return known[old, new]
+
+    def _may_lie_in(self, old: int, new: int) -> bool:
         at = stage = None
         for k, s in enumerate((*self.stages, Stage((), self.final))):
             for t in s.stores:

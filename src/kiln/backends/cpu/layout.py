@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +26,7 @@ from .assembly import Assembly, Place
 from .contract import WORKSPACE
 from .fuse import emit, fuse, needed
 from .isa import Isa
+from .lifetimes import computed_over, over
 from .lower import Launch, lower, lowers, prepare
 from .order import orders
 from .recipe import Checks, Host, Native, Recipe, Slot
@@ -91,7 +93,7 @@ class Memory:
         first = self.launches[born]
         if old not in first.reads:
             return True
-        return _over(first, old, o)
+        return over(first, old, o)
 
     def _lives(self) -> None:
         """How long each value and each launch's scratch memory is needed, and what is computed over what."""
@@ -144,20 +146,11 @@ class Memory:
                 for n in x.reads
                 if n in births and n not in self.place and last[n] == j and births[n] < j
             }
-            for o in x.writes if x.nest is not None and not x.partial else ():
-                if o in self.place or births[o] != j or o.numel() == 0:
-                    continue
-                for old in x.arguments:
-                    if (
-                        old in free
-                        and old.numel() == o.numel()
-                        and old.dtype.itemsize == o.dtype.itemsize
-                        and _over(x, old, o)
-                    ):
-                        free.discard(old)
-                        over[o] = over.get(old, old)
-                        deaths[over[o]] = max(deaths[over[o]], deaths[o])
-                        break
+            for o, old in computed_over(
+                x, free, lambda o, j=j: o not in self.place and births[o] == j
+            ):
+                over[o] = over.get(old, old)
+                deaths[over[o]] = max(deaths[over[o]], deaths[o])
         return over
 
     def copies_itself(self, x: Launch) -> bool:
@@ -203,13 +196,6 @@ class Memory:
         several = n.outputs is not None
         results = tuple((w.args[1] if several else None, self.slot(w)) for w in writes)
         return Host(n.name, moved(n.args), results)
-
-
-def _over(x: Launch, old: Node, new: Node) -> bool:
-    """Whether a launch may compute one node in the memory of another that it reads."""
-    if x.nest is None:
-        return False
-    return x.nest.in_place(x.arguments.index(old), x.arguments.index(new))
 
 
 def _arrays(graph: Graph) -> set[Node]:
@@ -280,11 +266,18 @@ def _plan(
         emit(launches, isa, _arrays(graph))
         return Memory(graph, launches, keep, quiet, strides, kept)
 
+    def scratch(x: Launch) -> int:
+        if x.kernel is None and x.control is None and x.nest is not None:
+            x = replace(x)  # which stores pass the caches is decided where all launches are known
+            emit([x], isa)
+        made = x.kernel or x.control
+        return 0 if made is None else made.workspace_bytes
+
     if max_memory is None:
         m = memory(early + orders(late, graph, keep)[0], len(early)).laid()
     else:
         ways = [early + order for order in orders(late, graph, keep)]
-        m = within(max_memory, name, ways, len(early), origins, memory)
+        m = within(max_memory, name, ways, len(early), origins, memory, scratch)
     launches, quiet = m.launches, m.quiet
     literals = code.literals(m)
     steps: list[Native | Host | Checks] = []

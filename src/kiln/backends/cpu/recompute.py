@@ -16,14 +16,19 @@ A launch that runs again is the same kernel on the same operands. Where it makes
 takes no sums, it goes without the other stores; one that does take sums stays whole, as the order of
 these depends on all that a kernel does. What such a kernel computes from its sums, element by element, has a
 launch of its own, too: the one from before nests were joined (`origins`), which reads the sums.
+
+Note [What is looked at]
+A step changes a few launches, so lives and bytes held are kept up to date (`lifetimes.py`), and so are the
+ways of dropping a value: each keeps what it gained for its work when last looked at. As memory gets less
+so do gains, so only a way that comes out first on those figures is looked at again, until one stays first.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -33,9 +38,9 @@ from ...compile import loopnest as ln
 from ...dtypes import FLOAT
 from ...errors import KilnMemoryError
 from ...graph.node import Node, twin
-from ...runtime import arena
 from ...runtime.arena import ALIGN, aligned
 from .fuse import trimmed
+from .lifetimes import Lifetimes
 from .lower import Launch
 
 if TYPE_CHECKING:
@@ -53,32 +58,72 @@ _BYTE = 8
 
 @dataclass
 class _Plan:
-    """A value computed again: which launches run before launch `at`, in order, and for which nodes each."""
+    """A value computed again: which launches run before launch number `at`, in order, and for which nodes each."""
 
     node: Node
-    after: int  # the last launch before the gap that touches the node
+    after: int  # the number of the last launch before the gap that touches the node
     at: int
     steps: list[tuple[Launch, Node]] = field(default_factory=list)
     known: dict[Node, Node | None] = field(default_factory=dict)
     """By first version: the version of an operand that is there, or None where an earlier step makes it."""
     longer: dict[Node, int] = field(default_factory=dict)
-    """Versions that have to live on, with the last launch that needs them so far."""
+    """Versions that have to live on, with the number of the last launch that needs them so far."""
+    cost: int = 0
+    """The operations that it takes."""
+    held: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """The bytes that each of its launches holds more than is held before the first."""
+
+
+class _Ways:
+    """A table of the ways to drop a value: between two launches that touch it, with or without operands that are gone."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[Node, int, int, bool]] = []
+        self.gaps: set[tuple[int, int, Node]] = set()
+        self.of: dict[Node, set[int]] = {}  # rows by the first version of what they depend on
+        self.plans: list[_Plan | None] = []  # None where there is none, or it has to be made again
+        self.after, self.before = (np.zeros(64, np.int64) for _ in range(2))
+        self.worth, self.most = np.zeros(64), np.zeros(64)
+        """Bytes x launches above the target that are saved for each operation where that is `exact`, and the
+        most that it may be, if what is held above the target only gets less."""
+        self.exact = np.zeros(64, bool)
+
+    def add(self, node: Node, after: int, before: int) -> range:
+        """The rows of a gap, if it is a new one."""
+        first = len(self.rows)
+        if (after, before, node) in self.gaps:
+            return range(0)
+        self.gaps.add((after, before, node))
+        if first + 2 > len(self.worth):
+            for name in ("after", "before", "worth", "most", "exact"):
+                old = getattr(self, name)
+                setattr(self, name, np.concatenate((old, np.zeros_like(old))))
+        for deep in (False, True):
+            self.after[len(self.rows)], self.before[len(self.rows)] = after, before
+            self.rows.append((node, after, before, deep))
+            self.plans.append(None)
+        return range(first, first + 2)
+
+    def loosen(self) -> None:
+        """Know of no way more than the most that it is worth, as what is held has changed."""
+        self.worth[self.exact] = self.most[self.exact]
+        self.exact[:] = False
 
 
 def within(
     limit: int, name: str, ways: list[list[Launch]], quiet: int, origins: list[Launch],
-    memory: Callable[[list[Launch], int], Memory],
+    memory: Callable[[list[Launch], int], Memory], scratch: Callable[[Launch], int],
 ) -> Memory:  # fmt: skip
     """The memory of launches, some of them run again, in so many bytes of arena and literals.
 
     `ways` are orders of the launches, of which the one that takes least work is chosen; `memory(launches,
-    quiet)` says how long everything lives; the first `quiet` launches write no state; `origins` are the
+    quiet)` says how long everything lives, `scratch(launch)` what it needs for itself; the first `quiet` launches write no state; `origins` are the
     launches before they were joined.
     Errors: KilnMemoryError where it can't be done.
     """
     tried = []
     for launches in ways:
-        search = Recomputation(launches, quiet, origins, memory)
+        search = Recomputation(launches, quiet, origins, memory, scratch)
         fixed = sum(n.args[0].nbytes for n in search.m.literals)
         tried.append((search.within(limit - fixed), search))
     enough = [(s.spent, k) for k, (m, s) in enumerate(tried) if m.bytes + fixed <= limit]
@@ -96,25 +141,42 @@ class Recomputation:
     """One search: launches, of which more and more are run twice, and the memory that they need.
 
     `memory(launches, quiet)` says where everything lies; the first `quiet` launches write no state.
+    `scratch(launch)` is what one launch needs for itself.
     """
 
     def __init__(
         self, launches: list[Launch], quiet: int, origins: list[Launch],
-        memory: Callable[[list[Launch], int], Memory],
+        memory: Callable[[list[Launch], int], Memory], scratch: Callable[[Launch], int],
     ):  # fmt: skip
-        self.launches, self.quiet, self.memory = launches, quiet, memory
+        self.quiet, self.memory = quiet, memory
         writers = Counter(n for x in origins for n in x.writes)
         self.origins = {
             x.writes[0]: x for x in origins if _separate(x) and writers[x.writes[0]] == 1
         }
         self.root: dict[Node, Node] = {}  # the first version of each twin
         self.versions: dict[Node, list[Node]] = {}
-        self.banned: set[tuple[Node, Node]] = set()
+        self.banned: set[tuple[Node, int]] = set()
         self.products = {
             w: _products(x, w) for x in launches if x.nest is None and _plain(x) for w in x.writes
         }
         self.spent = 0  # operations of all that is computed again
-        self.look()
+        m = self.m = memory(launches, quiet)
+        pinned = {*m.keep, *(n for n, _ in m.copies)}
+        self.outside = set(m.place)
+        self.wanted = {*m.keep, *m.graph.outputs}
+        self.lives = Lifetimes(launches, self.outside, pinned, scratch)
+        self.maker = {n: i for i, x in self.lives.numbers() for n in x.writes}
+        counts = Counter(n for x in launches for n in x.writes)
+        self.shared = {n for n, count in counts.items() if count > 1}
+        # inputs whose memory is written by a launch can't be read after it
+        self.overwritten = {
+            m.graph.inputs[i]: self.lives.touches[o][0]
+            for k, i in m.graph.updates.items()
+            if m.place.get(o := m.graph.outputs[k]) == ("ext", i) and o in m.born
+        }
+        self._work: dict[tuple[int, Node], tuple[Launch, int]] = {}
+        self.ways = _Ways()
+        self.gaps(self.lives.touches)
 
     def within(self, limit: int) -> Memory:
         """The memory of the launches after as much recomputation as the limit takes, or as there is.
@@ -122,84 +184,119 @@ class Recomputation:
         Where the limit is out of reach at once, targets between it and the peak are tried first.
         """
         target = limit
+        self.aim(target)
         while True:
-            peak = int(self.live.max(initial=0))
-            if peak <= limit and (laid := self.m.laid()).bytes <= limit:
+            peak = int(self.lives.live.max(initial=0))
+            if peak <= limit and (laid := self.laid()).bytes <= limit:
                 return laid
             if peak <= target:  # on to the limit, or below it by what is lost between values
                 target = limit if peak > limit else peak - ALIGN
-                self.banned.clear()
+                self.aim(target, peak > limit)
             if not peak or not self.step(target):
                 if peak - target <= peak // _FINE:
-                    return self.m.laid()
+                    return self.laid()
                 target = (target + peak) // 2
-                self.banned.clear()
+                self.aim(target, False)
 
-    def look(self) -> None:
-        """Learn from memory as it is now: who touches what when, and how many bytes are held at each launch."""
-        m = self.m = self.memory(self.launches, self.quiet)
-        last = len(self.launches)
-        self.touches: dict[Node, list[int]] = {}
-        self.maker: dict[Node, Launch] = {}
-        writers = Counter(n for x in self.launches for n in x.writes)
-        for j, x in enumerate(self.launches):
-            for n in (*x.writes, *(r for r in x.reads if r not in x.writes)):
-                self.touches.setdefault(n, []).append(j)
-            for n in x.writes:
-                self.maker[n] = x
-        self.shared = {n for n, count in writers.items() if count > 1}
-        self.live = arena.held([*m.lives.values(), *m.scratch.values()])[:last]
-        pinned = self.pinned = {*m.keep, *(n for n, _ in m.copies)}
-        self.held = {n: _bytes(n) for n in (*m.lives, *m.over) if n not in pinned}
-        across = np.zeros(last + 2, np.int64)
-        for n in (*m.lives, *m.over):
-            across[self.touches[n][0] + 1] += _bytes(n)
-            across[(last if n in pinned else self.touches[n][-1]) + 1] -= _bytes(n)
-        self.across = np.cumsum(across)  # bytes held from before a launch until it runs
-        # inputs whose memory is written by a launch can't be read after it
-        self.overwritten = {
-            m.graph.inputs[i]: m.born[o]
-            for k, i in m.graph.updates.items()
-            if m.place.get(o := m.graph.outputs[k]) == ("ext", i) and o in m.born
-        }
+    def laid(self) -> Memory:
+        """The memory of the launches as they are now, with a place for each value."""
+        quiet = sum(1 for _ in self.lives.numbers(0, self.quiet))
+        return self.memory([x for _, x in self.lives.numbers()], quiet).laid()
+
+    def aim(self, target: int, lower: bool = True) -> None:
+        """Go for another target; one that is `lower` makes more of every way."""
+        self.banned.clear()
+        self.ways.loosen()
+        for k in range(len(self.ways.rows)) if lower else ():
+            self.bound(k, target)
 
     def step(self, target: int) -> bool:
         """Recompute one more value; False where nothing lowers the fullest point."""
-        top = int(self.live.argmax())
-        ranked = []
-        for node, after, at in self.gaps(top):
-            for deep in (False, True):
-                plan = self.planned(node, after, at, deep)
-                if plan is None:
-                    continue
-                gain, cost = self.worth(plan, target)
-                if gain > 0:
-                    ranked.append((gain / cost, len(ranked), cost, plan))
-        for _, _, cost, plan in sorted(ranked, key=lambda r: (-r[0], r[1])):
-            before = self.launches, self.quiet, _above(self.live, target)
+        lives = self.lives
+        while (plan := self.best(target)) is not None:
+            before = _above(lives.live, target)
+            lives.undo.clear()
             self.apply(plan)
-            self.look()
-            if _above(self.live, target) < before[2]:
-                self.spent += cost
+            changed = lives.settle()
+            done = _above(lives.live, target) < before
+            if not done:
+                self.banned.add((plan.node, plan.at))
+                changed |= lives.revert()
+            self.follow(changed, target)
+            if done:
+                self.spent += plan.cost
                 return True
-            self.banned.add((plan.node, before[0][plan.at].writes[0]))
-            self.launches, self.quiet = before[:2]
-            self.look()
         return False
 
-    def gaps(self, top: int) -> Iterator[tuple[Node, int, int]]:
-        """Values held at a launch that neither makes nor reads them: with the launches before and after that touch them."""
-        for n in self.held:
-            t = self.touches[n]
-            k = bisect_left(t, top)
-            if 0 < k < len(t) and t[k] != top and self.source(n, t[k]) is not None:
-                later = [self.launches[j] for j in t[k:]]
-                if all(map(_plain, later)) and (n, later[0].writes[0]) not in self.banned:
-                    yield n, t[k - 1], t[k]
+    def best(self, target: int) -> _Plan | None:
+        """The plan that frees most for its work where the most is held."""
+        rows, ways = self.around(), self.ways
+        for afresh in (False, True):  # what is held may have become more since ways came to nothing
+            for k in rows.tolist() if afresh else ():
+                self.bound(k, target)
+            while len(rows) and ways.worth[k := int(rows[np.argmax(ways.worth[rows])])] > 0:
+                plan = ways.plans[k]
+                assert plan is not None
+                if ways.exact[k]:
+                    return plan
+                banned = (plan.node, plan.at) in self.banned
+                saved, most = (0, 0) if banned else self.worth(plan, target)
+                ways.exact[k], ways.worth[k], ways.most[k] = (
+                    True,
+                    saved / plan.cost,
+                    most / plan.cost,
+                )
+        return None
 
-    def source(self, n: Node, at: int) -> Launch | None:
-        """A launch that can make a value again before launch `at`."""
-        x = self.maker.get(n)
+    def around(self) -> np.ndarray:
+        """The ways to drop what is held at the fullest point by a launch that neither makes nor reads it."""
+        at, n = self.lives.at, len(self.ways.rows)
+        top = int(self.lives.live.argmax())
+        return np.flatnonzero((at[self.ways.after[:n]] < top) & (top < at[self.ways.before[:n]]))
+
+    def gaps(self, nodes: Iterable[Node]) -> list[int]:
+        """New rows for the times at which values are held, but not used."""
+        lives, rows = self.lives, []
+        for n in nodes:
+            if n in lives.lives and n not in lives.pinned:
+                for a, b in pairwise(lives.touches[n]):
+                    if lives.at[b] - lives.at[a] > 1:
+                        rows += self.ways.add(n, a, b)
+        return rows
+
+    def follow(self, changed: set[Node], target: int) -> None:
+        """Look again at the ways that depend on values that are touched otherwise now."""
+        rows = set(self.gaps(changed))
+        for n in changed:
+            rows |= self.ways.of.pop(self.root.get(n, n), set())
+        for k in rows:
+            self.ways.plans[k] = None
+            self.bound(k, target)
+        self.ways.loosen()
+
+    def bound(self, k: int, target: int) -> None:
+        """The most that a way can be worth: what it adds elsewhere may come to be below the target."""
+        ways, lives = self.ways, self.lives
+        node, after, before, deep = ways.rows[k]
+        ways.exact[k], ways.worth[k], ways.most[k] = False, 0, 0
+        held = lives.live[lives.at[after] + 1 : lives.at[before]]
+        saved = _above(held, target)
+        if not saved:
+            return
+        plan = ways.plans[k]
+        if plan is None:
+            plan = ways.plans[k] = self.planned(node, after, before, deep)
+            for root in () if plan is None else (self.root.get(node, node), *plan.known):
+                ways.of.setdefault(root, set()).add(k)
+        if plan is not None:
+            ways.worth[k] = ways.most[k] = (
+                saved - _above(held - self.bytes(node), target)
+            ) / plan.cost
+
+    def source(self, n: Node, place: int) -> Launch | None:
+        """A launch that can make a value again before the launch at a place."""
+        made = self.maker.get(n)
+        x = None if made is None else self.lives.launches[made]
         first = self.origins.get(self.root.get(n, n))
         if (
             x is None
@@ -209,75 +306,96 @@ class Recomputation:
             or (first is not None and not _slim(x))
         ):
             x = first
-        if x is None or any(self.overwritten.get(r, at) < at for r in x.reads):
+        at = self.lives.at
+        if x is None or any(
+            at[self.overwritten[r]] < place for r in x.reads if r in self.overwritten
+        ):
             return None
         return x
 
-    def planned(self, node: Node, after: int, at: int, deep: bool) -> _Plan | None:
+    def planned(self, node: Node, after: int, before: int, deep: bool) -> _Plan | None:
         """How a value is computed again; `deep` says that operands that are gone are too, unless they are small."""
-        plan = _Plan(node, after, at)
-        return plan if self.add(plan, node, deep) else None
+        touches = self.lives.touches[node]
+        k = touches.index(before) if before in touches else 0
+        later = [self.lives.launches[i] for i in touches[k:]]
+        if k == 0 or touches[k - 1] != after or not self.lives.lives.get(node):
+            return None
+        plan = _Plan(node, after, before)
+        if not all(map(_plain, later)) or not self.add(plan, node, deep):
+            return None
+        held, most = 0, []
+        for x, n in plan.steps:
+            others = 0 if _slim(x) else sum(self.bytes(w) for w in x.writes if w is not n)
+            held += self.bytes(n)
+            most.append(held + others + aligned(self.lives.scratch(x)))
+        plan.held = np.array(most, np.int64)
+        plan.cost = sum(self.work(x, n) for x, n in plan.steps)
+        return plan
 
     def add(self, plan: _Plan, n: Node, deep: bool) -> bool:
         """Add to a plan what makes a value again; False where that can't be done."""
-        x = self.source(n, plan.at)
+        place = int(self.lives.at[plan.at])
+        x = self.source(n, place)
         if x is None or len(plan.steps) >= _DEEPEST:
             return False
         for r in x.reads:
             root = self.root.get(r, r)
-            there = self.m.place.get(r, ("arena", 0))[0] != "arena" or r in self.pinned
-            if root in plan.known or there:
+            if root in plan.known or r in self.outside or r in self.lives.pinned:
                 continue
-            plan.known[root] = self.version(r, plan.at)
+            plan.known[root] = self.version(r, place)
             if plan.known[root] is not None:
                 continue
-            last = self.latest(r, plan.at)
+            last = self.latest(r, place)
             if last is None or (
-                deep and _bytes(r) * _SMALL > _bytes(n) and self.source(r, plan.at) is not None
+                deep
+                and self.bytes(r) * _SMALL > self.bytes(n)
+                and self.source(r, place) is not None
             ):
                 if not self.add(plan, r, deep):
                     return False
             else:
                 plan.known[root] = last
-                plan.longer[last] = self.touches[last][-1]
+                plan.longer[last] = self.lives.touches[last][-1]
         plan.steps.append((x, n))
         return True
 
-    def version(self, n: Node, at: int) -> Node | None:
-        """The version of a value that is in memory when launch `at` begins."""
-        root = self.root.get(n, n)
-        for v in self.versions.get(root, [root]):
-            t = self.touches.get(v)
-            if t is not None and t[0] < at <= t[-1]:
+    def version(self, n: Node, place: int) -> Node | None:
+        """The version of a value that is in memory when the launch at a place begins."""
+        at = self.lives.at
+        for v, t in self.known(n):
+            if at[t[0]] < place <= at[t[-1]]:
                 return v
         return None
 
-    def latest(self, n: Node, at: int) -> Node | None:
-        """The version of a value that was in memory last before launch `at`, if one was."""
-        root = self.root.get(n, n)
-        known = [v for v in self.versions.get(root, [root]) if v in self.touches]
-        before = [v for v in known if self.touches[v][0] < at]
-        return max(before, key=lambda v: self.touches[v][-1], default=None)
+    def latest(self, n: Node, place: int) -> Node | None:
+        """The version of a value that was in memory last before the launch at a place, if one was."""
+        at = self.lives.at
+        before = [(at[t[-1]], v) for v, t in self.known(n) if at[t[0]] < place]
+        return max(before, key=lambda b: b[0], default=(0, None))[1]
+
+    def known(self, n: Node) -> list[tuple[Node, list[int]]]:
+        """The versions of a value that there are, and the launches that touch each."""
+        root, touches = self.root.get(n, n), self.lives.touches
+        return [(v, t) for v in self.versions.get(root, (root,)) if (t := touches.get(v))]
 
     def worth(self, plan: _Plan, target: int) -> tuple[int, int]:
-        """Bytes x launches above the target that a plan saves, and the operations that it takes."""
-        begin, at = plan.after + 1, plan.at
-        first = min([begin, *(last + 1 for last in plan.longer.values())])
-        now = self.live[first:at]
+        """Bytes x launches above the target that a plan saves, and how many if all that it adds were below."""
+        place, size = self.lives.at, self.bytes(plan.node)
+        begin, at = int(place[plan.after]) + 1, int(place[plan.at])
+        ends = {n: int(place[last]) + 1 for n, last in plan.longer.items()}
+        first = min([begin, *ends.values()])
+        now = self.lives.live[first:at]
         then = now.copy()
-        then[begin - first :] -= self.held[plan.node]
-        for n, last in plan.longer.items():
-            then[last + 1 - first :] += _bytes(n)
+        then[begin - first :] -= size
+        for n, end in ends.items():
+            then[end - first :] += self.bytes(n)
         # between the launches before and at `at`
-        held = int(self.across[at]) + sum(map(_bytes, plan.longer)) - self.held[plan.node]
-        steps = []
-        for x, n in plan.steps:
-            others = 0 if _slim(x) else sum(_bytes(w) for w in x.writes if w is not n)
-            held += _bytes(n)
-            scratch = x.kernel.workspace_bytes if x.kernel is not None else 0
-            steps.append(held + others + aligned(scratch))
-        after = _above(then, target) + _above(np.array(steps, np.int64), target)
-        return _above(now, target) - after, sum(self.work(x, n) for x, n in plan.steps)
+        held = int(self.lives.across[at]) + sum(map(self.bytes, ends)) - size
+        saved = most = _above(now, target) - _above(then, target)
+        if ends:
+            gap = now[begin - first :]
+            most = _above(gap, target) - _above(gap - size, target)
+        return max(saved - _above(held + plan.held, target), 0), most
 
     def apply(self, plan: _Plan) -> None:
         """Run a plan's launches before launch `at`, which and whose successors read the twin."""
@@ -292,50 +410,74 @@ class Recomputation:
                 root = self.root.get(w, w)
                 now[root] = names[w] = self.twin(w, root)
             new.append(_renamed(x, names))
-        node = plan.node
+        node, lives = plan.node, self.lives
         mine = now[self.root.get(node, node)]
         assert mine is not None
-        rest = [
-            _renamed(x, {node: mine}) if node in x.reads else x for x in self.launches[plan.at :]
-        ]
-        early, late = self.launches[: plan.at], [*new, *rest]
-        split = self.quiet + len(new) if plan.at < self.quiet else self.quiet
-        whole = [*early, *late]
-        late = self.needed(whole[split:], set())
-        early = self.needed(whole[:split], {r for x in late for r in x.reads})
-        self.launches, self.quiet = [*early, *late], len(early)
+        numbers = range(len(lives.launches), len(lives.launches) + len(new))
+        place = int(lives.at[plan.at])
+        lives.insert(place, new)
+        self.quiet += len(new) if place < self.quiet else 0
+        self.maker |= {w: i for i, x in zip(numbers, new, strict=True) for w in x.writes}
+        for i in lives.touches[node].copy():
+            if (x := lives.launches[i]) is not None and lives.at[i] >= lives.at[plan.at]:
+                lives.put(i, _renamed(x, {node: mine}))
+        self.prune(node)
 
-    def needed(self, launches: list[Launch], read: set[Node]) -> list[Launch]:
-        """The launches without those, and without stores, that only made what a twin is read for now."""
-        wanted = {*read, *self.m.keep, *self.m.graph.outputs}
-        left: list[Launch] = []
-        for x in reversed(launches):
-            if _plain(x) and wanted.isdisjoint(x.writes):
+    def prune(self, node: Node) -> None:
+        """Drop launches, and stores, that only made a value that is not read any more."""
+        launches, touches = self.lives.launches, self.lives.touches
+        stack = [node]
+        while stack:
+            n = stack.pop()
+            if self.read(n):
                 continue
-            if _slim(x) and not wanted.issuperset(x.writes):
-                x = trimmed(x, wanted) or x
-            wanted |= x.reads
-            left.append(x)
-        return left[::-1]
+            for i in touches.get(n, []).copy():
+                x = launches[i]
+                if x is None or n not in x.writes or not _plain(x):
+                    continue
+                wanted = set(filter(self.read, x.writes))
+                y = x if wanted else None
+                if wanted and _slim(x):
+                    y = trimmed(x, wanted) or x
+                if y is not x:
+                    self.lives.put(i, y)
+                    stack += x.reads - (y.reads if y is not None else set())
+
+    def read(self, n: Node) -> bool:
+        """Whether a launch reads a value, or it is asked for at the end."""
+        launches = self.lives.launches
+        return n in self.wanted or any(
+            (x := launches[i]) is not None and n in x.reads for i in self.lives.touches.get(n, ())
+        )
+
+    def bytes(self, n: Node) -> int:
+        """The bytes of the arena that a node takes."""
+        return self.lives.size(n)
 
     def work(self, x: Launch, n: Node) -> int:
         """The operations of a launch that makes a node, bytes that it moves counted as operations."""
-        moved = {*x.reads, n} if _slim(x) else {*x.reads, *x.writes}
-        work = _BYTE * sum(map(_bytes, moved))
-        if x.nest is not None:
-            return work + prod(x.nest.dims) * len(ln.walk(x.nest.roots()))
-        return work + self.products[self.root.get(n, n)]
+        known = self._work.get((id(x), n))
+        if known is None:
+            moved = {*x.reads, n} if _slim(x) else {*x.reads, *x.writes}
+            work = _BYTE * sum(map(self.bytes, moved))
+            if x.nest is not None:
+                work += prod(x.nest.dims) * len(ln.walk(x.nest.roots()))
+            else:
+                work += self.products[self.root.get(n, n)]
+            known = self._work[id(x), n] = (x, work)
+        return known[1]
 
     def most(self) -> str:
         """What holds most of the memory where it is fullest."""
-        if not len(self.live):
+        lives = self.lives
+        if not len(lives.live):
             return "constants"
-        top = int(self.live.argmax())
-        there = [(_bytes(n), repr(n)) for n, t in self.touches.items()
-                 if t[0] <= top <= t[-1] and (n in self.m.lives or n in self.m.over)]  # fmt: skip
-        if top in self.m.scratch:
-            x = self.launches[top].writes[0]
-            there.append((self.m.scratch[top].size, f"scratch memory of {x!r}"))
+        top = int(lives.live.argmax())
+        there = [(self.bytes(n), repr(n)) for n, (a, b) in lives.lives.items()
+                 if lives.at[a] <= top and (n in lives.pinned or top <= lives.at[b])]  # fmt: skip
+        x = lives.launches[lives.order[top]]
+        if x is not None and (scratch := lives.scratch(x)):
+            there.append((scratch, f"scratch memory of {x.writes[0]!r}"))
         there.sort(key=lambda b: -b[0])
         return ", ".join(f"{what} ({b} bytes)" for b, what in there[:3])
 
@@ -345,10 +487,6 @@ class Recomputation:
         self.root[made] = root
         self.versions.setdefault(root, [root]).append(made)
         return made
-
-
-def _bytes(n: Node) -> int:
-    return aligned(max(n.numel(), 1) * n.dtype.itemsize)
 
 
 def _above(live: np.ndarray, target: int) -> int:
