@@ -270,17 +270,27 @@ def _unroll(stages: Sequence[Stage], final: Sequence[Store]) -> int:
 
 
 def _element_size(nest: LoopNest) -> int:
-    """Bytes of the widest value computed per element: of the floats, where there are any."""
+    """Bytes of the widest value computed per element: of the floats, where there are any.
+
+    What is computed of scalars alone is computed once for all, whatever its width.
+    """
+    once: set[Expr] = set()
+    for e in walk(nest.roots()):  # arguments come first
+        fixed = e.op not in ("index", "ref", "gather", "random_bits")
+        if e.op == "load":
+            fixed = not any(e.attr[1].strides) and not e.attr[1].bounds
+        if fixed and once.issuperset(e.args):
+            once.add(e)
     size = 1
     floats = 0
     stack = [*nest.roots()]
     seen = set()
     while stack:
         e = stack.pop()
-        if e in seen:
+        if e in seen or e in once:
             continue
         seen.add(e)
-        if e.op not in ("index", "const", "scalar", "ref"):
+        if e.op not in ("index", "ref"):
             wide = 4 if e.dtype in ("f16", "bf16") else ITEMSIZE[e.dtype]
             size = max(size, wide)
             floats = max(floats, wide if e.dtype in FLOATS else 0)
