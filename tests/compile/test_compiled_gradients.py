@@ -434,3 +434,17 @@ def test_threads():
     for t in threads:
         t.join()
     assert not errors
+
+
+def test_an_argument_that_becomes_a_gradient_is_that_very_tensor():
+    p = kiln.tensor([1.0, 2.0], requires_grad=True)
+
+    @kiln.compile
+    def step(g):
+        p.grad = g
+        return p.detach() * g
+
+    for value in (3.0, 5.0):
+        g = kiln.full((2,), value)
+        np.testing.assert_array_equal(step(g).numpy(), [value, 2 * value])
+        assert p.grad is g

@@ -51,9 +51,8 @@ class Plan:
         moved = capture.moved()
         self.moved = [(leaf, output(capture.value(t))) for leaf, t in moved]
         grad_outputs += [(("new", k), t) for (_, k), (_, t) in zip(self.moved, moved, strict=True)]
-        self.grads: list[
-            tuple[Tensor | int, int]
-        ] = []  # (tensor or argument, output that becomes its .grad)
+        # (tensor or argument, what becomes its .grad: an argument itself, an output or nothing)
+        self.grads: list[tuple[Tensor | int, tuple[str, int] | None]] = []
         changed = [(t, old, t._grad) for t, old, _ in capture.grads.values()]
         changed += [
             (leaf, capture.arg_grads.get(leaf), t._grad)
@@ -63,9 +62,13 @@ class Plan:
             if isinstance(target, Tensor):
                 target._grad = old
             if new is not old:
-                self.grads.append(
-                    (target, -1 if new is None else output(capture.payload(new).node()))
-                )
+                known = capture.stand_ins.get(id(new))
+                if new is None:
+                    self.grads.append((target, None))
+                elif known is not None:
+                    self.grads.append((target, ("arg", known[0])))
+                else:
+                    self.grads.append((target, ("new", output(capture.payload(new).node()))))
         self.joint: Joint | None = None
         if grad_outputs:
             self.joint = differentiate(

@@ -169,8 +169,11 @@ def _effects(plan: Plan, s: Source) -> None:
         elif i.kind == "state":
             bump(i.tensor)  # type: ignore[arg-type]
             s.line(f"{_owner(i, s)}._ver[0] += 1")
-    for target, k in plan.grads:
-        s.line(f"{_tensor(target, s)}._grad = {'None' if k < 0 else f'wrap(o{k})'}")
+    for target, made in plan.grads:
+        value = "None"
+        if made is not None:
+            value = f"x{made[1]}" if made[0] == "arg" else f"wrap(o{made[1]})"
+        s.line(f"{_tensor(target, s)}._grad = {value}")
 
 
 def _bump_all(*tensors: Tensor) -> None:
