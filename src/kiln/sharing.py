@@ -89,11 +89,24 @@ class Watch:
         return all(_owned(r) and id(r) not in _exposed and id(r) not in lent for r in self.roots)
 
 
+class Written:
+    """Arrays that are written again and again: `written` for all of them, soon done where nobody watches them."""
+
+    def __init__(self, arrays: Iterable[np.ndarray]):
+        self.arrays = tuple(arrays)
+        self.ids = frozenset(id(root_of(a)) for a in self.arrays)
+
+    def tell(self) -> None:
+        """As `written`."""
+        if not self.ids.isdisjoint(watched):
+            written(*self.arrays)
+
+
 def written(*arrays: Any) -> None:
     """Tell that these arrays' memory changes; to be called both before and after, as Ctrl-C may come between."""
     for a in arrays:
         if isinstance(a, np.ndarray):
-            for w in watched.get(id(root_of(a)), ()):
+            for w in watched.get(id(a if a.base is None else root_of(a)), ()):
                 w.stale = True
 
 

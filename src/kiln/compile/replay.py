@@ -14,7 +14,7 @@ from ..errors import KilnError, describe
 from ..ops.dispatch import bump
 from ..ops.registry import REGISTRY
 from ..runtime.blocks import allocator
-from ..sharing import watched, written
+from ..sharing import Written, watched, written
 from ..tensor import Tensor, wrap
 from .inputs import Input
 from .pytree import count, unflatten
@@ -57,22 +57,23 @@ def replay(plan: Plan) -> Callable[[tuple[Any, ...]], Any]:
         s.line("raise too_large() from None", 2)
     s.line("with program.lock:")
     steady, varying, back = _inputs(plan, s)
-    changes = ", ".join(a for i in plan.written for a in _arrays(i, s))
-    if changes:
-        s.line(f"if watched: written({changes})", 2)
     outputs = [f"o{k}" for k in plan.visible]
     s.names["call"] = program.caller([i.index for i, _ in varying])
-    s.line(f"call({', '.join([text for _, text in varying] + outputs)})", 2)
-    for line in back:
+    run = [f"call({', '.join([text for _, text in varying] + outputs)})", *back]
+    if plan.written:
+        bound = {i.index for _, i in steady}
+        changes = [a for i in plan.written if i.index not in bound for a in _arrays(i, s)]
+        told = f"if watched: changed.tell(); written({', '.join(changes)})"
+        run = ["try:", *("    " + line for line in run), "finally:", "    " + told]
+    for line in run:
         s.line(line, 2)
-    if changes:
-        s.line(f"if watched: written({changes})")
     _effects(plan, s)
     made = _results(plan, s)
     s.line(f"return {_tree(plan.structure, iter(made), s)}")
-    run = s.function("run(leaves)", "replay")
+    function = s.function("run(leaves)", "replay")
     s.names["rebind"] = lambda leaves: _rebind(plan, leaves, steady, s.names)
-    return run
+    s.names["changed"] = _changed(plan, steady)
+    return function
 
 
 def _tensor(t: Tensor | int, s: Source) -> str:
@@ -157,6 +158,12 @@ def _rebind(
                 )  # fmt: skip
             plan.program.bind(i.index, a)
             names[name] = a
+    names["changed"] = _changed(plan, steady)
+
+
+def _changed(plan: Plan, steady: list[tuple[str, Input]]) -> Written:
+    """The arrays of state that a call writes, of those that are bound."""
+    return Written(i.tensor._a for _, i in steady if i in plan.written)  # type: ignore[union-attr]
 
 
 def _effects(plan: Plan, s: Source) -> None:
