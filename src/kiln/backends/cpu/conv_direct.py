@@ -27,8 +27,9 @@ _BAND_BYTES = 384 * 1024
 _PANEL_BYTES = 400 * 1024
 _FAR_BYTES = 256 * 1024
 _LINE = 64
-_RATE, _READ_RATE = 250, 200
-"""Flops and, as they go on meanwhile, bytes read again that take a nanosecond."""
+_RATE, _READ_RATE, _FAR_RATE = 250, 200, 100
+"""Flops and, as they go on meanwhile, bytes read from L3 or memory that take a nanosecond."""
+_L2_BYTES, _THREADS = 1 << 20, 8
 _COPY = 0.05
 """What copying a row of x takes of the time of computing one of y."""
 _PARAMS = [("ptr", "args"), ("i64", "task"), ("i64", "place")]
@@ -237,7 +238,8 @@ class _Direct:
         vectors = [self.box.nv] * self.whole + [-(-self.rest // self.lanes)] * (self.rest > 0)
         best, choice = float("inf"), (1, 1)
         for cols in range(1, self.panels + 1):
-            for parts in range(1, min(length, 2 * wanted // (groups * cols)) + 1):
+            most = max(cols // self.panels, min(length, 2 * wanted // (groups * cols)))
+            for parts in range(1, most + 1):
                 count = groups * parts * cols
                 if wanted == 1 < count:
                     break
@@ -245,8 +247,9 @@ class _Direct:
                 widths = [sum(vectors[low:high]) for low, high in tasks.parts(self.panels, cols)]
                 stretch = tasks.stretch([h * w for h in heights * groups for w in widths])
                 near = image <= parts * _BAND_BYTES
-                again = groups * (parts * self.front + (cols if near else self.panels) * image)
-                cost = stretch * conv.flops / _RATE + again / _READ_RATE
+                weights = parts * self.front / (_FAR_RATE if self.front > _L2_BYTES else _READ_RATE)
+                images = (min(cols, _THREADS) if near else self.panels) * image / _READ_RATE
+                cost = stretch * conv.flops / _RATE + groups * (weights + images)
                 if cost < best:
                     best, choice = cost, (parts, cols)
         parts, cols = choice
@@ -453,12 +456,7 @@ class _Direct:
     ) -> None:
         b, conv, size = self.b, self.conv, self.size
         (image, line, x), (first, row, col) = pixel, at
-        ahead = ""
-        if self.far:
-            steps = conv.ci * conv.taps // self.k_parts
-            lines = self.panel_size // self.k_parts * size // _LINE
-            step = b.least(b.mul(tile_number, steps), max(0, lines - steps))
-            ahead = f", ptr {b.at(self.following, b.mul(step, _LINE))}"
+        ahead = f", ptr {self._ahead(tile_number, phase[1])}" if self.far else ""
         sy, sx = conv.stride
         source = b.add(b.mul(image, self.source.image), b.mul(line, sy * self.source.row))
         source = b.at(a, b.add(source, b.mul(x, sx * self.source.col)), size)
@@ -475,3 +473,21 @@ class _Direct:
             f"call void @{tile}(ptr {source}, ptr {w}, ptr null, ptr {target}, i64 {depth}, "
             f"i1 {phase[0]}, i1 {phase[1]}, i64 {number}, i64 {col}, i64 {b.add(first, image)}, ptr %args{ahead})"
         )
+
+    def _ahead(self, tile: str, last: str) -> str:
+        """Where a tile of a panel begins to fetch weights: its share of what this thread will read next.
+
+        That is the next part or panel; where each task is a panel it may also be the one after, as
+        another thread may be at the next.
+        """
+        b = self.b
+        steps = self.conv.ci * self.conv.taps // self.k_parts
+        lines = self.panel_size // self.k_parts * self.size // _LINE
+        most = max(0, lines - steps)
+        if self.grid.cols < self.panels:
+            return b.at(self.following, b.mul(b.least(b.mul(tile, steps), most), _LINE))
+        limit = b.op(f"select i1 {last}, i64 {most + lines}, i64 {most}")
+        line = b.least(b.mul(tile, steps), limit)
+        beyond = b.op(f"icmp sge i64 {line}, {lines}")
+        skipped = b.op(f"select i1 {beyond}, i64 {lines * (self.k_parts - 1)}, i64 0")
+        return b.at(self.following, b.mul(b.add(line, skipped), _LINE))
