@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, describe
-from ..shape import Size
+from ..shape import Size, numel
 from ..tensor import Tensor
 from ._folding import (
     Fold,
@@ -163,8 +163,14 @@ def _weight_grad_samples() -> Any:
 # channels of as many images. Half floats are computed in float32. The rest is left to the reference.
 
 
-_FEW = range(8, 32)
-"""So many channels fill vectors better if each tap has results of its own."""
+def _turns(image: Sequence[int], weight: Sequence[int], stride: tuple) -> bool:
+    """Whether an input's gradient is a folded convolution with mirrored weights, not collected from each tap.
+
+    A few channels fill vectors better if each tap has results of its own; weights that outweigh the
+    images had better stay where they lie.
+    """
+    few = 8 <= image[1] < 32
+    return stride[0] == 1 and not few and numel(weight) <= 4 * numel(image)
 
 
 def _in_float32(compute: Callable, first: Tensor, *others: Tensor | None) -> Tensor:
@@ -220,7 +226,7 @@ def _input_grad_body(
         g, w = grad.reshape(joined(size, i)), weight.reshape(joined(taps, i))
         x = conv_input_grad(g, w, joined(input_size, i), *by.without(i))
         return x.reshape(input_size)
-    if stride[0] == 1 and input_size[1] not in _FEW:
+    if _turns(input_size, taps, stride):
         before = by.turned(taps[2:])[0]
         turned = Fold(size, input_size[2], taps[2], 1, before, dilation[0], groups)
         images = (input_size[0] * input_size[2], input_size[1], *input_size[3:])

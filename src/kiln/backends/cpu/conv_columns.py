@@ -27,7 +27,7 @@ from kiln.backends.cpu.patches import Lanes, gather, scatter
 from kiln.backends.cpu.text import COMPUTE, ITEMSIZE, Text, ramp_mask, store_vector
 
 _COLUMN_BYTES = 8 << 20
-_FEW_PIXELS, _FAR_BYTES = 128, 4 << 20
+_FEW_PIXELS, _FAR_BYTES = 128, 16 << 20
 _JOIN_WORK = 1 << 14
 
 
@@ -35,13 +35,15 @@ def fits(conv: Conv, isa: Isa) -> bool:
     """Whether the joined form is the better one for forward and backward-data.
 
     Either one image's pixels leave vectors half empty or there are too few pixels in all to pay for
-    packing the weights: any channels-last, those beyond L2 otherwise. The columns must stay in cache.
+    packing the weights, the more so beyond caches. The columns must stay in cache, or be fewer than
+    the weights.
     """
     pixels, lanes = conv.out[0] * conv.out[1], isa.lanes(ITEMSIZE[conv.dtype])
     flat = flat_stride(conv.out, conv.y_strides[2:]), flat_stride(conv.image, conv.x_strides[2:])
     if None in flat or not _possible(conv):
         return False
-    if conv.n * pixels <= min(_FEW_PIXELS, 3 * conv.co // 2):
+    far = _weight_bytes(conv) >= _FAR_BYTES
+    if conv.n * pixels <= (conv.co // 2 if far else min(_FEW_PIXELS, 3 * conv.co // 2)):
         return not conv.kept
     return conv.n > 1 and pixels / (-(-pixels // lanes) * lanes) <= 0.6
 
@@ -57,7 +59,12 @@ def fits_weight(conv: Conv) -> bool:
 
 def _possible(conv: Conv) -> bool:
     columns = conv.n * conv.out[0] * conv.out[1] * conv.ci * conv.taps * ITEMSIZE[conv.dtype]
-    return conv.groups == 1 and conv.taps <= 25 and columns <= _COLUMN_BYTES
+    most = max(_COLUMN_BYTES, _weight_bytes(conv) // 2)
+    return conv.groups == 1 and conv.taps <= 25 and columns <= most
+
+
+def _weight_bytes(conv: Conv) -> int:
+    return conv.c_out * conv.ci * conv.taps * ITEMSIZE[conv.dtype]
 
 
 def emit_forward(conv: Conv, isa: Isa, symbol: str, epilogue: Epilogue | None) -> Kernel:
