@@ -119,3 +119,18 @@ def test_boolean_masks(shape, random):
 def test_bad_indices(index, error):
     with pytest.raises(error):
         kiln.zeros(2, 3)[index]
+
+
+@pytest.mark.parametrize("fn", [
+    lambda x, i: x[:, i], lambda x, i: x[..., i], lambda x, i: x[:, i[:, None]], lambda x, i: x[:, i, i],
+    lambda x, i: x.index_select(2, i), lambda x, i: kiln.cat([x, x], 1), lambda x, i: kiln.stack([x, x], 1), lambda x, i: x.softmax(1),
+    lambda x, i: x.cumsum(1), lambda x, i: x.amax(0), lambda x, i: x.sum(2), lambda x, i: x.tril(), lambda x, i: x.logsumexp(2),
+])  # fmt: skip
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (0, 2, 1)], ids=str)
+def test_results_that_pytorch_lays_out_in_row_major_order(fn, order):
+    """So that a reshape of them is a view, in eager mode as in a compiled program."""
+    x, i = kiln.arange(120.0).reshape(4, 5, 6).permute(order), kiln.tensor([0, 2, 1])
+    got = fn(x, i)
+    assert got.is_contiguous()
+    assert got.view(-1).shape == (got.numel(),)
+    np.testing.assert_allclose(got.numpy(), kiln.compile(fn)(x, i).numpy(), rtol=1e-5)

@@ -158,6 +158,27 @@ def test_values(case, counts):
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.good], ids=lambda c: c.id)
+def test_layouts(case, counts):
+    """What PyTorch lays out in row-major order is so here: `view` takes it."""
+    if case.name == "scaled_dot_product_attention":
+        pytest.skip("torch's layout depends on the kernel that it picks")
+    report = Report(case)
+    for i, s in case.good:
+        args, kwargs = tensors(s)
+        if not all(t.is_contiguous() for t in leaves([args, kwargs])):
+            continue
+        counts["layouts compared with torch"] += 1
+        try:
+            want = run_torch(*torch_call(case, s))
+        except Exception:  # told by test_values
+            continue
+        for x, y in zip(leaves(case(*args, **kwargs)), torch_leaves(want), strict=True):
+            if y.is_contiguous() and not x.is_contiguous():
+                report.add(i, s, f"strides {x.stride()} where torch has {y.stride()}")
+    report.finish()
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.good], ids=lambda c: c.id)
 def test_dtypes(case, full, counts):
     """In every dtype that torch takes Kiln gives the same; floats that torch refuses Kiln refuses."""
     report = Report(case)

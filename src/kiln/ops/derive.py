@@ -29,7 +29,26 @@ def runner(op: Op) -> Callable:
     """The reference as it runs in eager mode: promotion for elementwise ops, half floats in float32."""
     if op.family == "elementwise":
         return _elementwise_runner(op)
-    return op.reference if op.exact else _half_runner(op)
+    run = op.reference if op.exact else _half_runner(op)
+    return _row_major(run) if op.family in _ROW_MAJOR else run
+
+
+_ROW_MAJOR = {"composite", "contraction", "indexing", "reduction", "scan", "sort"}
+"""Families whose results PyTorch lays out in row-major order, so that `view` takes them."""
+
+
+def _row_major(run: Callable) -> Callable:
+    """A reference whose results lie in row-major order, where NumPy lets them follow an operand or an index."""
+
+    def laid(*args: Any) -> Any:
+        r = run(*args)
+        if r.__class__ is np.ndarray:
+            return r if r.flags.c_contiguous else r.copy()
+        if r.__class__ is tuple or r.__class__ is list:
+            return tuple(a if a.flags.c_contiguous else a.copy() for a in map(np.asarray, r))
+        return r
+
+    return laid
 
 
 def compute_dtype(op: Op, operands: Any) -> dt.dtype:

@@ -334,7 +334,7 @@ def adaptive_avg(n: int, x: Any, output_size: Any) -> Tensor:
     for i, o in enumerate(sizes):
         if o != x.shape[i - n]:
             x = _bin_means(x, o, i - n)
-    return tied(x, whole)
+    return tied(x.contiguous(), whole)
 
 
 def _adaptive_max(n: int, x: Any, output_size: Any, return_indices: bool) -> Any:

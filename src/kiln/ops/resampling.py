@@ -113,7 +113,7 @@ def fold(
         )  # fmt: skip
     w = x.reshape(n, columns // numel(k), *k, *blocks).permute(0, 1, 4, 5, 2, 3)
     padded = tuple(s + 2 * a for s, a in zip(sizes, p, strict=True))
-    out = crop(windows_grad(w, padded, k, t, d), p, sizes)
+    out = crop(windows_grad(w, padded, k, t, d), p, sizes).contiguous()
     return out if input.ndim == 3 else out.squeeze(0)
 
 
