@@ -150,6 +150,7 @@ def root_of(a: np.ndarray) -> Any:
 
 def outermost(a: np.ndarray) -> np.ndarray:
     """The array that an array is a part of and that is part of no other."""
+    base: Any
     while (base := a.base) is not None:
         if base.__class__ is Loan:
             base = base.owner

@@ -114,7 +114,7 @@ def test_the_limit_holds_for_forward_and_backward_apart():
 
 def test_memory_stats_before_and_after_the_first_call():
     f = kiln.compile(lambda x: (x.cumsum(0) @ x).softmax(1).cumsum(1))
-    assert f.memory_stats() == {"programs": 0, "peak_bytes": 0, "held_bytes": 0}
+    assert set(f.memory_stats().values()) == {0}
     f(kiln.ones(64, 64))
     one = f.memory_stats()
     assert one["programs"] == 1
@@ -282,7 +282,7 @@ def test_the_reference_backend_plans_no_memory():
         f(kiln.ones(2))
     g = kiln.compile(lambda x: x + 1, backend="reference")
     g(kiln.ones(2))
-    assert g.memory_stats() == {"programs": 1, "peak_bytes": 0, "held_bytes": 0}
+    assert g.memory_stats() == {"programs": 1, "peak_bytes": 0, "held_bytes": 0, "kept_bytes": 0}
 
 
 def test_weight_gradients_do_not_wait_for_all_of_backward():

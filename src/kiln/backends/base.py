@@ -25,6 +25,8 @@ class Program(Protocol):
     lock: AbstractContextManager[Any]
     memory_bytes: int
     """What it holds beside its inputs and outputs; 0 where nothing is laid out before it runs."""
+    kept_bytes: int
+    """What of that it keeps from call to call, computed of inputs that stay the same."""
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Execute once: an array for each output of the Graph that is not an update. Safe from any thread."""

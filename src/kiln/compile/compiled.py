@@ -211,13 +211,16 @@ class CompiledFunction:
         """What the programs captured so far hold, each of them until this function goes.
 
         "programs" is their number, "peak_bytes" what the largest one holds beside its inputs and the
-        results that it returns (see `kiln.compile`'s `max_memory`), "held_bytes" the sum over all.
+        results that it returns (see `kiln.compile`'s `max_memory`), "held_bytes" the sum over all, "kept_bytes"
+        what of that it has computed of parameters alone and keeps from call to call.
         """
-        sizes = [p.memory_bytes for e in self.entries for p in e.root.programs()]
+        programs = [p for e in self.entries for p in e.root.programs()]
+        sizes = [p.memory_bytes for p in programs]
         return {
             "programs": len(sizes),
             "peak_bytes": max(sizes, default=0),
             "held_bytes": sum(sizes),
+            "kept_bytes": sum(p.kept_bytes for p in programs),
         }
 
     def _check_containers(self, args: Any, structure: Any, given: list[Any]) -> None:
@@ -274,7 +277,8 @@ def compile(
     beside what it is given and what it returns: values between its kernels, their scratch memory and
     constants. Not counted are arguments, parameters, optimizer state and results, gradients left in
     `.grad` among them; where backward runs outside, neither is what forward hands to it, and the limit
-    holds for each of the two programs. To meet it, values that wait long for their next use are computed
+    holds for each of the two programs. Counted is what is kept of parameters from call to call, unless the
+    limit can only be met without. To meet it, values that wait long for their next use are computed
     again, those first that free most bytes for their work: results keep every bit, steps take longer.
     `memory_stats()` of the compiled function tells what is held.
     Errors: CaptureError; KilnMemoryError at the first call where the limit can't be met.

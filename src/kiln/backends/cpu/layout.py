@@ -50,7 +50,8 @@ class Memory:
         self.graph, self.keep, self.quiet, self.strides = graph, keep, quiet, strides
         self.place: dict[Node, tuple[str, Any]] = {
             n: ("ext", i) for i, n in enumerate(graph.inputs)
-        } | kept
+        }
+        self.place |= kept
         self.copies: list[
             tuple[Node, tuple[str, Any]]
         ] = []  # results stored in a second place at the end

@@ -63,6 +63,7 @@ class CpuProgram:
 
     def __init__(self, recipe: Recipe, name: str):
         self.recipe, self.name = recipe, name
+        self.kept_bytes = recipe.kept_bytes
         held = recipe.arena_bytes + recipe.kept_bytes
         self.memory_bytes = held + sum(a.nbytes for a in recipe.literals)
         try:

@@ -16,7 +16,7 @@ from ...runtime.forks import own_lock
 class ReferenceProgram:
     """A Graph run node by node."""
 
-    memory_bytes = 0
+    memory_bytes = kept_bytes = 0
 
     def __init__(self, graph: Graph, name: str):
         self.graph, self.name = graph, name
