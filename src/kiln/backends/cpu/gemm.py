@@ -559,8 +559,9 @@ def choose_tile(m: int, n: int, lanes: int, isa: Isa) -> tuple[int, int]:
             for count, v in ((whole, nv), (1, rest))
             if v
         )
-        # The first candidate was best in measurements where the model sees no difference.
-        cost = blocks * cycles * (1.0 if best == float("inf") else 1.03)
+        # The first candidate was best in measurements where the model sees no difference, least so
+        # beside four vectors (256 columns: 1 to 6 % better with four).
+        cost = blocks * cycles * (1.0 if best == float("inf") else 1.01 if nv == 4 else 1.03)
         if cost < best:
             best, choice = cost, (nv, rows)
     return choice
