@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from kiln.backends.cpu.conv_shape import Conv
 from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.microkernel import Epilogue, apply_epilogue
-from kiln.backends.cpu.packing import transpose
+from kiln.backends.cpu.packing import interleave, transpose
 from kiln.backends.cpu.patches import Lanes, gather, scatter
 from kiln.backends.cpu.text import (
     COMPUTE,
@@ -101,8 +101,8 @@ class Halo:
                 place = b.at(source, b.mul(x.index, col), ITEMSIZE[self.dtype])
                 where = b.at(target, b.mul(x.index, self.pitch), ITEMSIZE[self.dtype])
                 self._run(b, place, where, self.channels, lanes)
-        elif self.channels == 1 or (self.pitch == self.channels and self.channels < lanes):
-            self._scattered(b, source, target, live, lanes)
+        elif self.pitch == self.channels < lanes:
+            self._interleaved(b, source, target, live, lanes)
         else:
             self._transposed(b, source, target, live, lanes)
 
@@ -121,23 +121,30 @@ class Halo:
             rest = b.at(target, whole, size)
             store_vector(b, value, rest, self.dtype, lanes, None if room else mask)
 
-    def _scattered(self, b: Text, source: str, target: str, live: int, lanes: int) -> None:
+    def _interleaved(self, b: Text, source: str, target: str, live: int, lanes: int) -> None:
         """Few channels: a vector of pixels of each at a time."""
         size, element = ITEMSIZE[self.dtype], COMPUTE[self.dtype]
         grid = Lanes(b, lanes)
-        apart = grid.op("mul", grid.iota(), self.pitch)
         steps = grid.op("mul", grid.iota(), self.strides[2])
-        with b.loop(0, live, lanes) as x:
-            mask = grid.below(grid.add(grid.splat(x.index), grid.iota()), live)
-            for c in range(self.channels):
-                offset = b.add(b.mul(x.index, self.strides[2]), c * self.strides[0])
-                place = b.at(source, offset, size)
-                if self.strides[2] == 1:
-                    value = load_vector(b, place, self.dtype, lanes, mask)
-                else:
-                    value = gather(b, place, steps, element, lanes, mask)
-                where = b.at(target, b.add(b.mul(x.index, self.pitch), c), size)
-                scatter(b, value, where, apart, element, lanes, mask)
+        for first, stop, width in _blocks(live, lanes):
+            mask = None if width == lanes else lane_mask(lanes, width)
+            with b.loop(first, stop, lanes) as x:
+                planes = []
+                for c in range(self.channels):
+                    offset = b.add(b.mul(x.index, self.strides[2]), c * self.strides[0])
+                    place = b.at(source, offset, size)
+                    if self.strides[2] == 1:
+                        planes.append(load_vector(b, place, self.dtype, lanes, mask))
+                    else:
+                        on = mask or lane_mask(lanes, lanes)
+                        planes.append(gather(b, place, steps, element, lanes, on))
+                where = b.at(target, b.mul(x.index, self.pitch), size)
+                for n, value in enumerate(interleave(b, planes, element, lanes)):
+                    left = width * self.channels - n * lanes
+                    if left > 0:
+                        on = None if left >= lanes else lane_mask(lanes, left)
+                        place = b.at(where, n * lanes, size)
+                        store_vector(b, value, place, self.dtype, lanes, on)
 
     def _transposed(self, b: Text, source: str, target: str, live: int, lanes: int) -> None:
         """Squares of pixels x channels, turned in registers."""

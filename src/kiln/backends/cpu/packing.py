@@ -189,6 +189,22 @@ def transpose(b: Text, rows: list[str], element: str) -> list[str]:
     return rows
 
 
+def interleave(b: Text, rows: list[str], element: str, lanes: int) -> list[str]:
+    """As many registers that hold lane 0 of each row, then lane 1 of each, and so on."""
+    count, results = len(rows), []
+    for first in range(0, count * lanes, lanes):
+        value = rows[0]
+        for c in range(1, count):
+            picks = [divmod(first + lane, count) for lane in range(lanes)]
+            order = [
+                lanes + pixel if channel == c else pixel if c == 1 else lane
+                for lane, (pixel, channel) in enumerate(picks)
+            ]
+            value = _shuffled(b, value, rows[c], element, lanes, order)
+        results.append(value)
+    return results
+
+
 ROWS_PARAMS = [
     ("ptr noalias readonly", "src"), ("ptr noalias", "dst"), ("i64", "rows"), ("i64", "cols"),
 ]  # fmt: skip
