@@ -176,6 +176,27 @@ def test_winograd_is_chosen_where_allowed():
     assert not winograd.fits(replace(c, n=1, image=(4, 4)))
 
 
+def test_kept_weights_are_transformed_for_fewer_tiles():
+    x, y = (256 * 14 * 14, 1, 256 * 14, 256), (256 * 14 * 14, 1, 256 * 14, 256)
+    c = Conv(1, 256, (14, 14), 256, (3, 3), x, (2304, 9, 3, 1), y, padding=ONE)
+    assert winograd.fits(replace(c, kept=True))
+    assert not winograd.fits(c)
+
+
+@pytest.mark.parametrize(
+    ("ci", "co", "size", "window"), [(256, 64, 56, 1), (1024, 256, 14, 1), (512, 512, 7, 3)]
+)
+def test_one_image_is_work_for_many_threads(ci, co, size, window):
+    half = window // 2
+    c = Conv(
+        1, ci, (size, size), co, (window, window), (ci * size**2, 1, size * ci, ci),
+        (ci * window**2, window**2, window, 1), (co * size**2, 1, size * co, co),
+        padding=((half, half), (half, half)), kept=True,
+    )  # fmt: skip
+    work = emit_forward(c, levels()[-1], "many").phases()[-1]
+    assert work.ntasks >= 8
+
+
 @pytest.mark.parametrize("offset", [0, 5])
 def test_winograd_error_is_as_documented(offset):
     shapes = (4, 64, 28, 28), (64, 64, 3, 3)
