@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from nest_reference import DTYPE, check, isas, launch, philox, rng, rowmajor, unary_nest, values
 
 from kiln.backends.cpu.loops import emit
+from kiln.backends.cpu.schedule import plan
 from kiln.compile.loopnest import (
     DTYPES,
     FLOATS,
@@ -412,6 +413,18 @@ def test_in_place_update_with_scalar_rate(isa):
     new_p = apply("sub", load(0, "f32", at), apply("mul", scalar(3, "f32"), new_m))
     nest = elementwise((1003,), ("f32",) * 4, [Store(0, at, new_p), Store(1, at, new_m)])
     check(nest, [p, m, g, np.array([0.1], np.float32)], isa)
+
+
+@pytest.mark.parametrize("spread", [False, True], ids=["scalar", "load"])
+def test_a_scalar_in_float64_leaves_vectors_of_float32_whole(isa, spread):
+    at, none = IndexMap(0, (1,)), IndexMap(0, (0,))
+    rate = load(2, "f64", none) if spread else scalar(2, "f64")
+    rate = cast(apply("sub", const(1.0, "f64"), rate), "f32")
+    nest = elementwise(
+        (1003,), ("f32", "f32", "f64"), [Store(1, at, apply("mul", load(0, "f32", at), rate))]
+    )
+    check(nest, [values("f32", (1003,)), np.zeros(1003, np.float32), np.array([0.3])], isa)
+    assert plan(nest, isa).lanes == isa.lanes(4)
 
 
 def test_a_broken_nest_is_explained():

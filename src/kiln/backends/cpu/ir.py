@@ -300,6 +300,12 @@ class Builder:
 
     # -- vectors ----------------------------------------------------------------------------------
 
+    def prefetch(self, address: Val, write: bool = False, near: bool = True) -> None:
+        """Have a cache line brought to L1, or L2 unless ``near``; the address may lie outside all buffers."""
+        self.module.declare("llvm.prefetch.p0", "void", ["ptr", "i32", "i32", "i32"])
+        hints = f"i32 {int(write)}, i32 {3 if near else 2}, i32 1"
+        self.line(f"call void @llvm.prefetch.p0(ptr {address.ref}, {hints})")
+
     def splat(self, x: Val, lanes: int) -> Val:
         """A scalar in every lane; values that already are vectors pass unchanged."""
         if lanes == 1 or x.ty[0] == "<":

@@ -12,18 +12,21 @@ import math
 from collections.abc import Callable, Sequence
 
 from kiln.backends.cpu import reductions as red
-from kiln.backends.cpu.access import Access
+from kiln.backends.cpu.access import Access, Key
 from kiln.backends.cpu.exprs import ExprEmitter
 from kiln.backends.cpu.ir import Builder, Module, Val
 from kiln.backends.cpu.isa import Isa
 from kiln.backends.cpu.kernel import Kernel
 from kiln.backends.cpu.schedule import Plan, plan, simplify, tileable
 from kiln.backends.cpu.split import Phases, by_row, phases
-from kiln.compile.loopnest import Expr, IndexMap, LoopNest, Reduction, Stage, walk
+from kiln.compile.loopnest import ITEMSIZE, Expr, IndexMap, LoopNest, Reduction, Stage, walk
 
 # Float sums longer than this many steps restart their accumulators, so that rounding errors grow with the
 # number of blocks plus the length of one instead of their product.
 BLOCK = 128
+
+# Rows of an array of so many bytes are fetched ahead: smaller ones stay in a core's caches.
+FAR_BYTES = 1 << 20
 
 State = list[list[Val]]
 
@@ -78,6 +81,7 @@ class _Writer:
         self.total = math.prod(self.nest.inner)
         self.in_tile = False
         self.wide = self.plan.wide[0]
+        self.ahead: list[Key] = []  # what is asked for as the stage being written goes on
 
     def kernel(self, then: Kernel | None) -> Kernel:
         """The finished kernel."""
@@ -225,6 +229,7 @@ class _Writer:
         roots = [r.expr for r in stage.reductions] + [t.expr for t in stage.stores]
         self.hoist(self.n_outer, roots)
         self.wide = self.plan.wide[number]
+        self.ahead = self.next_rows() if number == 1 else []
         kinds = stage.reductions
         inside = self.plan.vector is not None and self.plan.vector >= self.n_outer
         groups = [w for w, _ in self.widths(self.plan.vector)] if inside else [self.access.lanes]
@@ -239,6 +244,34 @@ class _Writer:
             for part in parts[1:]:
                 whole = red.merge(self.b, r, whole, part)
             self.refs[number, k] = red.finish(self.b, whole)
+
+    def next_rows(self) -> list[Key]:
+        """What the first stage will read of the next row, which the second stage has time to fetch.
+
+        The machine's own prefetching ends with a page, which is to say with a row of 1024 floats.
+        """
+        nest, d, row = self.nest, self.plan.vector, self.n_outer - 1
+        if d is None or d < self.n_outer or row < 0:
+            return []
+        found = []
+        for e in walk([r.expr for r in nest.stages[0].reductions]):
+            if e.op != "load" or e.attr[1].bounds or e.attr[0] >= self.work.first_scratch:
+                continue
+            strides = e.attr[1].strides
+            points = math.prod(n for n, s in zip(nest.dims, strides, strict=True) if s)
+            if strides[d] == 1 and strides[row] and points * ITEMSIZE[e.dtype] >= FAR_BYTES:
+                found.append(e.attr)
+        return found
+
+    def fetch(self) -> None:
+        """Ask for what lies one row further on than this vector."""
+        for key in self.ahead:
+            buffer, at = key
+            size, step = ITEMSIZE[self.nest.buffers[buffer]], at.strides[self.n_outer - 1]
+            for line in range(0, self.access.lanes * size, 64):
+                offset = self.b.i64(step + line // size)
+                place = self.b.gep(self.access.address[key], self.access.elem(buffer), offset)
+                self.b.prefetch(place)
 
     def inner_level(self, d: int, stage: Stage, state: State) -> State:
         """Open inner dim ``d`` and all inside it; returns the reductions' new state."""
@@ -408,6 +441,7 @@ class _Writer:
                 [b.select(mask, n, o) for n, o in zip(new, old, strict=True)] if inner_mask else new
             )
         self.access.write(self.e, stage.stores)
+        self.fetch()
         return after
 
 

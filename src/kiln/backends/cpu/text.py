@@ -149,9 +149,7 @@ class Text:
 
     def prefetch(self, pointer: str, write: bool = False, near: bool = True) -> None:
         """Have a cache line brought to L1, or L2 unless ``near``; the address may lie outside all buffers."""
-        level = 3 if near else 2
-        hints = [("i32", str(n)) for n in (int(write), level, 1)]
-        self.call("llvm.prefetch.p0", "void", ("ptr", pointer), *hints)
+        self.ir.prefetch(ir.Val(pointer, "ptr"), write, near)
 
     def argument(self, args: str, index: int) -> str:
         """The ``index``-th pointer of the argument block ``args``."""
