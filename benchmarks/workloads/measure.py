@@ -5,6 +5,8 @@ What comes out is plain data (see `Record`), kept as JSON; ratios are computed f
 
 from __future__ import annotations
 
+import compileall
+import importlib.util
 import os
 import subprocess
 import sys
@@ -71,8 +73,16 @@ def problem(workload: Workload, folder: Path) -> tuple[str, float]:
 
 
 def crew(kinds: Sequence[str], threads: int, folder: Path, cache: Path) -> Crew:
-    """A worker for each kind; Kiln's and torch.compile's kernels go to the folder `cache`."""
+    """A worker for each kind; Kiln's and torch.compile's kernels go to the folder `cache`.
+
+    Kiln's bytecode is there beforehand, as that of every installed package is.
+    """
+    kiln = importlib.util.find_spec("kiln")
+    assert kiln is not None
+    assert kiln.origin is not None
+    compileall.compile_dir(str(Path(kiln.origin).parent), quiet=1)
     env = {
+        "PYTHONDONTWRITEBYTECODE": "",
         "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads),
         "KILN_CACHE_DIR": str(cache / "kiln"), "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
     }  # fmt: skip
