@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from .. import dtypes as dt
 from ..config import config
 from ..errors import KilnError
 from ..ops.linalg import SMALL
-from ..ops.registry import REGISTRY
+from ..ops.registry import REGISTRY, Op
 
 _F16, _BF16 = dt.float16.np, dt.bfloat16.np
 _F32, _F64, _I32, _I8 = dt.float32.np, dt.float64.np, dt.int32.np, dt.int8.np
@@ -43,15 +44,26 @@ def routine(name: str) -> Callable[[Callable], Callable]:
 
 
 @cache
-def _products() -> Any:
-    """The module that multiplies, or None where this processor has no kernels."""
-    from .cpu import isa, products
+def _native() -> bool:
+    """Whether this processor has kernels."""
+    from .cpu import isa
 
     try:
         isa.make_isa()
     except KilnError:
-        return None
+        return False
+    return True
+
+
+@cache
+def _products() -> Any:
+    """The module that multiplies."""
+    from .cpu import products
+
     return products
+
+
+# ---------------------------------------------------------------- products, of any size
 
 
 def _multiply(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None) -> np.ndarray | None:
@@ -63,16 +75,15 @@ def _multiply(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None) -> 
     (m, k), n = a.shape[-2:], b.shape[-1]
     # a matrix times a vector takes as long as reading it, by either
     few = (m == 1 or n == 1) and (d is _F32 or d is _F64)
-    if max(a.size * n, b.size * m) < least or few or b.shape[-2] != k or config.eager != "cpu":
+    if max(a.size * n, b.size * m) < least or few or b.shape[-2] != k:
         return None
-    native = _products()
-    if native is None:
+    if config.eager != "cpu" or not _native():
         return None
     if d is _F16 or (d is _BF16 and k > _DEEP):
         wide = None if start is None else start.astype(_F32)
         r = _multiply(a.astype(_F32), b.astype(_F32), wide)
         return None if r is None else r.astype(d)
-    product = native.find(a, b, start is not None)
+    product = _products().find(a, b, start is not None)
     if product is None:
         return None
     if start is None:
@@ -121,3 +132,121 @@ def linear_weight_grad(grad: np.ndarray, input: np.ndarray) -> np.ndarray:
 
 _matmul, _int_mm = REGISTRY["matmul"], REGISTRY["_int_mm"]
 _linear_run, _weight_grad = REGISTRY["linear"].run, REGISTRY["linear_weight_grad"]
+
+
+# ---------------------------------------------------------------- Programs of one op, for each shape
+
+WORK: dict[str, tuple[Callable[..., int], int]] = {}
+"""By op, what a call costs (by shapes alone) and from where on a Program of its own is worth compiling."""
+
+
+@cache
+def _shelf() -> Any:
+    """The Programs of one op."""
+    from .cpu import one_op
+
+    return one_op.shelf
+
+
+def by_shape(name: str, least: int) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Have eager mode run an op's calls as Programs of their own from so much work on."""
+    op = REGISTRY[name]
+
+    def run(*args: Any) -> Any:
+        d = args[0].dtype
+        if d is _F32 or d is _F64:
+            work, least = WORK[name]
+            if work(*args) >= least and config.eager == "cpu" and _native():
+                r = _shelf().run(op, args)
+                if r is not None:
+                    return r
+        return op.run(*args)
+
+    def register(work: Callable[..., int]) -> Callable[..., int]:
+        WORK[name] = work, least
+        op.eager = run
+        return work
+
+    return register
+
+
+@by_shape("convolution", 1 << 22)
+def _conv(input: np.ndarray, weight: np.ndarray, bias: Any, stride: tuple, *rest: Any) -> int:
+    """Products of elements."""
+    return input.size // max(1, input.shape[1]) * weight.size // prod(stride)
+
+
+@by_shape("conv_input_grad", 1 << 22)
+def _conv_input_grad(grad: np.ndarray, weight: np.ndarray, *rest: Any) -> int:
+    return grad.size // max(1, grad.shape[1]) * weight.size
+
+
+@by_shape("conv_weight_grad", 1 << 22)
+def _conv_weight_grad(grad: np.ndarray, input: np.ndarray, weight_size: tuple, *rest: Any) -> int:
+    return grad.size // max(1, grad.shape[1]) * prod(weight_size)
+
+
+@by_shape("norm_grad", 1 << 15)
+def _norm_grad(grad: np.ndarray, input: np.ndarray, dims: tuple, eps: float) -> int:
+    return input.size if dims[0] == 0 else 0  # rows come in any number, images in few sizes
+
+
+@by_shape("batch_norm_train", 1 << 15)
+@by_shape("batch_norm_eval", 1 << 15)
+@by_shape("max_pool", 1 << 15)
+@by_shape("max_pool_grad", 1 << 13)
+@by_shape("avg_pool", 1 << 15)
+@by_shape("avg_pool_grad", 1 << 13)
+def _elements(input: np.ndarray, *rest: Any) -> int:
+    return input.size
+
+
+# ---------------------------------------------------------------- elementwise, in blocks of one size
+
+_BLOCK = 1 << 12  # elements from where on: `one_op.LEAST`
+
+
+def _by_blocks(op: Op) -> Callable:
+    """The routine of an elementwise op whose reference goes over its arrays several times, or element by element."""
+    run, slots = op.run, op.tensor_slots
+    rest = [(i, p.default) for i, p in enumerate(op.params) if not p.is_tensor]
+
+    def usual(args: tuple) -> bool:
+        """Whether numbers are the defaults: others may be new each time, and each is another kernel."""
+        return all(not isinstance(args[i], float) or args[i] == default for i, default in rest)
+
+    def eager(*args: Any) -> Any:
+        x = args[slots[0]]
+        if x.__class__ is not np.ndarray or x.size < _BLOCK:
+            return run(*args)
+        d, flags = x.dtype, x.flags
+        alike = all(
+            a.__class__ is np.ndarray and a.dtype is d and a.shape == x.shape
+            and (a.flags.c_contiguous if flags.c_contiguous else a.flags.f_contiguous)
+            for a in (args[i] for i in slots)
+        )  # fmt: skip
+        if (
+            (d is _F32 or d is _F64)
+            and alike
+            and usual(args)
+            and config.eager == "cpu"
+            and _native()
+        ):
+            if flags.c_contiguous:
+                r = _shelf().run_blocks(op, args)
+            else:
+                r = _shelf().run_blocks(op, [a.T if a.__class__ is np.ndarray else a for a in args])
+                r = None if r is None else r.T
+            if r is not None:
+                return r
+        return run(*args)
+
+    return eager
+
+
+for _op in REGISTRY.values():
+    computes = (
+        _op.ufunc is None and not _op.exact and _op.promote != "bool" and (_op.scalar or _op.body)
+    )
+    if _op.family == "elementwise" and computes:
+        _op.eager = _by_blocks(_op)

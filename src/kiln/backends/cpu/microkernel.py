@@ -369,7 +369,7 @@ def _finish(b: Text, tile: Tile, acc: list[str], scratch: str | None) -> None:
             _store_vector(b, tile, value, target, v, row, batch, tile.epilogue)
 
 
-def _entry(b: Text, name: str, values: Sequence[int], index: str) -> str:
+def _entry(b: Text, name: str, values: Sequence[int | str], index: str) -> str:
     """``values[index]``, from a table."""
     digest = hashlib.sha256(repr(values).encode()).hexdigest()[:12]
     table = b.ir.module.constant_array(f"{name}.{digest}", "i64", values)

@@ -37,6 +37,13 @@ def compile(
 
     `max_memory`: the most bytes that it may hold beside its inputs and outputs; `steady`: see `Backend`.
     """
+    return CpuProgram(recipe_of(graph, name, max_memory, steady), name)
+
+
+def recipe_of(
+    graph: Graph, name: str, max_memory: int | None = None, steady: Sequence[int] = ()
+) -> Recipe:
+    """What `compile` makes a program of, with its kernels loaded."""
     stats = cache.stats
     before = stats.hits, stats.compiles
     isa = host_isa()
@@ -55,19 +62,23 @@ def compile(
             f"{made.arena_bytes / 1e6:.3f} MB of memory, {made.kept_bytes / 1e6:.3f} MB kept",
             file=sys.stderr,
         )
-    return CpuProgram(made, name)
+    return made
 
 
 class CpuProgram:
-    """Kernels over an arena, run by one native call up to a host call or the end."""
+    """Kernels over an arena, run by one native call up to a host call or the end.
 
-    def __init__(self, recipe: Recipe, name: str):
+    Programs that never run at the same time may be given one arena, as large as the largest's.
+    """
+
+    def __init__(self, recipe: Recipe, name: str, room: Room | None = None):
         self.recipe, self.name = recipe, name
         self.kept_bytes = recipe.kept_bytes
         held = recipe.arena_bytes + recipe.kept_bytes
         self.memory_bytes = held + sum(a.nbytes for a in recipe.literals)
         try:
-            self.arena, self.kept = _Room(recipe.arena_bytes), _Room(recipe.kept_bytes)
+            self.arena = Room(recipe.arena_bytes) if room is None else room
+            self.kept = Room(recipe.kept_bytes)
         except MemoryError:
             raise too_large(f"what {name} holds between its kernels", held) from None
         # one table of addresses for all kernels; those of inputs and outputs are stored as they come
@@ -140,14 +151,15 @@ class CpuProgram:
             raise too_large(f"results of {self.name}", size) from None
         whole = [np.asarray(a, order="C") for a in inputs]
         with self.lock:
-            self._all(*whole, *outputs)
+            self.whole(*whole, *outputs)
         for i in self.recipe.written:
             if whole[i] is not inputs[i]:
                 np.copyto(inputs[i], whole[i])
         return outputs
 
     @cached_property
-    def _all(self) -> Callable[..., None]:
+    def whole(self) -> Callable[..., None]:
+        """The program as a function of the arrays of all its inputs and outputs, see `caller`."""
         return self.caller(range(self.recipe.n_inputs))
 
     def bind(self, i: int, a: np.ndarray) -> None:
@@ -295,7 +307,7 @@ class CpuProgram:
         return f"<cpu program {self.name}: {len(r.kernels)} launches, {hosts} host calls, arena {r.arena_bytes} bytes>"
 
 
-class _Room:
+class Room:
     """Zeroed memory of a program: its address `base`, aligned, is so many bytes (`offset`) into an array."""
 
     def __init__(self, size: int):
