@@ -186,11 +186,6 @@ def _conv_weight_grad(grad: np.ndarray, input: np.ndarray, weight_size: tuple, *
     return grad.size // max(1, grad.shape[1]) * prod(weight_size)
 
 
-@by_shape("norm_grad", 1 << 15)
-def _norm_grad(grad: np.ndarray, input: np.ndarray, dims: tuple, eps: float) -> int:
-    return input.size if dims[0] == 0 else 0  # rows come in any number, images in few sizes
-
-
 @by_shape("batch_norm_train", 1 << 15)
 @by_shape("batch_norm_eval", 1 << 15)
 @by_shape("max_pool", 1 << 15)
@@ -203,7 +198,8 @@ def _elements(input: np.ndarray, *rest: Any) -> int:
 
 # ---------------------------------------------------------------- elementwise, in blocks of one size
 
-_BLOCK = 1 << 12  # elements from where on: `one_op.LEAST`
+_BLOCK = 1 << 12  # elements from where on native code gains
+_LARGEST = 1 << 18  # elements of a block at most
 
 
 def _by_blocks(op: Op) -> Callable:
@@ -219,27 +215,25 @@ def _by_blocks(op: Op) -> Callable:
         x = args[slots[0]]
         if x.__class__ is not np.ndarray or x.size < _BLOCK:
             return run(*args)
-        d, flags = x.dtype, x.flags
-        alike = all(
-            a.__class__ is np.ndarray and a.dtype is d and a.shape == x.shape
-            and (a.flags.c_contiguous if flags.c_contiguous else a.flags.f_contiguous)
-            for a in (args[i] for i in slots)
-        )  # fmt: skip
-        if (
-            (d is _F32 or d is _F64)
-            and alike
-            and usual(args)
-            and config.eager == "cpu"
-            and _native()
-        ):
-            if flags.c_contiguous:
-                r = _shelf().run_blocks(op, args)
-            else:
-                r = _shelf().run_blocks(op, [a.T if a.__class__ is np.ndarray else a for a in args])
-                r = None if r is None else r.T
-            if r is not None:
-                return r
-        return run(*args)
+        arrays = [args[i] for i in slots]
+        d = x.dtype
+        alike = (d is _F32 or d is _F64) and all(
+            a.__class__ is np.ndarray and a.dtype is d and a.shape == x.shape for a in arrays
+        )
+        if not alike or not usual(args) or config.eager != "cpu" or not _native():
+            return run(*args)
+        turned = not any(a.flags.c_contiguous for a in arrays)
+        flat = list(args)
+        for i, a in zip(slots, arrays, strict=True):
+            a = a.T if turned else a
+            if not a.flags.c_contiguous and 0 not in a.strides:  # not a gradient spread by a sum
+                return run(*args)
+            flat[i] = np.ascontiguousarray(a).reshape(-1)
+        most = 1 << (18 if x.size >= _LARGEST else 15 if x.size >= 1 << 15 else 12)
+        r = _shelf().run_blocks(op, flat, slots, most)
+        if r is None:
+            return run(*args)
+        return r.reshape(x.shape[::-1]).T if turned else r.reshape(x.shape)
 
     return eager
 
@@ -250,3 +244,70 @@ for _op in REGISTRY.values():
     )
     if _op.family == "elementwise" and computes:
         _op.eager = _by_blocks(_op)
+
+
+# ---------------------------------------------------------------- rows, in blocks of so many
+
+_ROWS = 64  # fewer are those of a decoding step, whose length is another each time
+
+
+def _rows(op: Op, x: np.ndarray, cols: int, args: list[Any], cut: tuple[int, ...]) -> Any:
+    """An op on rows of so many elements of its arguments `cut`, which are like x; None where the reference is to do it."""
+    d = x.dtype
+    arrays = [a for a in args if a.__class__ is np.ndarray]
+    if (
+        not (d is _F32 or d is _F64) or x.size < _BLOCK * 4 or x.size < _ROWS * cols
+        or any(a.dtype is not d or not a.flags.c_contiguous for a in arrays)
+        or any(args[i].shape != x.shape for i in cut) or config.eager != "cpu" or not _native()
+    ):  # fmt: skip
+        return None
+    for i in cut:
+        args[i] = args[i].reshape(-1, cols)
+    r = _shelf().run_blocks(op, args, cut, max(1, (1 << 16) // cols))
+    return None if r is None else r.reshape(x.shape)
+
+
+def _softmax(name: str) -> None:
+    op = REGISTRY[name]
+
+    @routine(name)
+    def run(input: np.ndarray, dim: int, dtype: Any) -> np.ndarray:
+        """Along the last dimension."""
+        r = None
+        if dtype is None and input.ndim > 1 and dim in (-1, input.ndim - 1):
+            r = _rows(op, input, input.shape[-1], [input, 1, None], (0,))
+        return op.run(input, dim, dtype) if r is None else r
+
+
+_softmax("softmax")
+_softmax("log_softmax")
+
+
+@routine("layer_norm")
+def layer_norm(
+    input: np.ndarray, normalized_shape: tuple, weight: Any, bias: Any, eps: float
+) -> np.ndarray:
+    """Over the last dimension or more."""
+    cols = prod(normalized_shape)
+    flat = [None if w is None else w.reshape(-1) for w in (weight, bias)]
+    r = _rows(_layer_norm, input, cols, [input, (cols,), *flat, eps], (0,))
+    return _layer_norm.run(input, normalized_shape, weight, bias, eps) if r is None else r
+
+
+_layer_norm = REGISTRY["layer_norm"]
+
+
+@routine("norm_grad")
+def norm_grad(grad: np.ndarray, input: np.ndarray, dims: tuple, eps: float) -> np.ndarray:
+    """Of a layer norm by rows, of a batch norm by shape."""
+    r = None
+    last = tuple(range(input.ndim - len(dims), input.ndim))
+    if dims == last and dims[0] > 0:
+        cols = prod(input.shape[dims[0] :])
+        r = _rows(_norm_grad, input, cols, [grad, input, (1,), eps], (0, 1))
+    elif dims[0] == 0 and input.size >= 1 << 15 and config.eager == "cpu" and _native():
+        r = _shelf().run(_norm_grad, (grad, input, dims, eps))
+    return _norm_grad.run(grad, input, dims, eps) if r is None else r
+
+
+_norm_grad = REGISTRY["norm_grad"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,6 @@ from .program import CpuProgram, Room, recipe_of
 from .recipe import Host, Recipe
 
 _MOST = 4096  # calls that are kept in mind
-_BLOCKS = 1 << 18, 1 << 15, 1 << 12
-LEAST = _BLOCKS[-1]
-"""The fewest elements that `Shelf.run_blocks` takes."""
 
 
 class Shelf:
@@ -44,25 +42,28 @@ class Shelf:
             outputs = program.run([a for a in args if a.__class__ is np.ndarray])
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
-    def run_blocks(self, op: Op, args: Sequence[Any]) -> Any:
-        """An elementwise op on C-contiguous arrays of one size, by a Program for some thousand elements at a time.
+    def run_blocks(self, op: Op, args: Sequence[Any], cut: Sequence[int], most: int) -> Any:
+        """An op that treats each row by itself on rows of the C-contiguous arrays `cut`, by a Program for some rows.
 
-        So it serves arrays of any size from `LEAST` on; the last block begins where it ends with the array.
+        So it serves any number of rows: the last block begins where it ends with the arrays. A Program is for a
+        power of two of rows, and `most` at most.
         """
-        flat = [a.reshape(-1) if a.__class__ is np.ndarray else a for a in args]
-        arrays = [a for a in flat if a.__class__ is np.ndarray]
-        n = arrays[0].size
-        block = next(b for b in _BLOCKS if b <= n)
+        arrays = [args[i] for i in cut]
+        n = len(arrays[0])
+        block = 1 << min(n, most).bit_length() - 1
         with self.lock:
-            program = self._find(op, [a[:block] if a.__class__ is np.ndarray else a for a in flat])
+            first = [a[:block] if i in cut else a for i, a in enumerate(args)]
+            program = self._find(op, first)
             if program is None:
                 return None
-            _, _, d = program.results[0]
-            out = allocator(n * d.itemsize)((n,), d)
+            _, shape, d = program.results[0]
+            shape = (n, *shape[1:])
+            out = allocator(prod(shape) * d.itemsize)(shape, d)
             for start in (*range(0, n - block, block), n - block):
                 part = slice(start, start + block)
-                program.whole(*(a[part] for a in arrays), out[part])
-        return out.reshape(next(a.shape for a in args if a.__class__ is np.ndarray))
+                given = (a[part] if i in cut else a for i, a in enumerate(args))
+                program.whole(*(a for a in given if a.__class__ is np.ndarray), out[part])
+        return out
 
     def clear(self) -> None:
         """Forget all Programs, and let go of their memory."""
