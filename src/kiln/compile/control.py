@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..autograd.modes import mode
-from ..dtypes import FLOAT, bool_
+from ..dtypes import bool_, int64
 from ..errors import KilnError, KilnTypeError, KilnValueError, describe
-from ..graph.node import Graph, Node, item, make
+from ..graph.node import Graph, Node, const, input_node, item, make, substitute
 from ..ops.control import match, slices
-from ..ops.creation import empty
+from ..ops.creation import empty, zeros_like
 from ..ops.joining import stack
 from ..ops.registry import Op
 from ..shape import norm_dim
 from ..tensor import Tensor, _fresh, active_capture
-from .bodies import BodyCapture, BodyNode, Trace, Tree, seed, zeros
+from .bodies import BodyCapture, BodyNode, Trace, Tree, replay, seed, zeros
 from .capture import Capture
 from .scan_gradient import ScanNode
 
@@ -317,9 +317,9 @@ def while_loop(cond_fn: Callable, body_fn: Callable, carried_inputs: Sequence[An
     """`body_fn(*carries)` again and again for as long as `cond_fn(*carries)` is true; gives the last carries.
 
     `carried_inputs` is a tuple or list of tensors (or nested containers); `body_fn` returns as many, of
-    the same shapes and dtypes. In a captured function it is one loop, which can't be differentiated (its
-    length is not known): use `scan`. Errors: KilnError, CaptureError.
-    Source: torch._higher_order_ops.while_loop.
+    the same shapes and dtypes. In a captured function it is one loop. As its length is not known, its
+    gradient stores no step but computes them again: of n steps some n ** 1.5, so prefer `scan` where
+    there is a fixed length. Errors: KilnError, CaptureError. Source: torch._higher_order_ops.while_loop.
     """
     carry = Tree("while_loop", "carries", tuple(carried_inputs))
     capture = active_capture()
@@ -380,26 +380,104 @@ def _call_while(
     """The last carries of a while loop, which need a gradient where it is `tracked`."""
     operands = [capture.own(t) for t in (*init, *consts)]
     nodes, n = _values(capture, operands), len(init)
-    outs = _outputs(capture, make("while_op", (test, body, nodes[:n], nodes[n:]), capture.where()))
-    return WhileNode(capture, None, operands, n).attach(outs) if tracked else outs
+    if not tracked:
+        made = make("while_op", (test, body, nodes[:n], nodes[n:]), capture.where())
+        return _outputs(capture, made)
+    flags = [True] * n + [_fresh(t)._rg for t in operands[n:]]
+    trace = Trace.of(capture, "kiln.while_loop", body, flags, _call_again)
+    counted = _counted(test, n, False), _counted(body, n, True)
+    zero = const(0, int64, ())
+    made = make("while_op", (*counted, (*nodes[:n], zero), nodes[n:]), capture.where())
+    *outs, steps = _outputs(capture, made)
+    return WhileNode(capture, trace, operands, n, steps).attach(outs)
+
+
+def _counted(g: Graph, n: int, counts: bool) -> Graph:
+    """A Graph of a while loop with the number of steps as a carry after the n others."""
+    steps = input_node(n, (), int64)
+    rest = [input_node(n + 1 + i, x.shape, x.dtype) for i, x in enumerate(g.inputs[n:])]
+    outs = substitute(
+        g.outputs, {**{x: x for x in g.inputs[:n]}, **dict(zip(g.inputs[n:], rest, strict=True))}
+    )
+    if counts:
+        outs.append(make("add", (steps, const(1, int64, ()), 1)))
+    return Graph([*g.inputs[:n], steps, *rest], outs)
 
 
 class WhileNode(BodyNode):
-    """A while loop on the tape, which refuses to go backward."""
+    """A while loop on the tape.
 
-    __slots__ = ()
+    Note [Gradient of a while loop]: backward is a loop over the steps from the last to the first. What
+    a step was given is computed again. Steps come in segments of the square root of their number: at
+    the end of each, forward runs from the beginning to the segment's first step, and from there to each
+    step in it. So memory does not grow with the number of steps, and their cost is its power of 1.5.
+    """
+
+    __slots__ = ("steps",)
+
+    def __init__(
+        self, capture: Capture, trace: Trace, operands: list[Tensor], n: int, steps: Tensor
+    ):
+        super().__init__(capture, trace, operands, n)
+        self.steps = steps
 
     def name(self) -> str:
         return "WhileBackward0"
 
-    def attach(self, results: list[Tensor]) -> list[Tensor]:
-        for i, r in enumerate(results):
-            if r.dtype.category >= FLOAT:
-                r._fn, r._idx, r._rg = self, i, True
-        return results
+    def outs(self) -> list[Tensor]:
+        return self.trace.heads[
+            : self.n_out
+        ]  # whatever the body gives, the first step was given carries
+
+    def free(self) -> None:
+        super().free()
+        self.steps = None
 
     def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
-        raise KilnError(
-            "while_loop", "a captured while_loop has no gradient: its number of steps is not known before", self.name(),
-            "use kiln.scan with a fixed length, detach() what it is given, or run it eagerly",
-        )  # fmt: skip
+        self.check()
+        trace, n, steps = self.trace, self.n_out, self.steps
+        init, consts = self.operands[:n], self.operands[n:]
+        carries = [k for k in range(n) if trace.heads[k]._rg]
+        wanted = [i for i, e in enumerate(self.edges) if i >= n and e is not None]
+        seeds = [seed(k, o) if k in carries else None for k, o in enumerate(trace.outs)]
+        heads = [trace.heads[i] for i in (*carries, *wanted)]
+        found = trace.body.gradients(trace.outs, seeds, heads)
+        grads = [
+            zeros(trace.body.head(h)) if g is None else g for h, g in zip(heads, found, strict=True)
+        ]
+        forward = trace.graph()
+        reverse = trace.body.graph([*trace.nodes, *(s for s in seeds if s is not None)], grads)
+
+        def run(graph: Graph, now: Sequence[Tensor], more: Sequence[Tensor] = ()) -> list[Tensor]:
+            inner = active_capture()
+            return replay(
+                inner, graph, [*now, *consts, *more], lambda op, args: _call_again(inner, op, args)
+            )
+
+        def ahead(count: Tensor, now: Sequence[Tensor]) -> list[Tensor]:
+            """The carries so many steps after these."""
+            _, *after = while_loop(
+                lambda left, *_: left > 0,
+                lambda left, *now: (left - 1, *run(forward, now)),
+                (count, *now),
+            )
+            return after
+
+        def segment(end: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
+            first = (end - size).clamp(min=0)
+            begin = ahead(first, init)
+
+            def step(t: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
+                m = len(carries)
+                new = run(reverse, ahead(t - 1 - first, begin), sums[:m])
+                added = (a + b for a, b in zip(sums[m:], new[m:], strict=True))
+                return t - 1, *new[:m], *added
+
+            return while_loop(lambda t, *_: t > first, step, (end, *sums))
+
+        size = steps.double().sqrt().ceil().long().clamp(min=1)
+        last = [zeros_like(init[k]).detach() if gs[k] is None else gs[k] for k in carries]
+        totals = [zeros_like(self.operands[i]).detach() for i in wanted]
+        _, *sums = while_loop(lambda end, *_: end > 0, segment, (steps, *last, *totals))
+        done = dict(zip((*carries, *wanted), sums, strict=True))
+        return [done.get(i) if e is not None else None for i, e in enumerate(self.edges)]
