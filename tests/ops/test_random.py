@@ -188,3 +188,14 @@ def test_dropout_gradient_is_its_mask() -> None:
     y = F.dropout(x, 0.4)
     y.sum().backward()
     assert kiln.equal(x.grad, y.detach())
+
+
+@pytest.mark.parametrize("p", [0.3, kiln.tensor([[0.1], [0.9]])])
+def test_bernoulli_in_place_draws_with_p_alone(p):
+    """`bernoulli_` looks at p, and not at the elements that it replaces."""
+    kiln.manual_seed(5)
+    x = kiln.full((2, 5000), 7.0)
+    assert x.bernoulli_(p) is x
+    assert set(np.unique(x.numpy())) == {0.0, 1.0}
+    want = np.broadcast_to(np.asarray(p, np.float32), (2, 1))
+    np.testing.assert_allclose(x.numpy().mean(1, keepdims=True), want, atol=0.03)
