@@ -11,6 +11,7 @@ from . import (  # noqa: F401
     comparison,
     complex,
     control,
+    convnd,
     convolution,
     creation,
     ctc,

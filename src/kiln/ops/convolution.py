@@ -22,10 +22,9 @@ from ._folding import (
     joined,
     turn_weight,
 )
-from ._windows import as_tuple, cropped, out_size, overlap_add, padded, sliding, span, taps
+from ._windows import cropped, out_size, overlap_add, padded, sliding, span, taps
 from .arithmetic import conjugate
-from .registry import FUNCTIONS, Sample, composition, op
-from .rules import tied
+from .registry import Sample, op
 from .samples import draw, rng, strided
 
 # Note [Three ops]
@@ -58,7 +57,7 @@ def _empty_columns(x: np.ndarray, groups: int, kernel: tuple) -> np.ndarray:
     return x.reshape(x.shape[0], groups, x.shape[1] // groups, int(np.prod(x.shape[2:])))
 
 
-def _conv_out(
+def conv_out(
     size: Sequence[Any], kernel: Sequence[int], stride: tuple, padding: tuple, dilation: tuple
 ) -> tuple:
     return tuple(
@@ -80,7 +79,7 @@ def _conv_infer(
         raise KilnError(
             name, f"expected a weight of {n + 2} dimensions", given, "(out, in / groups, *kernel)"
         )
-    _check_geometry(name, stride, padding, dilation, groups, given)
+    check_geometry(name, stride, padding, dilation, groups, given)
     if xs[1] != ws[1] * groups:
         raise KilnError(
             name, f"Given groups={groups}, weight of size {list(ws)}, expected input to have "
@@ -103,10 +102,10 @@ def _conv_infer(
                 name, f"the kernel ({span(k, d)} wide) can't be greater than the padded input ({s + 2 * p})",
                 given, "pad the input or use a smaller kernel",
             )  # fmt: skip
-    return Size((xs[0], ws[0], *_conv_out(xs[2:], ws[2:], stride, padding, dilation))), input.dtype
+    return Size((xs[0], ws[0], *conv_out(xs[2:], ws[2:], stride, padding, dilation))), input.dtype
 
 
-def _check_geometry(
+def check_geometry(
     name: str, stride: tuple, padding: tuple, dilation: tuple, groups: int, given: str
 ) -> None:
     if any(s <= 0 for s in stride):
@@ -146,14 +145,14 @@ def _conv_samples() -> Any:
 def _input_grad_samples() -> Any:
     r = rng(12)
     for xs, ws, stride, padding, dilation, groups in _geometries():
-        ys = (xs[0], ws[0], *_conv_out(xs[2:], ws[2:], stride, padding, dilation))
+        ys = (xs[0], ws[0], *conv_out(xs[2:], ws[2:], stride, padding, dilation))
         yield Sample((draw(r, ys), draw(r, ws), xs, stride, padding, dilation, groups))
 
 
 def _weight_grad_samples() -> Any:
     r = rng(13)
     for xs, ws, stride, padding, dilation, groups in _geometries():
-        ys = (xs[0], ws[0], *_conv_out(xs[2:], ws[2:], stride, padding, dilation))
+        ys = (xs[0], ws[0], *conv_out(xs[2:], ws[2:], stride, padding, dilation))
         yield Sample((draw(r, ys), draw(r, xs), ws, stride, padding, dilation, groups))
 
 
@@ -199,7 +198,7 @@ def _convolution_body(
     if _each_alone(taps, groups):
         y = depthwise(input, weight, by)
         return y if bias is None else y + bias.reshape(-1, *(1,) * len(stride))
-    out = _conv_out(size[2:], taps[2:], *by[:3])
+    out = conv_out(size[2:], taps[2:], *by[:3])
     i = by.joint(taps[2:])
     if i is not None:
         x, w = input.reshape(joined(size, i)), weight.reshape(joined(taps, i))
@@ -281,7 +280,7 @@ def convolution(
     groups: int,
 ) -> Tensor:
     """y[n, o] = sum_i x[n, i] * w[o, i] (cross-correlation over the last dimensions) + bias[o]."""
-    out = _conv_out(input.shape[2:], weight.shape[2:], stride, padding, dilation)
+    out = conv_out(input.shape[2:], weight.shape[2:], stride, padding, dilation)
     if groups > 1 and weight.shape[1] == 1 and weight.shape[0] == groups:
         y = _depthwise(padded(input, padding), weight, out, stride, dilation)
     else:
@@ -379,234 +378,3 @@ def conv_weight_grad(
     else:
         w = np.matmul(y, cols.transpose(0, 1, 3, 2)).sum(0)
     return w.reshape(weight_size)
-
-
-# ---------------------------------------------------------------- what users call
-
-
-def _batched(name: str, input: Any, weight: Any, n: int) -> tuple[Any, bool]:
-    if not isinstance(input, Tensor) or not isinstance(weight, Tensor):
-        convolution(
-            input, weight, None, (1,) * n, (0,) * n, (1,) * n, 1
-        )  # the error for a wrong type
-    if input.ndim == n + 2:
-        return input, True
-    if input.ndim != n + 1:
-        raise KilnError(
-            name, f"Expected {n + 1}D (unbatched) or {n + 2}D (batched) input to {name}", describe(input),
-            "(batch, channels, *size) or (channels, *size)",
-        )  # fmt: skip
-    return input.unsqueeze(0), False
-
-
-def _same_padding(
-    name: str, input: Any, weight: Any, stride: tuple, dilation: tuple
-) -> tuple[Any, tuple]:
-    """The input and padding for an output as large as the input; an odd total goes to the end."""
-    if any(s != 1 for s in stride):
-        raise KilnError(
-            name, "padding='same' is not supported for strided convolutions", f"stride={stride}", ""
-        )
-    totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-    if any(t % 2 for t in totals):
-        ends = [x for t in reversed(totals) for x in (0, t % 2)]
-        input = FUNCTIONS["nn.functional.pad"](input, ends)
-    return input, tuple(t // 2 for t in totals)
-
-
-def _conv(
-    n: int,
-    input: Any,
-    weight: Any,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-) -> Tensor:
-    name = f"conv{n}d"
-    x, batched = _batched(name, input, weight, n)
-    steps, gaps = as_tuple(stride, n, name, "stride"), as_tuple(dilation, n, name, "dilation")
-    if isinstance(padding, str):
-        if padding not in ("same", "valid"):
-            raise KilnError(
-                name, f"Invalid padding string: {padding!r}", repr(padding), "'same' or 'valid'"
-            )
-        pads = (0,) * n
-        if padding == "same" and weight.ndim == n + 2:
-            x, pads = _same_padding(name, x, weight, steps, gaps)
-    else:
-        pads = as_tuple(padding, n, name, "padding")
-    out = convolution(x, weight, bias, steps, pads, gaps, groups)
-    return out if batched else out.squeeze(0)
-
-
-def _public_conv_samples(n: int) -> Any:
-    def samples() -> Any:
-        r = rng(14)
-        xs, ws = (2, 4, 7, 6, 5)[: n + 2], (6, 4, 3, 2, 3)[: n + 2]
-        x, w, b = draw(r, xs), draw(r, ws), draw(r, (6,))
-        yield Sample((x, w, b))
-        yield Sample((x, w), {"stride": 2, "padding": 1})
-        yield Sample((x, w), {"padding": (2, 1, 0)[:n], "dilation": 2})
-        yield Sample((x, w, b), {"padding": "same"})
-        yield Sample((x, w, b), {"padding": "valid"})
-        yield Sample((x, w[:, :2], b), {"groups": 2})
-        yield Sample((x[0], w, b))
-        yield Sample((x[:0], w, b), grad=False)
-        yield Sample((x, w[:, :2]), error=RuntimeError)
-        yield Sample((x, w, b[:3]), error=RuntimeError)
-        yield Sample((x, w.astype(np.float32)), error=RuntimeError)
-        yield Sample((x, w), {"stride": 0}, error=RuntimeError)
-        yield Sample((x, w), {"padding": -1}, error=RuntimeError)
-        yield Sample((x, w), {"padding": "same", "stride": 2}, error=RuntimeError)
-        yield Sample((x[:, :, :2], w), error=RuntimeError)
-        yield Sample((x[0, 0], w), error=RuntimeError)
-
-    return samples
-
-
-@composition(method=False, samples=_public_conv_samples(1))
-def conv1d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
-           dilation: Any = 1, groups: int = 1) -> Tensor:  # fmt: skip
-    """The 1-d convolution of input (N, C, L) or (C, L) with weight (out, C / groups, k)."""
-    return _conv(1, input, weight, bias, stride, padding, dilation, groups)
-
-
-@composition(method=False, samples=_public_conv_samples(2))
-def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
-           dilation: Any = 1, groups: int = 1) -> Tensor:  # fmt: skip
-    """The 2-d convolution of input (N, C, H, W) or (C, H, W) with weight (out, C / groups, kh, kw).
-
-    `padding` is a number, one for each dimension, "valid" (none) or "same" (stride 1 only).
-    """
-    return _conv(2, input, weight, bias, stride, padding, dilation, groups)
-
-
-@composition(method=False, samples=_public_conv_samples(3))
-def conv3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
-           dilation: Any = 1, groups: int = 1) -> Tensor:  # fmt: skip
-    """The 3-d convolution of input (N, C, D, H, W) or (C, D, H, W) with weight (out, C / groups, kd, kh, kw)."""
-    return _conv(3, input, weight, bias, stride, padding, dilation, groups)
-
-
-def _conv_transpose(
-    n: int,
-    input: Any,
-    weight: Any,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    output_padding: Any,
-    groups: int,
-    dilation: Any,
-) -> Tensor:
-    name = f"conv_transpose{n}d"
-    x, batched = _batched(name, input, weight, n)
-    steps, gaps, pads, more = (
-        as_tuple(v, n, name, what)
-        for v, what in (
-            (stride, "stride"),
-            (dilation, "dilation"),
-            (padding, "padding"),
-            (output_padding, "output_padding"),
-        )
-    )
-    given = f"input={describe(input)}, weight={describe(weight)}"
-    _check_geometry(name, steps, pads, gaps, groups, given)
-    if weight.ndim != n + 2:
-        raise KilnError(
-            name, f"expected a weight of {n + 2} dimensions", given, "(in, out / groups, *kernel)"
-        )
-    if weight.shape[0] != x.shape[1]:
-        raise KilnError(
-            name, f"weight of size {list(weight.shape)} expects an input of {weight.shape[0]} channels, "
-            f"but got {x.shape[1]}", given, "the weight is (in, out / groups, *kernel)",
-        )  # fmt: skip
-    if x.shape[1] % groups:
-        raise KilnError(
-            name, f"the input channels must be a multiple of groups={groups}", given, ""
-        )
-    if any(e >= max(s, d) or e < 0 for e, s, d in zip(more, steps, gaps, strict=True)):
-        raise KilnError(
-            name, "output padding must be smaller than either stride or dilation",
-            f"output_padding={more}, stride={steps}, dilation={gaps}", "",
-        )  # fmt: skip
-    if weight.dtype is not x.dtype or (bias is not None and bias.dtype is not x.dtype):
-        raise KilnError(
-            name, "input, weight and bias must have the same dtype", given, "convert one of them"
-        )
-    channels = weight.shape[1] * groups
-    if bias is not None and tuple(bias.shape) != (channels,):
-        raise KilnError(
-            name, f"expected bias to be 1-dimensional with {channels} elements", describe(bias), ""
-        )
-    sizes = tuple(
-        (s - 1) * t - 2 * p + span(k, d) + e
-        for s, t, p, k, d, e in zip(
-            x.shape[2:], steps, pads, weight.shape[2:], gaps, more, strict=True
-        )
-    )
-    if any(isinstance(s, int) and s <= 0 for s in sizes):
-        raise KilnError(
-            name, f"the output would have size {list(sizes)}", given, "use less padding"
-        )
-    spare = [
-        w - s for w, s in zip(_conv_out(sizes, weight.shape[2:], steps, pads, gaps), x.shape[2:], strict=True)
-        if isinstance(s, int)
-    ]  # fmt: skip
-    if any(spare):  # output_padding made room for more windows: they are zero
-        x = FUNCTIONS["nn.functional.pad"](x, [v for w in reversed(spare) for v in (0, w)])
-    out = conv_input_grad(x, weight, (x.shape[0], channels, *sizes), steps, pads, gaps, groups)
-    if bias is not None:
-        out = tied(out + bias.reshape(channels, *(1,) * n), x, weight)
-    return out if batched else out.squeeze(0)
-
-
-def _public_transpose_samples(n: int) -> Any:
-    def samples() -> Any:
-        r = rng(15)
-        xs, ws = (2, 4, 4, 3, 3)[: n + 2], (4, 6, 3, 2, 3)[: n + 2]
-        x, w, b = draw(r, xs), draw(r, ws), draw(r, (6,))
-        yield Sample((x, w, b))
-        yield Sample((x, w, b), {"stride": 2, "padding": 1, "output_padding": 1})
-        yield Sample((x, w), {"dilation": 2, "padding": 1})
-        yield Sample((x, w), {"dilation": 3, "output_padding": 2})
-        yield Sample((x, w[:, :3], b), {"groups": 2, "stride": (3, 2, 1)[:n]})
-        yield Sample((x[0], w, b))
-        yield Sample((x, w[:3]), error=RuntimeError)
-        yield Sample((x, w), {"output_padding": 1}, error=RuntimeError)
-        yield Sample((x, w, b[:2]), error=RuntimeError)
-
-    return samples
-
-
-@composition(method=False, samples=_public_transpose_samples(1))
-def conv_transpose1d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
-                     output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Tensor:  # fmt: skip
-    """The transpose of conv1d as a map: input (N, C, L), weight (C, out / groups, k)."""
-    return _conv_transpose(
-        1, input, weight, bias, stride, padding, output_padding, groups, dilation
-    )
-
-
-@composition(method=False, samples=_public_transpose_samples(2))
-def conv_transpose2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
-                     output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Tensor:  # fmt: skip
-    """The transpose of conv2d as a map: input (N, C, H, W), weight (C, out / groups, kh, kw)."""
-    return _conv_transpose(
-        2, input, weight, bias, stride, padding, output_padding, groups, dilation
-    )
-
-
-@composition(method=False, samples=_public_transpose_samples(3))
-def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
-                     output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Tensor:  # fmt: skip
-    """The transpose of conv3d as a map: input (N, C, D, H, W), weight (C, out / groups, kd, kh, kw)."""
-    return _conv_transpose(
-        3, input, weight, bias, stride, padding, output_padding, groups, dilation
-    )
-
-
-for _fn in (conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d):
-    FUNCTIONS[f"nn.functional.{_fn.__name__}"] = _fn
