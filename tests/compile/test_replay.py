@@ -389,3 +389,20 @@ def test_threads_that_train_one_model_lose_no_step():
     for t in team:
         t.join()
     same(p, kiln.full((8,), 800.0))
+
+
+def test_modes_are_those_of_pytorch():
+    def fn(x):
+        return x.sin() + 1
+
+    x = kiln.arange(5.0)
+    want = kiln.compile(fn)(x).numpy().tobytes()
+    for mode in ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs", None):
+        assert kiln.compile(fn, mode=mode)(x).numpy().tobytes() == want
+    for mode in ("fastest", "max-autotune-gemm", 3):
+        with pytest.raises(RuntimeError, match="no such mode"):
+            kiln.compile(fn, mode=mode)
+        with pytest.raises(RuntimeError, match="no such mode"):
+            kiln.compile(mode=mode)
+    with pytest.raises(RuntimeError, match="not both"):
+        kiln.compile(fn, mode="default", options={})

@@ -15,7 +15,7 @@ from .. import dtypes as dt
 from ..autograd.modes import mode
 from ..backends import base
 from ..config import config
-from ..errors import CaptureError, KilnTypeError, KilnValueError, describe
+from ..errors import CaptureError, KilnError, KilnTypeError, KilnValueError, describe
 from ..graph.node import Graph
 from ..runtime.forks import own_lock
 from ..tensor import CAPTURING, Tensor, _fresh, active_capture
@@ -270,8 +270,9 @@ def compile(
 
     Captured again where shapes, dtypes or Python values that it read differ; `KILN_EXPLAIN=1` says
     why. `backend` is "cpu" or "reference" (default: `KILN_BACKEND`). Whole training steps, with
-    `backward()` and `optimizer.step()` inside, are one program. `fullgraph`, `mode` and `options`
-    are accepted for PyTorch's sake: there are never graph breaks.
+    `backward()` and `optimizer.step()` inside, are one program. `fullgraph`, `mode` (one of PyTorch's)
+    and `options` are accepted for PyTorch's sake: there are never graph breaks, and every mode is the
+    same, as the forms of kernels follow from shapes by rules that measurements were made for.
 
     `max_memory`, in bytes or as "512MB" (10**6) or "2GiB" (2**30), is the most that one program may hold
     beside what it is given and what it returns: values between its kernels, their scratch memory and
@@ -281,8 +282,10 @@ def compile(
     limit can only be met without. To meet it, values that wait long for their next use are computed
     again, those first that free most bytes for their work: results keep every bit, steps take longer.
     `memory_stats()` of the compiled function tells what is held.
-    Errors: CaptureError; KilnMemoryError at the first call where the limit can't be met.
+    Errors: KilnError for a mode that PyTorch does not know, or one beside options; CaptureError;
+    KilnMemoryError at the first call where the limit can't be met.
     """
+    _check_mode(mode, options)
     limit = None if max_memory is None else _bytes(max_memory)
     if model is None:
         return lambda fn: compile(
@@ -306,6 +309,20 @@ def compile(
             CompiledFunction(model.__call__, backend, type(model).__name__, limit)
         )
     return CompiledFunction(model, backend, max_memory=limit)
+
+
+_MODES = (
+    "default", "lite", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune",
+)  # fmt: skip
+
+
+def _check_mode(mode: Any, options: Any) -> None:
+    if mode is not None and options is not None:
+        raise KilnError("compile", "either mode or options can be given, not both",
+                        f"mode={describe(mode)}, options={describe(options)}", "leave one of them out")  # fmt: skip
+    if mode is not None and mode not in _MODES:
+        raise KilnError("compile", "no such mode", f"mode={describe(mode)}",
+                        "one of " + ", ".join(_MODES) + ", which are all the same here")  # fmt: skip
 
 
 _UNITS = {"": 1, **{p + "B": 1000**i for i, p in enumerate(("", "K", "M", "G", "T"))},

@@ -550,12 +550,13 @@ def choose_tile(m: int, n: int, lanes: int, isa: Isa) -> tuple[int, int]:
     """(vectors, rows) of the register tile for an m x n result: least estimated cycles."""
     best, choice = float("inf"), (1, 1)
     vectors = -(-n // lanes)
+    wide = isa.n_vregs >= 32  # B comes from L2 there as often as not; elsewhere it was no gain
     for nv, mr in tile_shapes(isa).items():
         blocks = -(-m // mr)
         rows = -(-m // blocks)
         whole, rest = divmod(vectors, nv)
         cycles = sum(
-            count * (max(rows * v / 2, (rows + v) / 2, 4) + 0.5)
+            count * (max(rows * v / 2, (rows + v) / 2, 4) + (1 + v / 5 if wide else 0.5))
             for count, v in ((whole, nv), (1, rest))
             if v
         )
