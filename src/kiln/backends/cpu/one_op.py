@@ -14,6 +14,7 @@ from ...graph.node import Graph, Node, input_node, item, make
 from ...ops.registry import Op
 from ...runtime.blocks import allocator
 from ...runtime.forks import own_lock
+from . import fuse
 from .program import CpuProgram, Room, recipe_of
 from .recipe import Host, Recipe
 
@@ -51,6 +52,8 @@ class Shelf:
         arrays = [args[i] for i in cut]
         n = len(arrays[0])
         block = 1 << min(n, most).bit_length() - 1
+        if arrays[0][:block].nbytes >= fuse.STREAM_BYTES:
+            return None  # a result written past the cache begins at 64 bytes, which a part of one need not
         with self.lock:
             first = [a[:block] if i in cut else a for i, a in enumerate(args)]
             program = self._find(op, first)
