@@ -314,3 +314,25 @@ def test_a_gradient_that_depends_on_its_input_in_form_only_can_be_differentiated
     assert not h.requires_grad
     (linear,) = kiln.autograd.grad((x * 2).sum(), x, create_graph=True)
     assert not linear.requires_grad
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_integers_made_of_what_requires_grad_do_not(compiled):
+    """A cast to integers, or a sum into them, ends the history, and their memory can be shared."""
+
+    def f(x):
+        y = x * 2
+        made = (y.to(kiln.int16), y.long(), y.bool(), y.type(kiln.int64), y.sum(dtype=kiln.int64))
+        assert not any(t.requires_grad or t.grad_fn for t in made)
+        assert not made[0].float().requires_grad
+        into = kiln.zeros(3, dtype=kiln.int32)
+        with kiln.no_grad():
+            into.copy_(y)
+        assert not into.requires_grad
+        return *made, (y + made[1]).sum()
+
+    x = kiln.tensor([1.5, -2.0, 3.0], requires_grad=True)
+    *made, total = (kiln.compile(f) if compiled else f)(x)
+    assert made[0].numpy().tolist() == [3, -4, 6]
+    total.backward()
+    assert x.grad.tolist() == [2.0, 2.0, 2.0]

@@ -68,7 +68,10 @@ class Runs:
         self.start: dict[int, Any] = {}
         self.made: dict[Any, Any] = {}
         self.scale = 1.0  # of the weights
-        self.run(False)  # makes the weights
+        made = -1
+        while made < len(p.weights):  # one that requires grad may be refused where none was before
+            made = len(p.weights)
+            self.run(False)
 
     def parameters(self) -> list[Any]:
         """The floating weights that the program made, its modules' included."""

@@ -333,6 +333,9 @@ def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False)
             needed += tuple((i, j) for j, _ in found)
     if not edges or not op.rules:
         return None
+    tracked = [i for i, o in enumerate(outs) if i not in op.nondiff_outputs and _differentiable(o)]
+    if not tracked:
+        return None
     plan = op.plan(needed)
     node = _node(OpNode)
     node.edges, node.n_out, node.seq, node.hooks, node.freed = (
@@ -345,10 +348,15 @@ def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False)
     node.op, node.plan, node.outs = op, plan, None
     _save(node, plan, args, outs, inplace)
     if not inplace:
-        for i, o in enumerate(outs):
-            if i not in op.nondiff_outputs:
-                o._fn, o._idx, o._rg = node, i, True
+        for i in tracked:
+            outs[i]._fn, outs[i]._idx, outs[i]._rg = node, i, True
     return node
+
+
+def _differentiable(x: Tensor) -> bool:
+    """Whether numbers of this dtype have gradients: integers and bools have none, whatever made them."""
+    d = x.dtype
+    return d.is_floating_point or d.is_complex
 
 
 __all__ = [
