@@ -132,7 +132,7 @@ class _Pool:
         bed.acquire()
         thread = threading.get_native_id()
         me = ctypes.c_int64.from_address(slot + claiming.SLOT["TID"])
-        asleep, stop = self.field("ASLEEP"), self.field("STOP")
+        asleep, stop, word = self.field("ASLEEP"), self.field("STOP"), self.field("WORD")
         me.value = thread
         ctypes.c_int64.from_address(slot + claiming.SLOT["GUEST"]).value = 0
         while not self._worker(self.address, slot, epoch, claiming.SPIN_IDLE, claiming.SPIN_ACTIVE):
@@ -140,6 +140,9 @@ class _Pool:
             asleep.value = 1
             if stop.value != epoch:
                 break
+            now = word.value
+            if now & 0xFFFF < now >> 16 & 0xFFFF:
+                self.wake()  # published while this thread waited for the GIL, to nobody asleep
             bed.acquire()
         if me.value == thread:
             me.value = 0

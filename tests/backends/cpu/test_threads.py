@@ -308,3 +308,20 @@ def test_beside_busy_processes_every_task_still_runs_once(kernel):
 def test_a_number_of_threads_is_an_int(n):
     with pytest.raises(TypeError, match="set_num_threads"):
         threads.set_num_threads(n)
+
+
+@pytest.mark.parametrize("taken", [0, 3])
+def test_a_worker_does_not_sleep_while_tasks_wait(taken):
+    """A region that is published before a worker says that it sleeps wakes nobody: it has to look itself."""
+    pool, calls = threads._Pool(), []
+    # goes to sleep once, then leaves
+    pool._worker = lambda *args: calls.append(1) or len(calls) > 1
+    pool.field("WORD").value = 3 << 16 | taken  # of three tasks so many are claimed
+    worker = threading.Thread(target=pool._serve, args=(0, pool._roster() + 64), daemon=True)
+    worker.start()
+    worker.join(2 if taken == 0 else 0.2)
+    assert worker.is_alive() == (taken == 3)  # where none waits it sleeps until it is woken
+    pool.wake()
+    worker.join(2)
+    assert not worker.is_alive()
+    assert len(calls) == 2
