@@ -154,26 +154,19 @@ class BackwardWeight:
     def _product(self, a: str, dy: str, c: str, more: str, panels: tuple[str, str]) -> None:
         """One product, for a range of panels of channels."""
         b = self.b
-        count = -(-self.m // self.mr)
-        low, high_count = divmod(self.m, count)
 
         def columns(panel: str, tail: bool) -> None:
             col = b.mul(panel, self.panel)
             source, target = b.at(dy, col, self.size), b.at(c, col, self.size)
-            for high, begin, end in ((True, 0, high_count), (False, high_count, count)):
-                if begin == end:
-                    continue
+            for high, row, _ in tasks.row_blocks(b, self.m, self.mr):
                 tile = f"{self.symbol}.tile{len(self.names)}"
                 tile = self.names.setdefault((high, tail), tile)
-                with b.loop(begin, end) as block:
-                    row = b.mul(block.index, low + high)
-                    row = row if high else b.add(row, high_count)
-                    place = b.at(target, b.mul(row, self.conv.co), self.size)
-                    b.emit(
-                        f"call void @{tile}(ptr {b.at(a, row, self.size)}, ptr {source}, ptr null, "
-                        f"ptr {place}, i64 {self.conv.out[1]}, i1 {more}, i1 true, i64 0, i64 0, "
-                        f"i64 0, ptr null)"
-                    )
+                place = b.at(target, b.mul(row, self.conv.co), self.size)
+                b.emit(
+                    f"call void @{tile}(ptr {b.at(a, row, self.size)}, ptr {source}, ptr null, "
+                    f"ptr {place}, i64 {self.conv.out[1]}, i1 {more}, i1 true, i64 0, i64 0, "
+                    f"i64 0, ptr null)"
+                )
 
         if self.whole:
             with b.loop(panels[0], b.least(panels[1], self.whole)) as p:

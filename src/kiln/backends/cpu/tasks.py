@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -120,6 +120,20 @@ def part(b: Text, index: str, parts: int | str, total: int | str) -> tuple[str, 
     low = b.op(f"udiv i64 {b.mul(index, total)}, {parts}")
     high = b.op(f"udiv i64 {b.mul(b.add(index, 1), total)}, {parts}")
     return low, high
+
+
+def row_blocks(b: Text, rows: int, most: int) -> Iterator[tuple[bool, str, str]]:
+    """Loop over blocks of at most so many rows, the higher ones by one row first.
+
+    Gives whether a block is a higher one, its first row, and its number.
+    """
+    count = -(-rows // most)
+    low, high_count = divmod(rows, count)
+    for high, begin, end in ((True, 0, high_count), (False, high_count, count)):
+        if begin < end:
+            with b.loop(begin, end) as block:
+                row = b.mul(block.index, low + high)
+                yield high, row if high else b.add(row, high_count), block.index
 
 
 def batch_pointers(b: Text, gemm: Gemm, pointers: list[str], index: str) -> list[str]:

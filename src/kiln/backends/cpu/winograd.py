@@ -380,10 +380,8 @@ class Forward:
     def _products(self, u: str, v: str, m: str, first: str, stop: str) -> None:
         """M[t, co] = V[t, ci] @ U[ci, co] for panels of co, counted over the 36 points."""
         b, size = self.b, self.size
-        count = -(-self.tiles // self.mr)
-        low, high_count = divmod(self.tiles, count)
         # a task that reads weights once has them fetched a panel ahead, by all of its tiles together
-        self.ahead = -(-self.nv // count) if self.apart else 0
+        self.ahead = -(-self.nv // -(-self.tiles // self.mr)) if self.apart else 0
         step = self.k * self.panel
         with b.loop(first, stop) as number:
             point = b.op(f"udiv i64 {number.index}, {self.panels}")
@@ -393,23 +391,18 @@ class Forward:
             c = b.at(m, b.add(b.mul(point, self.m_plane), b.mul(panel, self.panel)), size)
 
             def tiles(tail: bool) -> None:
-                for high, begin, end in ((True, 0, high_count), (False, high_count, count)):
-                    if begin == end:
-                        continue
+                for high, row, block in tasks.row_blocks(b, self.tiles, self.mr):
                     name = f"{self.symbol}.product{len(self.names)}"
                     name = self.names.setdefault((high, tail), name)
-                    with b.loop(begin, end) as block:
-                        row = b.mul(block.index, low + high)
-                        row = row if high else b.add(row, high_count)
-                        source = b.at(a, b.mul(row, self.in_pitch), size)
-                        place = b.at(c, b.mul(row, self.out_pitch), size)
-                        line = b.mul(block.index, self.k * self.ahead * _LINE)
-                        ahead = f", ptr {b.at(w, b.add(line, step * size))}" if self.ahead else ""
-                        b.emit(
-                            f"call void @{name}(ptr {source}, ptr {w}, ptr null, "
-                            f"ptr {place}, i64 {self.k}, i1 false, i1 true, i64 0, i64 0, "
-                            f"i64 0, ptr null{ahead})"
-                        )
+                    source = b.at(a, b.mul(row, self.in_pitch), size)
+                    place = b.at(c, b.mul(row, self.out_pitch), size)
+                    line = b.mul(block, self.k * self.ahead * _LINE)
+                    ahead = f", ptr {b.at(w, b.add(line, step * size))}" if self.ahead else ""
+                    b.emit(
+                        f"call void @{name}(ptr {source}, ptr {w}, ptr null, "
+                        f"ptr {place}, i64 {self.k}, i1 false, i1 true, i64 0, i64 0, "
+                        f"i64 0, ptr null{ahead})"
+                    )
 
             if self.conv.c_out % self.panel == 0:
                 tiles(False)

@@ -152,8 +152,6 @@ class BackwardWeight:
     def _products(self, q: str, v: str, sums: str, depth: str, more: str) -> None:
         """U[co, ci] += Q[t, co]' @ V[t, ci] for each of this task's points."""
         b = self.b
-        count = -(-self.conv.c_out // self.mr)
-        low, high_count = divmod(self.conv.c_out, count)
         whole, rest = divmod(self.in_pitch, self.panel)
         with b.loop(0, self.points) as point:
             a = b.at(q, b.mul(point.index, self.q_plane), self.size)
@@ -165,21 +163,16 @@ class BackwardWeight:
                 with b.loop(first, stop) as panel:
                     columns = b.at(w, b.mul(panel.index, self.panel), self.size)
                     target = b.at(c, b.mul(panel.index, self.panel), self.size)
-                    for high, begin, end in ((True, 0, high_count), (False, high_count, count)):
-                        if begin == end:
-                            continue
+                    for high, row, _ in tasks.row_blocks(b, self.conv.c_out, self.mr):
                         name = f"{self.symbol}.product{len(self.names)}"
                         name = self.names.setdefault((high, tail), name)
-                        with b.loop(begin, end) as block:
-                            row = b.mul(block.index, low + high)
-                            row = row if high else b.add(row, high_count)
-                            source = b.at(a, row, self.size)
-                            place = b.at(target, b.mul(row, self.in_pitch), self.size)
-                            b.emit(
-                                f"call void @{name}(ptr {source}, ptr {columns}, ptr null, "
-                                f"ptr {place}, i64 {depth}, i1 {more}, i1 true, i64 0, i64 0, "
-                                f"i64 0, ptr null)"
-                            )
+                        source = b.at(a, row, self.size)
+                        place = b.at(target, b.mul(row, self.in_pitch), self.size)
+                        b.emit(
+                            f"call void @{name}(ptr {source}, ptr {columns}, ptr null, "
+                            f"ptr {place}, i64 {depth}, i1 {more}, i1 true, i64 0, i64 0, "
+                            f"i64 0, ptr null)"
+                        )
 
     def _define_values(self, name: str, rows: range) -> None:
         """Define ``void name(ptr line, ptr q)``: a row of dy's tiles at some rows of the points."""
