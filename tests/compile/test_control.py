@@ -1,56 +1,21 @@
-"""scan, cond and while_loop: eager, captured, differentiated, on every backend; what they refuse."""
+"""scan and cond: eager, captured, differentiated, on every backend; what they refuse."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.compile.loops import BACKENDS, B, W, f64, hosts, same
 
 import kiln
 import kiln.nn.functional as F
-from kiln.backends.cpu import program
-from kiln.backends.cpu.recipe import Host
 from kiln.compile import pipeline
 from kiln.config import context
 from kiln.errors import CaptureError, KilnError
 from kiln.graph.text import parse_graph, print_graph
 
-BACKENDS = ("cpu", "reference")
-
-
-def f64(*shape, seed=0, scale=1.0):
-    x = np.random.default_rng(seed).normal(size=shape) * scale
-    return kiln.tensor(x, dtype=kiln.float64)
-
-
-def same(a, b, atol=1e-10):
-    a, b = ([t for t in x if t is not None] for x in (a, b))
-    assert len(a) == len(b)
-    for p, q in zip(a, b, strict=True):
-        assert p.shape == q.shape
-        assert p.dtype is q.dtype
-        np.testing.assert_allclose(p.numpy(force=True), q.numpy(force=True), atol=atol, rtol=1e-9)
-
 
 def graph_of(fn):
     return fn.entries[0].root.plan.graph
-
-
-@pytest.fixture
-def programs(monkeypatch):
-    """The programs that are made."""
-    made = []
-    real = program.CpuProgram.__init__
-    monkeypatch.setattr(
-        program.CpuProgram, "__init__", lambda self, *a: made.append(self) or real(self, *a)
-    )
-    return made
-
-
-def hosts(made):
-    return [s for p in made for s in p.recipe.steps if isinstance(s, Host)]
-
-
-W, B = f64(4, 4, seed=1, scale=0.4).requires_grad_(), f64(4, seed=2).requires_grad_()
 
 
 def recurrence(h, x, reverse=False):
@@ -187,6 +152,29 @@ def test_short_sequences(backend, n):
     same(got, want)
 
 
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_what_requires_grad_is_what_eager_mode_says(n):
+    """Carries that begin without, that take it over from another one step later, that swap, that stay."""
+
+    def fn(x, xs):
+        def step(c, x):
+            plain, late, later, a, b = c
+            after = (plain + 1, late + w, later * late, b, a)
+            return after, (plain * x, late.detach(), later, a * 2)
+
+        c, ys = kiln.scan(step, (x * 1, x * 2, x * 3, w * 1, x * 4), xs)
+        for t in (*c, *ys):
+            if not t.requires_grad:
+                t.add_(1)
+        return *c, *ys
+
+    w = f64(3, seed=1).requires_grad_()
+    x, xs = f64(3), f64(n, 3)
+    want, got = fn(x, xs), kiln.compile(fn)(x, xs)
+    assert [t.requires_grad for t in got] == [t.requires_grad for t in want]
+    same(got, want)
+
+
 def test_nested_loops_and_branches(programs):
     """A scan over rows, in it a scan over columns that takes a branch, in it a while loop."""
     x, w = f64(3, 4, 5), f64(5, seed=1).requires_grad_()
@@ -231,109 +219,6 @@ def test_cond_takes_one_branch_at_each_call(backend, programs):
         same(run(x, p), fn(x, p))
     assert run.captures == 1
     assert not hosts(programs)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_while_loop_stops_by_value(backend, programs):
-    def fn(x, most):
-        return kiln.while_loop(
-            lambda n, y: (y.sum() < 1000.0) & (n < most),
-            lambda n, y: (n + 1, y * 1.5 + W.detach()),
-            (kiln.tensor(0), x),
-        )
-
-    run = kiln.compile(fn, backend=backend)
-    for most in (0, 3, 100):
-        n, y = run(f64(4, 4).abs(), kiln.tensor(most))
-        want_n, want_y = fn(f64(4, 4).abs(), kiln.tensor(most))
-        assert n.item() == want_n.item()
-        same([y], [want_y])
-    assert not hosts(programs)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("most", [0, 1, 2, 5, 17])
-def test_gradient_of_a_while_loop_of_any_length(backend, most, programs):
-    def fn(x, most):
-        def body(n, y, z):
-            return n + 1, kiln.tanh(F.linear(y, W, B)) + z[0], z * 1.1 + y.mean()
-
-        n, y, z = kiln.while_loop(lambda n, y, z: n < most, body, (kiln.tensor(0), x, x[:2] * 2))
-        return (
-            n,
-            y,
-            *kiln.autograd.grad((y * y).sum() + z.sin().sum(), [x, W, B], allow_unused=True),
-        )
-
-    run = kiln.compile(fn, backend=backend)
-    x = f64(4, 4).requires_grad_()
-    want = fn(x, kiln.tensor(most))
-    got = run(x, kiln.tensor(most))
-    if not most:  # the program can't know that a weight is not used
-        want = [
-            kiln.zeros_like(t) if g is None else g
-            for g, t in zip(want, (None, None, x, W, B), strict=True)
-        ]
-    same(got, want)
-    assert not hosts(programs)
-
-
-def test_one_program_differentiates_while_loops_of_all_lengths():
-    def fn(x, limit):
-        (y,) = kiln.while_loop(lambda y: y.sum() < limit, lambda y: y * y * 0.5 + 1, (x,))
-        return kiln.autograd.grad(y.sum(), x)
-
-    run, x = kiln.compile(fn), f64(3).requires_grad_()
-    for limit in (-100.0, 5.0, 50.0, 1e6):
-        same(run(x, kiln.tensor(limit, dtype=kiln.float64)), fn(x, kiln.tensor(limit)))
-    assert len(run.entries) == 1
-
-
-def test_gradient_of_a_while_loop_in_a_scan_and_of_a_scan_in_a_while_loop():
-    def inner(n, y):
-        c, _ = kiln.scan(lambda c, r: (c * r.cos() + W[0], None), y, y.expand(3, 4))
-        return n + 1, c
-
-    def fn(h, xs):
-        def step(c, x):
-            _, c = kiln.while_loop(
-                lambda n, y: (n < 4) & (y.sum() < 20), inner, (kiln.tensor(0), c + x)
-            )
-            return c.sin(), c
-
-        c, ys = kiln.scan(step, h, xs)
-        return kiln.autograd.grad(c.sum() + (ys * ys).sum(), [h, xs, W])
-
-    h, xs = f64(4).requires_grad_(), f64(3, 4, seed=3).requires_grad_()
-    same(kiln.compile(fn)(h, xs), fn(h, xs))
-
-
-def test_second_gradient_of_a_while_loop():
-    def fn(x, w):
-        _, y = kiln.while_loop(
-            lambda n, y: n < 3, lambda n, y: (n + 1, y * w + y.sin()), (kiln.tensor(0), x)
-        )
-        (g,) = kiln.autograd.grad((y * y).sum(), [x], create_graph=True)
-        return kiln.autograd.grad((g * g).sum(), [x, w])
-
-    x, w = f64(3).requires_grad_(), f64(3, seed=4).requires_grad_()
-    same(kiln.compile(fn)(x, w), fn(x, w))
-
-
-def test_the_gradient_of_a_while_loop_sees_the_random_numbers_of_its_steps():
-    def fn(x):
-        _, y = kiln.while_loop(
-            lambda n, y: n < 6,
-            lambda n, y: (n + 1, F.dropout(y * 1.2, 0.3) + y.cos()),
-            (kiln.tensor(0), x),
-        )
-        return y, *kiln.autograd.grad(y.sum(), [x]), kiln.rand(2)
-
-    x = f64(20).requires_grad_()
-    kiln.manual_seed(7)
-    want = fn(x)
-    kiln.manual_seed(7)
-    same(kiln.compile(fn)(x), want)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -588,6 +473,34 @@ def test_timing_sums_over_the_steps(capsys):
 def test_captured_bodies_refuse(body, what):
     with pytest.raises((KilnError, CaptureError), match=what):
         kiln.compile(lambda h, x: kiln.scan(body, h, x))(f64(3), f64(2, 3))
+
+
+@pytest.mark.parametrize("loop", ["scan", "while_loop", "cond"])
+@pytest.mark.parametrize("view", [False, True])
+def test_bodies_do_not_write_what_requires_grad_to_a_tensor_from_outside(loop, view):
+    """Its gradient would end at the body."""
+    buffer = kiln.zeros(3, dtype=kiln.float64)
+
+    def add(x):
+        part = buffer[:] if view else buffer
+        part.add_(W[0, :3] * x)
+        return x + part
+
+    def fn(x):
+        if loop == "scan":
+            return kiln.scan(lambda c, _: (add(c), None), x, length=2)[0]
+        if loop == "cond":
+            return kiln.cond(x.sum() > 0, add, lambda x: x * 1, (x,))
+        return kiln.while_loop(
+            lambda n, c: n < 2, lambda n, c: (n + 1, add(c)), (kiln.tensor(0), x)
+        )[1]
+
+    with pytest.raises(CaptureError, match="that require grad to a tensor from outside"):
+        kiln.compile(fn)(f64(3))
+    assert not buffer.requires_grad
+    with kiln.no_grad():
+        got, buffer = kiln.compile(fn)(f64(3)), buffer.zero_()
+        same([got], [fn(f64(3))])
 
 
 def test_bodies_do_not_write_what_they_are_given():

@@ -104,6 +104,14 @@ class BodyCapture(Capture):
 
     def writes(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """(tensor from outside, stand-in, tensor of the new value) for all memory that the body writes."""
+        for t, inner in self.lifted.values():
+            # what required grad before is read-only; views made here have the stand-in as their base
+            if inner._a.storage.written and (_fresh(t)._rg or _fresh(inner)._rg):
+                t._fn, t._rg = None, False
+                self._forbid(
+                    "writes values that require grad to a tensor from outside",
+                    "write them detached, or return the new values: a result has a gradient",
+                )
         return [
             (t, self.lifted[id(t)][1], self.tensor(s.value))
             for s, t in self.memory.values()
@@ -269,14 +277,14 @@ class BodyNode(TapeNode):
             seen.append((t._ver, t._ver[0]))
         self.versions = seen
 
-    def outs(self) -> list[Tensor]:
-        """The traced outputs, which say what requires grad."""
-        return self.trace.outs
+    def required(self) -> list[bool]:
+        """Which results require grad: what eager mode would say."""
+        return [_fresh(o)._rg for o in self.trace.outs]
 
     def attach(self, results: list[Tensor]) -> list[Tensor]:
         """The results with this node as their history."""
-        for i, (r, o) in enumerate(zip(results, self.outs(), strict=True)):
-            if _fresh(o)._rg:
+        for i, (r, required) in enumerate(zip(results, self.required(), strict=True)):
+            if required:
                 r._fn, r._idx, r._rg = self, i, True
         return results
 

@@ -283,9 +283,9 @@ class CondNode(BodyNode):
     def name(self) -> str:
         return "CondBackward0"
 
-    def outs(self) -> list[Tensor]:
+    def required(self) -> list[bool]:
         then, other = (t.outs for t in self.trace)
-        return [a if _fresh(a)._rg else b for a, b in zip(then, other, strict=True)]
+        return [_fresh(a)._rg or _fresh(b)._rg for a, b in zip(then, other, strict=True)]
 
     def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
         self.check()
@@ -424,10 +424,9 @@ class WhileNode(BodyNode):
     def name(self) -> str:
         return "WhileBackward0"
 
-    def outs(self) -> list[Tensor]:
-        return self.trace.heads[
-            : self.n_out
-        ]  # whatever the body gives, the first step was given carries
+    def required(self) -> list[bool]:
+        # whatever the body gives, the first step was given carries
+        return [h._rg for h in self.trace.heads[: self.n_out]]
 
     def free(self) -> None:
         super().free()

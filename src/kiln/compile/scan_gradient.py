@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..autograd.modes import mode
+from ..autograd.tape import edge_of
 from ..graph.node import CONST, ITEM, LITERAL, Node, input_node, make, toposort
 from ..ops.creation import zeros_like
 from ..ops.joining import cat
@@ -66,6 +67,20 @@ class ScanNode(BodyNode):
 
     def name(self) -> str:
         return "ScanBackward0"
+
+    def required(self) -> list[bool]:
+        # the body is traced with carries that all require grad; at the first step init says which do
+        leads = _leads(self.trace)
+        now = [e is not None for e in self.edges]
+        rest, stacked = now[self.n_init :], [False] * (self.n_out - self.n_init)
+        for _ in range(self.length):
+            before = now, stacked
+            outs = [any(now[i] for i in ways) for ways in leads]
+            now = [*outs[: self.n_init], *rest]
+            stacked = [a or b for a, b in zip(stacked, outs[self.n_init :], strict=True)]
+            if (now, stacked) == before:
+                break
+        return [*now[: self.n_init], *stacked]
 
     def free(self) -> None:
         super().free()
@@ -257,6 +272,25 @@ class _Sums:
         s = self.stacked(x)
         s = s.transpose(1, 2) if turn else s
         return s.reshape(s.shape[0] * s.shape[1], s.shape[2])
+
+
+def _leads(trace: Trace) -> list[set[int]]:
+    """The inputs of a body that each of its outputs leads back to on the tape."""
+    heads = {id(h): i for i, h in enumerate(trace.heads)}
+    leads = []
+    for o in trace.outs:
+        found, seen, todo = set(), set(), [edge_of(o)]
+        while todo:
+            e = todo.pop()
+            if e is None or id(e[0]) in seen:
+                continue
+            seen.add(id(e[0]))
+            if isinstance(e[0], Tensor):
+                found.add(heads.get(id(e[0]), -1))
+            else:
+                todo += e[0].edges
+        leads.append(found - {-1})
+    return leads
 
 
 def _is_seed(x: Node) -> bool:
