@@ -1,8 +1,9 @@
 """The native side of the thread pool: its memory, and the code that shares out and runs a plan's tasks.
 
 Note [Claiming pool]: one parallel region is published as one 64-bit word,
-``generation << 32 | ntasks << 16 | next``, and its tasks are claimed by compare-and-swap, by the
-workers and by the caller alike. The caller waits only for tasks that a worker has claimed, so a
+``generation << 32 | end << 16 | next``, of which the caller takes the next task and workers the last,
+by compare-and-swap. From both ends, since a later region often reads what an earlier one wrote or read
+at the same place: what the same core has in its cache already. The caller waits only for tasks that a worker has claimed, so a
 worker that sleeps, is descheduled or is gone costs speed and never progress. Work is split by
 ``ntasks``, which kernels take from shapes alone: the bits don't depend on the number of threads.
 
@@ -116,7 +117,9 @@ claim:
   %held = phi i64 [ 0, %batch ], [ 0, %wake ], [ %held, %retry ], [ %place, %work ]
   %now = load atomic i64, ptr %pool monotonic, align 8
   %next = and i64 %now, 65535
-  %open = icmp ult i64 %next, %count
+  %shifted = lshr i64 %now, 16
+  %end = and i64 %shifted, 65535
+  %open = icmp ult i64 %next, %end
   br i1 %open, label %retry, label %wait
 retry:
   %now.next = add i64 %now, 1
@@ -263,8 +266,8 @@ look:
   %now = load atomic i64, ptr %pool acquire, align 8
   %next = and i64 %now, 65535
   %shifted = lshr i64 %now, 16
-  %count = and i64 %shifted, 65535
-  %open = icmp ult i64 %next, %count
+  %end = and i64 %shifted, 65535
+  %open = icmp ult i64 %next, %end
   br i1 %open, label %claim, label %none
 claim:
   store atomic i64 1, ptr %holding.p monotonic, align 8
@@ -272,14 +275,15 @@ claim:
   %kernel.i = load atomic i64, ptr %kernel.p monotonic, align 8
   %args.i = load atomic i64, ptr %args.p monotonic, align 8
   %base = load atomic i64, ptr %base.p monotonic, align 8
-  %now.next = add i64 %now, 1
+  %now.next = sub i64 %now, 65536
   %swap = cmpxchg ptr %pool, i64 %now, i64 %now.next acq_rel monotonic
   %won = extractvalue { i64, i1 } %swap, 1
   br i1 %won, label %work, label %look
 work:
   %kernel = inttoptr i64 %kernel.i to ptr
   %args = inttoptr i64 %args.i to ptr
-  %task = add i64 %base, %next
+  %last = sub i64 %end, 1
+  %task = add i64 %base, %last
   %gen = lshr i64 %now, 32
   %same = icmp eq i64 %gen, %seen
   %place = select i1 %same, i64 %held, i64 %task

@@ -104,6 +104,45 @@ done:
 """
 
 
+# places[task] = place + 1, after some work
+WHERE = """
+define void @test_threads_where(ptr %args, i64 %task, i64 %place) {
+entry:
+  %places = load ptr, ptr %args
+  %p = getelementptr i64, ptr %places, i64 %task
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %j, %loop ]
+  %w = load volatile i64, ptr %p
+  %j = add i64 %i, 1
+  %c = icmp slt i64 %j, 3000
+  br i1 %c, label %loop, label %done
+done:
+  %one = add i64 %place, 1
+  store i64 %one, ptr %p
+  ret void
+}
+"""
+
+
+def test_the_caller_takes_tasks_from_the_first_and_a_worker_from_the_last():
+    """Regions over the same memory find it in the cache of the core that had it."""
+    threads.set_num_threads(2)
+    address = jit.build([WHERE], host_isa())("test_threads_where")
+    places, n, shared = np.zeros(64, np.int64), 64, 0
+    block = np.array([places.ctypes.data], np.int64)
+    table = np.array([[address, block.ctypes.data, n]], np.int64)
+    deadline = time.monotonic() + 20
+    while shared < 20 and time.monotonic() < deadline:
+        places[:] = 0
+        threads.run_plan(table.ctypes.data, 1)
+        k = np.count_nonzero(places == 1)  # the caller's
+        assert (places[:k] == 1).all()
+        assert (places[k:] == n).all()
+        shared += 0 < k < n
+    assert shared == 20
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("ntasks", [3, 200, 70_000])
 def test_tasks_that_run_at_once_have_places_of_their_own(count, ntasks):
