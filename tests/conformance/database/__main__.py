@@ -1,0 +1,112 @@
+"""`python -m tests.conformance.database [PATTERN]`: PyTorch's operator database against Kiln.
+
+Prints what fails as it is found, then passed, failed and missing entries by namespace. The exit code is 1
+where an entry fails or is missing. `--document` writes the page of coverage from the run, or from the JSON of
+an earlier one (`--read`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+for threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(threads, "1")  # threads do not survive the fork of a process
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.conformance.database", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument(
+        "pattern", nargs="?", default="", help="entries with a name in which it is found"
+    )
+    parser.add_argument("--dtypes", nargs="+", help="float32, int64, …")
+    parser.add_argument("--samples", type=int, default=24, help="in each dtype; 0 for all")
+    parser.add_argument(
+        "--forms", type=int, default=4, help="samples of methods, in-place forms, …"
+    )
+    parser.add_argument("--second", type=int, default=2, help="samples of second gradients")
+    parser.add_argument("--no-errors", action="store_true", help="leave out calls that must fail")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
+    parser.add_argument("--seconds", type=float, default=120.0, help="that an entry may take")
+    parser.add_argument("--memory", type=int, default=4096, help="MiB that an entry may take")
+    parser.add_argument("--verbose", action="store_true", help="the first failure of each aspect")
+    parser.add_argument("--list", action="store_true", help="names of entries, and nothing more")
+    parser.add_argument("--json", type=Path, help="write all counts there")
+    parser.add_argument("--read", type=Path, help="read this JSON instead of running")
+    parser.add_argument("--document", type=Path, help="write the page of coverage there")
+    args = parser.parse_args()
+    if args.list:
+        from .entries import key, select
+
+        print("\n".join(map(key, select(args.pattern))))
+        return 0
+    run = json.loads(args.read.read_text()) if args.read else measure(args)
+    if args.json:
+        args.json.write_text(json.dumps(run, indent=1))
+    from .table import by_aspect, by_namespace, page
+
+    if args.document:
+        args.document.write_text(page(run))
+    found = run["entries"]
+    show(["aspect", "agree", "of", "entries", "of"], by_aspect(found))
+    show(["namespace", "passed", "failed", "missing", "left out", ""], rows := by_namespace(found))
+    return int(any(rows[-1][2:4]))
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Run what the command line asks for."""
+    import torch
+
+    import kiln
+
+    from .checks import DTYPES, Settings
+    from .crossing import Target
+    from .entries import key, select
+    from .table import record
+    from .workers import Bounds, run
+
+    torch.set_num_threads(1)
+    settings = Settings(
+        tuple(args.dtypes or DTYPES), args.samples, args.forms, args.second, not args.no_errors
+    )
+    start, found = time.monotonic(), {}
+    bounds = Bounds(args.seconds, args.memory)
+    for entry, outcomes, took in run(
+        select(args.pattern), Target(kiln), settings, bounds, args.jobs
+    ):
+        r = found[key(entry)] = record(entry, outcomes, took)
+        if r["status"] in ("failed", "missing"):
+            print(f"{r['status']:8} {key(entry)}: {r['why'][:300]}", flush=True)
+        for aspect, message in r["first"].items() if args.verbose else ():
+            if f"{aspect}: {message}" != r["why"] and aspect != "name":
+                print(f"{'':8} {key(entry)} {aspect}: {message[:400]}", flush=True)
+    return {
+        "torch": torch.__version__.split("+")[0],
+        "kiln": kiln.__version__,
+        "settings": asdict(settings),
+        "seconds": round(time.monotonic() - start, 1),
+        "entries": dict(sorted(found.items())),
+    }
+
+
+def show(head: list[str], rows: list[list[Any]]) -> None:
+    """Print a table."""
+    cells = [[str(c) for c in row] for row in [head, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        rest = "  ".join(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))
+        print(f"{row[0].ljust(widths[0])}  {rest}")
+    print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""All that is checked of an entry: dtypes, gradients, other forms of the call, calls that must fail."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .calls import FAILED, MISSING, PASSED, Call, Outcome, told
+from .crossing import Crossing, Missing, Target
+from .entries import public_path
+
+DTYPES = ("float32", "float64", "int64", "bool", "complex64", "bfloat16")
+SMOOTH = ("float32", "float64", "complex64", "complex128")  # whose gradients are compared
+OTHERS = ("complex128", "float16", "int32", "uint8")  # where an entry takes none of those asked for
+
+
+@dataclass
+class Settings:
+    """How much of each entry is checked."""
+
+    dtypes: tuple[str, ...] = DTYPES
+    samples: int = 24  # in each dtype; 0 for all
+    forms: int = 4  # samples of methods, in-place forms, …
+    second: int = 2  # samples of second gradients
+    errors: bool = True
+
+
+def examine(entry: Any, target: Target, settings: Settings) -> Iterator[Outcome]:
+    """The outcomes of all calls of an entry."""
+    path = public_path(entry)
+    try:
+        ours = target.find(path) if path else target.function(entry.op)
+    except Missing as e:
+        yield Outcome("name", MISSING, str(e))
+        return
+    taken = {str(d).removeprefix("torch.") for d in entry.supported_dtypes("cpu")}
+    dtypes = [d for d in settings.dtypes if d in taken] or [d for d in OTHERS if d in taken][:1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for dtype in dtypes:
+            smooth = differentiable(entry, dtype)
+            for i, sample in enumerate(draw(entry, dtype, settings.samples)):
+                second = dtype == "float64" and i < settings.second and entry.supports_gradgrad
+                call = Call(entry, sample, entry.op, ours, target)
+                yield from placed(call.outcomes(f"values {dtype}", smooth, second), i, sample)
+        if dtypes:
+            dtype = "float64" if "float64" in dtypes else dtypes[0]
+            for form, theirs, ours_too in forms(entry, ours, target):
+                smooth = differentiable(entry, dtype) and form != "out="
+                for i, sample in enumerate(draw(entry, dtype, settings.forms)):
+                    if form == "in-place" and sample.broadcasts_input:
+                        continue
+                    call = Call(entry, sample, theirs, ours_too, target)
+                    yield from placed(call.outcomes(form, smooth), i, sample)
+        if settings.errors and entry.error_inputs_func is not None:
+            yield from refusals(entry, ours, target)
+
+
+def placed(outcomes: Iterator[Outcome], i: int, sample: Any) -> Iterator[Outcome]:
+    """Outcomes with the sample told beside what differs."""
+    for outcome in outcomes:
+        if outcome.kind == FAILED:
+            outcome.message += f"  <- sample {i}: {summary(sample)}"
+        yield outcome
+
+
+def differentiable(entry: Any, dtype: str) -> bool:
+    """Whether gradients are compared."""
+    able = entry.supports_autograd and dtype in SMOOTH
+    return able and getattr(torch, dtype) in entry.supported_backward_dtypes("cpu")
+
+
+def draw(entry: Any, dtype: str, count: int) -> list[Any]:
+    """Samples of an entry, the same ones each time; some `count`, evenly taken, where there are more."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    smooth = differentiable(entry, dtype)
+    with contextlib.redirect_stdout(io.StringIO()):
+        samples = list(entry.sample_inputs("cpu", getattr(torch, dtype), requires_grad=smooth))
+    if not 0 < count < len(samples):
+        return samples
+    return [samples[i * (len(samples) - 1) // max(1, count - 1)] for i in range(count)]
+
+
+def forms(entry: Any, ours: Callable, target: Target) -> Iterator[tuple[str, Callable, Callable]]:
+    """Other ways to make the entry's call: the form's name, PyTorch's function, Kiln's."""
+    if name := method_name(entry.method_variant):
+        yield "method", *methods(name, target)
+    if name := method_name(entry.inplace_variant):
+        yield "in-place", *methods(name, target, on_copy=True)
+    if entry.operator_variant is not None:
+        yield "operator", entry.operator_variant, entry.operator_variant
+    if entry.supports_out and public_path(entry):
+        yield "out=", into(entry.op, torch), into(ours, target.module)
+    for alias in entry.aliases:
+        try:
+            yield "alias", alias.op, target.find(alias.name)
+        except Missing:
+            yield "alias", alias.op, absent(alias.name)
+
+
+def method_name(variant: Any) -> str:
+    """The name of a method of tensors; empty where an entry has none."""
+    name = getattr(variant, "__name__", "")
+    return name if hasattr(torch.Tensor, name) else ""
+
+
+def methods(name: str, target: Target, on_copy: bool = False) -> tuple[Callable, Callable]:
+    """A method of both tensors as functions; one `on_copy` gives the copy that it has changed."""
+
+    def theirs(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if not on_copy:
+            return getattr(x, name)(*args, **kwargs)
+        x = x.clone()
+        getattr(x, name)(*args, **kwargs)
+        return x
+
+    there = hasattr(target.module.Tensor, name)
+    return theirs, theirs if there else absent(f"Tensor.{name}")
+
+
+def into(fn: Callable, module: Any) -> Callable:
+    """`fn` as a function that writes its results to other tensors by `out=`, and gives those."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with module.no_grad():
+            like = fn(*args, **kwargs)
+            out = each(lambda t: module.full(tuple(t.shape), 7, dtype=t.dtype), like)
+            fn(*args, **kwargs, out=out)
+        return out
+
+    return call
+
+
+def each(fn: Callable, x: Any) -> Any:
+    return tuple(fn(y) for y in x) if isinstance(x, tuple | list) else fn(x)
+
+
+def absent(name: str) -> Callable:
+    """Stands for a function that Kiln hasn't got."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        raise Missing(name)
+
+    return call
+
+
+def refusals(entry: Any, ours: Callable, target: Target) -> Iterator[Outcome]:
+    """What becomes of calls that PyTorch refuses: the class of the error, and its text in three lines."""
+    for bad in entry.error_inputs("cpu"):
+        s = bad.sample_input
+        crossing = Crossing(target)
+        try:
+            args, kwargs = crossing((s.input, *s.args)), crossing(s.kwargs)
+        except Missing as e:
+            yield Outcome("errors", MISSING, str(e))
+            continue
+        try:
+            entry.op(s.input, *s.args, **s.kwargs)
+            continue  # an error on other devices
+        except Exception as e:
+            theirs = e
+        try:
+            got = ours(*args, **kwargs)
+        except Missing as e:
+            yield Outcome("errors", MISSING, str(e))
+        except MemoryError:
+            raise
+        except Exception as e:
+            right = isinstance(e, (bad.error_type, type(theirs)))
+            message = f"{told(e)} where PyTorch raises {told(theirs)}  <- {summary(s)}"
+            yield Outcome("errors", PASSED if right else FAILED, "" if right else message)
+            plain = hasattr(e, "received")
+            yield Outcome("error texts", PASSED if plain else FAILED, "" if plain else message)
+        else:
+            seen = type(got).__name__
+            message = f"{seen} where PyTorch raises {told(theirs)}  <- {summary(s)}"
+            yield Outcome("errors", FAILED, message)
+
+
+def summary(sample: Any) -> str:
+    """A sample in a line."""
+    text = sample.summary().removeprefix("SampleInput").replace(', device="cpu"', "")
+    return text.replace(", broadcasts_input=False, name=''", "")[:240]

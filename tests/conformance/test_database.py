@@ -1,0 +1,130 @@
+"""PyTorch's operator database against Kiln: a selection, and that the runner sees what is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import kiln
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")
+pytest.importorskip("expecttest", reason="extra [peers] is not installed")
+pytestmark = pytest.mark.peers
+
+from tests.conformance.database.checks import Settings, examine  # noqa: E402
+from tests.conformance.database.crossing import Crossing, Target  # noqa: E402
+from tests.conformance.database.entries import ENTRIES, key  # noqa: E402
+from tests.conformance.database.table import page, record, records  # noqa: E402
+from tests.conformance.database.workers import Bounds, run  # noqa: E402
+
+BY_NAME = {key(e): e for e in ENTRIES}
+QUICK = Settings(("float64",), samples=3, forms=0, second=1)
+
+
+def verdict(name: str, module: object = kiln, settings: Settings = QUICK) -> dict:
+    entry = BY_NAME[name]
+    return record(entry, list(examine(entry, Target(module), settings)), 0.0)
+
+
+class Broken:
+    """Kiln with other functions in some places, and without some names."""
+
+    def __init__(self, without: str = "", **functions: object):
+        self.without, self.functions = without, functions
+
+    def __getattr__(self, name: str) -> object:
+        if name == self.without:
+            raise AttributeError(name)
+        return self.functions[name] if name in self.functions else getattr(kiln, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "fn", "aspect"),
+    [
+        ("hypot", lambda x, y: kiln.hypot(x, y) * 1.001, "values float64"),
+        ("floor", lambda x: kiln.floor(x).to(kiln.float32), "values float64"),
+        ("sin", lambda x: kiln.sin(x.detach()), "gradients float64"),
+        ("cos", lambda x: kiln.cos(x) + (x - x.detach()), "gradients float64"),
+        ("exp", lambda x: kiln.exp(x.detach()) * (1 + x - x.detach()), "second gradients float64"),
+        ("split", lambda *a, **k: kiln.split(*a, **k)[:-1], "values float64"),
+        ("sort", lambda x, **k: kiln.sort(x.detach() + 0), "values float64"),
+        ("gather", lambda x, *a, **k: x, "errors"),
+    ],
+)
+def test_sees_what_is_wrong(name, fn, aspect):
+    wrong = verdict(name, Broken(**{name: fn}))
+    assert aspect in wrong["first"]
+    assert wrong["status"] == "failed"
+
+
+def test_names_that_are_missing():
+    bare = Broken("tanh")
+    assert verdict("tanh", bare)["status"] == "missing"
+    entry = BY_NAME["torch.ops.aten._safe_softmax.default"]
+    outcomes = list(examine(entry, Target(kiln), QUICK))
+    assert record(entry, outcomes, 0.0)["status"] == "left out"
+
+
+def test_functions_of_the_database_call_kiln():
+    """An entry's Python function runs with each function of PyTorch that it calls replaced."""
+    called = []
+    spied = Broken(einsum=lambda equation, x: called.extend(x) or kiln.einsum(equation, x))
+    assert verdict("einsum", spied)["status"] == "passed"
+    assert called
+    assert all(isinstance(t, kiln.Tensor) for t in called)
+
+
+def bounded(module: object, names: tuple[str, ...], bounds: Bounds) -> dict[str, dict]:
+    """The records of entries that run in processes."""
+    quick = Settings(("float64",), samples=2, forms=0, second=0, errors=False)
+    entries = [BY_NAME[n] for n in names]
+    return records(run(entries, Target(module), quick, bounds, jobs=2))
+
+
+def test_a_crash_or_a_glutton_is_the_failure_of_one_entry():
+    module = Broken(
+        tanh=lambda x: os.kill(os.getpid(), signal.SIGKILL),
+        cosh=lambda x: np.empty(4 << 30, np.uint8),
+    )
+    found = bounded(module, ("tanh", "cosh", "sinh"), Bounds(seconds=120, memory=2048))
+    assert found["sinh"]["status"] == "passed"
+    assert "died of SIGKILL" in found["tanh"]["why"]
+    assert "more than 2048 MiB" in found["cosh"]["why"]
+
+
+def test_a_hang_is_the_failure_of_one_entry():
+    found = bounded(Broken(tan=lambda x: time.sleep(600)), ("tan",), Bounds(seconds=1))
+    assert "no end after 1 s" in found["tan"]["why"]
+
+
+def test_memory_crosses_as_it_is():
+    """Strides, shared memory and identity are the same on the other side."""
+    base = torch.arange(12.0, dtype=torch.float64).reshape(3, 4)
+    a, b, twice = Crossing(Target(kiln))((base.t(), base[1:], base[1:].detach()))
+    again = Crossing(Target(kiln))([base, base])
+    assert a.stride() == base.t().stride()
+    b[0, 0] = -1.0
+    assert a[0, 1] == -1.0 == twice[0, 0]
+    assert base[1, 0] == 4.0
+    assert again[0] is again[1]
+
+
+def test_page():
+    """The page of a run names what fails, what is missing and what is left out, with its reason."""
+    bare = Broken("tanh", floor=lambda x: kiln.floor(x) + 1)
+    names = ("floor", "tanh", "sin", "torch.ops.aten._safe_softmax.default")
+    entries = {n: verdict(n, bare) for n in names}
+    text = page(
+        {"torch": "2", "kiln": "0", "settings": {"dtypes": ["float64"]}, "entries": entries}
+    )
+    assert "**1 of 3 entries agree**" in text
+    assert "| `floor` | values float64: " in text
+    assert "| `tanh` | tanh |" in text
+    assert (
+        "| an operator of ATen, without a public name | `torch.ops.aten._safe_softmax.default` |"
+        in text
+    )
