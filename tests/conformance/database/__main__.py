@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--second", type=int, default=2, help="samples of second gradients")
     parser.add_argument("--no-errors", action="store_true", help="leave out calls that must fail")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
-    parser.add_argument("--seconds", type=float, default=120.0, help="that an entry may take")
+    parser.add_argument("--seconds", type=float, default=300.0, help="that an entry may take")
     parser.add_argument("--memory", type=int, default=4096, help="MiB that an entry may take")
     parser.add_argument("--verbose", action="store_true", help="the first failure of each aspect")
     parser.add_argument("--list", action="store_true", help="names of entries, and nothing more")

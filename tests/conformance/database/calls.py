@@ -114,7 +114,7 @@ class Call:
                 return f"{len(mine)} results require grad, in PyTorch {len(outs)}"
             engine = self.target.find("autograd")
             got.extend(gradients(engine, mine, ours, self.crossing(weights), second))
-            return self._gradients_differ(first, got, 1.0)
+            return self._gradients_differ(first, got, 10.0)
 
         outcome = attempt(aspect, backward)
         yield outcome
@@ -140,7 +140,7 @@ class Call:
             vs = [self.crossing(weights[i]) for i in mine]
             engine = self.target.find("autograd")
             again = gradients(engine, [got[i] for i in mine], ours, vs, False) if mine else [None] * len(ours)  # fmt: skip
-            return self._gradients_differ(want, again, 10.0)
+            return self._gradients_differ(want, again, 100.0)
 
         yield attempt(aspect, backward)
 

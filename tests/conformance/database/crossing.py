@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode, resolve_name
 
+RAISED = "raised by the namespace under test"  # not by PyTorch on the way there
+
 
 class Missing(Exception):
     """A name that the database uses and Kiln has not."""
@@ -65,6 +67,8 @@ class Target:
             return torch.Size(x)
         if isinstance(x, self.module.dtype):
             return getattr(torch, x.name)
+        if isinstance(x, str) and isinstance(getattr(torch, x, None), torch.memory_format):
+            return getattr(torch, x)
         return mapped(self.doubled, x)
 
     def bare(self, x: Any) -> Any:
@@ -89,12 +93,17 @@ class _Redirected(TorchFunctionMode):
         path = name.removeprefix("torch.").removeprefix("functional.")
         crossing = Crossing(target)
         args, kwargs = crossing(args), crossing(kwargs or {})
-        if not path.endswith(".__get__"):
-            return target.doubled(target.find(path)(*args, **kwargs))
-        field = path.split(".")[-2]
-        if not hasattr(args[0], field):
-            raise Missing(f"Tensor.{field}")
-        return target.doubled(getattr(args[0], field))
+        field = path.removeprefix("Tensor.").removesuffix(".__get__")
+        if field != path and path.endswith(".__get__"):
+            if not hasattr(args[0], field):
+                raise Missing(f"Tensor.{field}")
+            return target.doubled(getattr(args[0], field))
+        fn = target.find(path)
+        try:
+            return target.doubled(fn(*args, **kwargs))
+        except Exception as e:
+            e.add_note(RAISED)
+            raise
 
 
 def mapped(fn: Callable, x: Any) -> Any:
@@ -175,7 +184,8 @@ class Crossing:
             self._memory[home] = (whole, as_array(whole).copy())  # `whole` keeps the address taken
         memory = self._memory[home][1]
         strides = [s * memory.itemsize for s in x.stride()]
-        return np.lib.stride_tricks.as_strided(memory[x.storage_offset() :], x.shape, strides)
+        start = x.storage_offset() * memory.itemsize
+        return np.ndarray(x.shape, memory.dtype, memory, start, strides)
 
 
 def as_array(x: torch.Tensor) -> np.ndarray:

@@ -25,8 +25,8 @@ NAMESPACES = ("nn.functional", "linalg", "fft", "special", "signal.windows", "ma
 
 # Entries that nobody calls by these names, where Kiln hasn't got them; what it has is checked.
 LEFT_OUT = (
-    (r"^(torch\.)?ops\.", "an operator of ATen, without a public name"),
-    (r"^_(?!_)", "private to PyTorch"),
+    (r"^((torch\.)?ops|aten)\.", "an operator of ATen, without a public name"),
+    (r"^(torch\.)?_(?!_)", "private to PyTorch"),
     (r"^jiterator_", "compiles CUDA C++ that it is given as text"),
     (r"_copy$", "written by PyTorch's own compiler in place of a view"),
     (r"^native_|^unsafe_|_with_indices_backward$|^grid_sampler_[23]d$|^hash_tensor$",
@@ -48,9 +48,10 @@ def namespace(entry: Any) -> str:
     return "torch" if hasattr(torch, entry.name.split(".")[0]) else "Tensor"
 
 
-def left_out(entry: Any) -> str:
-    """Why an entry that Kiln hasn't got is not counted as missing; empty where it is."""
-    return next((why for pattern, why in LEFT_OUT if re.search(pattern, entry.name)), "")
+def left_out(entry: Any, missing: str) -> str:
+    """Why an entry for which Kiln misses a name is not counted as missing; empty where it is."""
+    names = (entry.name, missing)
+    return next((w for pattern, w in LEFT_OUT if any(re.search(pattern, n) for n in names)), "")
 
 
 def public_path(entry: Any) -> str | None:

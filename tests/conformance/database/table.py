@@ -37,7 +37,8 @@ def _status(entry: Any, core: list[Outcome]) -> tuple[str, str]:
         return "left out", "PyTorch has no samples of it on the CPU"
     if kinds[MISSING] and not kinds["passed"] + kinds["drawn"] + kinds[FAILED]:
         name = next(o.message for o in core if o.kind == MISSING)
-        return ("left out", why) if (why := left_out(entry)) else ("missing", name)
+        why = left_out(entry, name)
+        return ("left out", why) if why else ("missing", name)
     if kinds[FAILED] or kinds[MISSING]:
         worst = next(o for o in core if o.kind in (FAILED, MISSING))
         return "failed", f"{worst.aspect}: {worst.message}"

@@ -25,7 +25,7 @@ FORKS = multiprocessing.get_context("fork")
 class Bounds:
     """What one entry may take: seconds, and MiB on top of what a process has when it begins."""
 
-    seconds: float = 120.0
+    seconds: float = 300.0
     memory: int = 4096
 
 
