@@ -53,6 +53,10 @@ class KilnNotImplementedError(KilnError, NotImplementedError):
     """Something that Kiln names but does not do (yet)."""
 
 
+class LinAlgError(KilnError):
+    """A matrix that does not have the factorisation, inverse or solution that was asked for."""
+
+
 class KilnMemoryError(KilnError, MemoryError):
     """More memory is needed than can be had."""
 

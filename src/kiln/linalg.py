@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from . import ops as _ops  # noqa: F401  (fills the registry)
+from .errors import LinAlgError
 from .ops.registry import room as _room
 
 globals().update(_room("linalg"))
-__all__ = sorted(_room("linalg"))
+__all__ = ["LinAlgError", *sorted(_room("linalg"))]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,15 +1,15 @@
-"""Constructors named after their type, as older programs use them: `FloatTensor([1, 2])`, `x.new(2, 3)`."""
+"""What older programs use: constructors named after their type (`FloatTensor([1, 2])`, `x.new(2, 3)`), removed names."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from .. import dtypes as dt
-from ..errors import KilnTypeError, describe
+from ..errors import KilnError, KilnTypeError, describe
 from ..shape import Size
 from ..tensor import Tensor
 from .creation import empty, tensor
-from .registry import method
+from .registry import FUNCTIONS, method
 
 
 def _made(name: str, d: dt.dtype, args: tuple) -> Tensor:
@@ -77,3 +77,20 @@ def type_(self: Tensor, dtype: Any = None) -> Any:
 def new(self: Tensor, *args: Any) -> Tensor:
     """A tensor of this tensor's dtype: uninitialised with these sizes, or holding this data."""
     return _made("new", self.dtype, args)
+
+
+def _removed(name: str, instead: str) -> None:
+    def gone(*args: Any, **kwargs: Any) -> Any:
+        raise KilnError(
+            name, "this function was removed, as in PyTorch", None, f"use kiln.linalg.{instead}"
+        )
+
+    gone.__name__, gone.__doc__ = name, f"Removed, as in PyTorch: raises. Use `linalg.{instead}`."
+    FUNCTIONS[name] = gone
+    method(name)(gone)
+
+
+for _name, _instead in {
+    "symeig": "eigh", "eig": "eig", "lstsq": "lstsq", "matrix_rank": "matrix_rank", "solve": "solve",
+}.items():  # fmt: skip
+    _removed(_name, _instead)

@@ -293,12 +293,15 @@ def outer(input: Tensor, vec2: Tensor, *, out: Tensor | None = None) -> Tensor:
     return store_out(_matmul, r, out)
 
 
-def chain_matmul(*matrices: Tensor) -> Tensor:
-    """The product of several matrices, from left to right."""
-    r = matrices[0]
-    for m in matrices[1:]:
-        r = mm(r, m)
-    return r
+def chain_matmul(*matrices: Tensor, out: Tensor | None = None) -> Tensor:
+    """The product of several matrices, in the order of least work."""
+    if len(matrices) == 1 and isinstance(matrices[0], list | tuple):
+        matrices = tuple(matrices[0])
+    if not matrices:
+        raise KilnError("chain_matmul", "Expected one or more matrices", "none", "")
+    _ranks("chain_matmul", (2,) * len(matrices), *matrices)
+    r = multi_dot(matrices) if len(matrices) > 1 else matrices[0].clone()
+    return store_out(_matmul, r, out)
 
 
 FUNCTIONS["chain_matmul"] = chain_matmul
@@ -306,14 +309,58 @@ FUNCTIONS["chain_matmul"] = chain_matmul
 
 @composition(namespace="linalg", method=False, samples=lambda: iter([
     Sample(([draw(rng(), (2, 3)), draw(rng(), (3, 4)), draw(rng(), (4,))],)),
+    Sample(([draw(rng(), (3,)), draw(rng(), (3, 4)), draw(rng(), (4,))],)),
+    Sample(([draw(rng(), (2, 3)), draw(rng(), (3, 5)), draw(rng(), (5, 2)), draw(rng(), (2, 4))],)),
     Sample(([draw(rng(), (2, 3)), draw(rng(), (4, 5))],), error=RuntimeError),
+    Sample(([draw(rng(), (2, 3))],), error=RuntimeError),
+    Sample(([draw(rng(), (2, 3)), draw(rng(), (3,)), draw(rng(), (3, 2))],), error=RuntimeError),
 ]))  # fmt: skip
 def multi_dot(tensors: Sequence[Tensor], *, out: Tensor | None = None) -> Tensor:
-    """The product of several matrices; the first and the last may be vectors."""
-    r = tensors[0]
-    for m in tensors[1:]:
-        r = matmul(r, m)
+    """The product of several matrices, in the order of least work; the first and the last may be vectors."""
+    xs = list(tensors)
+    if len(xs) < 2:
+        raise KilnError(
+            "multi_dot", f"expected at least 2 tensors but got {len(xs)}", describe(xs), ""
+        )
+    same_dtype("multi_dot", *xs)
+    row, column = xs[0].ndim == 1, xs[-1].ndim == 1
+    xs[0] = xs[0].unsqueeze(0) if row else xs[0]
+    xs[-1] = xs[-1].unsqueeze(1) if column else xs[-1]
+    for i, x in enumerate(xs):
+        if x.ndim != 2:
+            raise KilnError("multi_dot", f"tensor {i} must be 2D (the first and the last may be 1D)",
+                            describe(list(tensors)), "")  # fmt: skip
+        if i and xs[i - 1].shape[1] != x.shape[0]:
+            raise KilnError("multi_dot", f"tensors {i - 1} and {i} with shapes {list(xs[i - 1].shape)} and "
+                            f"{list(x.shape)} cannot be multiplied", describe(list(tensors)), "")  # fmt: skip
+    r = _chain(xs, _splits([x.shape[0] for x in xs] + [xs[-1].shape[1]]), 0, len(xs) - 1)
+    r = r.squeeze(0) if row else r
+    r = r.squeeze(-1) if column else r
     return store_out(_matmul, r, out)
+
+
+def _splits(sizes: list[int]) -> dict[tuple[int, int], int]:
+    """Where to cut each stretch of a product of matrices, so that its multiplications are fewest."""
+    n = len(sizes) - 1
+    cost = {(i, i): 0 for i in range(n)}
+    cuts = {}
+    for length in range(1, n):
+        for i in range(n - length):
+            j = i + length
+            work = {
+                k: cost[i, k] + cost[k + 1, j] + sizes[i] * sizes[k + 1] * sizes[j + 1]
+                for k in range(i, j)
+            }
+            cuts[i, j] = min(work, key=work.__getitem__)
+            cost[i, j] = work[cuts[i, j]]
+    return cuts
+
+
+def _chain(xs: list[Tensor], cuts: dict, i: int, j: int) -> Tensor:
+    if i == j:
+        return xs[i]
+    k = cuts[i, j]
+    return matmul(_chain(xs, cuts, i, k), _chain(xs, cuts, k + 1, j))
 
 
 @composition(samples=_pairs(((2, 3), (4,)), ((), (2,)), ((2,), (2, 2, 2))))
@@ -369,10 +416,13 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, out: Tensor | None = None) ->
 
 
 def _cross(input: Tensor, other: Tensor, dim: int) -> Tensor:
+    if input.ndim != other.ndim:
+        raise KilnError("cross", "inputs must have the same number of dimensions",
+                        describe((input, other)), "unsqueeze one of them")  # fmt: skip
     shape = broadcast_shapes(input.shape, other.shape, op="cross")
     d = norm_dim(dim, len(shape), "cross")
     for x in (input, other):
-        if len(x.shape) != len(shape) or x.shape[d] != 3:
+        if x.shape[d] != 3:
             raise KilnError(
                 "cross",
                 f"inputs dimension {dim} must have length 3",
@@ -391,7 +441,9 @@ def _cross_samples() -> Iterator[Sample]:
 
 
 @composition(samples=_cross_samples)
-def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
+def cross(
+    input: Tensor, other: Tensor, dim: int | None = None, *, out: Tensor | None = None
+) -> Tensor:
     """The cross product along `dim`, by default the first one of size 3."""
     if dim is None:
         sizes = [i for i, s in enumerate(input.shape) if s == 3]
@@ -400,12 +452,14 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
                 "cross", "no dimension of size 3 in input", describe(input), "pass dim="
             )
         dim = sizes[0]
-    return _cross(input, other, dim)
+    return store_out(_matmul, _cross(input, other, dim), out)
 
 
-def _linalg_cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
+def _linalg_cross(
+    input: Tensor, other: Tensor, *, dim: int = -1, out: Tensor | None = None
+) -> Tensor:
     """The cross product along `dim`."""
-    return _cross(input, other, dim)
+    return store_out(_matmul, _cross(input, other, dim), out)
 
 
 FUNCTIONS["linalg.cross"] = _linalg_cross

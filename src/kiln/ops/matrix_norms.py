@@ -1,4 +1,4 @@
-"""What follows from factorisations: powers, ranks, norms and condition numbers of matrices."""
+"""Norms and condition numbers of matrices."""
 
 from __future__ import annotations
 
@@ -7,75 +7,43 @@ from typing import Any
 
 import numpy as np
 
-from .. import dtypes as dt
 from ..errors import KilnError, describe
+from ..shape import norm_dim
 from ..tensor import Tensor
+from ._matrices import check_matrix, check_same_dtype, well
 from .dispatch import store_out
-from .factorize import check_matrix, inv, svdvals, well
-from .linalg import matmul
+from .factorize import inv, inv_ex
 from .registry import FUNCTIONS, Sample, composition
 from .samples import draw, rng
+from .selection import where_op
+from .spectra import svdvals
 
-
-def _power_samples() -> Iterator[Sample]:
-    r = rng(38)
-    for n in (0, 1, 2, 5, -1, -2):
-        yield Sample((well(r, 3, 3), n))
-    yield Sample((well(r, 2, 2, 2), 3))
-    yield Sample((draw(r, (2, 3)), 2), error=RuntimeError)
-
-
-@composition(samples=_power_samples)
-def matrix_power(input: Tensor, n: int, *, out: Tensor | None = None) -> Tensor:
-    """The n-th power of square matrices; negative powers are those of the inverse."""
-    shape = check_matrix("matrix_power", input, True, floats=n < 0)
-    if n < 0:
-        input, n = inv(input), -n
-    power: Tensor | None = None
-    while n:
-        if n & 1:
-            power = input if power is None else matmul(power, input)
-        n >>= 1
-        if n:
-            input = matmul(input, input)
-    if power is None:
-        power = FUNCTIONS["eye"](shape[-1], dtype=input.dtype).expand(shape).clone()
-    return store_out(inv.op, power, out)
-
-
-FUNCTIONS["linalg.matrix_power"] = matrix_power
-
-
-@composition(namespace="linalg", method=False, samples=lambda: iter([
-    Sample((well(rng(), 3, 3),), grad=False), Sample((np.ones((2, 3)),), grad=False), Sample((np.zeros((2, 2, 2)),), grad=False),
-]))  # fmt: skip
-def matrix_rank(A: Tensor, tol: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Tensor:
-    """How many singular values are above `tol`, or above `rtol` times the largest."""
-    s = svdvals(A.detach())
-    if tol is None:
-        eps = dt.finfo(A.dtype).eps * max(A.shape[-2:])
-        tol = s.amax(-1, True) * (eps if rtol is None else rtol)
-    return (s > tol).sum(-1)
+_INF = float("inf")
 
 
 def _matrix_norms() -> Iterator[Sample]:
     r = rng(39)
-    for ord in ("fro", "nuc", 1, -1, 2, -2, float("inf"), float("-inf")):
+    for ord in ("fro", "nuc", 1, -1, 2, -2, _INF, -_INF):
         yield Sample((well(r, 3, 3), ord))
         yield Sample((well(r, 2, 3, 4), ord, (0, 2), True))
+    yield Sample((np.zeros((0, 0)), "nuc"), grad=False)
     yield Sample((draw(r, (3,)),), error=RuntimeError)
+    yield Sample((draw(r, (3, 3)), 3), error=RuntimeError)
+    yield Sample((draw(r, (3, 3)), "x"), error=RuntimeError)
+    yield Sample((draw(r, (3, 3)), 1, (0, 0)), error=RuntimeError)
 
 
 @composition(namespace="linalg", method=False, samples=_matrix_norms)
 def matrix_norm(A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None,
                 out: Tensor | None = None) -> Tensor:  # fmt: skip
     """A norm of matrices: "fro", "nuc", 2 and -2 (singular values), 1 and inf (sums of columns and rows)."""
-    if A.ndim < 2:
-        raise KilnError(
-            "matrix_norm", "The input tensor A must have at least 2 dimensions", describe(A), ""
-        )
+    check_matrix("matrix_norm", A)
+    if isinstance(dim, int) or len(dim) != 2:
+        raise KilnError("matrix_norm", f"dim must be a 2-tuple, got {dim}", describe(A), "")
+    i, j = (norm_dim(d, A.ndim, "matrix_norm") for d in dim)
+    if i == j:
+        raise KilnError("matrix_norm", f"dims must be different, got {dim}", describe(A), "")
     A = A if dtype is None else A.to(dtype)
-    i, j = (d % A.ndim for d in dim)
     if ord == "fro":
         r = FUNCTIONS["linalg.vector_norm"](A, 2, (i, j), keepdim)
     elif ord in ("nuc", 2, -2):
@@ -83,7 +51,7 @@ def matrix_norm(A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool 
         r = s.sum(-1) if ord == "nuc" else s.amax(-1) if ord == 2 else s.amin(-1)
         for d in sorted((i, j)) if keepdim else ():
             r = r.unsqueeze(d)
-    elif ord in (1, -1, float("inf"), float("-inf")):
+    elif ord in (1, -1, _INF, -_INF):
         over, best = (i, j) if abs(ord) == 1 else (j, i)
         r = A.abs().sum(over, keepdim=True)
         r = r.amax(best, True) if ord > 0 else r.amin(best, True)
@@ -94,8 +62,9 @@ def matrix_norm(A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool 
 
 
 @composition(namespace="linalg", method=False, samples=lambda: iter([
-    *(Sample((well(rng(), 3, 3), o)) for o in (None, "fro", "nuc", 1, 2, float("inf"))), Sample((draw(rng(), (4,)), 3)),
+    *(Sample((well(rng(), 3, 3), o)) for o in (None, "fro", "nuc", 1, 2, _INF)), Sample((draw(rng(), (4,)), 3)),
     Sample((draw(rng(), (3, 4)), 2, 0)), Sample((draw(rng(), (3, 4)), None, None, True)), Sample((well(rng(), 3, 3), 3), error=RuntimeError),
+    Sample((draw(rng(), (2, 3, 4)), 2), error=RuntimeError), Sample((draw(rng(), (4,)), "fro"), error=RuntimeError),
 ]))  # fmt: skip
 def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, out: Tensor | None = None,
          dtype: Any = None) -> Tensor:  # fmt: skip
@@ -105,27 +74,46 @@ def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, 
         return matrix_norm(A, ord, (-2, -1) if dim is None else dim, keepdim, dtype=dtype, out=out)
     if isinstance(ord, str):
         raise KilnError("norm", f"Order {ord} needs a matrix", describe(A), "name two dimensions")
+    if ord is not None and dim is None and A.ndim > 2:
+        raise KilnError("norm", "If dim is not specified but ord is, the input must be 1D or 2D",
+                        describe(A), "name one or two dimensions")  # fmt: skip
     return FUNCTIONS["linalg.vector_norm"](
         A, 2 if ord is None else ord, dim, keepdim, dtype=dtype, out=out
     )
 
 
 @composition(namespace="linalg", method=False, samples=lambda: iter([
-    *(Sample((well(rng(), 3, 3), p)) for p in (None, "fro", "nuc", 1, -1, 2, -2, float("inf"))),
+    *(Sample((well(rng(), 3, 3), p)) for p in (None, "fro", "nuc", 1, -1, 2, -2, _INF)),
+    *(Sample((np.ones((2, 2)), p), grad=False) for p in (1, "fro")), Sample((draw(rng(), (2, 3)),)),
+    Sample((np.zeros((2, 0, 0)),), grad=False), Sample((draw(rng(), (2, 3)), 1), error=RuntimeError),
+    Sample((draw(rng(), (2, 2)), 5), error=RuntimeError), Sample((draw(rng(), (2,)),), error=RuntimeError),
 ]))  # fmt: skip
 def cond(A: Tensor, p: Any = None, *, out: Tensor | None = None) -> Tensor:
-    """The condition number of matrices for a norm; by default the largest over the smallest singular value."""
-    if p in (None, 2, -2):
+    """The condition number of matrices for a norm (inf for singular ones); by default largest over smallest singular value."""
+    if p not in (None, "fro", "nuc", 1, -1, 2, -2, _INF, -_INF):
+        raise KilnError("cond", f"got an invalid norm type: {p}", describe(A), "use 2, 'fro', 1, …")
+    shape = check_matrix("cond", A, p not in (None, 2, -2))
+    if not A.numel():
+        r = A.new_zeros(shape[:-2], dtype=A.dtype.to_real())
+    elif p in (None, 2, -2):
         s = svdvals(A)
         r = s[..., 0] / s[..., -1] if p != -2 else s[..., -1] / s[..., 0]
     else:
-        r = matrix_norm(A, p) * matrix_norm(inv(A), p)
+        inverse, info = inv_ex(A)
+        inverse = where_op((info > 0)[..., None, None], _INF, inverse)
+        r = matrix_norm(A, p) * matrix_norm(inverse, p)
     return store_out(inv.op, r, out)
 
 
 @composition(namespace="linalg", method=False, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)))), Sample((draw(rng(), (3, 4)) * 1j, draw(rng(1), (3, 4)) * (1 + 1j)), {"dim": 0}),
+    Sample((draw(rng(), (3,)), draw(rng(), (4,))), error=RuntimeError),
+    Sample((draw(rng(), (3,)), np.arange(3)), error=RuntimeError), Sample((np.arange(3), np.arange(3)), error=RuntimeError),
 ]))  # fmt: skip
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1, out: Tensor | None = None) -> Tensor:
     """The sums of products along a dimension, with the first factor conjugated."""
+    if not (x.is_floating_point() or x.is_complex()):
+        raise KilnError("vecdot", f"Expected a floating point or complex tensor as input, got {x.dtype.name}",
+                        describe((x, y)), "convert first: x.float()")  # fmt: skip
+    check_same_dtype("vecdot", x, y)
     return store_out(inv.op, ((x.conj() if x.is_complex() else x) * y).sum(dim), out)

@@ -220,7 +220,11 @@ def room(name: str, doc: str) -> str:
     text += imports_of((o.name + "_result" for o in results), level) + "\n"
     module = importlib.import_module(f"kiln.{name}")
     for n in sorted(module.__all__):
-        text += definition(n, getattr(module, n))
+        value = getattr(module, n)
+        if isinstance(value, type):
+            text += f"from {level}{value.__module__.removeprefix('kiln.')} import {n} as {n}\n"
+        else:
+            text += definition(n, value)
     return text
 
 

@@ -1,0 +1,305 @@
+"""Factorisations that `numpy.linalg` lacks, on batches of NumPy arrays: LU, LDL, substitution, exponentials.
+
+Matrices are the last two dimensions. What LAPACK stores (unit diagonals left out, row exchanges
+counted from 1, the step at which a factorisation broke down) is stored in the same way here.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+Array = np.ndarray
+NARROW = 8
+"""Columns that are eliminated one by one; wider blocks are halved, so that their bulk is a product."""
+
+
+def size1(x: Array) -> Array:
+    """What LAPACK compares to choose a pivot: |x|, |re| + |im| for complex numbers."""
+    return abs(x.real) + abs(x.imag) if x.dtype.kind == "c" else abs(x)
+
+
+def batched(x: Array, k: int = 2) -> Array:
+    """The dimensions before the last `k` as one."""
+    return x.reshape(math.prod(x.shape[:-k]), *x.shape[x.ndim - k :])
+
+
+def turned(x: Array, conj: bool = True) -> Array:
+    """Matrices transposed, and conjugated."""
+    x = np.swapaxes(x, -1, -2)
+    return x.conj() if conj and x.dtype.kind == "c" else x
+
+
+# ---------------------------------------------------------------- substitution
+
+
+def substitute(a: Array, b: Array, upper: bool, unit: bool = False) -> Array:
+    """X of A X = B for triangular A, of which one triangle is read; zeros on the diagonal give inf and NaN."""
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    n, k = b.shape[-2:]
+    if lead == b.shape[:-2] and a.shape[:-2] == (1,) * (a.ndim - 2) and b.ndim > 2:
+        # one matrix for many right sides: all of them are columns of one
+        columns = np.moveaxis(b, -2, 0).reshape(n, math.prod(lead) * k)
+        x = substitute(a.reshape(n, n), columns, upper, unit)
+        return np.ascontiguousarray(np.moveaxis(x.reshape(n, *lead, k), 0, -2))
+    x = np.array(np.broadcast_to(b, (*lead, n, k)), order="C")
+    with np.errstate(all="ignore"):
+        _substitute(a, x, upper, unit)
+    return x
+
+
+def _substitute(a: Array, x: Array, upper: bool, unit: bool) -> None:
+    n = a.shape[-1]
+    if n > NARROW:
+        h = n // 2
+        first, second = (slice(h, n), slice(0, h)) if upper else (slice(0, h), slice(h, n))
+        _substitute(a[..., first, first], x[..., first, :], upper, unit)
+        x[..., second, :] -= a[..., second, first] @ x[..., first, :]
+        _substitute(a[..., second, second], x[..., second, :], upper, unit)
+        return
+    for i in range(n - 1, -1, -1) if upper else range(n):
+        known = slice(i + 1, n) if upper else slice(0, i)
+        row = x[..., i, :]
+        if i != (n - 1 if upper else 0):
+            row -= (a[..., i : i + 1, known] @ x[..., known, :])[..., 0, :]
+        if not unit:
+            row /= a[..., i, i, None]
+
+
+# ---------------------------------------------------------------- LU
+
+
+def lu(a: Array) -> tuple[Array, Array, Array]:
+    """L and U of P L U in one matrix, row exchanges from 1, and the first zero on U's diagonal (0: none)."""
+    *lead, m, n = a.shape
+    k = min(m, n)
+    x = np.array(batched(a), order="C")
+    swaps = np.empty((len(x), k), np.int32)
+    if x.size:
+        with np.errstate(all="ignore"):
+            _eliminate(x, swaps)
+    x = x.reshape(a.shape)
+    return x, swaps.reshape(*lead, k) + np.int32(1), first(x.diagonal(0, -2, -1) == 0)
+
+
+def first(bad: Array) -> Array:
+    """The number of the first True in each row, from 1; 0 where there is none."""
+    if not bad.shape[-1]:
+        return np.zeros(bad.shape[:-1], np.int32)
+    return np.where(bad.any(-1), bad.argmax(-1) + 1, 0).astype(np.int32)
+
+
+def _eliminate(x: Array, swaps: Array) -> Array:
+    """Overwrite x[batch, m, n] with its factors; the order in which its rows are afterwards."""
+    _batch, m, n = x.shape
+    k = min(m, n)
+    if k <= NARROW:
+        return _eliminate_columns(x, swaps)
+    h = k // 2
+    left, right = x[:, :, :h], x[:, :, h:]
+    order = _eliminate(left, swaps[:, :h])
+    right[...] = arrange(right, order)
+    _substitute(left[:, :h], right[:, :h], False, True)
+    right[:, h:] -= left[:, h:] @ right[:, :h]
+    lower = _eliminate(right[:, h:], swaps[:, h:])
+    left[:, h:] = arrange(left[:, h:], lower)
+    swaps[:, h:] += h
+    order[:, h:] = np.take_along_axis(order[:, h:], lower, 1)
+    return order
+
+
+def _eliminate_columns(x: Array, swaps: Array) -> Array:
+    batch, m, n = x.shape
+    every = np.arange(batch)
+    order = np.tile(np.arange(m), (batch, 1))
+    for j in range(min(m, n)):
+        best = size1(x[:, j:, j]).argmax(1) + j
+        swaps[:, j] = best
+        for rows in (x, order):
+            rows[every, best], rows[:, j] = rows[:, j].copy(), rows[every, best]
+        pivot = x[:, j, j, None]
+        x[:, j + 1 :, j] /= np.where(pivot == 0, 1, pivot)
+        x[:, j + 1 :, j + 1 :] -= x[:, j + 1 :, j, None] * x[:, j, None, j + 1 :]
+    return order
+
+
+def arrange(x: Array, order: Array) -> Array:
+    """The rows of x[batch, m, n] in the order of order[batch, m]."""
+    if len(x) == 1:
+        return x[:, order[0]]
+    return np.take_along_axis(x, order[:, :, None], 1)
+
+
+def lu_solve(LU: Array, pivots: Array, b: Array) -> Array:
+    """X of A X = B from A's LU factorisation."""
+    lead = np.broadcast_shapes(LU.shape[:-2], b.shape[:-2])
+    b = np.broadcast_to(b, (*lead, *b.shape[-2:]))
+    order = np.broadcast_to(permutation(pivots, LU.shape[-1]), (*lead, LU.shape[-1]))
+    half = substitute(LU, np.take_along_axis(b, order[..., None], -2), False, True)
+    return substitute(LU, half, True)
+
+
+def permutation(pivots: Array, m: int) -> Array:
+    """The row that stands at each place after the exchanges of an LU: B[p] = P^T B."""
+    lists = np.tile(np.arange(m), (math.prod(pivots.shape[:-1]), 1)).tolist()
+    for order, exchanges in zip(lists, batched(pivots, 1).tolist(), strict=True):
+        for i, p in enumerate(exchanges):
+            order[i], order[p - 1] = order[p - 1], order[i]
+    return np.array(lists, np.int64).reshape(*pivots.shape[:-1], m)
+
+
+# ---------------------------------------------------------------- Cholesky of matrices that have none
+
+
+def cholesky(a: Array) -> tuple[Array, Array]:
+    """L of A = L L^H as far as it goes, and the order of the first minor that is not positive (0: none)."""
+    out, info = np.tril(a), np.zeros(a.shape[:-2], np.int32)
+    for where in np.ndindex(info.shape):
+        try:
+            out[where] = np.linalg.cholesky(a[where])
+        except np.linalg.LinAlgError:
+            info[where] = _cholesky_columns(out[where])
+    return out, info
+
+
+def _cholesky_columns(x: Array) -> int:
+    for j in range(len(x)):
+        pivot = x[j, j].real - np.vdot(x[j, :j], x[j, :j]).real
+        x[j, j] = pivot
+        if not pivot > 0:
+            return j + 1
+        x[j, j] = math.sqrt(pivot)
+        x[j + 1 :, j] = (x[j + 1 :, j] - x[j + 1 :, :j] @ x[j, :j].conj()) / x[j, j]
+    raise np.linalg.LinAlgError("Matrix is not positive definite")  # LAPACK saw what this did not
+
+
+# ---------------------------------------------------------------- LDL
+
+GROWTH = (1 + math.sqrt(17)) / 8
+"""The share of the largest element that a pivot may have, which bounds growth best (Bunch and Kaufman, 1977)."""
+
+
+def ldl(a: Array, hermitian: bool) -> tuple[Array, Array, Array]:
+    """L and D of A = L D L^T in one matrix (its lower triangle is read), exchanges as LAPACK's sytrf tells
+    them (negative in pairs for 2x2 blocks of D), and the first zero on D's diagonal (0: none)."""
+    outs = (np.zeros_like(a), np.zeros(a.shape[:-1], np.int32), np.zeros(a.shape[:-2], np.int32))
+    hermitian = hermitian and a.dtype.kind == "c"
+    with np.errstate(all="ignore"):
+        for where in np.ndindex(outs[2].shape):
+            outs[2][where] = _ldl(a[where], hermitian, outs[0][where], outs[1][where])
+    return outs
+
+
+def _ldl(a: Array, hermitian: bool, out: Array, pivots: Array) -> int:
+    n, k, info = len(a), 0, 0
+    low = np.tril(a, -1)
+    s = low + turned(low, hermitian)  # what is left to eliminate, both triangles of it
+    s[range(n), range(n)] = a.diagonal().real if hermitian else a.diagonal()
+    while k < n:
+        best, step = _ldl_pivot(s[k:, k:])
+        best += k
+        at = k + step - 1
+        if best != at:
+            s[[at, best], k:] = s[[best, at], k:]
+            s[k:, [at, best]] = s[k:, [best, at]]
+        end = k + step
+        block, column = s[k:end, k:end], s[end:, k:end]
+        if step == 1:
+            pivots[k] = best + 1
+            info = info or (k + 1 if s[k, k] == 0 else 0)
+            factor = column if s[k, k] == 0 else column / s[k, k]
+        else:
+            pivots[k:end] = -(best + 1)
+            factor = np.linalg.solve(block.T, column.T).T
+        s[end:, end:] -= factor @ s[k:end, end:]
+        out[k:end, k:end] = np.tril(block)
+        out[end:, k:end] = factor
+        k = end
+    return info
+
+
+def _ldl_pivot(s: Array) -> tuple[int, int]:
+    """The row to bring to the front of what is left, and the size of D's next block."""
+    size = size1(s[:, 0])
+    own = size[0]
+    if len(s) == 1 or not size.any():
+        return 0, 1
+    row = int(size[1:].argmax()) + 1
+    largest = size[row]
+    if own >= GROWTH * largest:
+        return 0, 1
+    others = size1(s[:, row])
+    diagonal = others[row]
+    others[row] = 0
+    widest = others.max()
+    if own * widest >= GROWTH * largest * largest:
+        return 0, 1
+    return (row, 1) if diagonal >= GROWTH * widest else (row, 2)
+
+
+def ldl_solve(ld: Array, pivots: Array, b: Array, hermitian: bool) -> Array:
+    """X of A X = B from A's LDL factorisation."""
+    lead = np.broadcast_shapes(ld.shape[:-2], b.shape[:-2])
+    x = np.array(np.broadcast_to(b, (*lead, *b.shape[-2:])), order="C")
+    ld = np.broadcast_to(ld, (*lead, *ld.shape[-2:]))
+    pivots = np.broadcast_to(pivots, (*lead, pivots.shape[-1]))
+    hermitian = hermitian and ld.dtype.kind == "c"
+    with np.errstate(all="ignore"):
+        for where in np.ndindex(*lead):
+            _ldl_solve(ld[where], pivots[where].tolist(), x[where], hermitian)
+    return x
+
+
+def _ldl_solve(ld: Array, pivots: list[int], x: Array, hermitian: bool) -> None:
+    steps, k = [], 0
+    while k < len(ld):  # forward: exchanges, L, D
+        end = k + (1 if pivots[k] > 0 else 2)
+        exchange = [end - 1, abs(pivots[k]) - 1]
+        x[exchange] = x[exchange[::-1]]
+        x[end:] -= ld[end:, k:end] @ x[k:end]
+        if end - k == 1:
+            x[k] /= ld[k, k]
+        else:
+            corner = ld[k + 1, k]
+            d = np.array(
+                [[ld[k, k], corner.conj() if hermitian else corner], [corner, ld[k + 1, k + 1]]]
+            )
+            x[k:end] = np.linalg.solve(d, x[k:end])
+        steps.append((k, end, exchange))
+        k = end
+    for k, end, exchange in reversed(steps):  # back: L^T, exchanges
+        x[k:end] -= turned(ld[end:, k:end], hermitian) @ x[end:]
+        x[exchange] = x[exchange[::-1]]
+
+
+# ---------------------------------------------------------------- exponentials
+
+
+def matrix_exp(a: Array) -> Array:
+    """e to the power of matrices: scaling, the [13/13] Padé approximant, squaring (Higham, 2005)."""
+    n = a.shape[-1]
+    x = batched(a)
+    if not x.size:
+        return a.copy()
+    norms = abs(x).sum(-2).max(-1)
+    finite = np.where(np.isfinite(norms), norms, 0)
+    squarings = np.maximum(np.frexp(finite / 5.371920351148152)[1], 0)
+    x = x * np.ldexp(1.0, -squarings).astype(norms.dtype)[:, None, None]
+    one = np.eye(n, dtype=a.dtype)
+    c = [math.factorial(26 - i) / math.factorial(13 - i) / math.factorial(i) for i in range(14)]
+    x2 = x @ x
+    x4 = x2 @ x2
+    x6 = x4 @ x2
+    odd = x @ (
+        x6 @ (c[13] * x6 + c[11] * x4 + c[9] * x2) + c[7] * x6 + c[5] * x4 + c[3] * x2 + c[1] * one
+    )
+    even = (
+        x6 @ (c[12] * x6 + c[10] * x4 + c[8] * x2) + c[6] * x6 + c[4] * x4 + c[2] * x2 + c[0] * one
+    )
+    out = np.linalg.solve(even - odd, even + odd)
+    for i in range(int(squarings.max())):
+        more = squarings > i
+        out[more] = out[more] @ out[more]
+    out[~np.isfinite(norms)] = np.nan
+    return out.reshape(a.shape)

@@ -1,0 +1,341 @@
+"""Equations: A X = B for square, triangular and rectangular A, and for tensors seen as matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError, describe
+from ..shape import Size
+from ..tensor import Tensor
+from . import _lapack
+from ._matrices import (
+    broadcast_lead,
+    check_matrix,
+    check_pair,
+    check_same_dtype,
+    factorization,
+    fail,
+    is_vector,
+    named,
+    well,
+)
+from .dispatch import store_out
+from .factorize import inv
+from .registry import FUNCTIONS, Sample, composition
+from .samples import draw, rng
+from .views import adjoint
+
+# ---------------------------------------------------------------- square matrices
+
+
+def _solve_infer(A: Any, B: Any, check_errors: bool) -> list:
+    a, b = check_matrix("solve", A, True), tuple(B.shape)
+    check_same_dtype("solve", A, B)
+    vector = is_vector(A, B)
+    b = (*b, 1) if vector else b
+    if len(b) < 2 or b[-2] != a[-1]:
+        raise KilnError("solve", f"Incompatible shapes of A and B for the equation AX = B ({list(a)} and {list(B.shape)})",
+                        describe((A, B)), "")  # fmt: skip
+    lead = np.broadcast_shapes(a[:-2], b[:-2])
+    return [(Size((*lead, *b[-2 : -1 if vector else None])), A.dtype), (Size(a[:-2]), dt.int32)]
+
+
+def _solve_grad(gs: Any, A: Tensor, B: Tensor, outs: Any, needs: tuple) -> tuple:
+    vector = is_vector(A, B)
+    g, x = (gs[0].unsqueeze(-1), outs[0].unsqueeze(-1)) if vector else (gs[0], outs[0])
+    gb = solve_op(adjoint(A), g, False)[0]
+    return -(gb @ adjoint(x)) if needs[0] else None, gb.squeeze(-1) if vector else gb
+
+
+def _solve_samples() -> Iterator[Sample]:
+    r = rng(33)
+    for a, b in (
+        ((3, 3), (3, 2)),
+        ((3, 3), (3,)),
+        ((2, 3, 3), (2, 3, 2)),
+        ((2, 3, 3), (2, 3)),
+        ((2, 3, 3), (3, 4)),
+        ((0, 0), (0, 2)),
+    ):
+        yield Sample((well(r, *a), draw(r, b)))
+    yield Sample((well(r, 3, 3), draw(r, (2, 2))), error=RuntimeError)
+    yield Sample((np.zeros((2, 2)), draw(r, (2, 2))), error=RuntimeError)
+    yield Sample((draw(r, (2, 3)), draw(r, (2, 2))), error=RuntimeError)
+
+
+@factorization(
+    "solve_ex", _solve_infer, lambda: (Sample((*s.args, True), error=s.error) for s in _solve_samples()),
+    grad={("A", "B"): _solve_grad}, nondiff_outputs=(1,), private=True,
+)  # fmt: skip
+def solve_op(A: Tensor, B: Tensor, check_errors: bool) -> Tensor:
+    """The solution X of A X = B, and where an elimination met a pivot of 0 (0: nowhere)."""
+    vector = is_vector(A, B)
+    right = B[..., None] if vector else B
+    try:
+        x, info = np.linalg.solve(A, right), np.zeros(A.shape[:-2], np.int32)
+    except np.linalg.LinAlgError:
+        LU, pivots, info = _lapack.lu(A)
+        if check_errors:
+            fail("solve", info, "The solver failed because the input matrix is singular.",
+                 "use linalg.lstsq for some solution")  # fmt: skip
+        x = _lapack.lu_solve(LU, pivots, right)
+    return x[..., 0] if vector else x, info
+
+
+def _solve(name: str, A: Tensor, B: Tensor, left: bool, check: bool) -> tuple[Tensor, Tensor]:
+    if left:
+        return solve_op(A, B, check)
+    check_matrix(name, A, True)
+    if is_vector(A, B):
+        raise KilnError(name, "Vector broadcasting of the left hand side is not supported for left=False",
+                        describe((A, B)), "unsqueeze B")  # fmt: skip
+    check_pair(name, A, B, False)
+    x, info = solve_op(A.mT, B.mT, check)
+    return x.mT, info
+
+
+@composition(namespace="linalg", method=False, samples=_solve_samples)
+def solve(A: Tensor, B: Tensor, *, left: bool = True, out: Tensor | None = None) -> Tensor:
+    """The solution X of A X = B, or of X A = B where `left` is False; B may be a vector for each matrix."""
+    return store_out(solve_op.op, _solve("solve", A, B, left, True)[0], out)
+
+
+@composition(
+    namespace="linalg", method=False, samples=lambda: (s for s in _solve_samples() if not s.error)
+)
+def solve_ex(
+    A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = False, out: Any = None
+) -> Any:
+    """(result, info): the solution, and for each matrix the pivot that is zero (int32; 0 where it succeeded)."""
+    r = named("solve_ex", "result info")(*_solve("solve_ex", A, B, left, check_errors))
+    return store_out(solve_op.op, r, out)
+
+
+# ---------------------------------------------------------------- triangular matrices
+
+
+def _triangular_infer(A: Any, B: Any, upper: bool, unitriangular: bool) -> tuple:
+    lead = check_pair("solve_triangular", A, B)
+    return Size((*lead, *B.shape[-2:])), B.dtype
+
+
+def _triangular_grad(
+    g: Tensor, A: Tensor, out: Tensor, upper: bool, unitriangular: bool, needs: tuple
+) -> tuple:
+    gb = triangular_op(adjoint(A), g, not upper, unitriangular)
+    if not needs[0]:
+        return None, gb
+    ga = -(gb @ adjoint(out))
+    return ga.triu(int(unitriangular)) if upper else ga.tril(-int(unitriangular)), gb
+
+
+def _triangles() -> Iterator[Sample]:
+    r = rng(34)
+    for a, b in (
+        ((3, 3), (3, 2)),
+        ((2, 3, 3), (2, 3, 2)),
+        ((3, 3), (2, 3, 2)),
+        ((2, 3, 3), (3, 2)),
+        ((0, 0), (0, 2)),
+    ):
+        for upper in (True, False):
+            yield Sample((well(r, *a), draw(r, b)), {"upper": upper, "unitriangular": False})
+    yield Sample((well(r, 3, 3), draw(r, (3, 2))), {"upper": True, "unitriangular": True})
+    yield Sample(
+        (well(r, 12, 12), draw(r, (12, 2))), {"upper": False, "unitriangular": False}, grad=False
+    )
+
+
+@factorization("solve_triangular", _triangular_infer, _triangles, grad={("A", "B"): _triangular_grad}, private=True)  # fmt: skip
+def triangular_op(A: Tensor, B: Tensor, upper: bool, unitriangular: bool) -> Tensor:
+    """The solution X of A X = B for triangular A."""
+    return _lapack.substitute(A, B, upper, unitriangular)
+
+
+def _triangular_samples() -> Iterator[Sample]:
+    r = rng(34)
+    yield from _triangles()
+    yield Sample((well(r, 3, 3), draw(r, (2, 3))), {"upper": False, "left": False})
+    yield Sample((well(r, 3, 3), draw(r, (2, 3))), {"upper": False}, error=RuntimeError)
+    yield Sample((draw(r, (2, 3)), draw(r, (2, 3))), {"upper": False}, error=RuntimeError)
+    yield Sample((well(r, 3, 3), draw(r, (3,))), {"upper": False}, error=RuntimeError)
+
+
+@composition(namespace="linalg", method=False, samples=_triangular_samples)
+def solve_triangular(A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False,
+                     out: Tensor | None = None) -> Tensor:  # fmt: skip
+    """The solution X of A X = B (X A = B) for triangular A, of which the other triangle is not read."""
+    check_pair("solve_triangular", A, B, left)
+    if left:
+        r = triangular_op(A, B, upper, unitriangular)
+    else:
+        r = triangular_op(A.mT, B.mT, not upper, unitriangular).mT
+    return store_out(triangular_op.op, r, out)
+
+
+@composition(samples=lambda: iter([
+    *(Sample((draw(rng(1), (2, 3, 2)), well(rng(2), 3, 3), *flags)) for flags in ((), (False,), (True, True), (False, False, True))),
+    Sample((draw(rng(1), (2, 2)), well(rng(2), 3, 3)), error=RuntimeError),
+]))  # fmt: skip
+def triangular_solve(b: Tensor, A: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False,
+                     *, out: Any = None) -> Any:  # fmt: skip
+    """(solution, cloned_coefficient): X of A X = b (A^T X = b) for triangular A, and a copy of A."""
+    lead = check_pair("triangular_solve", A, b)
+    if transpose:
+        x = triangular_op(A.mT, b, not upper, unitriangular)
+    else:
+        x = triangular_op(A, b, upper, unitriangular)
+    copy = A.expand((*lead, *A.shape[-2:])).clone()
+    r = named("triangular_solve", "solution cloned_coefficient")(x, copy)
+    return store_out(triangular_op.op, r, out)
+
+
+# ---------------------------------------------------------------- least squares
+
+DRIVERS = ("gels", "gelsy", "gelsd", "gelss")
+
+
+def _lstsq_infer(A: Any, B: Any, rcond: Any, full_rank: bool) -> list:
+    *_, m, n = check_matrix("lstsq", A)
+    check_same_dtype("lstsq", A, B)
+    lead = broadcast_lead("lstsq", A, B)
+    return [
+        (Size((*lead, n, B.shape[-1])), A.dtype),
+        (Size(lead), dt.int64),
+        (Size((*lead, min(m, n))), A.dtype.to_real()),
+    ]
+
+
+def _lstsq_grad(gs: Any, A: Tensor, B: Tensor, outs: Any, needs: tuple) -> tuple:
+    from .spectra import pinv, pinv_grad
+
+    inverse = pinv(A)
+    gb = adjoint(inverse) @ gs[0] if needs[1] else None
+    return pinv_grad(gs[0] @ adjoint(B), A, inverse) if needs[0] else None, gb
+
+
+def _lstsq_pairs() -> Iterator[Sample]:
+    r = rng(43)
+    for a, b in (
+        ((3, 3), (3, 2)),
+        ((4, 2), (4, 1)),
+        ((2, 4), (2, 3)),
+        ((2, 4, 3), (2, 4, 2)),
+        ((4, 3), (2, 4, 2)),
+        ((3, 0), (3, 2)),
+    ):
+        yield Sample((well(r, *a), draw(r, b)))
+
+
+@factorization(
+    "lstsq", _lstsq_infer, lambda: (Sample((*s.args, None, f)) for s in _lstsq_pairs() for f in (False, True)),
+    grad={("A", "B"): _lstsq_grad}, nondiff_outputs=(1, 2), private=True,
+)  # fmt: skip
+def lstsq_op(A: Tensor, B: Tensor, rcond: Any, full_rank: bool) -> Tensor:
+    """The smallest X of those for which |A X - B| is smallest, the rank of A and its singular values."""
+    m, n = A.shape[-2:]
+    lead = np.broadcast_shapes(A.shape[:-2], B.shape[:-2])
+    u, s, vh = np.linalg.svd(A, full_matrices=False)
+    eps = np.finfo(s.dtype).eps * max(m, n)
+    floor = (eps if rcond is None else rcond) * s[..., :1]
+    kept = s > (0 if full_rank else floor)
+    if full_rank:
+        fail("lstsq", _lapack.first(~kept), "The least squares solution could not be computed because the input "
+             "matrix does not have full rank.", "use driver='gelsd'")  # fmt: skip
+    inverse = np.where(kept, 1 / np.where(kept, s, 1), 0).astype(s.dtype)
+    x = _lapack.turned(vh) @ (inverse[..., None] * (_lapack.turned(u) @ B))
+    rank = np.broadcast_to(kept.sum(-1), lead)
+    return x, np.array(rank), np.array(np.broadcast_to(s, (*lead, s.shape[-1])))
+
+
+def _lstsq_samples() -> Iterator[Sample]:
+    yield from _lstsq_pairs()
+    r = rng(44)
+    yield Sample((well(r, 4, 2), draw(r, (4, 1))), {"driver": "gelsd"})
+    yield Sample((well(r, 4, 2), draw(r, (4, 1))), {"driver": "gels"})
+    yield Sample((well(r, 4, 2), draw(r, (4, 1)), 1e-3), {"driver": "gelss"})
+    yield Sample((draw(r, (3,)), draw(r, (3,))), error=RuntimeError)
+    yield Sample((draw(r, (3, 2)), draw(r, (4, 2))), error=RuntimeError)
+    yield Sample((draw(r, (3, 2)), draw(r, (3, 2))), {"driver": "none"}, error=RuntimeError)
+
+
+@composition(namespace="linalg", method=False, samples=_lstsq_samples)
+def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None, out: Any = None) -> Any:  # fmt: skip
+    """(solution, residuals, rank, singular_values) of the X for which |A X - B| is smallest.
+
+    `driver` is the name of a routine of LAPACK: "gelsy" (the default), "gelsd" and "gelss" take
+    singular values below `rcond` times the largest as 0; "gels" expects full rank. As in PyTorch,
+    residuals are computed for tall A of full rank, unless by "gelsy"; the rank unless by "gels";
+    singular values by "gelsd" and "gelss"; what is not computed is empty.
+    """
+    *_, m, n = check_matrix("lstsq", A)
+    driver = driver or "gelsy"
+    if driver not in DRIVERS:
+        raise KilnError("lstsq", f"parameter `driver` should be one of {DRIVERS}", repr(driver), "")
+    vector = is_vector(A, B)
+    right = B.unsqueeze(-1) if vector else B
+    if right.ndim < 2 or right.shape[-2] != m:
+        raise KilnError(
+            "lstsq", "A and B need the same number of rows", describe((A, B)), "transpose one of them"
+        )  # fmt: skip
+    x, rank, values = lstsq_op(A, right, rcond, driver == "gels")
+    real = A.dtype.to_real()
+    residuals = A.new_empty((0,), dtype=real)
+    if m > n and (driver == "gels" or (driver != "gelsy" and bool((rank == n).all()))):
+        apart = A @ x - right
+        residuals = ((apart * apart.conj()).real if A.is_complex() else apart * apart).sum(-2)
+    if driver == "gels":
+        rank = A.new_empty((0,), dtype=dt.int64)
+    if driver not in ("gelsd", "gelss"):
+        values = A.new_empty((0,), dtype=real)
+    result = named("lstsq", "solution residuals rank singular_values")
+    return store_out(
+        lstsq_op.op, result(x.squeeze(-1) if vector else x, residuals, rank, values), out
+    )
+
+
+# ---------------------------------------------------------------- tensors as matrices
+
+
+@composition(namespace="linalg", method=False, samples=lambda: iter([
+    Sample((well(rng(1), 6, 6).reshape(2, 3, 6),)), Sample((well(rng(1), 6, 6).reshape(6, 3, 2), 1)),
+    Sample((draw(rng(), (2, 3, 5)),), error=RuntimeError), Sample((draw(rng(), (2, 3, 6)), 0), error=RuntimeError),
+]))  # fmt: skip
+def tensorinv(A: Tensor, ind: int = 2, *, out: Tensor | None = None) -> Tensor:
+    """The inverse of a tensor as a matrix whose rows are its first `ind` dimensions."""
+    if ind <= 0:
+        raise KilnError("tensorinv", "Expected a strictly positive integer for 'ind'", ind, "")
+    rows, columns = tuple(A.shape[:ind]), tuple(A.shape[ind:])
+    if prod(rows) != prod(columns):
+        raise KilnError(
+            "tensorinv", f"Expected self to satisfy the requirement prod(self.shape[ind:]) == prod(self.shape[:ind]), "
+            f"but got {prod(columns)} != {prod(rows)}", describe(A), "",
+        )  # fmt: skip
+    r = inv(A.reshape((prod(rows), prod(columns)))).reshape((*columns, *rows))
+    return store_out(inv.op, r, out)
+
+
+@composition(namespace="linalg", method=False, samples=lambda: iter([
+    Sample((well(rng(1), 6, 6).reshape(2, 3, 6), draw(rng(2), (2, 3)))),
+    Sample((well(rng(1), 6, 6).reshape(2, 6, 3), draw(rng(2), (2, 3))), {"dims": (1,)}),
+    Sample((draw(rng(), (2, 3, 5)), draw(rng(2), (2, 3))), error=RuntimeError),
+]))  # fmt: skip
+def tensorsolve(A: Tensor, B: Tensor, dims: Sequence[int] | None = None, *, out: Tensor | None = None) -> Tensor:  # fmt: skip
+    """The solution X of tensordot(A, X, X.ndim) = B; `dims` of A are moved to its end before."""
+    if dims is not None:
+        moved = FUNCTIONS["movedim"](A, tuple(dims), tuple(range(A.ndim - len(dims), A.ndim)))
+    else:
+        moved = A
+    unknown = tuple(moved.shape[B.ndim :])
+    if prod(unknown) != B.numel():
+        raise KilnError(
+            "tensorsolve", "Expected self to satisfy the requirement prod(self.shape[other.ndim:]) == "
+            f"prod(self.shape[:other.ndim]), but got {prod(unknown)} != {B.numel()}", describe((A, B)), "",
+        )  # fmt: skip
+    x = solve(moved.reshape((B.numel(), prod(unknown))), B.reshape(-1))
+    return store_out(solve_op.op, x.reshape(unknown), out)
