@@ -111,11 +111,10 @@ SINGULAR = kiln.tensor([[1.0, 2.0], [2.0, 4.0]])
 
 @pytest.mark.parametrize("call", [
     lambda a: kiln.linalg.inv(a), lambda a: kiln.inverse(a), lambda a: kiln.linalg.inv_ex(a, check_errors=True),
-    lambda a: kiln.linalg.solve(a, a), lambda a: kiln.linalg.solve(a, a, left=False), lambda a: kiln.linalg.lu_factor(a),
-    lambda a: kiln.linalg.solve_ex(a, a, check_errors=True), lambda a: kiln.lu(a), lambda a: kiln.linalg.matrix_power(a, -1),
+    lambda a: kiln.linalg.solve(a, a), lambda a: kiln.linalg.solve(a, a, left=False),     lambda a: kiln.linalg.solve_ex(a, a, check_errors=True), lambda a: kiln.linalg.matrix_power(a, -1),
     lambda a: kiln.linalg.cholesky(-a), lambda a: kiln.linalg.cholesky_ex(-a, upper=True, check_errors=True),
     lambda a: kiln.linalg.ldl_factor(a * 0), lambda a: kiln.linalg.lstsq(a * 0, a, driver="gels"),
-    lambda a: kiln.linalg.eigh(a * np.nan), lambda a: kiln.linalg.svd(a * np.nan),
+    lambda a: kiln.linalg.svd(a * np.nan), lambda a: kiln.linalg.pinv(a * np.nan),
 ])  # fmt: skip
 @pytest.mark.parametrize("batch", [False, True])
 def test_failures_are_of_one_class(call, batch):

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..autograd.modes import mode
-from ..errors import KilnError, LinAlgError, describe
+from ..errors import KilnError, KilnNotImplementedError, LinAlgError, describe
 from ..shape import broadcast_shapes
 from ..tensor import Tensor
 from .registry import FUNCTIONS, Sample, op
@@ -86,13 +86,13 @@ def tracked(*xs: Tensor) -> bool:
 # ---------------------------------------------------------------- failures and results
 
 
-def fail(name: str, info: Any, what: str, help: str = "") -> None:
+def fail(name: str, info: Any, what: str, help: str, kind: type[KilnError] = LinAlgError) -> None:
     """A LinAlgError where an info of a batch is not 0; `{0}` in `what` is the first such."""
     bad = np.argwhere(np.asarray(info) != 0)
     if len(bad):
         at = tuple(bad[0])
         batch = f"(Batch element {at[0] if len(at) == 1 else at}): " if at else ""
-        raise LinAlgError(name, batch + what.format(np.asarray(info)[at]), f"info={np.asarray(info).tolist()}",
+        raise kind(name, batch + what.format(np.asarray(info)[at]), f"info={np.asarray(info).tolist()}",
                           help)  # fmt: skip
 
 
@@ -105,6 +105,17 @@ def run(name: str, fn: Callable, *args: Any, **kwargs: Any) -> Any:
             name, f"The algorithm failed to converge: {e}", describe(args[0]),
             "the matrix is ill-conditioned, has too many repeated values, or holds infinities or NaNs",
         ) from None  # fmt: skip
+
+
+def no_gradient(name: str) -> Callable:
+    """The rule of what PyTorch can't differentiate either: an error where a gradient is asked for."""
+
+    def rule() -> Any:
+        raise KilnNotImplementedError(
+            name, f"the derivative for '{name}' is not implemented", None, "detach() its input"
+        )
+
+    return rule
 
 
 @cache

@@ -28,6 +28,7 @@ from .dispatch import store_out
 from .factorize import inv
 from .registry import FUNCTIONS, Sample, composition
 from .samples import draw, rng
+from .spectra import pinv, pinv_grad
 from .views import adjoint
 
 # ---------------------------------------------------------------- square matrices
@@ -206,14 +207,12 @@ def _lstsq_infer(A: Any, B: Any, rcond: Any, full_rank: bool) -> list:
     lead = broadcast_lead("lstsq", A, B)
     return [
         (Size((*lead, n, B.shape[-1])), A.dtype),
-        (Size(lead), dt.int64),
-        (Size((*lead, min(m, n))), A.dtype.to_real()),
+        (Size(A.shape[:-2]), dt.int64),
+        (Size((*A.shape[:-2], 0 if full_rank else min(m, n))), A.dtype.to_real()),
     ]
 
 
 def _lstsq_grad(gs: Any, A: Tensor, B: Tensor, outs: Any, needs: tuple) -> tuple:
-    from .spectra import pinv, pinv_grad
-
     inverse = pinv(A)
     gb = adjoint(inverse) @ gs[0] if needs[1] else None
     return pinv_grad(gs[0] @ adjoint(B), A, inverse) if needs[0] else None, gb
@@ -239,18 +238,30 @@ def _lstsq_pairs() -> Iterator[Sample]:
 def lstsq_op(A: Tensor, B: Tensor, rcond: Any, full_rank: bool) -> Tensor:
     """The smallest X of those for which |A X - B| is smallest, the rank of A and its singular values."""
     m, n = A.shape[-2:]
-    lead = np.broadcast_shapes(A.shape[:-2], B.shape[:-2])
+    if full_rank:
+        rank = np.full(A.shape[:-2], min(m, n))
+        return _full_rank(A, B), rank, np.empty((*A.shape[:-2], 0), A.real.dtype)
     u, s, vh = np.linalg.svd(A, full_matrices=False)
     eps = np.finfo(s.dtype).eps * max(m, n)
     floor = (eps if rcond is None else rcond) * s[..., :1]
-    kept = s > (0 if full_rank else floor)
-    if full_rank:
-        fail("lstsq", _lapack.first(~kept), "The least squares solution could not be computed because the input "
-             "matrix does not have full rank.", "use driver='gelsd'")  # fmt: skip
+    kept = s > floor
     inverse = np.where(kept, 1 / np.where(kept, s, 1), 0).astype(s.dtype)
     x = _lapack.turned(vh) @ (inverse[..., None] * (_lapack.turned(u) @ B))
-    rank = np.broadcast_to(kept.sum(-1), lead)
-    return x, np.array(rank), np.array(np.broadcast_to(s, (*lead, s.shape[-1])))
+    return x, np.asarray(kept.sum(-1)), s
+
+
+def _full_rank(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    """The solution by QR; 0 for matrices of zeros, as LAPACK's gels."""
+    m, n = A.shape[-2:]
+    zero = ~A.any((-2, -1))
+    q, r = np.linalg.qr(A if m >= n else _lapack.turned(A))
+    fail("lstsq", np.where(zero, 0, _lapack.first(r.diagonal(0, -2, -1) == 0)), "The least squares solution could "
+         "not be computed because the input matrix does not have full rank (error code: {0}).", "use driver='gelsd'")  # fmt: skip
+    if m >= n:
+        x = _lapack.substitute(r, _lapack.turned(q) @ B, True)
+    else:
+        x = q @ _lapack.substitute(_lapack.turned(r), B, False)
+    return np.where(zero[..., None, None], 0, x).astype(A.dtype)
 
 
 def _lstsq_samples() -> Iterator[Sample]:
@@ -285,7 +296,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
         )  # fmt: skip
     x, rank, values = lstsq_op(A, right, rcond, driver == "gels")
     real = A.dtype.to_real()
-    residuals = A.new_empty((0,), dtype=real)
+    residuals = (x.real if A.is_complex() else x).reshape(-1)[:0]  # empty, but as differentiable
     if m > n and (driver == "gels" or (driver != "gelsy" and bool((rank == n).all()))):
         apart = A @ x - right
         residuals = ((apart * apart.conj()).real if A.is_complex() else apart * apart).sum(-2)

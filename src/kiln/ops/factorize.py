@@ -171,13 +171,12 @@ for _fn in (det, slogdet):
 # ---------------------------------------------------------------- Cholesky
 
 
-def _cholesky_grad(gs: Any, outs: Any) -> Tensor:
-    upper = adjoint(outs[0])
-    middle = upper @ gs[0]
+def _cholesky_grad(gs: Any, outs: Any, upper: bool) -> Tensor:
+    L, g = (adjoint(outs[0]), adjoint(gs[0])) if upper else (outs[0], gs[0])
+    middle = adjoint(L) @ g
     middle = (middle.tril() + adjoint(middle.tril(-1))) * 0.5
     solve = FUNCTIONS["linalg.solve_triangular"]
-    half = solve(upper, middle, upper=True)
-    return solve(outs[0], half, upper=False, left=False)
+    return solve(L, solve(adjoint(L), middle, upper=True), upper=False, left=False)
 
 
 def _definite() -> Iterator[Sample]:
@@ -186,35 +185,27 @@ def _definite() -> Iterator[Sample]:
 
 
 @factorization(
-    "cholesky_ex", _with_info("cholesky"), lambda: (Sample((*s.args, False), grad=False) for s in hermitian() if not s.error),
+    "cholesky_ex", _with_info("cholesky"), lambda: (Sample((*s.args, u, False), grad=False) for s in hermitian() if not s.error for u in (False, True)),
     grad={"A": _cholesky_grad}, nondiff_outputs=(1,), private=True,
 )  # fmt: skip
-def cholesky_op(A: Tensor, check_errors: bool) -> Tensor:
-    """The lower triangular L of A = L L^H, and the order of the first minor that is not positive (0: none)."""
+def cholesky_op(A: Tensor, upper: bool, check_errors: bool) -> Tensor:
+    """L of A = L L^H (U of U^H U) from A's triangle of that name, and the first minor that is not positive."""
+    lower = _lapack.turned(A) if upper else A
     try:
-        return np.linalg.cholesky(A), np.zeros(A.shape[:-2], np.int32)
+        L, info = np.linalg.cholesky(lower), np.zeros(A.shape[:-2], np.int32)
     except np.linalg.LinAlgError:
-        L, info = _lapack.cholesky(A)
+        L, info = _lapack.cholesky(lower)
     if check_errors:
         fail("cholesky", info, "The factorization could not be completed because the input is not "
              "positive-definite (the leading minor of order {0} is not positive-definite).",
              "add a multiple of the identity, or use linalg.ldl_factor")  # fmt: skip
-    return L, info
-
-
-def _cholesky(A: Tensor, upper: bool, check: bool) -> tuple[Tensor, Tensor]:
-    """The factor, made from the triangle that it replaces, and the infos."""
-    if not upper:
-        return cholesky_op(A, check)
-    check_matrix("cholesky", A, True)
-    L, info = cholesky_op(adjoint(A), check)
-    return adjoint(L), info
+    return _lapack.turned(L) if upper else L, info
 
 
 @composition(namespace="linalg", method=False, samples=_definite)
 def cholesky(A: Tensor, *, upper: bool = False, out: Tensor | None = None) -> Tensor:
     """The triangular factor of Hermitian positive-definite matrices: A = L L^H, or U^H U; else a LinAlgError."""
-    return store_out(cholesky_op.op, _cholesky(A, upper, True)[0], out)
+    return store_out(cholesky_op.op, cholesky_op(A, upper, True)[0], out)
 
 
 @composition(namespace="linalg", method=False, samples=hermitian)
@@ -222,7 +213,7 @@ def cholesky_ex(
     A: Tensor, *, upper: bool = False, check_errors: bool = False, out: Any = None
 ) -> Any:
     """(L, info): the triangular factor, and the order of the minor that is not positive-definite (int32; 0: none)."""
-    r = named("cholesky_ex", "L info")(*_cholesky(A, upper, check_errors))
+    r = named("cholesky_ex", "L info")(*cholesky_op(A, upper, check_errors))
     return store_out(cholesky_op.op, r, out)
 
 

@@ -225,6 +225,9 @@ def mm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
     return matmul(input, mat2, out=out)
 
 
+FUNCTIONS["spmm"] = FUNCTIONS["dsmm"] = mm
+
+
 @composition(
     samples=_pairs(
         ((2, 2, 3), (2, 3, 4)),

@@ -12,7 +12,17 @@ from ..errors import KilnError, describe
 from ..shape import Size
 from ..tensor import Tensor
 from . import _lapack
-from ._matrices import check_matrix, check_pair, eye, factorization, fail, named, rectangles, well
+from ._matrices import (
+    check_matrix,
+    check_pair,
+    eye,
+    factorization,
+    fail,
+    named,
+    no_gradient,
+    rectangles,
+    well,
+)
 from .creation import arange
 from .dispatch import store_out
 from .equations import solve_triangular
@@ -61,9 +71,9 @@ def _lu_grad(gs: Any, outs: Any) -> Tensor:
 def lu_op(A: Tensor, check_errors: bool) -> Tensor:
     """L (its unit diagonal left out) and U in one matrix, row exchanges, and the first pivot that is zero."""
     packed, pivots, info = _lapack.lu(A)
-    if check_errors:
+    if check_errors:  # in PyTorch no LinAlgError
         fail("lu_factor", info, "U[{0},{0}] is zero and using it on lu_solve would result in a division by zero.",
-             "linalg.lu_factor_ex or linalg.lu give the factors of singular matrices")  # fmt: skip
+             "linalg.lu_factor_ex or linalg.lu give the factors of singular matrices", KilnError)  # fmt: skip
     return packed, pivots, info
 
 
@@ -97,7 +107,7 @@ def lu_factor_ex(
 
 @composition(namespace="linalg", method=False, samples=_lu_samples)
 def lu_factor(A: Tensor, *, pivot: bool = True, out: Any = None) -> Any:
-    """(LU, pivots): both factors in one matrix, and row exchanges from 1 (int32); a LinAlgError for a zero pivot."""
+    """(LU, pivots): both factors in one matrix, and row exchanges from 1 (int32); an error for a zero pivot."""
     check_matrix("lu_factor", A)
     _check_pivot("lu_factor", pivot)
     r = named("lu_factor", "LU pivots")(*lu_op(A, True)[:2])
@@ -118,8 +128,10 @@ def _old_lu(A: Tensor, pivot: bool = True, get_infos: bool = False, out: Any = N
     """(LU, pivots), and infos where asked for: see `linalg.lu_factor`."""
     check_matrix("lu", A)
     _check_pivot("lu", pivot)
-    r = lu_op(A, not get_infos)
-    return store_out(lu_op.op, r if get_infos else r[:2], out)
+    r = lu_op(A, False)
+    return store_out(
+        lu_op.op, named("lu_with_info", "LU pivots info")(*r) if get_infos else r[:2], out
+    )
 
 
 FUNCTIONS["lu"] = _old_lu
@@ -269,7 +281,7 @@ def _symmetric() -> Iterator[Sample]:
 
 @factorization(
     "ldl_factor_ex", _ldl_infer, lambda: (Sample((*s.args, s.kwargs.get("hermitian", False), False)) for s in _symmetric() if not s.error),
-    private=True,
+    grad={"A": no_gradient("ldl_factor")}, nondiff_outputs=(1, 2), private=True,
 )  # fmt: skip
 def ldl_op(A: Tensor, hermitian: bool, check_errors: bool) -> Tensor:
     """L and D of A = L D L^T (L D L^H) in one matrix, exchanges, and the first zero of D."""
@@ -324,7 +336,7 @@ def _ldl_solve_samples() -> Iterator[Sample]:
 
 @factorization(
     "ldl_solve", _ldl_solve_infer, lambda: (Sample((*s.args, s.kwargs["hermitian"])) for s in _ldl_solve_samples() if not s.error),
-    private=True,
+    grad={("LD", "B"): no_gradient("ldl_solve")}, private=True,
 )  # fmt: skip
 def ldl_solve_op(LD: Tensor, pivots: Tensor, B: Tensor, hermitian: bool) -> Tensor:
     """X of A X = B from A's LDL factorisation."""

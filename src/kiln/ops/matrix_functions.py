@@ -9,11 +9,12 @@ from ..errors import KilnError, describe
 from ..shape import Size
 from ..tensor import Tensor
 from . import _lapack
-from ._matrices import check_matrix, factorization, squares, well
+from ._matrices import check_matrix, eye, factorization, squares, well
 from .dispatch import store_out
 from .factorize import inv
 from .linalg import matmul
 from .registry import FUNCTIONS, Sample, composition
+from .rules import zero_gradient
 from .samples import draw, rng
 from .views import adjoint
 
@@ -40,7 +41,7 @@ def matrix_power(input: Tensor, n: int, *, out: Tensor | None = None) -> Tensor:
         if n:
             input = matmul(input, input)
     if power is None:
-        power = FUNCTIONS["eye"](shape[-1], dtype=input.dtype).expand(shape).clone()
+        power = zero_gradient(eye(shape[-1], input).expand(shape).clone(), input)
     return store_out(inv.op, power, out)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import KilnError, describe
 from ..shape import Size
 from ..tensor import Tensor
-from ._matrices import check_matrix, diag, eye, factorization, named, well
+from ._matrices import check_matrix, diag, eye, factorization, named, no_gradient, well
 from .dispatch import store_out
 from .registry import FUNCTIONS, Sample, composition, method
 from .samples import draw, rng
@@ -101,7 +101,8 @@ def _geqrf_infer(A: Any) -> list:
 
 
 @factorization(
-    "geqrf", _geqrf_infer, lambda: (Sample(s.args, error=s.error) for s in _qr_samples() if not s.kwargs), private=True,
+    "geqrf", _geqrf_infer, lambda: (Sample(s.args, error=s.error, grad=False) for s in _qr_samples() if not s.kwargs),
+    grad={"A": no_gradient("geqrf")}, private=True,
 )  # fmt: skip
 def geqrf_op(A: Tensor) -> Tensor:
     """R on and above the diagonal with the reflections' vectors below it, and their factors tau."""

@@ -66,7 +66,8 @@ def _eigh_grad(gs: Any, outs: Any) -> Tensor:
     middle: Any = 0
     if gv is not None:
         apart = _apart(values.unsqueeze(-2) - values.unsqueeze(-1))
-        middle = where_op(_same(apart), 0, (back @ gv) / apart)
+        turn = back @ gv
+        middle = where_op(_same(apart), 0, (turn - adjoint(turn)) / (apart * 2))
     if gl is not None:
         middle = middle + diag(gl).to(vectors.dtype)
     return vectors @ middle @ back
