@@ -50,9 +50,10 @@ from .shape import Size, broadcast_shapes
 from .tensor import Tensor
 
 if TYPE_CHECKING:
-    from . import autograd, cpu, data, fft, io, linalg, nn, optim, random, special, train  # noqa: F401
+    from . import autograd, cpu, data, fft, func, io, linalg, nn, optim, random, special, train  # noqa: F401
     from .compile import compile  # noqa: F401
     from .compile.control import cond, scan, while_loop  # noqa: F401
+    from .func import vmap  # noqa: F401
 
 __version__ = "0.1.0"
 
@@ -71,10 +72,10 @@ contiguous_format, preserve_format, channels_last = (
 # Modules and functions that are imported when first used, so that `import kiln` stays quick.
 _LAZY_MODULES = {
     "autograd", "backends", "board", "cli", "compat", "config", "cpu", "data", "datasets", "fft", "graph", "io",
-    "linalg", "metrics", "nn", "optim", "random", "runtime", "special", "train",
+    "func", "linalg", "metrics", "nn", "optim", "random", "runtime", "special", "train",
 }  # fmt: skip
 _LAZY_NAMES = {
-    "scan": "compile.control", "cond": "compile.control", "while_loop": "compile.control",
+    "vmap": "func", "scan": "compile.control", "cond": "compile.control", "while_loop": "compile.control",
     "compile": "compile", "save": "io", "load": "io", "Trainer": "train", "set_printoptions": "printing",
     "set_num_threads": "runtime.threads", "get_num_threads": "runtime.threads", "Generator": "random",
     "manual_seed": "random", "seed": "random", "initial_seed": "random", "get_rng_state": "random",

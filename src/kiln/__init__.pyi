@@ -22,6 +22,7 @@ from . import cpu as cpu
 from . import data as data
 from . import datasets as datasets
 from . import fft as fft
+from . import func as func
 from . import graph as graph
 from . import io as io
 from . import linalg as linalg
@@ -79,6 +80,7 @@ from .autograd.modes import set_grad_enabled as set_grad_enabled
 from .runtime.threads import set_num_threads as set_num_threads
 from .printing import set_printoptions as set_printoptions
 from .random import set_rng_state as set_rng_state
+from .func import vmap as vmap
 from .compile.control import while_loop as while_loop
 
 TYPE_CHECKING: builtins.bool

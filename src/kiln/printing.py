@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import dtypes as dt
-from .errors import KilnValueError, describe
+from .errors import KilnValueError
 from .tensor import Tensor
 
 
@@ -149,7 +149,7 @@ def tensor_repr(t: Tensor, prefix: str = "tensor(") -> str:
     """The text of a tensor: its values, and what cannot be seen from them."""
     a = t._a
     if not isinstance(a, np.ndarray):
-        return f"{prefix}<captured {describe(t)}>)"
+        return a.text(prefix)
     text = prefix + _array_text(a, len(prefix))
     default = dt.get_default_dtype()
     suffixes = []

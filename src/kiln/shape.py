@@ -88,6 +88,11 @@ def norm_dims(dim: Any, ndim: int, op: str = "dim") -> tuple[int, ...]:
     return (d,) if ndim else ()
 
 
+def behind(dims: Iterable[Any], ndim: int) -> tuple[int, ...]:
+    """The dimensions of one of a batch as dimensions of the batch, which has one more in front."""
+    return tuple(norm_dim(d, ndim) + 1 for d in dims)
+
+
 def broadcast_shapes(*shapes: Any, op: str = "broadcast_shapes") -> Size:
     """The common shape of operands aligned at their last dimensions; sizes of 1 stretch."""
     if int in map(type, shapes):

@@ -323,8 +323,8 @@ class Tensor(TensorMethods):
     def _host(self, why: str) -> np.ndarray:
         a = self._a
         if not isinstance(a, np.ndarray):
-            a.refuse(why)
-        elif CAPTURING and (ctx := CAPTURING.get(get_ident())):
+            return a.host(why)
+        if CAPTURING and (ctx := CAPTURING.get(get_ident())):
             ctx.check_host_read(self, why)
         return a
 
@@ -455,10 +455,20 @@ def wrap(a: Any) -> Tensor:
 
 
 def _payload(t: Tensor) -> Any:
-    """A tensor's payload; while a function is captured, one that the capture knows to be this tensor's."""
+    """A tensor's payload without history; while a function is captured, one that the capture knows."""
     if CAPTURING and (ctx := CAPTURING.get(get_ident())):
-        return ctx.payload(t)
+        return ctx.detached(t)
     return t._a
+
+
+def alias(t: Tensor) -> Tensor:
+    """The same memory as a new leaf: `detach`, but only from the history at this level of vmap."""
+    ctx = CAPTURING.get(get_ident()) if CAPTURING else None
+    out = wrap(t._a if ctx is None else ctx.payload(t))
+    if t._ver is None:
+        t._ver = [0, 0]
+    out._ver = t._ver
+    return out
 
 
 def _rebuild(a: np.ndarray, rg: bool, cls: type, extra: dict) -> Tensor:
@@ -486,9 +496,15 @@ def _fresh(t: Tensor) -> Tensor:
 
 
 CAPTURING: dict[int, Any] = {}
-"""The capture under way on each thread that captures, by thread id; empty almost always."""
+"""The capture, or the level of vmap, under way on each thread that has one, by thread id; empty almost always."""
 
 
 def active_capture() -> Any:
-    """This thread's capture, or None."""
+    """This thread's capture or level of vmap, or None."""
     return CAPTURING.get(get_ident()) if CAPTURING else None
+
+
+def captured() -> Any:
+    """This thread's capture, beneath levels of vmap that there may be, or None."""
+    ctx = active_capture()
+    return None if ctx is None else ctx.capture

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
-from ..tensor import Tensor, wrap
+from ..tensor import CAPTURING, Tensor, active_capture, wrap
 from .modes import enable_grad, mode, no_grad
 from .tape import TapeNode, edge_of
 from .views import check_inplace, rebase
@@ -254,6 +254,11 @@ class Function:
                 cls.__name__, "apply() takes no keyword arguments", ", ".join(kwargs),
                 "pass them by position, or use setup_context",
             )  # fmt: skip
+        if CAPTURING and mode.grad and _seen_from_outside(args):
+            raise KilnError(
+                cls.__name__, "a custom Function inside vmap is differentiated from outside of vmap", describe(args),
+                "take the gradient inside the mapped function, or write the function in ops",
+            )  # fmt: skip
         ctx = FunctionCtx(cls, args)
         with no_grad():
             if separate:
@@ -264,6 +269,16 @@ class Function:
         several = isinstance(output, tuple)
         results = ctx.finish(args, output if several else (output,))
         return tuple(results) if several else results[0]
+
+
+def _seen_from_outside(args: tuple) -> bool:
+    """Whether arguments of a function under vmap require grad where the batch comes from."""
+    from ..func.level import Level, tracked
+
+    level = active_capture()
+    return isinstance(level, Level) and any(
+        level.owns(a) and tracked(a._a.tensor) for a in args if isinstance(a, Tensor)
+    )
 
 
 def _derivative(function: type[Function]) -> Callable:

@@ -211,6 +211,15 @@ class OpNode(TapeNode):
         self.args = self.outs = None
 
 
+class Through(TapeNode):
+    """The history of what is its input under another name: gradients pass through."""
+
+    __slots__ = ()
+
+    def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
+        return gs
+
+
 class Zeros(TapeNode):
     """The history of what depends on its inputs in form only."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import KilnError, describe
-from ..ops.registry import REGISTRY
+from ..ops.registry import REGISTRY, Op
 from ..tensor import Tensor, _fresh
 from .modes import enable_grad, mode
 from .tape import TapeNode, edge_of
@@ -28,6 +28,17 @@ def refresh(view: Tensor) -> None:
             again = replay(base, view._view)
         view._fn, view._idx, view._rg = again._fn, again._idx, again._rg
     view._seen = view._ver[1]
+
+
+def tie(op: Op, args: tuple, out: Tensor) -> None:
+    """Tie a view to the tensor whose memory it shares, the first of the op's arguments."""
+    x = args[0]
+    if x._ver is None:
+        x._ver = [0, 0]
+    out._ver, out._seen = x._ver, x._ver[1]
+    out._base = x if x._base is None else x._base
+    chain = () if x._base is None else x._view
+    out._view = (*chain, (op.name, args[1:])) if mode.grad and chain is not None else None
 
 
 def check_inplace(x: Tensor, op: str, others_need_grad: bool) -> None:

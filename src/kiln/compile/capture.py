@@ -18,7 +18,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .. import dtypes as dt
-from ..autograd.tape import TapeNode, edge_of, record
+from ..autograd.tape import Through, edge_of, record
+from ..autograd.views import tie
 from ..errors import CaptureError, KilnError, describe
 from ..graph.node import Node, const, input_node, item, literal, make
 from ..ops.registry import REGISTRY, Op
@@ -58,13 +59,10 @@ def _foreign(op: Any) -> bool:
     return isinstance(op, Op) and not op.reference.__module__.startswith(_KILN)
 
 
-class Outside(TapeNode):
+class Outside(Through):
     """The history that an argument has outside: passes gradients on to the leaf that stands for it."""
 
     __slots__ = ()
-
-    def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
-        return gs
 
 
 class Branch(BaseException):
@@ -246,6 +244,11 @@ class Capture:
                     "return it instead",
                 )
             return a
+        if not isinstance(a, np.ndarray):
+            raise CaptureError(
+                "compile", "a loop or a branch of a captured function is reached by a batch of vmap", describe(t),
+                "map over the function that holds it, or take the rows of a Jacobian one by one (chunk_size=1)",
+            )  # fmt: skip
         if id(t) in self.given:
             raise Reached(t)
         known = self.storages.get(id(a))
@@ -288,6 +291,27 @@ class Capture:
     def _holds(base: Tensor, a: np.ndarray) -> bool:
         """Whether a view's memory is still its base's, which may have been given other memory (`.data = …`)."""
         return isinstance(base._a, SymArray) or not a.size or may_share(base._a, a)
+
+    def detached(self, t: Tensor) -> SymArray:
+        """`payload` without history, which payloads here never have."""
+        return self.payload(t)
+
+    @property
+    def capture(self) -> Capture:
+        """The capture beneath levels of vmap: this one."""
+        return self
+
+    def lift(self, op: Op, args: tuple) -> tuple:
+        """The arguments of an op as a level of vmap would have them: as they are."""
+        return args
+
+    def beside(self, x: Tensor, t: Tensor) -> Tensor:
+        """A new tensor made for x, as a level of vmap would have it: as it is."""
+        return t
+
+    def drawn(self, words: Any) -> Any:
+        """How many words of a random stream a draw of so many takes: a level of vmap may draw more."""
+        return words
 
     def own(self, t: Tensor) -> Tensor:
         """The tensor as ops of this capture see it: the body of a loop has stand-ins for those from outside."""
@@ -528,15 +552,8 @@ class Capture:
         return SymArray(self, sym.storage, (*sym.chain, (op.name, rest)), shape, dtype.np, layout)
 
     def _wrap_view(self, op: Op, args: tuple, sym: SymArray) -> Tensor:
-        from ..autograd.modes import mode
-
-        x, out = args[0], wrap(sym)
-        if x._ver is None:
-            x._ver = [0, 0]
-        out._ver, out._seen = x._ver, x._ver[1]
-        out._base = x if x._base is None else x._base
-        chain = () if x._base is None else x._view
-        out._view = (*chain, (op.name, args[1:])) if mode.grad and chain is not None else None
+        out = wrap(sym)
+        tie(op, args, out)
         record(op, args, (out,))
         return out
 

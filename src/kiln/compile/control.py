@@ -17,6 +17,7 @@ from ..ops.control import match, slices
 from ..ops.creation import empty, zeros_like
 from ..ops.joining import stack
 from ..ops.registry import Op
+from ..ops.selection import where_op
 from ..shape import norm_dim
 from ..tensor import Tensor, _fresh, active_capture
 from .bodies import BodyCapture, BodyNode, Trace, Tree, replay, seed, zeros
@@ -24,6 +25,12 @@ from .capture import Capture
 from .scan_gradient import ScanNode
 
 # ---------------------------------------------------------------- scan
+
+
+def _loops() -> Capture | None:
+    """The capture that keeps loops and branches; under vmap they are Python, as in eager mode."""
+    ctx = active_capture()
+    return ctx if isinstance(ctx, Capture) else None
 
 
 def scan(
@@ -59,7 +66,7 @@ def scan(
         )  # fmt: skip
     (n,) = sizes
     seq.tensors = moved
-    capture = active_capture()
+    capture = _loops()
     if capture is not None:
         return _captured_scan(capture, combine_fn, carry, seq, n, reverse)
     if n == 0:  # the ys' shapes come from a capture that nothing runs
@@ -198,7 +205,9 @@ def cond(
     dtypes, in the same containers. In a captured function both are in the program, and one of them
     runs at each call. Errors: KilnError, CaptureError. Source: torch.cond.
     """
-    capture = active_capture()
+    capture = _loops()
+    if isinstance(pred, Tensor) and capture is None and _differs(pred):
+        return _both(pred, true_fn(*operands), false_fn(*operands))
     if not isinstance(pred, Tensor) or capture is None:
         return (true_fn if bool(pred) else false_fn)(*operands)
     if pred.numel() != 1:
@@ -212,13 +221,7 @@ def cond(
             tree.tensors = [body.own(t) for t in tree.tensors]
         bodies.append(body)
         trees.append(tree)
-    if trees[0].key != trees[1].key:
-        raise KilnError(
-            "cond", "the branches return different structures", f"{len(trees[0].tensors)} and {len(trees[1].tensors)} tensors",
-            "return the same containers from both",
-        )  # fmt: skip
-    match("cond", "the branches return different shapes or dtypes", trees[0].kinds, trees[1].kinds,
-          "both branches return tensors of the same kinds")  # fmt: skip
+    _check_branches(*trees)
     written = {id(t): t for b in bodies for t, _, _ in b.writes()}
     for b in bodies:
         with b.active():
@@ -244,6 +247,32 @@ def cond(
     for t, new in zip(written.values(), results[n:], strict=True):
         capture.write(t, new)
     return trees[0].build(results[:n])
+
+
+def _differs(pred: Tensor) -> bool:
+    """Whether a predicate differs in the batch of a vmap."""
+    level = active_capture()
+    return level is not None and level.payload(pred).batched
+
+
+def _both(pred: Tensor, then: Any, other: Any) -> Any:
+    """The results of a branch that goes both ways in a batch, chosen for each."""
+    trees = Tree("cond", "results", then), Tree("cond", "results", other)
+    _check_branches(*trees)
+    test = pred.reshape(()).to(bool_)
+    pairs = zip(trees[0].tensors, trees[1].tensors, strict=True)
+    return trees[0].build([where_op(test, a, b) for a, b in pairs])
+
+
+def _check_branches(then: Tree, other: Tree) -> None:
+    """Raise where two branches give different things."""
+    if then.key != other.key:
+        raise KilnError(
+            "cond", "the branches return different structures", f"{len(then.tensors)} and {len(other.tensors)} tensors",
+            "return the same containers from both",
+        )  # fmt: skip
+    match("cond", "the branches return different shapes or dtypes", then.kinds, other.kinds,
+          "both branches return tensors of the same kinds")  # fmt: skip
 
 
 def _call_cond(
@@ -322,7 +351,7 @@ def while_loop(cond_fn: Callable, body_fn: Callable, carried_inputs: Sequence[An
     there is a fixed length. Errors: KilnError, CaptureError. Source: torch._higher_order_ops.while_loop.
     """
     carry = Tree("while_loop", "carries", tuple(carried_inputs))
-    capture = active_capture()
+    capture = _loops()
     if capture is None:
         now = tuple(carried_inputs)
         while bool(cond_fn(*now)):

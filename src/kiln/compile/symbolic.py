@@ -96,6 +96,16 @@ class SymArray:
             self.refuse("use")
         raise AttributeError(name)
 
+    def text(self, prefix: str) -> str:
+        """How a tensor that holds this prints."""
+        return (
+            f"{prefix}<captured {dt.OF_NUMPY[self.dtype].abbr}[{', '.join(map(str, self.shape))}]>)"
+        )
+
+    def host(self, why: str) -> Any:
+        """The value for Python: there is none."""
+        self.refuse(why)
+
     def refuse(self, why: str) -> None:
         """Raise for a read that needs the value now."""
         if self.capture.done:

@@ -12,13 +12,13 @@ from ..shape import broadcast_shapes
 from ..tensor import Tensor
 from .dispatch import expect_tensor, store_out
 from .joining import stack
-from .registry import Sample, composition, op
+from .registry import ALIGNED, LEADING, Sample, composition, op
 from .samples import draw, rng
 from .slicing import select
 from .views import view
 
 
-@op(name="complex_of", private=True, grad={"real": lambda g: real_part(g), "imag": lambda g: imag_part(g)},
+@op(name="complex_of", private=True, batch=ALIGNED, grad={"real": lambda g: real_part(g), "imag": lambda g: imag_part(g)},
     infer=lambda real, imag: (broadcast_shapes(real.shape, imag.shape, op="complex"), real.dtype.to_complex()),
     samples=lambda: iter([Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)))), Sample((np.array(1.0), np.array(np.inf)), grad=False)]))  # fmt: skip
 def complex_op(real: Tensor, imag: Tensor) -> Tensor:
@@ -77,13 +77,25 @@ def _complex_sample() -> Any:
     yield Sample((draw(rng(), (3, 4)) + 1j * draw(rng(1), (3, 4)),))
 
 
-@view(private=True, infer=_part_infer, grad={"input": lambda g: g + 0j}, samples=_complex_sample)
+@view(
+    private=True,
+    batch=LEADING,
+    infer=_part_infer,
+    grad={"input": lambda g: g + 0j},
+    samples=_complex_sample,
+)
 def real_part(input: Tensor) -> Tensor:
     """The real part of a complex tensor. A view."""
     return input.real
 
 
-@view(private=True, infer=_part_infer, grad={"input": lambda g: g * 1j}, samples=_complex_sample)
+@view(
+    private=True,
+    batch=LEADING,
+    infer=_part_infer,
+    grad={"input": lambda g: g * 1j},
+    samples=_complex_sample,
+)
 def imag_part(input: Tensor) -> Tensor:
     """The imaginary part of a complex tensor. A view."""
     return input.imag

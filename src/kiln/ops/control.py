@@ -16,7 +16,7 @@ from ..errors import KilnError, describe
 from ..shape import Size
 from ..tensor import Tensor
 from .joining import cat, stack
-from .registry import Sample, op
+from .registry import LEADING, Sample, op
 from .samples import draw, rng
 
 
@@ -131,7 +131,7 @@ def _slices_grad(gs: Any) -> Tensor:
 
 
 @op(
-    name="slices", private=True, family="movement", exact=True, check=False,
+    name="slices", private=True, batch=lambda n, input: list(input.tensor.unbind(1)), family="movement", exact=True, check=False,
     infer=lambda input: [(Size(input.shape[1:]), input.dtype)] * input.shape[0],
     grad={"input": _slices_grad},
     samples=lambda: iter([Sample((draw(rng(), (3, 2)),)), Sample((draw(rng(), (1,)),))]),
@@ -155,7 +155,7 @@ def _chunks_body(input: Tensor, n: int) -> tuple[Tensor, ...]:
 
 
 @op(
-    name="chunks", private=True, family="movement", exact=True, check=False,
+    name="chunks", private=True, batch=LEADING, family="movement", exact=True, check=False,
     infer=_chunks_infer, body=_chunks_body, grad={"input": _chunks_grad},
     samples=lambda: iter([Sample((draw(rng(), (3, 4)), 2)), Sample((draw(rng(), (6,)), 3))]),
 )  # fmt: skip

@@ -258,8 +258,62 @@ def _weight_grad_body(
     return fold_weight_back(conv_weight_grad(g, x, folded, *by.without(0)), taps)
 
 
+# Note [Batches of convolutions]
+# Where all of a batch under vmap share the weights, its images are as many more images. Where they
+# don't, each has a group of channels of its own: images (N, n * C, *size), weights (n * O, I, *kernel).
+
+
+def _images(x: Any) -> Tensor:
+    t = x.front
+    return t.reshape((t.shape[0] * t.shape[1], *t.shape[2:]))
+
+
+def _groups(x: Any) -> Tensor:
+    t = x.whole.movedim(0, 1)
+    return t.reshape((t.shape[0], t.shape[1] * t.shape[2], *t.shape[3:]))
+
+
+def _ungrouped(y: Tensor, n: int) -> Tensor:
+    return y.reshape((y.shape[0], n, y.shape[1] // n, *y.shape[2:])).movedim(1, 0)
+
+
+def _weights(w: Any) -> Tensor:
+    t = w.whole
+    return t.reshape((t.shape[0] * t.shape[1], *t.shape[2:]))
+
+
+def _conv_batch(n: int, input: Any, weight: Any, bias: Any, *by: Any) -> Tensor:
+    *geometry, groups = by
+    if not weight.batched:
+        y = convolution(_images(input), weight.tensor, None, *by)
+        y = y.reshape((n if input.batched else 1, input.shape[0], *y.shape[1:]))
+    else:
+        y = _ungrouped(
+            convolution(_groups(input), _weights(weight), None, *geometry, groups * n), n
+        )
+    if bias is None:
+        return y
+    return y + bias.front.reshape((-1, 1, *bias.shape, *(1,) * (y.ndim - 3)))
+
+
+def _input_grad_batch(n: int, grad: Any, weight: Any, size: tuple, *by: Any) -> Tensor:
+    *geometry, groups = by
+    if not weight.batched:
+        return conv_input_grad(_images(grad), weight.tensor, (n * size[0], *size[1:]), *by)
+    size = (size[0], n * size[1], *size[2:])
+    return _ungrouped(
+        conv_input_grad(_groups(grad), _weights(weight), size, *geometry, groups * n), n
+    )
+
+
+def _weight_grad_batch(n: int, grad: Any, input: Any, size: tuple, *by: Any) -> Tensor:
+    *geometry, groups = by
+    size = (n * size[0], *size[1:])
+    return conv_weight_grad(_groups(grad), _groups(input), size, *geometry, groups * n)
+
+
 @op(
-    private=True, family="contraction", infer=_conv_infer, body=_convolution_body, samples=_conv_samples, formal=("input", "weight"),
+    private=True, family="contraction", batch=_conv_batch, infer=_conv_infer, body=_convolution_body, samples=_conv_samples, formal=("input", "weight"),
     grad={
         "input": lambda g, weight, in_shape, stride, padding, dilation, groups: conv_input_grad(
             g, conjugate(weight), tuple(in_shape), stride, padding, dilation, groups
@@ -308,7 +362,7 @@ def _depthwise(
 
 
 @op(
-    private=True, family="contraction", check=False, samples=_input_grad_samples, body=_input_grad_body,
+    private=True, family="contraction", batch=_input_grad_batch, check=False, samples=_input_grad_samples, body=_input_grad_body,
     infer=lambda grad, weight, input_size, stride, padding, dilation, groups: (Size(input_size), grad.dtype),
     grad={
         "grad": lambda g, weight, stride, padding, dilation, groups: convolution(
@@ -349,7 +403,7 @@ def conv_input_grad(
 
 
 @op(
-    private=True, family="contraction", check=False, samples=_weight_grad_samples, body=_weight_grad_body,
+    private=True, family="contraction", batch=_weight_grad_batch, check=False, samples=_weight_grad_samples, body=_weight_grad_body,
     infer=lambda grad, input, weight_size, stride, padding, dilation, groups: (Size(weight_size), grad.dtype),
     grad={
         "grad": lambda g, input, stride, padding, dilation, groups: convolution(

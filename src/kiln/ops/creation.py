@@ -239,6 +239,12 @@ def full(size: Any, fill_value: Any, *, out: Any = None, dtype: Any = None, layo
     return _placed(full_op, t, requires_grad, out)
 
 
+def _beside(x: Tensor, t: Tensor) -> Tensor:
+    """A new tensor made for x: under vmap with a batch where x has one, so that it can be written to."""
+    ctx = active_capture()
+    return t if ctx is None else ctx.beside(x, t)
+
+
 def _like(name: str, value: Any) -> Any:
     def make(input: Tensor, *args: Any, dtype: Any = None, layout: Any = None, device: Any = None,
              requires_grad: bool = False, memory_format: Any = None, pin_memory: bool = False,
@@ -248,7 +254,7 @@ def _like(name: str, value: Any) -> Any:
         if value is None:
             v = args[0] if args else fill_value
         d = input.dtype if dtype is None else dt.as_dtype(dtype)
-        return _finish(full_op(input._a.shape, v, d), requires_grad)
+        return _finish(_beside(input, full_op(input._a.shape, v, d)), requires_grad)
 
     make.__name__ = name
     make.__doc__ = f"`{name.removesuffix('_like')}` with the size and dtype of `input`."
@@ -269,7 +275,8 @@ def _new_filled(name: str, value: Any) -> Any:
             size, v = (size[0],), size[1] if len(size) > 1 else named.pop("fill_value")
         else:
             v = value
-        return _finish(full_op(_size(size, named.pop("size", None), name), v, d), requires_grad)
+        t = full_op(_size(size, named.pop("size", None), name), v, d)
+        return _finish(_beside(self, t), requires_grad)
 
     make.__name__ = name
     make.__doc__ = f"A tensor made by `{name[4:]}` with this tensor's dtype."

@@ -186,6 +186,12 @@ def inplace(op: Op, args: tuple) -> Tensor:
     """Call an op and store the result in its first argument."""
     x = args[0]
     args = coerce(op, args)
+    if CAPTURING and (ctx := CAPTURING.get(get_ident())):
+        lifted = ctx.lift(op, args)
+        if lifted is None:  # a level of vmap that has none of these tensors
+            with ctx.below():
+                return inplace(op, args)
+        args, x = lifted, lifted[0]
     edge = None
     if mode.grad:
         tensors = op.flat_tensors(args)

@@ -14,7 +14,7 @@ from .activation import widen
 from .arithmetic import conjugate, elementwise, only
 from .complex import complex as make_complex
 from .derive import elementwise_infer
-from .registry import REGISTRY, Operand, Sample, composition, op
+from .registry import LEADING, REGISTRY, Operand, Sample, composition, op
 from .samples import binary, draw, rng, unary
 from .selection import where_op
 
@@ -278,7 +278,7 @@ def _frexp_infer(input: Any) -> list:
     return [(input.shape, input.dtype), (input.shape, dt.int32)]
 
 
-@op(infer=_frexp_infer, result_names="mantissa exponent", nondiff_outputs=(1,), out=True,
+@op(batch=LEADING, infer=_frexp_infer, result_names="mantissa exponent", nondiff_outputs=(1,), out=True,
     grad={"input": lambda gs, outs: gs[0] * 2.0 ** -outs[1]},
     samples=lambda: iter([*unary(0.3, 9.0)(), Sample((np.array([0.0, np.inf, np.nan, -3.0]),), grad=False)]))  # fmt: skip
 def frexp(input: Tensor) -> Tensor:

@@ -126,6 +126,7 @@ def _embedding_samples() -> Any:
 
 @op(
     name="embedding", private=True, exact=True, check=False, infer=_embedding_infer,
+    batch=lambda n, input, weight, *rest: None if weight.batched else (input.tensor, weight.tensor, *rest),
     samples=lambda: iter([Sample((np.array([0, 4, 1, 1]), draw(rng(), (5, 3)), None, False))]),
     body=lambda input, weight, padding_idx, scale_grad_by_freq: weight.index_select(
         0, input.reshape(numel(input.shape))

@@ -10,11 +10,11 @@ import numpy as np
 from .. import dtypes as dt
 from ..autograd.modes import mode
 from ..errors import KilnError, KilnIndexError, describe
-from ..shape import Size, broadcast_shapes
+from ..shape import Size, behind, broadcast_shapes
 from ..sharing import watched, written
 from ..tensor import CAPTURING, Tensor, _fresh, active_capture, wrap
 from . import dispatch
-from .creation import tensor
+from .creation import arange_op, tensor
 from .registry import Operand, Sample, composition, method, op
 from .samples import draw, rng
 from .slicing import basic_index, normalize_index
@@ -182,8 +182,45 @@ def _adv_samples() -> Any:
     yield Sample((x, [np.array([4])], (0,)), error=IndexError)
 
 
+def _positions(indices: Any, n: int) -> tuple[list[Tensor], int]:
+    """Indices that say which of a batch of n as well, and how many dimensions one of the batch has."""
+    rank = max(i.ndim for i in indices)
+    first = arange_op(0, 1, n, dt.int64).reshape((n, *(1,) * rank))
+    return [first, *(i.aligned(rank) if i.batched else i.tensor for i in indices)], rank
+
+
+def _index_batch(n: int, input: Any, indices: Any, dims: tuple) -> Tensor:
+    together = dims[-1] - dims[0] + 1 == len(dims)
+    if not any(i.batched for i in indices):
+        out = index_op(input.tensor, [i.tensor for i in indices], behind(dims, input.ndim))
+        return out if together else out.movedim(max(i.ndim for i in indices), 0)
+    at, rank = _positions(indices, n)
+    if not input.batched:
+        return index_op(input.tensor, at[1:], dims).movedim(dims[0] if together else 0, 0)
+    out = index_op(input.tensor, at, (0, *behind(dims, input.ndim)))
+    return _turned(out, rank, dims[0]) if together else out
+
+
+def _turned(x: Tensor, rank: int, to: int, back: bool = False) -> Tensor:
+    """The `rank` indexed dimensions behind the batch moved `to` where they belong, or back."""
+    front, place = range(1, 1 + rank), range(1 + to, 1 + to + rank)
+    return x.movedim(*map(tuple, (place, front) if back else (front, place)))
+
+
+def _put_batch(n: int, input: Any, values: Any, indices: Any, dims: tuple, accumulate: bool) -> tuple:  # fmt: skip
+    shape = _gather_index_shape(input.shape, _full(indices, dims, input.ndim))
+    v, together = values.aligned(len(shape)), dims[-1] - dims[0] + 1 == len(dims)
+    if together and not any(i.batched for i in indices):
+        at = [i.tensor for i in indices]
+        return input.whole, v, at, behind(dims, input.ndim), accumulate
+    at, rank = _positions(indices, n)
+    v = v.expand((n, *shape))
+    v = _turned(v, rank, dims[0], back=True) if together else v
+    return input.whole, v, at, (0, *behind(dims, input.ndim)), accumulate
+
+
 @indexing(
-    private=True, name="index", infer=_index_infer, samples=_adv_samples, check=False,
+    private=True, name="index", batch=_index_batch, infer=_index_infer, samples=_adv_samples, check=False,
     grad={"input": lambda g, in_shape, indices, dims: index_put_op(g.new_zeros(in_shape), g, indices, dims, True)},
 )  # fmt: skip
 def index_op(input: Tensor, indices: Sequence[Tensor], dims: tuple) -> Tensor:
@@ -203,7 +240,7 @@ def _put_infer(input: Any, values: Any, indices: Any, dims: tuple, accumulate: b
 
 
 @indexing(
-    private=True, name="index_put_op", infer=_put_infer,
+    private=True, name="index_put_op", batch=_put_batch, infer=_put_infer,
     grad={
         "input": lambda g, values, indices, dims, accumulate: g if accumulate else index_put_op(
             g, g.new_zeros(()), indices, dims, False),

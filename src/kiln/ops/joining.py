@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,14 @@ def _cat_samples() -> Any:
     yield Sample(([draw(r, (2, 3))], 2), error=IndexError)
 
 
-@movement(infer=_cat_infer, grad={"tensors": _cat_grad}, method=False, out=True, samples=_cat_samples,
+def _cat_batch(n: int, tensors: Any, dim: int) -> tuple:
+    # an empty 1-d tensor joins anything, and only its dtype counts
+    real = [x for x in tensors if x.shape != (0,)] or tensors[:1]
+    d = reduce(dt.promote_types, (x.tensor.dtype for x in tensors))
+    return [x.whole.to(d) for x in real], norm_dim(dim, real[0].ndim) + 1
+
+
+@movement(infer=_cat_infer, grad={"tensors": _cat_grad}, batch=_cat_batch, method=False, out=True, samples=_cat_samples,
           aliases=("concat", "concatenate"))  # fmt: skip
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The tensors one after the other along an existing dimension; dtypes promote."""

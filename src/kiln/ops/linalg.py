@@ -132,8 +132,25 @@ def _matmul_samples() -> Iterator[Sample]:
     yield Sample((draw(r, (2, 3)), draw(r, (3, 2)).astype(np.float32)), error=RuntimeError)
 
 
+def _matmul_batch(n: int, input: Any, other: Any) -> Any:
+    a, b = input.ndim, other.ndim
+    if not other.batched and b <= 2:
+        return input.tensor, other.tensor
+    if not input.batched and a <= 2 and b >= 2:
+        return input.tensor, other.tensor
+    if not input.batched and a <= 2:  # rows by a matrix, rather than a matrix by each vector
+        return other.tensor, input.tensor.mT if a == 2 else input.tensor
+    x, y = input.front, other.front
+    x = x.unsqueeze(-2) if a == 1 else x
+    y = y.unsqueeze(-1) if b == 1 else y
+    rank = max(x.ndim, y.ndim)
+    x, y = (t.reshape((t.shape[0], *(1,) * (rank - t.ndim), *t.shape[1:])) for t in (x, y))
+    return x * y if x.shape[-1] == 1 and x.dtype is not dt.bool_ else matmul_op(x, y)
+
+
 @op(
     name="matmul", private=True, family="contraction", check=False, infer=_matmul_infer, samples=_matmul_samples,
+    batch=_matmul_batch,
     grad={"input": _matmul_grad_input, "other": _matmul_grad_other},
 )  # fmt: skip
 def matmul_op(input: Tensor, other: Tensor) -> Tensor:

@@ -127,8 +127,15 @@ def _linear_samples() -> Any:
     yield Sample((draw(r, (2, 3)), draw(r, (4, 3)).astype(np.float32)), error=RuntimeError)
 
 
+def _linear_batch(n: int, input: Any, weight: Any, bias: Any) -> Any:
+    if weight.batched or weight.ndim != 2 or (bias is not None and bias.batched):
+        return None
+    return input.tensor, weight.tensor, None if bias is None else bias.tensor
+
+
 @op(
     family="contraction", namespace="F", exact=True, check=False, infer=_linear_infer, samples=_linear_samples,
+    batch=_linear_batch,
     grad={"input": _input_grad, "weight": _weight_grad, "bias": _bias_grad}, body=_linear_body,
     quick={"input": _quick_input, "weight": _quick_weight, "bias": _quick_bias},
 )  # fmt: skip

@@ -9,12 +9,12 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, describe
-from ..shape import Size, norm_dim
+from ..shape import Size, behind, norm_dim
 from ..tensor import Tensor, wrap
 from .creation import arange
 from .joining import pad
 from .reduction import sum_op
-from .registry import FUNCTIONS, Sample, composition, op
+from .registry import FUNCTIONS, LEADING, Sample, composition, op
 from .samples import draw, rng, strided
 from .selection import where_op
 
@@ -73,6 +73,7 @@ def _diagonal_samples() -> Iterator[Sample]:
 
 @op(
     family="movement", exact=True, view=True, check=False, infer=_diagonal_infer, body=_diagonal_body,
+    batch=lambda n, input, offset, dim1, dim2: (input.tensor, offset, *behind((dim1, dim2), input.ndim)),
     grad={"input": lambda g, in_shape, offset, dim1, dim2: _diagonal_grad(g, in_shape, offset, dim1, dim2)},
     samples=_diagonal_samples,
 )  # fmt: skip
@@ -100,6 +101,7 @@ def _embed_body(input: Tensor, size: Any, offset: int, dim1: int, dim2: int) -> 
 @op(
     private=True, family="movement", exact=True, check=False, body=_embed_body,
     infer=lambda input, size, offset, dim1, dim2: (Size(size), input.dtype),
+    batch=lambda n, input, size, offset, dim1, dim2: (input.tensor, (n, *size), offset, dim1 + 1, dim2 + 1),
     grad={"input": lambda g, offset, dim1, dim2: diagonal(g, offset, dim1, dim2)},
     samples=lambda: iter([
         Sample((draw(rng(), (3,)), (3, 4), 1, 0, 1)), Sample((draw(rng(), (2, 2)), (3, 2, 4), -1, 0, 2)),
@@ -214,7 +216,7 @@ def _distance(input: Tensor) -> Tensor:
 
 
 @op(
-    exact=True, inplace=True, out=True, infer=_triangle_infer, samples=_triangle_samples,
+    exact=True, inplace=True, out=True, batch=LEADING, infer=_triangle_infer, samples=_triangle_samples,
     grad={"input": lambda g, diagonal: tril(g, diagonal)},
     body=lambda input, diagonal: where_op(_distance(input) <= diagonal, input, input.new_zeros(())),
 )  # fmt: skip
@@ -224,7 +226,7 @@ def tril(input: Tensor, diagonal: int = 0) -> Tensor:
 
 
 @op(
-    exact=True, inplace=True, out=True, infer=_triangle_infer, samples=_triangle_samples,
+    exact=True, inplace=True, out=True, batch=LEADING, infer=_triangle_infer, samples=_triangle_samples,
     grad={"input": lambda g, diagonal: triu(g, diagonal)},
     body=lambda input, diagonal: where_op(_distance(input) >= diagonal, input, input.new_zeros(())),
 )  # fmt: skip

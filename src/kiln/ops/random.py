@@ -209,6 +209,8 @@ def draw(generator: Generator | None, words: Any, source: Callable, *args: Any) 
             "random", "generator must be a kiln.Generator", describe(generator), "kiln.Generator()"
         )
     state = (generator or default_generator).state
+    if CAPTURING and (ctx := active_capture()):
+        words = ctx.drawn(words)
     r = source(state, *args)
     blocks = (words + 3) // 4
     if CAPTURING:

@@ -29,6 +29,8 @@ Operand = Tensor | Number
 VarInts = Sequence[int]
 
 TENSOR, OPTIONAL, OPERAND, TENSORS, ATTR = "tensor", "optional", "operand", "tensors", "attr"
+ALIGNED, LEADING = "aligned", "leading"
+"""The `batch` of ops whose operands broadcast, and of ops that take any dimensions before their own."""
 _KINDS = {"Tensor": TENSOR, "Tensor | None": OPTIONAL, "Operand": OPERAND,
           "Operand | None": "operand?", "Sequence[Tensor]": TENSORS}  # fmt: skip
 
@@ -114,6 +116,7 @@ class Op:
         self.list_slots = tuple(i for i, p in enumerate(self.params) if p.kind == TENSORS)
         self.infer: Callable | None = facts.get("infer")
         self.body: Callable | None = facts.get("body")
+        self.batch: Any = facts.get("batch")
         self.scalar: str | None = facts.get("scalar")
         self.promote: str | None = facts.get("promote")
         self.view: bool = facts.get("view", False)
@@ -296,6 +299,7 @@ def op(
     `quick` may give some of the same rules on plain float arrays, for first-order eager backward.
     `infer(*args) -> (shape, dtype)`, or a list of these, is the shape rule; it raises on bad input.
     `body` is the decomposition in ops; `scalar` the name of a primitive elementwise expression.
+    `batch` says how vmap calls it, where that does not follow from the rest (`ops/batching.py`).
     `view` results share memory; `exact` ops do no arithmetic (no upcast of half floats);
     `formal` names inputs that gradients depend on, be it by zeros: under `create_graph` all gradients
     require grad where these do, as those of PyTorch's ops that have a backward op of their own. `inplace`

@@ -9,7 +9,7 @@ from ..autograd.engine import grad
 from ..autograd.modes import enable_grad, mode
 from ..autograd.tape import Zeros, edge_of
 from ..shape import Size
-from ..tensor import Tensor
+from ..tensor import Tensor, alias
 from .registry import Sample, op, parameter_names
 from .samples import draw, rng
 
@@ -32,7 +32,7 @@ def by_body(
         for i, needed in zip(slots, needs, strict=True):
             if needed:  # a tensor of its own for each, as one tensor may be given twice
                 x = args[i]
-                values[i] = x.clone() if create and x.requires_grad else x.detach().requires_grad_()
+                values[i] = x.clone() if create and x.requires_grad else alias(x).requires_grad_()
                 wanted.append(values[i])
         with enable_grad():
             out = body(*values)

@@ -12,7 +12,7 @@ from ..shape import Size, broadcast_shapes, norm_dim, numel
 from ..tensor import Tensor
 from . import dispatch
 from .creation import arange, tensor
-from .indexing import assign, index_op, indexing
+from .indexing import assign, index_op, index_put_op, indexing
 from .masks import masked_fill
 from .registry import Operand, Sample, composition, method
 from .samples import draw, rng
@@ -137,7 +137,20 @@ def _select_infer(input: Any, dim: int, index: Any) -> tuple:
     return Size(shape), input.dtype
 
 
-@indexing(infer=_select_infer,
+def _select_batch(n: int, input: Any, dim: int, index: Any) -> Any:
+    if not input.ndim:
+        return None
+    d = norm_dim(dim, input.ndim)
+    if not index.batched:
+        return input.tensor, d + 1, index.tensor
+    at = index.tensor.reshape((n, -1))
+    if not input.batched:
+        return index_op(input.tensor.movedim(d, 0), [at], (0,)).movedim(1, d + 1)
+    rows = arange(n).reshape((n, 1))
+    return index_op(input.tensor.movedim(d + 1, 1), [rows, at], (0, 1)).movedim(1, d + 1)
+
+
+@indexing(batch=_select_batch, infer=_select_infer,
     grad={"input": lambda g, in_shape, dim, index: g.new_zeros(in_shape).index_add(dim, index, g)},
     samples=lambda: iter([
         Sample((draw(rng(), (3, 4)), 1, np.array([0, 3, 3]))), Sample((draw(rng(), (3,)), -1, np.array(2))),
@@ -477,7 +490,18 @@ def _index_add_infer(input: Any, dim: int, index: Any, source: Any, alpha: Any =
     return input.shape, input.dtype
 
 
-@indexing(infer=_index_add_infer, inplace=True, out=True,
+def _index_add_batch(n: int, input: Any, dim: int, index: Any, source: Any, alpha: Any) -> Any:
+    if not input.ndim:
+        return None
+    d = norm_dim(dim, input.ndim) + 1
+    if not index.batched:
+        return input.whole, d, index.tensor, source.whole, alpha
+    x, values = input.whole.movedim(d, 1), source.whole.movedim(d, 1)
+    at = [arange(n).reshape((n, 1)), index.tensor.reshape((n, -1))]
+    return index_put_op(x, values if alpha == 1 else values * alpha, at, (0, 1), True).movedim(1, d)
+
+
+@indexing(batch=_index_add_batch, infer=_index_add_infer, inplace=True, out=True,
     grad={"input": lambda g: g,
           "source": lambda g, dim, index, source, alpha: g.index_select(dim, index).reshape(source.shape) * alpha},
     samples=lambda: iter([

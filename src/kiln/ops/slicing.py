@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ import numpy as np
 from .. import dtypes as dt
 from ..autograd.views import replay
 from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, describe
-from ..shape import Size, index_int, norm_dim
+from ..shape import Size, index_int, norm_dim, numel
 from ..tensor import Tensor
-from .registry import REGISTRY, Sample, composition
+from .registry import LEADING, REGISTRY, Sample, composition
 from .samples import draw, rng
 from .views import movement, view
 
@@ -106,6 +107,7 @@ def _index_samples() -> Any:
 
 @view(
     private=True, infer=lambda input, index: (Size(_basic_shape(index)[0]), input.dtype),
+    batch=lambda n, input, index: (input.tensor, ((0, n, 1), *index)),
     grad={"input": lambda g, in_shape, index: basic_index_grad(g, tuple(in_shape), index)},
     body=lambda input, index: slice_op(input, *_bounds(index)).reshape(tuple(_basic_shape(index)[0])),
     samples=_index_samples,
@@ -125,6 +127,7 @@ def _index_grad_body(grad: Tensor, size: tuple, index: tuple) -> Tensor:
 
 @movement(
     private=True, infer=lambda grad, size, index: (Size(size), grad.dtype),
+    batch=lambda n, grad, size, index: (grad.tensor, (n, *size), ((0, n, 1), *index)),
     grad={"grad": lambda g, index: basic_index(g, index)}, body=_index_grad_body,
     samples=lambda: iter([Sample((draw(rng(), (3, 2)), (3, 4), ((0, 3, 1), (0, 4, 2)))),
                           Sample((draw(rng(), (2,)), (3, 4), (1, (1, 3, 1))))]),
@@ -141,6 +144,7 @@ def basic_index_grad(grad: Tensor, size: tuple, index: tuple) -> Tensor:
 
 @movement(
     private=True, name="slice",
+    batch=lambda n, input, start, stop, step: (input.tensor, (0, *start), (n, *stop), (1, *step)),
     infer=lambda input, start, stop, step: (
         Size(max(0, -(-(b - a) // s)) for a, b, s in zip(start, stop, step, strict=True)), input.dtype),
     grad={"input": lambda g, input, start, stop, step: basic_index_grad(
@@ -158,6 +162,7 @@ def _pad_infer(input: Any, low: tuple, high: tuple, value: Any) -> tuple:
 
 @movement(
     private=True, name="pad", infer=_pad_infer,
+    batch=lambda n, input, low, high, value: (input.tensor, (0, *low), (0, *high), value),
     grad={"input": lambda g, input, low: basic_index(
         g, tuple((a, a + n, 1) for a, n in zip(low, input.shape, strict=True)))},
     samples=lambda: iter([Sample((draw(rng(), (2, 3)), (1, 0), (0, 2), 0.5)), Sample((draw(rng(), ()), (), (), 0)),
@@ -331,8 +336,24 @@ def replay_chain(x: Any, chain: tuple) -> Any:
     return x
 
 
+def _update_batch(n: int, input: Any, value: Any, chain: tuple) -> tuple | None:
+    one = SimpleNamespace(shape=input.shape, dtype=input.tensor.dtype, tensor=None)
+    batched = []
+    for name, rest in chain:
+        view = REGISTRY[name]
+        one.ndim, one.size = len(one.shape), numel(one.shape)
+        if view.batch is None:
+            return None
+        now = (one, *rest) if view.batch == LEADING else view.batch(n, one, *rest)
+        batched.append((name, tuple(now[1:])))
+        assert view.infer is not None
+        one.shape, one.dtype = view.infer(one, *rest)
+    return input.whole, value.aligned(len(one.shape)), tuple(batched)
+
+
 @movement(
     private=True, infer=lambda input, value, chain: (input.shape, input.dtype),
+    batch=_update_batch,
     grad={
         "input": lambda g, value, chain: view_update(g, value.new_zeros(value.shape), chain),
         "value": lambda g, chain: replay(g, chain),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided as _np_as_strided
 
 from ..errors import KilnError
-from ..shape import Size, norm_dim, numel
+from ..shape import Size, behind, norm_dim, numel
 from ..tensor import Tensor
 from .joining import stack
 from .registry import Sample, method
@@ -21,6 +21,8 @@ from .views import movement, view
 @view(
     infer=lambda input, size, stride, storage_offset: (Size(size), input.dtype),
     layout=True,
+    batch=lambda n, input, size, stride, storage_offset: (
+        input.tensor, (n, *size), (input.tensor.stride(0), *stride), storage_offset),
     grad={"input": lambda g, input, size, stride, storage_offset: as_strided_grad(
         g, tuple(input.shape), tuple(size), tuple(stride), storage_offset or 0)},
     samples=lambda: iter([Sample((draw(rng(), (4, 4)), (2, 3), (4, 1), 1)), Sample((draw(rng(), (6,)), (4, 3), (1, 1)))]),
@@ -48,6 +50,8 @@ def as_strided(
 
 
 @movement(private=True, infer=lambda grad, input_size, size, stride, offset: (Size(input_size), grad.dtype),
+    batch=lambda n, grad, input_size, size, stride, offset: (
+        grad.tensor, (n, *input_size), (n, *size), (numel(input_size), *stride), offset),
     grad={"grad": lambda g, size, stride, offset: as_strided(g.contiguous(), size, stride, offset)},
     samples=lambda: iter([Sample((draw(rng(), (2, 3)), (4, 4), (2, 3), (4, 1), 1))]))  # fmt: skip
 def as_strided_grad(
@@ -98,7 +102,11 @@ def _unfold_body(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     return stack(cols, -1)
 
 
-@view(infer=_unfold_infer, grad={"input": _unfold_grad}, body=_unfold_body, name="unfold_dim", private=True,
+def _unfold_batch(n: int, input: Any, dimension: int, size: int, step: int) -> tuple:
+    return input.aligned(max(input.ndim, 1)), *behind((dimension,), input.ndim), size, step
+
+
+@view(batch=_unfold_batch, infer=_unfold_infer, grad={"input": _unfold_grad}, body=_unfold_body, name="unfold_dim", private=True,
       samples=lambda: iter([Sample((draw(rng(), (3, 7)), 1, 3, 2)), Sample((draw(rng(), (7,)), 0, 2, 1)),
                             Sample((draw(rng(), (3,)), 0, 4, 1), error=RuntimeError)]))  # fmt: skip
 def unfold_dim(input: Tensor, dimension: int, size: int, step: int) -> Tensor:

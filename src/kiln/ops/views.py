@@ -11,6 +11,7 @@ from .. import dtypes as dt
 from ..errors import KilnError, describe
 from ..shape import (
     Size,
+    behind,
     broadcast_shapes,
     norm_dim,
     norm_dims,
@@ -19,7 +20,7 @@ from ..shape import (
     view_strides,
 )
 from ..tensor import Tensor
-from .registry import Sample, VarInts, composition, method, op
+from .registry import LEADING, Sample, VarInts, composition, method, op
 from .samples import draw, rng, strided
 
 
@@ -48,6 +49,7 @@ def _reshape_samples() -> Any:
 
 @view(
     infer=lambda input, shape: (Size(resolve_reshape(shape, numel(input.shape))), input.dtype),
+    batch=lambda n, input, shape: (input.tensor, (n, *resolve_reshape(shape, input.size))),
     grad={"input": lambda g, in_shape: g.reshape(in_shape)}, samples=_reshape_samples,
     quick={"input": lambda g, in_shape: g.reshape(in_shape)},
 )  # fmt: skip
@@ -90,7 +92,7 @@ def _bitcast_infer(input: Any, dtype: dt.dtype) -> tuple:
     return Size([*shape[:-1], int(shape[-1] * ratio)]), dtype
 
 
-@view(private=True, layout=True, infer=_bitcast_infer, samples=lambda: iter([
+@view(private=True, layout=True, batch=LEADING, infer=_bitcast_infer, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), dt.int64), grad=False), Sample((draw(rng(), (3, 4)), dt.int32), grad=False)]))  # fmt: skip
 def bitcast(input: Tensor, dtype: dt.dtype) -> Tensor:
     """The same bytes seen as another dtype."""
@@ -192,6 +194,7 @@ def _inverse(dims: Sequence[int]) -> tuple[int, ...]:
 
 
 @view(
+    batch=lambda n, input, dims: (input.tensor, (0, *behind(dims, input.ndim))),
     infer=_permute_infer, grad={"input": lambda g, dims: g.permute(_inverse(dims))},
     quick={"input": lambda g, dims: g.transpose(_inverse(dims))},
     samples=lambda: iter([
@@ -317,8 +320,14 @@ def broadcast_array(a: np.ndarray, shape: tuple) -> np.ndarray:
     return np.broadcast_to(a, shape)
 
 
+def _expand_batch(n: int, input: Any, sizes: Any) -> tuple:
+    sizes = _expand_sizes(input.shape, sizes)
+    return input.aligned(len(sizes)), (n, *sizes)
+
+
 @view(
     infer=lambda input, sizes: (Size(_expand_sizes(input.shape, sizes)), input.dtype),
+    batch=_expand_batch,
     grad={"input": lambda g: g},  # the engine sums over broadcast dimensions
     samples=lambda: iter([
         Sample((draw(rng(), (3, 1)), (3, 4))), Sample((draw(rng(), (3, 1)), (2, -1, 4))), Sample((draw(rng(), ()), (2, 3))),

@@ -13,7 +13,7 @@ from ..shape import Size, numel
 from ..tensor import Tensor
 from ._windows import cropped, out_size, overlap_add, padded, sliding, span, taps
 from .activation import mask_bits
-from .registry import FUNCTIONS, Sample, op
+from .registry import FUNCTIONS, LEADING, Sample, op
 from .samples import draw, rng
 from .selection import where_op
 from .slicing import pad_op, slice_op
@@ -40,7 +40,7 @@ def _window_samples() -> Any:
 
 
 @op(
-    private=True, family="movement", exact=True, check=False, infer=_windows_infer, samples=_window_samples,
+    private=True, batch=LEADING, family="movement", exact=True, check=False, infer=_windows_infer, samples=_window_samples,
     grad={"input": lambda g, in_shape, kernel, stride, dilation: windows_grad(
         g, tuple(in_shape[-len(kernel):]), kernel, stride, dilation
     )},
@@ -58,7 +58,7 @@ def _windows_grad_samples() -> Any:
 
 
 @op(
-    private=True, family="movement", check=False, samples=_windows_grad_samples,
+    private=True, batch=LEADING, family="movement", check=False, samples=_windows_grad_samples,
     infer=lambda grad, input_size, kernel, stride, dilation: (
         Size((*grad.shape[: -2 * len(kernel)], *input_size)), grad.dtype
     ),
@@ -206,7 +206,7 @@ def _max_take_samples() -> Any:
 
 
 @op(
-    private=True, formal=("input",), infer=_max_infer, body=_max_body, samples=_max_samples, nondiff_outputs=(1,),
+    private=True, batch=LEADING, formal=("input",), infer=_max_infer, body=_max_body, samples=_max_samples, nondiff_outputs=(1,),
     grad={"input": lambda gs, outs, in_shape, kernel, stride, padding, extra, dilation: max_pool_grad(
         gs[0], outs[1], tuple(in_shape[-len(kernel):]), kernel, stride, padding, extra, dilation
     )},
@@ -245,7 +245,7 @@ def max_pool(
 
 
 @op(
-    private=True, check=False, body=_max_grad_body, samples=_max_grad_samples,
+    private=True, batch=LEADING, check=False, body=_max_grad_body, samples=_max_grad_samples,
     infer=lambda grad, taps, input_size, kernel, stride, padding, extra, dilation: (
         Size((*grad.shape[: -len(kernel)], *input_size)), grad.dtype
     ),
@@ -275,7 +275,7 @@ _taps = taps  # the op's parameter has the name of the function
 
 
 @op(
-    private=True, check=False, body=_max_take_body, samples=_max_take_samples,
+    private=True, batch=LEADING, check=False, body=_max_take_body, samples=_max_take_samples,
     infer=lambda input, taps, kernel, stride, padding, extra, dilation: (Size(taps.shape), input.dtype),
     grad={"input": lambda g, in_shape, taps, kernel, stride, padding, extra, dilation: max_pool_grad(
         g, taps, tuple(in_shape[-len(kernel):]), kernel, stride, padding, extra, dilation
@@ -390,7 +390,7 @@ def _avg_grad_samples() -> Any:
 
 
 @op(
-    private=True, formal=("input",), check=False, infer=_avg_infer, body=_avg_body, samples=_avg_samples,
+    private=True, batch=LEADING, formal=("input",), check=False, infer=_avg_infer, body=_avg_body, samples=_avg_samples,
     grad={"input": lambda g, in_shape, kernel, stride, padding, extra, include_pad, divisor: avg_pool_grad(
         g, tuple(in_shape[-len(kernel):]), kernel, stride, padding, extra, include_pad, divisor
     )},
@@ -419,7 +419,7 @@ def avg_pool(
 
 
 @op(
-    private=True, check=False, body=_avg_grad_body, samples=_avg_grad_samples,
+    private=True, batch=LEADING, check=False, body=_avg_grad_body, samples=_avg_grad_samples,
     infer=lambda grad, input_size, kernel, stride, padding, extra, include_pad, divisor: (
         Size((*grad.shape[: -len(kernel)], *input_size)), grad.dtype
     ),

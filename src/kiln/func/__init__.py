@@ -1,0 +1,23 @@
+"""Transforms of functions: PyTorch's `torch.func`. They nest, and work inside `kiln.compile`.
+
+grads = vmap(grad(loss), (None, 0, 0))(parameters, xs, ys)      # one gradient for each sample
+"""
+
+from .derivatives import (
+    grad,
+    grad_and_value,
+    hessian,
+    jacfwd,
+    jacrev,
+    jvp,
+    linearize,
+    value_and_grad,
+    vjp,
+)
+from .mapping import vmap
+from .modules import functional_call, stack_module_state
+
+__all__ = [
+    "functional_call", "grad", "grad_and_value", "hessian", "jacfwd", "jacrev", "jvp", "linearize",
+    "stack_module_state", "value_and_grad", "vjp", "vmap",
+]  # fmt: skip
