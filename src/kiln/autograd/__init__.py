@@ -15,25 +15,31 @@ from .modes import (
 )
 
 if TYPE_CHECKING:
+    from . import forward_ad, function, functional
     from .checks import GradcheckError, gradcheck, gradgradcheck
     from .engine import backward, grad
     from .function import Function
     from .variable import Variable
 
 __all__ = [
-    "Function", "GradcheckError", "Variable", "backward", "enable_grad", "grad", "gradcheck", "gradgradcheck",
-    "inference_mode", "is_grad_enabled", "is_inference_mode_enabled", "no_grad", "set_grad_enabled",
+    "Function", "GradcheckError", "Variable", "backward", "enable_grad", "forward_ad",
+    "function", "functional", "grad", "gradcheck", "gradgradcheck", "inference_mode",
+    "is_grad_enabled", "is_inference_mode_enabled", "no_grad", "set_grad_enabled",
 ]  # fmt: skip
 
 _LAZY = {  # these need tensors, which need the modes above
     "backward": "engine", "grad": "engine", "Function": "function", "gradcheck": "checks",
     "gradgradcheck": "checks", "GradcheckError": "checks", "Variable": "variable",
 }  # fmt: skip
+_LAZY_MODULES = {"forward_ad", "function", "functional"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name in _LAZY_MODULES:
+        value: Any = importlib.import_module(f".{name}", __name__)
+    elif name in _LAZY:
+        value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    else:
         raise AttributeError(f"module 'kiln.autograd' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
     globals()[name] = value
     return value
