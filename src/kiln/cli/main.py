@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import KilnError
-from . import bench, quickstart
+from . import bench, docs, quickstart
 
 COMMANDS = (
     quickstart,
     bench,
+    docs,
 )  # each has NAME, SUMMARY, add_arguments(parser) and run(args) -> exit status
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
