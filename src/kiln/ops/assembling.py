@@ -127,6 +127,9 @@ def _splitter(name: str, least: int, dim: Callable[[Tensor], int]) -> Any:
                             f"{input.ndim} dimensions!", describe(input), "")  # fmt: skip
         d = dim(input)
         n = indices_or_sections
+        if not isinstance(n, int | list | tuple | Tensor):
+            raise KilnTypeError(name, f"expected a number of sections or indices, not {type(n).__name__}",
+                                describe(n), f"e.g. {name}(x, 2) or {name}(x, [1, 3])")  # fmt: skip
         if isinstance(n, int) and (n <= 0 or input.shape[d] % n):
             raise KilnError(name, f"attempted to split along dimension {d}, but the size of the dimension "
                             f"{input.shape[d]} is not divisible by the split_size {n}!", describe(input), "tensor_split")  # fmt: skip

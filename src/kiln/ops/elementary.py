@@ -14,6 +14,7 @@ from .activation import widen
 from .arithmetic import conjugate, elementwise, only
 from .complex import complex as make_complex
 from .derive import elementwise_infer
+from .dispatch import expect_tensor
 from .registry import LEADING, REGISTRY, Operand, Sample, composition, op
 from .samples import binary, draw, rng, unary
 from .selection import where_op
@@ -101,6 +102,8 @@ def angle(input: Tensor) -> Tensor:
 ]))  # fmt: skip
 def polar(abs: Tensor, angle: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The complex numbers of these absolute values and angles."""
+    expect_tensor("polar", abs)
+    expect_tensor("polar", angle)
     if abs.dtype is not angle.dtype or not abs.is_floating_point():
         raise KilnError(
             "polar", "expected two floating tensors of one dtype", describe((abs, angle)), ""
@@ -209,6 +212,10 @@ def signbit(input: Tensor) -> Tensor:
     samples=binary(grad=False, scalar=None),
     infer=_floats("nextafter"),
     check=True,
+    grad={
+        "input": lambda g, input, other: where_op(input == other, 0, g),
+        "other": lambda g, other: g.new_zeros(()) * other,
+    },
 )
 def nextafter(input: Tensor, other: Tensor) -> Tensor:
     """The next number after `input` in the direction of `other`."""
@@ -264,6 +271,8 @@ def lcm(input: Tensor, other: Tensor) -> Tensor:
 ]))  # fmt: skip
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
     """input * 2**other, in input's dtype where that is floating and other holds integers."""
+    expect_tensor("ldexp", input)
+    expect_tensor("ldexp", other)
     if input.is_floating_point() and other.dtype.category == dt.INT:
         wide = widen(input)
         return (wide * 2.0 ** other.to(wide.dtype)).to(input.dtype)

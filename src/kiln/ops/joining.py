@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError, KilnTypeError, KilnValueError, describe
+from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, describe
 from ..shape import Size, index_int, norm_dim, norm_dims
 from ..tensor import Tensor
 from .registry import Sample, VarInts, composition, method
@@ -167,7 +167,9 @@ def flipud(input: Tensor) -> Tensor:
 
 
 @composition(samples=lambda: iter([
-    Sample((draw(rng(), (3, 4)), 2)), Sample((draw(rng(), (3, 4)), (1, -2), (0, 1)))]))  # fmt: skip
+    Sample((draw(rng(), (3, 4)), 2)), Sample((draw(rng(), (3, 4)), (1, -2), (0, 1))),
+    Sample((draw(rng(), (3, 4)), 3, 0)), Sample((draw(rng(), ()), 0, 0), error=IndexError),
+]))  # fmt: skip
 def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
     """Elements shifted cyclically along dimensions (or through all elements in order)."""
     if dims is None:
@@ -178,12 +180,21 @@ def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
         raise KilnError(
             "roll", "shifts and dimensions must align", f"shifts={shifts}, dims={dims}", ""
         )
+    rolled = input
     for s, d in zip(steps, places, strict=True):
-        n = input._a.shape[norm_dim(d, input._a.ndim, "roll")]
+        d = norm_dim(d, input._a.ndim, "roll")
+        if not input._a.ndim:
+            raise KilnIndexError(
+                "roll",
+                f"dimension {d} of a tensor without dimensions",
+                describe(input),
+                "leave out dims",
+            )
+        n = input._a.shape[d]
         if n and s % n:
             k = n - s % n
-            input = cat([narrow(input, d, k, n - k), narrow(input, d, 0, k)], d)
-    return input.clone() if not steps or input.numel() == 0 else input
+            rolled = cat([narrow(rolled, d, k, n - k), narrow(rolled, d, 0, k)], d)
+    return input.clone() if rolled is input else rolled
 
 
 # ---------------------------------------------------------------- repeating

@@ -10,7 +10,7 @@ import numpy as np
 from .. import dtypes as dt
 from ..errors import KilnError, describe
 from ..shape import norm_dim
-from ..tensor import CAPTURING, Tensor
+from ..tensor import CAPTURING, Tensor, active_capture
 from .extremes import select_grad, select_rule, select_samples
 from .reduction import sum_op
 from .registry import Sample, composition, op
@@ -155,8 +155,25 @@ def _covariances() -> Iterator[Sample]:
     yield Sample((draw(r, (2, 2, 2)),), error=RuntimeError)
 
 
+def _check_weights(name: str, weights: Tensor, n: Any) -> None:
+    """Refuse weights that are not one for each of n observations, of their kind, and not negative."""
+    right = weights.dtype.category == (dt.INT if name == "fweights" else dt.FLOAT)
+    if weights.ndim > 1 or weights.numel() != n or not right:
+        kind = "integer" if name == "fweights" else "floating"
+        raise KilnError(
+            "cov",
+            f"{name} must be {n} {kind} numbers, one for each observation",
+            describe(weights),
+            "",
+        )
+    if not active_capture() and bool((weights < 0).any()):
+        raise KilnError("cov", f"{name} can't be negative", describe(weights), "")
+
+
 @composition(samples=lambda: iter([
     *_covariances(), Sample((draw(rng(), (3, 5)),), {"correction": 0}),
+    Sample((draw(rng(), (5,)),), {"fweights": np.ones((5, 5), np.int64)}, error=RuntimeError),
+    Sample((draw(rng(), (3,)),), {"aweights": np.array([0.5, -1.0, 0.5])}, error=RuntimeError),
     Sample((draw(rng(), (3, 4)),), {"fweights": np.array([1, 2, 3, 1]), "aweights": draw(rng(1), (4,), 0.1, 1)}, fixed=("aweights",)),
 ]))  # fmt: skip
 def cov(
@@ -174,6 +191,9 @@ def cov(
     x = input.reshape(1, -1) if input.ndim < 2 else input
     if x.dtype.category < dt.FLOAT:
         x = x.to(dt.get_default_dtype())
+    for name, weights in (("fweights", fweights), ("aweights", aweights)):
+        if weights is not None:
+            _check_weights(name, weights, x.shape[1])
     w: Any = fweights
     if aweights is not None:
         w = aweights if w is None else fweights * aweights  # type: ignore[operator]

@@ -525,14 +525,17 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
 
 
 @composition(samples=lambda: iter([
-    Sample((draw(rng(), (3, 4)), 0, np.array([0, 2]), draw(rng(1), (2, 4))))]))  # fmt: skip
+    Sample((draw(rng(), (3, 4)), 0, np.array([0, 2]), draw(rng(1), (2, 4)))),
+    Sample((draw(rng(), ()), 0, np.array([0]), draw(rng(1), (1,))))]))  # fmt: skip
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """A copy of input with slices of one dimension replaced."""
     _index_dtype("index_copy", index)
     d = norm_dim(dim, input._a.ndim, "index_copy")
-    at = (slice(None),) * d + (index,)
     out = input.clone()
-    out[at] = source
+    if input._a.ndim:
+        out[(slice(None),) * d + (index,)] = source
+    elif index.numel():
+        out.copy_(source.reshape(()))
     return out
 
 
