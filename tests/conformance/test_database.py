@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,19 +16,29 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [pe
 pytest.importorskip("expecttest", reason="extra [peers] is not installed")
 pytestmark = pytest.mark.peers
 
-from tests.conformance.database.checks import Settings, examine  # noqa: E402
-from tests.conformance.database.crossing import Crossing, Target  # noqa: E402
-from tests.conformance.database.entries import ENTRIES, key  # noqa: E402
-from tests.conformance.database.table import page, record, records  # noqa: E402
-from tests.conformance.database.workers import Bounds, run  # noqa: E402
 
-BY_NAME = {key(e): e for e in ENTRIES}
-QUICK = Settings(("float64",), samples=3, forms=0, second=1)
+@pytest.fixture(scope="module")
+def db() -> SimpleNamespace:
+    """The runner, and the entries by name; imported here, as the database takes seconds to load."""
+    from tests.conformance.database import checks, crossing, entries, table, workers
+
+    names = {entries.key(e): e for e in entries.ENTRIES}
+    return SimpleNamespace(
+        checks=checks, crossing=crossing, table=table, workers=workers, names=names
+    )
 
 
-def verdict(name: str, module: object = kiln, settings: Settings = QUICK) -> dict:
-    entry = BY_NAME[name]
-    return record(entry, list(examine(entry, Target(module), settings)), 0.0)
+def quick(db: SimpleNamespace, **given: object) -> object:
+    """Settings of few checks."""
+    return db.checks.Settings(
+        **{"dtypes": ("float64",), "samples": 3, "forms": 0, "second": 1} | given
+    )
+
+
+def verdict(db: SimpleNamespace, name: str, module: object = kiln, **given: object) -> dict:
+    entry = db.names[name]
+    outcomes = db.checks.examine(entry, db.crossing.Target(module), quick(db, **given))
+    return db.table.record(entry, list(outcomes), 0.0)
 
 
 class Broken:
@@ -55,57 +66,58 @@ class Broken:
         ("gather", lambda x, *a, **k: x, "errors"),
     ],
 )
-def test_sees_what_is_wrong(name, fn, aspect):
-    wrong = verdict(name, Broken(**{name: fn}))
+def test_sees_what_is_wrong(db, name, fn, aspect):
+    wrong = verdict(db, name, Broken(**{name: fn}))
     assert aspect in wrong["first"]
     assert wrong["status"] == "failed"
 
 
-def test_names_that_are_missing():
-    bare = Broken("tanh")
-    assert verdict("tanh", bare)["status"] == "missing"
-    entry = BY_NAME["torch.ops.aten._safe_softmax.default"]
-    outcomes = list(examine(entry, Target(kiln), QUICK))
-    assert record(entry, outcomes, 0.0)["status"] == "left out"
+def test_names_that_are_missing(db):
+    assert verdict(db, "tanh", Broken("tanh"))["status"] == "missing"
+    assert verdict(db, "torch.ops.aten._safe_softmax.default")["status"] == "left out"
 
 
-def test_functions_of_the_database_call_kiln():
+def test_functions_of_the_database_call_kiln(db):
     """An entry's Python function runs with each function of PyTorch that it calls replaced."""
     called = []
     spied = Broken(einsum=lambda equation, x: called.extend(x) or kiln.einsum(equation, x))
-    assert verdict("einsum", spied)["status"] == "passed"
+    assert verdict(db, "einsum", spied)["status"] == "passed"
     assert called
     assert all(isinstance(t, kiln.Tensor) for t in called)
 
 
-def bounded(module: object, names: tuple[str, ...], bounds: Bounds) -> dict[str, dict]:
+def bounded(db: SimpleNamespace, module: object, names: tuple, **bounds: float) -> dict[str, dict]:
     """The records of entries that run in processes."""
-    quick = Settings(("float64",), samples=2, forms=0, second=0, errors=False)
-    entries = [BY_NAME[n] for n in names]
-    return records(run(entries, Target(module), quick, bounds, jobs=2))
+    settings = quick(db, samples=2, second=0, errors=False)
+    target, limits = db.crossing.Target(module), db.workers.Bounds(**bounds)
+    return db.table.records(
+        db.workers.run([db.names[n] for n in names], target, settings, limits, 2)
+    )
 
 
-def test_a_crash_or_a_glutton_is_the_failure_of_one_entry():
+def test_a_crash_or_a_glutton_is_the_failure_of_one_entry(db):
     module = Broken(
         tanh=lambda x: os.kill(os.getpid(), signal.SIGKILL),
         cosh=lambda x: np.empty(4 << 30, np.uint8),
     )
-    found = bounded(module, ("tanh", "cosh", "sinh"), Bounds(seconds=120, memory=2048))
+    found = bounded(db, module, ("tanh", "cosh", "sinh"), seconds=120, memory=2048)
     assert found["sinh"]["status"] == "passed"
     assert "died of SIGKILL" in found["tanh"]["why"]
     assert "more than 2048 MiB" in found["cosh"]["why"]
 
 
-def test_a_hang_is_the_failure_of_one_entry():
-    found = bounded(Broken(tan=lambda x: time.sleep(600)), ("tan",), Bounds(seconds=1))
+def test_a_hang_is_the_failure_of_one_entry(db):
+    found = bounded(db, Broken(tan=lambda x: time.sleep(600)), ("tan",), seconds=1)
     assert "no end after 1 s" in found["tan"]["why"]
 
 
-def test_memory_crosses_as_it_is():
+def test_memory_crosses_as_it_is(db):
     """Strides, shared memory and identity are the same on the other side."""
     base = torch.arange(12.0, dtype=torch.float64).reshape(3, 4)
-    a, b, twice = Crossing(Target(kiln))((base.t(), base[1:], base[1:].detach()))
-    again = Crossing(Target(kiln))([base, base])
+    a, b, twice = db.crossing.Crossing(db.crossing.Target(kiln))(
+        (base.t(), base[1:], base[1:].detach())
+    )
+    again = db.crossing.Crossing(db.crossing.Target(kiln))([base, base])
     assert a.stride() == base.t().stride()
     b[0, 0] = -1.0
     assert a[0, 1] == -1.0 == twice[0, 0]
@@ -113,12 +125,12 @@ def test_memory_crosses_as_it_is():
     assert again[0] is again[1]
 
 
-def test_page():
+def test_page(db):
     """The page of a run names what fails, what is missing and what is left out, with its reason."""
     bare = Broken("tanh", floor=lambda x: kiln.floor(x) + 1)
     names = ("floor", "tanh", "sin", "torch.ops.aten._safe_softmax.default")
-    entries = {n: verdict(n, bare) for n in names}
-    text = page(
+    entries = {n: verdict(db, n, bare) for n in names}
+    text = db.table.page(
         {"torch": "2", "kiln": "0", "settings": {"dtypes": ["float64"]}, "entries": entries}
     )
     assert "**1 of 3 entries agree**" in text

@@ -67,7 +67,9 @@ class Target:
             return torch.Size(x)
         if isinstance(x, self.module.dtype):
             return getattr(torch, x.name)
-        if isinstance(x, str) and isinstance(getattr(torch, x, None), torch.memory_format):
+        if isinstance(x, str) and isinstance(
+            getattr(torch, x, None), torch.memory_format | torch.layout
+        ):
             return getattr(torch, x)
         return mapped(self.doubled, x)
 

@@ -8,10 +8,13 @@ import resource
 import signal
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+import torch
 
 from .calls import FAILED, Outcome
 from .checks import Settings, examine
@@ -49,7 +52,9 @@ def run(
             process = FORKS.Process(
                 target=_work, args=(entry, target, settings, bounds, outside), daemon=True
             )
-            process.start()
+            with warnings.catch_warnings():  # of threads, which the pools of both sides survive
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process.start()
             outside.close()
             running[inside] = _Job(entry, process, time.monotonic())
         for connection in wait(list(running), timeout=0.5):
@@ -85,6 +90,7 @@ def _work(
     entry: Any, target: Target, settings: Settings, bounds: Bounds, connection: Connection
 ) -> None:
     """The life of a process: examine an entry and send each outcome."""
+    torch.set_num_threads(1)  # others may have been lost in the fork
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
