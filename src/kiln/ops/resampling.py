@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -160,21 +161,25 @@ def _linear(x: Tensor, dim: int, out: int, given: float | None, align: bool) -> 
     return a * _along(1 - w, x, dim) + b * _along(w, x, dim)
 
 
+def _cubic_weights(t: Any) -> tuple:
+    """Weights of the four elements around a position, `t` after the second of them."""
+    a = -0.75  # Keys' parameter, https://doi.org/10.1109/TASSP.1981.1163711
+
+    def near(d: Any) -> Any:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+
+    def far(d: Any) -> Any:
+        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+    return far(t + 1), near(t), near(1 - t), far(2 - t)
+
+
 def _cubic(x: Tensor, dim: int, out: int, given: float | None, align: bool) -> Tensor:
     size = x.shape[dim]
     at = _positions(x, dim, out, given, align, None)
     first = np.floor(at)
-    t = at - first
-    a = -0.75  # Keys' parameter, https://doi.org/10.1109/TASSP.1981.1163711
-
-    def near(d: np.ndarray) -> np.ndarray:
-        return ((a + 2) * d - (a + 3)) * d * d + 1
-
-    def far(d: np.ndarray) -> np.ndarray:
-        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-
     total: Any = None
-    for k, w in enumerate((far(t + 1), near(t), near(1 - t), far(2 - t))):
+    for k, w in enumerate(_cubic_weights(at - first)):
         index = np.clip(first.astype(np.int64) + k - 1, 0, size - 1)
         part = x.index_select(dim, constant(index)) * _along(w, x, dim)
         total = part if total is None else total + part
@@ -459,10 +464,23 @@ def _into_range(c: Tensor, size: int, padding_mode: str, align: bool) -> Tensor:
     return c
 
 
+def _taps(p: Tensor, size: int, mode: str, padding_mode: str, align: bool) -> list[tuple]:
+    """The elements of a dimension from which samples at positions p are taken, and their weights."""
+    if mode == "bicubic":
+        low = p.detach().floor()
+        at = [_into_range(low + j, size, padding_mode, align) for j in (-1, 0, 1, 2)]
+        return list(zip(at, _cubic_weights(p - low), strict=True))
+    p = _into_range(p, size, padding_mode, align)
+    if mode == "nearest":
+        return [(p.detach().round(), None)]
+    low = p.detach().floor()
+    return [(i, 1 - (p - i).abs()) for i in (low, low + 1)]
+
+
 def _grid_samples() -> Any:
     r = rng(64)
     x, g = draw(r, (2, 3, 4, 5)), draw(r, (2, 3, 4, 2), -1.3, 1.3)
-    for mode in ("bilinear", "nearest"):
+    for mode in ("bilinear", "nearest", "bicubic"):
         for padding_mode in ("zeros", "border", "reflection"):
             for align in (True, False):
                 yield Sample((x, g, mode, padding_mode, align))
@@ -471,6 +489,7 @@ def _grid_samples() -> Any:
     )
     yield Sample((x, g, "linear"), error=ValueError)
     yield Sample((x, g[:1]), error=RuntimeError)
+    yield Sample((x[:, :, None], np.zeros((2, 1, 2, 2, 3)), "bicubic"), error=RuntimeError)
 
 
 @composition(namespace="F", samples=_grid_samples)
@@ -478,12 +497,13 @@ def grid_sample(input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mod
                 align_corners: bool | None = None) -> Tensor:  # fmt: skip
     """(N, C, *size) sampled at grid (N, *out, k) of positions in [-1, 1], x first: (N, C, *out); k is 2 or 3.
 
-    `mode` is "bilinear" or "nearest"; `padding_mode` "zeros", "border" or "reflection" says what lies outside.
+    `mode` is "bilinear", "nearest" or, of images, "bicubic"; `padding_mode` "zeros", "border" or "reflection" says what lies outside.
     """
     name = "grid_sample"
-    if mode not in ("bilinear", "nearest"):
-        kind = KilnNotImplementedError if mode == "bicubic" else KilnValueError
-        raise kind(name, "expected mode to be 'bilinear' or 'nearest'", repr(mode), "")
+    if mode not in ("bilinear", "nearest", "bicubic"):
+        raise KilnValueError(
+            name, "expected mode to be 'bilinear', 'nearest' or 'bicubic'", repr(mode), ""
+        )
     if padding_mode not in ("zeros", "border", "reflection"):
         raise KilnValueError(
             name,
@@ -502,27 +522,25 @@ def grid_sample(input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mod
             name, "expected grid (N, *out, k) and input (N, C, *size) with the same batch size",
             f"input={describe(input)}, grid={describe(grid)}", "",
         )  # fmt: skip
+    if mode == "bicubic" and k == 3:
+        raise KilnError(name, "bicubic interpolation is of images", describe(input), "'bilinear'")
     align, sizes = bool(align_corners), tuple(input.shape[2:])
     n, c = input.shape[:2]
     out = tuple(grid.shape[1:-1])
-    coordinates = grid.unbind(-1)[::-1]
-    at = [
-        _into_range(_unnormalize(p, s, align), s, padding_mode, align)
-        for p, s in zip(coordinates, sizes, strict=True)
+    taps = [
+        _taps(_unnormalize(p, s, align), s, mode, padding_mode, align)
+        for p, s in zip(grid.unbind(-1)[::-1], sizes, strict=True)
     ]
     flat = input.reshape(n, c, numel(sizes))
     total: Any = None
-    for corner in range(2**k if mode == "bilinear" else 1):
+    for corner in itertools.product(*taps):
         index: Any = 0
         weight = inside = None
-        for d, (p, s) in enumerate(zip(at, sizes, strict=True)):
-            low = p.detach().floor() if mode == "bilinear" else p.detach().round()
-            i = low + 1 if mode == "bilinear" and corner >> d & 1 else low
+        for (i, w), s in zip(corner, sizes, strict=True):
             ok = (i >= 0) & (i <= s - 1)
             inside = ok if inside is None else inside & ok
             index = index * s + i.clamp(0, s - 1).long()
-            if mode == "bilinear":
-                w = 1 - (p - i).abs()
+            if w is not None:
                 weight = w if weight is None else weight * w
         picked = flat.gather(2, index.reshape(n, 1, numel(out)).expand(n, c, numel(out))).reshape(
             n, c, *out

@@ -187,7 +187,13 @@ class Crossing:
         memory = self._memory[home][1]
         strides = [s * memory.itemsize for s in x.stride()]
         start = x.storage_offset() * memory.itemsize
-        return np.ndarray(x.shape, memory.dtype, memory, start, strides)
+        try:
+            a = np.ndarray(x.shape, memory.dtype, memory, start, strides)
+        except ValueError:
+            raise Missing("tensors whose memory is too small for them") from None
+        if any(n > 1 and s == 0 for n, s in zip(x.shape, strides, strict=True)):
+            a.flags.writeable = False  # as what `expand` gives
+        return a
 
 
 def as_array(x: torch.Tensor) -> np.ndarray:
