@@ -280,7 +280,7 @@ def _symmetric() -> Iterator[Sample]:
 
 
 @factorization(
-    "ldl_factor_ex", _ldl_infer, lambda: (Sample((*s.args, s.kwargs.get("hermitian", False), False)) for s in _symmetric() if not s.error),
+    "ldl_factor_ex", _ldl_infer, lambda: (Sample((*s.args, s.kwargs.get("hermitian", False), False), grad=False) for s in _symmetric() if not s.error),
     grad={"A": no_gradient("ldl_factor")}, nondiff_outputs=(1, 2), private=True,
 )  # fmt: skip
 def ldl_op(A: Tensor, hermitian: bool, check_errors: bool) -> Tensor:
@@ -335,7 +335,7 @@ def _ldl_solve_samples() -> Iterator[Sample]:
 
 
 @factorization(
-    "ldl_solve", _ldl_solve_infer, lambda: (Sample((*s.args, s.kwargs["hermitian"])) for s in _ldl_solve_samples() if not s.error),
+    "ldl_solve", _ldl_solve_infer, lambda: (Sample((*s.args, s.kwargs["hermitian"]), grad=False) for s in _ldl_solve_samples() if not s.error),
     grad={("LD", "B"): no_gradient("ldl_solve")}, private=True,
 )  # fmt: skip
 def ldl_solve_op(LD: Tensor, pivots: Tensor, B: Tensor, hermitian: bool) -> Tensor:

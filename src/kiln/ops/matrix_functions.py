@@ -84,10 +84,10 @@ FUNCTIONS["linalg.matrix_exp"] = _linalg_matrix_exp
 
 
 @composition(namespace="linalg", method=False, samples=lambda: iter([
-    Sample((draw(rng(), (4,)),)), Sample((draw(rng(), (2, 3)), 5)), Sample((draw(rng(), (2, 3)) * 1j,), {"N": 2}),
-    Sample((draw(rng(), ()), 3)), Sample((draw(rng(), (3,)), 1), error=RuntimeError),
+    Sample((draw(rng(), (4,)),)), Sample((draw(rng(), (2, 3)),), {"N": 5}), Sample((draw(rng(), (2, 3)) * 1j,), {"N": 3}),
+    Sample((draw(rng(), ()),), {"N": 3}), Sample((draw(rng(), (3,)),), {"N": 1}, error=RuntimeError),
 ]))  # fmt: skip
-def vander(x: Tensor, N: int | None = None) -> Tensor:
+def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     """The powers 0, 1, …, N - 1 of each element of the last dimension, in a new one."""
     if N is not None and N <= 1:
         raise KilnError("vander", f"N must be greater than 1, but got {N}", describe(x), "")
