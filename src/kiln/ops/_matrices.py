@@ -5,9 +5,7 @@ Matrices are the last two dimensions, all others are batches.
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -116,14 +114,6 @@ def no_gradient(name: str) -> Callable:
         )
 
     return rule
-
-
-@cache
-def named(name: str, fields: str) -> Callable:
-    """The class of a composition's named results."""
-    out = namedtuple(name, fields)  # noqa: PYI024
-    out.__module__ = "kiln.return_types"
-    return out
 
 
 def factorization(name: str, infer: Callable, samples: Callable, **facts: Any) -> Callable:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,7 +16,7 @@ from ..autograd.tape import record_binary, record_unary
 from ..shape import broadcast_shapes
 from ..tensor import CAPTURING, Tensor, _new
 from . import dispatch
-from .registry import FUNCTIONS, METHODS, Op
+from .registry import FUNCTIONS, METHODS, Op, named
 
 _HALF = (dt.float16.np, dt.bfloat16.np)
 _F32, _F64 = dt.float32.np, dt.float64.np
@@ -359,11 +358,20 @@ def _dunder(op: Op, name: str, reflected: bool) -> Callable:
     return generated(op, source, _OPERATOR, name)
 
 
+def _result(op: Op) -> Callable:
+    """What names an op's results: it gives way to the class when there are any."""
+
+    def result(*outs: Any) -> tuple:
+        op.result = named(op.name, op.result_names)
+        return op.result(*outs)
+
+    return result
+
+
 def bind_names(op: Op) -> None:
     """Put the op's function under its public names and its forms on Tensor."""
     if op.result_names:
-        op.result = namedtuple(op.name, op.result_names)  # noqa: PYI024
-        op.result.__module__ = "kiln.return_types"
+        op.result = _result(op)
     if op.private:
         return
     for n in (op.name, *op.aliases):

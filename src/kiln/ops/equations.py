@@ -21,12 +21,11 @@ from ._matrices import (
     factorization,
     fail,
     is_vector,
-    named,
     well,
 )
 from .dispatch import store_out
 from .factorize import inv
-from .registry import FUNCTIONS, Sample, composition
+from .registry import FUNCTIONS, Sample, composition, named
 from .samples import draw, rng
 from .spectra import pinv, pinv_grad
 from .views import adjoint

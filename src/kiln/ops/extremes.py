@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,7 +26,7 @@ from .reduction import (
     spread,
     sum_op,
 )
-from .registry import Sample, composition, op
+from .registry import Sample, composition, named, op
 from .samples import draw, rng, strided
 from .selection import maximum, minimum
 
@@ -259,10 +258,6 @@ def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor 
     return _min_or_max("min", input, dim, keepdim, other, out, names)
 
 
-_AMinMax = namedtuple("aminmax", "min max")  # noqa: PYI024
-_AMinMax.__module__ = "kiln.return_types"
-
-
 @composition(samples=lambda: iter([
     Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (3, 4)),), {"dim": 0, "keepdim": True}),
 ]))  # fmt: skip
@@ -277,4 +272,6 @@ def aminmax(
             raise KilnError(
                 "aminmax", f"expected out tensor to have dtype {input.dtype.name}", describe(x), ""
             )
-    return _AMinMax(amin(input, dims, keepdim, out=low), amax(input, dims, keepdim, out=high))
+    return named("aminmax", "min max")(
+        amin(input, dims, keepdim, out=low), amax(input, dims, keepdim, out=high)
+    )

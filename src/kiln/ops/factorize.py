@@ -21,12 +21,11 @@ from ._matrices import (
     factorization,
     fail,
     hermitian,
-    named,
     squares,
     well,
 )
 from .dispatch import store_out
-from .registry import FUNCTIONS, Sample, composition, method
+from .registry import FUNCTIONS, Sample, composition, method, named
 from .rules import by_body
 from .samples import draw, rng
 from .selection import where_op

@@ -18,7 +18,6 @@ from ._matrices import (
     eye,
     factorization,
     fail,
-    named,
     no_gradient,
     rectangles,
     well,
@@ -26,7 +25,7 @@ from ._matrices import (
 from .creation import arange
 from .dispatch import store_out
 from .equations import solve_triangular
-from .registry import FUNCTIONS, Sample, composition, method
+from .registry import FUNCTIONS, Sample, composition, method, named
 from .samples import draw, rng
 from .scatter import gather, take_along_dim
 from .views import adjoint as turned

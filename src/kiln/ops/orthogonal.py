@@ -10,9 +10,9 @@ import numpy as np
 from ..errors import KilnError, describe
 from ..shape import Size
 from ..tensor import Tensor
-from ._matrices import check_matrix, diag, eye, factorization, named, no_gradient, well
+from ._matrices import check_matrix, diag, eye, factorization, no_gradient, well
 from .dispatch import store_out
-from .registry import FUNCTIONS, Sample, composition, method
+from .registry import FUNCTIONS, Sample, composition, method, named
 from .samples import draw, rng
 from .views import adjoint
 

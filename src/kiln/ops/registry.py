@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import inspect
 import types
+from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from ..tensor import Tensor
@@ -269,6 +271,14 @@ def room(name: str) -> dict[str, Callable]:
     """The public functions of a module such as `nn.functional`, by name."""
     start = name + "."
     return {n.removeprefix(start): fn for n, fn in FUNCTIONS.items() if n.startswith(start)}
+
+
+@cache
+def named(name: str, fields: str) -> Any:
+    """The class of named results; to be asked for when there are some, as making one takes longer than an import of ten ops."""
+    out = namedtuple(name, fields)  # noqa: PYI024
+    out.__module__ = "kiln.return_types"
+    return out
 
 
 @dataclass

@@ -21,7 +21,6 @@ from ._matrices import (
     diag,
     factorization,
     hermitian,
-    named,
     rectangles,
     run,
     squares,
@@ -29,7 +28,7 @@ from ._matrices import (
     well,
 )
 from .dispatch import store_out
-from .registry import FUNCTIONS, Operand, Sample, composition, method
+from .registry import FUNCTIONS, Operand, Sample, composition, method, named
 from .samples import draw, rng
 from .selection import where_op
 from .views import adjoint
