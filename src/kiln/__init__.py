@@ -75,7 +75,8 @@ _LAZY_MODULES = {
     "func", "linalg", "metrics", "nn", "optim", "random", "runtime", "special", "train",
 }  # fmt: skip
 _LAZY_NAMES = {
-    "vmap": "func", "scan": "compile.control", "cond": "compile.control", "while_loop": "compile.control",
+    "vmap": "func", "is_anomaly_enabled": "autograd.anomaly",
+    "is_anomaly_check_nan_enabled": "autograd.anomaly", "scan": "compile.control", "cond": "compile.control", "while_loop": "compile.control",
     "compile": "compile", "save": "io", "load": "io", "Trainer": "train", "set_printoptions": "printing",
     "set_num_threads": "runtime.threads", "get_num_threads": "runtime.threads", "Generator": "random",
     "manual_seed": "random", "seed": "random", "initial_seed": "random", "get_rng_state": "random",

@@ -15,23 +15,25 @@ from .modes import (
 )
 
 if TYPE_CHECKING:
-    from . import forward_ad, function, functional
+    from . import forward_ad, function, functional, graph
+    from .anomaly import detect_anomaly, set_detect_anomaly
     from .checks import GradcheckError, gradcheck, gradgradcheck
     from .engine import backward, grad
     from .function import Function
     from .variable import Variable
 
 __all__ = [
-    "Function", "GradcheckError", "Variable", "backward", "enable_grad", "forward_ad",
-    "function", "functional", "grad", "gradcheck", "gradgradcheck", "inference_mode",
-    "is_grad_enabled", "is_inference_mode_enabled", "no_grad", "set_grad_enabled",
+    "Function", "GradcheckError", "Variable", "backward", "detect_anomaly", "enable_grad", "forward_ad",
+    "function", "functional", "grad", "gradcheck", "gradgradcheck", "graph", "inference_mode",
+    "is_grad_enabled", "is_inference_mode_enabled", "no_grad", "set_detect_anomaly", "set_grad_enabled",
 ]  # fmt: skip
 
 _LAZY = {  # these need tensors, which need the modes above
     "backward": "engine", "grad": "engine", "Function": "function", "gradcheck": "checks",
     "gradgradcheck": "checks", "GradcheckError": "checks", "Variable": "variable",
+    "detect_anomaly": "anomaly", "set_detect_anomaly": "anomaly",
 }  # fmt: skip
-_LAZY_MODULES = {"forward_ad", "function", "functional"}
+_LAZY_MODULES = {"forward_ad", "function", "functional", "graph"}
 
 
 def __getattr__(name: str) -> Any:

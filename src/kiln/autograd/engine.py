@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Any, cast
@@ -12,7 +13,7 @@ from ..errors import KilnError, KilnTypeError, describe
 from ..tensor import CAPTURING, Tensor, _fresh, wrap
 from . import hooks
 from .modes import mode
-from .tape import TapeNode
+from .tape import ANOMALY, TapeNode
 
 
 def _fit(g: Tensor, shape: tuple, np_dtype: Any) -> Tensor:
@@ -98,6 +99,45 @@ class _Pass:
             entry[1], entry[2] = entry[1] + g, True
 
 
+class Running:
+    """A backward pass that somebody asks about."""
+
+    def __init__(self, roots: Sequence[Tensor], targets: Targets | None):
+        self.roots, self.targets = roots, targets
+        self.reached: set[Any] | None = None
+
+    def computes(self, t: Tensor) -> bool:
+        """Whether the gradient of a tensor comes up."""
+        key: Any = _fresh(t)._fn or t
+        if self.targets is not None:
+            return key in self.targets.nodes or (key, t._idx) in self.targets.wanted
+        if self.reached is None:
+            stack: list[Any] = [r._fn or r for r in self.roots]
+            self.reached = set(stack)
+            while stack:
+                x = stack.pop()
+                if isinstance(x, TapeNode):
+                    new = {e[0] for e in x.edges if e is not None} - self.reached
+                    self.reached |= new
+                    stack += new
+        return key in self.reached
+
+
+class _Passes(threading.local):
+    def __init__(self) -> None:
+        self.now: list[Running] = []
+
+
+_passes = _Passes()
+RUNNING: list[Any] = []
+"""Who asks about passes that are running; empty almost always."""
+
+
+def running() -> Running:
+    """The innermost backward pass of this thread."""
+    return _passes.now[-1]
+
+
 def run(
     roots: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -107,7 +147,25 @@ def run(
     accumulate: bool = True,
 ) -> None:
     """Push `grads` of `roots` back; add to leaves' `.grad`, or collect what `targets` wants."""
-    if targets is None and not create_graph and not CAPTURING:
+    if not RUNNING:
+        _run(roots, grads, retain_graph, create_graph, targets, accumulate)
+        return
+    _passes.now.append(Running(roots, targets))
+    try:
+        _run(roots, grads, retain_graph, create_graph, targets, accumulate)
+    finally:
+        _passes.now.pop()
+
+
+def _run(
+    roots: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    retain_graph: bool,
+    create_graph: bool,
+    targets: Targets | None,
+    accumulate: bool,
+) -> None:
+    if targets is None and not create_graph and not CAPTURING and not ANOMALY:
         old_mode = mode.grad
         mode.grad = False
         try:
@@ -134,7 +192,7 @@ def run(
                         targets.found[(node, i)] = g
                 if node not in targets.nodes:
                     continue
-            results = node.backward(gs)
+            results = ANOMALY[0].run(node, gs) if ANOMALY else node.backward(gs)
             if node.hooks is not None:
                 results = hooks.run_node_hooks(node, results, gs)
             if not retain_graph:

@@ -11,6 +11,7 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
 from ..tensor import CAPTURING, Tensor, active_capture, wrap
 from .modes import enable_grad, mode, no_grad
+from .saved import Packed, blocks
 from .tape import TapeNode, edge_of
 from .views import check_inplace, rebase
 
@@ -117,10 +118,16 @@ class FunctionCtx(TapeNode):
             if t is None:
                 self._saved.append(None)
                 continue
+            differentiable = i is not None and isinstance(results[i], Tensor) and results[i]._rg
+            if blocks.hooks:
+                packed = Packed(t, blocks.hooks[-1])
+                if differentiable:
+                    packed.history = (self, i, True)
+                self._saved.append(packed.tensor)
+                continue
             if t._ver is None:
                 t._ver = [0, 0]
             self.versions.append((t._ver, t._ver[0]))
-            differentiable = i is not None and isinstance(results[i], Tensor) and results[i]._rg
             if i is not None and differentiable:  # holding the output itself would be a cycle
                 self._saved.append(functools.partial(self._saved_output, t._a, t._ver, i))
             else:

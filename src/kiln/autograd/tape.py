@@ -21,6 +21,11 @@ from .modes import DISABLED, mode
 
 next_seq = itertools.count(1).__next__
 
+ANOMALY: list[Any] = []
+"""The watch of anomaly mode; empty almost always."""
+SAVING: list[Any] = []
+"""As many functions as there are blocks of saved_tensors_hooks on all threads; empty almost always."""
+
 Edge = tuple  # (TapeNode or leaf Tensor, output index, shape, NumPy dtype)
 
 
@@ -52,6 +57,8 @@ class TapeNode:
         self.hooks = None
         self.versions = []
         self.freed = False
+        if ANOMALY:
+            ANOMALY[0].note(self)
 
     def name(self) -> str:
         """The node's class name as PyTorch shows it."""
@@ -60,7 +67,21 @@ class TapeNode:
     @property
     def next_functions(self) -> tuple:
         """(node, output index) of each input that requires grad."""
-        return tuple((None, 0) if e is None else (e[0], e[1]) for e in self.edges)
+        return tuple(
+            (None, 0)
+            if e is None
+            else (e[0], e[1])
+            if isinstance(e[0], TapeNode)
+            else (AccumulateGrad(e[0]), 0)
+            for e in self.edges
+        )
+
+    @property
+    def metadata(self) -> dict:
+        """A dict for whatever users note about this node."""
+        if self.hooks is None:
+            self.hooks = {}
+        return self.hooks.setdefault("metadata", {})
 
     def register_hook(self, hook: Any) -> Any:
         """Call `hook(grad_inputs, grad_outputs)` after this node has run."""
@@ -108,6 +129,38 @@ class TapeNode:
 
     def __repr__(self) -> str:
         return f"<{self.name()} object at {id(self):#x}>"
+
+
+class AccumulateGrad(TapeNode):
+    """The end of the tape at a leaf, the `variable`, where its gradients are added up.
+
+    Made when it is asked for; nodes of one leaf are equal.
+    """
+
+    __slots__ = ("variable",)
+
+    def __init__(self, variable: Tensor):
+        super().__init__([], 1)
+        self.variable = variable
+
+    def register_hook(self, hook: Any) -> Any:
+        """Call `hook((), (grad,))` after the leaf's `.grad` is up to date."""
+        return self.variable.register_post_accumulate_grad_hook(lambda x: hook((), (x.grad,)))
+
+    def register_prehook(self, hook: Any) -> Any:
+        """Call `hook((grad,))` before a gradient is added; it may return another."""
+
+        def before(g: Tensor) -> Tensor | None:
+            out = hook((g,))
+            return out[0] if isinstance(out, tuple) else out
+
+        return self.variable.register_hook(before)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AccumulateGrad) and other.variable is self.variable
+
+    def __hash__(self) -> int:
+        return hash((AccumulateGrad, id(self.variable)))
 
 
 class OpNode(TapeNode):
@@ -231,7 +284,7 @@ class Zeros(TapeNode):
         return [g.new_zeros(e[2], dtype=OF_NUMPY[e[3]]) for e in self.edges if e is not None]
 
 
-_node = object.__new__
+_node: Any = object.__new__
 _F32, _F64 = float32.np, float64.np
 
 
@@ -318,6 +371,8 @@ def _save(node: OpNode, plan: Plan, args: tuple, outs: tuple[Tensor, ...], inpla
         versions.append((ver, ver[0]))
         node.outs = (tuple([t._a for t in outs]), ver)
     node.args, node.versions = args, versions
+    if SAVING:
+        SAVING[0](node, outs)
 
 
 def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False) -> OpNode | None:
