@@ -495,6 +495,16 @@ def _fresh(t: Tensor) -> Tensor:
     return t
 
 
+def differentiated(t: Tensor) -> bool:
+    """Whether a tensor requires grad, or under vmap the one with the batch that it stands for."""
+    while not _fresh(t)._rg:
+        a = t._a
+        if isinstance(a, np.ndarray) or a.tensor is None:
+            return False
+        t = a.tensor
+    return True
+
+
 CAPTURING: dict[int, Any] = {}
 """The capture, or the level of vmap, under way on each thread that has one, by thread id; empty almost always."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
-from ..tensor import CAPTURING, Tensor, active_capture, wrap
+from ..tensor import CAPTURING, Tensor, active_capture, differentiated, wrap
 from .modes import enable_grad, mode, no_grad
 from .saved import Packed, blocks
 from .tape import TapeNode, edge_of
@@ -280,11 +280,11 @@ class Function:
 
 def _seen_from_outside(args: tuple) -> bool:
     """Whether arguments of a function under vmap require grad where the batch comes from."""
-    from ..func.level import Level, tracked
+    from ..func.level import Level
 
     level = active_capture()
     return isinstance(level, Level) and any(
-        level.owns(a) and tracked(a._a.tensor) for a in args if isinstance(a, Tensor)
+        level.owns(a) and differentiated(a._a.tensor) for a in args if isinstance(a, Tensor)
     )
 
 

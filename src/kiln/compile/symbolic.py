@@ -34,6 +34,7 @@ class SymArray:
     """A symbolic payload: what a Tensor holds in place of an array while a function is captured."""
 
     __slots__ = ("capture", "chain", "dtype", "layout", "shape", "storage")
+    tensor = None  # that this stands for: none, other than under vmap
 
     def __init__(
         self,

@@ -25,8 +25,7 @@ from ..ops.batching import Lane
 from ..ops.creation import ones_like, zeros_like
 from ..ops.registry import FUNCTIONS
 from ..ops.views import movedim, reshape
-from ..tensor import Tensor, _fresh, alias
-from .level import tracked
+from ..tensor import Tensor, _fresh, alias, differentiated
 from .mapping import vmap
 
 Argnums = int | tuple[int, ...]
@@ -64,7 +63,7 @@ class Flow:
         """Whether tensors depend on something that requires grad outside."""
         if not self.outer:
             return False
-        if any(t._a.__class__ is Lane and tracked(t._a.tensor) for t in tensors):
+        if any(t._a.__class__ is Lane and differentiated(t._a.tensor) for t in tensors):
             return True
         stack = [_fresh(t)._fn or t for t in tensors if _fresh(t)._rg]
         seen = set(stack)
@@ -85,7 +84,7 @@ class Flow:
         """A result without the history that only this differentiation needs."""
         if not isinstance(x, Tensor) or self.reaches(x):
             return x
-        if not self.outer and tracked(x):
+        if not self.outer and differentiated(x):
             return x.detach()
         return alias(x) if _fresh(x)._rg else x
 

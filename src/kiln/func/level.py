@@ -24,7 +24,7 @@ from ..errors import KilnError, describe
 from ..ops.batching import Lane, run
 from ..ops.dispatch import apply
 from ..ops.registry import Op
-from ..tensor import CAPTURING, Tensor, _fresh, wrap
+from ..tensor import CAPTURING, Tensor, wrap
 
 ERROR, SAME, DIFFERENT = "error", "same", "different"
 
@@ -261,13 +261,3 @@ def _shared(x: Any) -> Any:
     if x.__class__ is Lane:
         return x.tensor
     return [_shared(y) for y in x] if isinstance(x, list) else x
-
-
-def tracked(t: Tensor) -> bool:
-    """Whether a tensor, or one with a batch that it stands for outside, requires grad."""
-    while True:
-        if _fresh(t)._rg:
-            return True
-        if t._a.__class__ is not Lane:
-            return False
-        t = t._a.tensor

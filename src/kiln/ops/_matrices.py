@@ -14,7 +14,7 @@ from .. import dtypes as dt
 from ..autograd.modes import mode
 from ..errors import KilnError, KilnNotImplementedError, LinAlgError, describe
 from ..shape import broadcast_shapes
-from ..tensor import Tensor
+from ..tensor import Tensor, differentiated
 from .registry import FUNCTIONS, Sample, op
 from .samples import draw, rng
 
@@ -78,7 +78,7 @@ def is_vector(A: Any, B: Any) -> bool:
 
 def tracked(*xs: Tensor) -> bool:
     """Whether gradients of a call with these will be asked for."""
-    return mode.grad and any(x.requires_grad for x in xs)
+    return mode.grad and any(map(differentiated, xs))
 
 
 # ---------------------------------------------------------------- failures and results
