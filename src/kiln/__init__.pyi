@@ -33,6 +33,7 @@ from . import random as random
 from . import runtime as runtime
 from . import special as special
 from . import train as train
+from . import utils as utils
 from .ops.legacy import BFloat16Tensor as BFloat16Tensor
 from .ops.legacy import BoolTensor as BoolTensor
 from .ops.legacy import ByteTensor as ByteTensor
