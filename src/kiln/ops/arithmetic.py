@@ -321,7 +321,8 @@ def sgn(input: Tensor) -> Tensor:
     if not input.is_complex():
         return input.sign()
     r = input.abs()
-    return input / (r == 0).where(r.new_ones(()), r)
+    zero, one = r.new_zeros(()), r.new_ones(())
+    return (r == 0).where(zero, input / (r == 0).where(one, r))
 
 
 # ---------------------------------------------------------------- powers

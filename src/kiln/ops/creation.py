@@ -153,12 +153,13 @@ def from_numpy(ndarray: np.ndarray) -> Tensor:
     return wrap(ndarray.view(np.ndarray) if type(ndarray) is not np.ndarray else ndarray)
 
 
-def from_dlpack(ext_tensor: Any) -> Tensor:
-    """A tensor on the memory of any object that speaks DLPack."""
+def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None) -> Tensor:
+    """A tensor on the memory of any object that speaks DLPack, or a copy of it where `copy` is True."""
+    as_device(device)
     if isinstance(ext_tensor, Tensor):
-        return ext_tensor
+        return ext_tensor.clone() if copy else ext_tensor
     try:
-        a = np.from_dlpack(ext_tensor)
+        a = np.from_dlpack(ext_tensor, copy=copy)
     except (BufferError, RuntimeError, AttributeError, TypeError) as e:
         raise KilnError(
             "from_dlpack", str(e), describe(ext_tensor), "only CPU data can be shared"
@@ -198,7 +199,7 @@ def _full_infer(size: Sequence[int], fill_value: Any, dtype: dt.dtype) -> tuple:
 )  # fmt: skip
 def full_op(size: Sequence[int], fill_value: Any, dtype: dt.dtype) -> Tensor:
     """A tensor of one value."""
-    if fill_value == 0:
+    if fill_value == 0 and "-" not in str(fill_value):  # a -0 keeps its sign
         return np.zeros(size, dtype.np)
     with np.errstate(over="ignore"):
         return np.full(size, dt.element(fill_value, dtype, "full"), dtype.np)
@@ -307,7 +308,8 @@ def arange_op(start: Any, step: Any, n: int, dtype: dt.dtype) -> Tensor:
     """start + step * i for i in range(n)."""
     i = np.arange(n)
     if dtype.category == dt.INT:
-        return (int(start) + int(step) * i).astype(dtype.np)
+        i = i.astype(np.uint64)  # which wraps like every integer dtype, and holds them all
+        return (i * np.uint64(int(step) % 2**64) + np.uint64(int(start) % 2**64)).astype(dtype.np)
     return (start + step * i.astype(np.float64)).astype(dtype.np)
 
 

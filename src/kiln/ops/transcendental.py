@@ -25,11 +25,23 @@ def exp2(input: Tensor) -> Tensor:
     return np.exp2(input)
 
 
+def _complex_expm1(z: np.ndarray) -> np.ndarray:
+    """By real and imaginary parts, precise near 0; as exp(z) - 1 where a part is infinite or NaN."""
+    x, y = z.real, z.imag
+    with np.errstate(all="ignore"):
+        out = np.asarray(np.exp(z) - 1)
+        finite = np.isfinite(x) & np.isfinite(y)
+        half = np.sin(y / 2)
+        out.real = np.where(finite, np.expm1(x) * np.cos(y) - 2 * half * half + 0.0, out.real)
+    out.imag = np.where(y == 0, y, out.imag)
+    return out
+
+
 @elementwise("float", "expm1", inplace=True, out=True, aliases=(),
              grad={"input": lambda g, out: g * (conjugate(out) + 1)}, samples=unary())  # fmt: skip
 def expm1(input: Tensor) -> Tensor:
     """exp(input) - 1, precise near 0."""
-    return np.expm1(input)
+    return _complex_expm1(input) if input.dtype.kind == "c" else np.expm1(input)
 
 
 @elementwise("float", "log", ufunc=np.log, native="f", inplace=True, out=True,
