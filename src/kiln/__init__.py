@@ -71,8 +71,9 @@ contiguous_format, preserve_format, channels_last = (
 
 # Modules and functions that are imported when first used, so that `import kiln` stays quick.
 _LAZY_MODULES = {
-    "autograd", "backends", "board", "cli", "compat", "config", "cpu", "data", "datasets", "fft", "graph", "io",
-    "func", "linalg", "metrics", "nn", "optim", "random", "runtime", "special", "train", "utils",
+    "array_api", "autograd", "backends", "board", "cli", "compat", "config", "cpu", "data", "datasets", "fft",
+    "func", "graph", "io", "linalg", "metrics", "nn", "optim", "random", "runtime", "special", "train",
+    "utils",
 }  # fmt: skip
 _LAZY_NAMES = {
     "vmap": "func", "is_anomaly_enabled": "autograd.anomaly",

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import dtypes as dt
 from .device import CPU, as_device, device
-from .errors import KilnError, KilnTypeError, describe
+from .errors import KilnError, KilnTypeError, KilnValueError, describe
 from .shape import Size
 from .sharing import expose, lend
 
@@ -334,9 +334,26 @@ class Tensor(TensorMethods):
             return a.astype(dtype)
         return a.copy() if copy else lend(a)
 
-    def __dlpack__(self, **kwargs: Any) -> Any:
-        from .errors import KilnTypeError
+    def __array_namespace__(self, /, *, api_version: str | None = None) -> Any:
+        """The namespace of the Array API standard for tensors: `kiln.array_api`."""
+        from . import array_api
 
+        if api_version not in (None, *array_api.VERSIONS):
+            raise KilnValueError(
+                "__array_namespace__", "no such revision of the Array API standard", repr(api_version),
+                "one of " + ", ".join(array_api.VERSIONS),
+            )  # fmt: skip
+        return array_api
+
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[Any, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A DLPack capsule of this memory, or of a copy of it."""
         a = self._host("__dlpack__")
         if _fresh(self)._rg:
             raise KilnError(
@@ -344,7 +361,9 @@ class Tensor(TensorMethods):
                 "use x.detach()",
             )  # fmt: skip
         try:
-            return lend(a).__dlpack__(**kwargs)
+            return lend(a).__dlpack__(
+                stream=stream, max_version=max_version, dl_device=dl_device, copy=copy
+            )
         except BufferError as e:
             raise KilnTypeError(
                 "dlpack", str(e), describe(self), "convert the dtype first"
