@@ -37,8 +37,12 @@ def test_dlpack_both_ways():
     assert np.shares_memory(a, x.numpy())
     b = np.arange(3)
     assert np.shares_memory(kiln.from_dlpack(b).numpy(), b)
-    with pytest.raises(RuntimeError, match="requires grad"):
-        np.from_dlpack(kiln.ones(2, requires_grad=True))
+    for take in (np.from_dlpack, kiln.from_dlpack):
+        with pytest.raises(BufferError, match="requires grad"):
+            take(kiln.ones(2, requires_grad=True))
+    y, z = kiln.from_dlpack(x), kiln.from_dlpack(x, device="cpu", copy=True)
+    x[0] = 9
+    assert (y[0], z[0]) == (9, 0)
     with pytest.raises(RuntimeError):
         kiln.from_dlpack(object())
 

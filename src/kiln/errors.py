@@ -57,6 +57,10 @@ class LinAlgError(KilnError):
     """A matrix that does not have the factorisation, inverse or solution that was asked for."""
 
 
+class KilnBufferError(KilnError, BufferError):
+    """Memory that can't be exchanged with another library (DLPack)."""
+
+
 class KilnMemoryError(KilnError, MemoryError):
     """More memory is needed than can be had."""
 

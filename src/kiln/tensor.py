@@ -15,7 +15,7 @@ import numpy as np
 
 from . import dtypes as dt
 from .device import CPU, as_device, device
-from .errors import KilnError, KilnTypeError, KilnValueError, describe
+from .errors import KilnBufferError, KilnError, KilnTypeError, KilnValueError, describe
 from .shape import Size
 from .sharing import expose, lend
 
@@ -356,7 +356,7 @@ class Tensor(TensorMethods):
         """A DLPack capsule of this memory, or of a copy of it."""
         a = self._host("__dlpack__")
         if _fresh(self)._rg:
-            raise KilnError(
+            raise KilnBufferError(
                 "dlpack", "can't export a tensor that requires grad", describe(self),
                 "use x.detach()",
             )  # fmt: skip
@@ -365,7 +365,7 @@ class Tensor(TensorMethods):
                 stream=stream, max_version=max_version, dl_device=dl_device, copy=copy
             )
         except BufferError as e:
-            raise KilnTypeError(
+            raise KilnBufferError(
                 "dlpack", str(e), describe(self), "convert the dtype first"
             ) from None
 

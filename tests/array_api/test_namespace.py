@@ -209,3 +209,31 @@ def test_operators_do_as_pytorchs_where_the_standard_defines_nothing() -> None:
         kiln.nn.functional.cross_entropy(xp.asarray([[1.0, 2.0]]), xp.asarray([1])).dtype
         is kiln.float32
     )
+
+
+def test_one_program_of_many_functions() -> None:
+    """What capture makes of the namespace's own code is what it does in eager mode."""
+
+    def many(x: kiln.Tensor, i: kiln.Tensor) -> list[kiln.Tensor]:
+        x, i = xp.asarray(x), xp.asarray(i)
+        y = xp.asarray(x, copy=True)
+        y[::-2, 1] = xp.asarray([1.0, 2.0])
+        y += 1
+        y *= xp.asarray(2.0, dtype=xp.float32)
+        u = xp.astype(i, xp.uint16)
+        return [
+            y, x[::-1, ::-2], x[i, 0], x[0], xp.sum(u, axis=0), xp.prod(u), xp.sum(x, axis=(), dtype=xp.float64),
+            xp.max(x, axis=(0, 1)), xp.std(x, axis=1, keepdims=True), xp.any(x > 1, axis=0), xp.count_nonzero(x, axis=1),
+            xp.cumulative_sum(u, include_initial=True), xp.sort(x, axis=0, descending=True), xp.argsort(x), xp.argmax(x, axis=1),
+            xp.take(x, i, axis=0), xp.take_along_axis(x, xp.argsort(x, axis=0) - 3, axis=0), xp.clip(x, max=0.5, min=x * 0.5 - 1.0),
+            xp.searchsorted(xp.sort(x[0]), x[1]), xp.roll(x, (1, -1), axis=(0, 1)), xp.repeat(x, 2, axis=1), xp.tile(x, (2, 1, 1)),
+            xp.diff(x, append=xp.zeros((3, 1))), xp.concat([x, x], axis=None), xp.expand_dims(x, (0, -1)), xp.sign(x) // xp.e,
+            xp.linalg.vecdot(x, x), xp.linalg.matrix_norm(x), xp.linalg.trace(u[:, None] * u), xp.fft.rfft(x, n=6),
+            xp.isin(i, 1), xp.broadcast_to(xp.arange(2, dtype=xp.int8), (3, 2)), xp.eye(2, 3, k=1), xp.linspace(0, 1, 4, endpoint=False),
+        ]  # fmt: skip
+
+    r = np.random.default_rng(0)
+    given = kiln.tensor(r.normal(size=(3, 4)), dtype=kiln.float32), kiln.tensor([2, 0, 1])
+    for got, want in zip(kiln.compile(many)(*given), many(*given), strict=True):
+        assert got.dtype is want.dtype
+        np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-5, atol=1e-6)

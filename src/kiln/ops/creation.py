@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..device import as_device
-from ..errors import KilnError, KilnTypeError, KilnValueError, describe
+from ..errors import KilnBufferError, KilnError, KilnTypeError, KilnValueError, describe
 from ..shape import Size, index_int
 from ..sharing import admit
 from ..tensor import Tensor, active_capture, wrap
@@ -156,13 +156,16 @@ def from_numpy(ndarray: np.ndarray) -> Tensor:
 def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None) -> Tensor:
     """A tensor on the memory of any object that speaks DLPack, or a copy of it where `copy` is True."""
     as_device(device)
-    if isinstance(ext_tensor, Tensor):
-        return ext_tensor.clone() if copy else ext_tensor
+    if isinstance(ext_tensor, Tensor) and not ext_tensor.requires_grad:
+        return ext_tensor.clone() if copy else ext_tensor.detach()
     try:
         a = np.from_dlpack(ext_tensor, copy=copy)
     except (BufferError, RuntimeError, AttributeError, TypeError) as e:
-        raise KilnError(
-            "from_dlpack", str(e), describe(ext_tensor), "only CPU data can be shared"
+        raise KilnBufferError(
+            "from_dlpack",
+            str(getattr(e, "what", e)),
+            describe(ext_tensor),
+            "only CPU data without history can be shared",
         ) from None
     return wrap(a)
 
