@@ -176,6 +176,8 @@ def test_solving_for_stacks_of_matrices_not_of_vectors() -> None:
     a = xp.stack([xp.eye(2), 2 * xp.eye(2)])
     b = xp.asarray([[1.0, 2.0], [3.0, 4.0]])
     assert xp.linalg.solve(a, b).tolist() == [b.tolist(), (b / 2.0).tolist()]
+    assert xp.linalg.solve(a, b[0]).tolist() == [[1.0, 2.0], [0.5, 1.0]]
+    assert xp.linalg.solve(xp.ones((1, 1, 1)), xp.ones((1,))).shape == (1, 1)
 
 
 def test_dlpack_shares_and_copies() -> None:

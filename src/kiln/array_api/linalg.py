@@ -101,9 +101,10 @@ def matrix_norm(x: Tensor, /, *, keepdims: bool = False, ord: Any = "fro") -> Ar
 def solve(x1: Tensor, x2: Tensor, /) -> Array:
     """The solution x of x1 @ x = x2; only a 1-d x2 is a vector."""
     a, b = operands("solve", FLOATING, x1, x2)
-    if b.ndim == 1:
-        return array(_kiln.solve(a, b.unsqueeze(-1)).squeeze(-1))
-    return array(_kiln.solve(a, b.reshape((1,) * (a.ndim - b.ndim) + tuple(b.shape))))
+    columns = b.unsqueeze(-1) if b.ndim == 1 else b
+    stack = columns.reshape((1,) * (a.ndim - columns.ndim) + tuple(columns.shape))
+    out = _kiln.solve(a, stack)
+    return array(out.squeeze(-1) if b.ndim == 1 else out)
 
 
 def _of_tolerance(fn: Callable, x: Tensor, rtol: Any) -> Array:
