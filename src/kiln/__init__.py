@@ -50,7 +50,21 @@ from .shape import Size, broadcast_shapes
 from .tensor import Tensor
 
 if TYPE_CHECKING:
-    from . import autograd, cpu, data, fft, func, io, linalg, nn, optim, random, special, train  # noqa: F401
+    from . import (  # noqa: F401
+        autograd,
+        cpu,
+        data,
+        distributions,
+        fft,
+        func,
+        io,
+        linalg,
+        nn,
+        optim,
+        random,
+        special,
+        train,
+    )
     from .compile import compile  # noqa: F401
     from .compile.control import cond, scan, while_loop  # noqa: F401
     from .func import vmap  # noqa: F401
@@ -71,9 +85,9 @@ contiguous_format, preserve_format, channels_last = (
 
 # Modules and functions that are imported when first used, so that `import kiln` stays quick.
 _LAZY_MODULES = {
-    "array_api", "autograd", "backends", "board", "cli", "compat", "config", "cpu", "data", "datasets", "fft",
-    "func", "graph", "io", "linalg", "metrics", "nn", "optim", "random", "runtime", "special", "train",
-    "utils",
+    "array_api", "autograd", "backends", "board", "cli", "compat", "config", "cpu", "data", "datasets",
+    "distributions", "fft", "func", "graph", "io", "linalg", "metrics", "nn", "optim", "random", "runtime",
+    "special", "train", "utils",
 }  # fmt: skip
 _LAZY_NAMES = {
     "vmap": "func", "is_anomaly_enabled": "autograd.anomaly",

@@ -37,6 +37,10 @@ class KilnValueError(KilnError, ValueError):
     """An argument of the right type with a value that cannot be used."""
 
 
+class KilnAssertionError(KilnError, AssertionError):
+    """Arguments that contradict each other, where PyTorch asserts that they do not."""
+
+
 class KilnIndexError(KilnError, IndexError):
     """A dimension or an index out of range."""
 
