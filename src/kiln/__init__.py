@@ -62,6 +62,11 @@ if TYPE_CHECKING:
         nn,
         optim,
         random,
+        masked,
+        nn,
+        optim,
+        random,
+        signal,
         special,
         train,
     )
@@ -86,8 +91,8 @@ contiguous_format, preserve_format, channels_last = (
 # Modules and functions that are imported when first used, so that `import kiln` stays quick.
 _LAZY_MODULES = {
     "array_api", "autograd", "backends", "board", "cli", "compat", "config", "cpu", "data", "datasets",
-    "distributions", "fft", "func", "graph", "io", "linalg", "metrics", "nn", "optim", "random", "runtime",
-    "special", "train", "utils",
+    "distributions", "fft", "func", "graph", "io", "linalg", "masked", "metrics", "nn", "optim", "random",
+    "runtime", "signal", "special", "train", "utils",
 }  # fmt: skip
 _LAZY_NAMES = {
     "vmap": "func", "is_anomaly_enabled": "autograd.anomaly",
@@ -97,6 +102,28 @@ _LAZY_NAMES = {
     "manual_seed": "random", "seed": "random", "initial_seed": "random", "get_rng_state": "random",
     "set_rng_state": "random", "default_generator": "random",
     "set_float32_matmul_precision": "config", "get_float32_matmul_precision": "config",
+    **dict.fromkeys((
+        "alias_copy", "as_strided_copy", "detach_copy", "expand_copy", "permute_copy", "select_copy", "slice_copy",
+        "split_copy", "split_with_sizes_copy", "squeeze_copy", "t_copy", "transpose_copy", "unbind_copy", "unfold_copy",
+        "unsqueeze_copy", "view_copy", "view_as_complex_copy", "view_as_real_copy",
+    ), "ops.copies"),
+    **dict.fromkeys(("TypedStorage", "UntypedStorage", "is_storage"), "storage"),
+    **dict.fromkeys((
+        "_assert_async", "are_deterministic_algorithms_enabled", "get_default_device", "get_deterministic_debug_mode",
+        "get_num_interop_threads", "is_deterministic_algorithms_warn_only_enabled", "is_warn_always_enabled",
+        "set_default_device", "set_default_tensor_type", "set_deterministic_debug_mode", "set_flush_denormal",
+        "set_num_interop_threads", "set_warn_always", "typename", "use_deterministic_algorithms",
+    ), "switches"),
+    **dict.fromkeys((
+        "adaptive_max_pool1d", "affine_grid_generator", "alpha_dropout", "alpha_dropout_", "binary_cross_entropy_with_logits",
+        "constant_pad_nd", "conv_tbc", "convolution", "cosine_embedding_loss", "ctc_loss", "dropout", "dropout_", "embedding",
+        "feature_alpha_dropout", "feature_alpha_dropout_", "feature_dropout", "feature_dropout_", "frobenius_norm",
+        "grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "gru_cell", "hinge_embedding_loss", "instance_norm", "kl_div",
+        "lstm_cell", "margin_ranking_loss", "max_pool1d_with_indices", "native_batch_norm", "native_channel_shuffle",
+        "native_dropout", "native_group_norm", "native_layer_norm", "norm_except_dim", "nuclear_norm", "poisson_nll_loss",
+        "rnn_relu_cell", "rnn_tanh_cell", "rrelu", "rrelu_", "triplet_margin_loss",
+    ), "ops.native"),
+    "fake_quantize_per_channel_affine": "ops.fake_quantize", "fake_quantize_per_tensor_affine": "ops.fake_quantize",
 }  # fmt: skip
 
 

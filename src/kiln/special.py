@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import ops as _ops  # noqa: F401  (fills the registry)
+from .ops import special_functions as _functions  # noqa: F401  (fills the registry)
 from .ops.registry import room as _room
 
 globals().update(_room("special"))

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 import kiln
-import kiln.ops
+import kiln.masked
+import kiln.nn.functional
+import kiln.ops.copies
+import kiln.ops.fake_quantize
+import kiln.ops.native
+import kiln.signal
+import kiln.special
 from kiln import dtypes as dt
 from kiln.ops.registry import COMPOSITIONS, REGISTRY, Op, Sample
 from kiln.tensor import CAPTURING, Tensor, wrap

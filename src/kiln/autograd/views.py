@@ -20,9 +20,24 @@ def replay(base: Tensor, chain: Chain) -> Tensor:
     return base
 
 
+def region(g: Tensor, chain: Chain) -> Tensor:
+    """The part of a base's gradient that belongs to a view; `as_strided` counts in row-major memory."""
+    if any(REGISTRY[name].layout for name, _ in chain):
+        g = g.contiguous()
+    return replay(g, chain)
+
+
+def root(view: Tensor) -> Tensor:
+    """The base of a view; a base that an in-place `t_` or `squeeze_` made a view itself has another."""
+    base = view._base
+    while base._base is not None:
+        base = view._base = base._base
+    return base
+
+
 def refresh(view: Tensor) -> None:
     """Give a view the history that its base has now."""
-    base = view._base
+    base = root(view)
     if view._view is not None:
         with enable_grad():
             again = replay(base, view._view)
@@ -46,7 +61,7 @@ def check_inplace(x: Tensor, op: str, others_need_grad: bool) -> None:
     if not mode.grad:
         return
     _fresh(x)
-    base = x._base
+    base = x._base if x._base is None else root(x)
     if x._rg and x._fn is None:
         raise KilnError(
             op, "a leaf Variable that requires grad is being used in an in-place operation",
@@ -78,12 +93,12 @@ class CopySlices(TapeNode):
 
         g = gs[0]
         assert g is not None
-        region = replay(g, self.chain)
-        inner = self.inner.backward([region])
+        part = region(g, self.chain)
+        inner = self.inner.backward([part])
         i = self.view_edge
         through = inner[i] if i is not None else None
         if through is None:
-            through = region.new_zeros(region.shape)
+            through = part.new_zeros(part.shape)
         base_grad = view_update(g, through, self.chain)
         rest = [r for j, r in enumerate(inner) if j != i]
         return [base_grad, *rest]
@@ -98,7 +113,7 @@ def rebase(x: Tensor, node: TapeNode, old_edge: Any, idx: int = 0) -> None:
 
     `old_edge` was its own before.
     """
-    base = x._base
+    base = x._base if x._base is None else root(x)
     if base is None or x._view is None:
         x._fn, x._idx, x._rg = node, idx, True
         if x._ver is not None:

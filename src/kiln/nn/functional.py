@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import ops as _ops  # noqa: F401  (fills the registry)
+from ..ops import fractional as _fractional  # noqa: F401  (these and all others fill the registry)
+from ..ops import native as _native  # noqa: F401
 from ..ops.registry import room as _room
 
 globals().update(_room("nn.functional"))

@@ -289,7 +289,7 @@ def check_result(name: str, x: Tensor, value: Any) -> None:
         )  # fmt: skip
 
 
-def store(op: Op, x: Tensor, value: np.ndarray) -> None:
+def store(op: Any, x: Tensor, value: np.ndarray) -> None:
     """Write a result into a tensor's memory; nothing is written where it does not fit."""
     check_result(op.name, x, value)
     if not x._a.flags.writeable:
@@ -302,7 +302,7 @@ def store(op: Op, x: Tensor, value: np.ndarray) -> None:
     np.copyto(x._a, value, casting="unsafe")
 
 
-def store_out(op: Op, result: Any, out: Any) -> Any:
+def store_out(op: Any, result: Any, out: Any) -> Any:
     """Place results in `out=` tensors, resizing empty ones, and return them; None leaves them as they are."""
     if out is None:
         return result

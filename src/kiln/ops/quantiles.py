@@ -12,6 +12,7 @@ from ..errors import KilnError, describe
 from ..shape import norm_dim
 from ..tensor import CAPTURING, Tensor, active_capture
 from .extremes import select_grad, select_rule, select_samples
+from .joining import cat
 from .reduction import sum_op
 from .registry import Sample, composition, op
 from .samples import draw, rng
@@ -308,3 +309,85 @@ def cumulative_trapezoid(
     if x is None:
         return (areas * (0.5 if dx is None else dx / 2.0)).cumsum(dim)
     return areas.cumsum(dim) * 0.5
+
+
+# ---------------------------------------------------------------- derivatives
+
+
+def _gradient_samples() -> Iterator[Sample]:
+    r = rng(55)
+    y = draw(r, (4, 5))
+    x = np.cumsum(draw(r, (5,), 0.2, 1.0))
+    yield Sample((y,))
+    yield Sample((y,), {"spacing": 2.0, "edge_order": 2})
+    yield Sample((y,), {"spacing": (0.5, 2.0)})
+    yield Sample((y,), {"spacing": (x,), "dim": 1})
+    yield Sample((y,), {"spacing": (x[:4], x), "dim": (0, 1), "edge_order": 2})
+    yield Sample((y,), {"dim": (-1,)})
+    yield Sample((y,), {"dim": (0, 0)}, error=RuntimeError)
+    yield Sample((y,), {"edge_order": 3}, error=RuntimeError)
+    yield Sample((y[:1],), error=RuntimeError)
+    yield Sample((y,), {"spacing": (1.0,), "dim": (0, 1)}, error=RuntimeError)
+
+
+def _slope(y: Tensor, x: Tensor | float, d: int, order: int) -> Tensor:
+    """The derivative along d: central differences inside, those of the parabola or line at the ends."""
+    n = y.shape[d]
+    f = [y.narrow(d, a, n - 2) for a in range(3)]
+    ends = [
+        [y.narrow(d, i, 1) for i in range(order + 1)],
+        [y.narrow(d, n - 1 - i, 1) for i in range(order + 1)],
+    ]
+    if isinstance(x, Tensor):
+        shape = [-1 if i == d else 1 for i in range(y.ndim)]
+        h = x[1:] - x[:-1]
+        a, b = h[:-1].reshape(shape), h[1:].reshape(shape)
+        middle = (f[2] - f[1]) * (a / (b * (a + b))) + (f[1] - f[0]) * (b / (a * (a + b)))
+        steps = [(h[0], h[1] if n > 2 else h[0]), (-h[-1], -h[-2] if n > 2 else -h[-1])]
+    else:
+        middle = (f[2] - f[0]) / (2 * x)
+        steps = [(x, x), (-x, -x)]
+    out = []
+    for points, (a, b) in zip(ends, steps, strict=True):
+        slope = (points[1] - points[0]) / a
+        if order == 2:
+            slope = slope * ((2 * a + b) / (a + b)) - (points[2] - points[1]) / b * (a / (a + b))
+        out.append(slope)
+    return cat([out[0], middle, out[1]], d)
+
+
+@composition(method=False, samples=_gradient_samples)
+def gradient(
+    input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: int = 1
+) -> tuple[Tensor, ...]:
+    """Estimates of the derivatives along dimensions, of samples `spacing` apart (or at the coordinates it gives).
+
+    Inside central differences of second order; at the ends one-sided ones of order `edge_order`, 1 or 2.
+    """
+    name = "gradient"
+    if edge_order not in (1, 2):
+        raise KilnError(
+            name, "torch.gradient only supports edge_order=1 and edge_order=2.", edge_order, ""
+        )
+    spacing = 1 if spacing is None else spacing
+    given = range(input.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    dims = [norm_dim(d, input.ndim, name) for d in given]
+    if len(set(dims)) < len(dims):
+        raise KilnError(name, "a dim appears multiple times in the list of dims", repr(dim), "")
+    several = isinstance(spacing, list | tuple)
+    steps = list(spacing) if several else [spacing] * len(dims)
+    if len(steps) != len(dims):
+        raise KilnError(name, "expected spacing to be unspecified, a scalar or a list of length equal to that of dim",
+                        f"{len(steps)} steps for {len(dims)} dims", "")  # fmt: skip
+    for d, step in zip(dims, steps, strict=True):
+        if input.shape[d] < edge_order + 1:
+            raise KilnError(
+                name,
+                "expected each dimension size to be at least edge_order+1",
+                describe(input),
+                "",
+            )
+        if several and isinstance(step, Tensor) and tuple(step.shape) != (input.shape[d],):
+            raise KilnError(name, "expected each tensor of coordinates to have one value for each sample",
+                            describe((input, step)), "")  # fmt: skip
+    return tuple(_slope(input, step, d, edge_order) for d, step in zip(dims, steps, strict=True))

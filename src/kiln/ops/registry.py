@@ -342,27 +342,49 @@ def composition(
     method: bool = True,
     function: bool = True,
     inplace: bool = False,
+    out: bool = False,
     samples: Callable[[], Iterator[Sample]] | None = None,
     torch_name: str | None = None,
 ) -> Callable[[Callable], Callable]:
-    """Export a function written in ops under its name, and as a Tensor method; `inplace` adds `name_`."""
+    """Export a function written in ops under its name, and as a Tensor method.
+
+    `inplace` adds the method `name_`, `out` the argument of that name to the function.
+    """
 
     def register(fn: Callable) -> Callable:
         room = "nn.functional." if namespace == "F" else f"{namespace}." if namespace else ""
+        entry = Composition(fn.__name__, fn, samples, namespace, torch_name)
+        public = _with_out(entry) if out else fn
         for n in (fn.__name__, *aliases):
             if function:
-                FUNCTIONS[room + n] = fn
+                FUNCTIONS[room + n] = public
             if method and not namespace:
                 METHODS[n] = fn
                 setattr(Tensor, n, fn)
             if inplace:
-                METHODS[n + "_"] = into = _in_place(fn)
+                METHODS[n + "_"] = FUNCTIONS[n + "_"] = into = _in_place(fn)
                 setattr(Tensor, n + "_", into)
         key = fn.__name__ if namespace == "F" else room + fn.__name__
-        COMPOSITIONS[key] = Composition(fn.__name__, fn, samples, namespace, torch_name)
-        return fn
+        COMPOSITIONS[key] = entry
+        return public
 
     return register
+
+
+def _with_out(entry: Composition) -> Any:
+    fn: Any = entry.fn
+
+    def into(*args: Any, out: Any = None, **kwargs: Any) -> Any:
+        result = fn(*args, **kwargs)
+        if out is None:
+            return result
+        from .dispatch import store_out
+
+        return store_out(entry, result, out)
+
+    into.__name__, into.__doc__, into.__module__ = fn.__name__, fn.__doc__, fn.__module__
+    into.__wrapped__ = fn  # type: ignore[attr-defined]
+    return into
 
 
 def _in_place(fn: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from ..autograd.engine import grad
 from ..autograd.modes import enable_grad, mode
 from ..autograd.tape import Zeros, edge_of
+from ..errors import KilnNotImplementedError
 from ..shape import Size
 from ..tensor import Tensor, alias
 from .registry import Sample, op, parameter_names
@@ -69,3 +70,14 @@ def tied(out: Tensor, *to: Tensor | None) -> Tensor:
     """A new result of a composition whose backward is an op of its own in PyTorch, one that reads `to`."""
     on = [t for t in to if t is not None and t.requires_grad] if mode.grad else []
     return tied_op(out, on) if on else out
+
+
+def not_differentiable(name: str, by: str) -> Callable:
+    """The rule for an argument whose gradient has no known form: an error, as in PyTorch."""
+
+    def rule(g: Tensor) -> Tensor:
+        raise KilnNotImplementedError(
+            name, f"the derivative for '{by}' is not implemented", None, f"detach {by}: its gradient has no closed form"
+        )  # fmt: skip
+
+    return rule

@@ -9,8 +9,8 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, describe
-from ..tensor import Tensor, wrap
-from .creation import tensor
+from ..tensor import Tensor, active_capture, wrap
+from .creation import arange, tensor
 from .registry import FUNCTIONS, Sample, composition
 from .samples import draw, rng
 
@@ -172,3 +172,97 @@ def stft(input: Tensor, n_fft: int, hop_length: int | None = None, win_length: i
     out = transform(frames, norm="ortho" if normalized else None).transpose(-1, -2)
     out = out if input.ndim == 2 else out.squeeze(0)
     return FUNCTIONS["view_as_real"](out) if return_complex is False else out
+
+
+def _istft_samples() -> Iterator[Sample]:
+    r = rng(72)
+    w = draw(r, (8,), 0.5, 1.0)
+    x = draw(r, (2, 5, 9)) + 1j * draw(r, (2, 5, 9))
+    x[:, 0], x[:, -1] = x[:, 0].real, x[:, -1].real
+    for kw in ({}, {"hop_length": 3}, {"center": False}, {"normalized": True}, {"length": 11}, {"length": 30},
+               {"win_length": 6, "window": w[:6], "hop_length": 2}):  # fmt: skip
+        yield Sample((x, 8), {"window": w, **kw}, fixed=("window",))
+    yield Sample((x[0], 8), {"window": w}, fixed=("window",))
+    full = draw(r, (8, 6)) + 1j * draw(r, (8, 6))
+    yield Sample((full, 8), {"window": w, "onesided": False}, fixed=("window",))
+    yield Sample(
+        (full, 8), {"window": w, "onesided": False, "return_complex": True}, fixed=("window",)
+    )
+    yield Sample((x.real, 8), {"window": w}, error=RuntimeError)
+    yield Sample((x, 8), {"window": np.zeros(8)}, error=RuntimeError)
+    yield Sample((x, 10), {"window": w}, error=RuntimeError)
+
+
+@composition(samples=_istft_samples)
+def istft(input: Tensor, n_fft: int, hop_length: int | None = None, win_length: int | None = None, window: Tensor | None = None,
+          center: bool = True, normalized: bool = False, onesided: bool | None = None, length: int | None = None,
+          return_complex: bool = False) -> Tensor:  # fmt: skip
+    """The signal of spectra (…, frequencies, frames): the inverse of `stft`, least squares where frames disagree.
+
+    Source: Griffin and Lim, 1984, "Signal estimation from modified short-time Fourier transform".
+    """
+    name = "istft"
+    hop = n_fft // 4 if hop_length is None else hop_length
+    win = n_fft if win_length is None else win_length
+    given = f"{describe(input)}, n_fft={n_fft}, hop_length={hop}, win_length={win}"
+    if not input.is_complex():
+        raise KilnError(name, "istft requires a complex-valued input tensor matching the output from stft with "
+                        "return_complex=True.", given, "view_as_complex makes one of pairs")  # fmt: skip
+    if input.ndim not in (2, 3) or not input.numel():
+        raise KilnError(
+            name, "expected a tensor with 2 or 3 dimensions that is not empty", given, ""
+        )
+    half = input.shape[-2] != n_fft if onesided is None else onesided
+    if input.shape[-2] != (n_fft // 2 + 1 if half else n_fft):
+        raise KilnError(name, "expected the frequency dimension (3rd to the last) of the input tensor to match n_fft when "
+                        f"onesided={half}", given, "")  # fmt: skip
+    if not 0 < hop <= win or not 0 < win <= n_fft:
+        raise KilnError(name, "expected 0 < hop_length <= win_length <= n_fft", given, "")
+    if window is not None and tuple(window.shape) != (win,):
+        raise KilnError(
+            name, "window must be a 1D tensor of size equal to win_length", describe(window), ""
+        )
+    if return_complex and half:
+        raise KilnError(
+            name,
+            "cannot have onesided output if window or input is complex",
+            given,
+            "onesided=False",
+        )
+    kind = input.dtype.to_real()
+    w = (
+        wrap(np.ones(win, kind.np))
+        if window is None
+        else window
+        if window.is_complex()
+        else window.to(kind)
+    )
+    if win < n_fft:
+        left = (n_fft - win) // 2
+        w = FUNCTIONS["nn.functional.pad"](w, (left, n_fft - win - left))
+    x = (input if input.ndim == 3 else input.unsqueeze(0)).transpose(-1, -2)
+    norm = "ortho" if normalized else None
+    if not return_complex:  # of a whole spectrum the half that says it all
+        x = x[..., : n_fft // 2 + 1]
+        frames = FUNCTIONS["fft.irfft"](x, n_fft, norm=norm)
+    else:
+        frames = FUNCTIONS["fft.ifft"](x, norm=norm)
+    count = x.shape[-2]
+    total = n_fft + hop * (count - 1)
+    at = (arange(count).unsqueeze(1) * hop + arange(n_fft)).reshape(-1)
+    y = frames.new_zeros((x.shape[0], total)).index_add(1, at, (frames * w).reshape(x.shape[0], -1))
+    weight = w.new_zeros((total,)).index_add(0, at, (w * w).expand(count, n_fft).reshape(-1))
+    start = n_fft // 2 if center else 0
+    end = start + length if length is not None else total - n_fft // 2 if center else total
+    y, weight = y[:, start:end], weight[start:end]
+    if active_capture() is None and bool((weight.abs() < 1e-11).any()):
+        raise KilnError(
+            name,
+            "window overlap add min: it must not be near 0",
+            given,
+            "a window without gaps, or center=True",
+        )
+    y = y / weight
+    if end > total:
+        y = FUNCTIONS["nn.functional.pad"](y, (0, end - total))
+    return y if input.ndim == 3 else y.squeeze(0)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..autograd.views import replay
+from ..autograd.views import region
 from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, describe
 from ..shape import Size, index_int, norm_dim, numel
 from ..tensor import Tensor
@@ -210,6 +210,12 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
     )
 
 
+@composition(out=True, samples=lambda: iter([Sample((draw(rng(), (3, 4)), 1, 1, 2))]))
+def narrow_copy(input: Tensor, dim: int, start: int, length: int) -> Tensor:
+    """`narrow` with memory of its own."""
+    return narrow(input, dim, start, length).clone()
+
+
 @composition(samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), 1, -1)), Sample((draw(rng(), (3, 4)), 0, 3), error=IndexError)]))  # fmt: skip
 def select(input: Tensor, dim: int, index: int) -> Tensor:
@@ -253,7 +259,7 @@ def _pieces(input: Tensor, sizes: Sequence[int], dim: int) -> tuple[Tensor, ...]
     return tuple(out)
 
 
-@composition(samples=lambda: iter([
+@composition(aliases=("unsafe_split",), samples=lambda: iter([
     Sample((draw(rng(), (5, 2)), 2)), Sample((draw(rng(), (5, 2)), (1, 4))), Sample((draw(rng(), (2, 5)), 2, -1)),
     Sample((draw(rng(), (5, 2)), (1, 3)), error=RuntimeError)]))  # fmt: skip
 def split(
@@ -278,7 +284,7 @@ def split(
     return _pieces(tensor, [min(s, n - i) for i in range(0, n, s)], d)
 
 
-@composition(samples=lambda: iter([
+@composition(aliases=("unsafe_split_with_sizes",), samples=lambda: iter([
     Sample((draw(rng(), (5, 2)), (2, 3))), Sample((draw(rng(), (5, 2)), (1, 4))),
     Sample((draw(rng(), (5, 2)), 2), error=TypeError)]))  # fmt: skip
 def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
@@ -293,7 +299,7 @@ def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) ->
     return split(input, split_sizes, dim)
 
 
-@composition(samples=lambda: iter([
+@composition(aliases=("unsafe_chunk",), samples=lambda: iter([
     Sample((draw(rng(), (5, 2)), 3)), Sample((draw(rng(), (2, 7)), 3, 1)),
     Sample((draw(rng(), (5, 2)), 0), error=RuntimeError)]))  # fmt: skip
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
@@ -356,7 +362,7 @@ def _update_batch(n: int, input: Any, value: Any, chain: tuple) -> tuple | None:
     batch=_update_batch,
     grad={
         "input": lambda g, value, chain: view_update(g, value.new_zeros(value.shape), chain),
-        "value": lambda g, chain: replay(g, chain),
+        "value": lambda g, chain: region(g, chain),
     },
     samples=lambda: iter([Sample((draw(rng(), (3, 4)), draw(rng(1), (2, 3)),
                                   (("permute", ((1, 0),)), ("basic_index", (((0, 4, 2), (0, 3, 1)),)))))]),

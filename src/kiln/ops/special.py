@@ -3,23 +3,122 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError, KilnNotImplementedError
 from ..tensor import Tensor
 from . import arithmetic, softmax, statistics, transcendental  # noqa: F401  (define what is named here)
-from .dispatch import expect_tensor
-from .elementary import xlogy
-from .registry import FUNCTIONS, Sample, composition
+from .arithmetic import elementwise, only
+from .dispatch import expect_tensor, store_out
+from .elementary import lgamma, xlogy
+from .indexing import assign
+from .registry import FUNCTIONS, Sample, composition, method
+from .rules import not_differentiable
 from .samples import binary, draw, rng, unary
 from .selection import where_op
+
+# ---------------------------------------------------------------- under names of `kiln` too
+
+
+def _i1(x: Tensor) -> Tensor:
+    from .special_functions import i1
+
+    return i1(x)
+
+
+@elementwise(
+    "float", inplace=True, out=True, samples=unary(-4, 4), check=True,
+    infer=only("i0", dt.BOOL, dt.FLOAT, KilnNotImplementedError), grad={"input": lambda g, input: g * _i1(input)},
+)  # fmt: skip
+def i0(input: Tensor) -> Tensor:
+    """The modified Bessel function of the first kind of order 0."""
+    from ._special.bessel import i0 as f
+
+    return f(input)
+
+
+def _incomplete_facts(name: str, sign: int) -> dict:
+    """What the two incomplete gamma functions share; their sum is 1."""
+
+    def grad(g: Tensor, input: Tensor, other: Tensor) -> Tensor:
+        return g * ((input - 1) * other.log() - other - lgamma(input)).exp() * sign
+
+    def samples() -> Iterator[Sample]:
+        r = rng(2)
+        x = draw(r, (3, 4), 0.3, 6)
+        yield Sample((draw(r, (3, 4), 0.3, 6), x), grad=False)
+        yield Sample((draw(r, (3, 1), 60, 4000), draw(r, (4,), 50, 4500)), grad=False)
+        edges = np.array([0.0, 0.1, 1.0, 30.0, 1e4, np.inf, -1.0])
+        yield Sample((edges[:, None], edges), grad=False)
+        yield Sample((draw(r, (3, 4)), draw(r, (3, 5))), error=RuntimeError)
+        yield Sample((np.array([1]), np.array([2])), error=NotImplementedError)
+
+    rule = not_differentiable(name, "input")
+    return {"inplace": True, "out": True, "check": True, "samples": samples, "grad": {"input": rule, "other": grad},
+            "infer": only(name, dt.FLOAT, dt.FLOAT, KilnNotImplementedError)}  # fmt: skip
+
+
+@elementwise(**_incomplete_facts("igamma", 1))
+def igamma(input: Tensor, other: Tensor) -> Tensor:
+    """The regularised lower incomplete gamma function P(input, other)."""
+    from ._special.gamma import gammainc as f
+
+    return f(input, other)
+
+
+@elementwise(**_incomplete_facts("igammac", -1))
+def igammac(input: Tensor, other: Tensor) -> Tensor:
+    """The regularised upper incomplete gamma function Q(input, other)."""
+    from ._special.gamma import gammaincc as f
+
+    return f(input, other)
+
+
+def _multigamma_samples() -> Iterator[Sample]:
+    for p in (1, 2, 5):
+        yield Sample((draw(rng(), (3, 4), 2.5, 6), p))
+    yield Sample((np.array([1, 2]), 1), grad=False)
+    yield Sample((draw(rng(), (3, 4), 0.5, 6), 0), error=RuntimeError)
+
+
+@composition(samples=_multigamma_samples, inplace=True)
+def mvlgamma(input: Tensor, p: int, *, out: Tensor | None = None) -> Tensor:
+    """The logarithm of the multivariate gamma function of dimension p."""
+    expect_tensor("mvlgamma", input)
+    if p < 1:
+        raise KilnError("mvlgamma", "p has to be greater than or equal to 1", p, "")
+    x = input if input.dtype.category >= dt.FLOAT else input.to(dt.get_default_dtype())
+    halves = FUNCTIONS["arange"](0, -p, -1, dtype=x.dtype) / 2
+    r = lgamma(x.unsqueeze(-1) + halves).sum(-1) + p * (p - 1) / 4 * math.log(math.pi)
+    return store_out(lgamma.op, r, out)
+
+
+@method("polygamma")
+def polygamma_method(self: Tensor, n: int) -> Tensor:
+    """The n-th derivative of digamma."""
+    return FUNCTIONS["polygamma"](n, self)
+
+
+@method("polygamma_")
+def polygamma_(self: Tensor, n: int) -> Tensor:
+    """`polygamma` in place."""
+    return assign(self, polygamma_method, n)
+
 
 _SAME = {
     "digamma": "digamma", "psi": "digamma", "erf": "erf", "erfc": "erfc", "erfinv": "erfinv", "exp2": "exp2",
     "expit": "sigmoid", "expm1": "expm1", "gammaln": "lgamma", "log1p": "log1p", "log_softmax": "log_softmax",
-    "logit": "logit", "logsumexp": "logsumexp", "polygamma": "polygamma", "round": "round", "sinc": "sinc",
+    "gammainc": "igamma", "gammaincc": "igammac", "i0": "i0", "logit": "logit", "logsumexp": "logsumexp", "multigammaln": "mvlgamma", "polygamma": "polygamma", "round": "round", "sinc": "sinc",
     "softmax": "softmax", "xlogy": "xlogy",
 }  # fmt: skip
 for _name, _known in _SAME.items():
     FUNCTIONS[f"special.{_name}"] = FUNCTIONS[_known]
+
+
+# ---------------------------------------------------------------- under no other name
 
 
 @composition(namespace="special", method=False, samples=lambda: iter([

@@ -471,3 +471,41 @@ def median_all(input: Tensor) -> Tensor:
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The median, the lower one of two; with `dim` (values, indices) along it."""
     return median_all(input) if dim is None else median_dim(input, dim, keepdim)
+
+
+def _nan_middle(input: np.ndarray, axis: int, keepdims: bool) -> np.ndarray:
+    """Where the lower median of the numbers is: NaNs are sorted to the end and not counted."""
+    if input.dtype.kind != "f":
+        return _find_median(input, axis, keepdims)
+    order = np.argsort(input, axis, kind="stable")
+    count = np.sum(~np.isnan(input), axis, keepdims=True)
+    return np.take_along_axis(order, np.maximum(count - 1, 0) // 2, axis)
+
+
+@op(name="nanmedian_dim", private=True, exact=True, result_names="values indices", nondiff_outputs=(1,),
+    infer=_median_infer, grad={"input": select_grad}, samples=select_samples)  # fmt: skip
+def nanmedian_dim(input: Tensor, dim: int, keepdim: bool) -> Tensor:
+    """The lower median of the numbers along a dimension and its index."""
+    return select(input, dim, keepdim, _nan_middle)
+
+
+@op(name="nanmedian_all", private=True, exact=True, infer=lambda input: (Size(()), input.dtype),
+    grad={"input": lambda g, input, out: share(g, (input == out) | (input.isnan() & out.isnan()), None, False)}, samples=_median_samples)  # fmt: skip
+def nanmedian_all(input: Tensor) -> Tensor:
+    """The lower median of all numbers; NaN for none."""
+    flat = input.reshape(-1)
+    return (
+        flat[_nan_middle(flat, 0, True)[0]] if flat.size else np.asarray(np.nan).astype(input.dtype)
+    )
+
+
+@composition(samples=lambda: iter([
+    *_median_samples(), Sample((draw(rng(), (3, 4)), 1, True)), Sample((draw(rng(), (3, 4)), 2), error=IndexError),
+    Sample((np.array([[1.0, np.nan, 2.0, 3.0]]), -1), grad=False),
+]))  # fmt: skip
+def nanmedian(
+    input: Tensor, dim: int | None = None, keepdim: bool = False, *, out: Any = None
+) -> Any:
+    """`median` of the elements that are not NaN."""
+    r = nanmedian_all(input) if dim is None else nanmedian_dim(input, dim, keepdim)
+    return store_out(nanmedian_dim.op, r, out)

@@ -18,6 +18,17 @@ from .slicing import basic_index_grad, select, slice_op
 from .views import movement, view
 
 
+def _strided_view(
+    flat: np.ndarray, size: Sequence[int], strides: Sequence[int], start: int
+) -> np.ndarray:
+    """Elements of a row of memory, known to NumPy as a view of it (np.lib's `as_strided` hides its base)."""
+    plain = flat if flat.dtype.isbuiltin == 1 else flat.view(f"V{flat.itemsize}")
+    out = np.ndarray(tuple(size), plain.dtype, plain, start * flat.itemsize, tuple(strides))
+    if not flat.flags.writeable:
+        out.flags.writeable = False
+    return out if plain is flat else out.view(flat.dtype)
+
+
 @view(
     infer=lambda input, size, stride, storage_offset: (Size(size), input.dtype),
     layout=True,
@@ -46,7 +57,7 @@ def as_strided(
             "as_strided", "the view reaches outside the tensor's memory",
             f"size={list(size)}, stride={list(stride)}, storage_offset={start}", f"there are {flat.size} elements",
         )  # fmt: skip
-    return _np_as_strided(flat[start:], size, [s * n for s in stride])
+    return _strided_view(flat, size, [s * n for s in stride], start)
 
 
 @movement(private=True, infer=lambda grad, input_size, size, stride, offset: (Size(input_size), grad.dtype),
@@ -119,7 +130,8 @@ def unfold_dim(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     n = (input.shape[d] - size) // step + 1
     shape = (*input.shape[:d], n, *input.shape[d + 1 :], size)
     s = input.strides
-    return _np_as_strided(input, shape, (*s[:d], s[d] * step, *s[d + 1 :], s[d]))
+    strides = (*s[:d], s[d] * step, *s[d + 1 :], s[d])
+    return _np_as_strided(input, shape, strides)
 
 
 @method("unfold")

@@ -67,7 +67,7 @@ def _types(fn: Callable) -> tuple[dict[str, Any], str]:
     """Annotations by parameter, and that of the result."""
     op: Op | None = getattr(fn, "op", None)
     if op is None:
-        found = dict(getattr(fn, "__annotations__", {}))
+        found = dict(getattr(getattr(fn, "__wrapped__", fn), "__annotations__", {}))
         return found, annotation(found.get("return", "Any"))
     found = dict(op.annotations)
     found |= {"axis": found.get("dim", "Any"), "keepdims": "bool"}
@@ -80,11 +80,19 @@ def _types(fn: Callable) -> tuple[dict[str, Any], str]:
     )
 
 
+def _parameters(fn: Callable) -> list[inspect.Parameter]:
+    """A function's parameters; those of a composition with its `out=`."""
+    found = list(inspect.signature(fn).parameters.values())
+    if hasattr(fn, "__wrapped__"):
+        found.append(inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None))
+    return found
+
+
 def definition(name: str, fn: Callable, indent: str = "", method: bool = False) -> str:
     """A function's line in a stub."""
     kinds, result = _types(fn)
     parts, star, slash = [], False, False
-    for i, p in enumerate(inspect.signature(fn).parameters.values()):
+    for i, p in enumerate(_parameters(fn)):
         text = "self" if method and i == 0 else p.name
         if not (method and i == 0):
             text += f": {annotation(kinds.get(p.name, 'Any'))}"
@@ -234,6 +242,8 @@ STUBS: dict[str, Callable[[], str]] = {
     "fft.pyi": lambda: room("fft", "Discrete Fourier transforms."),
     "special.pyi": lambda: room("special", "Special functions."),
     "linalg.pyi": lambda: room("linalg", "Linear algebra."),
+    "masked.pyi": lambda: room("masked", "Reductions and normalisations under masks."),
+    "signal/windows.pyi": lambda: room("signal.windows", "Windows of signals."),
 }  # fmt: skip
 
 

@@ -1,0 +1,243 @@
+"""What a tensor can be asked about itself, and methods that PyTorch's CPU tensors have for other devices' sake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..errors import KilnError, KilnTypeError, describe
+from ..tensor import Tensor, wrap
+from .creation import _finish, _size
+from .reduction import Dims, numpy_axis, reduced_axes, reduced_shape
+from .registry import FUNCTIONS, METHODS, Sample, method, op
+from .reshaping import _extent, _row_major
+from .samples import draw, rng
+from .strided import as_strided
+
+
+def _both(fn: Callable) -> Callable:
+    """Bind a function as a method too."""
+    FUNCTIONS[fn.__name__] = fn
+    return method(fn.__name__)(fn)
+
+
+@_both
+def is_same_size(input: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same shape."""
+    return input.shape == other.shape
+
+
+@_both
+def is_conj(input: Tensor) -> bool:
+    """False: a conjugate is computed when it is asked for."""
+    return False
+
+
+@_both
+def is_neg(input: Tensor) -> bool:
+    """False: a negative is computed when it is asked for."""
+    return False
+
+
+@_both
+def resolve_conj(input: Tensor) -> Tensor:
+    """The tensor itself: its conjugates are computed already."""
+    return input
+
+
+@_both
+def resolve_neg(input: Tensor) -> Tensor:
+    """The tensor itself: its negatives are computed already."""
+    return input
+
+
+@_both
+def is_distributed(input: Tensor) -> bool:
+    """False: a tensor lies on one machine."""
+    return False
+
+
+FUNCTIONS["is_signed"] = Tensor.is_signed
+FUNCTIONS["detach"], FUNCTIONS["detach_"] = Tensor.detach, Tensor.detach_
+for _name in ("fill_", "index_put_", "zero_"):
+    FUNCTIONS[_name] = METHODS[_name]
+for _name in ("bilinear", "pairwise_distance", "pdist"):
+    FUNCTIONS[_name] = FUNCTIONS[f"nn.functional.{_name}"]
+FUNCTIONS["get_device"] = method("get_device")(lambda input: -1)
+
+
+# ---------------------------------------------------------------- a fingerprint
+
+
+def _hash_infer(input: Any, dim: Dims = (), keepdim: bool = False, mode: int = 0) -> tuple:
+    if mode != 0:
+        raise KilnError("hash_tensor", "only mode 0 (xor) is supported", mode, "")
+    return reduced_shape(
+        input.shape, reduced_axes(dim, len(input.shape), "hash_tensor"), keepdim
+    ), dt.uint64
+
+
+@op(infer=_hash_infer, out=True, exact=True, samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)),), grad=False), Sample((draw(rng(), (3, 4)), 1), {"keepdim": True}, grad=False),
+    Sample((np.arange(-3, 3),), grad=False), Sample((draw(rng(), (3,)),), {"mode": 1}, error=RuntimeError),
+]))  # fmt: skip
+def hash_tensor(input: Tensor, dim: Dims = (), *, keepdim: bool = False, mode: int = 0) -> Tensor:
+    """The exclusive or of the elements' bits, each as a float64 or int64, over `dim`: uint64."""
+    if input.dtype.kind == "c":
+        raise TypeError("hash of complex numbers")
+    wide = input.astype(np.int64 if input.dtype.kind in "iub" else np.float64)
+    return np.bitwise_xor.reduce(
+        wide.view(np.uint64), numpy_axis(dim, input.ndim), keepdims=keepdim
+    )
+
+
+# ---------------------------------------------------------------- other devices, other processes
+
+
+@method("is_pinned")
+def is_pinned(self: Tensor, device: Any = None) -> bool:
+    """False: only copies to a GPU ask for pinned memory."""
+    return False
+
+
+@method("pin_memory")
+def pin_memory(self: Tensor, device: Any = None) -> Tensor:
+    """An error, as in PyTorch where there is no accelerator: only copies to one ask for pinned memory."""
+    raise KilnError(
+        "pin_memory",
+        "cannot pin memory: there is no accelerator",
+        describe(self),
+        "leave pin_memory out on a CPU",
+    )
+
+
+@method("record_stream")
+def record_stream(self: Tensor, stream: Any) -> None:
+    """An error, as in PyTorch: streams belong to accelerators."""
+    raise KilnError(
+        "record_stream",
+        "a CPU tensor is used on no stream",
+        describe(self),
+        "leave it out on a CPU",
+    )
+
+
+@method("is_shared")
+def is_shared(self: Tensor) -> bool:
+    """False: memory is this process's own."""
+    return False
+
+
+@method("storage")
+def storage(self: Tensor) -> Any:
+    """The memory that the tensor lies in, as elements."""
+    from ..storage import storage_of
+
+    return storage_of(self, True)
+
+
+@method("untyped_storage")
+def untyped_storage(self: Tensor) -> Any:
+    """The memory that the tensor lies in, as bytes."""
+    from ..storage import storage_of
+
+    return storage_of(self, False)
+
+
+# ---------------------------------------------------------------- strides chosen by the caller
+
+
+def _strided_empty(
+    name: str, size: Any, stride: Any, dtype: dt.dtype, requires_grad: bool
+) -> Tensor:
+    size, stride = _size((size,), None, name), tuple(stride)
+    if len(size) != len(stride):
+        raise KilnError(name, "size and stride must have the same length", f"{size}, {stride}", "")
+    if any(s < 0 for s in stride):
+        raise KilnError(name, "strides must not be negative", f"stride={stride}", "")
+    memory = np.zeros(_extent(size, stride), dtype.np)
+    return _finish(wrap(as_strided(wrap(memory), size, stride, 0)._a), requires_grad)
+
+
+def empty_strided(size: Sequence[int], stride: Sequence[int], *, dtype: Any = None, layout: Any = None, device: Any = None,
+                  requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
+    """A tensor of this size whose neighbours lie `stride` elements apart; its values are not specified."""
+    d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
+    return _strided_empty("empty_strided", size, stride, d, requires_grad)
+
+
+def empty_permuted(size: Sequence[int], physical_layout: Sequence[int], *, dtype: Any = None, layout: Any = None,
+                   device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
+    """A dense tensor of this size whose dimensions lie in memory in the order of `physical_layout`."""
+    order = list(physical_layout)
+    if sorted(order) != list(range(len(size))):
+        raise KilnError(
+            "empty_permuted",
+            "the physical layout names each dimension once",
+            f"{order} for {list(size)}",
+            "",
+        )
+    stride = [0] * len(order)
+    for at, step in zip(order, _row_major([size[d] for d in order]), strict=True):
+        stride[at] = step
+    d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
+    return _strided_empty("empty_permuted", size, stride, d, requires_grad)
+
+
+FUNCTIONS["empty_strided"], FUNCTIONS["empty_permuted"] = empty_strided, empty_permuted
+
+
+@method("new_empty_strided")
+def new_empty_strided(self: Tensor, size: Sequence[int], stride: Sequence[int], dtype: Any = None, layout: Any = None,
+                      device: Any = None, pin_memory: bool = False, requires_grad: bool = False) -> Tensor:  # fmt: skip
+    """`empty_strided` with this tensor's dtype."""
+    d = self.dtype if dtype is None else dt.as_dtype(dtype)
+    return _strided_empty("new_empty_strided", size, stride, d, requires_grad)
+
+
+# ---------------------------------------------------------------- Python functions of elements
+
+
+def _mapped(name: str, self: Tensor, fn: Callable, others: tuple[Tensor, ...]) -> Tensor:
+    if self.requires_grad:
+        raise KilnError(name, "Can't call apply_() or map_() on a Variable that requires grad. Use var.detach() first.",
+                        describe(self), "x.detach()")  # fmt: skip
+    for x in others:
+        if not isinstance(x, Tensor):
+            raise KilnTypeError(
+                name, f"argument must be a Tensor, not {type(x).__name__}", describe(x), ""
+            )
+    lists = [np.broadcast_to(x._host(name), self.shape).ravel().tolist() for x in (self, *others)]
+    values = [fn(*v) for v in zip(*lists, strict=True)]
+    return self.copy_(wrap(np.array(values, self._a.dtype).reshape(self.shape)))
+
+
+@method("apply_")
+def apply_(self: Tensor, callable: Callable[[Any], Any]) -> Tensor:
+    """Each element replaced by what a Python function makes of it."""
+    return _mapped("apply_", self, callable, ())
+
+
+@method("map_")
+def map_(self: Tensor, tensor: Tensor, callable: Callable[[Any, Any], Any]) -> Tensor:
+    """Each element replaced by what a Python function makes of it and of another tensor's."""
+    return _mapped("map_", self, callable, (tensor,))
+
+
+@method("map2_")
+def map2_(self: Tensor, x: Tensor, y: Tensor, callable: Callable[[Any, Any, Any], Any]) -> Tensor:
+    """Each element replaced by what a Python function makes of it and of those of two other tensors."""
+    return _mapped("map2_", self, callable, (x, y))
+
+
+@method("as_subclass")
+def as_subclass(self: Tensor, cls: type) -> Tensor:
+    """The same tensor as an instance of a subclass of Tensor; gradients flow through."""
+    if not (isinstance(cls, type) and issubclass(cls, Tensor)):
+        raise KilnTypeError("as_subclass", "expected a subclass of Tensor", repr(cls), "")
+    out = self.view_as(self)
+    out.__class__ = cls
+    return out

@@ -1,0 +1,16 @@
+"""Windows of signals: PyTorch's `torch.signal.windows`, from the op registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ops import window_functions as _functions  # noqa: F401  (fills the registry)
+from ..ops.registry import room as _room
+
+globals().update(_room("signal.windows"))
+__all__ = sorted(_room("signal.windows"))
+
+
+def __getattr__(name: str) -> Any:
+    """Only for type checkers: every function is in the module's globals."""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

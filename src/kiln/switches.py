@@ -1,0 +1,131 @@
+"""Settings of the process that PyTorch's programs ask for: determinism, warnings, the default device.
+
+Kiln's results have the same bits on any number of threads, so asking for deterministic algorithms changes
+nothing; what was asked for is remembered.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import dtypes as dt
+from .device import CPU, as_device, device
+from .errors import KilnError, KilnTypeError
+from .ops.legacy import TYPES, TensorType
+from .tensor import Tensor
+
+_MODES = {"default": 0, "warn": 1, "error": 2}
+_state: dict[str, Any] = {"deterministic": 0, "warn_always": False, "interop_threads": 1}
+
+
+def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
+    """Ask for algorithms that give the same bits each time; Kiln has no others."""
+    _state["deterministic"] = (1 if warn_only else 2) if mode else 0
+
+
+def are_deterministic_algorithms_enabled() -> bool:
+    """Whether deterministic algorithms were asked for."""
+    return _state["deterministic"] > 0
+
+
+def is_deterministic_algorithms_warn_only_enabled() -> bool:
+    """Whether they were asked for with `warn_only`."""
+    return _state["deterministic"] == 1
+
+
+def set_deterministic_debug_mode(debug_mode: int | str) -> None:
+    """`use_deterministic_algorithms` by number or name: 0 "default", 1 "warn", 2 "error"."""
+    mode = _MODES.get(debug_mode, debug_mode) if isinstance(debug_mode, str) else debug_mode
+    if not isinstance(mode, int):
+        raise KilnError("set_deterministic_debug_mode", "invalid value of debug_mode, expected one of `default`, `warn`, "
+                        "`error`", repr(debug_mode), "")  # fmt: skip
+    if mode not in (0, 1, 2):
+        raise KilnError(
+            "set_deterministic_debug_mode",
+            "invalid value of debug_mode, expected 0, 1, or 2",
+            debug_mode,
+            "",
+        )
+    _state["deterministic"] = mode
+
+
+def get_deterministic_debug_mode() -> int:
+    """What `set_deterministic_debug_mode` set, as a number."""
+    return _state["deterministic"]
+
+
+def set_warn_always(b: bool) -> None:
+    """Whether a warning is given each time; Kiln leaves that to Python's filters and remembers the answer."""
+    _state["warn_always"] = bool(b)
+
+
+def is_warn_always_enabled() -> bool:
+    """What `set_warn_always` set."""
+    return _state["warn_always"]
+
+
+def set_num_interop_threads(n: int) -> None:
+    """How many operations may run side by side; Kiln runs one, on all threads, and remembers the answer."""
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise KilnTypeError("set_num_interop_threads", "expects an int", repr(n), "")
+    if n < 1:
+        raise KilnError("set_num_interop_threads", "expects a positive number of threads", n, "")
+    _state["interop_threads"] = n
+
+
+def get_num_interop_threads() -> int:
+    """What `set_num_interop_threads` set."""
+    return _state["interop_threads"]
+
+
+def set_flush_denormal(mode: bool) -> bool:
+    """Ask that denormal numbers count as zero; False, as the processor's mode stays as it is."""
+    return False
+
+
+def set_default_device(device: Any) -> None:
+    """Where new tensors are made; an error for a device that is not there."""
+    as_device(device)
+
+
+def get_default_device() -> device:
+    """Where new tensors are made."""
+    return CPU
+
+
+def set_default_tensor_type(t: Any) -> None:
+    """`set_default_dtype` by a tensor type such as `kiln.DoubleTensor`, or its name."""
+    kind = TYPES.get(t.rpartition(".")[2]) if isinstance(t, str) else t
+    if not isinstance(kind, TensorType):
+        raise KilnTypeError(
+            "set_default_tensor_type", "invalid type object", repr(t), "kiln.FloatTensor"
+        )
+    if kind.dtype.category != dt.FLOAT:
+        raise KilnTypeError("set_default_tensor_type", "only floating-point types are supported as the default type",
+                            kind.dtype.name, "")  # fmt: skip
+    dt.set_default_dtype(kind.dtype)
+
+
+def typename(obj: Any) -> str:
+    """The full name of a tensor's or another object's type."""
+    if isinstance(obj, Tensor):
+        return obj.type()
+    owner = obj if hasattr(obj, "__qualname__") else type(obj)
+    module = getattr(owner, "__module__", "") or ""
+    name = getattr(owner, "__qualname__", type(obj).__name__)
+    return name if module in ("", "builtins") else f"{module}.{name}"
+
+
+def _assert_async(
+    input: Tensor, message: str = "Expected Tensor with single nonzero value, but got zero"
+) -> None:
+    """An error where a one-element tensor is zero; inside `kiln.compile` it becomes a branch."""
+    if input.numel() != 1:
+        raise KilnError(
+            "_assert_async",
+            "Boolean value of Tensor with more than one value is ambiguous",
+            input,
+            "",
+        )
+    if not input:
+        raise KilnError("_assert_async", message, input, "")
