@@ -11,6 +11,7 @@ import math as _math
 from typing import TYPE_CHECKING, Any
 
 from . import dtypes as _dtypes
+from . import formats as _formats
 from . import ops  # noqa: F401  (defines every op)
 from .autograd.modes import (
     enable_grad,
@@ -33,6 +34,7 @@ from .dtypes import (
     set_default_dtype,
 )
 from .errors import CaptureError, KilnError, KilnWarning
+from .formats import layout, memory_format
 from .ops.legacy import (
     BFloat16Tensor,
     BoolTensor,
@@ -59,14 +61,12 @@ if TYPE_CHECKING:
         func,
         io,
         linalg,
-        nn,
-        optim,
-        random,
         masked,
         nn,
         optim,
         random,
         signal,
+        sparse,
         special,
         train,
     )
@@ -81,18 +81,13 @@ globals().update(_dtypes.BY_NAME)  # kiln.bool, kiln.float32, …
 globals().update(_dtypes.ALIASES)  # kiln.float, kiln.long, …
 
 inf, nan, pi, e, newaxis = _math.inf, _math.nan, _math.pi, _math.e, None
-strided = "strided"
-contiguous_format, preserve_format, channels_last = (
-    "contiguous_format",
-    "preserve_format",
-    "channels_last",
-)
+globals().update(_formats.BY_NAME)  # kiln.strided, kiln.channels_last, …
 
 # Modules and functions that are imported when first used, so that `import kiln` stays quick.
 _LAZY_MODULES = {
     "array_api", "autograd", "backends", "board", "cli", "compat", "config", "cpu", "data", "datasets",
-    "distributions", "fft", "func", "graph", "io", "linalg", "masked", "metrics", "nn", "optim", "random",
-    "runtime", "signal", "special", "train", "utils",
+    "distributions", "fft", "func", "graph", "io", "linalg", "masked", "metrics", "nested", "nn", "optim",
+    "random", "runtime", "serialization", "signal", "sparse", "special", "train", "utils",
 }  # fmt: skip
 _LAZY_NAMES = {
     "vmap": "func", "is_anomaly_enabled": "autograd.anomaly",
@@ -101,13 +96,17 @@ _LAZY_NAMES = {
     "set_num_threads": "runtime.threads", "get_num_threads": "runtime.threads", "Generator": "random",
     "manual_seed": "random", "seed": "random", "initial_seed": "random", "get_rng_state": "random",
     "set_rng_state": "random", "default_generator": "random",
+    **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "sparse_csc_tensor", "sparse_bsr_tensor", "sparse_bsc_tensor", "sparse_compressed_tensor", "spmm"), "sparse"),
+    **{n + "Storage": "storage" for n in (
+        "Untyped", "Typed", "Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool",
+    )},
     "set_float32_matmul_precision": "config", "get_float32_matmul_precision": "config",
     **dict.fromkeys((
         "alias_copy", "as_strided_copy", "detach_copy", "expand_copy", "permute_copy", "select_copy", "slice_copy",
         "split_copy", "split_with_sizes_copy", "squeeze_copy", "t_copy", "transpose_copy", "unbind_copy", "unfold_copy",
         "unsqueeze_copy", "view_copy", "view_as_complex_copy", "view_as_real_copy",
     ), "ops.copies"),
-    **dict.fromkeys(("TypedStorage", "UntypedStorage", "is_storage"), "storage"),
+    "is_storage": "storage",
     **dict.fromkeys((
         "_assert_async", "are_deterministic_algorithms_enabled", "get_default_device", "get_deterministic_debug_mode",
         "get_num_interop_threads", "is_deterministic_algorithms_warn_only_enabled", "is_warn_always_enabled",
@@ -195,5 +194,5 @@ __all__ = [
     "device", "dtype", "enable_grad", "finfo", "get_default_dtype", "iinfo", "inference_mode",
     "is_grad_enabled", "is_inference_mode_enabled", "no_grad", "promote_types", "result_type",
     "set_default_dtype", "set_grad_enabled", *[n for n in _FUNCTIONS if "." not in n],
-    *_dtypes.BY_NAME, *_dtypes.ALIASES,
+    "layout", "memory_format", *_dtypes.BY_NAME, *_dtypes.ALIASES, *_formats.BY_NAME,
 ]  # fmt: skip

@@ -38,19 +38,29 @@ from . import signal as signal
 from . import special as special
 from . import train as train
 from . import utils as utils
+from .storage import BFloat16Storage as BFloat16Storage
 from .ops.legacy import BFloat16Tensor as BFloat16Tensor
+from .storage import BoolStorage as BoolStorage
 from .ops.legacy import BoolTensor as BoolTensor
+from .storage import ByteStorage as ByteStorage
 from .ops.legacy import ByteTensor as ByteTensor
 from .errors import CaptureError as CaptureError
+from .storage import CharStorage as CharStorage
 from .ops.legacy import CharTensor as CharTensor
+from .storage import DoubleStorage as DoubleStorage
 from .ops.legacy import DoubleTensor as DoubleTensor
+from .storage import FloatStorage as FloatStorage
 from .ops.legacy import FloatTensor as FloatTensor
 from .random import Generator as Generator
+from .storage import HalfStorage as HalfStorage
 from .ops.legacy import HalfTensor as HalfTensor
+from .storage import IntStorage as IntStorage
 from .ops.legacy import IntTensor as IntTensor
 from .errors import KilnError as KilnError
 from .errors import KilnWarning as KilnWarning
+from .storage import LongStorage as LongStorage
 from .ops.legacy import LongTensor as LongTensor
+from .storage import ShortStorage as ShortStorage
 from .ops.legacy import ShortTensor as ShortTensor
 from .train import Trainer as Trainer
 from .storage import TypedStorage as TypedStorage
@@ -113,11 +123,13 @@ from .autograd.modes import is_inference_mode_enabled as is_inference_mode_enabl
 from .storage import is_storage as is_storage
 from .switches import is_warn_always_enabled as is_warn_always_enabled
 from .ops.native import kl_div as kl_div
+from .formats import layout as layout
 from .io import load as load
 from .ops.native import lstm_cell as lstm_cell
 from .random import manual_seed as manual_seed
 from .ops.native import margin_ranking_loss as margin_ranking_loss
 from .ops.native import max_pool1d_with_indices as max_pool1d_with_indices
+from .formats import memory_format as memory_format
 from .ops.native import native_batch_norm as native_batch_norm
 from .ops.native import native_channel_shuffle as native_channel_shuffle
 from .ops.native import native_dropout as native_dropout
@@ -151,8 +163,15 @@ from .printing import set_printoptions as set_printoptions
 from .random import set_rng_state as set_rng_state
 from .switches import set_warn_always as set_warn_always
 from .ops.copies import slice_copy as slice_copy
+from .sparse import sparse_bsc_tensor as sparse_bsc_tensor
+from .sparse import sparse_bsr_tensor as sparse_bsr_tensor
+from .sparse import sparse_compressed_tensor as sparse_compressed_tensor
+from .sparse import sparse_coo_tensor as sparse_coo_tensor
+from .sparse import sparse_csc_tensor as sparse_csc_tensor
+from .sparse import sparse_csr_tensor as sparse_csr_tensor
 from .ops.copies import split_copy as split_copy
 from .ops.copies import split_with_sizes_copy as split_with_sizes_copy
+from .sparse import spmm as spmm
 from .ops.copies import squeeze_copy as squeeze_copy
 from .ops.copies import t_copy as t_copy
 from .ops.copies import transpose_copy as transpose_copy
@@ -175,10 +194,11 @@ bfloat16: _dtype
 bool: _dtype
 cdouble: _dtype
 cfloat: _dtype
-channels_last: builtins.str
+channels_last: builtins.memory_format
+channels_last_3d: builtins.memory_format
 complex128: _dtype
 complex64: _dtype
-contiguous_format: builtins.str
+contiguous_format: builtins.memory_format
 double: _dtype
 e: builtins.float
 float: _dtype
@@ -192,13 +212,19 @@ int16: _dtype
 int32: _dtype
 int64: _dtype
 int8: _dtype
+jagged: builtins.layout
 long: _dtype
 nan: builtins.float
 newaxis: Any
 pi: builtins.float
-preserve_format: builtins.str
+preserve_format: builtins.memory_format
 short: _dtype
-strided: builtins.str
+sparse_bsc: builtins.layout
+sparse_bsr: builtins.layout
+sparse_coo: builtins.layout
+sparse_csc: builtins.layout
+sparse_csr: builtins.layout
+strided: builtins.layout
 uint16: _dtype
 uint32: _dtype
 uint64: _dtype
@@ -681,7 +707,6 @@ def solve(*args: Any, **kwargs: Any) -> Any: ...
 def sort(input: Tensor, dim: builtins.int = ..., descending: builtins.bool = ..., stable: builtins.bool | None = ..., *, out: Any = ...) -> Any: ...
 def split(tensor: Tensor, split_size_or_sections: Any, dim: builtins.int = ..., *, split_size: Any = ...) -> tuple[Tensor, ...]: ...
 def split_with_sizes(input: Tensor, split_sizes: Sequence[builtins.int], dim: builtins.int = ...) -> tuple[Tensor, ...]: ...
-def spmm(input: Tensor, mat2: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
 def sqrt(input: Tensor, *, out: Tensor | None = ...) -> Tensor: ...
 def sqrt_(input: Tensor) -> Tensor: ...
 def square(input: Tensor, *, out: Tensor | None = ...) -> Tensor: ...

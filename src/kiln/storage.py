@@ -1,80 +1,152 @@
-"""The memory under tensors: PyTorch's `UntypedStorage` (bytes) and `TypedStorage` (elements)."""
+"""Storages: the memory that tensors lie in, as PyTorch shows it.
+
+https://docs.pytorch.org/docs/stable/storage.html
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
+from numpy.lib.stride_tricks import as_strided
 
 from . import dtypes as dt
 from .device import CPU, device
-from .errors import KilnIndexError, KilnTypeError, describe
-from .sharing import lend, watched, written
-from .tensor import Tensor, wrap
+from .errors import KilnTypeError, describe
+from .sharing import expose, outermost
+from .tensor import Tensor, _address, wrap
 
 
-def _flat(a: np.ndarray) -> np.ndarray:
-    """The whole memory that an array lies in, as one dimension of its dtype; what it shows where there are gaps."""
-    root = a
-    while isinstance(root.base, np.ndarray) and root.base.dtype == a.dtype:
-        root = root.base
-    return root.reshape(-1) if root.flags.c_contiguous else np.ascontiguousarray(a).reshape(-1)
+def memory(a: np.ndarray) -> np.ndarray:
+    """The bytes of the whole memory that an array is a part of."""
+    root = outermost(a)
+    if any(s < 0 for s in root.strides):
+        root = a
+    start, end = byte_bounds(root)
+    if not a.size:
+        return np.zeros(0, np.uint8)
+    items = as_strided(root, ((end - start) // root.itemsize,), (root.itemsize,))
+    return items.view(np.uint8)
 
 
-class TypedStorage:
-    """The elements of the memory that a tensor lies in, those that the tensor does not show included."""
+class UntypedStorage:
+    """The bytes that tensors lie in."""
 
-    def __init__(self, *, wrap_array: np.ndarray):
-        self._flat = wrap_array
-
-    @property
-    def dtype(self) -> dt.dtype:
-        """The element type."""
-        return dt.OF_NUMPY[self._flat.dtype]
+    def __init__(self, size: Any = 0, *, device: Any = None):
+        self._bytes = size if isinstance(size, np.ndarray) else np.zeros(int(size), np.uint8)
 
     @property
     def device(self) -> device:
-        """Where the memory is."""
+        """Where the bytes are."""
         return CPU
 
-    def size(self) -> int:
-        """The number of elements."""
-        return self._flat.size
+    is_cuda = is_sparse = property(lambda self: False)
 
-    __len__ = size
-
-    def element_size(self) -> int:
-        """Bytes per element."""
-        return self._flat.itemsize
+    def data_ptr(self) -> int:
+        """The address of the first byte."""
+        expose(self._bytes)
+        return _address(self._bytes)
 
     def nbytes(self) -> int:
-        """Bytes of all elements."""
-        return self._flat.nbytes
+        """How many bytes there are."""
+        return self._bytes.size
+
+    size = __len__ = nbytes
+
+    def element_size(self) -> int:
+        """Bytes of an element."""
+        return self._bytes.itemsize
+
+    def tolist(self) -> list[int]:
+        """The bytes as numbers."""
+        return self._bytes.tolist()
+
+    def __getitem__(self, i: Any) -> Any:
+        found = self._bytes[i]
+        return UntypedStorage(found) if isinstance(found, np.ndarray) else int(found)
+
+    def __setitem__(self, i: Any, value: int) -> None:
+        expose(self._bytes)
+        self._bytes[i] = value
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.tolist())
+
+    def clone(self) -> UntypedStorage:
+        """A copy in memory of its own."""
+        return UntypedStorage(self._bytes.copy())
+
+    def cpu(self) -> UntypedStorage:
+        """Itself: it is there."""
+        return self
+
+    @staticmethod
+    def from_buffer(buffer: Any, *_: Any, **__: Any) -> UntypedStorage:
+        """A copy of the bytes of an object with Python's buffer interface."""
+        return UntypedStorage(np.frombuffer(buffer, np.uint8).copy())
+
+    def __repr__(self) -> str:
+        return f"<kiln.UntypedStorage of {self.nbytes()} bytes>"
+
+
+class TypedStorage:
+    """The elements of one dtype in a storage: all of the memory, whatever a tensor shows of it."""
+
+    dtype: dt.dtype
+
+    def __init__(self, *args: Any, wrap_storage: UntypedStorage | None = None, dtype: Any = None):
+        self.dtype = dt.as_dtype(dtype or getattr(type(self), "dtype", None) or dt.float32)
+        if wrap_storage is not None:
+            self._untyped = wrap_storage
+        elif args and not isinstance(args[0], int):
+            self._untyped = UntypedStorage(np.asarray(args[0], self.dtype.np).view(np.uint8))
+        else:
+            self._untyped = UntypedStorage((args[0] if args else 0) * self.dtype.itemsize)
+
+    @property
+    def _values(self) -> np.ndarray:
+        return self._untyped._bytes.view(self.dtype.np)
+
+    device = property(lambda self: CPU)
+
+    def untyped(self) -> UntypedStorage:
+        """The bytes."""
+        return self._untyped
 
     def data_ptr(self) -> int:
         """The address of the first element."""
-        return wrap(self._flat).data_ptr()
+        return self._untyped.data_ptr()
 
-    def tolist(self) -> list:
+    def size(self) -> int:
+        """How many elements there are."""
+        return self._values.size
+
+    __len__ = size
+
+    def nbytes(self) -> int:
+        """How many bytes there are."""
+        return self._untyped.nbytes()
+
+    def element_size(self) -> int:
+        """Bytes of an element."""
+        return self.dtype.itemsize
+
+    def tolist(self) -> list[Any]:
         """The elements as Python numbers."""
-        return self._flat.tolist()
+        return self._values.tolist()
 
-    def __iter__(self) -> Any:
+    def __getitem__(self, i: Any) -> Any:
+        found = self._values[i]
+        return found.tolist() if isinstance(found, np.ndarray) else found.item()
+
+    def __setitem__(self, i: Any, value: Any) -> None:
+        expose(self._untyped._bytes)
+        self._values[i] = value
+
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.tolist())
-
-    def __getitem__(self, index: Any) -> Any:
-        try:
-            r = self._flat[index]
-        except IndexError as e:
-            raise KilnIndexError(
-                "storage", str(e), describe(index), f"there are {self.size()} elements"
-            ) from None
-        return type(self)(wrap_array=r) if isinstance(r, np.ndarray) else r.item()
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        if watched:
-            written(self._flat)
-        self._flat[index] = value
 
     def fill_(self, value: Any) -> TypedStorage:
         """Set every element."""
@@ -83,55 +155,53 @@ class TypedStorage:
 
     def copy_(self, source: TypedStorage, non_blocking: bool = False) -> TypedStorage:
         """Overwrite with the elements of another storage of this size."""
-        self[:] = source._flat
+        self[:] = source._values
         return self
 
     def clone(self) -> TypedStorage:
         """The same elements in memory of their own."""
-        return type(self)(wrap_array=self._flat.copy())
+        return type(self)(wrap_storage=self._untyped.clone(), dtype=self.dtype)
 
-    def cpu(self) -> TypedStorage:
-        """The storage itself."""
-        return self
-
-    def is_shared(self) -> bool:
-        """False: memory is this process's own."""
-        return False
-
-    def untyped(self) -> UntypedStorage:
-        """The same memory as bytes."""
-        return UntypedStorage(wrap_array=self._flat.view(np.uint8))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, TypedStorage) and self._flat is other._flat
-
-    __hash__ = None  # type: ignore[assignment]
+    @classmethod
+    def from_buffer(
+        cls, buffer: Any, byte_order: str = "native", *_: Any, **__: Any
+    ) -> TypedStorage:
+        """A copy of the elements in an object with Python's buffer interface."""
+        if byte_order not in ("native", "little"):
+            raise KilnTypeError(
+                "from_buffer", "only little-endian buffers", byte_order, "byteswap()"
+            )
+        return cls(wrap_storage=UntypedStorage.from_buffer(buffer))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.size()} elements of {self.dtype.name}, {self.nbytes()} bytes)"
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self._flat, dtype) if copy or dtype is not None else lend(self._flat)
+        return f"<kiln.{type(self).__name__} of {self.size()} {self.dtype.name}>"
 
 
-class UntypedStorage(TypedStorage):
-    """The bytes of the memory that a tensor lies in."""
+def _typed(name: str, d: dt.dtype) -> Any:
+    return type(name, (TypedStorage,), {"dtype": d, "__doc__": f"Storages of {d.name}."})
 
-    def untyped(self) -> UntypedStorage:
-        """The storage itself."""
-        return self
+
+FloatStorage, DoubleStorage = (
+    _typed("FloatStorage", dt.float32),
+    _typed("DoubleStorage", dt.float64),
+)
+HalfStorage, BFloat16Storage = (
+    _typed("HalfStorage", dt.float16),
+    _typed("BFloat16Storage", dt.bfloat16),
+)
+LongStorage, IntStorage = _typed("LongStorage", dt.int64), _typed("IntStorage", dt.int32)
+ShortStorage, CharStorage = _typed("ShortStorage", dt.int16), _typed("CharStorage", dt.int8)
+ByteStorage, BoolStorage = _typed("ByteStorage", dt.uint8), _typed("BoolStorage", dt.bool_)
 
 
 def is_storage(obj: Any) -> bool:
     """Whether an object is a storage."""
-    return isinstance(obj, TypedStorage)
+    return isinstance(obj, TypedStorage | UntypedStorage)
 
 
-def storage_of(x: Tensor, typed: bool) -> TypedStorage:
-    """The memory that a tensor lies in."""
-    if not isinstance(x, Tensor):
-        raise KilnTypeError("storage", "expected a Tensor", describe(x), "")
-    flat = _flat(x._host("storage"))
-    return (
-        TypedStorage(wrap_array=flat) if typed else UntypedStorage(wrap_array=flat.view(np.uint8))
-    )
+def tensor_of(storage: Any, d: dt.dtype) -> Tensor:
+    """A 1-d tensor on a storage's memory."""
+    if isinstance(storage, TypedStorage) and storage.dtype is not d:
+        raise KilnTypeError("tensor", f"expected a storage of {d.name}", describe(storage), "")
+    data = storage._bytes if isinstance(storage, UntypedStorage) else storage._untyped._bytes
+    return wrap(data.view(d.np))

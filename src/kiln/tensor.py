@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import dtypes as dt
+from . import formats
 from .device import CPU, as_device, device
 from .errors import KilnBufferError, KilnError, KilnTypeError, KilnValueError, describe
 from .shape import Size
@@ -147,9 +148,33 @@ class Tensor(TensorMethods):
         expose(a)
         return _address(a)
 
+    def untyped_storage(self) -> Any:
+        """The bytes of the memory that the tensor is a view of."""
+        from .storage import UntypedStorage, memory
+
+        return UntypedStorage(memory(self._host("untyped_storage")))
+
+    def storage(self) -> Any:
+        """The elements of the memory that the tensor is a view of."""
+        from .storage import TypedStorage
+
+        return TypedStorage(wrap_storage=self.untyped_storage(), dtype=self.dtype)
+
+    def is_set_to(self, tensor: Tensor) -> bool:
+        """Whether another tensor shows the same memory in the same way."""
+        a, b = self._host("is_set_to"), tensor._host("is_set_to")
+        return (_address(a), a.shape, a.strides, a.dtype) == (
+            _address(b),
+            b.shape,
+            b.strides,
+            b.dtype,
+        )
+
     def is_contiguous(self, memory_format: Any = None) -> bool:
-        """Whether elements lie in row-major order without gaps."""
+        """Whether elements lie without gaps in row-major order, or that of another memory format."""
         a = self._a
+        if memory_format is not None and memory_format is not formats.contiguous_format:
+            return formats.lies_in(memory_format, a.shape, self.stride())
         return (a if isinstance(a, np.ndarray) else a.strided()).flags.c_contiguous
 
     def is_floating_point(self) -> bool:
@@ -164,9 +189,14 @@ class Tensor(TensorMethods):
         """Whether the dtype can hold negative numbers."""
         return self.dtype.is_signed
 
-    is_cuda = is_sparse = is_quantized = is_meta = is_mps = is_xpu = property(lambda self: False)
-    is_cpu = property(lambda self: True)
-    layout = property(lambda self: "strided")
+    is_cuda = is_mps = is_xpu = is_xla = is_meta = is_mkldnn = is_vulkan = is_ipu = is_maia = property(
+        lambda self: False, doc="Whether the data lives on such a device: it is on the CPU."
+    )  # fmt: skip
+    is_sparse = is_sparse_csr = is_quantized = is_nested = property(
+        lambda self: False, doc="Whether the elements are stored in such a way: they are strided."
+    )
+    is_cpu = property(lambda self: True, doc="Whether the data lives on the CPU.")
+    layout = property(lambda self: formats.strided, doc="How the elements are stored.")
 
     # ---- gradient fields
 
@@ -438,7 +468,7 @@ class Tensor(TensorMethods):
             return memo[id(self)]
         import copy
 
-        out = wrap(self._a.copy())
+        out = wrap(self._a.copy(order="K"))
         out.__class__ = type(self)
         out._rg = self._rg
         memo[id(self)] = out

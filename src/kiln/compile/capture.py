@@ -28,10 +28,12 @@ from ..tensor import CAPTURING, Tensor, _fresh, wrap
 from .building import build
 from .inputs import Input, may_share
 from .stretches import Stretch
-from .symbolic import Storage, SymArray, layout_of, may_overlap
+from .symbolic import Storage, SymArray, elementwise_layout, layout_of, may_overlap
 
 _KILN = __name__.split(".")[0] + "."
 _ABSENT = object()
+_FOLLOWS = {"elementwise", "cast", "select"}
+"""Families whose results lie in memory as their operands do."""
 
 
 def _unwatched(method: Callable) -> Callable:
@@ -525,7 +527,14 @@ class Capture:
             sym = self._view(op, self.payload(args[0]), args[1:])
             if sym is not None:
                 return self._wrap_view(op, args, sym)
-        r = self.compute(op, args)
+        format, given = None, args
+        if op.name == "clone":  # a Graph knows no order in memory
+            format, given = args[1], (args[0], None)
+        r = self.compute(op, given)
+        if op.family in _FOLLOWS and isinstance(r, SymArray):
+            r.layout = elementwise_layout(
+                r.shape, [self.payload(t) for t in op.flat_tensors(args)], format
+            )
         outs = tuple(wrap(s) for s in r) if isinstance(r, tuple) else (wrap(r),)
         record(op, args, outs)
         if not isinstance(r, tuple):
@@ -547,7 +556,9 @@ class Capture:
                 if strides is None:
                     return None  # the elements have to be copied
                 layout = as_strided(np.zeros(1, np.uint8), tuple(shape), strides)
-        elif op.name not in ("as_strided", "real_part", "imag_part"):
+        elif op.name not in (
+            "as_strided", "real_part", "imag_part", "view_as_real", "view_as_complex",
+        ):  # fmt: skip
             layout = op.reference(sym.strided(), *rest)
         return SymArray(self, sym.storage, (*sym.chain, (op.name, rest)), shape, dtype.np, layout)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..autograd.tape import TapeNode
 from ..backends import base
-from ..graph.node import Graph, Node
+from ..graph.node import Graph, Node, make
 from ..tensor import Tensor, _fresh
 from .capture import Capture
 from .gradient import Joint, differentiate
@@ -15,7 +15,7 @@ from .inputs import Input
 from .pytree import flatten
 from .replay import replay
 from .stretches import Apart, Stretch
-from .symbolic import SymArray
+from .symbolic import SymArray, dense_order
 
 
 class Plan:
@@ -110,8 +110,8 @@ class Plan:
 def _makers(capture: Capture, found: list[Any], output: Callable[[Node], int]) -> list[tuple]:
     """How each output leaf is made at each call.
 
-    ("value", x) a Python value; ("new", k) from the Program's output k; ("again", j) the same tensor as
-    output leaf j; ("arg", i) argument leaf i; ("alias", source, chain, tracked) a view of an input, of a
+    ("value", x) a Python value; ("new", k) from the Program's output k, or ("new", k, dims) from that with
+    its dimensions permuted; ("again", j) the same tensor as output leaf j; ("arg", i) argument leaf i; ("alias", source, chain, tracked) a view of an input, of a
     tensor reached by the function or of output leaf j, or that tensor itself (no chain).
     """
     out: list[Any] = [None] * len(found)
@@ -151,7 +151,12 @@ def _makers(capture: Capture, found: list[Any], output: Callable[[Node], int]) -
         if k is not None and k != j and (_fresh(found[k])._rg or not tracked):
             out[j] = ("alias", k, a.chain, tracked)
         else:
-            out[j] = ("new", output(a.node()))
+            dims = dense_order(a)
+            if dims is None:
+                out[j] = ("new", output(a.node()))
+            else:  # in memory as eager mode has it
+                inverse = tuple(dims.index(i) for i in range(len(dims)))
+                out[j] = ("new", output(make("permute", (a.node(), dims))), inverse)
     return out
 
 

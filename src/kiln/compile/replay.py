@@ -210,7 +210,8 @@ def _results(plan: Plan, s: Source) -> list[str]:
             continue
         made[at] = f"m{at}"
         if m[0] == "new":
-            s.line(f"m{at} = wrap(o{m[1]})")
+            turned = f".transpose({m[2]})" if len(m) > 2 else ""
+            s.line(f"m{at} = wrap(o{m[1]}{turned})")
             if m[1] in position:
                 s.line("if node is not None:")
                 s.line(f"m{at}._fn, m{at}._idx, m{at}._rg = node, {position[m[1]]}, True", 2)

@@ -10,6 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from .. import dtypes as dt
 from ..errors import CaptureError
+from ..formats import order, preserve_format
 from ..graph.node import Node, make
 from ..shape import contiguous_strides, numel
 from ..sharing import root_of
@@ -122,6 +123,33 @@ def layout_of(a: np.ndarray) -> Any:
     if a.flags.c_contiguous or any(s % a.itemsize for s in a.strides):
         return None
     return as_strided(np.zeros(1, np.uint8), a.shape, [s // a.itemsize for s in a.strides])
+
+
+def elementwise_layout(shape: tuple, operands: list[SymArray], format: Any = None) -> Any:
+    """The layout in which eager mode gives an elementwise result: that of a format, or the operands'."""
+    if format is None and all(x.layout is None for x in operands):
+        return None
+    dummies = [x.strided() for x in operands]
+    if format is None and len(operands) > 1:
+        flags = [["readonly"]] * len(dummies) + [["writeonly", "allocate"]]
+        found = np.nditer([*dummies, None], ["zerosize_ok"], flags, order="K").operands[-1].strides
+    else:
+        (x,) = dummies
+        dims = order("clone", format or preserve_format, shape, x.strides)
+        if dims is None:
+            return None
+        steps = contiguous_strides([shape[d] for d in dims])
+        found = [steps[dims.index(i)] for i in range(len(shape))]
+    layout = as_strided(np.zeros(1, np.uint8), shape, found)
+    return None if layout.flags.c_contiguous else layout
+
+
+def dense_order(a: SymArray) -> tuple[int, ...] | None:
+    """The dimensions from outermost to innermost of a payload that is dense, but not row-major."""
+    if a.layout is None or a.layout.flags.c_contiguous:
+        return None
+    dims = order("compile", preserve_format, a.shape, a.layout.strides)
+    return dims if dims is not None and a.layout.transpose(dims).flags.c_contiguous else None
 
 
 def may_overlap(views: list[SymArray]) -> bool:

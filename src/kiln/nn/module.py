@@ -22,6 +22,7 @@ from ..errors import (
     KilnValueError,
     describe,
 )
+from ..formats import CHANNELS_LAST, as_format
 from ..ops.creation import empty_like
 from ..tensor import CAPTURING, Tensor
 from . import _hooks
@@ -433,9 +434,9 @@ class Module(Hooks, State):
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move to a device and/or cast floating parameters and buffers; returns self.
+        """Move to a device, cast floating parameters and buffers, set their memory format; returns self.
 
-        `to(device)`, `to(dtype)`, `to(tensor)`, `to(device=…, dtype=…)`.
+        `to(device)`, `to(dtype)`, `to(tensor)`, `to(device=…, dtype=…)`, `to(memory_format=channels_last)`.
         """
         unknown = kwargs.keys() - {"device", "dtype", "tensor", "non_blocking", "memory_format"}
         if unknown:
@@ -458,7 +459,13 @@ class Module(Hooks, State):
                 "to", f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}",
                 dtype, "convert single tensors with x.to(dtype)",
             )  # fmt: skip
-        return self if dtype is None else self._cast(dtype)
+        if dtype is not None:
+            self._cast(dtype)
+        format = kwargs.get("memory_format")
+        if format is not None:
+            rank = len(CHANNELS_LAST.get(as_format("to", format), ()))
+            self._apply(lambda x: x.to(memory_format=format) if rank in (0, x.ndim) else x)
+        return self
 
     def _cast(self, dtype: dt.dtype) -> Self:
         return self._apply(lambda x: x.to(dtype) if x.dtype.category >= dt.FLOAT else x)

@@ -28,6 +28,7 @@ from . import (  # noqa: F401
     implicit,
     indexing,
     joining,
+    layouts,
     legacy,
     linalg,
     linear,

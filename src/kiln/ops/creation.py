@@ -10,7 +10,9 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..device import as_device
+from ..device import device as Device
 from ..errors import KilnBufferError, KilnError, KilnTypeError, KilnValueError, describe
+from ..formats import channels_last, contiguous_format, lies_in, order, preserve_format
 from ..shape import Size, index_int
 from ..sharing import admit
 from ..tensor import Tensor, active_capture, wrap
@@ -208,6 +210,23 @@ def full_op(size: Sequence[int], fill_value: Any, dtype: dt.dtype) -> Tensor:
         return np.full(size, dt.element(fill_value, dtype, "full"), dtype.np)
 
 
+def _laid(
+    name: str, format: Any, shape: Sequence[int], strides: Any, value: Any, d: dt.dtype
+) -> Tensor:
+    """A tensor of one value whose elements lie in a memory format; `strides` are those to preserve."""
+    if format is contiguous_format:
+        return full_op(shape, value, d)
+    dims = order(name, format, shape, strides)
+    if dims is None:
+        return full_op(shape, value, d)
+    t = full_op([shape[i] for i in dims], value, d)
+    return t.permute(_inverse(dims)).detach()
+
+
+def _inverse(dims: Sequence[int]) -> list[int]:
+    return [dims.index(i) for i in range(len(dims))]
+
+
 def _filled(name: str, value: Any, doc: str) -> Any:
     def make(*size: Any, out: Any = None, dtype: Any = None, layout: Any = None, device: Any = None,
              requires_grad: bool = False, pin_memory: bool = False, memory_format: Any = None,
@@ -219,7 +238,8 @@ def _filled(name: str, value: Any, doc: str) -> Any:
                 name, "unexpected argument", ", ".join(named), "see its documentation"
             )
         d = _dtype_of(dtype, out)
-        return _placed(full_op, full_op(shape, value, d), requires_grad, out)
+        t = _laid(name, memory_format or contiguous_format, shape, (), value, d)
+        return _placed(full_op, t, requires_grad, out)
 
     make.__name__, make.__doc__ = name, doc
     return make
@@ -258,10 +278,16 @@ def _like(name: str, value: Any) -> Any:
         if value is None:
             v = args[0] if args else fill_value
         d = input.dtype if dtype is None else dt.as_dtype(dtype)
-        return _finish(_beside(input, full_op(input._a.shape, v, d)), requires_grad)
+        if memory_format is None and input.is_contiguous():
+            return _finish(_beside(input, full_op(input._a.shape, v, d)), requires_grad)
+        format = memory_format or preserve_format
+        t = _laid(name, format, input._a.shape, input.stride(), v, d)
+        return _finish(_beside(input, t), requires_grad)
 
     make.__name__ = name
-    make.__doc__ = f"`{name.removesuffix('_like')}` with the size and dtype of `input`."
+    make.__doc__ = (
+        f"`{name.removesuffix('_like')}` with the size, dtype and order in memory of `input`."
+    )
     return make
 
 
@@ -409,13 +435,20 @@ def eye(n: int, m: int | None = None, *, out: Any = None, dtype: Any = None, lay
 def _clone_samples() -> Any:
     for s in ((3, 4), (), (0,)):
         yield Sample((draw(rng(), s),))
+    image = draw(rng(), (2, 3, 2, 2))
+    yield Sample((image.transpose(1, 0, 3, 2),))
+    yield Sample((image,), {"memory_format": channels_last})
+    yield Sample((image[0],), {"memory_format": channels_last}, error=RuntimeError)
 
 
-@op(family="elementwise", promote="same", scalar="copy", check=False, grad={"input": lambda g: g},
+@op(family="elementwise", promote="same", scalar="copy", exact=True, check=False, grad={"input": lambda g: g},
     samples=_clone_samples)  # fmt: skip
 def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
-    """A copy with its own memory; gradients flow through it."""
-    return input.copy()
+    """A copy with its own memory, which lies as the tensor does unless a format is given."""
+    if (memory_format is None and input.flags.c_contiguous) or memory_format is contiguous_format:
+        return input.copy()
+    dims = order("clone", memory_format or preserve_format, input.shape, input.strides)
+    return input.copy() if dims is None else input.transpose(dims).copy().transpose(_inverse(dims))
 
 
 @op(
@@ -433,29 +466,52 @@ def cast(input: Tensor, dtype: dt.dtype) -> Tensor:
     return input.astype(dtype.np)
 
 
-def _to_target(args: tuple, kwargs: dict) -> tuple[Any, Any, bool]:
+def _to_target(args: tuple, kwargs: dict) -> tuple[Any, bool, Any]:
+    """What `to` is asked for: a dtype, whether to copy at all events, and a memory format."""
+    known = {"dtype", "device", "other", "tensor", "non_blocking", "copy", "memory_format"}
+    if unknown := kwargs.keys() - known:
+        raise KilnTypeError("to", "unexpected argument", ", ".join(unknown), "to(device, dtype)")
     dtype, device = kwargs.get("dtype"), kwargs.get("device")
-    copy = bool(kwargs.get("copy", False))
-    for a in args:
-        if isinstance(a, Tensor):
+    flags: list[bool] = []  # non_blocking, copy
+    for a in (*args, kwargs.get("other", kwargs.get("tensor"))):
+        if a is True or a is False:
+            flags.append(a)
+        elif isinstance(a, Tensor):
             dtype = a.dtype
         elif isinstance(a, dt.dtype) or a in (float, int, bool, complex):
             dtype = a
-        elif isinstance(a, str) or type(a).__name__ == "device":
+        elif isinstance(a, str | int | Device):
             device = a
-    return dtype, device, copy
+        elif a is not None:
+            raise KilnTypeError(
+                "to", "neither a dtype, a device nor a tensor", describe(a), "to(device, dtype)"
+            )
+    if device is not None:
+        as_device(device)
+    copy = kwargs.get("copy", flags[1] if len(flags) > 1 else False)
+    return dtype, bool(copy), kwargs.get("memory_format")
 
 
 @method("to")
 def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """This tensor with another dtype or device; itself where nothing changes and copy is False."""
-    dtype, device, copy = _to_target(args, kwargs)
-    if device is not None:
-        as_device(device)
+    """This tensor with another dtype, device or memory format; itself where nothing changes and copy is False."""
+    dtype, copy, format = _to_target(args, kwargs)
     d = self.dtype if dtype is None else dt.as_dtype(dtype)
-    if d is self.dtype:
-        return self.clone() if copy else self
-    return cast(self, d)
+    if d is not self.dtype:
+        r = cast(self, d)
+        return r if format is None else contiguous_in(r, format)
+    if copy or (format is not None and not _lies_in(self, format)):
+        return clone(self, memory_format=format)
+    return self
+
+
+def _lies_in(x: Tensor, format: Any) -> bool:
+    return format is preserve_format or lies_in(format, x._a.shape, x.stride())
+
+
+def contiguous_in(x: Tensor, format: Any) -> Tensor:
+    """The tensor itself where it lies in a memory format, else a copy that does."""
+    return x if _lies_in(x, format) else clone(x, memory_format=format)
 
 
 @method("type_as")
@@ -466,7 +522,8 @@ def type_as(self: Tensor, other: Tensor) -> Tensor:
 
 def _caster(name: str, d: dt.dtype) -> None:
     def convert(self: Tensor, memory_format: Any = None) -> Tensor:
-        return self if self.dtype is d else cast(self, d)
+        r = self if self.dtype is d else cast(self, d)
+        return r if memory_format is None else contiguous_in(r, memory_format)
 
     convert.__name__, convert.__doc__ = name, f"This tensor as {d.name}."
     method(name)(convert)
@@ -489,6 +546,13 @@ FUNCTIONS["asarray"] = as_tensor
 
 
 @composition(method=True, function=True, aliases=())
-def contiguous(input: Tensor, memory_format: Any = None) -> Tensor:
-    """The tensor itself where it is row-major, else a copy that is."""
-    return input if input.is_contiguous() else input.clone()
+def contiguous(input: Tensor, memory_format: Any = contiguous_format) -> Tensor:
+    """The tensor itself where it lies in a memory format (row-major unless given), else a copy that does."""
+    if memory_format is contiguous_format:
+        return input if input.is_contiguous() else clone(input, memory_format=memory_format)
+    if memory_format is preserve_format:
+        if input.is_contiguous():
+            return input
+        raise KilnError("contiguous", "preserve memory format is unsupported by the contiguous operator",
+                        memory_format, "name an order: kiln.contiguous_format, kiln.channels_last")  # fmt: skip
+    return contiguous_in(input, memory_format)

@@ -131,22 +131,6 @@ def is_shared(self: Tensor) -> bool:
     return False
 
 
-@method("storage")
-def storage(self: Tensor) -> Any:
-    """The memory that the tensor lies in, as elements."""
-    from ..storage import storage_of
-
-    return storage_of(self, True)
-
-
-@method("untyped_storage")
-def untyped_storage(self: Tensor) -> Any:
-    """The memory that the tensor lies in, as bytes."""
-    from ..storage import storage_of
-
-    return storage_of(self, False)
-
-
 # ---------------------------------------------------------------- strides chosen by the caller
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import dtypes as dt
 from ..errors import KilnError, KilnTypeError, describe
 from ..shape import Size
@@ -25,6 +27,11 @@ def _made(name: str, d: dt.dtype, args: tuple) -> Tensor:
                 name, f"expected a tensor of {d.name}", describe(value), "use x.to(dtype)"
             )
         return value.detach()
+    if not isinstance(value, list | tuple | np.ndarray):
+        from ..storage import TypedStorage, UntypedStorage, tensor_of
+
+        if isinstance(value, TypedStorage | UntypedStorage):
+            return tensor_of(value, d)
     if not hasattr(value, "__len__"):
         raise KilnTypeError(
             name, "data must be a sequence", describe(value), "give sizes or a list"

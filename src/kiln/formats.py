@@ -1,0 +1,127 @@
+"""How elements lie: layouts (strided, or one of the sparse ones) and memory formats of strided tensors.
+
+https://docs.pytorch.org/docs/stable/tensor_attributes.html#torch-memory-format
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import KilnError, KilnTypeError, describe
+
+
+class _Named:
+    """One of a few constants, known by name: copies and pickles are the object itself."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"kiln.{self.name}"
+
+    def __reduce__(self) -> tuple:
+        return _by_name, (self.name,)
+
+
+class layout(_Named):
+    """How a tensor stores its elements: `kiln.strided`, `kiln.sparse_coo`, `kiln.sparse_csr`, …"""
+
+    __slots__ = ()
+
+
+class memory_format(_Named):
+    """The order in which a strided tensor's dimensions lie in memory: `kiln.channels_last`, …"""
+
+    __slots__ = ()
+
+
+strided, jagged = layout("strided"), layout("jagged")
+sparse_coo = layout("sparse_coo")
+sparse_csr, sparse_csc = layout("sparse_csr"), layout("sparse_csc")
+sparse_bsr, sparse_bsc = layout("sparse_bsr"), layout("sparse_bsc")
+contiguous_format, preserve_format = (
+    memory_format("contiguous_format"),
+    memory_format("preserve_format"),
+)
+channels_last, channels_last_3d = memory_format("channels_last"), memory_format("channels_last_3d")
+
+BY_NAME: dict[str, Any] = {
+    c.name: c for c in (strided, jagged, sparse_coo, sparse_csr, sparse_csc, sparse_bsr, sparse_bsc,
+                        contiguous_format, preserve_format, channels_last, channels_last_3d)
+}  # fmt: skip
+
+
+def _by_name(name: str) -> Any:
+    return BY_NAME[name]
+
+
+# the dimensions from the outermost in memory to the innermost
+CHANNELS_LAST = {channels_last: (0, 2, 3, 1), channels_last_3d: (0, 2, 3, 4, 1)}
+
+
+def as_format(op: str, f: Any) -> memory_format:
+    """A memory format; an error for anything else."""
+    if isinstance(f, memory_format):
+        return f
+    raise KilnTypeError(
+        op, "argument 'memory_format' must be a memory format", describe(f), "kiln.channels_last"
+    )
+
+
+def order(op: str, format: Any, shape: Sequence[int], strides: Sequence[int]) -> tuple | None:
+    """The dimensions from outermost to innermost in memory of a dense tensor of this format.
+
+    None where that is row-major. What is preserved is the order of `strides`, as PyTorch finds it for
+    tensors with gaps or repetitions too.
+    """
+    f = as_format(op, format)
+    n = len(shape)
+    if f is preserve_format:
+        found = _ranked(shape, strides)
+    elif f is contiguous_format:
+        return None
+    else:
+        found = CHANNELS_LAST[f]
+        if len(found) != n:
+            raise KilnError(
+                op, f"required rank {len(found)} tensor to use {f.name} format",
+                f"a tensor of {n} dimensions", "only batches of images and volumes have channels",
+            )  # fmt: skip
+    return None if found == tuple(range(n)) else found
+
+
+def _ranked(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
+    """Dimensions by descending stride; those that no stride tells apart stay as they are."""
+    found = list(range(len(shape)))[::-1]
+    for i in range(1, len(found)):  # an insertion sort, as a stride of 0 has no place in the order
+        at = i
+        for j in range(i - 1, -1, -1):
+            a, b = found[j], found[at]
+            if not strides[a] or not strides[b]:
+                continue
+            if (strides[a], shape[a]) > (strides[b], shape[b]):
+                found[j], found[at] = b, a
+                at = j
+            elif strides[a] < strides[b]:
+                break
+    return tuple(found[::-1])
+
+
+def lies_in(format: Any, shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether a tensor's elements lie in a format without gaps."""
+    f = as_format("is_contiguous", format)
+    dims: Sequence[int] = CHANNELS_LAST.get(f, range(len(shape)))
+    if len(dims) != len(shape):
+        return False
+    if 0 in shape and f not in CHANNELS_LAST:
+        return True
+    step = 1
+    for d in reversed(dims):
+        if shape[d] != 1:
+            if strides[d] != step:
+                return False
+            step *= shape[d]
+    return True
