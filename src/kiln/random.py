@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from . import dtypes as dt
 from .device import CPU, as_device, device
-from .errors import KilnTypeError, KilnValueError, describe
+from .errors import KilnError, KilnTypeError, KilnValueError, describe
 from .tensor import Tensor, wrap
 
 _UINT64 = np.dtype(np.uint64)
@@ -23,6 +24,20 @@ _UINT64 = np.dtype(np.uint64)
 
 def _state_of(seed: int) -> Tensor:
     return wrap(np.array([seed, 0], _UINT64))
+
+
+def _to_bytes(state: Tensor) -> Tensor:
+    """A state as the 16 bytes that programs save; by ops, so that it can be captured."""
+    from .ops.creation import arange_op
+
+    shifts = arange_op(0, 8, 8, dt.uint64)
+    return (state.unsqueeze(1) >> shifts).bitwise_and(255).to(dt.uint8).reshape(16)
+
+
+def _of_bytes(state: Tensor) -> Tensor:
+    from .ops.creation import arange_op
+
+    return (state.to(dt.uint64).reshape(2, 8) << arange_op(0, 8, 8, dt.uint64)).sum(1)
 
 
 def _unforeseen() -> int:
@@ -74,22 +89,37 @@ class Generator:
         return int(self.state._host("initial_seed")[0])
 
     def get_state(self) -> Tensor:
-        """A copy of the state, for `set_state`."""
-        return self.state.clone()
+        """A copy of the state for `set_state`: a uint8 tensor."""
+        return _to_bytes(self.state)
 
     def set_state(self, new_state: Tensor) -> Generator:
         """Go on from a state that `get_state` gave; returns the generator."""
-        a = getattr(new_state, "_a", None)
-        if a is None or tuple(a.shape) != (2,) or a.dtype != _UINT64:
+        if not isinstance(new_state, Tensor) or new_state.dtype is not dt.uint8:
             raise KilnTypeError(
-                "set_state", "not a state of a generator", describe(new_state), "pass get_state()'s"
+                "set_state", "a state of a generator is a uint8 tensor", describe(new_state),
+                "pass what get_state() gave; x.cpu().byte() where it was moved or cast",
+            )  # fmt: skip
+        if new_state.shape != (16,):
+            raise KilnError(
+                "set_state", "the state has the wrong size", describe(new_state), "16 bytes"
             )
-        self.state.copy_(new_state)
+        self.state.copy_(_of_bytes(new_state))
+        return self
+
+    def graphsafe_get_state(self) -> Generator:
+        """Another generator on the same state: what one draws, the other has drawn."""
+        return Generator().graphsafe_set_state(self)
+
+    def graphsafe_set_state(self, new_state: Generator) -> Generator:
+        """Draw from the state of another generator from now on; returns the generator."""
+        self.state = new_state.state
         return self
 
     def clone_state(self) -> Generator:
         """Another generator at the same place of the same stream."""
-        return Generator().set_state(self.state)
+        out = Generator()
+        out.state.copy_(self.state)
+        return out
 
     def __deepcopy__(self, memo: dict) -> Generator:
         return self.clone_state()
@@ -135,11 +165,23 @@ def set_rng_state(new_state: Tensor) -> None:
 
 
 @contextmanager
-def fork_rng(devices: Any = None, enabled: bool = True) -> Iterator[None]:
+def fork_rng(devices: Any = None, enabled: bool = True, device_type: str = "cpu") -> Iterator[None]:
     """What is drawn inside leaves the default generator's state as it was."""
-    saved = default_generator.get_state() if enabled else None
+    saved = default_generator.state.clone() if enabled else None
     try:
         yield
     finally:
         if saved is not None:
-            default_generator.set_state(saved)
+            default_generator.state.copy_(saved)
+
+
+__all__ = [
+    "Generator",
+    "default_generator",
+    "fork_rng",
+    "get_rng_state",
+    "initial_seed",
+    "manual_seed",
+    "seed",
+    "set_rng_state",
+]

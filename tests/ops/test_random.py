@@ -61,7 +61,7 @@ def test_counter_wraps() -> None:
 def test_draws_are_consecutive() -> None:
     g = kiln.Generator().manual_seed(3)
     kiln.rand(5, generator=g)
-    assert g.get_state().tolist() == [3, 2]
+    assert g.state.tolist() == [3, 2]
 
 
 @pytest.mark.parametrize("dtype", [kiln.float32, kiln.float64, kiln.float16, kiln.bfloat16])
@@ -142,8 +142,73 @@ def test_generators_are_copied_with_their_place() -> None:
         assert kiln.equal(other.get_state(), g.get_state())
     with pytest.raises(ValueError, match="64 bits"):
         g.manual_seed(2**64)
-    with pytest.raises(TypeError, match="state"):
+    with pytest.raises(TypeError, match="uint8"):
         g.set_state(kiln.zeros(2))
+    with pytest.raises(RuntimeError, match="wrong size"):
+        g.set_state(kiln.zeros(2, dtype=kiln.uint8))
+
+
+def test_states_are_bytes_of_seed_and_place() -> None:
+    g = kiln.Generator().manual_seed(2**63 + 0x0102)
+    kiln.rand(9, generator=g)
+    state = g.get_state()
+    assert state.dtype is kiln.uint8
+    assert state.numpy().view(np.uint64).tolist() == [2**63 + 0x0102, 3]
+    other = kiln.Generator().set_state(state)
+    assert kiln.equal(kiln.rand(5, generator=g), kiln.rand(5, generator=other))
+    shared = g.graphsafe_get_state()
+    assert not kiln.equal(kiln.rand(4, generator=g), kiln.rand(4, generator=shared))
+    assert g.state is shared.state
+
+
+DRAWS = {
+    "rand": lambda g: kiln.rand(3, 2, generator=g), "randn": lambda g: kiln.randn((3,), generator=g),
+    "rand_like": lambda g: kiln.rand_like(kiln.ones(5), generator=g),
+    "randn_like": lambda g: kiln.randn_like(kiln.ones(5), generator=g),
+    "randint": lambda g: kiln.randint(0, 99, (4,), generator=g),
+    "randint_like": lambda g: kiln.randint_like(kiln.ones(5), 99, generator=g),
+    "randperm": lambda g: kiln.randperm(9, generator=g),
+    "normal": lambda g: kiln.normal(kiln.zeros(3), 2.0, generator=g),
+    "bernoulli": lambda g: kiln.bernoulli(kiln.full((30,), 0.5), generator=g),
+    "multinomial": lambda g: kiln.multinomial(kiln.ones(30), 9, generator=g),
+    **{name: lambda g, name=name, args=args: getattr(kiln.zeros(30), name)(*args, generator=g)
+       for name, args in {"random_": (), "uniform_": (), "normal_": (), "log_normal_": (), "exponential_": (),
+                          "cauchy_": (), "geometric_": (0.1,), "bernoulli_": (0.5,)}.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_every_draw_takes_a_generator(name: str) -> None:
+    """The stream is the generator's own, and the default one stays where it is."""
+    before, g = kiln.get_rng_state(), kiln.Generator().manual_seed(1)
+    first = DRAWS[name](g)
+    assert not kiln.equal(DRAWS[name](g), first)
+    assert kiln.equal(DRAWS[name](kiln.Generator().manual_seed(1)), first)
+    assert kiln.equal(kiln.get_rng_state(), before)
+    with pytest.raises(TypeError, match="Generator"):
+        DRAWS[name](3)
+
+
+def test_captured_programs_draw_from_and_restore_generators() -> None:
+    g = kiln.Generator()
+
+    @kiln.compile
+    def twice(x: Any) -> Any:
+        state = kiln.get_rng_state()
+        a = kiln.rand(3)
+        kiln.set_rng_state(state)
+        with kiln.random.fork_rng():
+            b = kiln.rand(3)
+        return a - b, kiln.rand(3) + x - x, kiln.randn(2, generator=g)
+
+    for seed in (3, 4):
+        g.manual_seed(seed)
+        kiln.manual_seed(seed)
+        same, third, own = twice(kiln.ones(3))
+        assert same.tolist() == [0, 0, 0]
+        kiln.manual_seed(seed)
+        assert kiln.allclose(third, kiln.rand(3), atol=1e-6)
+        assert kiln.allclose(own, kiln.randn(2, generator=kiln.Generator().manual_seed(seed)), 1e-5)
 
 
 @pytest.mark.parametrize(

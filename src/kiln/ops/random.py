@@ -15,7 +15,7 @@ from ..random import Generator, default_generator
 from ..shape import Size, broadcast_shapes, numel
 from ..sharing import watched, written
 from ..tensor import CAPTURING, Tensor, active_capture
-from .creation import _finish, _placed, _size, arange_op, full_op
+from .creation import _finish, _placed, _size, arange_op, empty_like, full_op
 from .joining import cat
 from .registry import FUNCTIONS, Sample, composition, method, op
 from .rules import zero_gradient
@@ -264,6 +264,13 @@ def _checked(name: str, size: Sequence[int]) -> Any:
     return _size(tuple(size), None, name)
 
 
+def _lying(r: Tensor, input: Tensor, format: Any) -> Tensor:
+    """New numbers in a memory format, that of `input` unless given."""
+    if format is None and input.is_contiguous():
+        return r
+    return empty_like(input, dtype=r.dtype, memory_format=format).copy_(r)
+
+
 def _of_size(name: str, make: Callable, doc: str) -> Callable:
     def new(*size: Any, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
             layout: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False,
@@ -282,7 +289,8 @@ def _of_size(name: str, make: Callable, doc: str) -> Callable:
     def like(input: Tensor, *, generator: Generator | None = None, dtype: Any = None, layout: Any = None,
              device: Any = None, requires_grad: bool = False, memory_format: Any = None) -> Tensor:  # fmt: skip
         d = input.dtype if dtype is None else dt.as_dtype(dtype)
-        return _finish(make(input._a.shape, d, generator, name + "_like"), requires_grad)
+        r = make(input._a.shape, d, generator, name + "_like")
+        return _finish(_lying(r, input, memory_format), requires_grad)
 
     new.__name__, new.__doc__ = name, doc + " of a given size, default dtype float."
     like.__name__, like.__doc__ = name + "_like", doc + " with the size and dtype of `input`."
@@ -349,7 +357,8 @@ def randint_like(input: Tensor, low: int, high: int | None = None, *, generator:
     """Uniform integers in [low, high), or [0, low), with the size and dtype of `input`."""
     bounds = (0, low) if high is None else (low, high)
     d = input.dtype if dtype is None else dt.as_dtype(dtype)
-    return _finish(_integers(input._a.shape, *map(int, bounds), d, generator), requires_grad)
+    r = _integers(input._a.shape, *map(int, bounds), d, generator)
+    return _finish(_lying(r, input, memory_format), requires_grad)
 
 
 def randperm(n: int, *, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = dt.int64,
