@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, describe
-from ..shape import broadcast_shapes
+from ..shape import Size, broadcast_shapes
 from ..tensor import Tensor
 from .dispatch import expect_tensor, store_out
 from .joining import stack
@@ -108,21 +108,53 @@ def conj(input: Tensor) -> Tensor:
     return np.conj(input)
 
 
-@composition(samples=None, method=False)
-def view_as_real(input: Tensor) -> Tensor:
-    """A complex tensor as real pairs in a new last dimension."""
-    if not input.is_complex():
+def _pairs_infer(input: Any) -> tuple:
+    if not input.dtype.is_complex:
         raise KilnError(
             "view_as_real", "only complex tensors can be seen as real pairs", describe(input), ""
         )
-    return stack([real_part(input), imag_part(input)], -1)
+    return Size((*input.shape, 2)), input.dtype.to_real()
 
 
-@composition(samples=None, method=False)
-def view_as_complex(input: Tensor) -> Tensor:
-    """Real pairs in the last dimension as complex numbers."""
-    if not input._a.ndim or input._a.shape[-1] != 2:
+@view(infer=_pairs_infer, samples=lambda: iter([
+    Sample((draw(rng(), (3, 4)) + 1j * draw(rng(1), (3, 4)),)), Sample((np.asarray(1 + 2j),)),
+    Sample(((draw(rng(), (3, 4)) * (1 + 2j)).T[::2],)), Sample((draw(rng(), (2,)),), error=RuntimeError)]),
+    method=False, layout=True, grad={"input": lambda g: view_as_complex(g.contiguous())},
+    body=lambda input: stack([real_part(input), imag_part(input)], -1))  # fmt: skip
+def view_as_real(input: Tensor) -> Tensor:
+    """A complex tensor as real pairs in a new last dimension. A view."""
+    if input.dtype.kind != "c":
+        raise TypeError  # the shape rule tells why
+    return input[..., None].view(input.real.dtype)
+
+
+def _complex_infer(input: Any) -> tuple:
+    shape = tuple(input.shape)
+    if input.dtype not in (dt.float32, dt.float64):
+        raise KilnError(
+            "view_as_complex", "only float and double pairs can be seen as complex numbers", describe(input), "x.float()"
+        )  # fmt: skip
+    if not shape or shape[-1] != 2:
         raise KilnError(
             "view_as_complex", "the last dimension must have size 2", describe(input), ""
         )
-    return select(input, -1, 0) + select(input, -1, 1) * 1j
+    return Size(shape[:-1]), input.dtype.to_complex()
+
+
+@view(infer=_complex_infer, samples=lambda: iter([
+    Sample((draw(rng(), (3, 4, 2)),)), Sample((draw(rng(), (2,)),)), Sample((draw(rng(), (3, 6, 2))[:, ::2],)),
+    Sample((draw(rng(), (3,)),), error=RuntimeError), Sample((draw(rng(), (2, 3)).T,), error=RuntimeError),
+    Sample((np.zeros((3, 2), np.int64),), error=RuntimeError)]),
+    method=False, layout=True, grad={"input": lambda g: view_as_real(g)},
+    body=lambda input: complex_op(select(input, -1, 0), select(input, -1, 1)))  # fmt: skip
+def view_as_complex(input: Tensor) -> Tensor:
+    """Real pairs in the last dimension, which lie side by side, as complex numbers. A view."""
+    if input.dtype.kind != "f" or input.itemsize < 4 or not input.ndim or input.shape[-1] != 2:
+        raise TypeError  # the shape rule tells why
+    if input.size and input.strides[-1] != input.itemsize:
+        raise KilnError("view_as_complex", "Tensor must have a last dimension with stride 1",
+                        [s // input.itemsize for s in input.strides], "x.contiguous()")  # fmt: skip
+    if any(s % (2 * input.itemsize) for s in input.strides[:-1]):
+        raise KilnError("view_as_complex", "Tensor must have a stride divisible by 2 for all but last dimension",
+                        [s // input.itemsize for s in input.strides], "x.contiguous()")  # fmt: skip
+    return input.view(np.complex64 if input.itemsize == 4 else np.complex128)[..., 0]
