@@ -133,7 +133,8 @@ def _body(a: np.ndarray, indent: int, summarize: bool, fmt: Any) -> str:
     return "[" + ("," + "\n" * (a.ndim - 1) + " " * (indent + 1)).join(parts) + "]"
 
 
-def _array_text(a: np.ndarray, indent: int) -> str:
+def array_text(a: np.ndarray, indent: int) -> str:
+    """The values of an array, from a column on."""
     if a.size == 0:
         return "[]"
     if a.dtype in (dt.float16.np, dt.bfloat16.np):
@@ -150,7 +151,7 @@ def tensor_repr(t: Tensor, prefix: str = "tensor(") -> str:
     a = t._a
     if not isinstance(a, np.ndarray):
         return a.text(prefix)
-    text = prefix + _array_text(a, len(prefix))
+    text = prefix + array_text(a, len(prefix))
     default = dt.get_default_dtype()
     suffixes = []
     if a.size == 0:
@@ -161,15 +162,20 @@ def tensor_repr(t: Tensor, prefix: str = "tensor(") -> str:
         usual = (default, default.to_complex(), dt.int64, dt.bool_)
     if t.dtype not in usual:
         suffixes.append(f"dtype={t.dtype!r}")
+    return suffixed(text, suffixes, t, len(prefix))
+
+
+def suffixed(text: str, suffixes: list[str], t: Tensor, indent: int, newline: bool = False) -> str:
+    """The text with what cannot be seen from the values, wrapped to the width of a line."""
     if t.grad_fn is not None:
         suffixes.append(f"grad_fn=<{t.grad_fn.name()}>")
     elif t.requires_grad:
         suffixes.append("requires_grad=True")
     column = len(text) - text.rfind("\n") + 1
     for s in suffixes:
-        if column + len(s) + 2 > options.linewidth:
-            text += ",\n" + " " * len(prefix) + s
-            column = len(prefix) + len(s)
+        if newline or column + len(s) + 2 > options.linewidth:
+            text += ",\n" + " " * indent + s
+            column, newline = indent + len(s), False
         else:
             text += ", " + s
             column += len(s) + 2

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..errors import KilnError, KilnTypeError, describe
+from ..formats import strided
 from ..tensor import CAPTURING, Tensor, _fresh, wrap
 from . import hooks
 from .modes import mode
@@ -254,9 +255,7 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
             g, ours = None, False
             gs = [None if e is None else e[0] for e in entry]
         if node.hooks is not None:
-            hooked = hooks.run_output_hooks(
-                node, [None if g is None else wrap(np.asarray(g)) for g in gs]
-            )
+            hooked = hooks.run_output_hooks(node, [None if g is None else _tensor(g) for g in gs])
             results = hooks.run_node_hooks(node, node.backward(hooked), hooked)
             gs = [None if g is None else g._a for g in hooked]
             g, ours = gs[0], False
@@ -276,7 +275,7 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
                 owned = alone or (sum(a is o for o in arrays) == 1 and not any(a is x for x in gs))
             to, idx, shape, d = edge
             if a.shape != shape or a.dtype is not d:
-                a = _fit(wrap(np.asarray(a)), shape, d)._a
+                a = _fit(_tensor(a), shape, d)._a
             if isinstance(to, TapeNode):
                 deliver(to, idx, a, owned)
             else:
@@ -286,7 +285,14 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
                 else:
                     known[1], known[2] = known[1] + a, True
     for leaf, a, owned in leaves.values():
-        _accumulate(leaf, wrap(np.asarray(a)), owned, False)
+        _accumulate(leaf, _tensor(a), owned, False)
+
+
+def _tensor(a: Any) -> Tensor:
+    """A tensor of a payload: an array, or that of a sparse gradient."""
+    if a.__class__ is np.ndarray or isinstance(a, np.generic):
+        return wrap(np.asarray(a))
+    return a.tensor()
 
 
 def _accumulate(leaf: Tensor, g: Tensor, owned: bool, create_graph: bool) -> None:
@@ -296,7 +302,7 @@ def _accumulate(leaf: Tensor, g: Tensor, owned: bool, create_graph: bool) -> Non
         g, owned = hooked, owned and hooked is g
     old = leaf.grad if CAPTURING else leaf._grad
     if old is None:
-        if not create_graph:
+        if not create_graph and (CAPTURING or g._a.__class__ is np.ndarray):
             a = g._a
             if not CAPTURING and not (
                 owned
@@ -310,7 +316,7 @@ def _accumulate(leaf: Tensor, g: Tensor, owned: bool, create_graph: bool) -> Non
             leaf.grad = g
         else:
             leaf._grad = g
-    elif create_graph:
+    elif create_graph or g.layout is not strided or old.layout is not strided:
         leaf.grad = old + g
     else:
         old.add_(g)

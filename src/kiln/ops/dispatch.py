@@ -99,7 +99,10 @@ def unwrap(op: Op, args: tuple) -> list:
 def apply(op: Op, args: tuple) -> Any:
     """Call an op: arguments bound in the order of its parameters."""
     if CAPTURING and (ctx := CAPTURING.get(get_ident())):
-        return ctx.call(op, coerce(op, args))
+        args = coerce(op, args)
+        return (
+            ctx.call(op, args) if (calls := _composed(op, args)) is None else calls.call(op, args)
+        )
     raw = list(args)
     tracked = False
     for i in op.tensor_slots:
@@ -118,6 +121,8 @@ def apply(op: Op, args: tuple) -> Any:
     try:
         r = op.eager(*raw)
     except Exception as e:
+        if (calls := _composed(op, args)) is not None:
+            return calls.call(op, args)
         r = _explain(op, args, raw, e)
     c = r.__class__
     if c is tuple or c is list:
@@ -135,6 +140,14 @@ def apply(op: Op, args: tuple) -> Any:
     if tracked:
         record(op, args, (out,))
     return out
+
+
+def _composed(op: Op, args: tuple) -> Any:
+    """What calls ops on composed tensors, where one is among these: see Note [Composed tensors]."""
+    for x in op.flat_tensors(args):
+        if (calls := getattr(x, "_calls", None)) is not None:
+            return calls
+    return None
 
 
 def _explain(op: Op, args: tuple, raw: list, error: Exception) -> Any:
@@ -186,6 +199,10 @@ def inplace(op: Op, args: tuple) -> Tensor:
     """Call an op and store the result in its first argument."""
     x = args[0]
     args = coerce(op, args)
+    if (CAPTURING or x._a.__class__ is not np.ndarray) and (
+        calls := _composed(op, args)
+    ) is not None:
+        return calls.inplace(op, args)
     if CAPTURING and (ctx := CAPTURING.get(get_ident())):
         lifted = ctx.lift(op, args)
         if lifted is None:  # a level of vmap that has none of these tensors
@@ -222,6 +239,8 @@ def inplace(op: Op, args: tuple) -> Tensor:
             try:
                 r = op.eager(*raw)
             except Exception as e:
+                if (calls := _composed(op, args)) is not None:
+                    return calls.inplace(op, args)
                 r = _explain(op, args, raw, e)
             store(op, x, r if r.__class__ is np.ndarray else np.asarray(r))
     bump(x)

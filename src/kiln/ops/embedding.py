@@ -8,7 +8,14 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..autograd.modes import no_grad
-from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnValueError, describe
+from ..errors import (
+    CaptureError,
+    KilnError,
+    KilnIndexError,
+    KilnNotImplementedError,
+    KilnValueError,
+    describe,
+)
 from ..shape import Size, numel
 from ..tensor import Tensor, active_capture
 from .activation import widen
@@ -20,8 +27,8 @@ from .selection import where_op
 
 
 def _embedding_infer(
-    input: Any, weight: Any, padding_idx: Any = None, scale_grad_by_freq: bool = False
-) -> tuple:
+    input: Any, weight: Any, padding_idx: Any = None, scale_grad_by_freq: bool = False, sparse: bool = False
+) -> tuple:  # fmt: skip
     given = f"input={describe(input)}, weight={describe(weight)}"
     if input.dtype not in (dt.int64, dt.int32):
         raise KilnError(
@@ -128,15 +135,20 @@ def _embedding_samples() -> Any:
     name="embedding", private=True, exact=True, check=False, infer=_embedding_infer,
     batch=lambda n, input, weight, *rest: None if weight.batched else (input.tensor, weight.tensor, *rest),
     samples=lambda: iter([Sample((np.array([0, 4, 1, 1]), draw(rng(), (5, 3)), None, False))]),
-    body=lambda input, weight, padding_idx, scale_grad_by_freq: weight.index_select(
+    body=lambda input, weight, padding_idx, scale_grad_by_freq, sparse: weight.index_select(
         0, input.reshape(numel(input.shape))
     ).reshape(*input.shape, weight.shape[1]),
-    grad={"weight": lambda g, input, in_shape, padding_idx, scale_grad_by_freq: embedding_grad(
-        g, input, in_shape[0], padding_idx, scale_grad_by_freq
+    grad={"weight": lambda g, input, in_shape, padding_idx, scale_grad_by_freq, sparse: (
+        _sparse_grad(g, input, in_shape, padding_idx, scale_grad_by_freq) if sparse else
+        embedding_grad(g, input, in_shape[0], padding_idx, scale_grad_by_freq)
     )},
 )  # fmt: skip
 def embedding_op(
-    input: Tensor, weight: Tensor, padding_idx: int | None, scale_grad_by_freq: bool
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None,
+    scale_grad_by_freq: bool,
+    sparse: bool = False,
 ) -> Tensor:
     """weight[input]: the rows at the indices."""
     if input.dtype.kind != "i" or input.dtype.itemsize < 4 or weight.ndim != 2:
@@ -163,14 +175,27 @@ def _padding_row(name: str, padding_idx: int | None, rows: Any) -> int | None:
     return padding_idx + rows if padding_idx < 0 else padding_idx
 
 
-def _refuse_sparse(name: str, sparse: bool) -> None:
-    if sparse:
-        raise KilnNotImplementedError(
-            name,
-            "sparse gradients are not supported",
-            "sparse=True",
-            "leave sparse=False: gradients are dense",
+def _sparse_grad(
+    g: Tensor, input: Tensor, shape: Any, padding_idx: int | None, by_freq: bool
+) -> Tensor:
+    """The gradient of a table as a sparse tensor: a row for each use."""
+    from ..sparse.tensor import coo
+
+    if active_capture() is not None:
+        raise CaptureError(
+            "compile", "sparse gradients have no fixed size, so they can't be captured", describe(g),
+            "leave sparse=False in a compiled step: its dense gradient goes where it is used",
+        )  # fmt: skip
+    n = numel(input.shape)
+    index, rows = input.reshape(n).long(), g.reshape(n, shape[1])
+    if padding_idx is not None:
+        used = (index != padding_idx).nonzero().reshape(-1)
+        index, rows = index.index_select(0, used), rows.index_select(0, used)
+    if by_freq:
+        raise KilnError(
+            "embedding", "scale_grad_by_freq is not defined for sparse gradients", describe(g), ""
         )
+    return coo(index.reshape(1, index.shape[0]), rows, shape)
 
 
 @composition(namespace="F", samples=_embedding_samples)
@@ -179,14 +204,14 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, max
     """The rows of weight (rows, features) at the indices: input (*) gives (*, features).
 
     The row `padding_idx` gets no gradient; rows in use with a norm above `max_norm` are scaled down in
-    place; `scale_grad_by_freq` divides a row's gradient by its number of uses.
+    place; `scale_grad_by_freq` divides a row's gradient by its number of uses; `sparse` makes the table's
+    gradient a sparse tensor, for the optimizers SparseAdam, SGD and Adagrad.
     """
-    _refuse_sparse("embedding", sparse)
     if padding_idx is not None:
         padding_idx = _padding_row("embedding", padding_idx, weight.shape[0])
     if max_norm is not None:
         _renormalize(weight, input, max_norm, norm_type)
-    return embedding_op(input, weight, padding_idx, bool(scale_grad_by_freq))
+    return embedding_op(input, weight, padding_idx, bool(scale_grad_by_freq), bool(sparse))
 
 
 def _bag_samples() -> Any:
@@ -257,7 +282,6 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, 
     Entries equal to `padding_idx` count for nothing; an empty bag gives zeros.
     """
     name = "embedding_bag"
-    _refuse_sparse(name, sparse)
     if mode not in ("sum", "mean", "max"):
         raise KilnValueError(name, "mode has to be one of sum, mean or max", repr(mode), "")
     if per_sample_weights is not None and mode != "sum":
@@ -275,7 +299,12 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, 
     padding_idx = _padding_row(name, padding_idx, weight.shape[0])
     if max_norm is not None:
         _renormalize(weight, index, max_norm, norm_type)
-    rows = embedding_op(index, weight, padding_idx, bool(scale_grad_by_freq))
+    if sparse and (mode == "max" or scale_grad_by_freq):
+        raise KilnError(
+            name, "sparse gradients are defined for sums and means without scale_grad_by_freq",
+            f"mode={mode!r}", "leave sparse=False",
+        )  # fmt: skip
+    rows = embedding_op(index, weight, padding_idx, bool(scale_grad_by_freq), bool(sparse))
     counted = None if padding_idx is None else index != padding_idx
     if mode == "max":
         return _bag_max(rows, bag, bags, counted)

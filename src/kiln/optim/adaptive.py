@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .. import dtypes as dt
-from ..errors import KilnValueError
+from ..errors import KilnError, KilnValueError
+from ..formats import strided
 from ..ops.creation import full_like, tensor, zeros_like
 from ..tensor import Tensor
 from .optimizer import ParamsT, PerParameter, check_options, decayed, options, pair
@@ -88,10 +89,24 @@ class Adagrad(PerParameter):
     def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
         lr, lr_decay, eps, weight_decay = scalars
         step = state["step"].add_(1).double()
-        g = decayed(p, g, group, lr, weight_decay)
         total = state["sum"]
+        if g.layout is not strided:
+            g = g.coalesce()
+            total.add_(g * g)
+            spread = total.sparse_mask(g).values().sqrt().add_(eps)
+            size = lr / (1 + (step - 1) * lr_decay)
+            p.sub_(g._with((g.values() / spread * size).to(p.dtype)))  # type: ignore[attr-defined]
+            return
+        g = decayed(p, g, group, lr, weight_decay)
         total.add_(g * g)
         p.sub_(g / total.sqrt().add_(eps) * (lr / (1 + (step - 1) * lr_decay)))
+
+    def check_sparse(self, g: Tensor, group: dict[str, Any]) -> None:
+        if group["weight_decay"] != 0:
+            raise KilnError(
+                "Adagrad", "weight_decay option is not compatible with sparse gradients",
+                f"weight_decay={group['weight_decay']}", "weight_decay=0",
+            )  # fmt: skip
 
 
 class Adadelta(PerParameter):

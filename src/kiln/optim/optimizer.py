@@ -16,6 +16,7 @@ from ..autograd.hooks import RemovableHandle
 from ..autograd.modes import enable_grad, no_grad
 from ..compile.hooks import eager, host_scalar, made, watch
 from ..errors import KilnError, KilnTypeError, KilnValueError, describe
+from ..formats import strided
 from ..tensor import Tensor
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -359,9 +360,18 @@ class PerParameter(Optimizer):
                 for p in group["params"]:
                     g = p.grad
                     if g is not None:
+                        if g.__class__ is not Tensor and g.layout is not strided:
+                            self.check_sparse(g, group)
                         state = self.state.get(p) or self._begin(p, group)
                         self.update(p, -g if group["maximize"] else g, state, group, scalars)
         return loss
+
+    def check_sparse(self, g: Tensor, group: dict[str, Any]) -> None:
+        """Refuse a sparse gradient where there is no update by one."""
+        raise KilnError(
+            type(self).__name__, f"{type(self).__name__} does not support sparse gradients", describe(g),
+            "use SparseAdam, SGD or Adagrad, or leave sparse=False in the embedding",
+        )  # fmt: skip
 
     def _fact(self, key: str, value: Any) -> Any:
         # numbers are re-read at every call (`scalars`); Python branches ask only whether these are 0

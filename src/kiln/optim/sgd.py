@@ -42,6 +42,9 @@ class SGD(PerParameter):
         self._shares[p] = tensor(1.0, dtype=p.dtype)
         return {"momentum_buffer": zeros_like(p)}
 
+    def check_sparse(self, g: Tensor, group: dict[str, Any]) -> None:
+        pass  # all it does is defined for them
+
     def scalars(self, group: dict[str, Any]) -> tuple:
         return tuple(options(group, "lr", "momentum", "weight_decay", "dampening"))
 
