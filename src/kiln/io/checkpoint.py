@@ -174,15 +174,39 @@ class _Reader:
         return self.tensors[key]
 
 
-def save(obj: Any, f: Any) -> None:
+PYTORCH = (".pt", ".pth", ".ckpt", ".bin", ".tar")
+"""Endings of names under which files are PyTorch's."""
+
+
+def save(
+    obj: Any,
+    f: Any,
+    pickle_module: Any = None,
+    pickle_protocol: int = 2,
+    _use_new_zipfile_serialization: bool = True,
+    *,
+    format: str | None = None,
+) -> None:
     """Write an object of tensors and plain values to a path or a binary file.
 
-    Dicts, lists, tuples, tensors, arrays, numbers, strings, None, dtypes, devices and sizes, nested
-    at will. Tensors on the same memory are stored once. An existing file is replaced in one step,
-    so an interrupted save leaves it as it was.
+    Dicts, lists, tuples, tensors, numbers, strings, None, dtypes, devices and sizes, nested at will.
+    `format` "safetensors" is one that any safetensors reader reads; "torch" is PyTorch's zip file, which
+    `torch.load` reads and which is written where a path ends in .pt, .pth, .ckpt, .bin or .tar. Tensors on
+    the same memory are stored once, and PyTorch's files have their views share it again. An existing file
+    is replaced in one step, so an interrupted save leaves it as it was. Nothing is pickled: PyTorch's
+    options of pickle have no effect.
 
     >>> kiln.save({"model": model.state_dict(), "epoch": 3}, "checkpoint.kiln")
     """
+    if format is None:
+        format = "torch" if str(getattr(f, "name", f)).endswith(PYTORCH) else "safetensors"
+    if format not in ("torch", "safetensors"):
+        raise KilnValueError("save", "no such format", repr(format), "safetensors or torch")
+    if format == "torch":
+        from .torchfile import encode as encode_torch
+
+        write_bytes("save", f, encode_torch(obj))
+        return
     writer = _Writer()
     try:
         tree = writer.tree(obj, "obj", "")
@@ -194,15 +218,31 @@ def save(obj: Any, f: Any) -> None:
     write_bytes("save", f, encode("save", writer.arrays, {KEY: text}))
 
 
-def load(f: Any, map_location: Any = None, *, weights_only: bool = True) -> Any:
-    """Read what `save` wrote, or a plain safetensors file as a dict of tensors.
+def load(
+    f: Any,
+    map_location: Any = None,
+    pickle_module: Any = None,
+    *,
+    weights_only: bool | None = None,
+    mmap: bool | None = None,
+    **pickle_load_args: Any,
+) -> Any:
+    """Read what `save` or `torch.save` wrote, or a plain safetensors file as a dict of tensors.
 
-    Nothing in a file can run code, so `weights_only` changes nothing. A file that is corrupt or cut
-    short is an error, and nothing is loaded.
+    Nothing in a file can run code, so `weights_only` and the options of pickle change nothing: what a
+    file may make beside tensors and containers is what `kiln.serialization.add_safe_globals` was given.
+    Tensors that were on another device come to the CPU. A file that is corrupt or cut short is an
+    error, and nothing is loaded.
     """
-    as_device(map_location)
+    if isinstance(map_location, str | device):
+        as_device(map_location)
     name = str(getattr(f, "name", f))
-    arrays, metadata = decode("load", read_bytes("load", f), name)
+    data = read_bytes("load", f)
+    if data.startswith((b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc")):
+        from .torchfile import decode as decode_torch
+
+        return decode_torch(data, name)
+    arrays, metadata = decode("load", data, name)
     if KEY not in metadata:
         return {k: wrap(a) for k, a in arrays.items()}
     try:

@@ -47,9 +47,9 @@ def decode(op: str, data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict
         (n,) = np.frombuffer(data[:8], "<u8")
         metadata = json.loads(data[8 : 8 + int(n)]).get("__metadata__") or {}
     except (SafetensorError, ValueError, RecursionError) as e:
-        if data[:4] == b"PK\x03\x04" or data[:1] == b"\x80":
+        if data[:1] == b"\x80":
             raise KilnError(
-                op, "this is a pickled file (PyTorch's .pt or .pth), which could run code", name,
+                op, "this is a pickled file and none of PyTorch's: it could run code", name,
                 "save it as safetensors where it was made: safetensors.torch.save_file(state_dict, path)",
             ) from None  # fmt: skip
         raise KilnError(
