@@ -391,6 +391,12 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
     1 / sqrt(E). `enable_gqa` repeats the heads of key and value to match query's. With `dropout_p` above 0
     attention weights are dropped, whether training or not. https://arxiv.org/abs/1706.03762
     """
+    if query.is_nested:
+        from ..nested.tensor import attention as nested_attention
+
+        return nested_attention(
+            query, key, value, attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale
+        )
     heads = query.shape[-3] if enable_gqa and min(query.ndim, key.ndim, value.ndim) > 2 else None
     is_causal = bool(is_causal)
     batch = _check(query, key, value, attn_mask, is_causal, heads)
