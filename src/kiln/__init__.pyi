@@ -30,11 +30,14 @@ from . import io as io
 from . import linalg as linalg
 from . import masked as masked
 from . import metrics as metrics
+from . import nested as nested
 from . import nn as nn
 from . import optim as optim
 from . import random as random
 from . import runtime as runtime
+from . import serialization as serialization
 from . import signal as signal
+from . import sparse as sparse
 from . import special as special
 from . import train as train
 from . import utils as utils
