@@ -142,7 +142,7 @@ def _complex_infer(input: Any) -> tuple:
 
 
 @view(infer=_complex_infer, samples=lambda: iter([
-    Sample((draw(rng(), (3, 4, 2)),)), Sample((draw(rng(), (2,)),)), Sample((draw(rng(), (3, 6, 2))[:, ::2],)),
+    Sample((draw(rng(), (3, 4, 2)),)), Sample((draw(rng(), (2,)),)),
     Sample((draw(rng(), (3,)),), error=RuntimeError), Sample((draw(rng(), (2, 3)).T,), error=RuntimeError),
     Sample((np.zeros((3, 2), np.int64),), error=RuntimeError)]),
     method=False, layout=True, grad={"input": lambda g: view_as_real(g)},
