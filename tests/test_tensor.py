@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import numpy as np
@@ -116,3 +117,40 @@ def test_numpy_operands():
     assert isinstance(a + kiln.ones(2), kiln.Tensor)
     assert (kiln.ones(2) + a).tolist() == [2, 2]
     assert (np.float32(2) * kiln.ones(2)).tolist() == [2, 2]
+
+
+def test_storages_are_the_whole_memory():
+    x = kiln.arange(12, dtype=kiln.int32).reshape(3, 4)
+    row = x[1]
+    assert x.untyped_storage().data_ptr() == row.untyped_storage().data_ptr() == x.data_ptr()
+    assert row.untyped_storage().nbytes() == 48
+    assert row.storage().tolist() == list(range(12))
+    row.storage()[4] = 100
+    assert x[1, 0].item() == 100
+    assert x.is_set_to(x.view(3, 4))
+    assert not x.is_set_to(row)
+    assert kiln.empty(0).untyped_storage().nbytes() == 0
+    read = kiln.ByteStorage.from_buffer(b"\x01\x02\xff")
+    assert kiln.ByteTensor(read).tolist() == [1, 2, 255]
+    with pytest.raises(TypeError, match="storage"):
+        kiln.FloatTensor(read)
+
+
+def test_dimensions_have_no_names():
+    x = kiln.ones(2, 3)
+    assert x.names == (None, None)
+    assert not x.has_names()
+    assert x.t().dim_order() == (1, 0)
+    for call in (
+        lambda: x.rename("a", "b"),
+        lambda: x.refine_names("a", "b"),
+        lambda: setattr(x, "names", ("a", "b")),
+    ):
+        with pytest.raises(NotImplementedError, match="no names"):
+            call()
+
+
+def test_copies_lie_as_the_tensor_does():
+    x = kiln.arange(6.0).reshape(2, 3).t()
+    assert copy.deepcopy(x).stride() == x.stride()
+    assert copy.deepcopy(kiln.nn.Parameter(x)).stride() == x.stride()

@@ -52,7 +52,8 @@ def mm(mat1: Tensor, mat2: Tensor, reduce: str | None = None) -> Tensor:
     rows, columns = mat1.to_sparse_coo()._indices()  # type: ignore[attr-defined]
     products = mat1.values().unsqueeze(1) * mat2.index_select(0, columns)
     zeros = products.new_zeros((mat1.shape[0], mat2.shape[1]))
-    return zeros.index_reduce(0, rows, products, reduce, include_self=False)
+    at = rows.unsqueeze(1).expand(products.shape)
+    return zeros.scatter_reduce(0, at, products, reduce, include_self=False)
 
 
 def spmm(input: Tensor, mat2: Tensor) -> Tensor:
