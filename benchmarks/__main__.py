@@ -8,6 +8,7 @@ import sys
 COMMANDS = {
     "workloads": "whole workloads and single kernels on Kiln and all peers, with a report (kiln bench)",
     "eager": "a + b, with grad, and Linear forward + backward on small tensors, against torch",
+    "ops": "large calls of every op in eager mode, forward and backward, against torch",
     "steps": "training steps: Kiln eager, Kiln compiled and torch eager, at 1 and 2 threads",
     "matmul": "compiled fp32 matmul in its four forms on one thread, against torch.mm",
     "startup": "import time and what it imports, installed size, first step from a cold and a warm cache",

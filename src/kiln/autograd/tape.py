@@ -7,7 +7,7 @@ A tensor that requires grad points at the `TapeNode` that made it; a node's edge
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import Any
 
@@ -190,13 +190,19 @@ class OpNode(TapeNode):
     def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
         if self.freed or self.versions:
             self.check()
+        if self.n_out == 1 and gs[0] is None:
+            return [None] * len(self.edges)
+        results = self.differentiate(gs, self.args, self.outputs)
+        return self.formal(results) if self.op.formal and mode.grad else results
+
+    def differentiate(
+        self, gs: Sequence[Any], args: Sequence[Any], outputs: Callable[[], Sequence[Tensor]]
+    ) -> list[Tensor | None]:
+        """The gradient, or None, for each edge: by the op's rules, from these gradients, arguments and outputs."""
         plan = self.plan
         single = self.n_out == 1
         g: Any = gs[0] if single else gs
-        if g is None:
-            return [None] * len(self.edges)
         outs: Any = None
-        args = self.args
         found: dict[int, Any] = {}
         for rule in plan.rules:
             values: list[Any] = []
@@ -206,7 +212,7 @@ class OpNode(TapeNode):
                 elif s == GRAD:
                     values.append(g)
                 elif s == OUT:
-                    outs = outs or self.outputs()
+                    outs = outs or outputs()
                     values.append(outs[0] if single else outs)
                 elif s == SHAPE:
                     k = next(k for k, (i, _) in enumerate(plan.slots) if i in rule.targets)
@@ -218,8 +224,7 @@ class OpNode(TapeNode):
                 found.update(zip(rule.targets, r, strict=True))
             else:
                 found[rule.targets[0]] = r
-        results = [found.get(i) if sub is None else found[i][sub] for i, sub in plan.slots]
-        return self.formal(results) if self.op.formal and mode.grad else results
+        return [found.get(i) if sub is None else found[i][sub] for i, sub in plan.slots]
 
     def formal(self, results: list[Tensor | None]) -> list[Tensor | None]:
         """Gradients that require grad where the op's formal inputs do: their derivatives are zeros."""
@@ -237,6 +242,11 @@ class OpNode(TapeNode):
     def backward_arrays(self, gs: list[Any]) -> list[Any]:
         quick = self.plan.quick
         g = gs[0]
+        if quick is None or g.size >= _LARGE:
+            if self.freed or self.versions:
+                self.check()
+            if native is not None and (found := native(self, gs)) is not None:
+                return found
         if quick is None or (g.dtype is not _F32 and g.dtype is not _F64):
             return super().backward_arrays(gs)
         if self.freed or self.versions:
@@ -286,6 +296,9 @@ class Zeros(TapeNode):
 
 _node: Any = object.__new__
 _F32, _F64 = float32.np, float64.np
+_LARGE = 1 << 16
+native: Callable[[OpNode, list[Any]], list[Any] | None] | None = None
+"""A backend's first-order gradients of large calls on plain arrays; None where it leaves one to the rules."""
 
 
 _FIRST, _SECOND, _BOTH = (0,), (1,), (0, 1)

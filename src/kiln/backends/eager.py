@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd import tape
 from ..config import config
 from ..errors import KilnError
 from ..ops.linalg import SMALL
 from ..ops.registry import REGISTRY, Op
+from . import derived
 
 _F16, _BF16 = dt.float16.np, dt.bfloat16.np
 _F32, _F64, _I32, _I8 = dt.float32.np, dt.float64.np, dt.int32.np, dt.int8.np
@@ -140,26 +142,19 @@ WORK: dict[str, tuple[Callable[..., int], int]] = {}
 """By op, what a call costs (by shapes alone) and from where on a Program of its own is worth compiling."""
 
 
-@cache
-def _shelf() -> Any:
-    """The Programs of one op."""
-    from .cpu import one_op
-
-    return one_op.shelf
-
-
 def by_shape(name: str, least: int) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Have eager mode run an op's calls as Programs of their own from so much work on."""
     op = REGISTRY[name]
+    call = derived.calling(op)
 
     def run(*args: Any) -> Any:
         d = args[0].dtype
         if d is _F32 or d is _F64:
             work, least = WORK[name]
             if work(*args) >= least and config.eager == "cpu" and _native():
-                r = _shelf().run(op, args)
+                r = derived.shelf().run(name, call, args)
                 if r is not None:
-                    return r
+                    return r[0] if len(r) == 1 else tuple(r)
         return op.run(*args)
 
     def register(work: Callable[..., int]) -> Callable[..., int]:
@@ -186,6 +181,17 @@ def _conv_weight_grad(grad: np.ndarray, input: np.ndarray, weight_size: tuple, *
     return grad.size // max(1, grad.shape[1]) * prod(weight_size)
 
 
+@by_shape("attention", 1 << 21)
+def _attention(query: np.ndarray, key: np.ndarray, *rest: Any) -> int:
+    """Products of elements; few queries are those of a decoding step, whose length is another each time."""
+    return query.size * key.shape[2] if query.shape[2] >= 16 else 0
+
+
+@by_shape("attention_grad", 1 << 21)
+def _attention_grad(grad: np.ndarray, query: np.ndarray, key: np.ndarray, *rest: Any) -> int:
+    return query.size * key.shape[2]
+
+
 @by_shape("batch_norm_train", 1 << 15)
 @by_shape("batch_norm_eval", 1 << 15)
 @by_shape("max_pool", 1 << 15)
@@ -196,79 +202,38 @@ def _elements(input: np.ndarray, *rest: Any) -> int:
     return input.size
 
 
-# ---------------------------------------------------------------- elementwise, in blocks of one size
-
-_BLOCK = 1 << 12  # elements from where on native code gains
-_LARGEST = 1 << 18  # elements of a block at most
-
-
-def _by_blocks(op: Op) -> Callable:
-    """The routine of an elementwise op whose reference goes over its arrays several times, or element by element."""
-    run, slots = op.run, op.tensor_slots
-    rest = [(i, p.default) for i, p in enumerate(op.params) if not p.is_tensor]
-
-    def usual(args: tuple) -> bool:
-        """Whether numbers are the defaults: others may be new each time, and each is another kernel."""
-        return all(not isinstance(args[i], float) or args[i] == default for i, default in rest)
-
-    def eager(*args: Any) -> Any:
-        x = args[slots[0]]
-        if x.__class__ is not np.ndarray or x.size < _BLOCK:
-            return run(*args)
-        arrays = [args[i] for i in slots]
-        d = x.dtype
-        alike = (d is _F32 or d is _F64) and all(
-            a.__class__ is np.ndarray and a.dtype is d and a.shape == x.shape for a in arrays
-        )
-        if not alike or not usual(args) or config.eager != "cpu" or not _native():
-            return run(*args)
-        turned = not any(a.flags.c_contiguous for a in arrays)
-        flat = list(args)
-        for i, a in zip(slots, arrays, strict=True):
-            a = a.T if turned else a
-            if not a.flags.c_contiguous and 0 not in a.strides:  # not a gradient spread by a sum
-                return run(*args)
-            flat[i] = np.ascontiguousarray(a).reshape(-1)
-        most = 1 << (18 if x.size >= _LARGEST else 15 if x.size >= 1 << 15 else 12)
-        r = _shelf().run_blocks(op, flat, slots, most)
-        if r is None:
-            return run(*args)
-        return r.reshape(x.shape[::-1]).T if turned else r.reshape(x.shape)
-
-    return eager
-
+# ---------------------------------------------------------------- what follows from the registry
 
 for _op in REGISTRY.values():
-    computes = (
-        _op.ufunc is None and not _op.exact and _op.promote != "bool" and (_op.scalar or _op.body)
-    )
-    if _op.family == "elementwise" and computes:
-        _op.eager = _by_blocks(_op)
+    if _op.eager is _op.run:
+        derived.bind(_op, _native)
+tape.native = derived.gradients(_native)
 
 
 # ---------------------------------------------------------------- rows, in blocks of so many
 
-_ROWS = 64  # fewer are those of a decoding step, whose length is another each time
-
 
 def _rows(op: Op, x: np.ndarray, cols: int, args: list[Any], cut: tuple[int, ...]) -> Any:
     """An op on rows of so many elements of its arguments `cut`, which are like x; None where the reference is to do it."""
-    d = x.dtype
     arrays = [a for a in args if a.__class__ is np.ndarray]
+    d = x.dtype
     if (
-        not (d is _F32 or d is _F64) or x.size < _BLOCK * 4 or x.size < _ROWS * cols
+        not x.size or d.kind not in "fV" or x.size < derived.DEAR * 4 or x.size < derived.FEW * cols
         or any(a.dtype is not d or not a.flags.c_contiguous for a in arrays)
         or any(args[i].shape != x.shape for i in cut) or config.eager != "cpu" or not _native()
     ):  # fmt: skip
         return None
     for i in cut:
         args[i] = args[i].reshape(-1, cols)
-    r = _shelf().run_blocks(op, args, cut, max(1, (1 << 16) // cols))
-    return None if r is None else r.reshape(x.shape)
+    call = derived.calling(op, dt.OF_NUMPY[d])
+    most = derived.block_rows(x.size // cols, cols)
+    r = derived.shelf().run_blocks(op.name, call, args, cut, most, (x.size // cols,))
+    return None if r is None else r[0].reshape(x.shape)
 
 
 def _softmax(name: str) -> None:
     op = REGISTRY[name]
+    others = op.eager
 
     @routine(name)
     def run(input: np.ndarray, dim: int, dtype: Any) -> np.ndarray:
@@ -276,7 +241,7 @@ def _softmax(name: str) -> None:
         r = None
         if dtype is None and input.ndim > 1 and dim in (-1, input.ndim - 1):
             r = _rows(op, input, input.shape[-1], [input, 1, None], (0,))
-        return op.run(input, dim, dtype) if r is None else r
+        return others(input, dim, dtype) if r is None else r
 
 
 _softmax("softmax")
@@ -297,6 +262,10 @@ def layer_norm(
 _layer_norm = REGISTRY["layer_norm"]
 
 
+_norm_grad = REGISTRY["norm_grad"]
+_norm_others = _norm_grad.eager
+
+
 @routine("norm_grad")
 def norm_grad(grad: np.ndarray, input: np.ndarray, dims: tuple, eps: float) -> np.ndarray:
     """Of a layer norm by rows, of a batch norm by shape."""
@@ -305,9 +274,4 @@ def norm_grad(grad: np.ndarray, input: np.ndarray, dims: tuple, eps: float) -> n
     if dims == last and dims[0] > 0:
         cols = prod(input.shape[dims[0] :])
         r = _rows(_norm_grad, input, cols, [grad, input, (1,), eps], (0, 1))
-    elif dims[0] == 0 and input.size >= 1 << 15 and config.eager == "cpu" and _native():
-        r = _shelf().run(_norm_grad, (grad, input, dims, eps))
-    return _norm_grad.run(grad, input, dims, eps) if r is None else r
-
-
-_norm_grad = REGISTRY["norm_grad"]
+    return _norm_others(grad, input, dims, eps) if r is None else r

@@ -166,7 +166,7 @@ def f(p0, p1{extra_sig}):
             ok = (c is float or c is int) and a.dtype.kind == "f"
         if ok:
             try:
-                r = _ufunc(a, b)
+                r = _ufunc(a, b) if a.size < 131072 else _op.eager(a, b{rest})
             except Exception:
                 pass
             else:
@@ -191,7 +191,7 @@ def f(p0{extra_sig}):
         d = a.dtype
         if d is _F32 or d.kind in {native!r}:
             try:
-                r = _ufunc(a)
+                r = _ufunc(a) if a.size < 131072 else _op.eager(a{rest})
             except Exception:
                 pass
             else:
@@ -340,8 +340,15 @@ def function(op: Op) -> Callable:
     f = Form("", f.call, f.names, (), {f.names.get(n, n): d for n, d in rest.items()})
     sig = f", *, {', '.join(rest)}" if rest else ""
     template = _BINARY if n == 2 else _UNARY
-    source = template.format(extra_sig=sig, extra_test=test, native=op.native, tail=tail)
+    source = template.format(
+        extra_sig=sig, extra_test=test, native=op.native, tail=tail, rest=_rest(op)
+    )
     return generated(op, source, f)
+
+
+def _rest(op: Op) -> str:
+    """The defaults of an ufunc's attributes, as arguments of its routine."""
+    return "".join(f", {d!r}" for d in op.defaults)
 
 
 _OPERATOR = Form("", "", {"p0": "input", "p1": "other"})
@@ -354,7 +361,9 @@ def _dunder(op: Op, name: str, reflected: bool) -> Callable:
     tail = "return _reflect(_op, p0, p1)"
     if op.ufunc is None:
         return generated(op, f"def f(p0, p1):\n    {tail}\n", _OPERATOR, name)
-    source = _BINARY.format(extra_sig="", extra_test="", native=op.native, tail=tail)
+    source = _BINARY.format(
+        extra_sig="", extra_test="", native=op.native, tail=tail, rest=_rest(op)
+    )
     return generated(op, source, _OPERATOR, name)
 
 

@@ -228,8 +228,9 @@ def inplace(op: Op, args: tuple) -> Tensor:
             written(a)
         uf = op.ufunc
         if (
-            uf is not None and len(raw) == 2 and raw[1].__class__ is np.ndarray
-            and raw[1].dtype is a.dtype and a.dtype.kind in op.native and raw[1].shape == a.shape
+            uf is not None and len(op.tensor_slots) == 2 and a.dtype.kind in op.native and tuple(raw[2:]) == op.defaults
+            and (raw[1].dtype is a.dtype and raw[1].shape == a.shape if raw[1].__class__ is np.ndarray
+                 else a.dtype.kind == "f" and raw[1].__class__ in (int, float))
         ):  # fmt: skip
             try:
                 uf(a, raw[1], a)

@@ -1,116 +1,248 @@
-"""Programs of one op: how eager mode runs an op whose kernels are written for their shapes."""
+"""Programs of one call: how eager mode runs what has kernels written for their shapes.
+
+A call is an op's, or any function written in ops, such as a gradient rule: it is traced with symbolic
+tensors in place of its arrays, and what comes of it is lowered like any other Graph.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from ... import dtypes as dt
+from ...autograd.modes import no_grad
+from ...compile import pipeline, views
+from ...compile.capture import Capture
 from ...config import config
-from ...graph.node import Graph, Node, input_node, item, make
-from ...ops.registry import Op
+from ...errors import KilnError
+from ...graph.node import INPUT, Graph, Leaf, Node, input_node
 from ...runtime.blocks import allocator
 from ...runtime.forks import own_lock
+from ...tensor import Tensor
 from . import fuse
+from .lower import is_host, lowers
 from .program import CpuProgram, Room, recipe_of
 from .recipe import Host, Recipe
 
 _MOST = 4096  # calls that are kept in mind
 
 
+class Made:
+    """What a call was made into: its Recipe and the Program in the arena as it is.
+
+    `results` says of each result what it is: "made" by the Program, the "first" array given, or "none".
+    """
+
+    __slots__ = ("name", "program", "recipe", "results")
+
+    def __init__(self, name: str, recipe: Recipe, results: tuple[str, ...]):
+        self.name, self.recipe, self.results = name, recipe, results
+        self.program: CpuProgram | None = None
+
+    def give(self, outputs: list[np.ndarray]) -> list:
+        """All results, where the Program has given these."""
+        if len(outputs) == len(self.results):
+            return outputs
+        found = iter(outputs)
+        return [
+            next(found) if r == "made" else FIRST if r == "first" else None for r in self.results
+        ]
+
+
+FIRST = object()
+"""The result that is the first array which a call was given."""
+
+
 class Shelf:
     """The Programs of calls seen before. One runs at a time, so they have one arena, as large as the largest's."""
 
     def __init__(self) -> None:
-        self.recipes: dict[Any, Recipe | None] = {}
-        self.programs: dict[Any, CpuProgram] = {}  # those in the arena as it is
+        self.made: dict[Any, Made | None] = {}
         self.arena, self.size = Room(0), 0
         self.lock = own_lock(self)
 
-    def run(self, op: Op, args: Sequence[Any]) -> Any:
-        """The op on arrays by a Program of its own, compiled where its shapes are new; None where it has no kernels.
+    def run(self, name: str, fn: Callable, args: Sequence[Any], key: Any = ()) -> list | None:
+        """What a function of tensors gives for arrays, by a Program; None where it has no kernels.
 
-        What is compiled is kept on disk. Gives what the reference gives: an array, or a tuple of them. Its
-        bits are not the reference's, so whether an op runs here must depend on its shapes alone.
+        `name` and `key` say which function it is: all that it reads besides its arguments. These are arrays,
+        lists of arrays or plain values. Gives an array, FIRST or None for each tensor or None of its result. What is
+        compiled is kept on disk. Bits are not the reference's, so whether a call comes here must depend on
+        its shapes and dtypes alone.
         """
+        args = [_narrowed(a) if a.__class__ is np.ndarray else a for a in args]
         with self.lock:
-            program = self._find(op, args)
-            if program is None:
+            made = self._find(name, fn, args, key)
+            if made is None:
                 return None
-            outputs = program.run([a for a in args if a.__class__ is np.ndarray])
-        return tuple(outputs) if len(outputs) > 1 else outputs[0]
+            outputs = self._program(made).run(_arrays(args))
+        return made.give(outputs)
 
-    def run_blocks(self, op: Op, args: Sequence[Any], cut: Sequence[int], most: int) -> Any:
-        """An op that treats each row by itself on rows of the C-contiguous arrays `cut`, by a Program for some rows.
+    def run_blocks(
+        self, name: str, fn: Callable, args: Sequence[Any], cut: Sequence[int], most: int, lead: tuple[int, ...],
+        key: Any = (),
+    ) -> list | None:  # fmt: skip
+        """`run` for a function that treats each row by itself, on rows of the C-contiguous arrays `cut`.
 
-        So it serves any number of rows: the last block begins where it ends with the arrays. A Program is for a
-        power of two of rows, and `most` at most.
+        So Programs for some rows, a power of two and `most` at most, serve any number of them: the last block
+        begins where it ends with the arrays. `lead` are the sizes that the rows of the results stand for.
         """
-        arrays = [args[i] for i in cut]
-        n = len(arrays[0])
-        block = 1 << min(n, most).bit_length() - 1
-        if arrays[0][:block].nbytes >= fuse.STREAM_BYTES:
+        n = len(args[cut[0]])
+        if args[cut[0]].nbytes // n * min(n, most) >= fuse.STREAM_BYTES:
             return None  # a result written past the cache begins at 64 bytes, which a part of one need not
+        outs: list[np.ndarray] = []
         with self.lock:
-            first = [a[:block] if i in cut else a for i, a in enumerate(args)]
-            program = self._find(op, first)
-            if program is None:
-                return None
-            _, shape, d = program.results[0]
-            shape = (n, *shape[1:])
-            out = allocator(prod(shape) * d.itemsize)(shape, d)
-            for start in (*range(0, n - block, block), n - block):
+            for start, block in _blocks(n, most):
                 part = slice(start, start + block)
-                given = (a[part] if i in cut else a for i, a in enumerate(args))
-                program.whole(*(a for a in given if a.__class__ is np.ndarray), out[part])
-        return out
+                given = [a[part] if i in cut else a for i, a in enumerate(args)]
+                made = self._find(name, fn, given, (key, block))
+                if made is None:
+                    return None
+                program = self._program(made)
+                if not outs:
+                    for _, shape, d in program.results:
+                        if shape[:1] != (block,):
+                            return None
+                        whole = (*lead, *shape[1:])
+                        outs.append(allocator(prod(whole) * d.itemsize)(whole, d))
+                    flat = [
+                        o.reshape(n, *r[1][1:]) for o, r in zip(outs, program.results, strict=True)
+                    ]
+                program.whole(*_arrays(given), *[o[part] for o in flat])
+        return made.give(outs)
 
     def clear(self) -> None:
         """Forget all Programs, and let go of their memory."""
         with self.lock:
-            self.recipes, self.programs = {}, {}
+            self.made = {}
             self.arena, self.size = Room(0), 0
 
-    def _find(self, op: Op, args: Sequence[Any]) -> CpuProgram | None:
-        """The Program of a call."""
+    def _find(self, name: str, fn: Callable, args: Sequence[Any], more: Any) -> Made | None:
+        """What a call is made into, compiled where it is new."""
         key = (
-            op.name, config.cpu_isa, config.float32_matmul_precision, config.layout,
-            *((a.shape, a.dtype.num) if a.__class__ is np.ndarray else a for a in args),
+            name, more, config.cpu_isa, config.float32_matmul_precision, config.layout, *map(_sign, args),
         )  # fmt: skip
-        return self.programs.get(key) or self._program(key, op, args)
+        try:
+            return self.made[key]
+        except KeyError:
+            if len(self.made) >= _MOST:
+                self.made = {}
+            made = self.made[key] = _make(name, fn, args)
+            return made
 
-    def _program(self, key: Any, op: Op, args: Sequence[Any]) -> CpuProgram | None:
-        """The Program of a call that has none in the arena."""
-        if key not in self.recipes:
-            if len(self.recipes) >= _MOST:
-                self.recipes, self.programs = {}, {}
-            self.recipes[key] = _recipe(op, args)
-        recipe = self.recipes[key]
-        if recipe is None:
-            return None
-        if recipe.arena_bytes > self.size:
-            self.programs, self.size = {}, recipe.arena_bytes
+    def _program(self, made: Made) -> CpuProgram:
+        """The Program of a call, in the arena as it is."""
+        if made.recipe.arena_bytes > self.size:
+            self.size = made.recipe.arena_bytes
             self.arena = Room(self.size)
-        program = self.programs[key] = CpuProgram(recipe, op.name, self.arena)
-        return program
+            for m in self.made.values():
+                if m is not None:
+                    m.program = None
+        if made.program is None:
+            made.program = CpuProgram(made.recipe, made.name, self.arena)
+        return made.program
 
 
-def _recipe(op: Op, args: Sequence[Any]) -> Recipe | None:
-    """The Recipe of the Graph with this one call; None where the op's reference would do it."""
-    inputs: list[Node] = []
-    bound: list[Any] = []
+@lru_cache(_MOST)
+def _blocks(n: int, most: int) -> list[tuple[int, int]]:
+    """Where blocks of n rows begin, and how many rows they have: few sizes, and few rows done twice."""
+    found = []
+    start, block = 0, 1 << min(n, most).bit_length() - 1
+    while start < n:
+        while start + block <= n:
+            found.append((start, block))
+            start += block
+        rest = n - start
+        while block >= 64 and block - rest > n // 16 and rest:
+            block //= 8
+        if rest <= block:
+            return [*found, (n - block, block)] if rest else found
+    return found
+
+
+class _Spread:
+    """An array that is repeated along some dimensions, and its sizes."""
+
+    __slots__ = ("array", "shape")
+
+    def __init__(self, array: np.ndarray, shape: tuple[int, ...]):
+        self.array, self.shape = array, shape
+
+
+def _narrowed(a: np.ndarray) -> Any:
+    """An array without its repetitions."""
+    if 0 not in a.strides or a.size < 2:
+        return a
+    once = tuple(slice(1) if step == 0 else slice(None) for step in a.strides)
+    return _Spread(a[once], a.shape)
+
+
+def _arrays(args: Sequence[Any]) -> list[np.ndarray]:
+    """The arrays among arguments, in order."""
+    found: list[np.ndarray] = []
     for a in args:
-        if isinstance(a, np.ndarray):
-            a = input_node(len(inputs), a.shape, dt.OF_NUMPY[a.dtype])
-            inputs.append(a)
-        bound.append(a)
-    node = make(op, bound)
-    outputs = [node] if node.outputs is None else [item(node, i) for i in range(len(node.outputs))]
-    recipe = recipe_of(Graph(inputs, outputs), op.name)
-    return None if any(isinstance(s, Host) for s in recipe.steps) else recipe
+        if a.__class__ is np.ndarray:
+            found.append(a)
+        elif a.__class__ is _Spread:
+            found.append(a.array)
+        elif a.__class__ is list:
+            found.extend(_arrays(a))
+    return found
+
+
+def _sign(x: Any) -> Any:
+    """What of an argument a Program is for; it tells 1, 1.0 and True apart."""
+    c = x.__class__
+    if c is np.ndarray:
+        return x.shape, x.dtype.num
+    if c is _Spread:
+        return x.array.shape, x.shape, x.array.dtype.num
+    if c is list or c is tuple:
+        return c, *map(_sign, x)
+    return (c, repr(x)) if c is float else (c, x)
+
+
+def _make(name: str, fn: Callable, args: Sequence[Any]) -> Made | None:
+    """What comes of a function on symbolic tensors; None where a reference would have to do some of it."""
+    capture = Capture(constants=True)
+    inputs: list[Node] = []
+
+    def symbolic(x: Any) -> Any:
+        if isinstance(x, _Spread):
+            return symbolic(x.array).expand(x.shape)
+        if isinstance(x, np.ndarray):
+            inputs.append(input_node(len(inputs), x.shape, dt.OF_NUMPY[x.dtype]))
+            return capture.tensor(inputs[-1])
+        return [symbolic(y) for y in x] if x.__class__ is list else x
+
+    try:
+        with capture.active(), no_grad():
+            out = fn(*map(symbolic, args))
+            outs = list(out) if isinstance(out, tuple | list) else [out]
+            nodes = [capture.value(o) for o in outs if isinstance(o, Tensor)]
+    except KilnError:
+        return None  # the reference says what is wrong, or reads values
+    if not nodes:
+        return None
+    final = pipeline.optimize(Graph(inputs, nodes), lowers, name).outputs
+    made = [o for o, f in zip(nodes, final, strict=True) if f is not inputs[0]]
+    if all(map(_moves, final)) or any(map(is_host, Graph(inputs, final).nodes())):
+        return None
+    recipe = recipe_of(Graph(inputs, made), name)
+    if any(isinstance(s, Host) for s in recipe.steps):
+        return None
+    first = iter(f is inputs[0] for f in final)
+    kinds = ("none" if o is None else "first" if next(first) else "made" for o in outs)
+    return Made(name, recipe, tuple(kinds))
+
+
+def _moves(n: Node) -> bool:
+    """Whether a result is an argument, a view of one, or something small that is repeated: NumPy copies nothing there."""
+    root = views.view_root(n) if not isinstance(n.op, Leaf) else n
+    return root.op is INPUT or root.numel() < n.numel()
 
 
 shelf = Shelf()

@@ -1,0 +1,223 @@
+"""Large calls of every op in eager mode, forward and backward, against torch: the ratio table.
+
+Each op and composition of the registry is called once with arguments of about a million elements, made
+from its own samples with all sizes multiplied (`op_cases`), and so is torch's function of that name.
+Both run in this process in turn, A B A B, on the same values; times and ratios are those of the quickest
+rounds, as other work on the machine slows torch's threads down far more than Kiln's (`--clock cpu` takes
+medians of processor time, at one thread). Backward is `out.backward(g)` of the first floating result.
+Where torch needs long, arguments have fewer elements. Results add up in one file, so that the whole
+can be measured in pieces: `python -m benchmarks.ops --only '^a' --out ops.json`, and `--table` writes
+the Markdown page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .common import banner, describe, peer, ratio
+from .op_cases import REASONS, Call, calls, torch_value
+
+_BLOCK_S = 1e-3  # a block of calls takes about so long
+_MOST_S = 0.1  # the longest call that is measured
+
+
+now: Callable[[], float] = time.perf_counter
+"""What the time is measured with."""
+
+
+def _clock(fn: Callable[[], Any], count: int) -> float:
+    start = now()
+    for _ in range(count):
+        fn()
+    return (now() - start) / count
+
+
+def _settle(fn: Callable[[], Any]) -> float:
+    """The time of a call after the first ones."""
+    fn()
+    return _clock(fn, 1)
+
+
+def _pair(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> tuple[float, ...]:
+    """(our time, theirs, the ratio) of two calls in turn."""
+    both = ours, theirs
+    counts = [max(1, int(_BLOCK_S / max(_settle(fn), 1e-7))) for fn in both]
+    times: tuple[list[float], list[float]] = [], []
+    for i in range(rounds):
+        order = (0, 1) if i % 2 else (1, 0)
+        for side in order:
+            time.sleep(1e-3)  # the other's threads fall asleep
+            both[side]()
+            times[side].append(_clock(both[side], counts[side]))
+    if now is time.thread_time:
+        return *map(statistics.median, times), ratio(*times)
+    quickest = tuple(map(min, times))
+    return *quickest, quickest[0] / quickest[1]
+
+
+def _leaf(result: Any, tensor: type) -> Any:
+    """The first floating tensor of a result."""
+    if isinstance(result, tensor):
+        return result if result.dtype.is_floating_point else None
+    if isinstance(result, list | tuple):
+        return next((t for r in result if (t := _leaf(r, tensor)) is not None), None)
+    return None
+
+
+def _backward(lib: Any, call: Callable, args: tuple, kwargs: dict, leaves: list) -> Any:
+    """A function that runs backward of one call again and again; None where there is nothing to differentiate."""
+    for x in leaves:
+        if x.dtype.is_floating_point:
+            x.requires_grad_()
+    out = _leaf(call(*args, **kwargs), lib.Tensor)
+    if out is None or not out.requires_grad:
+        return None
+    g = lib.ones(tuple(out.shape), dtype=out.dtype)
+
+    def run() -> None:
+        for x in leaves:
+            x.grad = None
+        out.backward(g, retain_graph=True)
+
+    return run
+
+
+def measure(call: Call, rounds: int) -> dict[str, Any]:
+    """One row: times in seconds and ratios, or why there are none."""
+    import torch
+
+    import kiln
+
+    size = 1 << 14
+    row: dict[str, Any] = {}
+    try:
+        args, kwargs = call.scaled(size)
+        given = torch_value(args), torch_value(kwargs)
+        with torch.no_grad():
+            t = _settle(lambda: call.torch(*given[0], **given[1]))
+        if t * call.size / size > _MOST_S:  # fewer elements where torch would take long
+            size = max(size, 1 << int(size * _MOST_S / t).bit_length() - 1)
+        else:
+            size = call.size
+        args, kwargs = call.scaled(size)
+        ta, tk = torch_value(args), torch_value(kwargs)
+        oa, ok = kiln_value(args), kiln_value(kwargs)
+        row["case"] = call.shown(args, kwargs)
+        with torch.no_grad(), kiln.no_grad():
+            row["forward"] = _pair(
+                lambda: call.kiln(*oa, **ok), lambda: call.torch(*ta, **tk), rounds
+            )
+    except Exception as e:
+        return {"error": f"{type(e).__name__}: {e}".splitlines()[0]}
+    try:
+        theirs = _backward(torch, call.torch, ta, tk, _tensors((ta, tk), torch.Tensor))
+        ours = _backward(kiln, call.kiln, oa, ok, _tensors((oa, ok), kiln.Tensor))
+        if ours is not None and theirs is not None:
+            row["backward"] = _pair(ours, theirs, rounds)
+    except Exception as e:
+        row["backward error"] = f"{type(e).__name__}: {e}".splitlines()[0]
+    return row
+
+
+def kiln_value(x: Any) -> Any:
+    """Arguments with Kiln's tensors in place of arrays."""
+    import numpy as np
+
+    from kiln.tensor import wrap
+
+    if isinstance(x, np.ndarray):
+        return wrap(x.copy())
+    if isinstance(x, dict):
+        return {k: kiln_value(v) for k, v in x.items()}
+    return type(x)(map(kiln_value, x)) if type(x) in (list, tuple) else x
+
+
+def _tensors(x: Any, kind: type) -> list:
+    if isinstance(x, kind):
+        return [x]
+    values = x.values() if isinstance(x, dict) else x if isinstance(x, list | tuple) else ()
+    return [t for y in values for t in _tensors(y, kind)]
+
+
+def page(results: dict[str, Any]) -> str:
+    """The table of all results as Markdown."""
+    rows, ratios, slow = [], [], 0
+    for name, r in sorted(results.items()):
+        if "error" in r:
+            continue
+        cells = []
+        worst = 0.0
+        for way in ("forward", "backward"):
+            if way in r:
+                ours, theirs, q = r[way]
+                cells.append(f"{ours * 1e6:,.0f} | {theirs * 1e6:,.0f} | {q:.2f}")
+                ratios.append(q)
+                worst = max(worst, q)
+            else:
+                cells.append("| | ")
+        reason = REASONS.get(name.split(" ")[0], "") if worst > 2 else ""
+        slow += worst > 2
+        rows.append(f"| {name} | {r['case']} | {' | '.join(cells)} | {reason} |")
+    left = sorted(n for n, r in results.items() if "error" in r)
+    machine, software = describe()
+    ratios.sort()
+    return "\n".join([
+        "# Large eager ops beside PyTorch", "",
+        f"{len(rows)} ops, {len(ratios)} ratios of Kiln's time to PyTorch's on 2 threads: median "
+        f"{statistics.median(ratios):.2f}, {sum(q <= 1 for q in ratios)} at most 1, {sum(q > 2 for q in ratios)} "
+        f"above 2 (in {slow} ops). Made by `python -m benchmarks.ops` (its docstring says how); {machine}, {software}.",
+        "", "| op | arguments | forward, Kiln µs | PyTorch µs | ratio | backward, Kiln µs | PyTorch µs | ratio | why above 2 |",
+        "|---|---|---|---|---|---|---|---|---|", *rows, "",
+        "Not in the table, as torch has no such function, or none that takes these arguments: " + ", ".join(left) + ".", "",
+    ])  # fmt: skip
+
+
+def main() -> None:
+    """Measure what is asked for, add it to the results, and print it."""
+    cli = argparse.ArgumentParser(prog="python -m benchmarks.ops", description=__doc__)
+    cli.add_argument("--only", default="", help="a regular expression of names")
+    cli.add_argument("--rounds", type=int, default=7, help="blocks of each library (default: 7)")
+    cli.add_argument("--threads", type=int, default=2)
+    cli.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    cli.add_argument("--seconds", type=float, default=1e9, help="stop after so long")
+    cli.add_argument("--missing", action="store_true", help="only what --out does not hold yet")
+    cli.add_argument("--out", type=Path, default=Path("kiln-ops.json"))
+    cli.add_argument("--table", type=Path, help="write the page of all results here")
+    args = cli.parse_args()
+    torch = peer("torch")
+    if torch is None:
+        return
+    import kiln
+
+    global now
+    if args.clock == "cpu":
+        now, args.threads = time.thread_time, 1
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(args.threads)
+    kiln.set_num_threads(args.threads)
+    banner()
+    results = json.loads(args.out.read_text()) if args.out.exists() else {}
+    start = time.monotonic()
+    for call in calls():
+        if not re.search(args.only, call.name) or (args.missing and call.name in results):
+            continue
+        if time.monotonic() - start > args.seconds:
+            break
+        r = results[call.name] = measure(call, args.rounds)
+        ways = [f"{w} {r[w][2]:.2f} ({r[w][0] * 1e6:.0f} µs)" for w in ("forward", "backward") if w in r]  # fmt: skip
+        print(f"{call.name:32} {r.get('case', r.get('error'))}: {', '.join(ways)}", flush=True)
+        args.out.write_text(json.dumps(results))
+    if args.table:
+        args.table.write_text(page(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,432 @@
+"""Native routines that follow from the registry: large arrays run as Programs of one call in eager mode.
+
+Elementwise ops, and the gradient rules of elementwise ops, run in blocks of rows, so that a kernel serves
+any number of them: adjacent dimensions along which operands are alike are one. Reductions of trailing
+dimensions run by rows, everything else that has kernels by shape. An op's attributes are part of its
+kernels; numbers in places of tensors, such as the 1.5 of `x * 1.5`, are not, save some that ops have
+better forms for. Half floats are computed in float32 and rounded once, as in the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..autograd.tape import OpNode
+from ..config import config
+from ..errors import KilnError
+from ..ops.dispatch import apply
+from ..ops.registry import SHAPE, Op
+from ..shape import broadcast_shapes
+from ..tensor import Tensor
+
+LARGE = 1 << 17
+"""Elements from where on a pass over memory gains by kernels and threads."""
+DEAR = 1 << 12
+"""Elements from where on several passes do, or one over elements that NumPy takes one by one."""
+_BLOCKS = (1 << 20, 1 << 18, 1 << 15, 1 << 12)  # elements of a block
+FEW = 64  # fewer rows are those of a decoding step, whose length is another each time
+
+_F32 = dt.float32.np
+_HALF = (dt.float16.np, dt.bfloat16.np)
+_NUMBERS = (int, float)
+_EXACT = {-2, -1, -0.5, 0, 0.5, 1, 2, 3}
+"""Numbers that ops have better forms for, such as squares."""
+
+
+@cache
+def shelf() -> Any:
+    """The Programs of one call."""
+    from .cpu import one_op
+
+    return one_op.shelf
+
+
+# ---------------------------------------------------------------- in float32, rounded once
+
+
+def _widened(fn: Callable, half: dt.dtype) -> Callable:
+    """A function of tensors whose half floats are float32 inside."""
+
+    def wide(x: Any) -> Any:
+        if isinstance(x, Tensor):
+            return x.to(dt.float32) if x.dtype is half else x
+        return [wide(y) for y in x] if x.__class__ is list else x
+
+    def narrow(x: Any) -> Any:
+        return x.to(half) if isinstance(x, Tensor) and x.dtype is dt.float32 else x
+
+    def run(*args: Any) -> Any:
+        r = fn(*map(wide, args))
+        return [narrow(y) for y in r] if isinstance(r, tuple | list) else narrow(r)
+
+    return run
+
+
+def _half_of(arrays: Sequence[np.ndarray]) -> Any:
+    """The one half float among dtypes; None where there is none, False where others are beside it."""
+    half = None
+    for a in arrays:
+        if a.dtype in _HALF:
+            if half is not None and a.dtype is not half:
+                return False
+            half = a.dtype
+    if half is not None and any(a.dtype.kind == "f" and a.dtype is not half for a in arrays):
+        return False
+    return half
+
+
+@cache
+def calling(op: Op, half: Any = None) -> Callable:
+    """An op as a function of tensors, in float32 inside where they are half floats."""
+
+    def fn(*args: Any) -> Any:
+        return apply(op, args)
+
+    wide = half is not None and half.np in _HALF and not op.exact
+    return _widened(fn, half) if wide else fn
+
+
+# ---------------------------------------------------------------- how operands lie
+
+
+def _order(a: np.ndarray) -> tuple[int, ...]:
+    """The dimensions of an array from the largest stride to the smallest."""
+    return tuple(sorted(range(a.ndim), key=lambda i: -a.strides[i]))
+
+
+def _arrange(
+    arrays: list[np.ndarray],
+) -> tuple[list[np.ndarray], list[int], tuple, tuple | None] | None:
+    """Operands that broadcast as rows of a few dimensions: (arrays, which of them have rows, shape, order).
+
+    Adjacent dimensions are one where each operand either has all of them or repeats along all. The shape is that of the result's
+    rows in memory, whose dimensions are `order` (None: as they are). None where operands do not lie so.
+    """
+    shape = arrays[0].shape
+    if all(a.shape == shape and a.flags.c_contiguous for a in arrays):
+        return [a.reshape(-1) for a in arrays], list(range(len(arrays))), shape, None
+    try:
+        shape = tuple(broadcast_shapes(*[a.shape for a in arrays]))
+    except KilnError:
+        return None  # which the reference tells
+    ndim = len(shape)
+    operands = []
+    for a in arrays:
+        if 0 in a.strides and a.size > 1:
+            a = a[tuple(slice(1) if step == 0 else slice(None) for step in a.strides)]
+        operands.append(a.reshape((1,) * (ndim - a.ndim) + a.shape) if a.ndim < ndim else a)
+    order = None
+    if not all(a.flags.c_contiguous for a in operands):
+        whole = [a for a in operands if a.shape == shape]
+        if not whole:
+            return None
+        order = _order(whole[0])
+        operands = [a.transpose(order) for a in operands]
+        if not all(a.flags.c_contiguous for a in operands):
+            return None
+        shape = tuple(shape[i] for i in order)
+    sizes: list[int] = []
+    parts: list[list[int]] = [[] for _ in operands]
+    last: Any = None
+    for i, s in enumerate(shape):
+        if s == 1:
+            continue
+        pattern = [a.shape[i] != 1 for a in operands]
+        if pattern == last:
+            sizes[-1] *= s
+        else:
+            sizes.append(s)
+        for p, full in zip(parts, pattern, strict=True):
+            if pattern == last:
+                p[-1] *= s if full else 1
+            else:
+                p.append(s if full else 1)
+        last = pattern
+    if not sizes:
+        return None
+    out, cut = [], []
+    for k, (a, p) in enumerate(zip(operands, parts, strict=True)):
+        if a.size == 1:
+            out.append(a.reshape(()))
+            continue
+        if p[0] != 1:
+            cut.append(k)
+        out.append(a.reshape(p))
+    return (out, cut, shape, order) if cut else None
+
+
+def block_rows(rows: int, cols: int) -> int:
+    """How many rows of so many elements a block has: the same for most numbers of rows, so that they share kernels."""
+    size = rows * cols
+    return max(1, next((b for b in _BLOCKS if b <= size), _BLOCKS[-1]) // cols)
+
+
+def _mapped(
+    name: str, fn: Callable, args: list, slots: Sequence[int], key: Any = ()
+) -> list | None:
+    """An elementwise function on arrays at `slots`, in blocks; None where the reference is to do it."""
+    arrays = [args[i] for i in slots]
+    found = _arrange(arrays)
+    if found is None:
+        return None
+    operands, cut, shape, order = found
+    for i, a in zip(slots, operands, strict=True):
+        args[i] = a
+    cut = [slots[k] for k in cut]
+    first = args[cut[0]]
+    n = first.shape[0]
+    row = prod(shape) // n
+    most = block_rows(n, row)
+    if n > most < 8:  # rows too long for blocks
+        r = shelf().run(name, fn, args, (key, "whole"))
+    else:
+        r = shelf().run_blocks(name, fn, args, cut, most, shape if row == 1 else (n,), key)
+    if r is None:
+        return None
+    full = prod(shape)
+    back = None if order is None else sorted(range(len(order)), key=order.__getitem__)
+    for k, a in enumerate(r):
+        if a.__class__ is not np.ndarray:
+            continue
+        if a.size != full:
+            return None
+        a = a if a.shape == shape else a.reshape(shape)
+        r[k] = a if back is None else a.transpose(back)
+    return r
+
+
+def _numbers(op: Op, args: list, slots: Sequence[int], half: Any, arrays: list) -> list[int]:
+    """Put 0-d arrays in place of numbers among operands; gives the slots of all arrays."""
+    d = _F32 if half else next((a.dtype for a in arrays if a.dtype.kind == "f"), None)
+    found = []
+    for i in slots:
+        x = args[i]
+        if x.__class__ is np.ndarray:
+            found.append(i)
+        elif x.__class__ in _NUMBERS and d is not None and x not in _EXACT and op.scalar != "pow":
+            args[i] = np.array(x, d)
+            found.append(i)
+    return found
+
+
+def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
+    """The routine of an elementwise op."""
+    run, slots, name, body = op.run, op.tensor_slots, op.name, op.body
+    once = op.ufunc is not None or op.exact or op.promote == "bool" or not (op.scalar or body)
+    first = slots[0]
+    alpha = op.index.get("alpha")
+    fn = calling(op)
+
+    def scaled(*args: Any) -> Any:
+        return body(*args)  # type: ignore[misc]
+
+    def eager(*args: Any) -> Any:
+        x = args[first]
+        if (
+            x.__class__ is not np.ndarray
+            or x.size < (LARGE if once else DEAR)
+            or x.dtype.kind == "c"
+        ):
+            return run(*args)
+        arrays = [args[i] for i in slots if args[i].__class__ is np.ndarray]
+        half = _half_of(arrays)
+        if half is False or config.eager != "cpu" or not native():
+            return run(*args)
+        if half is None and x.size < LARGE and x.dtype.kind != "f":
+            return run(*args)
+        given = list(args)
+        places = _numbers(op, given, slots, half, arrays)
+        call = fn
+        if alpha is not None and given[alpha] != 1:
+            if x.dtype.kind != "f" or half:
+                return run(*args)
+            given[alpha] = np.array(given[alpha], x.dtype)
+            places, call = [*places, alpha], scaled
+        if half is not None and not op.exact:
+            call = _widened(call, dt.OF_NUMPY[half])
+        r = _mapped(name, call, given, places)
+        return run(*args) if r is None else r[0]
+
+    return eager
+
+
+# ---------------------------------------------------------------- by shape
+
+
+def whole(op: Op, native: Callable[[], bool]) -> Callable:
+    """The routine of an op that is no map: by the rows of a reduction of trailing dimensions, else by shape."""
+    run, slots, name = op.run, op.tensor_slots[:3], op.name
+    lists = set(op.list_slots)
+    dim = op.index.get("dim")
+    keepdim = op.index.get("keepdim")
+
+    def eager(*args: Any) -> Any:
+        size = 0
+        for i in slots:
+            x = args[i]
+            if x.__class__ is np.ndarray:
+                size = max(size, x.size)
+            elif i in lists:
+                size = max(size, sum(a.size for a in x))
+        if size < LARGE or config.eager != "cpu" or not native():
+            return run(*args)
+        arrays = [a for x in args for a in (x if x.__class__ is list else (x,)) if a.__class__ is np.ndarray]  # fmt: skip
+        half = _half_of(arrays)
+        if half is False or any(a.dtype.kind == "c" for a in arrays):
+            return run(*args)
+        call = calling(op, None if half is None else dt.OF_NUMPY[half])
+        r = None
+        if dim is not None:
+            r = _by_rows(name, call, args, slots, dim, keepdim)
+        if r is None:
+            r = shelf().run(name, call, args)
+        if r is None:
+            return run(*args)
+        return r[0] if len(r) == 1 else tuple(r)
+
+    return eager
+
+
+def _by_rows(
+    name: str, fn: Callable, args: tuple, slots: tuple, dim: int, keepdim: int | None
+) -> list | None:
+    """An op along trailing dimensions of arrays of one shape by rows: each is an op along them by itself."""
+    x, d = args[slots[0]], args[dim]
+    if x.__class__ is not np.ndarray or d is None or d == () or d == []:
+        return None
+    shape, ndim = x.shape, x.ndim
+    axes = sorted(a % ndim for a in (d if isinstance(d, tuple | list) else (d,)))
+    lead = ndim - len(axes)
+    if axes != list(range(lead, ndim)) or lead == 0 or (keepdim is None and len(axes) != 1):
+        return None
+    cols = prod(shape[lead:])
+    rows = x.size // max(1, cols)
+    most = block_rows(rows, max(1, cols))
+    if rows < FEW or not cols or most < 8:
+        return None
+    given = list(args)
+    cut = []
+    for i, a in enumerate(args):
+        if a.__class__ is list and any(b.__class__ is np.ndarray for b in a):
+            return None
+        if a.__class__ is np.ndarray:
+            if a.shape != shape or not a.flags.c_contiguous:
+                return None
+            given[i] = a.reshape(rows, cols)
+            cut.append(i)
+    given[dim] = 1
+    left = shape[:lead]
+    if keepdim is not None:
+        given[keepdim] = False
+        left += (1,) * len(axes) if args[keepdim] else ()
+    return shelf().run_blocks(name, fn, given, cut, most, left, "rows")
+
+
+# ---------------------------------------------------------------- gradient rules
+
+_BY_SHAPE = {"composite", "reduction", "scan", "sort", "indexing", "cast"}
+
+
+def gradients(native: Callable[[], bool]) -> Callable[[OpNode, list], list | None]:
+    """What the tape asks for the gradients of large calls: an array, or None, for each edge; None where rules are to run one by one."""
+
+    def run(node: OpNode, gs: list) -> list | None:
+        op = node.op
+        family = op.family
+        mapping = family == "elementwise" or family == "select"
+        if not mapping and family not in _BY_SHAPE:
+            return None
+        g = gs[0]
+        size = 0 if g is None else g.size
+        for e in node.edges:
+            if e is not None:
+                size = max(size, prod(e[2]))
+        least = LARGE if node.plan.quick is not None or not mapping else DEAR * 4
+        if size < least or config.eager != "cpu" or not native():
+            return None
+        return _differentiated(node, gs, mapping)
+
+    return run
+
+
+def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:
+    op, plan = node.op, node.plan
+    outs = () if node.outs is None else node.outs[0]
+    n, m = len(gs), len(gs) + len(node.args)
+
+    def raw(x: Any) -> Any:
+        if isinstance(x, Tensor):
+            return x._a
+        return [raw(y) for y in x] if isinstance(x, list | tuple) and any(isinstance(y, Tensor) for y in x) else x  # fmt: skip
+
+    values = [*gs, *map(raw, node.args), *outs]
+    arrays = [a for x in values for a in (x if x.__class__ is list else (x,)) if a.__class__ is np.ndarray]  # fmt: skip
+    half = _half_of(arrays)
+    if half is False or any(a.dtype.kind == "c" for a in arrays):
+        return None
+    shapes = tuple(None if e is None else e[2] for e in node.edges)
+
+    def fn(*given: Any) -> list:
+        return node.differentiate(given[:n], given[n:m], lambda: given[m:])
+
+    call = fn if half is None else _widened(fn, dt.OF_NUMPY[half])
+    name = op.name + "_backward"
+    key = plan.slots, plan.save_out
+    if mapping and not any(SHAPE in r.slots for r in plan.rules):
+        slots = [i for i, x in enumerate(values) if x.__class__ is np.ndarray]
+        operands = [n + i for i in op.tensor_slots]
+        places = _numbers(op, values, operands, half, arrays)
+        slots = sorted({*slots, *places})
+        r = _mapped(name, call, values, slots, key)
+    elif (rows := _rows(node, values, n)) is not None:
+        given, cut, shape = rows
+        most = block_rows(*given[cut[0]].shape)
+        r = shelf().run_blocks(name, call, given, cut, most, shape[:-1], (key, "rows"))
+    else:
+        r = shelf().run(name, call, values, (key, shapes))
+    return (
+        None if r is None else [x if x is None or x.__class__ is np.ndarray else gs[0] for x in r]
+    )
+
+
+def _rows(node: OpNode, values: list, n: int) -> tuple[list, list[int], tuple] | None:
+    """What the rules of an op along the last dimension are given by rows, where all arrays have one shape."""
+    dim = node.op.index.get("dim")
+    if dim is None or any(SHAPE in r.slots for r in node.plan.rules):
+        return None
+    shape, d = values[0].shape, values[n + dim]
+    if len(shape) < 2 or d.__class__ is not int or d not in (-1, len(shape) - 1):
+        return None
+    rows = prod(shape[:-1])
+    given, cut = list(values), []
+    for i, a in enumerate(values):
+        if a.__class__ is list:
+            return None
+        if a.__class__ is np.ndarray:
+            if a.shape != shape or not a.flags.c_contiguous:
+                return None
+            given[i] = a.reshape(rows, shape[-1])
+            cut.append(i)
+    given[n + dim] = 1
+    few = rows < FEW or block_rows(rows, shape[-1]) < 8
+    return None if few else (given, cut, shape)
+
+
+# ---------------------------------------------------------------- which routine an op has
+
+
+def bind(op: Op, native: Callable[[], bool]) -> None:
+    """Give an op the routine that follows from its definition, if any."""
+    if op.view or op.layout or not op.tensor_slots:
+        return
+    if op.family in ("elementwise", "select", "cast"):
+        if op.scalar or op.body:
+            op.eager = elementwise(op, native)
+    elif op.family in _BY_SHAPE or op.family == "movement":
+        op.eager = whole(op, native)
