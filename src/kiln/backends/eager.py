@@ -20,7 +20,7 @@ from ..config import config
 from ..errors import KilnError
 from ..ops.linalg import SMALL
 from ..ops.registry import REGISTRY, Op
-from . import derived
+from . import derived, streams
 
 _F16, _BF16 = dt.float16.np, dt.bfloat16.np
 _F32, _F64, _I32, _I8 = dt.float32.np, dt.float64.np, dt.int32.np, dt.int8.np
@@ -32,6 +32,7 @@ _LEAST = {
         (_F32, 1 << 14), (_F64, 1 << 14), (_F16, 1 << 15), (_BF16, 1 << 9), (_I32, 1 << 12), (_I8, 1 << 12),
     )
 }  # fmt: skip
+_MATRIX = 1 << 18  # elements of a matrix from where on NumPy's threads, which wait by spinning, lose
 _DEEP = 1 << 13  # a sum of bf16 is not cut, and its panels grow with it
 
 
@@ -75,10 +76,13 @@ def _multiply(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None) -> 
     if least is None or d is not b.dtype or a.ndim < 2 or b.ndim < 2:
         return None
     (m, k), n = a.shape[-2:], b.shape[-1]
-    # a matrix times a vector takes as long as reading it, by either
-    few = (m == 1 or n == 1) and (d is _F32 or d is _F64)
+    # a small matrix times a vector takes as long as reading it, by either
+    few = (m == 1 or n == 1) and max(a.size, b.size) < _MATRIX and (d is _F32 or d is _F64)
     if max(a.size * n, b.size * m) < least or few or b.shape[-2] != k:
         return None
+    if n == 1 and m > 1 and start is None and a.ndim == b.ndim == 2:  # rows of sums are quicker than a column
+        r = _multiply(b.T, a.T)
+        return None if r is None else r.T
     if config.eager != "cpu" or not _native():
         return None
     if d is _F16 or (d is _BF16 and k > _DEEP):
@@ -192,6 +196,12 @@ def _attention_grad(grad: np.ndarray, query: np.ndarray, key: np.ndarray, *rest:
     return query.size * key.shape[2]
 
 
+@by_shape("euclidean_distances", 1 << 20)
+def _distances(x1: np.ndarray, x2: np.ndarray) -> int:
+    """Differences of elements."""
+    return x1.size * x2.shape[-2]
+
+
 @by_shape("batch_norm_train", 1 << 15)
 @by_shape("batch_norm_eval", 1 << 15)
 @by_shape("max_pool", 1 << 15)
@@ -207,6 +217,7 @@ def _elements(input: np.ndarray, *rest: Any) -> int:
 for _op in REGISTRY.values():
     if _op.eager is _op.run:
         derived.bind(_op, _native)
+streams.bind(_native)
 tape.native = derived.gradients(_native)
 
 

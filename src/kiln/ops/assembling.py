@@ -112,6 +112,9 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
         raise KilnError("combinations", "Expect a 1D vector", describe(input), "")
     if r == 0:
         return input.new_zeros(0)
+    if r == 2:
+        pairs = np.triu_indices(input.shape[0], 0 if with_replacement else 1)
+        return input[wrap(np.stack(pairs, 1))]
     choose = itertools.combinations_with_replacement if with_replacement else itertools.combinations
     at = np.array(list(choose(range(input.shape[0]), r)), np.int64).reshape(-1, r)
     return input[wrap(at)]

@@ -335,11 +335,13 @@ def new_tensor(
 )  # fmt: skip
 def arange_op(start: Any, step: Any, n: int, dtype: dt.dtype) -> Tensor:
     """start + step * i for i in range(n)."""
-    i = np.arange(n)
     if dtype.category == dt.INT:
-        i = i.astype(np.uint64)  # which wraps like every integer dtype, and holds them all
-        return (i * np.uint64(int(step) % 2**64) + np.uint64(int(start) % 2**64)).astype(dtype.np)
-    return (start + step * i.astype(np.float64)).astype(dtype.np)
+        first, by = int(start), int(step)
+        if dtype is dt.uint64:  # beyond int64, and wrapping like every integer dtype
+            i = np.arange(n, dtype=np.uint64)
+            return i * np.uint64(by % 2**64) + np.uint64(first % 2**64)
+        return np.arange(first, first + by * n, by or 1).astype(dtype.np, copy=False)
+    return (start + step * np.arange(n, dtype=np.float64)).astype(dtype.np, copy=False)
 
 
 def arange(start: Any, end: Any = None, step: Any = 1, *, out: Any = None, dtype: Any = None,
@@ -438,14 +440,21 @@ def _clone_samples() -> Any:
     yield Sample((draw(rng(), (2, 3, 2, 2)).transpose(1, 0, 3, 2),))
 
 
+def _copied(a: np.ndarray) -> np.ndarray:
+    """A row-major copy; NumPy copies bfloat16 one by one."""
+    return a.view(np.int16).copy().view(a.dtype) if a.dtype == dt.bfloat16.np else a.copy()
+
+
 @op(family="elementwise", promote="same", scalar="copy", exact=True, check=False, grad={"input": lambda g: g},
     samples=_clone_samples)  # fmt: skip
 def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
     """A copy with its own memory, which lies as the tensor does unless a format is given."""
     if (memory_format is None and input.flags.c_contiguous) or memory_format is contiguous_format:
-        return input.copy()
+        return _copied(input)
     dims = order("clone", memory_format or preserve_format, input.shape, input.strides)
-    return input.copy() if dims is None else input.transpose(dims).copy().transpose(_inverse(dims))
+    if dims is None:
+        return _copied(input)
+    return _copied(input.transpose(dims)).transpose(_inverse(dims))
 
 
 @op(

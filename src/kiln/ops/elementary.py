@@ -87,7 +87,14 @@ def _angle_grad(g: Tensor, input: Tensor) -> Any:
     return where_op(zero, 0, turned * g)
 
 
-@op(family="elementwise", promote="real", check=False, infer=_angle_infer, grad={"input": _angle_grad}, out=True,
+def _angle_body(input: Tensor) -> Tensor:
+    if input.is_complex():
+        return angle(input)  # which has no other form
+    x = input if input.is_floating_point() else input.to(dt.get_default_dtype())
+    return where_op(x.isnan(), x, (x < 0).to(x.dtype) * math.pi)
+
+
+@op(family="elementwise", promote="real", check=False, infer=_angle_infer, grad={"input": _angle_grad}, out=True, body=_angle_body,
     samples=lambda: iter([*unary(away=2.0)(), Sample((draw(rng(), (3, 4)) + 1j * draw(rng(1), (3, 4)),))]))  # fmt: skip
 def angle(input: Tensor) -> Tensor:
     """The angle of complex numbers; of real ones 0, and pi where negative."""

@@ -165,8 +165,18 @@ def _normal_body(state: Tensor, size: Any, dtype: dt.dtype) -> Tensor:
     else:
         u = (words[:h].float() + 0.5) * 2.0**-32
         turn = words[h:].float() * (math.tau * 2.0**-32)
+    return cat(_box_muller(u, turn))[:n].reshape(size).to(dtype)
+
+
+def _box_muller(u: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
     r = (u.log() * -2.0).sqrt()
-    return cat([r * turn.cos(), r * turn.sin()])[:n].reshape(size).to(dtype)
+    return r * turn.cos(), r * turn.sin()
+
+
+def normal_pair(first: Tensor, second: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """2 n normal numbers in float32, of the next n words of two states: a part of `random_normal`."""
+    u = (random_bits(first, (n,)).float() + 0.5) * 2.0**-32
+    return _box_muller(u, random_bits(second, (n,)).float() * (math.tau * 2.0**-32))
 
 
 @primitive("random_normal", infer=_typed_infer, body=_normal_body, samples=states(*_TYPES))

@@ -95,7 +95,7 @@ class Shelf:
             return None  # a result written past the cache begins at 64 bytes, which a part of one need not
         outs: list[np.ndarray] = []
         with self.lock:
-            for start, block in _blocks(n, most):
+            for start, block in blocks_of(n, most):
                 part = slice(start, start + block)
                 given = [a[part] if i in cut else a for i, a in enumerate(args)]
                 made = self._find(name, fn, given, (key, block))
@@ -113,6 +113,18 @@ class Shelf:
                     ]
                 program.whole(*_arrays(given), *[o[part] for o in flat])
         return made.give(outs)
+
+    def fill(
+        self, name: str, fn: Callable, calls: Sequence[tuple[Sequence[Any], Sequence[np.ndarray]]]
+    ) -> bool:
+        """`run` for several calls, into given arrays of C order; False where the first has no kernels."""
+        with self.lock:
+            for args, outs in calls:
+                made = self._find(name, fn, args, "fill")
+                if made is None:
+                    return False
+                self._program(made).whole(*_arrays(args), *outs)
+        return True
 
     def clear(self) -> None:
         """Forget all Programs, and let go of their memory."""
@@ -147,7 +159,7 @@ class Shelf:
 
 
 @lru_cache(_MOST)
-def _blocks(n: int, most: int) -> list[tuple[int, int]]:
+def blocks_of(n: int, most: int) -> list[tuple[int, int]]:
     """Where blocks of n rows begin, and how many rows they have: few sizes, and few rows done twice."""
     found = []
     start, block = 0, 1 << min(n, most).bit_length() - 1
