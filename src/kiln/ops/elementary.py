@@ -10,6 +10,7 @@ import numpy as np
 from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, describe
 from ..tensor import Tensor
+from . import _gamma
 from .activation import widen
 from .arithmetic import conjugate, elementwise, only
 from .complex import complex as make_complex
@@ -66,7 +67,15 @@ def rad2deg(input: Tensor) -> Tensor:
     return input * (180 / math.pi)
 
 
-@elementwise(inplace=True, out=True, samples=binary(0.5, 2.0, scalar=None), infer=_floats("hypot"), check=True,
+def _hypot_body(input: Tensor, other: Tensor) -> Tensor:
+    a, b = input.abs(), other.abs()
+    most = a.maximum(b)
+    part = a.minimum(b) / where_op(most == 0, 1, most)
+    r = most * (part * part + 1).sqrt()
+    return where_op((a == math.inf) | (b == math.inf), math.inf, r)
+
+
+@elementwise(inplace=True, out=True, samples=binary(0.5, 2.0, scalar=None), infer=_floats("hypot"), check=True, body=_hypot_body,
              grad={"input": lambda g, input, out: g * (input / out), "other": lambda g, other, out: g * (other / out)})  # fmt: skip
 def hypot(input: Tensor, other: Tensor) -> Tensor:
     """The length of the hypotenuse: sqrt(input**2 + other**2)."""
@@ -416,14 +425,14 @@ def _lgamma(x: np.ndarray) -> np.ndarray:
     return f(x)
 
 
-@elementwise("float", inplace=True, out=True, samples=unary(0.3, 5.0), infer=_ordered("lgamma"),
+@elementwise("float", inplace=True, out=True, samples=unary(0.3, 5.0), infer=_ordered("lgamma"), body=_gamma.lgamma,
              grad={"input": lambda g, input: g * digamma(input)})  # fmt: skip
 def lgamma(input: Tensor) -> Tensor:
     """The logarithm of the absolute value of the gamma function."""
     return _lgamma(input)
 
 
-@elementwise("float", inplace=True, out=True, samples=unary(0.3, 5.0), infer=_ordered("digamma"),
+@elementwise("float", inplace=True, out=True, samples=unary(0.3, 5.0), infer=_ordered("digamma"), body=_gamma.digamma,
              grad={"input": lambda g, input: g * polygamma_op(input, 1)})  # fmt: skip
 def digamma(input: Tensor) -> Tensor:
     """The logarithmic derivative of the gamma function."""
@@ -431,6 +440,7 @@ def digamma(input: Tensor) -> Tensor:
 
 
 @elementwise("float", private=True, infer=lambda input, n: elementwise_infer(REGISTRY["polygamma_n"])(input), name="polygamma_n",
+             body=lambda input, n: _gamma.trigamma(input) if n == 1 else polygamma_op(input, n),
              grad={"input": lambda g, input, n: g * polygamma_op(input, n + 1)},
              samples=lambda: iter([Sample((draw(rng(), (3, 4), 0.3, 5.0), n)) for n in (1, 2)]))  # fmt: skip
 def polygamma_op(input: Tensor, n: int) -> Tensor:
@@ -455,6 +465,12 @@ def polygamma(n: int, input: Tensor, *, out: Tensor | None = None) -> Tensor:
     return r if out is None else out.copy_(r)
 
 
+_NEAR = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087, -0.00125372503,
+    -0.00417768164, 0.246640727, 1.50140941)  # fmt: skip
+_FAR = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613,
+    0.00943887047, 1.00167406, 2.83297682)  # fmt: skip
+
+
 def _erfinv(y: np.ndarray) -> np.ndarray:
     """Giles' approximation (https://people.maths.ox.ac.uk/gilesm/files/gems_erfinv.pdf), then Newton's steps."""
     from ._special import erf, erfc
@@ -463,12 +479,8 @@ def _erfinv(y: np.ndarray) -> np.ndarray:
     inside = np.abs(y) < 1
     z = np.where(inside, y, 0)
     w = -np.log((1 - z) * (1 + z))
-    near = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087, -0.00125372503,
-            -0.00417768164, 0.246640727, 1.50140941)  # fmt: skip
-    far = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613,
-           0.00943887047, 1.00167406, 2.83297682)  # fmt: skip
     a, b = w - 2.5, np.sqrt(w) - 3
-    x = np.where(w < 5, np.polyval(near, a), np.polyval(far, b)) * z
+    x = np.where(w < 5, np.polyval(_NEAR, a), np.polyval(_FAR, b)) * z
     for _ in range(3):
         off = np.where(
             np.abs(z) > 0.5, np.sign(z) * ((1 - np.abs(z)) - erfc(np.abs(x))), erf(x) - z
@@ -478,6 +490,7 @@ def _erfinv(y: np.ndarray) -> np.ndarray:
 
 
 @elementwise("float", inplace=True, out=True, samples=unary(-0.95, 0.95), infer=_ordered("erfinv"),
+             body=lambda input: _gamma.erfinv(input, _NEAR, _FAR),
              grad={"input": lambda g, out: g * (out * out).exp() * 0.8862269254527580})  # fmt: skip
 def erfinv(input: Tensor) -> Tensor:
     """The inverse of the error function."""

@@ -355,6 +355,14 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
         )
         dispatch.bump(self)
         return self
+    if src.__class__ in (int, float) and self._a.dtype.kind == "f" and not CAPTURING:
+        plain = not self._rg and self._base is None  # nothing to record
+        if self._a.flags.writeable and (plain or not mode.grad):
+            if watched:
+                written(self._a)
+            self._a.fill(src)
+            dispatch.bump(self)
+            return self
     return dispatch.inplace(copy_op.op, (self, src))  # type: ignore[attr-defined]
 
 
