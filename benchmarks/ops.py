@@ -134,7 +134,7 @@ def kiln_value(x: Any) -> Any:
     from kiln.tensor import wrap
 
     if isinstance(x, np.ndarray):
-        return wrap(x.copy())
+        return wrap(x.copy(order="K"))
     if isinstance(x, dict):
         return {k: kiln_value(v) for k, v in x.items()}
     return type(x)(map(kiln_value, x)) if type(x) in (list, tuple) else x

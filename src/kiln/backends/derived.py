@@ -20,13 +20,11 @@ from .. import dtypes as dt
 from ..autograd.tape import OpNode
 from ..config import config
 from ..errors import KilnError
-from ..ops.dispatch import apply
+from ..ops.dispatch import LARGE, apply
 from ..ops.registry import SHAPE, Op
 from ..shape import broadcast_shapes
 from ..tensor import Tensor
 
-LARGE = 1 << 17
-"""Elements from where on a pass over memory gains by kernels and threads."""
 DEAR = 1 << 12
 """Elements from where on several passes do, or one over elements that NumPy takes one by one."""
 _BLOCKS = (1 << 20, 1 << 18, 1 << 15, 1 << 12)  # elements of a block
@@ -100,6 +98,11 @@ def _order(a: np.ndarray) -> tuple[int, ...]:
     return tuple(sorted(range(a.ndim), key=lambda i: -a.strides[i]))
 
 
+def _dense(a: np.ndarray) -> bool:
+    """Whether an array's elements lie side by side, in some order of its dimensions."""
+    return a.transpose(_order(a)).flags.c_contiguous
+
+
 def _arrange(
     arrays: list[np.ndarray],
 ) -> tuple[list[np.ndarray], list[int], tuple, tuple | None] | None:
@@ -126,10 +129,8 @@ def _arrange(
         whole = [a for a in operands if a.shape == shape]
         if not whole:
             return None
-        order = _order(whole[0])
-        operands = [a.transpose(order) for a in operands]
-        if not all(a.flags.c_contiguous for a in operands):
-            return None
+        order = _order(next((a for a in whole if a.size > 1 and _dense(a)), whole[0]))
+        operands = [np.ascontiguousarray(a.transpose(order)) for a in operands]
         shape = tuple(shape[i] for i in order)
     sizes: list[int] = []
     parts: list[list[int]] = [[] for _ in operands]
@@ -238,6 +239,8 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
         half = _half_of(arrays)
         if half is False or config.eager != "cpu" or not native():
             return run(*args)
+        if once and not all(a.flags.c_contiguous or 0 in a.strides or _dense(a) for a in arrays):
+            return run(*args)  # NumPy's one pass is less than a copy and one
         if half is None and x.size < LARGE and x.dtype.kind != "f":
             return run(*args)
         given = list(args)

@@ -20,6 +20,8 @@ from ..config import config
 from ..errors import KilnError
 from ..ops.linalg import SMALL
 from ..ops.registry import REGISTRY, Op
+from ..shape import resolve_reshape, view_strides
+from ..tensor import Tensor
 from . import derived, streams
 
 _F16, _BF16 = dt.float16.np, dt.bfloat16.np
@@ -149,14 +151,18 @@ WORK: dict[str, tuple[Callable[..., int], int]] = {}
 def by_shape(name: str, least: int) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Have eager mode run an op's calls as Programs of their own from so much work on."""
     op = REGISTRY[name]
-    call = derived.calling(op)
+    call, halves = derived.calling(op), not op.exact
 
     def run(*args: Any) -> Any:
         d = args[0].dtype
-        if d is _F32 or d is _F64:
+        half = (d is _F16 or d is _BF16) and halves and all(
+            a.dtype is d for a in args if a.__class__ is np.ndarray
+        )  # fmt: skip
+        if d is _F32 or d is _F64 or half:
             work, least = WORK[name]
             if work(*args) >= least and config.eager == "cpu" and _native():
-                r = derived.shelf().run(name, call, args)
+                fn = derived.calling(op, dt.OF_NUMPY[d]) if half else call
+                r = derived.shelf().run(name, fn, args)
                 if r is not None:
                     return r[0] if len(r) == 1 else tuple(r)
         return op.run(*args)
@@ -219,6 +225,40 @@ for _op in REGISTRY.values():
         derived.bind(_op, _native)
 streams.bind(_native)
 tape.native = derived.gradients(_native)
+
+
+# ---------------------------------------------------------------- copies of views
+
+
+def _copied(a: np.ndarray) -> np.ndarray | None:
+    """A large view in row-major order, in memory of its own; None where NumPy is to do it."""
+    if a.size < derived.LARGE or a.dtype.kind == "c" or a.flags.c_contiguous:
+        return None
+    if config.eager != "cpu" or not _native():
+        return None
+    r = derived.shelf().run("copy", Tensor.clone, [a])
+    return None if r is None else r[0]
+
+
+@routine("clone")
+def clone(input: np.ndarray, memory_format: Any) -> np.ndarray:
+    """A copy in row-major order."""
+    r = _copied(input)
+    return _clone_run(input, memory_format) if r is None else r
+
+
+@routine("reshape")
+def reshape(input: np.ndarray, shape: tuple) -> np.ndarray:
+    """A view, or of what is not laid out so a copy."""
+    if input.size >= derived.LARGE and not input.flags.c_contiguous:
+        full = resolve_reshape(shape, input.size)
+        if view_strides(input.shape, input.strides, full) is None:
+            copy = _copied(input)
+            input = input if copy is None else copy
+    return _reshape_run(input, shape)
+
+
+_clone_run, _reshape_run = REGISTRY["clone"].run, REGISTRY["reshape"].run
 
 
 # ---------------------------------------------------------------- rows, in blocks of so many

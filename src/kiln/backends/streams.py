@@ -15,7 +15,7 @@ import numpy as np
 from .. import dtypes as dt
 from ..config import config
 from ..ops.random import normal_pair
-from ..ops.registry import REGISTRY
+from ..ops.registry import REGISTRY, Op
 from ..runtime.blocks import allocator
 from . import derived
 
@@ -28,33 +28,46 @@ def _ahead(state: np.ndarray, words: int) -> np.ndarray:
 
 
 def bind(native: Callable[[], bool]) -> None:
-    """Give the primitives of float32 numbers their routines."""
-    uniform_op, normal_op = REGISTRY["random_uniform"], REGISTRY["random_normal"]
-    uniform_fn = derived.calling(uniform_op)
+    """Give the primitives of float32 and half floats their routines."""
+    for name in ("random_uniform", "dropout_mask"):
+        _of_one_word(REGISTRY[name], native)
+    _normal(REGISTRY["random_normal"], native)
 
-    def able(n: int, dtype: dt.dtype) -> bool:
-        return dtype is dt.float32 and n >= derived.LARGE and config.eager == "cpu" and native()
 
-    def uniform(state: np.ndarray, size: Sequence[int], dtype: dt.dtype) -> Any:
-        """Element i is of word i."""
-        n = prod(size)
-        if able(n, dtype):
+def _able(n: int, dtype: dt.dtype, native: Callable[[], bool]) -> bool:
+    large = n >= derived.LARGE and dtype.itemsize <= 4
+    return large and config.eager == "cpu" and native()
+
+
+def _of_one_word(op: Op, native: Callable[[], bool]) -> None:
+    """Element i is of word i."""
+    fn = derived.calling(op)
+
+    def run(state: np.ndarray, size: Sequence[int], *rest: Any) -> Any:
+        n, d = prod(size), rest[-1]
+        if _able(n, d, native):
             from .cpu.one_op import blocks_of
 
-            out = allocator(4 * n + 16)((-(-n // 4) * 4,), dtype.np)
+            whole = -(-n // 4) * 4
+            out = allocator(whole * d.itemsize)((whole,), d.np)
             calls = [
-                ((_ahead(state, at), (b,), dtype), (out[at : at + b],))
-                for at, b in blocks_of(len(out), _BLOCK)
+                ((_ahead(state, at), (b,), *rest), (out[at : at + b],))
+                for at, b in blocks_of(whole, _BLOCK)
             ]
-            if derived.shelf().fill("random_uniform", uniform_fn, calls):
+            if derived.shelf().fill(op.name, fn, calls):
                 return out[:n].reshape(size)
-        return uniform_op.run(state, size, dtype)
+        return op.run(state, size, *rest)
 
-    def normal(state: np.ndarray, size: Sequence[int], dtype: dt.dtype) -> Any:
-        """Elements i and n / 2 + i are of words i and n / 2 + i."""
+    op.eager = run
+
+
+def _normal(op: Op, native: Callable[[], bool]) -> None:
+    """Elements i and n / 2 + i are of words i and n / 2 + i."""
+
+    def run(state: np.ndarray, size: Sequence[int], dtype: dt.dtype) -> Any:
         n = prod(size)
         h = n // 2
-        if able(n, dtype) and n % 8 == 0:
+        if dtype is dt.float32 and n % 8 == 0 and _able(n, dtype, native):
             from .cpu.one_op import blocks_of
 
             out = allocator(4 * n)(tuple(size), dtype.np)
@@ -66,8 +79,8 @@ def bind(native: Callable[[], bool]) -> None:
                 )
                 for at, b in blocks_of(h, _BLOCK)
             ]
-            if derived.shelf().fill("random_normal", normal_pair, calls):
+            if derived.shelf().fill(op.name, normal_pair, calls):
                 return out
-        return normal_op.run(state, size, dtype)
+        return op.run(state, size, dtype)
 
-    uniform_op.eager, normal_op.eager = uniform, normal
+    op.eager = run

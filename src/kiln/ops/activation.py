@@ -111,13 +111,18 @@ def _relu_infer(input: Any) -> tuple:
     return Size(input.shape), input.dtype
 
 
+def _above_zero(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    zero = _ZEROS[x.dtype]
+    return np.maximum(x, zero) if out is None else np.maximum(x, zero, out=out)
+
+
 _ZEROS = {
     d.np: np.zeros((), d.np) for d in dt.ALL
 }  # a 0-d array costs a ufunc less than a Python 0
 
 
 @op(
-    family="elementwise", promote="same", ufunc=lambda x: np.maximum(x, _ZEROS[x.dtype]), native="fiu", inplace=True,
+    family="elementwise", promote="same", ufunc=_above_zero, native="fiu", inplace=True,
     infer=_relu_infer, check=False, grad={"input": lambda g, out: relu_grad(g, out)},
     quick={"input": lambda g, out: relu_grad.op.reference(g, out)},
     body=lambda input: where_op(input <= 0, 0, input), samples=unary(away=2.0),

@@ -402,8 +402,9 @@ def _spaced(start: Any, end: Any, n: int, d: dt.dtype) -> np.ndarray:
     if d.category <= dt.INT:
         start, end = int(start), int(end)
     step = (end - start) / (n - 1) if n > 1 else 0
-    i = np.arange(n)
-    return np.where(i < n // 2 + (n == 1), start + step * i, end - step * (n - 1 - i))
+    half = n // 2 + (n == 1)
+    first, last = start + step * np.arange(half), end - step * np.arange(n - half - 1, -1, -1)
+    return np.concatenate([first, last])
 
 
 def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any = None, dtype: Any = None,

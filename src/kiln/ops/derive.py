@@ -166,7 +166,7 @@ def f(p0, p1{extra_sig}):
             ok = (c is float or c is int) and a.dtype.kind == "f"
         if ok:
             try:
-                r = _ufunc(a, b) if a.size < 131072 else _op.eager(a, b{rest})
+                r = _ufunc(a, b) if a.size < _LARGE else _op.eager(a, b{rest})
             except Exception:
                 pass
             else:
@@ -191,7 +191,7 @@ def f(p0{extra_sig}):
         d = a.dtype
         if d is _F32 or d.kind in {native!r}:
             try:
-                r = _ufunc(a) if a.size < 131072 else _op.eager(a{rest})
+                r = _ufunc(a) if a.size < _LARGE else _op.eager(a{rest})
             except Exception:
                 pass
             else:
@@ -213,7 +213,7 @@ def _globals(op: Op) -> dict[str, Any]:
     return {
         "__name__": "kiln.ops.generated", "Tensor": Tensor, "_new": _new, "_capturing": CAPTURING,
         "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_op": op,
-        "_ufunc": op.ufunc, "_F32": _F32 if "f" in op.native else None, "_apply": dispatch.apply, "_inplace": dispatch.inplace,
+        "_ufunc": op.ufunc, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_apply": dispatch.apply, "_inplace": dispatch.inplace,
         "_store_out": dispatch.store_out, "_flat": _flat, "_alias": _alias,
         "_reflect": _reflect, "_expect": dispatch.expect_tensor,
     }  # fmt: skip

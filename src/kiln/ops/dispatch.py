@@ -22,6 +22,8 @@ from .registry import OPERAND, OPTIONAL, TENSOR, TENSORS, Op
 # run again under `errstate` (`_explain`).
 warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"kiln\.")
 
+LARGE = 1 << 17
+"""Elements from where on a backend's routine may be quicker than one call of NumPy's."""
 _NUMBERS = (int, float, complex, bool, np.generic)
 
 
@@ -227,13 +229,9 @@ def inplace(op: Op, args: tuple) -> Tensor:
         if watched:
             written(a)
         uf = op.ufunc
-        if (
-            uf is not None and len(op.tensor_slots) == 2 and a.dtype.kind in op.native and tuple(raw[2:]) == op.defaults
-            and (raw[1].dtype is a.dtype and raw[1].shape == a.shape if raw[1].__class__ is np.ndarray
-                 else a.dtype.kind == "f" and raw[1].__class__ in (int, float))
-        ):  # fmt: skip
+        if uf is not None and _fits(op, a, raw):
             try:
-                uf(a, raw[1], a)
+                uf(a, *raw[1 : len(op.tensor_slots)], a)
             except Exception as e:
                 store(op, x, np.asarray(_explain(op, args, raw, e)))
         else:
@@ -258,6 +256,20 @@ def inplace(op: Op, args: tuple) -> Tensor:
         elif edge is not None and not op.rules:
             _cut(x)
     return x
+
+
+def _fits(op: Op, a: np.ndarray, raw: list) -> bool:
+    """Whether an ufunc's result on these arguments can be written into the first as it is computed."""
+    n = len(op.tensor_slots)
+    kind = a.dtype.kind
+    if kind not in op.native or (n < len(raw) and tuple(raw[n:]) != op.defaults):
+        return False
+    if n == 1:
+        return kind == "f" and op.promote in ("same", "float") and a.size < LARGE
+    b = raw[1]
+    if b.__class__ is np.ndarray:
+        return b.dtype is a.dtype and b.shape == a.shape
+    return kind == "f" and b.__class__ in (int, float)
 
 
 def _snapshot(op: Op, args: tuple) -> Tensor:

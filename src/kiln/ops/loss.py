@@ -102,6 +102,33 @@ def l1_loss(input: Tensor, target: Tensor, size_average: bool | None = None, red
     return _weighted((input - target).abs(), weight, reduction, "l1_loss")
 
 
+def _smooth_rule(
+    g: Tensor, input: Tensor, target: Tensor, beta: float, scale: float, needs: tuple
+) -> tuple:
+    d = input - target
+    r = g * where_op(d.abs() < beta, d * (scale / beta), d.sign() * scale)
+    return r if needs[0] else None, -r if needs[1] else None
+
+
+def _smooth_body(input: Tensor, target: Tensor, beta: float, scale: float) -> Tensor:
+    d = (input - target).abs()
+    return where_op(d < beta, d * d * (0.5 * scale / beta), (d - 0.5 * beta) * scale)
+
+
+@op(
+    private=True, family="elementwise", promote="same", check=False, body=_smooth_body,
+    grad={("input", "target"): _smooth_rule},
+    samples=lambda: iter([
+        Sample((draw(rng(), s), draw(rng(1), s), beta, scale))
+        for s in ((3, 4), (), (0,)) for beta, scale in ((1.0, 1.0), (0.5, 2.0))
+    ]),
+)  # fmt: skip
+def smooth_distance(input: Tensor, target: Tensor, beta: float, scale: float) -> Tensor:
+    """scale times d ** 2 / (2 beta) where d = |input - target| is below beta, d - beta / 2 elsewhere."""
+    d = np.abs(input - target)
+    return np.where(d < beta, d * d * (0.5 * scale / beta), (d - 0.5 * beta) * scale)
+
+
 @composition(namespace="F", samples=_regression_samples({"beta": 0.5}, {"beta": 0.0}))
 def smooth_l1_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
                    reduction: str = "mean", beta: float = 1.0) -> Tensor:  # fmt: skip
@@ -112,9 +139,7 @@ def smooth_l1_loss(input: Tensor, target: Tensor, size_average: bool | None = No
         )
     reduction = resolve_reduction("smooth_l1_loss", size_average, reduce, reduction)
     input, target = _pair("smooth_l1_loss", input, target)
-    d = (input - target).abs()
-    if beta != 0:
-        d = where_op(d < beta, d * d * (0.5 / beta), d - 0.5 * beta)
+    d = smooth_distance(input, target, beta, 1.0) if beta else (input - target).abs()
     return reduced(d, reduction)
 
 
@@ -128,8 +153,7 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
         )
     reduction = resolve_reduction("huber_loss", None, None, reduction)
     input, target = _pair("huber_loss", input, target)
-    d = (input - target).abs()
-    d = where_op(d <= delta, d * d * 0.5, (d - 0.5 * delta) * delta)
+    d = smooth_distance(input, target, delta, delta)
     return _weighted(d, weight, reduction, "huber_loss")
 
 

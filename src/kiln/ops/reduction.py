@@ -11,7 +11,7 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnIndexError, KilnTypeError, describe
 from ..shape import Size, norm_dims, numel
 from ..tensor import CAPTURING, Tensor, wrap
-from .dispatch import apply, record, store_out
+from .dispatch import LARGE, apply, record, store_out
 from .registry import Sample, composition, op
 from .samples import draw, rng, strided
 from .selection import where_op
@@ -25,7 +25,6 @@ Dims = int | Sequence[int] | None
 # none. `reduced_axes` gives the canonical form: the sorted tuple of dimensions counted from the front.
 
 _F32, _F64 = dt.float32.np, dt.float64.np
-_LARGE = 1 << 17  # elements from where on a backend's routine may be quicker
 INT64 = dt.int64.np
 add_reduce = np.add.reduce
 
@@ -229,7 +228,7 @@ def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = 
         and not CAPTURING
     ):
         a = input._a
-        if a.dtype is _F32 and a.size < _LARGE and a.flags.c_contiguous:
+        if a.dtype is _F32 and a.size < LARGE and a.flags.c_contiguous:
             t = wrap(np.asarray(add_reduce(a, None, None, None, keepdim)))
             if input._rg or input._base is not None:
                 record(_sum, (input, None, keepdim), (t,))

@@ -53,6 +53,8 @@ class Made:
         ]
 
 
+COPIES = {"copy"}
+"""Calls that are to copy what they are given."""
 FIRST = object()
 """The result that is the first array which a call was given."""
 
@@ -73,7 +75,7 @@ class Shelf:
         compiled is kept on disk. Bits are not the reference's, so whether a call comes here must depend on
         its shapes and dtypes alone.
         """
-        args = [_narrowed(a) if a.__class__ is np.ndarray else a for a in args]
+        args = [_laid(a) if a.__class__ is np.ndarray else a for a in args]
         with self.lock:
             made = self._find(name, fn, args, key)
             if made is None:
@@ -175,21 +177,25 @@ def blocks_of(n: int, most: int) -> list[tuple[int, int]]:
     return found
 
 
-class _Spread:
-    """An array that is repeated along some dimensions, and its sizes."""
+class _Laid:
+    """An array whose dimensions lie in another order, or that is repeated along some: what it is made of, and how."""
 
-    __slots__ = ("array", "shape")
+    __slots__ = ("array", "back", "shape")
 
-    def __init__(self, array: np.ndarray, shape: tuple[int, ...]):
-        self.array, self.shape = array, shape
+    def __init__(self, array: np.ndarray, back: tuple[int, ...], shape: tuple[int, ...]):
+        self.array, self.back, self.shape = array, back, shape
 
 
-def _narrowed(a: np.ndarray) -> Any:
-    """An array without its repetitions."""
-    if 0 not in a.strides or a.size < 2:
+def _laid(a: np.ndarray) -> Any:
+    """An array as kernels read it in place, where its elements lie side by side in some order."""
+    if a.flags.c_contiguous or a.size < 2:
         return a
-    once = tuple(slice(1) if step == 0 else slice(None) for step in a.strides)
-    return _Spread(a[once], a.shape)
+    once = a[tuple(slice(1) if step == 0 else slice(None) for step in a.strides)]
+    order = sorted(range(a.ndim), key=lambda i: -a.strides[i])
+    turned = once.transpose(order)
+    if not turned.flags.c_contiguous:
+        return a
+    return _Laid(turned, tuple(sorted(range(a.ndim), key=order.__getitem__)), a.shape)
 
 
 def _arrays(args: Sequence[Any]) -> list[np.ndarray]:
@@ -198,7 +204,7 @@ def _arrays(args: Sequence[Any]) -> list[np.ndarray]:
     for a in args:
         if a.__class__ is np.ndarray:
             found.append(a)
-        elif a.__class__ is _Spread:
+        elif a.__class__ is _Laid:
             found.append(a.array)
         elif a.__class__ is list:
             found.extend(_arrays(a))
@@ -210,8 +216,8 @@ def _sign(x: Any) -> Any:
     c = x.__class__
     if c is np.ndarray:
         return x.shape, x.dtype.num
-    if c is _Spread:
-        return x.array.shape, x.shape, x.array.dtype.num
+    if c is _Laid:
+        return x.array.shape, x.back, x.shape, x.array.dtype.num
     if c is list or c is tuple:
         return c, *map(_sign, x)
     return (c, repr(x)) if c is float else (c, x)
@@ -223,8 +229,8 @@ def _make(name: str, fn: Callable, args: Sequence[Any]) -> Made | None:
     inputs: list[Node] = []
 
     def symbolic(x: Any) -> Any:
-        if isinstance(x, _Spread):
-            return symbolic(x.array).expand(x.shape)
+        if isinstance(x, _Laid):
+            return symbolic(x.array).permute(x.back).expand(x.shape)
         if isinstance(x, np.ndarray):
             inputs.append(input_node(len(inputs), x.shape, dt.OF_NUMPY[x.dtype]))
             return capture.tensor(inputs[-1])
@@ -241,7 +247,7 @@ def _make(name: str, fn: Callable, args: Sequence[Any]) -> Made | None:
         return None
     final = pipeline.optimize(Graph(inputs, nodes), lowers, name).outputs
     made = [o for o, f in zip(nodes, final, strict=True) if f is not inputs[0]]
-    if all(map(_moves, final)) or any(map(is_host, Graph(inputs, final).nodes())):
+    if (name not in COPIES and all(map(_moves, final))) or any(map(is_host, Graph(inputs, final).nodes())):
         return None
     recipe = recipe_of(Graph(inputs, made), name)
     if any(isinstance(s, Host) for s in recipe.steps):

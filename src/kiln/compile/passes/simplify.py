@@ -57,6 +57,13 @@ def _mul(n: Node) -> Node | None:
     return None
 
 
+def _pow(n: Node) -> Node | None:
+    x, v = n.args[0], scalar_of(n.args[1])
+    if v not in (1, 2) or n.dtype.category > dt.FLOAT or tuple(x.shape) != tuple(n.shape):
+        return None
+    return x if v == 1 else make("mul", (x, x))
+
+
 def _div(n: Node) -> Node | None:
     if n.dtype.category > dt.FLOAT or n.args[2] is not None:
         return None
@@ -163,7 +170,7 @@ def _gather(n: Node) -> Node | None:
 
 
 RULES = {
-    "add": _add, "sub": _sub, "mul": _mul, "div": _div, "cast": _cast, "reshape": _reshape,
+    "add": _add, "sub": _sub, "mul": _mul, "pow": _pow, "div": _div, "cast": _cast, "reshape": _reshape,
     "permute": _permute, "expand": _expand, "slice": _slice, "pad": _pad, "clone": _clone,
     "view_update": _view_update, "gather": _gather,
 }  # fmt: skip
