@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 Array = np.ndarray
-NARROW = 8
-"""Columns that are eliminated one by one; wider blocks are halved, so that their bulk is a product."""
+NARROW, PANEL = 8, 16
+"""Rows that are substituted and columns that are eliminated one by one: wider blocks are halved, their bulk is a product."""
 
 
 def size1(x: Array) -> Array:
@@ -94,13 +94,13 @@ def _eliminate(x: Array, swaps: Array) -> Array:
     """Overwrite x[batch, m, n] with its factors; the order in which its rows are afterwards."""
     _batch, m, n = x.shape
     k = min(m, n)
-    if k <= NARROW:
+    if k <= PANEL:
         return _eliminate_columns(x, swaps)
     h = k // 2
     left, right = x[:, :, :h], x[:, :, h:]
     order = _eliminate(left, swaps[:, :h])
     right[...] = arrange(right, order)
-    _substitute(left[:, :h], right[:, :h], False, True)
+    _reduce(left[:, :h], right[:, :h])
     right[:, h:] -= left[:, h:] @ right[:, :h]
     lower = _eliminate(right[:, h:], swaps[:, h:])
     left[:, h:] = arrange(left[:, h:], lower)
@@ -113,15 +113,30 @@ def _eliminate_columns(x: Array, swaps: Array) -> Array:
     batch, m, n = x.shape
     every = np.arange(batch)
     order = np.tile(np.arange(m), (batch, 1))
+    t = np.ascontiguousarray(np.swapaxes(x, 1, 2))  # columns, the long side, lie contiguous
     for j in range(min(m, n)):
-        best = size1(x[:, j:, j]).argmax(1) + j
+        best = size1(t[:, j, j:]).argmax(1) + j
         swaps[:, j] = best
-        for rows in (x, order):
-            rows[every, best], rows[:, j] = rows[:, j].copy(), rows[every, best]
-        pivot = x[:, j, j, None]
-        x[:, j + 1 :, j] /= np.where(pivot == 0, 1, pivot)
-        x[:, j + 1 :, j + 1 :] -= x[:, j + 1 :, j, None] * x[:, j, None, j + 1 :]
+        for rows in (t, order):
+            rows[every, ..., best], rows[..., j] = rows[..., j].copy(), rows[every, ..., best]
+        pivot = t[:, j, j, None]
+        below = t[:, j, j + 1 :]
+        below /= np.where(pivot == 0, 1, pivot)
+        t[:, j + 1 :, j + 1 :] -= t[:, j + 1 :, j, None] * below[:, None]
+    x[...] = np.swapaxes(t, 1, 2)
     return order
+
+
+def _reduce(low: Array, x: Array) -> None:
+    """Overwrite x with L^-1 x, for unit lower L whose elements are at most pivots: blocks of it may be inverted."""
+    n = low.shape[-1]
+    if n <= PANEL:
+        x[...] = np.linalg.inv(np.tril(low, -1) + np.eye(n, dtype=low.dtype)) @ x
+        return
+    h = n // 2
+    _reduce(low[:, :h, :h], x[:, :h])
+    x[:, h:] -= low[:, h:, :h] @ x[:, :h]
+    _reduce(low[:, h:, h:], x[:, h:])
 
 
 def arrange(x: Array, order: Array) -> Array:
