@@ -164,21 +164,27 @@ def permutation(pivots: Array, m: int) -> Array:
     return np.array(lists, np.int64).reshape(*pivots.shape[:-1], m)
 
 
-# ---------------------------------------------------------------- Cholesky of matrices that have none
+# ---------------------------------------------------------------- Cholesky
 
 
 def cholesky(a: Array) -> tuple[Array, Array]:
     """L of A = L L^H as far as it goes, and the order of the first minor that is not positive (0: none)."""
-    out, info = np.tril(a), np.zeros(a.shape[:-2], np.int32)
-    for where in np.ndindex(info.shape):
-        try:
-            out[where] = np.linalg.cholesky(a[where])
-        except np.linalg.LinAlgError:
+    info = np.zeros(a.shape[:-2], np.int32)
+    try:
+        out = np.linalg.cholesky(a)
+        if np.isfinite(out).all():
+            return out, info
+    except np.linalg.LinAlgError:
+        pass
+    out = np.tril(a)
+    with np.errstate(all="ignore"):
+        for where in np.ndindex(info.shape):
             info[where] = _cholesky_columns(out[where])
     return out, info
 
 
 def _cholesky_columns(x: Array) -> int:
+    """Overwrite x with L, up to the pivot that is not positive: its number from 1."""
     for j in range(len(x)):
         pivot = x[j, j].real - np.vdot(x[j, :j], x[j, :j]).real
         x[j, j] = pivot
@@ -186,7 +192,7 @@ def _cholesky_columns(x: Array) -> int:
             return j + 1
         x[j, j] = math.sqrt(pivot)
         x[j + 1 :, j] = (x[j + 1 :, j] - x[j + 1 :, :j] @ x[j, :j].conj()) / x[j, j]
-    raise np.linalg.LinAlgError("Matrix is not positive definite")  # LAPACK saw what this did not
+    return 0
 
 
 # ---------------------------------------------------------------- LDL

@@ -21,22 +21,22 @@ from .samples import draw, rng
 # ---------------------------------------------------------------- checks
 
 
-def check_matrix(name: str, A: Any, square: bool = False, floats: bool = True) -> tuple:
-    """The shape of matrices of a float dtype; an error for anything else."""
+def check_matrix(
+    name: str, A: Any, square: bool = False, floats: bool = True, halves: bool = False
+) -> tuple:
+    """The shape of matrices of a float dtype (of half ones where `halves`); an error for anything else."""
     shape = tuple(A.shape)
     if len(shape) < 2:
         raise KilnError(name, f"The input tensor A must have at least 2 dimensions, got {len(shape)}",
                         describe(A), "")  # fmt: skip
     if floats and A.dtype.category < dt.FLOAT:
-        raise KilnError(name, f"Expected a floating point or complex tensor as input, got {A.dtype.name}",
-                        describe(A), "convert first: A.float()")  # fmt: skip
-    if floats and A.dtype in (dt.float16, dt.bfloat16):
-        raise KilnError(
-            name,
-            f"Low precision dtypes not supported, got {A.dtype.name}",
-            describe(A),
-            "A.float()",
-        )
+        raise KilnNotImplementedError(
+            name, f"Expected a floating point or complex tensor as input, got {A.dtype.name}",
+            describe(A), "convert first: A.float()",
+        )  # fmt: skip
+    if floats and not halves and A.dtype in (dt.float16, dt.bfloat16):
+        raise KilnNotImplementedError(name, f"Low precision dtypes not supported, got {A.dtype.name}",
+                                      describe(A), "convert first: A.float()")  # fmt: skip
     if square and shape[-1] != shape[-2]:
         raise KilnError(name, f"A must be batches of square matrices, but they are {shape[-2]} by {shape[-1]} matrices",
                         describe(A), "")  # fmt: skip

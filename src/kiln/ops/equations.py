@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, describe
-from ..shape import Size
+from ..shape import Size, broadcast_shapes
 from ..tensor import Tensor
 from . import _lapack
 from ._matrices import (
@@ -21,6 +21,7 @@ from ._matrices import (
     factorization,
     fail,
     is_vector,
+    run,
     well,
 )
 from .dispatch import store_out
@@ -41,7 +42,7 @@ def _solve_infer(A: Any, B: Any, check_errors: bool) -> list:
     if len(b) < 2 or b[-2] != a[-1]:
         raise KilnError("solve", f"Incompatible shapes of A and B for the equation AX = B ({list(a)} and {list(B.shape)})",
                         describe((A, B)), "")  # fmt: skip
-    lead = np.broadcast_shapes(a[:-2], b[:-2])
+    lead = broadcast_shapes(a[:-2], b[:-2], op="solve")
     return [(Size((*lead, *b[-2 : -1 if vector else None])), A.dtype), (Size(a[:-2]), dt.int32)]
 
 
@@ -239,7 +240,7 @@ def lstsq_op(A: Tensor, B: Tensor, rcond: Any, full_rank: bool) -> Tensor:
     if full_rank:
         rank = np.full(A.shape[:-2], min(m, n))
         return _full_rank(A, B), rank, np.empty((*A.shape[:-2], 0), A.real.dtype)
-    u, s, vh = np.linalg.svd(A, full_matrices=False)
+    u, s, vh = run("lstsq", np.linalg.svd, A, full_matrices=False)
     eps = np.finfo(s.dtype).eps * max(m, n)
     floor = (eps if rcond is None else rcond) * s[..., :1]
     kept = s > floor
@@ -321,7 +322,7 @@ def tensorinv(A: Tensor, ind: int = 2, *, out: Tensor | None = None) -> Tensor:
     if ind <= 0:
         raise KilnError("tensorinv", "Expected a strictly positive integer for 'ind'", ind, "")
     rows, columns = tuple(A.shape[:ind]), tuple(A.shape[ind:])
-    if prod(rows) != prod(columns):
+    if ind > A.ndim or prod(rows) != prod(columns):
         raise KilnError(
             "tensorinv", f"Expected self to satisfy the requirement prod(self.shape[ind:]) == prod(self.shape[:ind]), "
             f"but got {prod(columns)} != {prod(rows)}", describe(A), "",

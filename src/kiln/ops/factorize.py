@@ -182,6 +182,7 @@ def _cholesky_grad(gs: Any, outs: Any, upper: bool) -> Tensor:
 def _definite() -> Iterator[Sample]:
     yield from hermitian()
     yield Sample((-np.eye(2),), error=RuntimeError)
+    yield Sample((np.full((2, 2), np.nan),), error=RuntimeError)
 
 
 @factorization(
@@ -190,11 +191,7 @@ def _definite() -> Iterator[Sample]:
 )  # fmt: skip
 def cholesky_op(A: Tensor, upper: bool, check_errors: bool) -> Tensor:
     """L of A = L L^H (U of U^H U) from A's triangle of that name, and the first minor that is not positive."""
-    lower = _lapack.turned(A) if upper else A
-    try:
-        L, info = np.linalg.cholesky(lower), np.zeros(A.shape[:-2], np.int32)
-    except np.linalg.LinAlgError:
-        L, info = _lapack.cholesky(lower)
+    L, info = _lapack.cholesky(_lapack.turned(A) if upper else A)
     if check_errors:
         fail("cholesky", info, "The factorization could not be completed because the input is not "
              "positive-definite (the leading minor of order {0} is not positive-definite).",
@@ -233,6 +230,7 @@ def _factors() -> Iterator[Sample]:
             low = np.tril(well(r, *shape))
             yield Sample((np.swapaxes(low, -1, -2) if upper else low, upper), grad=False)
     yield Sample((draw(r, (2, 3)), False), error=RuntimeError)
+    yield Sample((np.zeros((2, 2)), False), error=RuntimeError)
 
 
 # PyTorch's gradients of these two are those of dense L in L L^H, of which one triangle is read
@@ -242,6 +240,8 @@ def _factors() -> Iterator[Sample]:
 )  # fmt: skip
 def cholesky_inverse_op(L: Tensor, upper: bool) -> Tensor:
     """The inverse of L L^H (U^H U)."""
+    fail("cholesky_inverse", _lapack.first(L.diagonal(0, -2, -1) == 0), "The diagonal element {0} is zero, the "
+         "inversion could not be completed because the input matrix is singular.", "give a Cholesky factor")  # fmt: skip
     return _from_factor(np.eye(L.shape[-1], dtype=L.dtype), L, upper)
 
 

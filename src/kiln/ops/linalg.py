@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError, KilnNotImplementedError, describe
+from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, describe
 from ..shape import Size, broadcast_shapes, norm_dim, numel
 from ..tensor import CAPTURING, Tensor, wrap
 from .dispatch import apply, record, store_out
@@ -436,10 +436,19 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, out: Tensor | None = None) ->
 
 
 def _cross(input: Tensor, other: Tensor, dim: int) -> Tensor:
+    if dt.bool_ in (input.dtype, other.dtype):
+        raise KilnNotImplementedError(
+            "cross", "not implemented for bool", describe((input, other)), ""
+        )
+    same_dtype("cross", input, other)
     if input.ndim != other.ndim:
         raise KilnError("cross", "inputs must have the same number of dimensions",
                         describe((input, other)), "unsqueeze one of them")  # fmt: skip
     shape = broadcast_shapes(input.shape, other.shape, op="cross")
+    if not shape:
+        raise KilnIndexError(
+            "cross", f"dimension {dim} of a tensor without dimensions", describe(input), ""
+        )
     d = norm_dim(dim, len(shape), "cross")
     for x in (input, other):
         if x.shape[d] != 3:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from .. import dtypes as dt
 from ..errors import KilnError, describe
 from ..shape import Size
 from ..tensor import Tensor
@@ -60,7 +61,7 @@ def _exp_grad(g: Tensor, A: Tensor) -> Tensor:
 
 
 def _exp_infer(A: Any) -> tuple:
-    return Size(check_matrix("matrix_exp", A, True)), A.dtype
+    return Size(check_matrix("matrix_exp", A, True, halves=True)), A.dtype
 
 
 @factorization("matrix_exp", _exp_infer, squares(bad=False), grad={"A": _exp_grad}, private=True)
@@ -89,12 +90,16 @@ FUNCTIONS["linalg.matrix_exp"] = _linalg_matrix_exp
 ]))  # fmt: skip
 def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     """The powers 0, 1, …, N - 1 of each element of the last dimension, in a new one."""
-    if N is not None and N <= 1:
-        raise KilnError("vander", f"N must be greater than 1, but got {N}", describe(x), "")
     x = x if x.ndim else x.unsqueeze(0)
     N = x.shape[-1] if N is None else N
+    if N <= 1:
+        raise KilnError("vander", f"N must be greater than 1, but got {N}", describe(x), "")
+    if x.dtype in (dt.bool_, dt.float16, dt.bfloat16):
+        raise KilnError(
+            "vander", f"not for {x.dtype.name}", describe(x), "convert first: x.float()"
+        )
     if not (x.is_floating_point() or x.is_complex()):
-        x = x.to(FUNCTIONS["arange"](1).dtype)
+        x = x.to(dt.int64)
     shape = (*x.shape, N - 1)
     powers = FUNCTIONS["cumprod"](x.unsqueeze(-1).expand(shape), -1)
     return FUNCTIONS["cat"]([x.new_ones((*x.shape, 1)), powers], -1)

@@ -26,18 +26,26 @@ def _matrix_norms() -> Iterator[Sample]:
     for ord in ("fro", "nuc", 1, -1, 2, -2, _INF, -_INF):
         yield Sample((well(r, 3, 3), ord))
         yield Sample((well(r, 2, 3, 4), ord, (0, 2), True))
-    yield Sample((np.zeros((0, 0)), "nuc"), grad=False)
+    for ord in ("fro", "nuc", 1, 2, _INF):
+        yield Sample((np.zeros((0, 0)), ord), grad=False)
+    yield Sample((np.zeros((3, 0)), 1), grad=False)
+    yield Sample((np.zeros((3, 0)), -2), error=IndexError)
     yield Sample((draw(r, (3,)),), error=RuntimeError)
     yield Sample((draw(r, (3, 3)), 3), error=RuntimeError)
     yield Sample((draw(r, (3, 3)), "x"), error=RuntimeError)
     yield Sample((draw(r, (3, 3)), 1, (0, 0)), error=RuntimeError)
 
 
+def _largest(x: Tensor, dim: int, keepdim: bool) -> Tensor:
+    """The largest of positive numbers; 0 where there are none."""
+    return x.amax(dim, keepdim) if x.shape[dim] else x.sum(dim, keepdim)
+
+
 @composition(namespace="linalg", method=False, samples=_matrix_norms)
 def matrix_norm(A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None,
                 out: Tensor | None = None) -> Tensor:  # fmt: skip
     """A norm of matrices: "fro", "nuc", 2 and -2 (singular values), 1 and inf (sums of columns and rows)."""
-    check_matrix("matrix_norm", A)
+    check_matrix("matrix_norm", A, halves=True)
     if isinstance(dim, int) or len(dim) != 2:
         raise KilnError("matrix_norm", f"dim must be a 2-tuple, got {dim}", describe(A), "")
     i, j = (norm_dim(d, A.ndim, "matrix_norm") for d in dim)
@@ -48,13 +56,13 @@ def matrix_norm(A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool 
         r = FUNCTIONS["linalg.vector_norm"](A, 2, (i, j), keepdim)
     elif ord in ("nuc", 2, -2):
         s = svdvals(A.movedim((i, j), (-2, -1)))
-        r = s.sum(-1) if ord == "nuc" else s.amax(-1) if ord == 2 else s.amin(-1)
+        r = s.sum(-1) if ord == "nuc" else _largest(s, -1, False) if ord == 2 else s.amin(-1)
         for d in sorted((i, j)) if keepdim else ():
             r = r.unsqueeze(d)
     elif ord in (1, -1, _INF, -_INF):
         over, best = (i, j) if abs(ord) == 1 else (j, i)
         r = A.abs().sum(over, keepdim=True)
-        r = r.amax(best, True) if ord > 0 else r.amin(best, True)
+        r = _largest(r, best, True) if ord > 0 else r.amin(best, True)
         r = r if keepdim else r.squeeze((i, j))
     else:
         raise KilnError("matrix_norm", f"Order {ord} not supported.", repr(ord), "")
@@ -74,7 +82,7 @@ def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, 
         return matrix_norm(A, ord, (-2, -1) if dim is None else dim, keepdim, dtype=dtype, out=out)
     if isinstance(ord, str):
         raise KilnError("norm", f"Order {ord} needs a matrix", describe(A), "name two dimensions")
-    if ord is not None and dim is None and A.ndim > 2:
+    if ord is not None and dim is None and A.ndim != 1:
         raise KilnError("norm", "If dim is not specified but ord is, the input must be 1D or 2D",
                         describe(A), "name one or two dimensions")  # fmt: skip
     return FUNCTIONS["linalg.vector_norm"](
@@ -92,7 +100,9 @@ def cond(A: Tensor, p: Any = None, *, out: Tensor | None = None) -> Tensor:
     """The condition number of matrices for a norm (inf for singular ones); by default largest over smallest singular value."""
     if p not in (None, "fro", "nuc", 1, -1, 2, -2, _INF, -_INF):
         raise KilnError("cond", f"got an invalid norm type: {p}", describe(A), "use 2, 'fro', 1, …")
-    shape = check_matrix("cond", A, p not in (None, 2, -2))
+    shape = check_matrix(
+        "cond", A, p in ("fro", "nuc") or (p not in (None, 2, -2) and A.numel() > 0)
+    )
     if not A.numel():
         r = A.new_zeros(shape[:-2], dtype=A.dtype.to_real())
     elif p in (None, 2, -2):

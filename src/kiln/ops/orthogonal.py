@@ -213,6 +213,9 @@ def ormqr(input: Tensor, tau: Tensor, other: Tensor, left: bool = True, transpos
     if other.shape[side] != input.shape[-2]:
         raise KilnError("ormqr", f"other.shape[{side}] must be equal to input.shape[-2]",
                         describe((input, other)), "")  # fmt: skip
+    if tau.shape[-1] != min(other.shape[side], input.shape[-1]):
+        raise KilnError("ormqr", f"tau.shape[-1] must be equal to min(other.shape[{side}], input.shape[-1])",
+                        describe((tau, other, input)), "")  # fmt: skip
     if left:
         r = _reflect(input, tau, other, transpose)
     else:
