@@ -122,3 +122,14 @@ def test_backward_through_tangents():
         tangent = forward_ad.unpack_dual((forward_ad.make_dual(x, t) ** 3).sum()).tangent
         (g,) = kiln.autograd.grad(tangent, x)
     close(g, 6 * x * t)
+
+
+def test_a_batch_of_gradients_at_once():
+    x, w = draw(3).requires_grad_(), draw(3, seed=1).requires_grad_()
+    y = x.sin() * w
+    rows, none = kiln.autograd.grad(
+        y, (x, draw(1).requires_grad_()), kiln.eye(3, dtype=F64), True, True, True, is_grads_batched=True
+    )  # fmt: skip
+    close(rows, (x.cos() * w).diag())
+    assert none is None
+    close(kiln.autograd.grad(rows.sum(), w)[0], x.cos())

@@ -430,9 +430,13 @@ def grad(
     is_grads_batched: bool = False,
     materialize_grads: bool = False,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of the sum of `outputs` with respect to `inputs`, as a tuple; `.grad` is untouched."""
+    """The gradients of the sum of `outputs` with respect to `inputs`, as a tuple; `.grad` is untouched.
+
+    `is_grads_batched` takes a batch of gradients at once, in the first dimension of `grad_outputs`.
+    """
     if is_grads_batched:
-        raise KilnError("grad", "is_grads_batched is not supported", "True", "loop over the rows")
+        options = (retain_graph, create_graph, allow_unused, False, materialize_grads)
+        return _batched(outputs, inputs, grad_outputs, options)
     roots = _as_tensors(outputs, "grad", "the outputs")
     wanted = _as_tensors(inputs, "grad", "the inputs")
     for x in wanted:
@@ -457,6 +461,22 @@ def grad(
             )  # fmt: skip
         out.append(g)
     return tuple(out)
+
+
+def _batched(outputs: Any, inputs: Any, grads: Any, options: tuple) -> tuple[Tensor | None, ...]:
+    """`grad` for each of a batch of gradients, the first dimension of `grads`, at once."""
+    from ..func import vmap
+
+    rows = tuple(grads) if isinstance(grads, list | tuple) else (grads,)
+    there: list[bool] = []
+
+    def one(*gs: Tensor) -> tuple[Tensor, ...]:
+        found = grad(outputs, inputs, gs, *options)
+        there[:] = [g is not None for g in found]
+        return tuple(g for g in found if g is not None)
+
+    found = iter(vmap(one)(*rows))
+    return tuple(next(found) if t else None for t in there)
 
 
 __all__ = ["backward", "grad", "run"]

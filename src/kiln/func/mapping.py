@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..compile.pytree import count, flatten, unflatten
-from ..errors import KilnError, KilnValueError, describe
+from ..errors import KilnError, KilnIndexError, KilnValueError, describe
 from ..ops.batching import Lane
 from ..ops.joining import cat
 from ..ops.slicing import narrow
@@ -191,7 +191,7 @@ def _out(level: Level, x: Tensor, d: int | None) -> Tensor:
         return lane.tensor
     n = lane.ndim + 1
     if not -n <= d < n:
-        raise KilnValueError(
+        raise KilnIndexError(
             "vmap", f"out_dim={d} is out of range for a result of {lane.ndim} dimensions", describe(x),
             f"expected -{n} <= out_dim < {n}",
         )  # fmt: skip
