@@ -66,8 +66,9 @@ __all__ = [
     "MixtureSameFamily", "Multinomial", "MultivariateNormal", "NegativeBinomial", "Normal",
     "OneHotCategorical", "OneHotCategoricalStraightThrough", "Pareto", "Poisson", "RelaxedBernoulli",
     "RelaxedOneHotCategorical", "StudentT", "TransformedDistribution", "Uniform", "VonMises", "Weibull",
-    "Wishart", "biject_to", "kl_divergence", "register_kl", "transform_to", *transforms.__all__,
+    "Wishart", "biject_to", "kl_divergence", "register_kl", "transform_to",
 ]  # fmt: skip
+__all__ += transforms.__all__
 
 # PyTorch has a module for each class, which programs import from: here families share them.
 _MODULES = {

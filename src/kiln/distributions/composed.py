@@ -167,6 +167,7 @@ class TransformedDistribution(Distribution):
     """What transforms make of the samples of a distribution."""
 
     arg_constraints: ClassVar = {}
+    has_rsample: Any = property(lambda self: self.base_dist.has_rsample)
     base_dist: Any
 
     def __init__(self, base_distribution: Distribution, transforms: Transform | list[Transform],
@@ -204,10 +205,6 @@ class TransformedDistribution(Distribution):
         last = self.transforms[-1].codomain
         more = len(self._event_shape) - last.event_dim
         return constraints.independent(last, more) if more > 0 else last
-
-    @property
-    def has_rsample(self) -> bool:
-        return self.base_dist.has_rsample
 
     def sample(self, sample_shape: _Shape = ()) -> Tensor:
         with no_grad():

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import kiln
 
-from ..ops.sampling import von_mises
+from ..ops.sampling import _standard_gamma, von_mises
 from ..tensor import Tensor
 from . import constraints
 from .distribution import Distribution, ExponentialFamily, _Shape
@@ -188,7 +188,7 @@ class StudentT(Distribution):
     def rsample(self, sample_shape: _Shape = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         half = (self.df / 2).expand(shape)
-        spread = kiln._standard_gamma(half) / half
+        spread = _standard_gamma(half) / half
         return self.loc + self.scale * standard_normal(shape, self.df) * spread.rsqrt()
 
     def _log_normalizer(self) -> Tensor:

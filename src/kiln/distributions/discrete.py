@@ -10,6 +10,7 @@ import kiln
 from ..autograd.modes import no_grad
 from ..errors import KilnNotImplementedError, KilnValueError, describe
 from ..nn.functional import binary_cross_entropy_with_logits, logsigmoid
+from ..ops.sampling import _standard_gamma
 from ..shape import Size
 from ..tensor import Tensor, active_capture
 from . import constraints
@@ -42,9 +43,9 @@ class Odds(Distribution):
     def _take(self, probs: Any, logits: Any, *others: Any) -> list[Tensor]:
         """Keep what was given, broadcast against the others, which are returned."""
         name = one_of(self, probs, logits)
-        given, *others = broadcast_all(logits if probs is None else probs, *others)
+        given, *rest = broadcast_all(logits if probs is None else probs, *others)
         setattr(self, name, given)
-        return [x.to(given.dtype) for x in others]
+        return [x.to(given.dtype) for x in rest]
 
     @lazy_property
     def logits(self) -> Tensor:
@@ -250,7 +251,7 @@ class NegativeBinomial(Odds):
     def sample(self, sample_shape: _Shape = ()) -> Tensor:
         with no_grad():
             count = self.total_count.expand(self._extended_shape(sample_shape))
-            return kiln.poisson(kiln._standard_gamma(count) * self.logits.exp())
+            return kiln.poisson(_standard_gamma(count) * self.logits.exp())
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)
@@ -313,10 +314,12 @@ class ContinuousBernoulli(Odds, ExponentialFamily):
         self._take(probs, logits)
         self._lims = lims
         if probs is not None:
-            known = self.arg_constraints["probs"].check(self.probs).all() if validate_args is not None else True  # fmt: skip
-            if not bool(known):
-                raise KilnValueError("ContinuousBernoulli", "The parameter probs has invalid values", describe(self.probs), "")  # fmt: skip
-            self.probs = clamp_probs(self.probs)
+            if validate_args and not bool(constraints.unit_interval.check(self.probs).all()):
+                raise KilnValueError(
+                    "ContinuousBernoulli", "The parameter probs has invalid values", describe(self.probs),
+                    "probabilities lie in [0, 1]",
+                )  # fmt: skip
+            vars(self)["probs"] = clamp_probs(self.probs)
         super().__init__(self._param.shape, validate_args=validate_args)
 
     @lazy_property

@@ -251,10 +251,7 @@ class ExponentialFamily(Distribution):
     families").
     """
 
-    @property
-    def _mean_carrier_measure(self) -> Any:
-        """The mean of k(x)."""
-        return self._lacks("_mean_carrier_measure")
+    _mean_carrier_measure: Any = None  # the mean of k(x)
 
     @property
     def _natural_params(self) -> tuple[Tensor, ...]:
@@ -270,10 +267,13 @@ class ExponentialFamily(Distribution):
         theta = [p.detach().requires_grad_() for p in self._natural_params]
         with kiln.enable_grad():
             value = self._log_normalizer(*theta)
-            return theta, value, grad(value.sum(), theta, create_graph=True)
+            slopes: Any = grad(value.sum(), theta, create_graph=True)
+            return theta, value, slopes
 
     def entropy(self) -> Tensor:
         carrier = self._mean_carrier_measure
+        if carrier is None:
+            self._lacks("entropy")
         theta, result, slopes = self._normalizer_and_slope()
         for p, slope in zip(theta, slopes, strict=True):
             result = result - (p * slope).reshape((*self._batch_shape, -1)).sum(-1)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import kiln
 
 from ..errors import KilnValueError, describe
+from ..ops.sampling import _sample_dirichlet, _standard_gamma
 from ..tensor import Tensor
 from . import constraints
 from .distribution import Distribution, ExponentialFamily, _Shape
@@ -47,7 +48,7 @@ class Gamma(ExponentialFamily):
 
     def rsample(self, sample_shape: _Shape = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
-        return _above_zero(kiln._standard_gamma(self.concentration.expand(shape)) / self.rate)
+        return _above_zero(_standard_gamma(self.concentration.expand(shape)) / self.rate)
 
     def log_prob(self, value: Tensor) -> Tensor:
         value = kiln.as_tensor(value, dtype=self.rate.dtype)
@@ -169,9 +170,7 @@ class FisherSnedecor(Distribution):
 
     def rsample(self, sample_shape: _Shape = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
-        above, below = (
-            kiln._standard_gamma((df / 2).expand(shape)) / df for df in (self.df1, self.df2)
-        )
+        above, below = (_standard_gamma((df / 2).expand(shape)) / df for df in (self.df1, self.df2))
         return _above_zero(above / _above_zero(below))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -216,7 +215,7 @@ class Dirichlet(ExponentialFamily):
         return self.concentration * (total - self.concentration) / (total.square() * (total + 1))
 
     def rsample(self, sample_shape: _Shape = ()) -> Tensor:
-        return kiln._sample_dirichlet(self.concentration.expand(self._extended_shape(sample_shape)))
+        return _sample_dirichlet(self.concentration.expand(self._extended_shape(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)

@@ -11,6 +11,7 @@ import kiln
 from ..autograd.modes import no_grad
 from ..errors import KilnAssertionError, KilnError, KilnValueError, describe
 from ..linalg import cholesky, slogdet, solve_triangular
+from ..ops.sampling import _standard_gamma
 from ..shape import Size, broadcast_shapes
 from ..tensor import Tensor, active_capture
 from . import constraints
@@ -346,7 +347,7 @@ class Wishart(_OfMatrix, ExponentialFamily):
         """Samples by Bartlett's decomposition: chi numbers on the diagonal, normal ones below it."""
         p = self._event_shape[-1]
         half = (self.df.unsqueeze(-1) / 2 - _halves(p, self.df)).expand(shape[:-1])
-        chi = (2 * kiln._standard_gamma(half)).sqrt().clamp(min=kiln.finfo(self.df.dtype).eps)
+        chi = (2 * _standard_gamma(half)).sqrt().clamp(min=kiln.finfo(self.df.dtype).eps)
         noise = standard_normal(shape, self.df).tril(-1) + chi.diag_embed()
         factor = self._unbroadcasted_scale_tril @ noise
         return factor @ factor.mT

@@ -121,7 +121,7 @@ class Transform:
     def __eq__(self, other: object) -> bool:
         """Maps without parameters equal those of their class; others compare them, or are only themselves."""
         same = type(self) is type(other) and type(self).__init__ is Transform.__init__
-        return self is other or (same and type(self).__module__.startswith(__package__))
+        return self is other or (same and type(self).__module__.startswith("kiln."))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
