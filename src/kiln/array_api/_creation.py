@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..device import as_device
-from ..errors import KilnTypeError, KilnValueError, describe
+from ..errors import KilnValueError, describe
 from ..ops import creation, joining, matrix
 from ..ops.creation import full_op
 from ..shape import Size
@@ -26,11 +26,7 @@ def _size(shape: Shape) -> Size:
 
 
 def _dtype(dtype: Any, default: dt.dtype) -> dt.dtype:
-    if dtype is None:
-        return default
-    if not isinstance(dtype, dt.dtype):
-        raise KilnTypeError("dtype", "not a dtype of this namespace", repr(dtype), "e.g. float32")
-    return dtype
+    return default if dtype is None else dt.as_dtype(dtype)
 
 
 def asarray(
@@ -42,7 +38,7 @@ def asarray(
     False and a copy is needed.
     """
     as_device(device)
-    d = None if dtype is None else _dtype(dtype, dt.bool_)
+    d = None if dtype is None else dt.as_dtype(dtype)
     if isinstance(obj, Tensor):
         same = d is None or d is obj.dtype
         if copy is False and not same:
