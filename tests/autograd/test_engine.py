@@ -336,3 +336,13 @@ def test_integers_made_of_what_requires_grad_do_not(compiled):
     assert made[0].numpy().tolist() == [3, -4, 6]
     total.backward()
     assert x.grad.tolist() == [2.0, 2.0, 2.0]
+
+
+def test_the_gradient_of_as_strided_follows_memory():
+    """Elements are found by where they lie: in a transposed tensor, or a part of a larger one."""
+    x = kiln.arange(12.0).reshape(3, 4).requires_grad_()
+    (x.t().as_strided((2, 3), (4, 1)) * 2).sum().backward()
+    assert x.grad.tolist() == [[2.0, 2.0, 2.0, 0.0], [2.0, 2.0, 2.0, 0.0], [0.0] * 4]
+    part = kiln.arange(10.0)[2:6].detach().requires_grad_()
+    part.as_strided((3,), (2,), 1).sum().backward()
+    assert part.grad.tolist() == [0.0, 1.0, 0.0, 1.0]

@@ -34,7 +34,9 @@ _LEAST = {
         (_F32, 1 << 14), (_F64, 1 << 14), (_F16, 1 << 15), (_BF16, 1 << 9), (_I32, 1 << 12), (_I8, 1 << 12),
     )
 }  # fmt: skip
-_MATRIX = 1 << 18  # elements of a matrix from where on NumPy's threads, which wait by spinning, lose
+_MATRIX = (
+    1 << 18
+)  # elements of a matrix from where on NumPy's threads, which wait by spinning, lose
 _DEEP = 1 << 13  # a sum of bf16 is not cut, and its panels grow with it
 
 
@@ -82,7 +84,9 @@ def _multiply(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None) -> 
     few = (m == 1 or n == 1) and max(a.size, b.size) < _MATRIX and (d is _F32 or d is _F64)
     if max(a.size * n, b.size * m) < least or few or b.shape[-2] != k:
         return None
-    if n == 1 and m > 1 and start is None and a.ndim == b.ndim == 2:  # rows of sums are quicker than a column
+    if (
+        n == 1 and m > 1 and start is None and a.ndim == b.ndim == 2
+    ):  # rows of sums are quicker than a column
         r = _multiply(b.T, a.T)
         return None if r is None else r.T
     if config.eager != "cpu" or not _native():

@@ -45,7 +45,9 @@ def lgamma(input: Tensor) -> Tensor:
         product = product * (y + k)
     z = where_op(near, y + _STEPS, y)
     r = z.reciprocal()
-    tail = r * _series(r * r, (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156))
+    tail = r * _series(
+        r * r, (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
+    )
     out = (z - 0.5) * z.log() - z + (0.5 * math.log(2 * math.pi)) + tail
     out = out - where_op(near, product, 1).log()
     out = where_op(left, math.log(math.pi) - turn.sin().abs().log() - out, out)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided as _np_as_strided
 
 from ..errors import KilnError
-from ..shape import Size, behind, norm_dim, numel
+from ..shape import Size, behind, contiguous_strides, norm_dim
 from ..tensor import Tensor
 from .joining import stack
 from .registry import Sample, method
@@ -29,13 +29,24 @@ def _strided_view(
     return out if plain is flat else out.view(flat.dtype)
 
 
+def _as_strided_rule(
+    g: Tensor, input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None
+) -> Tensor:
+    shape = tuple(input.shape)
+    if isinstance(input._a, np.ndarray):
+        own, start = tuple(input.stride()), input.storage_offset()
+    else:  # what a graph gives to the op lies in row-major order
+        own, start = contiguous_strides(shape), 0
+    offset = 0 if storage_offset is None else storage_offset - start
+    return as_strided_grad(g, shape, own, tuple(size), tuple(stride), offset)
+
+
 @view(
     infer=lambda input, size, stride, storage_offset: (Size(size), input.dtype),
     layout=True,
     batch=lambda n, input, size, stride, storage_offset: (
         input.tensor, (n, *size), (input.tensor.stride(0), *stride), storage_offset),
-    grad={"input": lambda g, input, size, stride, storage_offset: as_strided_grad(
-        g, tuple(input.shape), tuple(size), tuple(stride), storage_offset or 0)},
+    grad={"input": _as_strided_rule},
     samples=lambda: iter([Sample((draw(rng(), (4, 4)), (2, 3), (4, 1), 1)), Sample((draw(rng(), (6,)), (4, 3), (1, 1)))]),
 )  # fmt: skip
 def as_strided(
@@ -60,21 +71,42 @@ def as_strided(
     return _strided_view(flat, size, [s * n for s in stride], start)
 
 
-@movement(private=True, infer=lambda grad, input_size, size, stride, offset: (Size(input_size), grad.dtype),
-    batch=lambda n, grad, input_size, size, stride, offset: (
-        grad.tensor, (n, *input_size), (n, *size), (numel(input_size), *stride), offset),
-    grad={"grad": lambda g, size, stride, offset: as_strided(g.contiguous(), size, stride, offset)},
-    samples=lambda: iter([Sample((draw(rng(), (2, 3)), (4, 4), (2, 3), (4, 1), 1))]))  # fmt: skip
-def as_strided_grad(
-    grad: Tensor, input_size: tuple, size: tuple, stride: tuple, offset: int
-) -> Tensor:
-    """Zeros of a contiguous `input_size` with `grad` added at each place of a strided view."""
-    out = np.zeros(numel(input_size), grad.dtype)
-    where = np.full(size, offset)
+def _places(size: Sequence[int], stride: Sequence[int], offset: int) -> np.ndarray:
+    """Where the elements of a strided view lie in memory."""
+    where = np.full(tuple(size), offset)
     for i, (n, s) in enumerate(zip(size, stride, strict=True)):
         where = where + (np.arange(n) * s).reshape([-1 if j == i else 1 for j in range(len(size))])
-    np.add.at(out, where, grad)
-    return out.reshape(input_size)
+    return where
+
+
+def _span(input_size: tuple, input_stride: tuple, size: tuple, stride: tuple, offset: int) -> int:
+    """How much memory two strided views take, one of which begins `offset` after the other."""
+
+    def last(size: tuple, stride: tuple) -> int:
+        return 0 if 0 in size else sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+
+    ends = last(input_size, input_stride), offset + last(size, stride)
+    return max(ends) - min(offset, 0) + 1
+
+
+@movement(
+    private=True, infer=lambda grad, input_size, input_stride, size, stride, offset: (Size(input_size), grad.dtype),
+    batch=lambda n, grad, input_size, input_stride, size, stride, offset: (
+        grad.tensor, (n, *input_size), (span := _span(input_size, input_stride, size, stride, offset), *input_stride),
+        (n, *size), (span, *stride), offset),
+    grad={"grad": lambda g, input_size, input_stride, size, stride, offset: as_strided_grad(
+        g, size, stride, input_size, input_stride, -offset)},
+    samples=lambda: iter([Sample((draw(rng(), (2, 3)), (4, 4), (4, 1), (2, 3), (4, 1), 1)),
+                          Sample((draw(rng(), (2, 3)), (4, 4), (1, 4), (2, 3), (1, 1), -1))]),
+)  # fmt: skip
+def as_strided_grad(
+    grad: Tensor, input_size: tuple, input_stride: tuple, size: tuple, stride: tuple, offset: int
+) -> Tensor:
+    """The elements of one strided view of zeros to which `grad` was added through another, `offset` after it."""
+    low = min(offset, 0)
+    memory = np.zeros(_span(input_size, input_stride, size, stride, offset), grad.dtype)
+    np.add.at(memory, _places(size, stride, offset - low), grad)
+    return memory[_places(input_size, input_stride, -low)]
 
 
 # ---------------------------------------------------------------- windows of one dimension

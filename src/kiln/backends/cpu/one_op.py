@@ -247,7 +247,9 @@ def _make(name: str, fn: Callable, args: Sequence[Any]) -> Made | None:
         return None
     final = pipeline.optimize(Graph(inputs, nodes), lowers, name).outputs
     made = [o for o, f in zip(nodes, final, strict=True) if f is not inputs[0]]
-    if (name not in COPIES and all(map(_moves, final))) or any(map(is_host, Graph(inputs, final).nodes())):
+    if (name not in COPIES and all(map(_moves, final))) or any(
+        map(is_host, Graph(inputs, final).nodes())
+    ):
         return None
     recipe = recipe_of(Graph(inputs, made), name)
     if any(isinstance(s, Host) for s in recipe.steps):
