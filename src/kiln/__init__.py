@@ -33,7 +33,7 @@ from .dtypes import (
     result_type,
     set_default_dtype,
 )
-from .errors import CaptureError, KilnError, KilnWarning
+from .errors import CaptureError, KilnError, KilnMemoryError, KilnWarning
 from .formats import layout, memory_format
 from .ops.legacy import (
     BFloat16Tensor,
@@ -82,6 +82,7 @@ globals().update({name: fn for name, fn in _FUNCTIONS.items() if "." not in name
 globals().update(_dtypes.BY_NAME)  # kiln.bool, kiln.float32, …
 globals().update(_dtypes.ALIASES)  # kiln.float, kiln.long, …
 
+OutOfMemoryError = KilnMemoryError
 inf, nan, pi, e, newaxis = _math.inf, _math.nan, _math.pi, _math.e, None
 globals().update(_formats.BY_NAME)  # kiln.strided, kiln.channels_last, …
 
@@ -117,7 +118,7 @@ _LAZY_NAMES = {
     ), "switches"),
     **dict.fromkeys((
         "adaptive_max_pool1d", "affine_grid_generator", "alpha_dropout", "alpha_dropout_", "binary_cross_entropy_with_logits",
-        "constant_pad_nd", "conv_tbc", "convolution", "cosine_embedding_loss", "ctc_loss", "dropout", "dropout_", "embedding",
+        "constant_pad_nd", "conv_tbc", "convolution", "cosine_embedding_loss", "ctc_loss", "dropout", "dropout_", "embedding", "embedding_renorm_",
         "feature_alpha_dropout", "feature_alpha_dropout_", "feature_dropout", "feature_dropout_", "frobenius_norm",
         "grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "gru_cell", "hinge_embedding_loss", "instance_norm", "kl_div",
         "lstm_cell", "margin_ranking_loss", "max_pool1d_with_indices", "native_batch_norm", "native_channel_shuffle",

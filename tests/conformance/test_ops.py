@@ -25,6 +25,7 @@ from kiln.autograd import grad, gradcheck, gradgradcheck
 from kiln.errors import KilnError
 from kiln.ops.derive import inplace_function
 from kiln.ops.registry import METHODS
+from kiln.ops.reshaping import TURNED
 from kiln.sharing import Watch
 from kiln.tensor import Tensor
 
@@ -249,6 +250,8 @@ def in_place(case: Case) -> Callable | None:
     if case.op is not None:
         return inplace_function(case.op) if case.op.inplace else None
     if case.name == "bernoulli":  # bernoulli_ draws with p, not with the elements that it replaces
+        return None
+    if case.name in TURNED:
         return None
     return METHODS.get(case.name + "_") if case.namespace == "" else None
 

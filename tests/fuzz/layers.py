@@ -208,7 +208,9 @@ def control(v: Values, x: Any) -> Any:
     start = kiln.zeros(2, n, dtype=y.dtype)
 
     def cell(carry: Any, item: Any) -> Any:
-        new = (item.sin() + 0.2 * (carry @ w)).tanh()  # not where it is 1 but for a rounding (1003178)
+        new = (
+            item.sin() + 0.2 * (carry @ w)
+        ).tanh()  # not where it is 1 but for a rounding (1003178)
         return new, new * 2 + carry
 
     def counted(i: Any, z: Any) -> Any:

@@ -280,7 +280,7 @@ def _threshold_infer(input: Any, threshold: Any, value: Any) -> tuple:
     return Size(input.shape), input.dtype
 
 
-@activation(
+@activation(out=True,
     formal=("input",), store=True, infer=_threshold_infer,
     samples=lambda: iter([*(Sample((*s.args, 0.5, 2.0), s.kwargs, s.error) for s in unary(away=2.0)())]),
     grad={"input": lambda g, input, threshold: where_op(input > threshold, g, 0)},
@@ -291,7 +291,7 @@ def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
     return np.where(input > threshold, input, input.dtype.type(value))
 
 
-@activation(
+@activation(out=True,
     formal=("input",), flag=False, samples=with_args((1.0,), away=1.0, low=-1.9, high=1.9),
     grad={"input": lambda g, input, lambd: where_op((input > lambd) | (input < -lambd), g, 0)},
     body=lambda input, lambd: where_op((input <= lambd) & (input >= -lambd), 0, input),

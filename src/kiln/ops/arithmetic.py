@@ -181,13 +181,13 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
     return np.trunc(np.true_divide(input, other))
 
 
-@composition(inplace=True, samples=binary(low2=0.5), method=True)
+@composition(out=True, inplace=True, samples=binary(low2=0.5), method=True)
 def true_divide(input: Tensor, other: Operand) -> Tensor:
     """input / other as floats."""
     return input / other
 
 
-@elementwise(
+@elementwise(out=True,
     scalar="floordiv", numbers=True, inplace=True, dunders=("__floordiv__", "__rfloordiv__", "__ifloordiv__"),
     infer=_no_bool("floor_divide"),
     samples=binary(low2=0.5, grad=False),
@@ -249,7 +249,7 @@ def lerp(input: Tensor, end: Tensor, weight: Operand) -> Tensor:
     return input + weight * (end - input)
 
 
-@composition(inplace=True, samples=lambda: iter([
+@composition(out=True, inplace=True, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), draw(rng(2), (3, 1))), {"value": 0.5}),
     Sample((draw(rng(), ()), draw(rng(1), ()), draw(rng(2), ()))),
 ]))  # fmt: skip
@@ -260,7 +260,7 @@ def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) 
     return input + _scaled(tensor1 * tensor2, value)
 
 
-@composition(inplace=True, samples=lambda: iter([
+@composition(out=True, inplace=True, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), draw(rng(2), (3, 1), 0.5, 2)), {"value": 0.5}),
 ]))  # fmt: skip
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
@@ -314,7 +314,7 @@ def sign(input: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-@composition(inplace=True, samples=unary(away=2.0))
+@composition(out=True, inplace=True, samples=unary(away=2.0))
 def sgn(input: Tensor) -> Tensor:
     """The sign; of complex numbers input / |input|, 0 at 0."""
     expect_tensor("sgn", input)
@@ -384,7 +384,7 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
     )
 
 
-@composition(samples=binary(low=0.4, high=2.0))
+@composition(out=True, samples=binary(low=0.4, high=2.0))
 def float_power(input: Operand, exponent: Operand) -> Tensor:
     """input ** exponent in float64, or complex128."""
     if not isinstance(input, Tensor) and not isinstance(exponent, Tensor):
@@ -450,7 +450,7 @@ def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     return np.rint(input) if decimals == 0 else np.rint(input * 10.0**decimals) / 10.0**decimals
 
 
-@composition(inplace=True, samples=unary(away=1.0))
+@composition(out=True, inplace=True, samples=unary(away=1.0))
 def frac(input: Tensor) -> Tensor:
     """The fraction of each element, with its sign."""
     expect_tensor("frac", input)

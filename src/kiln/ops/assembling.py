@@ -175,7 +175,7 @@ def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     return _scattered("select_scatter", input, src, lambda x: x.select(dim, index))
 
 
-@composition(samples=lambda: iter([
+@composition(out=True, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), draw(rng(1), (3, 2)), 1, 0, 4, 2)), Sample((draw(rng(), (3, 4)), draw(rng(1), (2, 4)), 0, 1)),
     Sample((draw(rng(), (3, 4)), draw(rng(1), (3, 3)), 1, 0, 2), error=RuntimeError),
 ]))  # fmt: skip

@@ -205,14 +205,14 @@ def _shifts() -> Any:
 
 
 @elementwise(scalar="shl", inplace=True, out=True, samples=_shifts, infer=_integral("bitwise_left_shift"),
-             dunders=("__lshift__", "__ilshift__"))  # fmt: skip
+             dunders=("__lshift__", "__rlshift__", "__ilshift__"))  # fmt: skip
 def bitwise_left_shift(input: Operand, other: Operand) -> Tensor:
     """input * 2**other on integers."""
     return np.left_shift(input, other)
 
 
 @elementwise(scalar="shr", inplace=True, out=True, samples=_shifts, infer=_integral("bitwise_right_shift"),
-             dunders=("__rshift__", "__irshift__"))  # fmt: skip
+             dunders=("__rshift__", "__rrshift__", "__irshift__"))  # fmt: skip
 def bitwise_right_shift(input: Operand, other: Operand) -> Tensor:
     """floor(input / 2**other) on integers."""
     return np.right_shift(input, other)

@@ -127,7 +127,7 @@ def polar(abs: Tensor, angle: Tensor, *, out: Tensor | None = None) -> Tensor:
     return make_complex(abs * angle.cos(), abs * angle.sin(), out=out)
 
 
-@composition(inplace=True, samples=lambda: iter([
+@composition(out=True, inplace=True, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (3,)) * (1 + 2j),)),
 ]))  # fmt: skip
 def conj_physical(input: Tensor) -> Tensor:
@@ -282,7 +282,7 @@ def lcm(input: Tensor, other: Tensor) -> Tensor:
     return np.lcm(input, other)
 
 
-@composition(inplace=True, samples=lambda: iter([
+@composition(out=True, inplace=True, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), np.array([1, 2, 0, 3]))), Sample((np.array([1, 2]), np.array([3, 4])), grad=False),
 ]))  # fmt: skip
 def ldexp(input: Tensor, other: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnTypeError, describe
 from ..tensor import Tensor, wrap
 from .creation import _finish, _size
+from .indexing import assign
 from .reduction import Dims, numpy_axis, reduced_axes, reduced_shape
 from .registry import FUNCTIONS, METHODS, Sample, method, op
 from .reshaping import _extent, _row_major
@@ -67,6 +68,29 @@ for _name in ("fill_", "index_put_", "zero_"):
 for _name in ("bilinear", "pairwise_distance", "pdist"):
     FUNCTIONS[_name] = FUNCTIONS[f"nn.functional.{_name}"]
 FUNCTIONS["get_device"] = method("get_device")(lambda input: -1)
+
+
+Tensor.is_mtia = property(lambda self: False)  # type: ignore[attr-defined]
+Tensor.const_data_ptr = Tensor.data_ptr  # type: ignore[attr-defined]
+Tensor.__long__, Tensor.__nonzero__ = Tensor.__int__, Tensor.__bool__  # type: ignore[attr-defined]
+for _name in ("div", "rdiv", "idiv"):
+    setattr(Tensor, f"__{_name}__", getattr(Tensor, f"__{_name.replace('div', 'truediv')}__"))
+
+
+@method("__reversed__")
+def reversed_(self: Tensor) -> Tensor:
+    """The tensor flipped along all dimensions."""
+    return self.flip(tuple(range(self.ndim)))
+
+
+@method("float_power_")
+def float_power_(self: Tensor, exponent: Any) -> Tensor:
+    """`float_power` in place, of a float64 or complex128 tensor."""
+    r = FUNCTIONS["float_power"](self, exponent)
+    if r.dtype is not self.dtype:
+        raise KilnError("float_power_", f"the base given to float_power_ has dtype {self.dtype.name} but the operation's "
+                        f"result requires dtype {r.dtype.name}", describe(self), "convert it first")  # fmt: skip
+    return assign(self, FUNCTIONS["float_power"], exponent)
 
 
 # ---------------------------------------------------------------- a fingerprint

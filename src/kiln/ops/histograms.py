@@ -19,7 +19,9 @@ from .samples import draw, rng
 # ---------------------------------------------------------------- the two ops
 
 
-def _edges_infer(input: Any, dim: int, bins: int, low: float | None, high: float | None) -> tuple:
+def _edges_infer(
+    input: Any, column: int, bins: int, low: float | None, high: float | None
+) -> tuple:
     return Size((bins + 1,)), input.dtype
 
 
@@ -27,11 +29,13 @@ def _edges_infer(input: Any, dim: int, bins: int, low: float | None, high: float
     Sample((draw(rng(), (5, 2)), 1, 4, None, None), grad=False), Sample((draw(rng(), (5, 2)), 1, 4, 0.5, 2.0), grad=False),
     Sample((np.zeros((0, 2)), 0, 3, None, None), grad=False), Sample((np.ones((2, 2)), 0, 3, None, None), grad=False),
 ]))  # fmt: skip
-def bin_edges(input: Tensor, dim: int, bins: int, low: float | None, high: float | None) -> Tensor:
+def bin_edges(
+    input: Tensor, column: int, bins: int, low: float | None, high: float | None
+) -> Tensor:
     """The edges of equal bins from low to high, or over the values of one column of (n, columns)."""
     if low is None or high is None:
-        column = input[:, dim]
-        low, high = (column.min(), column.max()) if column.size else (0.0, 0.0)
+        values = input[:, column]
+        low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
         if not (np.isfinite(low) and np.isfinite(high)):
             raise KilnError(
                 "histogram",

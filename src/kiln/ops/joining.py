@@ -121,14 +121,14 @@ def _at_least(x: Tensor, n: int) -> Tensor:
     return x
 
 
-@composition(method=False, aliases=("row_stack",), samples=lambda: iter([
+@composition(out=True, method=False, aliases=("row_stack",), samples=lambda: iter([
     Sample(([draw(rng(), (3,)), draw(rng(1), (3,))],))]))  # fmt: skip
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
     """The tensors one below the other."""
     return cat([_at_least(x, 2) for x in tensors], 0)
 
 
-@composition(method=False, samples=lambda: iter([
+@composition(out=True, method=False, samples=lambda: iter([
     Sample(([draw(rng(), (3,)), draw(rng(1), (3,))],))]))  # fmt: skip
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
     """The tensors side by side."""

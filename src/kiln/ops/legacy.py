@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnTypeError, describe
 from ..shape import Size
 from ..tensor import Tensor
-from .creation import empty, tensor
-from .registry import FUNCTIONS, method
+from .creation import arange, arange_op, as_tensor, empty, tensor
+from .dispatch import store_out
+from .joining import stack
+from .registry import FUNCTIONS, Sample, composition, method
+from .samples import draw, rng
 
 
 def _made(name: str, d: dt.dtype, args: tuple) -> Tensor:
@@ -101,3 +105,81 @@ for _name, _instead in {
     "symeig": "eigh", "eig": "eig", "lstsq": "lstsq", "matrix_rank": "matrix_rank", "solve": "solve",
 }.items():  # fmt: skip
     _removed(_name, _instead)
+
+
+def range_(start: Any, end: Any = None, step: Any = 1, *, out: Any = None, dtype: Any = None, layout: Any = None,
+           device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
+    """`arange` with the end included; deprecated in PyTorch too."""
+    warnings.warn(
+        "range is deprecated, as it differs from Python's: use arange, whose end is exclusive", UserWarning, stacklevel=2
+    )  # fmt: skip
+    if end is None:
+        start, end = 0, start
+    if not step or (end - start) / step < 0:
+        raise KilnError(
+            "range",
+            "step must be nonzero and lead from start to end",
+            f"{start}, {end}, {step}",
+            "",
+        )
+    d = (
+        dt.as_dtype(dtype)
+        if dtype is not None
+        else dt.get_default_dtype()
+        if out is None
+        else out.dtype
+    )
+    r = (arange(int((end - start) / step) + 1, dtype=dt.float64) * step + start).to(d)
+    r.requires_grad = requires_grad
+    return store_out(arange_op.op, r, out)
+
+
+FUNCTIONS["range"] = range_
+
+
+def from_file(filename: str, shared: bool | None = None, size: int = 0, *, dtype: Any = None, layout: Any = None,
+              device: Any = None, pin_memory: bool = False, requires_grad: bool = False) -> Tensor:  # fmt: skip
+    """The first `size` elements of a file's bytes; with `shared` what is written to the tensor is written to the file."""
+    d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
+    if shared:
+        with open(filename, "ab") as f:  # a file is made, and made long enough
+            f.truncate(max(f.tell(), size * d.itemsize))
+    mapped = (
+        np.memmap(filename, d.np, "r+" if shared else "c", shape=(size,))
+        if size
+        else np.empty(0, d.np)
+    )
+    return as_tensor(np.asarray(mapped)).requires_grad_(requires_grad)
+
+
+def to_dlpack(tensor: Tensor) -> Any:
+    """The DLPack capsule of a tensor, for `from_dlpack` of another library."""
+    return tensor.__dlpack__()
+
+
+FUNCTIONS["from_file"], FUNCTIONS["to_dlpack"] = from_file, to_dlpack
+
+
+@composition(method=False, samples=lambda: iter([
+    Sample((draw(rng(), (3,)),)), Sample((draw(rng(), (3,)), 2, True)), Sample((draw(rng(), (3,)), 0), grad=False),
+    Sample((np.arange(3), 3), grad=False), Sample((draw(rng(), (2, 2)),), error=RuntimeError),
+]))  # fmt: skip
+def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
+    """The powers of a vector's elements, the highest first as in NumPy; `linalg.vander` begins with the lowest."""
+    if x.ndim != 1:
+        raise KilnError(
+            "vander",
+            "x must be a one-dimensional tensor",
+            describe(x),
+            "linalg.vander takes batches",
+        )
+    n = x.shape[0] if N is None else N
+    if n < 0:
+        raise KilnError("vander", "N must be non-negative", n, "")
+    wide = x if x.dtype.category >= dt.FLOAT else x.long()
+    powers = [wide.new_ones(wide.shape)] if n else []
+    while len(powers) < n:
+        powers.append(powers[-1] * wide)
+    if not n:
+        return wide.new_empty((x.shape[0], 0))
+    return stack(powers if increasing else powers[::-1], 1)

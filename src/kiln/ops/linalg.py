@@ -383,7 +383,7 @@ def _chain(xs: list[Tensor], cuts: dict, i: int, j: int) -> Tensor:
     return matmul(_chain(xs, cuts, i, k), _chain(xs, cuts, k + 1, j))
 
 
-@composition(samples=_pairs(((2, 3), (4,)), ((), (2,)), ((2,), (2, 2, 2))))
+@composition(out=True, samples=_pairs(((2, 3), (4,)), ((), (2,)), ((2,), (2, 2, 2))))
 def kron(input: Tensor, other: Tensor) -> Tensor:
     """The Kronecker product: each element of `input` times all of `other`, block by block."""
     n = max(len(input.shape), len(other.shape))

@@ -149,7 +149,7 @@ def diag(input: Tensor, diagonal: int = 0, *, out: Tensor | None = None) -> Tens
     return r if out is None else out.copy_(r)
 
 
-@composition(method=False, samples=_diagonal_samples)
+@composition(out=True, method=False, samples=_diagonal_samples)
 def diagonal_copy(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     """`diagonal` in memory of its own."""
     return diagonal(input, offset, dim1, dim2).clone()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..autograd.modes import no_grad
 from ..errors import KilnError, KilnValueError, describe
 from ..shape import norm_dim
 from ..tensor import Tensor
@@ -181,6 +182,14 @@ def embedding(
     )
 
 
+def embedding_renorm_(input: Tensor, indices: Tensor, max_norm: float, norm_type: float) -> Tensor:
+    """The rows at `indices` scaled down in place to a norm of at most max_norm."""
+    rows = indices.reshape(-1).unique()
+    with no_grad():
+        input[rows] = FUNCTIONS["renorm"](input[rows], norm_type, 0, max_norm)
+    return input
+
+
 # ---------------------------------------------------------------- sampling of images
 
 
@@ -251,7 +260,7 @@ def native_group_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None,
     return out, mean.squeeze(2), inverse.squeeze(2)
 
 
-@composition(method=False, samples=lambda: iter([
+@composition(out=True, method=False, samples=lambda: iter([
     Sample((_X, draw(rng(1), (4,)), draw(rng(2), (4,)), None, None, True, 0.1, 1e-5)),
     Sample((_X, None, None, draw(rng(1), (4,)), draw(rng(2), (4,), 0.5, 1), False, 0.1, 1e-5), grad=False),
 ]))  # fmt: skip

@@ -96,14 +96,14 @@ def _quantile(
     return out if isinstance(q, Tensor) and q.ndim else out.squeeze(0)
 
 
-@composition(samples=_quantile_samples)
+@composition(out=True, samples=_quantile_samples)
 def quantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *,
              interpolation: str = "linear") -> Tensor:  # fmt: skip
     """The q-th quantiles of all elements or along `dim`; NaN where there is one. Several q come first."""
     return _quantile("quantile", input, q, dim, keepdim, interpolation, False)
 
 
-@composition(samples=_quantile_samples)
+@composition(out=True, samples=_quantile_samples)
 def nanquantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *,
                 interpolation: str = "linear") -> Tensor:  # fmt: skip
     """`quantile` of the elements that are not NaN."""
@@ -136,9 +136,10 @@ def mode_dim(input: Tensor, dim: int, keepdim: bool) -> Tensor:
 
 
 @composition(
+    out=True,
     samples=lambda: iter(
         [Sample((draw(rng(), (3, 4)),)), Sample((np.array([[1, 2, 2, 1]]), 1, True), grad=False)]
-    )
+    ),
 )
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
     """(values, indices) of the most frequent element along `dim`, the smallest of several."""
@@ -241,7 +242,7 @@ def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     return (input - other).norm(p)
 
 
-@composition(inplace=True, samples=lambda: iter([
+@composition(out=True, inplace=True, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), 2, 0, 1.5)), Sample((draw(rng(), (2, 3, 4)), 1, 1, 2.0)), Sample((draw(rng(), (3,)), 2, 0, 1.0), error=RuntimeError),
 ]))  # fmt: skip
 def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:

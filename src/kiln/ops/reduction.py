@@ -295,7 +295,7 @@ def nan_is_zero(input: Tensor) -> Tensor:
     return where_op(input.isnan(), 0, input) if input.dtype.category >= dt.FLOAT else input
 
 
-@composition(samples=lambda: iter([
+@composition(out=True, samples=lambda: iter([
     Sample((np.array([[1.0, np.nan], [2.0, 3.0]]), 0)), Sample((np.array([np.nan]),)),
 ]))  # fmt: skip
 def nansum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:

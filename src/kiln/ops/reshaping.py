@@ -69,7 +69,9 @@ def _in_place(name: str) -> Callable:
     return method(name + "_")(into)
 
 
-for _name in ("t", "transpose", "swapaxes", "swapdims", "squeeze", "unsqueeze"):
+TURNED = ("t", "transpose", "swapaxes", "swapdims", "squeeze", "unsqueeze")
+"""Methods whose in-place forms change what a tensor shows, and store nothing."""
+for _name in TURNED:
     _in_place(_name)
 FUNCTIONS["as_strided_"] = _in_place("as_strided")
 

@@ -238,7 +238,7 @@ def _diff_samples() -> Iterator[Sample]:
     yield Sample((x, -1), error=RuntimeError)
 
 
-@composition(samples=_diff_samples)
+@composition(out=True, samples=_diff_samples)
 def diff(
     input: Tensor,
     n: int = 1,

@@ -93,7 +93,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
     return x[_along(x.shape, np.atleast_1d(index), dim)].reshape(index.shape)
 
 
-@composition(samples=lambda: iter([Sample((draw(rng(), (3, 4)), rng(1).integers(0, 4, (3, 2)), 1)),
+@composition(out=True, samples=lambda: iter([Sample((draw(rng(), (3, 4)), rng(1).integers(0, 4, (3, 2)), 1)),
                                    Sample((draw(rng(), (3, 4)), rng(1).integers(-4, 4, (1, 2)), 1)),
                                    Sample((draw(rng(), (3, 4)), np.array([1]), 0), error=RuntimeError),
                                    Sample((draw(rng(), (3, 4)), rng(1).integers(0, 12, (5,))))]))  # fmt: skip
@@ -150,7 +150,7 @@ def _select_batch(n: int, input: Any, dim: int, index: Any) -> Any:
     return index_op(input.tensor.movedim(d + 1, 1), [rows, at], (0, 1)).movedim(1, d + 1)
 
 
-@indexing(batch=_select_batch, infer=_select_infer,
+@indexing(out=True, batch=_select_batch, infer=_select_infer,
     grad={"input": lambda g, in_shape, dim, index: g.new_zeros(in_shape).index_add(dim, index, g)},
     samples=lambda: iter([
         Sample((draw(rng(), (3, 4)), 1, np.array([0, 3, 3]))), Sample((draw(rng(), (3,)), -1, np.array(2))),
@@ -289,7 +289,7 @@ def scatter_op(input: Tensor, dim: int, index: Tensor, src: Operand) -> Tensor:
     return out
 
 
-@indexing(infer=_scatter_infer, inplace=True,
+@indexing(out=True, infer=_scatter_infer, inplace=True,
     samples=lambda: (s for s in _scatter_samples() if not isinstance(s.args[3], float)),
     grad={"input": lambda g: g, "src": lambda g, dim, index, src: _window(gather(g, dim, index), src, index)})  # fmt: skip
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
@@ -319,7 +319,7 @@ def _reduced(input: Tensor, dim: int, index: Tensor, src: Any, how: str) -> Tens
     )
 
 
-@composition(samples=_unique_samples)
+@composition(out=True, samples=_unique_samples)
 def scatter(
     input: Tensor,
     dim: int,
@@ -437,6 +437,7 @@ def _reduce_samples() -> Any:
 
 
 @indexing(
+    out=True,
     infer=_reduce_infer,
     inplace=True,
     grad={("input", "src"): _reduce_grad},
@@ -524,7 +525,7 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
     return out
 
 
-@composition(samples=lambda: iter([
+@composition(out=True, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), 0, np.array([0, 2]), draw(rng(1), (2, 4)))),
     Sample((draw(rng(), ()), 0, np.array([0]), draw(rng(1), (1,))))]))  # fmt: skip
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:

@@ -181,13 +181,17 @@ def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None)
     return x if max is None else np.minimum(x, max)
 
 
-@composition(inplace=True, samples=lambda: iter([Sample((draw(rng(), (3, 4), away=1.0), -0.5))]))
+@composition(
+    out=True, inplace=True, samples=lambda: iter([Sample((draw(rng(), (3, 4), away=1.0), -0.5))])
+)
 def clamp_min(input: Tensor, min: Operand) -> Tensor:
     """clamp(input, min=min)."""
     return clamp(input, min)
 
 
-@composition(inplace=True, samples=lambda: iter([Sample((draw(rng(), (3, 4), away=1.0), 0.5))]))
+@composition(
+    out=True, inplace=True, samples=lambda: iter([Sample((draw(rng(), (3, 4), away=1.0), 0.5))])
+)
 def clamp_max(input: Tensor, max: Operand) -> Tensor:
     """clamp(input, max=max)."""
     return clamp(input, None, max)

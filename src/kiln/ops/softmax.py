@@ -83,7 +83,7 @@ def _softmax_grad(g: Tensor, out: Tensor, dim: int) -> Tensor:
     return h - out * h.sum(dim, True)
 
 
-@op(infer=_softmax_infer("softmax"), samples=_softmax_samples, grad={"input": _softmax_grad},
+@op(out=True, infer=_softmax_infer("softmax"), samples=_softmax_samples, grad={"input": _softmax_grad},
     body=_softmax_body)  # fmt: skip
 def softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """exp(input) / sum(exp(input)) along dim; computed in `dtype` if given."""
@@ -93,7 +93,7 @@ def softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     return e
 
 
-@op(infer=_softmax_infer("log_softmax"), samples=_softmax_samples, body=_log_softmax_body,
+@op(out=True, infer=_softmax_infer("log_softmax"), samples=_softmax_samples, body=_log_softmax_body,
     grad={"input": lambda g, out, dim: g - out.exp() * g.sum(dim, True)})  # fmt: skip
 def log_softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """log(softmax(input)) along dim, without overflow."""

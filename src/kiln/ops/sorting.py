@@ -113,13 +113,13 @@ def sort(
     return store_out(sort_op.op, sort_op(input, dim, descending), out)
 
 
-@composition(samples=_public_sorts)
+@composition(out=True, samples=_public_sorts)
 def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
     """The indices that sort along `dim`."""
     return sort_op(input, dim, descending)[1]
 
 
-@composition(samples=lambda: iter([Sample((draw(rng(), (3, 4)),))]))
+@composition(out=True, samples=lambda: iter([Sample((draw(rng(), (3, 4)),))]))
 def msort(input: Tensor) -> Tensor:
     """The elements in order along the first dimension."""
     return sort_op(input, 0, False)[0]
@@ -251,7 +251,7 @@ def _search_samples() -> Iterator[Sample]:
     yield Sample((edges, values), {"side": "left", "right": True}, error=RuntimeError)
 
 
-@composition(method=False, samples=_search_samples)
+@composition(out=True, method=False, samples=_search_samples)
 def searchsorted(sorted_sequence: Tensor, input: Any, *, out_int32: bool = False, right: bool = False,
                  side: str | None = None, sorter: Tensor | None = None) -> Tensor:  # fmt: skip
     """Where each value would be inserted to keep the last dimension sorted; `right` puts it after equals."""
@@ -268,7 +268,7 @@ def searchsorted(sorted_sequence: Tensor, input: Any, *, out_int32: bool = False
     )
 
 
-@composition(method=False, samples=lambda: iter([
+@composition(out=True, method=False, samples=lambda: iter([
     Sample((np.array([[0.0, 3.0], [4.0, 6.0]]), np.array([1.0, 3.0, 5.0])), grad=False),
     Sample((3.0, np.array([1.0, 3.0, 5.0])), {"right": True}, grad=False),
     Sample((np.array([0.0]), np.zeros((2, 2))), error=RuntimeError),
@@ -437,7 +437,7 @@ def _isin_body(
     return ~found if invert else found
 
 
-@op(exact=True, method=False, body=_isin_body, samples=lambda: iter([
+@op(out=True, exact=True, method=False, body=_isin_body, samples=lambda: iter([
     Sample((np.array([[3, 1], [1, 2]]), np.array([1, 5])), grad=False),
     Sample((np.array([[3, 1], [1, 2]]), np.array([1, 5])), {"invert": True}, grad=False),
 ]), infer=lambda elements, test_elements, assume_unique=False, invert=False: (elements.shape, dt.bool_))  # fmt: skip

@@ -78,7 +78,7 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
     return store_out(_mean, r, out)
 
 
-@composition(samples=lambda: iter([
+@composition(out=True, samples=lambda: iter([
     Sample((np.array([[1.0, np.nan], [2.0, 3.0]]), 0)), Sample((np.arange(3),), error=RuntimeError),
 ]))  # fmt: skip
 def nanmean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
@@ -465,7 +465,7 @@ def median_all(input: Tensor) -> Tensor:
     return flat[_middle(flat)[0]] if flat.size else np.asarray(np.nan).astype(input.dtype)
 
 
-@composition(samples=lambda: iter([
+@composition(out=True, samples=lambda: iter([
     *_median_samples(), Sample((draw(rng(), (3, 4)), 1, True)), Sample((draw(rng(), (3, 4)), 2), error=IndexError),
 ]))  # fmt: skip
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:

@@ -100,7 +100,7 @@ def sigmoid(input: Tensor) -> Tensor:
     return _stable_sigmoid(input)
 
 
-@elementwise("float", inplace=True, samples=unary(0.1, 0.9),
+@elementwise("float", out=True, inplace=True, samples=unary(0.1, 0.9),
              grad={"input": lambda g, input, eps: _logit_grad(g, input, eps)},
              body=lambda input, eps: _logit_body(input, eps))  # fmt: skip
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
