@@ -107,7 +107,7 @@ def test_dtypes(case, full, counts):
     report.finish()
 
 
-READ_LAYOUT = ("as_strided_copy", "view_copy")  # as the ops behind them do
+READ_LAYOUT = ("as_strided_copy", "view_as_complex_copy", "view_copy")  # as the ops behind them do
 
 
 @each([c for c in ALL if c.good and not (c.op.layout if c.op else c.name in READ_LAYOUT)])
