@@ -8,7 +8,7 @@ of the batch share. `run` finds the call, or calls, of ops that give the results
 - ops that work on their last dimensions (`batch=LEADING`; factorizations): as they are;
 - ops with a rule of their own: the fact `batch` of their definition;
 - ops with a body: the batched calls of what it consists of;
-- all others: a call for each of the batch, and the results stacked.
+- all others (and `batch=EACH`): a call for each of the batch, and the results stacked.
 
 A rule is called with the size of the batch and the op's arguments, tensors as Lanes. It gives the
 arguments of the one call of the op that has the batch in front, as a tuple; or the result itself; or
@@ -30,7 +30,7 @@ from .creation import cast, full_op
 from .derive import compute_dtype
 from .dispatch import apply
 from .joining import stack
-from .registry import ALIGNED, LEADING, Op
+from .registry import ALIGNED, EACH, LEADING, Op
 from .slicing import select
 from .views import expand, reshape
 
@@ -134,6 +134,8 @@ def run(level: Any, op: Op, seen: tuple, args: tuple) -> Any:
     shapes = op.infer(*seen)
     if op.batch == LEADING or op.family in _LEADING:
         r = _leading(op, args)
+    elif op.batch == EACH:
+        return _each(op, args, n, shapes)
     elif op.batch is not None:
         r = op.batch(n, *args)
     elif any(d in op.index for d in _DIMS):

@@ -13,7 +13,7 @@ from ..errors import KilnError, KilnNotImplementedError, describe
 from ..shape import Size
 from ..tensor import Tensor
 from .dispatch import store_out
-from .registry import Sample, composition, op
+from .registry import EACH, Sample, composition, op
 from .samples import draw, rng
 
 # ---------------------------------------------------------------- the two ops
@@ -25,7 +25,7 @@ def _edges_infer(
     return Size((bins + 1,)), input.dtype
 
 
-@op(private=True, exact=True, infer=_edges_infer, samples=lambda: iter([
+@op(private=True, exact=True, batch=EACH, infer=_edges_infer, samples=lambda: iter([
     Sample((draw(rng(), (5, 2)), 1, 4, None, None), grad=False), Sample((draw(rng(), (5, 2)), 1, 4, 0.5, 2.0), grad=False),
     Sample((np.zeros((0, 2)), 0, 3, None, None), grad=False), Sample((np.ones((2, 2)), 0, 3, None, None), grad=False),
 ]))  # fmt: skip

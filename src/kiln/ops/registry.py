@@ -31,8 +31,8 @@ Operand = Tensor | Number
 VarInts = Sequence[int]
 
 TENSOR, OPTIONAL, OPERAND, TENSORS, ATTR = "tensor", "optional", "operand", "tensors", "attr"
-ALIGNED, LEADING = "aligned", "leading"
-"""The `batch` of ops whose operands broadcast, and of ops that take any dimensions before their own."""
+ALIGNED, LEADING, EACH = "aligned", "leading", "each"
+"""The `batch` of ops whose operands broadcast; that take any dimensions before their own; called for each."""
 _KINDS = {"Tensor": TENSOR, "Tensor | None": OPTIONAL, "Operand": OPERAND,
           "Operand | None": "operand?", "Sequence[Tensor]": TENSORS}  # fmt: skip
 
