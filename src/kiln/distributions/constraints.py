@@ -401,11 +401,11 @@ class _PositiveSemidefinite(_Symmetric):
 
 
 class _PositiveDefinite(_Symmetric):
-    """Symmetric matrices with positive eigenvalues."""
+    """Symmetric matrices that have a Cholesky factor."""
 
     def check(self, value: Tensor) -> Tensor:
         ok = super().check(value)
-        return ok & (kiln.linalg.eigvalsh(value) > 0).all(-1) if bool(ok.all()) else ok
+        return ok & (kiln.linalg.cholesky_ex(value)[1] == 0) if bool(ok.all()) else ok
 
 
 dependent = _Dependent()

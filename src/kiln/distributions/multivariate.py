@@ -360,7 +360,7 @@ class Wishart(_OfMatrix, ExponentialFamily):
             return sample
         for _ in range(10 if max_try_correction is None else max_try_correction):
             with no_grad():
-                singular = ~(kiln.linalg.eigvalsh(sample) > 0).all(-1)
+                singular = kiln.linalg.cholesky_ex(sample)[1] != 0
             if not bool(singular.any()):
                 break
             warnings.warn("Singular sample detected.", stacklevel=2)

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..errors import KilnNotImplementedError
 from ..tensor import Tensor
+from ._matrices import no_gradient
 from .arithmetic import elementwise
 from .elementary import _digamma
 from .registry import FUNCTIONS, Sample
@@ -106,21 +106,7 @@ def _gamma(a: np.ndarray, z: np.ndarray) -> np.ndarray:
     return out
 
 
-def _gradless(name: str) -> Callable:
-    def rule(g: Tensor) -> Tensor:
-        raise KilnNotImplementedError(
-            name, f"the derivative for '{name}' is not implemented", None,
-            "draws can be differentiated once with respect to their parameters",
-        )  # fmt: skip
-
-    return rule
-
-
-def _refused(name: str, *parameters: str) -> dict:
-    return dict.fromkeys(parameters, _gradless(name))
-
-
-@elementwise("float", private=True, grad=_refused("_standard_gamma_grad", "input", "output"), samples=lambda: iter([
+@elementwise("float", private=True, grad=dict.fromkeys(("input", "output"), no_gradient("_standard_gamma_grad")), samples=lambda: iter([
     Sample((draw(rng(), (3, 4), 0.1, 3), draw(rng(1), (3, 4), 0.1, 5)), grad=False), Sample((np.array(2.0), np.array(3.0)), grad=False),
     Sample((np.zeros((0,)), np.zeros((0,))), grad=False), Sample((np.array([0.01, 1e5]), np.array([1e-30, 1.01e5])), grad=False),
 ]))  # fmt: skip
@@ -171,7 +157,7 @@ def _beta(x: np.ndarray, a: np.ndarray, total: np.ndarray) -> np.ndarray:
     return given * np.where(own, -out, out)
 
 
-@elementwise("float", private=True, grad=_refused("_dirichlet_grad", "x", "alpha", "total"), samples=lambda: iter([
+@elementwise("float", private=True, grad=dict.fromkeys(("x", "alpha", "total"), no_gradient("_dirichlet_grad")), samples=lambda: iter([
     Sample((draw(rng(), (3, 4), 0.1, 0.9), draw(rng(1), (3, 4), 0.1, 3), draw(rng(2), (3, 1), 4, 9)), grad=False),
     Sample((np.array(0.2), np.array(2.0), np.array(3.0)), grad=False), Sample((np.zeros((0,)),) * 3, grad=False),
 ]))  # fmt: skip
