@@ -1,7 +1,8 @@
-"""Helpers for parameters and their gradients: clipping, and packing into one vector."""
+"""Helpers for parameters and their gradients: clipping, packing into one vector; parametrizations."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -86,6 +87,22 @@ def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
         n = p.numel()
         p.data = vec[start : start + n].reshape(p.shape).detach().clone()
         start += n
+
+
+_LAZY = {  # these import layers, which import this module
+    "parametrize": "", "parametrizations": "", "fusion": "", "rnn": "",
+    "weight_norm": "hooked", "remove_weight_norm": "hooked", "spectral_norm": "hooked", "remove_spectral_norm": "hooked",
+    "fuse_conv_bn_eval": "fusion", "fuse_conv_bn_weights": "fusion", "fuse_linear_bn_eval": "fusion",
+    "fuse_linear_bn_weights": "fusion",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'kiln.nn.utils' has no attribute {name!r}")
+    home = importlib.import_module(f".{_LAZY[name] or name}", __name__)
+    globals()[name] = value = getattr(home, name) if _LAZY[name] else home
+    return value
 
 
 __all__ = [
