@@ -91,10 +91,13 @@ def check_kind(name: str, kinds: set[int], d: dt.dtype) -> dt.dtype:
     return d
 
 
-def operands(name: str, kinds: set[int], *xs: Any) -> list[Tensor]:
-    """Arrays and numbers as tensors of their common dtype, which must be of these kinds."""
-    d = check_kind(name, kinds, common_dtype(name, *xs))
-    return [operand(x, d) for x in xs]
+def operands(name: str, kinds: set[int], x1: Any, x2: Any) -> tuple[Tensor, Tensor]:
+    """Two arrays, or an array and a number, as tensors of their common dtype, which must be of these kinds."""
+    if isinstance(x1, Tensor) and isinstance(x2, Tensor) and x1._a.dtype is x2._a.dtype:
+        check_kind(name, kinds, x1.dtype)
+        return x1, x2
+    d = check_kind(name, kinds, common_dtype(name, x1, x2))
+    return operand(x1, d), operand(x2, d)
 
 
 def checked(name: str, kinds: set[int], x: Any) -> Tensor:

@@ -153,7 +153,7 @@ def _operator(stem: str, fn: Callable, prepare: Callable) -> tuple[Callable, Cal
 
 def bind_operators(stem: str, fn: Callable, kinds: set[int]) -> None:
     """Give the Array the operator that a function is, with its reflected and in-place forms."""
-    forms = _operator(stem, fn, lambda *xs: operands(fn.__name__, kinds, *xs))
+    forms = _operator(stem, fn, lambda a, b: operands(fn.__name__, kinds, a, b))
     names = (
         [f"__{stem}__"]
         if fn.__name__ in COMPARISONS
