@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -140,17 +141,34 @@ def conj_physical(input: Tensor) -> Tensor:
 
 def _log_sum(a: Tensor, b: Tensor, base: float, exp: Any) -> Tensor:
     """The larger plus log(1 + exp(-|a - b|)) in the base of that logarithm; infinities may be equal."""
+    if a.is_complex():
+        more = a.real >= b.real
+        high, low = where_op(more, a, b), where_op(more, b, a)
+        return where_op(high.real == -math.inf, high, high + (low - high).exp().log1p())
     more = exp((a - b).abs().neg()).log1p() / base
     return where_op(a == b, a + math.log(2) / base, a.maximum(b) + more)
 
 
-@elementwise(out=True, samples=binary(scalar=None), infer=_floats("logaddexp"),
+def _log_sum_samples() -> Iterator[Sample]:
+    yield from binary(scalar=None)()
+    z = draw(rng(), (4,)) + 1j * draw(rng(1), (4,))
+    yield Sample((z, z[::-1].copy()))
+    yield Sample(
+        (np.array([800 + 1j, 1j]), np.array([799.0, -900 + 2j])), grad=False
+    )
+
+
+@elementwise(out=True, samples=_log_sum_samples, infer=only("logaddexp", dt.FLOAT, dt.COMPLEX, KilnNotImplementedError),
     body=lambda input, other: _log_sum(input, other, 1.0, lambda d: d.exp()), check=True,
-             grad={"input": lambda g, input, out: g * (input - out).exp(),
-                   "other": lambda g, other, out: g * (other - out).exp()})  # fmt: skip
+             grad={"input": lambda g, input, out: g * conjugate((input - out).exp()),
+                   "other": lambda g, other, out: g * conjugate((other - out).exp())})  # fmt: skip
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """log(exp(input) + exp(other)) without overflow."""
-    return np.logaddexp(input, other)
+    if input.dtype.kind != "c":
+        return np.logaddexp(input, other)
+    more = input.real >= other.real
+    high, low = np.where(more, input, other), np.where(more, other, input)
+    return np.where(high.real == -np.inf, high, high + np.log1p(np.exp(low - high)))
 
 
 @elementwise(out=True, samples=binary(scalar=None), infer=_floats("logaddexp2"),
