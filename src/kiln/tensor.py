@@ -19,7 +19,6 @@ from .device import CPU, as_device, device
 from .errors import (
     KilnBufferError,
     KilnError,
-    KilnNotImplementedError,
     KilnTypeError,
     KilnValueError,
     describe,
@@ -204,24 +203,6 @@ class Tensor(TensorMethods):
     )
     is_cpu = property(lambda self: True, doc="Whether the data lives on the CPU.")
     layout = property(lambda self: formats.strided, doc="How the elements are stored.")
-
-    @property
-    def names(self) -> tuple[None, ...]:
-        """The names of the dimensions: none, as in PyTorch where nobody gives any."""
-        return (None,) * self._a.ndim
-
-    @names.setter
-    def names(self, value: Any) -> None:
-        _refuse_names(self)
-
-    def has_names(self) -> bool:
-        """Whether dimensions have names: they have not."""
-        return False
-
-    def dim_order(self) -> tuple[int, ...]:
-        """The dimensions from the outermost in memory to the innermost."""
-        found = formats.order("dim_order", formats.preserve_format, self._a.shape, self.stride())
-        return tuple(range(self._a.ndim)) if found is None else found
 
     # ---- gradient fields
 
@@ -516,20 +497,6 @@ class Tensor(TensorMethods):
         """This tensor on a CUDA device; an error where there is none."""
         as_device("cuda")
         return self
-
-
-def _refuse_names(self: Tensor, *names: Any, **more: Any) -> Any:
-    """Of named tensors, which Kiln does not have."""
-    raise KilnNotImplementedError(
-        "names",
-        "dimensions have no names",
-        describe(self),
-        "number them: x.sum(dim=1), x.permute(…)",
-    )
-
-
-for _name in ("rename", "rename_", "refine_names", "align_to", "align_as"):
-    setattr(Tensor, _name, _refuse_names)
 
 
 def wrap(a: Any) -> Tensor:

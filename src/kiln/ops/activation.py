@@ -362,9 +362,26 @@ def silu_grad(grad: Tensor, input: Tensor) -> Tensor:
     return grad * (s * (1 + input * (1 - s)))
 
 
+def _silu_infer(input: Any) -> tuple:
+    if not input.dtype.is_complex:
+        floating("silu", input)
+    return Size(input.shape), input.dtype
+
+
+def _silu_rule(g: Tensor, input: Tensor) -> Tensor:
+    if not input.is_complex():
+        return silu_grad(g, input)
+    s = input.sigmoid()
+    return g * (s * (1 + input * (1 - s))).conj()
+
+
+def _silu_samples() -> Any:
+    yield from with_args()()
+    yield Sample((draw(rng(), (3, 4)) + 1j * draw(rng(1), (3, 4), -1.0, 1.0),))
+
+
 @activation(
-    grad={"input": lambda g, input: silu_grad(g, input)}, samples=with_args(),
-    body=lambda input: input * input.sigmoid(),
+    grad={"input": _silu_rule}, samples=_silu_samples, body=lambda input: input * input.sigmoid(), infer=_silu_infer,
 )  # fmt: skip
 def silu(input: Tensor) -> Tensor:
     """input * sigmoid(input), https://arxiv.org/abs/1702.03118."""

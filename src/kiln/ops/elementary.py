@@ -153,9 +153,7 @@ def _log_sum_samples() -> Iterator[Sample]:
     yield from binary(scalar=None)()
     z = draw(rng(), (4,)) + 1j * draw(rng(1), (4,))
     yield Sample((z, z[::-1].copy()))
-    yield Sample(
-        (np.array([800 + 1j, 1j]), np.array([799.0, -900 + 2j])), grad=False
-    )
+    yield Sample((np.array([800 + 1j, 1j]), np.array([799.0, -900 + 2j])), grad=False)
 
 
 @elementwise(out=True, samples=_log_sum_samples, infer=only("logaddexp", dt.FLOAT, dt.COMPLEX, KilnNotImplementedError),

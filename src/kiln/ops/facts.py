@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError, KilnTypeError, describe
+from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
+from ..formats import order, preserve_format
 from ..tensor import Tensor, wrap
 from .creation import _finish, _size
 from .indexing import assign
@@ -249,3 +250,36 @@ def as_subclass(self: Tensor, cls: type) -> Tensor:
     out = self.view_as(self)
     out.__class__ = cls
     return out
+
+
+# ---------------------------------------------------------------- order and names of dimensions
+
+
+@method("dim_order")
+def dim_order(self: Tensor) -> tuple[int, ...]:
+    """The dimensions from the outermost in memory to the innermost."""
+    found = order("dim_order", preserve_format, self._a.shape, self.stride())
+    return tuple(range(self._a.ndim)) if found is None else found
+
+
+@method("has_names")
+def has_names(self: Tensor) -> bool:
+    """Whether dimensions have names: they have not."""
+    return False
+
+
+def _refuse_names(self: Tensor, *names: Any, **more: Any) -> Any:
+    """Of named tensors, which Kiln does not have."""
+    raise KilnNotImplementedError(
+        "names",
+        "dimensions have no names",
+        describe(self),
+        "number them: x.sum(dim=1), x.permute(…)",
+    )
+
+
+for _name in ("rename", "rename_", "refine_names", "align_to", "align_as"):
+    method(_name)(_refuse_names)
+Tensor.names = property(  # type: ignore[attr-defined]
+    lambda self: (None,) * self._a.ndim, _refuse_names, doc="The names of the dimensions: none."
+)

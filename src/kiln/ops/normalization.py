@@ -266,6 +266,8 @@ def _rms_samples() -> Any:
         yield Sample((draw(r, xs), shape))
         yield Sample((draw(r, xs), shape, draw(r, shape)))
         yield Sample((draw(r, xs), shape, draw(r, shape), 0.1))
+    z = draw(r, (3, 4)) + 1j * draw(r, (3, 4))
+    yield Sample((z, (4,), draw(r, (4,)) + 1j, 0.1))
     yield Sample((draw(r, (3, 4)), (3,)), error=RuntimeError)
 
 
@@ -291,6 +293,12 @@ def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | No
     if eps is None and input.dtype.is_floating_point:
         half = input.dtype in (dt.float16, dt.bfloat16)
         eps = dt.finfo(dt.float32 if half else input.dtype).eps
+    if input.is_complex():
+        shape = _shape_tuple(normalized_shape, "rms_norm")
+        _layer_infer("rms_norm")(input.real, shape, None if weight is None else weight.real)
+        eps = dt.finfo(input.dtype).eps if eps is None else eps
+        x = input * ((input * input).mean(_last(input, shape), True) + eps).rsqrt()
+        return x if weight is None else x * weight
     return rms_norm_op(input, _shape_tuple(normalized_shape, "rms_norm"), weight, eps)
 
 
