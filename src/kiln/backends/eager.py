@@ -18,6 +18,7 @@ from .. import dtypes as dt
 from ..autograd import tape
 from ..config import config
 from ..errors import KilnError
+from ..formats import contiguous_format
 from ..ops.linalg import SMALL
 from ..ops.registry import REGISTRY, Op
 from ..shape import resolve_reshape, view_strides
@@ -240,14 +241,14 @@ def _copied(a: np.ndarray) -> np.ndarray | None:
         return None
     if config.eager != "cpu" or not _native():
         return None
-    r = derived.shelf().run("copy", Tensor.clone, [a])
+    r = derived.shelf().run("copy", Tensor.contiguous, [a])
     return None if r is None else r[0]
 
 
 @routine("clone")
 def clone(input: np.ndarray, memory_format: Any) -> np.ndarray:
-    """A copy in row-major order."""
-    r = _copied(input)
+    """A copy in row-major order, where that is asked for."""
+    r = _copied(input) if memory_format is contiguous_format else None
     return _clone_run(input, memory_format) if r is None else r
 
 
