@@ -337,9 +337,11 @@ def arange_op(start: Any, step: Any, n: int, dtype: dt.dtype) -> Tensor:
     """start + step * i for i in range(n)."""
     if dtype.category == dt.INT:
         first, by = int(start), int(step)
-        if by and -(2**63) <= min(first, first + by * n) and max(first, first + by * n) < 2**63:
+        if by and min(first, first + by * n) >= -(2**63) and max(first, first + by * n) < 2**63:
             return np.arange(first, first + by * n, by).astype(dtype.np, copy=False)
-        i = np.arange(n).astype(np.uint64)  # which wraps like every integer dtype, and holds them all
+        i = np.arange(n).astype(
+            np.uint64
+        )  # which wraps like every integer dtype, and holds them all
         return (i * np.uint64(by % 2**64) + np.uint64(first % 2**64)).astype(dtype.np)
     return (start + step * np.arange(n, dtype=np.float64)).astype(dtype.np, copy=False)
 
