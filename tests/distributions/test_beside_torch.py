@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, EACH, made
+from laws import CASES, EACH, made
 
 import kiln
 from kiln import distributions as kd

@@ -10,7 +10,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
-from cases import CASES, EACH, SOON, made
+from laws import CASES, EACH, SOON, made
 
 import kiln
 from kiln import distributions as kd
