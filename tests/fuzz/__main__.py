@@ -1,5 +1,7 @@
 """`python -m tests.fuzz --count 20000 --seed 0`: random programs, compiled against eager mode.
 
+With `--torch` each is compared with PyTorch's eager mode instead, steps that are refused included.
+
 Batches of programs run in processes of their own with an empty kernel cache each, so that a crash is a
 finding like others. What was compiled is called again on 1 and 3 threads; every tenth program runs on the
 reference backend as well, and again in a new process that finds its kernels on disk: the same bits each
@@ -22,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 DEEP = 10  # each so manieth program is checked in every way
-FINE = ("same", "ill-conditioned", "refused")  # refused: in eager mode as well
+FINE = ("same", "ill-conditioned", "refused", "drawn")  # refused: in eager mode as well
 
 
 def main() -> int:
@@ -37,40 +39,51 @@ def main() -> int:
     )
     parser.add_argument("--batch", type=int, default=200, help="programs a process")
     parser.add_argument("--one", type=int, help="run this seed here and tell everything about it")
+    parser.add_argument("--torch", action="store_true", help="compare with PyTorch's eager mode")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--seeds", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.isa:
         os.environ["KILN_CPU_ISA"] = args.isa
     if args.one is not None:
-        return _one(args.one)
+        return _one(args.one, args.torch)
     if args.worker:
-        return _work([int(s) for s in args.seeds.split(",")])
+        return _work([int(s) for s in args.seeds.split(",")], args.torch)
     return _all(args)
 
 
-def _one(seed: int) -> int:
-    from .checks import check, describe
+def _one(seed: int, torch: bool) -> int:
+    from . import checks
+    from .checks import describe
     from .programs import program
 
     p = program(seed)
-    verdict = check(p, deep=True)
+    if torch:
+        from . import peer
+
+        verdict = peer.check(p)
+    else:
+        verdict = checks.check(p, deep=True)
     print(p.kind, *describe(p), verdict, sep="\n")
     return int(verdict.status == "differs")
 
 
-def _work(seeds: list[int]) -> int:
+def _work(seeds: list[int], torch: bool) -> int:
     """Check programs, a line of JSON for each."""
     import warnings
 
-    from .checks import check
+    from . import checks
     from .programs import program
+
+    if torch:
+        from . import peer
 
     warnings.simplefilter("ignore")
     for seed in seeds:
         print(json.dumps({"seed": seed, "status": "crashed"}), flush=True)
         try:
-            v = check(program(seed), deep=seed % DEEP == 0)
+            p = program(seed)
+            v = peer.check(p) if torch else checks.check(p, deep=seed % DEEP == 0)
             line = {"seed": seed, "status": v.status, "detail": v.detail, "digest": v.digest}
         except Exception:
             line = {"seed": seed, "status": "failed", "detail": traceback.format_exc()[-600:]}
@@ -78,7 +91,7 @@ def _work(seeds: list[int]) -> int:
     return 0
 
 
-def _batch(seeds: list[int], cache: str) -> dict[int, dict[str, Any]]:
+def _batch(seeds: list[int], cache: str, torch: bool) -> dict[int, dict[str, Any]]:
     """What a process says of the programs; one that dies leaves the rest to another."""
     found: dict[int, dict[str, Any]] = {}
     while left := [s for s in seeds if s not in found]:
@@ -89,6 +102,7 @@ def _batch(seeds: list[int], cache: str) -> dict[int, dict[str, Any]]:
             "--worker",
             "--seeds",
             ",".join(map(str, left)),
+            *["--torch"] * torch,
         ]
         env = {**os.environ, "KILN_CACHE_DIR": cache}
         done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
@@ -109,9 +123,9 @@ def _all(args: argparse.Namespace) -> int:
     for first in range(args.seed, args.seed + args.count, args.batch):
         seeds = list(range(first, min(first + args.batch, args.seed + args.count)))
         with tempfile.TemporaryDirectory(prefix="kiln-fuzz.") as cache:
-            cold = _batch(seeds, cache)
-            again = [s for s in seeds if s % DEEP == 0]
-            warm = _batch(again, cache) if again else {}
+            cold = _batch(seeds, cache, args.torch)
+            again = [s for s in seeds if s % DEEP == 0 and not args.torch]
+            warm = _batch(again, cache, False) if again else {}
         for seed, line in cold.items():
             if seed in warm and line.get("digest") != warm[seed].get("digest"):
                 line |= {

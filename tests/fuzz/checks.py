@@ -189,12 +189,7 @@ def check(p: Program, deep: bool = False) -> Verdict:
     except KilnError as e:
         return Verdict("refused", str(e))
     trail = list(p.trail)
-    passed = [*describe(p), *(w.dtype.name for w in runs.parameters())]
-    if p.kind != "forward" or any("drawing" in step for step in p.trail):
-        passed.append("float32")  # of the scalar that backward starts from, of random numbers
-    bounds = [
-        max(TOLERANCE[n] for n in TOLERANCE if any(n in line for line in ["float64", *passed]))
-    ] * len(want)
+    bounds = [tolerance(runs)] * len(want)
     try:
         got = runs.run(True)
     except Exception as e:
@@ -226,6 +221,15 @@ def check(p: Program, deep: bool = False) -> Verdict:
         if found and not judge(runs, got, want, bounds):
             return Verdict("differs", "other weights: " + found, name)
     return Verdict("same", "", name)
+
+
+def tolerance(runs: Runs) -> float:
+    """That of the coarsest dtype that the last run went through."""
+    p = runs.p
+    passed = [*describe(p), *(w.dtype.name for w in runs.parameters())]
+    if p.kind != "forward" or any("drawing" in step for step in p.trail):
+        passed.append("float32")  # of the scalar that backward starts from, of random numbers
+    return max(TOLERANCE[n] for n in TOLERANCE if any(n in line for line in ["float64", *passed]))
 
 
 def unlike(got: list[str], want: list[str]) -> str:

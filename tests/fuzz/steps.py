@@ -141,7 +141,7 @@ def rows(v: Values, x: Any) -> Any:
         lambda: y.softmax(d), lambda: y.log_softmax(d), lambda: F.softmin(y, d), lambda: F.normalize(y, dim=d),
         lambda: v.tame(y.cumsum(d)), lambda: v.tame((y * 0.3).cumprod(d)), lambda: y.cummax(d)[q.choice([0, 1])],
         lambda: y.logcumsumexp(d), lambda: y.sort(d)[0], lambda: x.sort(d, descending=True)[0],
-        lambda: y.argsort(d, stable=True), lambda: y.topk(max(1, y.shape[d] // 2), d)[0],
+        lambda: y.argsort(dim=d, stable=True), lambda: y.topk(max(1, y.shape[d] // 2), d)[0],
         lambda: y.kthvalue(max(1, y.shape[d] // 2), d)[0], lambda: kiln.diff(y, dim=d), lambda: y.softmax(d) @ y.transpose(-1, -2),
         lambda: y - y.mean(d, keepdim=True), lambda: (y - y.amax(d, keepdim=True)).exp(),
         lambda: v.tame(x.cumsum(d)), lambda: v.tame(kiln.trapezoid(y, dim=d)),
@@ -203,7 +203,7 @@ def indexing(v: Values, x: Any) -> Any:
         lambda: F.embedding(v.indices((2, m), x.shape[0]), floating(x)) if x.ndim == 2 else x[v.indices((m,), x.shape[0])],
         lambda: F.one_hot(v.indices(x.shape[:2], 5).long(), 5), lambda: kiln.searchsorted(floating(x).sort(-1)[0], floating(x)),
         lambda: kiln.take(x, v.indices((3, m), x.numel()).long()), lambda: kiln.isin(integral(x), rows),
-        lambda: x.gather(d, floating(x).argsort(d, stable=True)), lambda: x.index_put((v.indices((m,), x.shape[0]).long(),), tensor(1).to(x.dtype)),
+        lambda: x.gather(d, floating(x).argsort(dim=d, stable=True)), lambda: x.index_put((v.indices((m,), x.shape[0]).long(),), tensor(1).to(x.dtype)),
     ])()  # fmt: skip
 
 
