@@ -32,6 +32,23 @@ def test_kiln_tensor_copies():
     assert np.shares_memory(kiln.as_tensor(a).numpy(), a)
 
 
+def test_asarray_shares_or_copies():
+    a, x = np.zeros(2), kiln.zeros(2, requires_grad=True) * 2
+    assert kiln.asarray(x) is x
+    assert not kiln.asarray(x, requires_grad=False).requires_grad
+    assert kiln.asarray(x, copy=True).grad_fn is not None
+    kiln.asarray(a)[0] = 1
+    kiln.asarray(a, copy=True)[1] = 1
+    assert a.tolist() == [1, 0]
+    assert kiln.asarray(memoryview(b"ab"), dtype=kiln.int8).tolist() == [97, 98]
+    assert kiln.asarray([1.0, 2.0], requires_grad=True).requires_grad
+    with pytest.raises(TypeError, match="received: 'ab'"):
+        kiln.asarray("ab")
+    for needs in (lambda: [1, 2], lambda: x.double(), lambda: a):
+        with pytest.raises(ValueError, match="without a copy"):
+            kiln.asarray(needs(), dtype=kiln.float32, copy=False)
+
+
 def test_dlpack_both_ways():
     x = kiln.arange(4.0)
     a = np.from_dlpack(x)

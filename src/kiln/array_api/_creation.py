@@ -6,11 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from .. import dtypes as dt
 from ..device import as_device
-from ..errors import KilnValueError, describe
+from ..errors import KilnValueError
 from ..ops import creation, joining, matrix
 from ..ops.creation import full_op
 from ..shape import Size
@@ -32,32 +30,8 @@ def _dtype(dtype: Any, default: dt.dtype) -> dt.dtype:
 def asarray(
     obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None
 ) -> Array:
-    """An array of numbers, nested sequences of them, a buffer or another array.
-
-    Memory is shared where nothing has to be converted, unless `copy` is True; a ValueError where it is
-    False and a copy is needed.
-    """
-    as_device(device)
-    d = None if dtype is None else dt.as_dtype(dtype)
-    if isinstance(obj, Tensor):
-        same = d is None or d is obj.dtype
-        if copy is False and not same:
-            raise _copying(obj)
-        t = (obj if same else obj.to(d)) if not (copy and same) else obj.clone()
-        return array(t, obj)
-    if not isinstance(obj, Scalar | list | tuple):  # a buffer, or what says how it becomes an array
-        a = np.asarray(obj if hasattr(obj, "__array__") else memoryview(obj))
-        shared = creation.from_numpy(a) if a.flags.writeable and a.dtype.isnative else None
-        if shared is not None and not copy and d in (None, shared.dtype):
-            return array(shared)
-        obj = a
-    if copy is False:
-        raise _copying(obj)
-    return array(creation.tensor(obj, dtype=d))
-
-
-def _copying(obj: Any) -> KilnValueError:
-    return KilnValueError("asarray", "this can't become an array without a copy", describe(obj), "copy=None copies where it must")  # fmt: skip
+    """An array of numbers, nested sequences of them, a buffer or another array; see `kiln.asarray`."""
+    return array(creation.asarray(obj, dtype=dtype, device=device, copy=copy), obj)
 
 
 def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Array:

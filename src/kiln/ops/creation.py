@@ -136,7 +136,45 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     return tensor(data, dtype=dtype)
 
 
-asarray = as_tensor
+def asarray(
+    obj: Any,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    copy: bool | None = None,
+    requires_grad: bool | None = None,
+) -> Tensor:
+    """A tensor of numbers, nested sequences of them, a buffer, an array or another tensor.
+
+    Memory is shared where nothing has to be converted, unless `copy` is True; a ValueError where it is
+    False and a copy is needed. A tensor keeps its history unless `requires_grad` is False.
+    """
+    as_device(device)
+    d = None if dtype is None else dt.as_dtype(dtype)
+    shared = obj if isinstance(obj, Tensor) else _shared(obj)
+    if shared is not None and d in (None, shared.dtype):
+        out = shared.clone() if copy else shared
+    elif copy is False:
+        raise KilnValueError(
+            "asarray", "this can't become a tensor without a copy", describe(obj),
+            "copy=None copies where it must",
+        )  # fmt: skip
+    else:
+        out = tensor(obj, dtype=d) if shared is None else shared.to(d)
+    if requires_grad is None or out.requires_grad is requires_grad:
+        return out
+    return _finish(out.detach(), requires_grad)
+
+
+def _shared(obj: Any) -> Tensor | None:
+    """A tensor on the memory of an array or a buffer; None where that can't be, as with read-only ones."""
+    if isinstance(obj, bool | int | float | complex | list | tuple):
+        return None
+    try:
+        a = np.asarray(obj if hasattr(obj, "__array__") else memoryview(obj))
+    except TypeError:  # `tensor` says what it takes
+        return None
+    return from_numpy(a) if a.flags.writeable and a.dtype.isnative else None
 
 
 def from_numpy(ndarray: np.ndarray) -> Tensor:
@@ -551,7 +589,6 @@ for _name, _d in {
 for _fn in (tensor, as_tensor, asarray, from_numpy, from_dlpack, frombuffer, scalar_tensor, zeros, ones, empty, full,
             zeros_like, ones_like, empty_like, full_like, arange, linspace, logspace, eye):  # fmt: skip
     FUNCTIONS[_fn.__name__] = _fn
-FUNCTIONS["asarray"] = as_tensor
 
 
 @composition(method=True, function=True, aliases=())
