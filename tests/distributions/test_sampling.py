@@ -10,12 +10,12 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
-from laws import CASES, EACH, SOON, made
+from laws import CASES, EACH, made
 
 import kiln
 from kiln import distributions as kd
 
-N = 20_000
+N = 4000
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +72,7 @@ def test_numbers_follow_their_distribution_function(i: int) -> None:
     assert ks(x.numpy(), lambda y: d.cdf(kiln.tensor(y)).numpy()) < 1.95
 
 
-@pytest.mark.parametrize(
-    "i", [pytest.param(i, marks=[SOON] if i in (9, 10) else []) for i in range(len(DENSITIES))]
-)
+@pytest.mark.parametrize("i", range(len(DENSITIES)))
 def test_numbers_follow_their_density(i: int) -> None:
     d = DENSITIES[i]()
     x = d.sample((N,)).double().numpy()
@@ -99,7 +97,7 @@ def test_counts_have_their_probabilities(i: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "i"),
-    [e for e in EACH if e.values[0] not in ("Cauchy", "HalfCauchy", "VonMises", "Categorical")],
+    [e for e in EACH if e[0] not in ("Cauchy", "HalfCauchy", "VonMises", "Categorical")],
 )
 def test_moments(name: str, i: int) -> None:
     """Means of samples are the distribution's, within their own errors."""
@@ -121,7 +119,7 @@ def test_whole_vectors() -> None:
     for d in (kd.MultivariateNormal(kiln.zeros(2), covariance), kd.MultivariateNormal(kiln.zeros(2), precision_matrix=covariance.inverse()),
               kd.LowRankMultivariateNormal(kiln.zeros(2), kiln.tensor([[1.0], [0.6]]), kiln.tensor([1.0, 0.64]))):  # fmt: skip
         found = np.cov(d.sample((N,)).numpy().T)
-        assert np.allclose(found, covariance.numpy(), atol=0.08)
+        assert np.allclose(found, covariance.numpy(), atol=0.2)
     d = kd.LKJCholesky(3, 1.5).sample((N,))
     correlation = (d @ d.mT).numpy()
     for i, j in ((0, 1), (0, 2), (1, 2)):  # each correlation is a beta number on [-1, 1]
@@ -213,6 +211,13 @@ def test_gradients_of_samples_are_those_of_the_mean(kind: Any, given: tuple) -> 
     for g, due_g in zip(found, due, strict=True):
         error = float(g.std()) / math.sqrt(N)
         assert abs(float(g.mean()) - float(due_g)) < 5 * error + 1e-6
+
+
+def test_the_gamma_distribution_function_has_gradients_by_its_parameters() -> None:
+    x = kiln.tensor([0.01, 0.7, 2.0, 30.0], dtype=kiln.float64)
+    given = [kiln.tensor(v, dtype=kiln.float64, requires_grad=True) for v in ([0.3, 2.0, 2.0, 25.0], [1.0, 0.5, 2.0, 0.9])]  # fmt: skip
+    assert kiln.autograd.gradcheck(lambda a, b: kd.Gamma(a, b).cdf(x), given)
+    assert kiln.autograd.gradcheck(lambda a: kiln.special.gammaincc(a, x), given[:1])
 
 
 def test_second_derivatives_of_draws_are_refused() -> None:

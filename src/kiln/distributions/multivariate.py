@@ -12,6 +12,7 @@ from ..autograd.modes import no_grad
 from ..errors import KilnAssertionError, KilnError, KilnValueError, describe
 from ..linalg import cholesky, slogdet, solve_triangular
 from ..ops.sampling import _standard_gamma
+from ..ops.special import mvlgamma
 from ..shape import Size, broadcast_shapes
 from ..tensor import Tensor, active_capture
 from . import constraints
@@ -286,11 +287,6 @@ def _halves(p: int, like: Tensor) -> Tensor:
     return kiln.arange(p, dtype=like.dtype) / 2
 
 
-def _log_multigamma(x: Tensor, p: int) -> Tensor:
-    """The logarithm of the multivariate gamma function."""
-    return (x.unsqueeze(-1) - _halves(p, x)).lgamma().sum(-1) + p * (p - 1) / 4 * math.log(math.pi)
-
-
 def _multi_digamma(x: Tensor, p: int) -> Tensor:
     return (x.unsqueeze(-1) - _halves(p, x)).digamma().sum(-1)
 
@@ -373,13 +369,13 @@ class Wishart(_OfMatrix, ExponentialFamily):
         inner = solve_triangular(self.scale_tril, value, upper=False)
         trace = (inner * _inverse(self.scale_tril)).sum((-2, -1))
         scale = nu * (p * math.log(2) / 2 + _log_diagonal(self._unbroadcasted_scale_tril))
-        return (nu - p - 1) / 2 * slogdet(value)[1] - trace / 2 - scale - _log_multigamma(nu / 2, p)
+        return (nu - p - 1) / 2 * slogdet(value)[1] - trace / 2 - scale - mvlgamma(nu / 2, p)
 
     def entropy(self) -> Tensor:
         nu, p = self.df, self._event_shape[-1]
         scale = p * math.log(2) / 2 + _log_diagonal(self._unbroadcasted_scale_tril)
         slope = (nu - p - 1) / 2 * _multi_digamma(nu / 2, p)
-        return (p + 1) * scale + _log_multigamma(nu / 2, p) - slope + nu * p / 2
+        return (p + 1) * scale + mvlgamma(nu / 2, p) - slope + nu * p / 2
 
     @property
     def _natural_params(self) -> tuple[Tensor, ...]:
@@ -388,7 +384,7 @@ class Wishart(_OfMatrix, ExponentialFamily):
     def _log_normalizer(self, x: Tensor, y: Tensor) -> Tensor:
         p = self._event_shape[-1]
         half = y + (p + 1) / 2
-        return half * (p * math.log(2) - slogdet(-2 * x)[1]) + _log_multigamma(half, p)
+        return half * (p * math.log(2) - slogdet(-2 * x)[1]) + mvlgamma(half, p)
 
 
 class LKJCholesky(Distribution):
@@ -429,5 +425,5 @@ class LKJCholesky(Distribution):
         order = 2 * (self.concentration - 1).unsqueeze(-1) + kiln.arange(n - 2, -1, -1, dtype=self.concentration.dtype)  # fmt: skip
         powers = (order * value.diagonal(0, -2, -1)[..., 1:].log()).sum(-1)
         alpha = self.concentration + 0.5 * (n - 1)
-        scale = _log_multigamma(alpha - 0.5, n - 1) - (n - 1) * alpha.lgamma()
+        scale = mvlgamma(alpha - 0.5, n - 1) - (n - 1) * alpha.lgamma()
         return powers - scale - 0.5 * (n - 1) * math.log(math.pi)

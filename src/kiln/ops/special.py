@@ -14,9 +14,9 @@ from . import arithmetic, softmax, statistics, transcendental  # noqa: F401  (de
 from .arithmetic import elementwise, only
 from .dispatch import expect_tensor, store_out
 from .elementary import lgamma, xlogy
+from .implicit import standard_gamma_grad
 from .indexing import assign
 from .registry import FUNCTIONS, Sample, composition, method
-from .rules import not_differentiable
 from .samples import binary, draw, rng, unary
 from .selection import where_op
 
@@ -46,6 +46,9 @@ def _incomplete_facts(name: str, sign: int) -> dict:
     def grad(g: Tensor, input: Tensor, other: Tensor) -> Tensor:
         return g * ((input - 1) * other.log() - other - lgamma(input)).exp() * sign
 
+    def shape_grad(g: Tensor, input: Tensor, other: Tensor) -> Tensor:
+        return grad(g, input, other) * -standard_gamma_grad(input, other)
+
     def samples() -> Iterator[Sample]:
         r = rng(2)
         x = draw(r, (3, 4), 0.3, 6)
@@ -56,8 +59,7 @@ def _incomplete_facts(name: str, sign: int) -> dict:
         yield Sample((draw(r, (3, 4)), draw(r, (3, 5))), error=RuntimeError)
         yield Sample((np.array([1]), np.array([2])), error=NotImplementedError)
 
-    rule = not_differentiable(name, "input")
-    return {"inplace": True, "out": True, "check": True, "samples": samples, "grad": {"input": rule, "other": grad},
+    return {"inplace": True, "out": True, "check": True, "samples": samples, "grad": {"input": shape_grad, "other": grad},
             "infer": only(name, dt.FLOAT, dt.FLOAT, KilnNotImplementedError)}  # fmt: skip
 
 
