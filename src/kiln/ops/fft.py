@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError, describe
+from ..errors import KilnError, KilnIndexError, describe
 from ..shape import Size, norm_dim
 from ..tensor import Tensor
 from .dispatch import store_out
@@ -119,6 +119,13 @@ def _where(
         dims = list(range(x.ndim)) if s is None else list(range(x.ndim - len(s), x.ndim))
     else:
         dims = [norm_dim(d, x.ndim, name) for d in ([dim] if isinstance(dim, int) else dim)]
+        if dims and not x.ndim:
+            raise KilnIndexError(
+                name,
+                f"dimension {dims[0]} of a tensor without dimensions",
+                describe(x),
+                "unsqueeze it",
+            )
     if len(set(dims)) != len(dims):
         raise KilnError(name, "FFT dims must be unique", f"dim={dim}", "")
     given = [None] * len(dims) if s is None else [s] if isinstance(s, int) else list(s)
