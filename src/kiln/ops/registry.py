@@ -290,6 +290,7 @@ class Composition:
     samples: Callable[[], Iterator[Sample]] | None
     namespace: str
     torch_name: str | None
+    family: str = "composite"
 
 
 def op(
