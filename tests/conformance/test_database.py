@@ -146,7 +146,12 @@ def test_page(db):
     names = ("floor", "tanh", "sin", "torch.ops.aten._safe_softmax.default")
     entries = {n: verdict(db, n, bare) for n in names}
     text = db.table.page(
-        {"torch": "2", "kiln": "0", "settings": {"dtypes": ["float64"]}, "entries": entries}
+        {
+            "torch": "2",
+            "kiln": "0",
+            "settings": {"dtypes": ["float64"], "samples": 3},
+            "entries": entries,
+        }
     )
     assert "**1 of 3 entries agree**" in text
     assert "| `floor` | values float64: " in text

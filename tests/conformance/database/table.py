@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from .calls import FAILED, MISSING, Outcome
-from .entries import key, left_out, namespace
+from .entries import MEANT, key, left_out, namespace
 
 STATUSES = ("passed", "failed", "missing", "left out")
 CORE = ("values", "gradients", "second", "process", "name")  # what an entry must pass to be passed
@@ -88,7 +88,8 @@ def page(run: dict[str, Any]) -> str:
         f"PyTorch {run['torch']} ships a database of its operators, with which it tests itself. Here each of its calls is "
         f"made in PyTorch and in Kiln {run['kiln']}: {calls:,} calls of {len(found)} entries. "
         f"**{passed['passed']} of {counted} entries agree** in values, dtypes, gradients and second gradients, in "
-        f"{', '.join(run['settings']['dtypes'])} as far as PyTorch takes them on the CPU.\n",
+        f"{', '.join(run['settings']['dtypes'])} as far as PyTorch takes them on the CPU, "
+        f"{run['settings']['samples'] or 'all'} samples in each.\n",
         "This page is generated: `python -m tests.conformance.database --json run.json --document docs/coverage.md`.\n",
         "## By namespace\n",
         table(["namespace", *STATUSES, "passed"], by_namespace(found)),
@@ -98,15 +99,19 @@ def page(run: dict[str, Any]) -> str:
         "in the class of PyTorch's error, `error texts` those whose message has Kiln's three lines.\n",
         table(["", "calls that agree", "of", "entries that agree", "of"], by_aspect(found)),
     ]
-    for title, status in (("What differs", "failed"), ("What is missing", "missing")):
-        rows = [
-            [f"`{name}`", _cell(r["why"])] for name, r in found.items() if r["status"] == status
+    failed = [
+        [f"`{name}`", _cell(r["why"]), MEANT.get(name, "")]
+        for name, r in found.items()
+        if r["status"] == "failed"
+    ]
+    if failed:
+        text += [
+            "## What differs\n",
+            table(["entry", "the first difference", "why it is left"], failed),
         ]
-        if rows:
-            text += [
-                f"## {title}\n",
-                table(["entry", "the first difference" if status == "failed" else "name"], rows),
-            ]
+    missing = [[f"`{n}`", _cell(r["why"])] for n, r in found.items() if r["status"] == "missing"]
+    if missing:
+        text += ["## What is missing\n", table(["entry", "name"], missing)]
     reasons: dict[str, list[str]] = {}
     for name, r in found.items():
         if r["status"] == "left out":
