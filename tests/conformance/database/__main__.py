@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--memory", type=int, default=4096, help="MiB that an entry may take")
     parser.add_argument("--verbose", action="store_true", help="the first failure of each aspect")
     parser.add_argument("--list", action="store_true", help="names of entries, and nothing more")
-    parser.add_argument("--json", type=Path, help="write all counts there")
+    parser.add_argument("--json", type=Path, help="write all counts there, as they come")
     parser.add_argument("--read", type=Path, help="read this JSON instead of running")
     parser.add_argument("--document", type=Path, help="write the page of coverage there")
     args = parser.parse_args()
@@ -50,8 +50,6 @@ def main() -> int:
         print("\n".join(map(key, select(args.pattern))))
         return 0
     run = json.loads(args.read.read_text()) if args.read else measure(args)
-    if args.json:
-        args.json.write_text(json.dumps(run, indent=1))
     from .table import by_aspect, by_namespace, page
 
     if args.document:
@@ -78,24 +76,27 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     settings = Settings(
         tuple(args.dtypes or DTYPES), args.samples, args.forms, args.second, not args.no_errors
     )
-    start, found = time.monotonic(), {}
-    bounds = Bounds(args.seconds, args.memory)
-    for entry, outcomes, took in run(
-        select(args.pattern), Target(kiln), settings, bounds, args.jobs
-    ):
+    entries, bounds = select(args.pattern), Bounds(args.seconds, args.memory)
+    found: dict[str, Any] = {}
+    whole = {
+        "torch": torch.__version__.split("+")[0],
+        "kiln": kiln.__version__,
+        "settings": asdict(settings),
+        "entries": found,
+    }
+    start = saved = time.monotonic()
+    for entry, outcomes, took in run(entries, Target(kiln), settings, bounds, args.jobs):
         r = found[key(entry)] = record(entry, outcomes, took)
         if r["status"] in ("failed", "missing"):
             print(f"{r['status']:8} {key(entry)}: {r['why'][:300]}", flush=True)
         for aspect, message in r["first"].items() if args.verbose else ():
             if f"{aspect}: {message}" != r["why"] and aspect != "name":
                 print(f"{'':8} {key(entry)} {aspect}: {message[:400]}", flush=True)
-    return {
-        "torch": torch.__version__.split("+")[0],
-        "kiln": kiln.__version__,
-        "settings": asdict(settings),
-        "seconds": round(time.monotonic() - start, 1),
-        "entries": dict(sorted(found.items())),
-    }
+        now = time.monotonic()
+        if args.json and (now - saved > 20 or len(found) == len(entries)):
+            args.json.write_text(json.dumps(whole | {"seconds": round(now - start, 1)}, indent=1))
+            saved = now
+    return whole
 
 
 def show(head: list[str], rows: list[list[Any]]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .calls import FAILED, MISSING, PASSED, Call, Outcome, told
+from .calls import FAILED, MISSING, PASSED, Call, Outcome, seed, told
 from .crossing import RAISED, Crossing, Missing, Target
 from .entries import public_path
 
@@ -80,12 +80,14 @@ def differentiable(entry: Any, dtype: str) -> bool:
 
 def draw(entry: Any, dtype: str, count: int) -> list[Any]:
     """Samples of an entry, the same ones each time; some `count`, evenly taken, where there are more."""
-    torch.manual_seed(0)
+    seed(0)
     np.random.seed(0)
     random.seed(0)
     smooth = differentiable(entry, dtype)
     with contextlib.redirect_stdout(io.StringIO()):
-        samples = list(entry.sample_inputs("cpu", getattr(torch, dtype), requires_grad=smooth))
+        samples = list(
+            entry.sample_inputs("cpu", getattr(torch, dtype), requires_grad=smooth, set_seed=False)
+        )
     if not 0 < count < len(samples):
         return samples
     return [samples[i * (len(samples) - 1) // max(1, count - 1)] for i in range(count)]
@@ -157,7 +159,7 @@ def absent(name: str) -> Callable:
 def refusals(entry: Any, ours: Callable, target: Target) -> Iterator[Outcome]:
     """What becomes of calls that PyTorch refuses: the class of the error, and its text in three lines."""
     public = public_path(entry)
-    for bad in entry.error_inputs("cpu"):
+    for bad in entry.error_inputs("cpu", set_seed=False):
         s = bad.sample_input
         crossing = Crossing(target)
         try:

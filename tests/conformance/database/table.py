@@ -79,7 +79,7 @@ def by_aspect(found: dict[str, dict[str, Any]]) -> list[list[Any]]:
 
 def page(run: dict[str, Any]) -> str:
     """The page of a run that `__main__` has written as JSON."""
-    found = run["entries"]
+    found = dict(sorted(run["entries"].items()))
     passed = Counter(r["status"] for r in found.values())
     counted = len(found) - passed["left out"]
     calls = sum(row[2] for row in by_aspect(found))
