@@ -160,21 +160,18 @@ class Crossing:
         return t.requires_grad_() if x.requires_grad else t
 
     def _sparse(self, x: torch.Tensor) -> Any:
-        if x.layout is not torch.sparse_coo:
-            make = self.target.find("sparse_compressed_tensor")
-            by_row = x.layout in (torch.sparse_csr, torch.sparse_bsr)
-            compressed, plain = (
-                (x.crow_indices(), x.col_indices())
-                if by_row
-                else (x.ccol_indices(), x.row_indices())
-            )
-            parts = (compressed, plain, x.values())
-            t = make(*map(self, parts), tuple(x.shape), layout=self(x.layout))
-        else:
-            x = x.detach() if x.is_coalesced() else x.detach().coalesce()
+        smooth, x = x.requires_grad, x.detach()
+        if x.layout is torch.sparse_coo:
+            x = x.coalesce()
             make = self.target.find("sparse_coo_tensor")
             t = make(self(x.indices()), self(x.values()), tuple(x.shape))
-        return t.requires_grad_() if x.requires_grad else t
+        else:
+            by_row = x.layout in (torch.sparse_csr, torch.sparse_bsr)
+            rows, columns = ("crow_indices", "col_indices"), ("ccol_indices", "row_indices")
+            indices = [getattr(x, name)() for name in (rows if by_row else columns)]
+            make = self.target.find("sparse_compressed_tensor")
+            t = make(*map(self, (*indices, x.values())), tuple(x.shape), layout=self(x.layout))
+        return t.requires_grad_() if smooth else t
 
     def _array(self, x: torch.Tensor) -> np.ndarray:
         """A copy of a tensor's memory and the tensor's view of it."""
