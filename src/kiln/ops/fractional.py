@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import KilnError, KilnValueError, describe
+from ..shape import numel
 from ..tensor import Tensor
 from .creation import arange
 from .joining import cat
@@ -80,7 +81,7 @@ def _pooled(name: str, n: int, input: Tensor, kernel_size: Any, output_size: Any
         place = place * shape[d] + at
     assert isinstance(place, Tensor)
     out_shape = (*x.shape[:2], *count)
-    place = place.reshape(*out_shape, -1)
+    place = place.reshape(*out_shape, numel(window))
     x = tied(x.flatten(2), x)
     values = x.gather(2, place.flatten(2)).reshape(place.shape)
     best, which = values.max(-1)
@@ -109,6 +110,9 @@ def _fractional(n: int) -> None:
                      fixed=("_random_samples",))  # fmt: skip
         yield Sample(
             (x[0], 2), {"output_size": 1, "_random_samples": u[:1]}, fixed=("_random_samples",)
+        )
+        yield Sample(
+            (x[:0], 2), {"output_size": 3, "_random_samples": u[:0]}, fixed=("_random_samples",)
         )
         yield Sample((x, 2), error=ValueError)
         yield Sample((x, 5), {"output_size": 4, "_random_samples": u}, error=RuntimeError)

@@ -87,7 +87,8 @@ class Comparison:
         if isinstance(self.entry, UnaryUfuncInfo | BinaryUfuncInfo) or r == 0.0:
             return r, r * 0.1
         finite = np.abs(want[np.isfinite(want)])
-        return r, r * max(0.1, float(finite.max(initial=0.0)))
+        least = 0.5 if dtype in ("float16", "bfloat16") else 0.1  # of sums whose terms cancel
+        return r, r * max(least, float(finite.max(initial=0.0)))
 
     def settled(self, want: Any, got: Any, sample: Any, crossing: Crossing) -> Any:
         """`got`, with PyTorch's indices where its own name equal elements: equal keys have no order."""
