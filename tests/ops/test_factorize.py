@@ -118,6 +118,18 @@ def test_the_determinant_of_a_singular_matrix_has_a_gradient(rank):
     np.testing.assert_allclose(got.grad.numpy(), want.grad.numpy(), atol=1e-9)
 
 
+@pytest.mark.parametrize("m", [kiln, torch], ids=["kiln", "torch"])
+@pytest.mark.parametrize("call", [
+    lambda m, a: m.linalg.svd(a)[0].real, lambda m, a: m.linalg.svd(a)[2].imag,
+    lambda m, a: m.linalg.eigh(a)[1].real, lambda m, a: m.linalg.eig(a)[1].imag,
+])  # fmt: skip
+def test_a_function_of_phases_has_no_gradient(call, m):
+    r = np.random.default_rng(5)
+    a = m.tensor(r.standard_normal((3, 3)) + 1j * r.standard_normal((3, 3))).requires_grad_()
+    with pytest.raises(RuntimeError, match="phi"):
+        call(m, a).sum().backward()
+
+
 @pytest.mark.parametrize("call", [
     lambda a: kiln.linalg.qr(a, mode="r")[1], lambda a: kiln.linalg.qr(a.mT, mode="complete")[1],
 ])  # fmt: skip

@@ -43,6 +43,19 @@ def _same(x: Tensor) -> Tensor:
     return FUNCTIONS["eye"](x.shape[-1], dtype=dt.bool_)
 
 
+def _check_phase(name: str, turn: Tensor) -> None:
+    """An error where a function of complex vectors depends on their phases (which eager mode can see)."""
+    a = turn._a
+    if turn.is_complex() and isinstance(a, np.ndarray):
+        along = np.diagonal(a, 0, -2, -1).imag
+        if not np.allclose(along, 0, 1e-2, 1e-2, equal_nan=True):
+            raise KilnError(
+                name, "the vectors are only known up to a phase e^{i phi}, on which the function that was "
+                "differentiated depends", f"a slope of {abs(along).max():.3g} along phi",
+                "differentiate what no phase changes, such as absolute values or projections",
+            )  # fmt: skip
+
+
 # ---------------------------------------------------------------- Hermitian matrices
 
 
@@ -66,6 +79,7 @@ def _eigh_grad(gs: Any, outs: Any) -> Tensor:
     if gv is not None:
         apart = _apart(values.unsqueeze(-2) - values.unsqueeze(-1))
         turn = back @ gv
+        _check_phase("eigh", turn)
         middle = where_op(_same(apart), 0, (turn - adjoint(turn)) / (apart * 2))
     if gl is not None:
         middle = middle + diag(gl).to(vectors.dtype)
@@ -112,6 +126,7 @@ def _eig_grad(gs: Any, outs: Any) -> Tensor:
     middle: Any = 0
     if gv is not None:
         inner = back @ gv
+        _check_phase("eig", inner)
         along = (back @ vectors) * inner.diagonal(0, -2, -1).real.unsqueeze(-2)
         apart = _apart(values.unsqueeze(-2) - values.unsqueeze(-1))
         middle = where_op(_same(apart), 0, (inner - along) / apart.conj())
@@ -185,14 +200,16 @@ def _svd_grad(gs: Any, outs: Any) -> Tensor:
     same = _same(gap)
     middle: Any = diag(gs_).to(u.dtype) if gs_ is not None else 0
     turn: Any = None
+    phase: Any = None
     if gu is not None:
         x = adjoint(u) @ gu
-        turn = x
+        turn = phase = x
         middle = middle + where_op(same, 0, (x - adjoint(x)) / gap) * row
     if gv is not None:
         x = vh @ gv
-        turn = x if turn is None else turn - x
+        turn, phase = (-x, x) if turn is None else (turn - x, turn + x)
         middle = middle + where_op(same, 0, (x - adjoint(x)) / gap) * column
+    _check_phase("svd", phase)
     if u.is_complex():  # U and V turn together; what turns them against each other changes A
         spin = turn.diagonal(0, -2, -1).imag / (s * 2)
         middle = middle + diag(spin * 1j)
