@@ -168,14 +168,14 @@ def _triangular_samples() -> Iterator[Sample]:
 
 
 @composition(namespace="linalg", method=False, samples=_triangular_samples)
-def solve_triangular(A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False,
+def solve_triangular(input: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False,
                      out: Tensor | None = None) -> Tensor:  # fmt: skip
-    """The solution X of A X = B (X A = B) for triangular A, of which the other triangle is not read."""
-    check_pair("solve_triangular", A, B, left)
+    """The solution X of input X = B (X input = B) for triangular input, whose other triangle is not read."""
+    check_pair("solve_triangular", input, B, left)
     if left:
-        r = triangular_op(A, B, upper, unitriangular)
+        r = triangular_op(input, B, upper, unitriangular)
     else:
-        r = triangular_op(A.mT, B.mT, not upper, unitriangular).mT
+        r = triangular_op(input.mT, B.mT, not upper, unitriangular).mT
     return store_out(triangular_op.op, r, out)
 
 
@@ -183,14 +183,14 @@ def solve_triangular(A: Tensor, B: Tensor, *, upper: bool, left: bool = True, un
     *(Sample((draw(rng(1), (2, 3, 2)), well(rng(2), 3, 3), *flags)) for flags in ((), (False,), (True, True), (False, False, True))),
     Sample((draw(rng(1), (2, 2)), well(rng(2), 3, 3)), error=RuntimeError),
 ]))  # fmt: skip
-def triangular_solve(b: Tensor, A: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False,
+def triangular_solve(input: Tensor, A: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False,
                      *, out: Any = None) -> Any:  # fmt: skip
-    """(solution, cloned_coefficient): X of A X = b (A^T X = b) for triangular A, and a copy of A."""
-    lead = check_pair("triangular_solve", A, b)
+    """(solution, cloned_coefficient): X of A X = input (A^T X = input) for triangular A, and a copy of A."""
+    lead = check_pair("triangular_solve", A, input)
     if transpose:
-        x = triangular_op(A.mT, b, not upper, unitriangular)
+        x = triangular_op(A.mT, input, not upper, unitriangular)
     else:
-        x = triangular_op(A, b, upper, unitriangular)
+        x = triangular_op(A, input, upper, unitriangular)
     copy = A.expand((*lead, *A.shape[-2:])).clone()
     r = named("triangular_solve", "solution cloned_coefficient")(x, copy)
     return store_out(triangular_op.op, r, out)
@@ -277,33 +277,35 @@ def _lstsq_samples() -> Iterator[Sample]:
 
 
 @composition(namespace="linalg", method=False, samples=_lstsq_samples)
-def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None, out: Any = None) -> Any:  # fmt: skip
-    """(solution, residuals, rank, singular_values) of the X for which |A X - B| is smallest.
+def lstsq(input: Tensor, b: Tensor, rcond: float | None = None, *, driver: str | None = None, out: Any = None) -> Any:  # fmt: skip
+    """(solution, residuals, rank, singular_values) of the X for which |input X - b| is smallest.
 
     `driver` is the name of a routine of LAPACK: "gelsy" (the default), "gelsd" and "gelss" take
     singular values below `rcond` times the largest as 0; "gels" expects full rank. As in PyTorch,
-    residuals are computed for tall A of full rank, unless by "gelsy"; the rank unless by "gels";
+    residuals are computed for tall input of full rank, unless by "gelsy"; the rank unless by "gels";
     singular values by "gelsd" and "gelss"; what is not computed is empty.
     """
-    *_, m, n = check_matrix("lstsq", A)
+    *_, m, n = check_matrix("lstsq", input)
     driver = driver or "gelsy"
     if driver not in DRIVERS:
         raise KilnError("lstsq", f"parameter `driver` should be one of {DRIVERS}", repr(driver), "")
-    vector = is_vector(A, B)
-    right = B.unsqueeze(-1) if vector else B
-    if right.ndim != A.ndim or right.shape[-2] != m:
+    vector = is_vector(input, b)
+    right = b.unsqueeze(-1) if vector else b
+    if right.ndim != input.ndim or right.shape[-2] != m:
         raise KilnError("lstsq", "B must have as many dimensions and rows as A, or be a vector for each matrix",
-                        describe((A, B)), "expand the smaller one")  # fmt: skip
-    x, rank, values = lstsq_op(A, right, rcond, driver == "gels")
-    real = A.dtype.to_real()
-    residuals = (x.real if A.is_complex() else x).reshape(-1)[:0]  # empty, but as differentiable
+                        describe((input, b)), "expand the smaller one")  # fmt: skip
+    x, rank, values = lstsq_op(input, right, rcond, driver == "gels")
+    real = input.dtype.to_real()
+    residuals = (x.real if input.is_complex() else x).reshape(-1)[
+        :0
+    ]  # empty, but as differentiable
     if m > n and (driver == "gels" or (driver != "gelsy" and bool((rank == n).all()))):
-        apart = A @ x - right
-        residuals = ((apart * apart.conj()).real if A.is_complex() else apart * apart).sum(-2)
+        apart = input @ x - right
+        residuals = ((apart * apart.conj()).real if input.is_complex() else apart * apart).sum(-2)
     if driver == "gels":
-        rank = A.new_empty((0,), dtype=dt.int64)
+        rank = input.new_empty((0,), dtype=dt.int64)
     if driver not in ("gelsd", "gelss"):
-        values = A.new_empty((0,), dtype=real)
+        values = input.new_empty((0,), dtype=real)
     result = named("lstsq", "solution residuals rank singular_values")
     return store_out(
         lstsq_op.op, result(x.squeeze(-1) if vector else x, residuals, rank, values), out
@@ -317,17 +319,17 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     Sample((well(rng(1), 6, 6).reshape(2, 3, 6),)), Sample((well(rng(1), 6, 6).reshape(6, 3, 2), 1)),
     Sample((draw(rng(), (2, 3, 5)),), error=RuntimeError), Sample((draw(rng(), (2, 3, 6)), 0), error=RuntimeError),
 ]))  # fmt: skip
-def tensorinv(A: Tensor, ind: int = 2, *, out: Tensor | None = None) -> Tensor:
-    """The inverse of a tensor as a matrix whose rows are its first `ind` dimensions."""
+def tensorinv(input: Tensor, ind: int = 2, *, out: Tensor | None = None) -> Tensor:
+    """The inverse of a tensor seen as a matrix whose rows are its first `ind` dimensions."""
     if ind <= 0:
         raise KilnError("tensorinv", "Expected a strictly positive integer for 'ind'", ind, "")
-    rows, columns = tuple(A.shape[:ind]), tuple(A.shape[ind:])
-    if ind > A.ndim or prod(rows) != prod(columns):
+    rows, columns = tuple(input.shape[:ind]), tuple(input.shape[ind:])
+    if ind > input.ndim or prod(rows) != prod(columns):
         raise KilnError(
             "tensorinv", f"Expected self to satisfy the requirement prod(self.shape[ind:]) == prod(self.shape[:ind]), "
-            f"but got {prod(columns)} != {prod(rows)}", describe(A), "",
+            f"but got {prod(columns)} != {prod(rows)}", describe(input), "",
         )  # fmt: skip
-    r = inv(A.reshape((prod(rows), prod(columns)))).reshape((*columns, *rows))
+    r = inv(input.reshape((prod(rows), prod(columns)))).reshape((*columns, *rows))
     return store_out(inv.op, r, out)
 
 
@@ -336,17 +338,19 @@ def tensorinv(A: Tensor, ind: int = 2, *, out: Tensor | None = None) -> Tensor:
     Sample((well(rng(1), 6, 6).reshape(2, 6, 3), draw(rng(2), (2, 3))), {"dims": (1,)}),
     Sample((draw(rng(), (2, 3, 5)), draw(rng(2), (2, 3))), error=RuntimeError),
 ]))  # fmt: skip
-def tensorsolve(A: Tensor, B: Tensor, dims: Sequence[int] | None = None, *, out: Tensor | None = None) -> Tensor:  # fmt: skip
-    """The solution X of tensordot(A, X, X.ndim) = B; `dims` of A are moved to its end before."""
+def tensorsolve(input: Tensor, other: Tensor, dims: Sequence[int] | None = None, *, out: Tensor | None = None) -> Tensor:  # fmt: skip
+    """The solution X of tensordot(input, X, X.ndim) = other; `dims` of input are moved to its end before."""
     if dims is not None:
-        moved = FUNCTIONS["movedim"](A, tuple(dims), tuple(range(A.ndim - len(dims), A.ndim)))
+        moved = FUNCTIONS["movedim"](
+            input, tuple(dims), tuple(range(input.ndim - len(dims), input.ndim))
+        )
     else:
-        moved = A
-    unknown = tuple(moved.shape[B.ndim :])
-    if prod(unknown) != B.numel():
+        moved = input
+    unknown = tuple(moved.shape[other.ndim :])
+    if prod(unknown) != other.numel():
         raise KilnError(
             "tensorsolve", "Expected self to satisfy the requirement prod(self.shape[other.ndim:]) == "
-            f"prod(self.shape[:other.ndim]), but got {prod(unknown)} != {B.numel()}", describe((A, B)), "",
+            f"prod(self.shape[:other.ndim]), but got {prod(unknown)} != {other.numel()}", describe((input, other)), "",
         )  # fmt: skip
-    x = solve(moved.reshape((B.numel(), prod(unknown))), B.reshape(-1))
+    x = solve(moved.reshape((other.numel(), prod(unknown))), other.reshape(-1))
     return store_out(solve_op.op, x.reshape(unknown), out)

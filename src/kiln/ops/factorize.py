@@ -200,17 +200,17 @@ def cholesky_op(A: Tensor, upper: bool, check_errors: bool) -> Tensor:
 
 
 @composition(namespace="linalg", method=False, samples=_definite)
-def cholesky(A: Tensor, *, upper: bool = False, out: Tensor | None = None) -> Tensor:
-    """The triangular factor of Hermitian positive-definite matrices: A = L L^H, or U^H U; else a LinAlgError."""
-    return store_out(cholesky_op.op, cholesky_op(A, upper, True)[0], out)
+def cholesky(input: Tensor, *, upper: bool = False, out: Tensor | None = None) -> Tensor:
+    """The triangular factor of Hermitian positive-definite matrices: input = L L^H, or U^H U; else a LinAlgError."""
+    return store_out(cholesky_op.op, cholesky_op(input, upper, True)[0], out)
 
 
 @composition(namespace="linalg", method=False, samples=hermitian)
 def cholesky_ex(
-    A: Tensor, *, upper: bool = False, check_errors: bool = False, out: Any = None
+    input: Tensor, *, upper: bool = False, check_errors: bool = False, out: Any = None
 ) -> Any:
     """(L, info): the triangular factor, and the order of the minor that is not positive-definite (int32; 0: none)."""
-    r = named("cholesky_ex", "L info")(*cholesky_op(A, upper, check_errors))
+    r = named("cholesky_ex", "L info")(*cholesky_op(input, upper, check_errors))
     return store_out(cholesky_op.op, r, out)
 
 
@@ -259,9 +259,9 @@ def _from_factor(B: np.ndarray, L: np.ndarray, upper: bool) -> np.ndarray:
 
 
 @composition(samples=_factors)
-def cholesky_inverse(L: Tensor, upper: bool = False, *, out: Tensor | None = None) -> Tensor:
-    """The inverse of the matrices whose triangular Cholesky factors are L (U where `upper`)."""
-    return store_out(cholesky_inverse_op.op, cholesky_inverse_op(L, upper), out)
+def cholesky_inverse(input: Tensor, upper: bool = False, *, out: Tensor | None = None) -> Tensor:
+    """The inverse of the matrices whose triangular Cholesky factors are given (U where `upper`)."""
+    return store_out(cholesky_inverse_op.op, cholesky_inverse_op(input, upper), out)
 
 
 def _cholesky_solve_infer(B: Any, L: Any, upper: bool = False) -> tuple:
@@ -300,7 +300,7 @@ def cholesky_solve_op(B: Tensor, L: Tensor, upper: bool) -> Tensor:
 
 @composition(samples=_cholesky_solve_samples)
 def cholesky_solve(
-    B: Tensor, L: Tensor, upper: bool = False, *, out: Tensor | None = None
+    input: Tensor, input2: Tensor, upper: bool = False, *, out: Tensor | None = None
 ) -> Tensor:
-    """The solution X of A X = B from the triangular Cholesky factor L of A (U where `upper`)."""
-    return store_out(cholesky_solve_op.op, cholesky_solve_op(B, L, upper), out)
+    """The solution X of A X = input from the triangular Cholesky factor input2 of A (U where `upper`)."""
+    return store_out(cholesky_solve_op.op, cholesky_solve_op(input, input2, upper), out)

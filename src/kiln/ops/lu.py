@@ -249,9 +249,9 @@ def _lu_solve(packed: Tensor, pivots: Tensor, b: Tensor, lead: tuple, conj: bool
     return gather(half, -2, order.argsort(-2))
 
 
-def _old_lu_solve(b: Tensor, LU_data: Tensor, LU_pivots: Tensor, *, out: Tensor | None = None) -> Tensor:  # fmt: skip
-    """The solution of A x = b from what `linalg.lu_factor` returned for A."""
-    return lu_solve(LU_data, LU_pivots, b, out=out)
+def _old_lu_solve(input: Tensor, LU_data: Tensor, LU_pivots: Tensor, *, out: Tensor | None = None) -> Tensor:  # fmt: skip
+    """The solution of A x = input from what `linalg.lu_factor` returned for A."""
+    return lu_solve(LU_data, LU_pivots, input, out=out)
 
 
 FUNCTIONS["lu_solve"] = _old_lu_solve
@@ -293,17 +293,17 @@ def ldl_op(A: Tensor, hermitian: bool, check_errors: bool) -> Tensor:
 
 @composition(namespace="linalg", method=False, samples=_symmetric)
 def ldl_factor_ex(
-    A: Tensor, *, hermitian: bool = False, check_errors: bool = False, out: Any = None
+    input: Tensor, *, hermitian: bool = False, check_errors: bool = False, out: Any = None
 ) -> Any:
     """(LD, pivots, info) of symmetric (Hermitian) matrices as LAPACK's sytrf stores them; no gradient."""
-    r = named("ldl_factor_ex", "LD pivots info")(*ldl_op(A, hermitian, check_errors))
+    r = named("ldl_factor_ex", "LD pivots info")(*ldl_op(input, hermitian, check_errors))
     return store_out(ldl_op.op, r, out)
 
 
 @composition(namespace="linalg", method=False, samples=_symmetric)
-def ldl_factor(A: Tensor, *, hermitian: bool = False, out: Any = None) -> Any:
+def ldl_factor(input: Tensor, *, hermitian: bool = False, out: Any = None) -> Any:
     """(LD, pivots) of symmetric (Hermitian) matrices, see `ldl_factor_ex`; a LinAlgError for a zero in D."""
-    r = named("ldl_factor", "LD pivots")(*ldl_op(A, hermitian, True)[:2])
+    r = named("ldl_factor", "LD pivots")(*ldl_op(input, hermitian, True)[:2])
     return store_out(ldl_op.op, r, out)
 
 

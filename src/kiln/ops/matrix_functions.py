@@ -76,9 +76,9 @@ def matrix_exp(input: Tensor) -> Tensor:
     return matrix_exp_op(input)
 
 
-def _linalg_matrix_exp(A: Tensor) -> Tensor:
-    """The sum of A^k / k! over all k, for square matrices."""
-    return matrix_exp_op(A)
+def _linalg_matrix_exp(input: Tensor) -> Tensor:
+    """The sum of input^k / k! over all k, for square matrices."""
+    return matrix_exp_op(input)
 
 
 FUNCTIONS["linalg.matrix_exp"] = _linalg_matrix_exp

@@ -42,26 +42,26 @@ def _largest(x: Tensor, dim: int, keepdim: bool) -> Tensor:
 
 
 @composition(namespace="linalg", method=False, samples=_matrix_norms)
-def matrix_norm(A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None,
+def matrix_norm(input: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None,
                 out: Tensor | None = None) -> Tensor:  # fmt: skip
     """A norm of matrices: "fro", "nuc", 2 and -2 (singular values), 1 and inf (sums of columns and rows)."""
-    check_matrix("matrix_norm", A, halves=True)
+    check_matrix("matrix_norm", input, halves=True)
     if isinstance(dim, int) or len(dim) != 2:
-        raise KilnError("matrix_norm", f"dim must be a 2-tuple, got {dim}", describe(A), "")
-    i, j = (norm_dim(d, A.ndim, "matrix_norm") for d in dim)
+        raise KilnError("matrix_norm", f"dim must be a 2-tuple, got {dim}", describe(input), "")
+    i, j = (norm_dim(d, input.ndim, "matrix_norm") for d in dim)
     if i == j:
-        raise KilnError("matrix_norm", f"dims must be different, got {dim}", describe(A), "")
-    A = A if dtype is None else A.to(dtype)
+        raise KilnError("matrix_norm", f"dims must be different, got {dim}", describe(input), "")
+    input = input if dtype is None else input.to(dtype)
     if ord == "fro":
-        r = FUNCTIONS["linalg.vector_norm"](A, 2, (i, j), keepdim)
+        r = FUNCTIONS["linalg.vector_norm"](input, 2, (i, j), keepdim)
     elif ord in ("nuc", 2, -2):
-        s = svdvals(A.movedim((i, j), (-2, -1)))
+        s = svdvals(input.movedim((i, j), (-2, -1)))
         r = s.sum(-1) if ord == "nuc" else _largest(s, -1, False) if ord == 2 else s.amin(-1)
         for d in sorted((i, j)) if keepdim else ():
             r = r.unsqueeze(d)
     elif ord in (1, -1, _INF, -_INF):
         over, best = (i, j) if abs(ord) == 1 else (j, i)
-        r = A.abs().sum(over, keepdim=True)
+        r = input.abs().sum(over, keepdim=True)
         r = _largest(r, best, True) if ord > 0 else r.amin(best, True)
         r = r if keepdim else r.squeeze((i, j))
     else:
@@ -74,19 +74,23 @@ def matrix_norm(A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool 
     Sample((draw(rng(), (3, 4)), 2, 0)), Sample((draw(rng(), (3, 4)), None, None, True)), Sample((well(rng(), 3, 3), 3), error=RuntimeError),
     Sample((draw(rng(), (2, 3, 4)), 2), error=RuntimeError), Sample((draw(rng(), (4,)), "fro"), error=RuntimeError),
 ]))  # fmt: skip
-def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, out: Tensor | None = None,
+def norm(input: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, out: Tensor | None = None,
          dtype: Any = None) -> Tensor:  # fmt: skip
     """A norm of vectors (`vector_norm`) or, for matrices and two dims with an `ord`, of matrices."""
     dims = 1 if isinstance(dim, int) else None if dim is None else len(dim)
-    if ord is not None and (dims == 2 or (dims is None and A.ndim == 2)):
-        return matrix_norm(A, ord, (-2, -1) if dim is None else dim, keepdim, dtype=dtype, out=out)
+    if ord is not None and (dims == 2 or (dims is None and input.ndim == 2)):
+        return matrix_norm(
+            input, ord, (-2, -1) if dim is None else dim, keepdim, dtype=dtype, out=out
+        )
     if isinstance(ord, str):
-        raise KilnError("norm", f"Order {ord} needs a matrix", describe(A), "name two dimensions")
-    if ord is not None and dim is None and A.ndim != 1:
+        raise KilnError(
+            "norm", f"Order {ord} needs a matrix", describe(input), "name two dimensions"
+        )
+    if ord is not None and dim is None and input.ndim != 1:
         raise KilnError("norm", "If dim is not specified but ord is, the input must be 1D or 2D",
-                        describe(A), "name one or two dimensions")  # fmt: skip
+                        describe(input), "name one or two dimensions")  # fmt: skip
     return FUNCTIONS["linalg.vector_norm"](
-        A, 2 if ord is None else ord, dim, keepdim, dtype=dtype, out=out
+        input, 2 if ord is None else ord, dim, keepdim, dtype=dtype, out=out
     )
 
 
@@ -96,22 +100,24 @@ def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, 
     Sample((np.zeros((2, 0, 0)),), grad=False), Sample((draw(rng(), (2, 3)), 1), error=RuntimeError),
     Sample((draw(rng(), (2, 2)), 5), error=RuntimeError), Sample((draw(rng(), (2,)),), error=RuntimeError),
 ]))  # fmt: skip
-def cond(A: Tensor, p: Any = None, *, out: Tensor | None = None) -> Tensor:
+def cond(input: Tensor, p: Any = None, *, out: Tensor | None = None) -> Tensor:
     """The condition number of matrices for a norm (inf for singular ones); by default largest over smallest singular value."""
     if p not in (None, "fro", "nuc", 1, -1, 2, -2, _INF, -_INF):
-        raise KilnError("cond", f"got an invalid norm type: {p}", describe(A), "use 2, 'fro', 1, …")
+        raise KilnError(
+            "cond", f"got an invalid norm type: {p}", describe(input), "use 2, 'fro', 1, …"
+        )
     shape = check_matrix(
-        "cond", A, p in ("fro", "nuc") or (p not in (None, 2, -2) and A.numel() > 0)
+        "cond", input, p in ("fro", "nuc") or (p not in (None, 2, -2) and input.numel() > 0)
     )
-    if not A.numel():
-        r = A.new_zeros(shape[:-2], dtype=A.dtype.to_real())
+    if not input.numel():
+        r = input.new_zeros(shape[:-2], dtype=input.dtype.to_real())
     elif p in (None, 2, -2):
-        s = svdvals(A)
+        s = svdvals(input)
         r = s[..., 0] / s[..., -1] if p != -2 else s[..., -1] / s[..., 0]
     else:
-        inverse, info = inv_ex(A)
+        inverse, info = inv_ex(input)
         inverse = where_op((info > 0)[..., None, None], _INF, inverse)
-        r = matrix_norm(A, p) * matrix_norm(inverse, p)
+        r = matrix_norm(input, p) * matrix_norm(inverse, p)
     return store_out(inv.op, r, out)
 
 

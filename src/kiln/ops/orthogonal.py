@@ -173,20 +173,20 @@ def _product_samples() -> Iterator[Sample]:
 
 
 @composition(namespace="linalg", method=False, samples=_product_samples)
-def householder_product(A: Tensor, tau: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """The first columns of the product of reflections, whose vectors stand below A's diagonal."""
-    _check_reflections("householder_product", A, tau)
-    if A.shape[-2] < A.shape[-1]:
+def householder_product(input: Tensor, tau: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The first columns of the product of reflections, whose vectors stand below input's diagonal, their factors in tau."""
+    _check_reflections("householder_product", input, tau)
+    if input.shape[-2] < input.shape[-1]:
         raise KilnError("householder_product", "input.shape[-2] must be greater than or equal to input.shape[-1]",
-                        describe(A), "")  # fmt: skip
-    r = _reflect(A, tau, eye(A.shape[-2], A, A.shape[-1]))
+                        describe(input), "")  # fmt: skip
+    r = _reflect(input, tau, eye(input.shape[-2], input, input.shape[-1]))
     return store_out(qr.op, r, out)
 
 
 @composition(samples=_product_samples)
-def orgqr(input: Tensor, tau: Tensor, *, out: Tensor | None = None) -> Tensor:
+def orgqr(input: Tensor, input2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The first columns of the product of reflections, whose vectors stand below input's diagonal."""
-    return householder_product(input, tau, out=out)
+    return householder_product(input, input2, out=out)
 
 
 def _ormqr_samples() -> Iterator[Sample]:
@@ -202,22 +202,22 @@ def _ormqr_samples() -> Iterator[Sample]:
 
 
 @composition(samples=_ormqr_samples)
-def ormqr(input: Tensor, tau: Tensor, other: Tensor, left: bool = True, transpose: bool = False, *,
+def ormqr(input: Tensor, input2: Tensor, input3: Tensor, left: bool = True, transpose: bool = False, *,
           out: Tensor | None = None) -> Tensor:  # fmt: skip
-    """The product of reflections (its adjoint: `transpose`) times `other`, from its left or right."""
-    _check_reflections("ormqr", input, tau, other)
-    if other.ndim != input.ndim or tuple(other.shape[:-2]) != tuple(input.shape[:-2]):
+    """The product of reflections (its adjoint: `transpose`) with factors input2 times input3, from its left or right."""
+    _check_reflections("ormqr", input, input2, input3)
+    if input3.ndim != input.ndim or tuple(input3.shape[:-2]) != tuple(input.shape[:-2]):
         raise KilnError("ormqr", "Expected other to have the batch dimensions of input",
-                        describe((input, other)), "")  # fmt: skip
+                        describe((input, input3)), "")  # fmt: skip
     side = -2 if left else -1
-    if other.shape[side] != input.shape[-2]:
+    if input3.shape[side] != input.shape[-2]:
         raise KilnError("ormqr", f"other.shape[{side}] must be equal to input.shape[-2]",
-                        describe((input, other)), "")  # fmt: skip
-    if tau.shape[-1] != min(other.shape[side], input.shape[-1]):
+                        describe((input, input3)), "")  # fmt: skip
+    if input2.shape[-1] != min(input3.shape[side], input.shape[-1]):
         raise KilnError("ormqr", f"tau.shape[-1] must be equal to min(other.shape[{side}], input.shape[-1])",
-                        describe((tau, other, input)), "")  # fmt: skip
+                        describe((input2, input3, input)), "")  # fmt: skip
     if left:
-        r = _reflect(input, tau, other, transpose)
+        r = _reflect(input, input2, input3, transpose)
     else:
-        r = adjoint(_reflect(input, tau, adjoint(other), not transpose))
+        r = adjoint(_reflect(input, input2, adjoint(input3), not transpose))
     return store_out(qr.op, r, out)

@@ -98,16 +98,16 @@ def eigh_op(A: Tensor, UPLO: str, vectors: bool) -> Tensor:
 
 
 @composition(namespace="linalg", method=False, samples=hermitian)
-def eigh(A: Tensor, UPLO: str = "L", *, out: Any = None) -> Any:
+def eigh(input: Tensor, UPLO: str = "L", *, out: Any = None) -> Any:
     """(eigenvalues, eigenvectors) of Hermitian matrices, ascending; one triangle is read."""
-    r = named("eigh", "eigenvalues eigenvectors")(*eigh_op(A, UPLO, True))
+    r = named("eigh", "eigenvalues eigenvectors")(*eigh_op(input, UPLO, True))
     return store_out(eigh_op.op, r, out)
 
 
 @composition(namespace="linalg", method=False, samples=hermitian)
-def eigvalsh(A: Tensor, UPLO: str = "L", *, out: Tensor | None = None) -> Tensor:
+def eigvalsh(input: Tensor, UPLO: str = "L", *, out: Tensor | None = None) -> Tensor:
     """The eigenvalues of Hermitian matrices, ascending."""
-    return store_out(eigh_op.op, eigh_op(A, UPLO, tracked(A))[0], out)
+    return store_out(eigh_op.op, eigh_op(input, UPLO, tracked(input))[0], out)
 
 
 # ---------------------------------------------------------------- square matrices
@@ -150,9 +150,9 @@ def eig_op(A: Tensor, vectors: bool) -> Tensor:
 
 
 @composition(namespace="linalg", method=False, samples=squares())
-def eigvals(A: Tensor, *, out: Tensor | None = None) -> Tensor:
+def eigvals(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The eigenvalues of square matrices, complex, in no particular order."""
-    return store_out(eig_op.op, eig_op(A, tracked(A))[0], out)
+    return store_out(eig_op.op, eig_op(input, tracked(input))[0], out)
 
 
 def _eig_samples() -> Iterator[Sample]:
@@ -165,9 +165,9 @@ def _eig_samples() -> Iterator[Sample]:
 
 
 @composition(namespace="linalg", method=False, samples=_eig_samples)
-def eig(A: Tensor, *, out: Any = None) -> Any:
+def eig(input: Tensor, *, out: Any = None) -> Any:
     """(eigenvalues, eigenvectors) of square matrices, complex; vectors of length 1 in columns."""
-    r = named("eig", "eigenvalues eigenvectors")(*eig_op(A, True))
+    r = named("eig", "eigenvalues eigenvectors")(*eig_op(input, True))
     return store_out(eig_op.op, r, out)
 
 
@@ -331,10 +331,12 @@ def pinv_op(A: Tensor, atol: Operand | None, rtol: Operand | None, hermitian: bo
 
 
 @composition(namespace="linalg", method=False, samples=rectangles)
-def pinv(A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None,
+def pinv(input: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None,
          out: Tensor | None = None) -> Tensor:  # fmt: skip
     """The Moore-Penrose pseudo-inverse; singular values not above max(atol, rtol * largest) count as 0."""
-    return store_out(pinv_op.op, pinv_op(A, atol, rtol if rcond is None else rcond, hermitian), out)
+    return store_out(
+        pinv_op.op, pinv_op(input, atol, rtol if rcond is None else rcond, hermitian), out
+    )
 
 
 @composition(samples=rectangles)
@@ -365,9 +367,9 @@ def rank_op(A: Tensor, atol: Operand | None, rtol: Operand | None, hermitian: bo
     Sample((well(rng(), 3, 3),), {"atol": 3.0, "rtol": 0.1}, grad=False), Sample((np.zeros((0, 3)),), grad=False),
     Sample((np.zeros(3),), error=RuntimeError),
 ]))  # fmt: skip
-def matrix_rank(A: Tensor, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None,
+def matrix_rank(input: Tensor, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None,
                 out: Tensor | None = None) -> Tensor:  # fmt: skip
     """How many singular values are above max(atol, rtol * largest); `tol` is an older name of atol, without rtol."""
     if tol is not None:
         atol, rtol = tol, 0.0
-    return store_out(rank_op.op, rank_op(A, atol, rtol, hermitian), out)
+    return store_out(rank_op.op, rank_op(input, atol, rtol, hermitian), out)

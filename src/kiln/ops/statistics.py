@@ -411,10 +411,10 @@ def norm(input: Tensor, p: Any = "fro", dim: Dims = None, keepdim: bool = False,
 
 
 @composition(namespace="linalg", method=False, samples=_some_norms)
-def vector_norm(x: Tensor, ord: Any = 2, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None,
+def vector_norm(input: Tensor, ord: Any = 2, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None,
                 out: Tensor | None = None) -> Tensor:  # fmt: skip
     """The `ord`-norm of the elements seen as a vector, over `dim` where given."""
-    return norm(x, ord, dim, keepdim, out, dtype)
+    return norm(input, ord, dim, keepdim, out, dtype)
 
 
 # ---------------------------------------------------------------- medians
