@@ -24,7 +24,7 @@ from ..errors import KilnError, describe
 from ..ops.batching import Lane, run
 from ..ops.dispatch import apply
 from ..ops.registry import Op
-from ..tensor import CAPTURING, Tensor, wrap
+from ..tensor import CAPTURING, Tensor, differentiated, wrap
 
 ERROR, SAME, DIFFERENT = "error", "same", "different"
 
@@ -136,19 +136,24 @@ class Level:
             CAPTURING[me] = self
 
     def expand(self, op: Op, args: tuple) -> Any:
-        """The results of an op's body, its decomposition into ops, with the batch in front."""
+        """The results of an op's body, its decomposition into ops, with the batch in front.
 
-        def plain(x: Any) -> Any:  # what the op records is its own call, not those of its body
+        What is recorded inside is the op's call, not those of its body; outside, as its rules would have it.
+        """
+        targets = {t for rule in op.rules for t in rule.targets}
+
+        def plain(x: Any, i: int) -> Any:
             if isinstance(x, Tensor):
-                return wrap(x._a)
-            return [plain(y) for y in x] if isinstance(x, list) else x
+                cut = i not in targets and differentiated(x._a.tensor)
+                return wrap(self.detached(x) if cut else x._a)
+            return [plain(y, i) for y in x] if isinstance(x, list) else x
 
         assert op.body is not None
         me = get_ident()
         CAPTURING[me] = self
         self.inside.add(op.name)
         try:
-            r = op.body(*map(plain, args))
+            r = op.body(*(plain(x, i) for i, x in enumerate(args)))
             several = isinstance(r, tuple | list)
             lanes = [self.payload(x) for x in (r if several else [r])]
         finally:
