@@ -398,3 +398,39 @@ def test_tied_weights_are_given_once():
     close(functional_call(model, {"0.weight": kiln.eye(2) * 2}, x), x * 4)
     got = functional_call(model, {"0.weight": kiln.eye(2) * 2}, x, tie_weights=False)
     close(got, F.linear(x * 2, model[0].weight))
+
+
+# ---------------------------------------------------------------- custom functions
+
+
+class Through(kiln.autograd.Function):
+    """Rounds, with a gradient of its own: twice the incoming one, times the input."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        y = x.round() * w
+        ctx.save_for_backward(x, w, y)
+        return y, 3
+
+    @staticmethod
+    def backward(ctx, g, _):
+        x, w, _ = ctx.saved_tensors
+        return 2 * g * x * w if ctx.needs_input_grad[0] else None, (g * x.round()).sum()
+
+
+def test_custom_functions_under_vmap():
+    x, w = draw(4, 3) * 3, draw(seed=1)
+
+    def f(v, w=w):
+        return (Through.apply(v, w)[0] * v).sum()
+
+    def g(v, w):
+        return grad(lambda v: f(v, w))(v) @ v
+
+    for h in (f, g):
+        close(vmap(h, (0, None))(x, w), kiln.stack([h(v, w) for v in x]))
+        for i in (0, 1):
+            got = grad(lambda x, w, h=h: vmap(h, (0, None))(x, w).sum(), i)(x, w)
+            close(got, grad(lambda x, w, h=h: sum(h(v, w) for v in x), i)(x, w))
+    close(vmap(hessian(f))(x), kiln.stack([hessian(f)(v) for v in x]))
+    close(hessian(lambda x: vmap(f)(x).sum())(x), hessian(lambda x: sum(f(v) for v in x))(x))

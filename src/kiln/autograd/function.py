@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import dtypes as dt
@@ -68,6 +68,20 @@ class FunctionCtx(TapeNode):
     def set_materialize_grads(self, value: bool) -> None:
         """Whether `backward` gets zeros (the default) or None for outputs that were not used."""
         self.materialize_grads = bool(value)
+
+    def forward(self, args: tuple) -> Any:
+        """What the function gives for these arguments."""
+        cls = self.function
+        if cls.setup_context is Function.setup_context:
+            return cls.forward(self, *args)
+        output = cls.forward(*args)
+        cls.setup_context(self, args, output)
+        return output
+
+    def derivative(self, gs: Sequence[Tensor | None]) -> list[Any]:
+        """What the function's backward gives for the gradients of its outputs."""
+        found = _derivative(self.function)(self, *gs)
+        return list(found) if isinstance(found, tuple | list) else [found]
 
     def finish(self, args: tuple, outputs: tuple) -> list[Any]:
         """Put the node on the tape; gives the outputs with their history."""
@@ -146,8 +160,7 @@ class FunctionCtx(TapeNode):
                 wrap_zeros(shape, d) if g is None and d is not None else g
                 for g, (shape, d) in zip(gs, self.metas, strict=True)
             ]
-        found = _derivative(self.function)(self, *gs)
-        found = list(found) if isinstance(found, tuple | list) else [found]
+        found = self.derivative(gs)
         n = len(self.needs_input_grad)
         if len(found) > n and all(g is None for g in found[n:]):
             found = found[:n]
@@ -251,8 +264,7 @@ class Function:
     @classmethod
     def apply(cls, *args: Any, **kwargs: Any) -> Any:
         """Call the function and record it."""
-        separate = cls.setup_context is not Function.setup_context
-        if separate:
+        if cls.setup_context is not Function.setup_context:
             bound = inspect.signature(cls.forward).bind(*args, **kwargs)
             bound.apply_defaults()
             args = bound.args
@@ -261,18 +273,14 @@ class Function:
                 cls.__name__, "apply() takes no keyword arguments", ", ".join(kwargs),
                 "pass them by position, or use setup_context",
             )  # fmt: skip
-        if CAPTURING and mode.grad and _seen_from_outside(args):
-            raise KilnError(
-                cls.__name__, "a custom Function inside vmap is differentiated from outside of vmap", describe(args),
-                "take the gradient inside the mapped function, or write the function in ops",
-            )  # fmt: skip
         ctx = FunctionCtx(cls, args)
-        with no_grad():
-            if separate:
-                output = cls.forward(*args)
-                cls.setup_context(ctx, args, output)
-            else:
-                output = cls.forward(ctx, *args)
+        if CAPTURING and mode.grad and _seen_from_outside(args):
+            from ..func.functions import forward
+
+            output = forward(ctx, args)
+        else:
+            with no_grad():
+                output = ctx.forward(args)
         several = isinstance(output, tuple)
         results = ctx.finish(args, output if several else (output,))
         return tuple(results) if several else results[0]
@@ -284,7 +292,7 @@ def _seen_from_outside(args: tuple) -> bool:
 
     level = active_capture()
     return isinstance(level, Level) and any(
-        level.owns(a) and differentiated(a._a.tensor) for a in args if isinstance(a, Tensor)
+        differentiated(level.payload(a).tensor) for a in args if isinstance(a, Tensor)
     )
 
 

@@ -34,24 +34,28 @@ class Level:
 
     def __init__(self, size: Any, randomness: str):
         self.size, self.randomness = size, randomness
-        self.outer = CAPTURING.get(get_ident())
-        self.depth: int = getattr(self.outer, "depth", 0) + 1
-        self.capture = self.outer.capture if self.outer is not None else None
-        self.running = True
+        self.running = False
+        self.outer: Any = None  # what is outside: a level, a capture, or None for eager mode
+        self.capture: Any = None
+        self.depth = 0
         self.inside: set[str] = set()  # ops whose bodies are being batched
 
     # ---- entering and leaving
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Make this the level of the thread until the mapped function has returned."""
+        """Make this the level of the thread until the mapped function, or a part of it, has returned."""
         me = get_ident()
+        self.outer = outer = CAPTURING.get(me)
+        self.capture = None if outer is None else outer.capture
+        self.depth = getattr(outer, "depth", 0) + 1
+        self.running = True
         CAPTURING[me] = self
         try:
             yield
         finally:
             self.running = False
-            _restore(me, self.outer)
+            _restore(me, outer)
 
     @contextmanager
     def below(self) -> Iterator[None]:
