@@ -132,3 +132,30 @@ def test_gradients_inside_and_outside_of_vmap(case, full, counts):
             if error:
                 report.add(i, s, f"{what}: {error}")
     report.finish()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MAPPED, ids=lambda c: c.id)
+def test_vmap_in_compiled_functions(case):
+    report = Report(case)
+    for i, s in case.good[:1]:
+        arrays, put = calls(s)
+
+        def call(*tensors, put=put):
+            args, kwargs = put(tensors)
+            return tuple(leaves(case(*args, **kwargs)))
+
+        mapped = vmap(call, randomness="same")
+        given = [wrap(np.stack([a, other(a)])) for a in arrays]
+        try:
+            want = mapped(*given)
+        except Exception:  # told by the test above
+            continue
+        try:
+            got = kiln.compile(lambda *xs, f=mapped: f(*xs), backend="reference")(*given)
+            error = same(got, want, 1e-7, 1e-7)
+        except KilnError as e:
+            error = "" if "can't be captured" in str(e) else str(e)
+        if error:
+            report.add(i, s, error)
+    report.finish()
