@@ -18,6 +18,7 @@ from kiln.func import (
     jacrev,
     jvp,
     linearize,
+    replace_all_batch_norm_modules_,
     stack_module_state,
     value_and_grad,
     vjp,
@@ -163,6 +164,17 @@ def test_randomness():
         assert not (rows[0] == rows[1]).all()
         assert not (rows[2] == again[0]).all()
         assert rows.shape == (3, 1000)
+
+
+def test_randomness_of_draws_with_parameters():
+    x = kiln.full((3, 500), 4.0)
+    for f in (kiln.poisson, kiln._standard_gamma, lambda v: kiln.binomial(v * 9, kiln.tensor(0.3))):
+        rows = vmap(f, randomness="different")(x)
+        assert not (rows[0] == rows[1]).all()
+        rows = vmap(f, randomness="same")(x)
+        assert (rows[0] == rows[1]).all()
+    g = vmap(grad(lambda v: kiln._standard_gamma(v).sum()), randomness="different")(x)
+    assert (g > 0).all()
 
 
 def test_branches_go_both_ways():
@@ -389,6 +401,14 @@ def test_functional_call_leaves_the_module_alone():
         functional_call(model, (state, state), kiln.ones(4, 3))
     with pytest.raises(RuntimeError, match="Missing"):
         functional_call(model, state, kiln.ones(4, 3), strict=True)
+
+
+def test_batch_norm_under_vmap():
+    model, x = nn.BatchNorm1d(3), kiln.randn(2, 4, 3)
+    with pytest.raises(RuntimeError, match="in-place"):
+        vmap(model)(x)
+    replace_all_batch_norm_modules_(model)
+    close(vmap(model)(x), stacked(model, x), 1e-5)
 
 
 def test_tied_weights_are_given_once():

@@ -199,10 +199,18 @@ class Level:
         return words if self.outer is None else self.outer.drawn(words)
 
     def _draw(self, op: Op, args: tuple) -> Tensor:
-        state, size, *rest = args
+        """Numbers that differ in the batch: of a size, or of parameters that broadcast."""
+        state, *rest = args
+        if len(op.tensor_slots) == 1:
+            with self.below():
+                return wrap(Lane(self, apply(op, (state, (self.size, *rest[0]), *rest[1:])), True))
+        given = [x if self.owns(x) else wrap(Lane(self, x, False)) for x in rest]
+        rank = max(x._a.ndim for x in given)
         with self.below():
-            r = apply(op, (state, (self.size, *size), *rest))
-        return wrap(Lane(self, r, True))
+            whole = (Lane(self, x._a.whole, True).aligned(rank) for x in given)
+            out = wrap(Lane(self, apply(op, (state, *whole)), True))
+        record(op, (state, *given), (out,))
+        return out
 
     # ---- values
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..compile.hooks import watch
 from ..errors import KilnError, KilnValueError, describe
 from ..nn.module import Module
+from ..nn.modules.norm import _BatchNorm
 from ..ops.joining import stack
 from ..tensor import CAPTURING, Tensor
 
@@ -158,3 +159,16 @@ def _stacked(dicts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
             )  # fmt: skip
         out[name] = stack([x.detach() for x in xs]).requires_grad_(first.requires_grad)
     return out
+
+
+def replace_all_batch_norm_modules_(root: Module) -> Module:
+    """Have all batch norms in a module, in place, use the statistics of each batch and keep none; returns it.
+
+    What they keep can't be updated under vmap, where each of the batch has statistics of its own. Source:
+    torch.func.replace_all_batch_norm_modules_.
+    """
+    for m in root.modules():
+        if isinstance(m, _BatchNorm):
+            m.running_mean = m.running_var = m.num_batches_tracked = None
+            m.track_running_stats = False
+    return root
