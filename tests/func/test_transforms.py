@@ -365,6 +365,8 @@ def test_vmap_inside_and_outside_of_grad():
             lambda v: kiln.scan(lambda c, u: ((c * u).sin(), c + u), v[0], v)[1], (x,), (x * 2,)
         )[1],
         lambda x: vmap(lambda v: kiln.scan(lambda c, u: (c + u, c * u), v[0], v)[1])(x),
+        lambda x: jacrev(lambda v: kiln.scan(lambda c, u: (c * u, c.sin()), v[0], v)[1])(x),
+        lambda x: jacfwd(lambda v: kiln.scan(lambda c, u: (c * u, c.sin()), v[0], v)[1])(x[0]),
         lambda x: grad(lambda v: vmap(lambda u: u.softmax(0)[0])(v).sum())(x),
         lambda x: jacfwd(lambda v: v @ v.T)(x),
         lambda x: vmap(lambda v: kiln.rand(3) + v, randomness="different")(x),

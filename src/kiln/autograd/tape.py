@@ -49,6 +49,7 @@ class TapeNode:
     __slots__ = ("__weakref__", "edges", "freed", "hooks", "n_out", "seq", "versions")
     hooks: dict[Any, Any] | None
     versions: Sequence[tuple[list, int]]
+    mapped = True  # whether backward may be called under a vmap that began after this was recorded
 
     def __init__(self, edges: list[Edge | None], n_out: int):
         self.edges = edges

@@ -259,6 +259,7 @@ class BodyNode(TapeNode):
     """A loop or a branch on the tape."""
 
     __slots__ = ("capture", "operands", "trace")
+    mapped = False
     trace: Any
     operands: Any
 

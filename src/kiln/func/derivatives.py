@@ -25,7 +25,7 @@ from ..ops.batching import Lane
 from ..ops.creation import ones_like, zeros_like
 from ..ops.registry import FUNCTIONS
 from ..ops.views import movedim, reshape
-from ..tensor import Tensor, _fresh, alias, differentiated
+from ..tensor import Tensor, _fresh, alias, captured, differentiated
 from .mapping import vmap
 
 Argnums = int | tuple[int, ...]
@@ -365,6 +365,21 @@ def _tangents(name: str, tangents: tuple, call: _Call) -> list[Tensor]:
 # ---------------------------------------------------------------- Jacobians
 
 
+def _mappable(x: Tensor) -> bool:
+    """Whether backward from a tensor may be under vmap."""
+    stack = [_fresh(x)._fn]
+    seen = set(stack)
+    while captured() is not None and stack:
+        node = stack.pop()
+        if isinstance(node, TapeNode):
+            if not node.mapped:
+                return False
+            new = [e[0] for e in node.edges if e is not None and e[0] not in seen]
+            seen.update(new)
+            stack += new
+    return True
+
+
 def _basis(x: Tensor) -> Tensor:
     """The unit tensors like x, stacked."""
     n = x.numel()
@@ -375,7 +390,11 @@ def jacobian_of(
     flow: Flow, outs: Sequence[Tensor], heads: Sequence[Tensor], *, forward: bool = False,
     chunk_size: int | None = None,
 ) -> list[list[Tensor]]:  # fmt: skip
-    """The derivative of each output by each input, all elements of the one moved along, or pulled back, at once."""
+    """The derivative of each output by each input, all elements of the one moved along, or pulled back, at once.
+
+    One by one where a captured loop is among what they depend on: its steps are recorded once for all.
+    """
+    chunk_size = chunk_size if all(map(_mappable, outs)) else 1
     blocks: list[list[Tensor]] = []
     if not forward:
         for o in outs:
