@@ -104,3 +104,66 @@ def test_gradients_pass_formats_and_modules_take_them():
     assert net[0].weight.is_contiguous(memory_format=kiln.channels_last)
     got = net(image(kiln, 2, 3, 6, 6).contiguous(memory_format=kiln.channels_last))
     assert kiln.allclose(got, want, atol=1e-5)
+
+
+class Net(kiln.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = kiln.nn.Conv2d(3, 4, 3), kiln.nn.Conv2d(4, 2, 3, bias=False)
+
+    def forward(self, x):
+        return self.two(self.one(x).relu())
+
+
+def trained(channels_last):
+    kiln.manual_seed(3)
+    net = Net()
+    x = image(kiln, 2, 3, 8, 8) / 100
+    if channels_last:
+        net.to(memory_format=kiln.channels_last)
+        x = x.contiguous(memory_format=kiln.channels_last)
+    opt = kiln.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+
+    @kiln.compile
+    def step(x):
+        opt.zero_grad()
+        loss = net(x).square().mean()
+        loss.backward()
+        opt.step()
+        return loss
+
+    losses = [step(x).item() for _ in range(3)]
+    with kiln.no_grad():
+        infer = kiln.compile(net)
+        out = infer(x)
+        net.one.weight.mul_(2)
+        again = infer(x)
+    return losses, net, out, again
+
+
+def test_channels_last_parameters_train_and_infer_compiled_as_others_do():
+    losses, net, out, again = trained(True)
+    assert net.one.weight.is_contiguous(memory_format=kiln.channels_last)
+    expected, other, plain, doubled = trained(False)
+    np.testing.assert_allclose(losses, expected, 1e-4)
+    for a, b in zip(net.parameters(), other.parameters(), strict=True):
+        assert kiln.allclose(a, b, 1e-4, 1e-5)
+    assert kiln.allclose(out, plain, 1e-3, 1e-5)
+    assert kiln.allclose(again, doubled, 1e-3, 1e-5)
+
+
+def test_gradients_of_compiled_functions_with_permuted_results():
+    """Each output's gradient has the output's shape, one that nobody uses too."""
+    x = image(kiln, 2, 3, 4, 5).contiguous(memory_format=kiln.channels_last).requires_grad_()
+    f = kiln.compile(lambda x: (x * 2, x.permute(3, 0, 1, 2) * 3, (x * x).sum()))
+    turned, moved, _ = f(x)
+    assert turned.is_contiguous(memory_format=kiln.channels_last)
+    (moved * image(kiln, 5, 2, 3, 4)).sum().backward()
+    want = 3 * image(kiln, 5, 2, 3, 4).permute(1, 2, 3, 0)
+    assert kiln.equal(x.grad, want)
+    x.grad = None
+    f(x)[2].backward()
+    assert kiln.allclose(x.grad, 2 * x.detach())
+    view = kiln.compile(lambda x: x[0])(x.detach())
+    assert view.data_ptr() == x.data_ptr()
+    assert view.stride() == x[0].stride()

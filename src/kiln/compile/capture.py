@@ -26,7 +26,7 @@ from ..ops.registry import REGISTRY, Op
 from ..shape import view_strides
 from ..tensor import CAPTURING, Tensor, _fresh, wrap
 from .building import build
-from .inputs import Input, may_share
+from .inputs import Input, input_order, may_share
 from .stretches import Stretch
 from .symbolic import Storage, SymArray, elementwise_layout, layout_of, may_overlap
 
@@ -180,8 +180,7 @@ class Capture:
         if known is not None:
             sym = known[0]
         else:
-            i = self._input("arg", t._a.shape, t.dtype, f"arg{leaf}", tensor=t, leaf=leaf)
-            sym = self._memory(i, t._a)
+            sym = self._memory("arg", t._a, t.dtype, f"arg{leaf}", tensor=t, leaf=leaf)
         out = wrap(sym)
         out._rg = t._rg
         if (
@@ -224,11 +223,14 @@ class Capture:
         known = self.stand_ins.get(id(t))
         return t if known is None else known[0]
 
-    def _memory(self, i: Input, a: np.ndarray) -> SymArray:
+    def _memory(self, kind: str, a: np.ndarray, *facts: Any, **more: Any) -> SymArray:
         """The payload of an input's memory."""
-        sym = SymArray(
-            self, Storage(i.node, i, not a.flags.writeable), (), a.shape, a.dtype, layout_of(a)
-        )
+        dims = input_order(a)
+        shape = a.shape if dims is None else tuple(a.shape[d] for d in dims)
+        i = self._input(kind, shape, *facts, **more)
+        i.order, i.array = dims, a
+        storage = Storage(i.node, i, not a.flags.writeable)
+        sym = SymArray(self, storage, i.chain, a.shape, a.dtype, layout_of(a))
         self.storages[id(a)] = (sym, a)
         return sym
 
@@ -266,7 +268,7 @@ class Capture:
                 or (origin.kind == "state" and origin.tensor is t)
                 or origin.kind == "grad"
             )
-            if not mine and not known[0].chain:
+            if not mine and known[0].chain == origin.chain:
                 self.aliases[id(t)] = (t, origin)  # type: ignore[assignment]
             return known[0]
         if self.constants:
@@ -283,9 +285,8 @@ class Capture:
             self.pinned += [(t, a), (t._base, t._base._a)]
             self.requires.append((t, (t._fn, t._idx, t._rg)))
         else:
-            i = self._input("state", a.shape, t.dtype, tensor=t)
             self.requires.append((t, (t._fn, t._idx, t._rg)))
-            return self._memory(i, a)
+            return self._memory("state", a, t.dtype, tensor=t)
         self.storages[id(a)] = (sym, a)
         return sym
 
@@ -462,9 +463,7 @@ class Capture:
         known = self.storages.get(id(a))
         if known is not None:
             return known[0]
-        i = self._input("grad", a.shape, t._grad.dtype, tensor=t, leaf=leaf)  # type: ignore[union-attr]
-        i.array = a
-        return self._memory(i, a)
+        return self._memory("grad", a, t._grad.dtype, tensor=t, leaf=leaf)  # type: ignore[union-attr]
 
     def note_grad(self, t: Tensor) -> None:
         """Remember that the function sets `t.grad`."""
@@ -584,9 +583,11 @@ class Capture:
         s = sym.storage
         if tuple(node.shape) != sym.shape:
             node = make("expand", (node, sym.shape), self.where())
-        s.value = (
-            make("view_update", (s.value, node, sym.chain), self.where()) if sym.chain else node
-        )
+        chain = sym.chain
+        while chain and chain[-1][0] == "permute":  # all of what it is a view of, in another order
+            back = tuple(map(chain[-1][1][0].index, range(len(node.shape))))
+            node, chain = make("permute", (node, back), self.where()), chain[:-1]
+        s.value = make("view_update", (s.value, node, chain), self.where()) if chain else node
         s.written = True
         s.cache.clear()
 

@@ -16,13 +16,14 @@ from .symbolic import Storage, SymArray
 class Joint:
     """The backward half: which inputs get gradients, and what the forward half saves for it.
 
-    `outputs` are the forward outputs with gradients, `saved` forward outputs kept for backward,
+    `outputs` are the forward outputs with gradients, `metas` their tensors' shapes and dtypes, `saved` forward outputs kept for backward,
     `saved_inputs` forward inputs that backward reads, `wanted` what gets gradients: argument leaves by
     number, tensors reached by the function themselves (which may be views of an input).
     """
 
     def __init__(self) -> None:
         self.outputs: list[int] = []
+        self.metas: list[tuple[Any, Any]] = []
         self.saved: list[int] = []
         self.saved_inputs: list[int] = []
         self.wanted: list[Tensor | int] = []
@@ -46,6 +47,7 @@ def differentiate(
         run(roots, seeds, True, False, targets, accumulate=False)
     joint = Joint()
     joint.outputs = outputs
+    joint.metas = [(t._a.shape, t._a.dtype) for t in roots]
     pairs = [
         (capture.outside(t), targets.found[key])
         for t, key in zip(leaves, targets.keys, strict=True)

@@ -98,7 +98,7 @@ class MemoryGuard(Guard):
         for t, i, rg in self.known.values():
             if t._rg is not rg:
                 return f"requires_grad of a tensor that shares its memory was {rg}"
-            if t._a is not i.fetch(leaves):
+            if t._a is not i.held(leaves):
                 return "two tensors shared their memory and do not, or the other way round"
         for t, a in self.pinned:
             if t._a is not a:

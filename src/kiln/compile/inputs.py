@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..formats import CHANNELS_LAST
 from ..graph.node import Node
 from ..tensor import Tensor
 
@@ -19,7 +20,7 @@ class Input:
     is a leaf number) or "host" (a Python number in `owner[key]`).
     """
 
-    __slots__ = ("array", "host", "index", "kind", "leaf", "node", "stretch", "tensor")
+    __slots__ = ("array", "host", "index", "kind", "leaf", "node", "order", "stretch", "tensor")
 
     def __init__(self, kind: str, index: int, node: Node, tensor: Tensor | None = None, leaf: int = -1,
                  host: tuple[Any, Any] | None = None, stretch: Any = None):  # fmt: skip
@@ -33,9 +34,25 @@ class Input:
         )
         self.stretch = stretch
         self.array = tensor._a if tensor is not None else None
+        self.order: tuple[int, ...] | None = None
+
+    def lay(self, a: np.ndarray) -> np.ndarray:
+        """An array as the Graph has it: see Note [Channels-last inputs]."""
+        return a if self.order is None else a.transpose(self.order)
+
+    @property
+    def chain(self) -> tuple:
+        """The view ops that make the tensor of the Graph's input."""
+        if self.order is None:
+            return ()
+        return (("permute", (tuple(self.order.index(i) for i in range(len(self.order))),)),)
 
     def fetch(self, leaves: Sequence[Any]) -> np.ndarray:
-        """The array at this call, whose argument leaves are given."""
+        """The array at this call, whose argument leaves are given, as the Graph has it."""
+        return self.lay(self.held(leaves))
+
+    def held(self, leaves: Sequence[Any]) -> np.ndarray:
+        """The array at this call, as its tensor holds it."""
         if self.kind == "arg":
             return leaves[self.leaf]._a
         if self.kind == "stretch":
@@ -46,6 +63,20 @@ class Input:
             return (self.tensor if self.leaf < 0 else leaves[self.leaf])._grad._a
         owner, key = self.host  # type: ignore[misc]
         return np.asarray(owner[key], np.float64)
+
+
+# Note [Channels-last inputs]
+# Images and filters that lie channels-last are inputs of a Graph as they lie, row-major with the channels
+# as their last dimension, and the tensor is a permuted view of that: nothing is copied at a call, and what
+# is computed of parameters alone is computed once.
+def input_order(a: np.ndarray) -> tuple[int, ...] | None:
+    """The order of dimensions in which an array of images or filters is row-major; None where it is as it is."""
+    if a.flags.c_contiguous:
+        return None
+    for dims in CHANNELS_LAST.values():
+        if len(dims) == a.ndim and a.transpose(dims).flags.c_contiguous:
+            return dims
+    return None
 
 
 def layout_of(a: np.ndarray) -> Any:

@@ -82,7 +82,9 @@ class Plan:
         graph = Graph([i.node for i in self.inputs], outputs, updates)
         self.graph = graph
         self.loose = {
-            i.index for i in self.inputs if i.array is not None and not i.array.flags.c_contiguous
+            i.index
+            for i in self.inputs
+            if i.array is not None and not i.lay(i.array).flags.c_contiguous
         }
         self.program = compile(graph, name, () if self.joint is not None else self._steady())
         if self.joint is not None:
@@ -145,7 +147,8 @@ def _makers(capture: Capture, found: list[Any], output: Callable[[Node], int]) -
                 leaf, chain = _within(capture, origin.stretch, x)
                 out[j] = ("alias", Input("arg", -1, origin.node, leaf=leaf), chain, tracked)
             else:
-                out[j] = ("alias", origin, None if origin.tensor is x else a.chain, tracked)
+                chain = a.chain[len(origin.chain) :]
+                out[j] = ("alias", origin, None if origin.tensor is x else chain, tracked)
             continue
         k = wholes.get(a.storage)
         if k is not None and k != j and (_fresh(found[k])._rg or not tracked):

@@ -113,7 +113,7 @@ def _inputs(
             continue
         if i.kind == "state" and i.index not in plan.loose:
             a = i.tensor._a  # type: ignore[union-attr]
-            plan.program.bind(i.index, a)
+            plan.program.bind(i.index, i.lay(a))
             steady.append((s.variable(a), i))
             continue
         if i.kind == "stretch":
@@ -121,6 +121,9 @@ def _inputs(
             varying.append((i, f"w{i.index}"))
             continue
         (held,) = _arrays(i, s)
+        if i.order is not None:
+            copies.append(f"h{i.index} = {held}.transpose({i.order})")
+            held = f"h{i.index}"
         if i.kind == "grad" or i.index in plan.loose:
             copies.append(f"w{i.index} = whole({held})")
             if i in plan.written:
@@ -151,12 +154,13 @@ def _rebind(
     for name, i in steady:
         a, old = i.tensor._a, names[name]  # type: ignore[union-attr]
         if a is not old:
-            if (a.shape, a.dtype) != (old.shape, old.dtype) or not a.flags.c_contiguous:
+            laid = i.lay(a)
+            if (a.shape, a.dtype) != (old.shape, old.dtype) or not laid.flags.c_contiguous:
                 raise KilnError(
                     "compile", "a tensor was given other memory by another thread during the call",
                     f"{describe(old)} became {describe(a)}", "change tensors between calls",
                 )  # fmt: skip
-            plan.program.bind(i.index, a)
+            plan.program.bind(i.index, laid)
             names[name] = a
     names["changed"] = _changed(plan, steady)
 

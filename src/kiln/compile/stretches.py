@@ -167,7 +167,7 @@ class Apart:
         self.given = [i.leaf for i in self.others if i.kind == "arg"]
         self.states = [i for i in involved if i.kind == "state"] if self.others else []
         self.always = any(
-            i.kind == "stretch" or not i.array.flags.c_contiguous
+            i.kind == "stretch" or not i.lay(i.array).flags.c_contiguous
             for i in involved if i.kind != "arg" and self.others
         )  # fmt: skip
         self.owners: set[int] = set()
@@ -183,10 +183,10 @@ class Apart:
         """Look at a call's memory; it can only clash where `always`, or an argument is a part or an owner of other memory."""
         parts: dict[int, list[tuple[Input, np.ndarray]]] = {}
         for w in self.written:
-            a = w.fetch(leaves)
+            a = w.held(leaves)
             parts.setdefault(id(root_of(a)), []).append((w, a))
         for i in self.others:
-            b = i.fetch(leaves)
+            b = i.held(leaves)
             for w, a in parts.get(id(root_of(b)), ()):
                 if w is not i and not w.kind == i.kind == "state" and may_share(a, b):
                     _clash(w, a, i, b)

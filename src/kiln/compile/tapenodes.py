@@ -42,7 +42,7 @@ class ProgramNode(TapeNode):
     ):
         sources = [leaves[t] if isinstance(t, int) else t for t in joint.wanted]
         super().__init__([edge_of(t) for t in sources], len(joint.outputs))
-        self.metas = [(slots[k].shape, slots[k].dtype) for k in joint.outputs]
+        self.metas = joint.metas
         self.joint = joint
         self.position = {k: j for j, k in enumerate(joint.outputs)}
         self.saved: Any = [slots[k] for k in joint.saved]
