@@ -19,6 +19,7 @@ from .derive import elementwise_infer
 from .dispatch import expect_tensor
 from .registry import LEADING, REGISTRY, Operand, Sample, composition, op
 from .samples import binary, draw, rng, unary
+from .scan import log_add_exp
 from .selection import where_op
 
 
@@ -162,11 +163,7 @@ def _log_sum_samples() -> Iterator[Sample]:
                    "other": lambda g, other, out: g * conjugate((other - out).exp())})  # fmt: skip
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """log(exp(input) + exp(other)) without overflow."""
-    if input.dtype.kind != "c":
-        return np.logaddexp(input, other)
-    more = input.real >= other.real
-    high, low = np.where(more, input, other), np.where(more, other, input)
-    return np.where(high.real == -np.inf, high, high + np.log1p(np.exp(low - high)))
+    return log_add_exp(input, other) if input.dtype.kind == "c" else np.logaddexp(input, other)
 
 
 @elementwise(out=True, samples=binary(scalar=None), infer=_floats("logaddexp2"),

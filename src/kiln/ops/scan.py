@@ -187,6 +187,18 @@ cummin = _running(
 # ---------------------------------------------------------------- sums of exponentials, differences
 
 
+def log_add_exp(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """log(exp(a) + exp(b)) of complex arrays, which NumPy has for real ones only."""
+    more = a.real >= b.real
+    high, low = np.where(more, a, b), np.where(more, b, a)
+    return np.where(high.real == -np.inf, high, high + np.log1p(np.exp(low - high)))
+
+
+def _log_samples() -> Iterator[Sample]:
+    yield from _samples(integers=False)()
+    yield Sample((draw(rng(), (3, 4)) + 1j * draw(rng(1), (3, 4)), 1))
+
+
 def _lcse_infer(input: Any, dim: int) -> tuple:
     norm_dim(dim, len(input.shape), "logcumsumexp")
     if input.dtype.category < dt.FLOAT:
@@ -202,6 +214,11 @@ def _lcse_infer(input: Any, dim: int) -> tuple:
 def _lcse_grad(g: Tensor, input: Tensor, out: Tensor, dim: int) -> Tensor:
     # sum over j >= i of g[j] * exp(x[i] - out[j]), in logarithms and for each sign of g, so that
     # nothing overflows
+    if g.is_complex():
+        log = g.conj().log() - out
+        tail = logcumsumexp(log.flip(dim), dim).flip(dim) if log._a.ndim else log
+        return (tail + input).exp().conj()
+
     def part(size: Tensor, here: Tensor) -> Tensor:
         log = where_op(here, where_op(here, size, 1).log() - out, float("-inf"))
         tail = logcumsumexp(log.flip(dim), dim).flip(dim) if log._a.ndim else log
@@ -215,12 +232,18 @@ def _lcse_grad(g: Tensor, input: Tensor, out: Tensor, dim: int) -> Tensor:
     infer=_lcse_infer,
     out=True,
     grad={"input": _lcse_grad},
-    samples=_samples(integers=False),
+    samples=_log_samples,
 )
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """log of the sum of exponentials of all elements along `dim` up to each one, without overflow."""
     if not input.ndim:
         return input.copy()
+    if input.dtype.kind == "c":
+        out = input.copy()
+        rows = np.moveaxis(out, dim, 0)
+        for i in range(1, len(rows)):
+            rows[i] = log_add_exp(rows[i - 1], rows[i])
+        return out
     wide = np.float64 if input.dtype == _F32 else None
     return np.logaddexp.accumulate(input, dim, wide).astype(input.dtype, copy=False)
 
