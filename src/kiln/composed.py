@@ -16,6 +16,7 @@ import numpy as np
 
 from . import formats
 from .errors import KilnAttributeError, KilnNotImplementedError, KilnTypeError, describe
+from .shape import numel
 from .tensor import Tensor, _new
 
 
@@ -36,6 +37,10 @@ class Composed:
     @property
     def ndim(self) -> int:
         return len(self.shape)
+
+    @property
+    def size(self) -> Any:
+        return numel(self.shape)
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise KilnNotImplementedError(

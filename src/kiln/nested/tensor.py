@@ -41,6 +41,10 @@ class NestedArray(Composed):
         return (len(self.lengths), *rest)
 
     @property
+    def size(self) -> Any:
+        return numel(self.parts[0].shape)
+
+    @property
     def offsets(self) -> list[int]:
         return [0, *accumulate(self.lengths)]
 
