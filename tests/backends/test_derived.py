@@ -125,6 +125,43 @@ def test_other_sizes_and_numbers_make_no_new_kernels():
     }  # the mean of all elements, whose number differs
 
 
+@pytest.mark.parametrize("size", [(1 << 18,), (131_077,), (300, 1000)])
+def test_large_draws_are_the_stream_s_own(size):
+    def drawn() -> list[np.ndarray]:
+        kiln.manual_seed(3)
+        kiln.rand(5)
+        ones = kiln.ones(size)
+        return [
+            t.numpy()
+            for t in (kiln.rand(size), kiln.randn(size), F.dropout(ones, 0.3), kiln.rand(4))
+        ]
+
+    got = drawn()
+    with context(eager="reference"):
+        want = drawn()
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, 1e-5, 2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64", "bool"])
+def test_large_copies_of_views(dtype):
+    x = kiln.tensor(rng.integers(0, 9, (40, 70, 90))).to(getattr(kiln, dtype))
+    for view in (x.permute(2, 0, 1), x.transpose(0, 1), x.mT, x[:, ::2], x.permute(2, 1, 0)[1:]):
+        want = np.ascontiguousarray(view.float().numpy())
+        np.testing.assert_array_equal(view.contiguous().float().numpy(), want)
+        np.testing.assert_array_equal(view.reshape(-1).float().numpy(), want.reshape(-1))
+        np.testing.assert_array_equal(view.clone().float().numpy(), want)
+
+
+def test_a_large_matrix_times_a_vector():
+    a, v = kiln.randn(700, 500), kiln.randn(500)
+    for m in (a, a.T.contiguous().T):
+        np.testing.assert_allclose((m @ v).numpy(), m.numpy() @ v.numpy(), 1e-4, 1e-4)
+        np.testing.assert_allclose(
+            (m.mv(v) + v.matmul(m.T)).numpy(), 2 * (m.numpy() @ v.numpy()), 1e-4, 1e-4
+        )
+
+
 def test_the_same_call_has_the_same_bits():
     x = kiln.randn(700, 301)
     first, again = (F.softmax(x * 0.3, 0).numpy().tobytes() for _ in range(2))

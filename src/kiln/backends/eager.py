@@ -108,8 +108,12 @@ def _multiply(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None) -> 
 
 @routine("matmul")
 def matmul(input: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The product of matrices or of batches of them."""
-    r = _multiply(input, other)
+    """The product of matrices or of batches of them, or of a large matrix and a vector."""
+    if other.ndim == 1 and input.ndim == 2 and input.size >= _MATRIX:
+        r = _multiply(input, other[:, None])
+        r = None if r is None else r.reshape(-1)
+    else:
+        r = _multiply(input, other)
     if r is None:
         return _matmul.run(input, other)
     return r if r.dtype is input.dtype else r.astype(input.dtype)  # int8 wraps, as its sums would
@@ -242,7 +246,7 @@ def _copied(a: np.ndarray) -> np.ndarray | None:
     if config.eager != "cpu" or not _native():
         return None
     r = derived.shelf().run("copy", Tensor.contiguous, [a])
-    return None if r is None else r[0]
+    return r[0] if r is not None and r[0].__class__ is np.ndarray else None
 
 
 @routine("clone")
