@@ -412,9 +412,6 @@ HALVES = (
 )  # fmt: skip
 """Written or derived calls that are measured in bfloat16 too."""
 
-REASONS: dict[str, str] = {}
-"""By function: why it takes more than twice PyTorch's time."""
-
 
 def _written(make: Maker) -> Callable[[int], tuple[tuple, dict]]:
     def arguments(size: int) -> tuple[tuple, dict]:
@@ -539,4 +536,4 @@ def torch_value(x: Any) -> Any:
     return type(x)(map(torch_value, x)) if type(x) in (list, tuple) else x
 
 
-__all__ = ["REASONS", "Call", "calls", "torch_value"]
+__all__ = ["Call", "calls", "torch_value"]

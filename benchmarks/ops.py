@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from .common import banner, describe, peer, ratio
-from .op_cases import REASONS, Call, calls, torch_value
+from .op_cases import Call, calls, torch_value
+from .op_reasons import reason
 
 _BLOCK_S = 1e-3  # a block of calls takes about so long
 _MOST_S = 0.1  # the longest call that is measured
@@ -147,8 +148,8 @@ def _tensors(x: Any, kind: type) -> list:
     return [t for y in values for t in _tensors(y, kind)]
 
 
-def page(results: dict[str, Any]) -> str:
-    """The table of all results as Markdown."""
+def page(results: dict[str, Any], how: str) -> str:
+    """The table of all results as Markdown; `how` they were measured."""
     rows, ratios, slow = [], [], 0
     for name, r in sorted(results.items()):
         if "error" in r:
@@ -163,15 +164,16 @@ def page(results: dict[str, Any]) -> str:
                 worst = max(worst, q)
             else:
                 cells.append("| | ")
-        reason = REASONS.get(name.split(" ")[0], "") if worst > 2 else ""
         slow += worst > 2
-        rows.append(f"| {name} | {r['case']} | {' | '.join(cells)} | {reason} |")
+        rows.append(
+            f"| {name} | {r['case']} | {' | '.join(cells)} | {reason(name) if worst > 2 else ''} |"
+        )
     left = sorted(n for n, r in results.items() if "error" in r)
     machine, software = describe()
     ratios.sort()
     return "\n".join([
         "# Large eager ops beside PyTorch", "",
-        f"{len(rows)} ops, {len(ratios)} ratios of Kiln's time to PyTorch's on 2 threads: median "
+        f"{len(rows)} ops, {len(ratios)} ratios of Kiln's time to PyTorch's, {how}: median "
         f"{statistics.median(ratios):.2f}, {sum(q <= 1 for q in ratios)} at most 1, {sum(q > 2 for q in ratios)} "
         f"above 2 (in {slow} ops). Made by `python -m benchmarks.ops` (its docstring says how); {machine}, {software}.",
         "", "| op | arguments | forward, Kiln µs | PyTorch µs | ratio | backward, Kiln µs | PyTorch µs | ratio | why above 2 |",
@@ -216,7 +218,9 @@ def main() -> None:
         print(f"{call.name:32} {r.get('case', r.get('error'))}: {', '.join(ways)}", flush=True)
         args.out.write_text(json.dumps(results))
     if args.table:
-        args.table.write_text(page(results))
+        clock = "by processor time" if args.clock == "cpu" else "by wall clock"
+        how = f"on {args.threads} thread{'s' * (args.threads > 1)}, {clock}"
+        args.table.write_text(page(results, how))
 
 
 if __name__ == "__main__":

@@ -289,7 +289,7 @@ def whole(op: Op, native: Callable[[], bool]) -> Callable:
             r = _by_rows(name, call, args, slots, dim, keepdim)
         if r is None:
             r = shelf().run(name, call, args)
-        if r is None:
+        if r is None or any(a.__class__ is not np.ndarray for a in r):
             return run(*args)
         return r[0] if len(r) == 1 else tuple(r)
 
@@ -365,10 +365,12 @@ def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:
 
     def raw(x: Any) -> Any:
         if isinstance(x, Tensor):
-            return x._a
+            return x._a if x._a.__class__ is np.ndarray else x
         return [raw(y) for y in x] if isinstance(x, list | tuple) and any(isinstance(y, Tensor) for y in x) else x  # fmt: skip
 
     values = [*gs, *map(raw, node.args), *outs]
+    if any(isinstance(x, Tensor) for x in values):
+        return None  # of another kind than an array
     arrays = [a for x in values for a in (x if x.__class__ is list else (x,)) if a.__class__ is np.ndarray]  # fmt: skip
     half = _half_of(arrays)
     if half is False or any(a.dtype.kind == "c" for a in arrays):
