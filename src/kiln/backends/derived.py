@@ -395,9 +395,10 @@ def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:
         r = shelf().run_blocks(name, call, given, cut, most, shape[:-1], (key, "rows"))
     else:
         r = shelf().run(name, call, values, (key, shapes))
-    return (
-        None if r is None else [x if x is None or x.__class__ is np.ndarray else gs[0] for x in r]
-    )
+    if r is None:
+        return None
+    first = next(g for g in gs if g is not None)
+    return [x if x is None or x.__class__ is np.ndarray else first for x in r]
 
 
 def _rows(node: OpNode, values: list, n: int) -> tuple[list, list[int], tuple] | None:

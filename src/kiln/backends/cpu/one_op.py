@@ -18,7 +18,6 @@ from ...autograd.modes import no_grad
 from ...compile import pipeline, views
 from ...compile.capture import Capture
 from ...config import config
-from ...errors import KilnError
 from ...graph.node import INPUT, Graph, Leaf, Node, input_node
 from ...runtime.blocks import allocator
 from ...runtime.forks import own_lock
@@ -241,8 +240,8 @@ def _make(name: str, fn: Callable, args: Sequence[Any]) -> Made | None:
             out = fn(*map(symbolic, args))
             outs = list(out) if isinstance(out, tuple | list) else [out]
             nodes = [capture.value(o) for o in outs if isinstance(o, Tensor)]
-    except KilnError:
-        return None  # the reference says what is wrong, or reads values
+    except Exception:
+        return None  # it reads values or what only arrays have, or its arguments are wrong: the reference tells
     if not nodes:
         return None
     final = pipeline.optimize(Graph(inputs, nodes), lowers, name).outputs
