@@ -129,9 +129,13 @@ def _arrange(
         whole = [a for a in operands if a.shape == shape]
         if not whole:
             return None
-        order = _order(next((a for a in whole if a.size > 1 and _dense(a)), whole[0]))
-        operands = [np.ascontiguousarray(a.transpose(order)) for a in operands]
-        shape = tuple(shape[i] for i in order)
+        orders = {tuple(i for i in _order(a) if shape[i] > 1) for a in whole}
+        if len(orders) > 1:  # no order suits all: that of the dimensions
+            operands = [np.ascontiguousarray(a) for a in operands]
+        else:
+            order = _order(whole[0])
+            operands = [np.ascontiguousarray(a.transpose(order)) for a in operands]
+            shape = tuple(shape[i] for i in order)
     sizes: list[int] = []
     parts: list[list[int]] = [[] for _ in operands]
     last: Any = None

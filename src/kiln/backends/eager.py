@@ -160,11 +160,11 @@ WORK: dict[str, tuple[Callable[..., int], int]] = {}
 def by_shape(name: str, least: int) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Have eager mode run an op's calls as Programs of their own from so much work on."""
     op = REGISTRY[name]
-    call, halves = derived.calling(op), not op.exact
+    call = derived.calling(op)
 
     def run(*args: Any) -> Any:
         d = args[0].dtype
-        half = (d is _F16 or d is _BF16) and halves and all(
+        half = (d is _F16 or d is _BF16) and all(
             a.dtype is d for a in args if a.__class__ is np.ndarray
         )  # fmt: skip
         if d is _F32 or d is _F64 or half:
