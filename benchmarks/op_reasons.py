@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 
 _REASONS = {
+    r"addmv": "a product and a sum, a call each",
+    r"(linalg\.)?slogdet": "the gradient of the sign, which is zero: PyTorch computes nothing",
     r"fft\.|stft|istft": "NumPy's pocketfft on one thread; PyTorch calls MKL",
-    r"linalg\.solve_triangular": "a general solver: NumPy has no triangular one",
+    r"linalg\.solve_triangular|triangular_solve": "a general solver: NumPy has no triangular one",
     r"linalg\.|pinverse|logdet|slogdet|det$|lu|cholesky": (
         "LAPACK through NumPy; threads of its OpenBLAS wait by spinning, which a busy machine makes long"
     ),
     r"conj$|isreal|resolve_|real$|imag$": "PyTorch only sets a flag or gives a view",
+    r"trace": "two calls of Python's, which take longer than the sum",
+    r"rsqrt": "its gradient raises to a power, by the general function",
+    r"to ": "the gradient is cast, and then copied to be one of its own",
     r"add_ alpha|relu_": "computed apart, then copied into its memory",
-    r"addc|frac|diff|cosine_sim|glu|.*rrelu|lerp|addr|renorm|.*normalize|.*loss|.*pairwise|dist|copysign|rad2deg|vander": (
+    r"addc|frac|diff|cosine_sim|glu|.*rrelu|lerp|addr|renorm|.*normalize|.*loss|.*pairwise|dist|trapez|.*entropy|.*shrink|copysign|rad2deg|vander": (
         "written in several ops, a pass each; PyTorch has one"
     ),
     r"kron|outer|eye|block_diag|cartesian|meshgrid|tril_ind|triu_ind": (
@@ -24,7 +29,7 @@ _REASONS = {
         "NumPy's fancy indexing in one thread"
     ),
     r"scatter_reduce|histc|bincount|.*one_hot|unique": "NumPy's unbuffered reduction or count",
-    r"nextafter|.*grid_sample|.*multilabel_margin|.*pdist|.*ctc|.*fold|.*unfold": (
+    r"_dirichlet_grad|_standard_gamma|nextafter|.*grid_sample|.*multilabel_margin|.*pdist|.*ctc|.*fold|.*unfold": (
         "the reference in NumPy: no kernel yet"
     ),
     r".*max_pool|.*max_unpool": "each input looks through its windows; PyTorch scatters by the places it kept",

@@ -148,7 +148,7 @@ def _tensors(x: Any, kind: type) -> list:
     return [t for y in values for t in _tensors(y, kind)]
 
 
-def page(results: dict[str, Any], how: str) -> str:
+def page(results: dict[str, Any], how: str, note: str = "") -> str:
     """The table of all results as Markdown; `how` they were measured."""
     rows, ratios, slow = [], [], 0
     for name, r in sorted(results.items()):
@@ -176,7 +176,7 @@ def page(results: dict[str, Any], how: str) -> str:
         f"{len(rows)} ops, {len(ratios)} ratios of Kiln's time to PyTorch's, {how}: median "
         f"{statistics.median(ratios):.2f}, {sum(q <= 1 for q in ratios)} at most 1, {sum(q > 2 for q in ratios)} "
         f"above 2 (in {slow} ops). Made by `python -m benchmarks.ops` (its docstring says how); {machine}, {software}.",
-        "", "| op | arguments | forward, Kiln µs | PyTorch µs | ratio | backward, Kiln µs | PyTorch µs | ratio | why above 2 |",
+        *(["", note] if note else []), "", "| op | arguments | forward, Kiln µs | PyTorch µs | ratio | backward, Kiln µs | PyTorch µs | ratio | why above 2 |",
         "|---|---|---|---|---|---|---|---|---|", *rows, "",
         "Not in the table, as torch has no such function, or none that takes these arguments: " + ", ".join(left) + ".", "",
     ])  # fmt: skip
@@ -192,6 +192,7 @@ def main() -> None:
     cli.add_argument("--seconds", type=float, default=1e9, help="stop after so long")
     cli.add_argument("--missing", action="store_true", help="only what --out does not hold yet")
     cli.add_argument("--out", type=Path, default=Path("kiln-ops.json"))
+    cli.add_argument("--note", default="", help="what else the page says of how it was measured")
     cli.add_argument("--table", type=Path, help="write the page of all results here")
     args = cli.parse_args()
     torch = peer("torch")
@@ -220,7 +221,7 @@ def main() -> None:
     if args.table:
         clock = "by processor time" if args.clock == "cpu" else "by wall clock"
         how = f"on {args.threads} thread{'s' * (args.threads > 1)}, {clock}"
-        args.table.write_text(page(results, how))
+        args.table.write_text(page(results, how, args.note))
 
 
 if __name__ == "__main__":
