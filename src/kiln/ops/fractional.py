@@ -154,6 +154,9 @@ def linear_cross_entropy(
     `options`, which chunks the work in PyTorch, changes nothing here.
     """
     shape = linear_weight.shape[:-1]
+    if len(shape) > 1 and input.ndim == 1:
+        raise KilnError("linear_cross_entropy", f"K-dimensional loss defined by linear_weight shape {list(linear_weight.shape)} "
+                        "requires batched input", describe(input), "input.unsqueeze(0)")  # fmt: skip
     bias = None if linear_bias is None else linear_bias.reshape(-1)
     logits = FUNCTIONS["nn.functional.linear"](
         input, linear_weight.reshape(-1, linear_weight.shape[-1]), bias

@@ -35,7 +35,7 @@ def bin_edges(
     """The edges of equal bins from low to high, or over the values of one column of (n, columns)."""
     if low is None or high is None:
         values = input[:, column]
-        low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
+        low, high = (values.min(), values.max()) if values.size else (0.0, 1.0)
         if not (np.isfinite(low) and np.isfinite(high)):
             raise KilnError(
                 "histogram",

@@ -256,7 +256,7 @@ def native_group_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None,
                       eps: float) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """(group norm, mean, inverse deviation) of N images of C channels and HxW elements each."""
     out = F["group_norm"](input, group, weight, bias, eps)
-    mean, inverse = _rows(input.reshape(N, group, -1), (2,), eps)
+    mean, inverse = _rows(input.reshape(N, group, C // group * HxW), (2,), eps)
     return out, mean.squeeze(2), inverse.squeeze(2)
 
 
