@@ -13,6 +13,9 @@ The third is the second on the path of steepest descent, where gd is the Guderma
 does not oscillate. K_0(ix) is -pi/2 (Y_0 + i J_0), K_1(ix) is -pi/2 (J_1 - i Y_1), and Airy's
 function is K_1/3. Their integrands narrow as 1 / sqrt(x), so the steps do too, and the number of
 steps is the same for all x. Near zero, where they widen, stand the power series.
+
+The integrals are taken at some fifty points when a function is first called; what is then evaluated is
+the Chebyshev series through them (`chebyshev.py`).
 """
 
 from __future__ import annotations
@@ -22,20 +25,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-Array = np.ndarray
+from .chebyshev import Array, Series, doubled, tail
 
 _EULER = 0.5772156649015329
-
-
-def doubled(fn: Callable) -> Callable:
-    """The function computed in float64 and rounded once to the dtype of its first argument."""
-
-    def rounded(*xs: Array) -> Array:
-        with np.errstate(all="ignore"):
-            r = fn(*(np.asarray(x, np.float64) for x in xs))
-        return np.asarray(r).astype(xs[0].dtype)
-
-    return rounded
 
 
 # ---------------------------------------------------------------- series near zero
@@ -93,13 +85,25 @@ def _turned(x: Array, a: Array, b: Array) -> tuple[Array, Array]:
     return (a * c - b * s) * (2 / math.pi), (a * s + b * c) * (2 / math.pi)
 
 
+def _parts(
+    weight: Callable[[Array], tuple[Array, Array]], low: float = 1.0
+) -> Callable[[Array], tuple[Array, Array]]:
+    """`_turning` for x >= low, by series."""
+    a, b = (tail(lambda x, i=i: _turning(x, weight)[i], low) for i in (0, 1))
+    return lambda x: (a(x), b(x))
+
+
+_parts0 = _parts(lambda s: (np.ones_like(s), 1 / np.cosh(s)))
+_parts1 = _parts(lambda s: (np.cosh(s) ** -2, np.cosh(s)))
+
+
 def _hankel0(x: Array) -> tuple[Array, Array]:
-    minus_y, j = _turned(x, *_turning(x, lambda s: (np.ones_like(s), 1 / np.cosh(s))))
+    minus_y, j = _turned(x, *_parts0(x))
     return j, -minus_y
 
 
 def _hankel1(x: Array) -> tuple[Array, Array]:
-    minus_j, minus_y = _turned(x, *_turning(x, lambda s: (np.cosh(s) ** -2, np.cosh(s))))
+    minus_j, minus_y = _turned(x, *_parts1(x))
     return -minus_j, -minus_y
 
 
@@ -169,25 +173,44 @@ def _series_i(x: Array, order: int) -> Array:
     return total / np.sqrt(2 * math.pi * x)
 
 
+def _bounded_i(x: Array, order: int) -> Array:
+    """Exponentially scaled I of order 0, or of order 1 divided by x, up to 30."""
+    terms = (
+        (np.cosh(x * c) for c in _COSINES)
+        if order == 0
+        else (c * np.sinh(x * c) / x for c in _COSINES)
+    )
+    return sum(terms) * np.exp(-x) * (2 / _M)
+
+
+def _tail_i(order: int) -> Callable[[Array], Array]:
+    def exact(x: Array) -> Array:
+        near = np.minimum(x, 30)
+        return np.where(
+            x < 30,
+            _bounded_i(near, order) * (near if order else 1),
+            _series_i(np.maximum(x, 30), order),
+        )
+
+    return tail(exact, 8.0)
+
+
+_i0_near, _i1_near = (Series(lambda t, k=k: _bounded_i(4 * t + 4, k)) for k in (0, 1))
+_i0_far, _i1_far = _tail_i(0), _tail_i(1)
+
+
 @doubled
 def i0e(x: Array) -> Array:
     x = np.abs(x)
-
-    def periodic(x: Array) -> Array:
-        return sum(np.cosh(x * c) for c in _COSINES) * np.exp(-x) * (2 / _M)
-
-    return _pieces(x, (x < 30, periodic), (x >= 30, lambda x: _series_i(x, 0)))
+    return _pieces(x, (x < 8, lambda x: _i0_near(x / 4 - 1)), (x >= 8, _i0_far))
 
 
 @doubled
 def i1e(x: Array) -> Array:
     y = np.abs(x)
-
-    def periodic(x: Array) -> Array:
-        return sum(c * np.sinh(x * c) for c in _COSINES) * np.exp(-x) * (2 / _M)
-
-    r = _pieces(y, (y < 30, periodic), (y >= 30, lambda x: _series_i(x, 1)))
-    return np.copysign(1.0, x) * r
+    return np.copysign(1.0, x) * _pieces(
+        y, (y < 8, lambda x: _i1_near(x / 4 - 1) * x), (y >= 8, _i1_far)
+    )
 
 
 def _grown(x: Array, scaled: Array) -> Array:
@@ -200,22 +223,26 @@ i0 = doubled(lambda x: _grown(x, i0e(x)))
 i1 = doubled(lambda x: _grown(x, i1e(x)))
 
 
-def _k_scaled(x: Array, near: Callable[[Array], Array], weight: Callable[[Array], Array]) -> Array:
+_k0_far = tail(lambda x: _falling(x, np.ones_like))
+_k1_far = tail(lambda x: _falling(x, np.cosh))
+
+
+def _k_scaled(x: Array, near: Callable[[Array], Array], far: Callable[[Array], Array]) -> Array:
     return _pieces(
         x, (x == 0, lambda x: np.full_like(x, np.inf)), (x == np.inf, np.zeros_like),
-        ((x >= 1) & (x < np.inf), lambda x: _falling(x, weight)),
+        ((x >= 1) & (x < np.inf), far),
         ((x > 0) & (x < 1), lambda x: near(x) * np.exp(x)),
     )  # fmt: skip
 
 
 @doubled
 def k0e(x: Array) -> Array:
-    return _k_scaled(x, lambda x: -_near(x * x / 4, x)[2], np.ones_like)
+    return _k_scaled(x, lambda x: -_near(x * x / 4, x)[2], _k0_far)
 
 
 @doubled
 def k1e(x: Array) -> Array:
-    return _k_scaled(x, lambda x: _near(x * x / 4, x)[3] + 1 / x, np.cosh)
+    return _k_scaled(x, lambda x: _near(x * x / 4, x)[3] + 1 / x, _k1_far)
 
 
 k0 = doubled(lambda x: k0e(x) * np.exp(-x))
@@ -238,21 +265,28 @@ def _airy_near(x: Array) -> Array:
     return total
 
 
+_airy_falls = tail(lambda z: _falling(z, lambda t: np.cosh(t / 3)), 2 / 3)
+
+
 def _airy_right(x: Array) -> Array:
     z = 2 / 3 * x * np.sqrt(x)
-    return np.sqrt(x / 3) / math.pi * _falling(z, lambda t: np.cosh(t / 3)) * np.exp(-z)
+    return np.sqrt(x / 3) / math.pi * _airy_falls(z) * np.exp(-z)
+
+
+def _airy_weight(s: Array) -> tuple[Array, Array]:
+    """cosh(t / 3) (1 - i / cosh s) on the path t(s)."""
+    third = 2 / 3 * np.arctan(np.tanh(s / 2))
+    u, v, w = np.cosh(s / 3) * np.cos(third), np.sinh(s / 3) * np.sin(third), 1 / np.cosh(s)
+    return u - v * w, v + u * w
+
+
+_airy_turns = _parts(_airy_weight, 2 / 3)
 
 
 def _airy_left(x: Array) -> Array:
     x = -x
     z = 2 / 3 * x * np.sqrt(x)
-
-    def weight(s: Array) -> tuple[Array, Array]:  # of cosh(t / 3) (1 - i / cosh s)
-        third = 2 / 3 * np.arctan(np.tanh(s / 2))
-        u, v, w = np.cosh(s / 3) * np.cos(third), np.sinh(s / 3) * np.sin(third), 1 / np.cosh(s)
-        return u - v * w, v + u * w
-
-    return np.sqrt(x / 3) * _turned(z, *_turning(z, weight))[1]
+    return np.sqrt(x / 3) * _turned(z, *_airy_turns(z))[1]
 
 
 @doubled

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 from . import lgamma
-from .bessel import Array, doubled
+from .chebyshev import Array, doubled
 
 # ---------------------------------------------------------------- pieces
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from . import erfc
-from .bessel import Array, doubled
+from .chebyshev import Array, Series, doubled
 
 _H = 0.5
 _NODES = [(k + 0.5) * _H for k in range(13)]
@@ -23,16 +23,33 @@ def _square_exp(x: Array) -> Array:
     return np.exp(square) * np.where(np.isfinite(rest), 1 + rest, 1)
 
 
+def _midpoint(x: Array) -> Array:
+    """erfcx of x >= 0: the midpoint rule on 2x/pi times the integral of exp(-t²) / (t² + x²), and the residue of
+    its pole, which the rule passes by where x < pi / h (Matta and Reichl, 1971)."""
+    total = sum(math.exp(-t * t) / (t * t + x * x) for t in _NODES) * x * (2 * _H / math.pi)
+    z = np.where(x < 6, x, 0)
+    pole = 2 * np.exp(z * z) / (1 + np.exp(z * (2 * math.pi / _H)))
+    return total + np.where(x < 6, pole, 0)
+
+
+def _on_half_line(t: Array) -> Array:
+    x = 4 * (1 + t) / (1 - t)
+    return _midpoint(x) * (1 + 2 * x)
+
+
+_series = Series(_on_half_line)
+
+
 @doubled
 def erfcx(x: Array) -> Array:
-    # the midpoint rule on 2x/pi times the integral of exp(-t²) / (t² + x²), and the residue of its
-    # pole, which the rule passes by where x < pi / h (Matta and Reichl, 1971)
     y = np.abs(x)
-    total = sum(math.exp(-t * t) / (t * t + y * y) for t in _NODES)
-    r = np.where(y > 1e8, 1 / (math.sqrt(math.pi) * y), total * y * (2 * _H / math.pi))
-    z = np.where(y < 6, y, 0)
-    r = r + np.where(y < 6, 2 * np.exp(z * z) / (1 + np.exp(z * (2 * math.pi / _H))), 0)
-    return np.where(np.isnan(x), x, np.where(x < 0, 2 * _square_exp(np.where(x < 0, x, 0)) - r, r))
+    far = np.isinf(y)
+    y = np.where(far, 1, y)
+    r = np.where(far, 0, _series((y - 4) / (y + 4)) / (1 + 2 * y))
+    low = x < 0
+    if low.any():
+        r = np.where(low, 2 * _square_exp(np.where(low, x, 0)) - r, r)
+    return np.where(np.isnan(x), x, r)
 
 
 @doubled

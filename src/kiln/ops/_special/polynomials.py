@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .bessel import Array, doubled
+from .chebyshev import Array, doubled
 
 Step = Callable[[int, Array, Array], Array]
 
