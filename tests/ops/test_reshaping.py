@@ -42,6 +42,19 @@ def test_gradients_flow_through_views_in_place():
     np.testing.assert_allclose(leaf.grad.numpy(), 2 * weight.t().numpy())
 
 
+def test_as_strided_in_place_has_a_gradient_and_refusals_change_nothing():
+    leaf = kiln.randn(2, 3, requires_grad=True)
+    x = leaf * 2
+    x.as_strided_((2,), (4,), 1)
+    x.sum().backward()
+    assert leaf.grad.tolist() == [[0.0, 2.0, 0.0], [0.0, 0.0, 2.0]]
+    y = matrix()
+    with pytest.raises(IndexError):
+        y.transpose_(0, 2)
+    assert y._version == 0
+    assert y.shape == (2, 3)
+
+
 def test_views_taken_before_keep_their_shape_and_history():
     leaf = kiln.randn(2, 3, requires_grad=True)
     x = leaf * 1

@@ -40,13 +40,16 @@ def _turn(x: Tensor, name: str, view: Callable[[Tensor], Tensor]) -> Tensor:
     _own(x, name)
     old = wrap(x._a)
     alone = x._ver is None and not x._rg  # nobody has a history to keep
-    if x._ver is None:
-        x._ver = [0, 0]
+    bump(x)  # first, so that what backward keeps of the tensor is kept as it is now
     for slot in _SLOTS:
         setattr(old, slot, getattr(x, slot))
     if x._base is not None:
         old._view, old._seen = x._view, x._seen
-    y = view(old)
+    try:
+        y = view(old)
+    except Exception:
+        x._ver[0] -= 1
+        raise
     if y is not old:
         x._a = y._a
         if mode.grad and not alone:
@@ -54,7 +57,6 @@ def _turn(x: Tensor, name: str, view: Callable[[Tensor], Tensor]) -> Tensor:
             x._base, x._view, x._seen = y._base, y._view, y._seen
         elif x._base is not None:
             x._view = None
-    bump(x)
     return x
 
 
