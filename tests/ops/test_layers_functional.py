@@ -7,7 +7,6 @@ import pytest
 
 import kiln
 import kiln.nn.functional as F
-from kiln.errors import KilnNotImplementedError
 
 
 def test_batch_norm_moves_its_running_statistics():
@@ -51,11 +50,6 @@ def test_embedding_may_change_its_weight_before_backward():
         weight.mul_(2)
     out.sum().backward()
     assert weight.grad.sum().item() == 4
-
-
-def test_sparse_embedding_is_refused_by_name():
-    with pytest.raises(KilnNotImplementedError, match="sparse"):
-        F.embedding(kiln.tensor([0]), kiln.ones(2, 2), sparse=True)
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "silu", "hardtanh", "mish", "relu6"])

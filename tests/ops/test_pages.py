@@ -43,7 +43,7 @@ def test_an_example_that_shows_something_else_is_found(found):
 
 def test_facts(found):
     text = found["softmax"].text()
-    assert "kiln.softmax(input, dim, dtype=None)" in text
+    assert "kiln.softmax(input, dim, dtype=None, *, out=None)" in text
     assert "| gradient | yes |" in text
     assert "float32, float64, bfloat16, float16 |" in text
     assert "`Tensor.softmax`" in text

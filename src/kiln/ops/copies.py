@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..formats import contiguous_format
 from ..tensor import Tensor
 from .registry import FUNCTIONS, METHODS, Sample, composition
 from .samples import draw, rng
@@ -17,7 +18,9 @@ def _slice(
 
 
 def _owned(r: Any) -> Any:
-    return r.clone() if isinstance(r, Tensor) else tuple(x.clone() for x in r)
+    if isinstance(r, Tensor):
+        return r.clone(memory_format=contiguous_format)
+    return tuple(map(_owned, r))
 
 
 def _copy(

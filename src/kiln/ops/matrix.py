@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, describe
+from ..formats import contiguous_format
 from ..shape import Size, behind, norm_dim
 from ..tensor import Tensor, wrap
 from .creation import arange
@@ -152,7 +153,7 @@ def diag(input: Tensor, diagonal: int = 0, *, out: Tensor | None = None) -> Tens
 @composition(out=True, method=False, samples=_diagonal_samples)
 def diagonal_copy(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     """`diagonal` in memory of its own."""
-    return diagonal(input, offset, dim1, dim2).clone()
+    return diagonal(input, offset, dim1, dim2).clone(memory_format=contiguous_format)
 
 
 @composition(samples=lambda: iter([

@@ -340,9 +340,8 @@ def conv_tbc(input: Tensor, weight: Tensor, bias: Tensor, pad: int = 0) -> Tenso
     if input.ndim != 3 or weight.ndim != 3 or bias.ndim != 1 or input.shape[2] != weight.shape[1]:
         raise KilnError("conv_tbc", "expected input (time, batch, in), weight (width, in, out) and bias (out)",
                         describe((input, weight, bias)), "")  # fmt: skip
-    return F["conv1d"](input.permute(1, 2, 0), weight.permute(2, 1, 0), bias, 1, pad).permute(
-        2, 0, 1
-    )
+    out = F["conv1d"](input.permute(1, 2, 0), weight.permute(2, 1, 0), bias, 1, pad)
+    return out.permute(2, 0, 1).contiguous()
 
 
 FUNCTIONS["nn.functional.conv_tbc"] = conv_tbc

@@ -283,9 +283,10 @@ def _tensor_code(a: np.ndarray) -> str:
     plain = a.dtype in (np.float64, np.int64, np.bool_)
     end = "" if plain and a.size else f", dtype=kiln.{dt.OF_NUMPY[a.dtype].name}"
     if a.size > SMALL:
-        if not _floating(a):
+        if a.dtype.kind not in "fc":
             raise _Unwritable
-        return f"kiln.linspace(-1, 1, {a.size}).reshape({tuple(a.shape)})"
+        turn = " * (1 + 2j)" if a.dtype.kind == "c" else ""
+        return f"kiln.linspace(-1, 1, {a.size}).reshape({tuple(a.shape)}){turn}"
     if not a.size:
         return f"kiln.empty({tuple(a.shape)}{end})"
     values = np.round(a, 2) if a.dtype.kind in "fc" else a
