@@ -30,6 +30,7 @@ def _quantile_samples() -> Iterator[Sample]:
     yield Sample((x, np.array([0.0, 0.5, 1.0]), 0), grad=False)
     yield Sample((x, np.array([0.5, 1.5])), error=RuntimeError)
     yield Sample((x, 0.75))
+    yield Sample((np.array(1.5), np.array([0.1, 0.9]), 0, True))
     yield Sample((x, np.array([0.1, 0.9])))
     yield Sample((np.array([[1.0, np.nan, 2.0], [1.0, 2.0, 3.0]]), 0.5, 1), grad=False)
     yield Sample((x, 2.0), error=RuntimeError)
@@ -86,7 +87,7 @@ def _quantile(
             else where_op(rank == low, 0.0, rank.new_full((), 0.5))
         )
         out = out.lerp(x.gather(-1, rank.ceil().long()), weight.to(x.dtype))
-    if keepdim:
+    if keepdim and n:
         out = (
             out.reshape(*(1,) * n, out.shape[-1])
             if dim is None

@@ -67,10 +67,9 @@ class Target:
             return torch.Size(x)
         if isinstance(x, self.module.dtype):
             return getattr(torch, x.name)
-        if isinstance(x, str) and isinstance(
-            getattr(torch, x, None), torch.memory_format | torch.layout
-        ):
-            return getattr(torch, x)
+        if type(x).__name__ in ("str", "memory_format", "layout"):
+            known = getattr(torch, str(x).rpartition(".")[2], None)
+            return known if isinstance(known, torch.memory_format | torch.layout) else x
         return mapped(self.doubled, x)
 
     def bare(self, x: Any) -> Any:
@@ -153,6 +152,8 @@ class Crossing:
     def _tensor(self, x: torch.Tensor) -> Any:
         if x.layout is not torch.strided:
             return self._sparse(x)
+        if x.device.type != "cpu":
+            raise Missing(f"tensors on the {x.device.type} device")
         if x.ndim > 64:
             raise Missing("tensors of more than 64 dimensions, which NumPy hasn't got")
         plain = x.detach().resolve_conj().resolve_neg()

@@ -39,6 +39,9 @@ MEANT = {
     "div[trunc_rounding]": "PyTorch rounds a quotient to bfloat16 before it truncates: 17.97 becomes 18; Kiln's is 17",
     "histc": "PyTorch finds bins in bfloat16, Kiln in float64",
     "renorm": "PyTorch's gradient is NaN for complex numbers under the infinity norm; Kiln's is finite",
+    "matrix_exp": "PyTorch's is NaN in bfloat16",
+    "native_layer_norm": "a single element has the gradient 0; PyTorch's is what rounding leaves",
+    "nn.functional.layer_norm": "a single element has the gradient 0; PyTorch's is what rounding leaves",
 }
 
 
