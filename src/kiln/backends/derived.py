@@ -86,8 +86,9 @@ def calling(op: Op, half: Any = None) -> Callable:
     def fn(*args: Any) -> Any:
         return apply(op, args)
 
-    wide = half is not None and half.np in _HALF and not op.exact
-    return _widened(fn, half) if wide else fn
+    if half is None or half.np not in _HALF or op.exact:
+        return fn
+    return _widened(fn, half)
 
 
 # ---------------------------------------------------------------- how operands lie
