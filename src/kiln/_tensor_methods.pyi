@@ -27,10 +27,6 @@ class nanmedian_dim_result(NamedTuple):
     values: Tensor
     indices: Tensor
 
-class frexp_result(NamedTuple):
-    mantissa: Tensor
-    exponent: Tensor
-
 class cummax_result(NamedTuple):
     values: Tensor
     indices: Tensor
@@ -38,6 +34,10 @@ class cummax_result(NamedTuple):
 class cummin_result(NamedTuple):
     values: Tensor
     indices: Tensor
+
+class frexp_result(NamedTuple):
+    mantissa: Tensor
+    exponent: Tensor
 
 class sort_result(NamedTuple):
     values: Tensor
