@@ -105,17 +105,6 @@ def run(name: str, fn: Callable, *args: Any, **kwargs: Any) -> Any:
         ) from None  # fmt: skip
 
 
-def no_gradient(name: str) -> Callable:
-    """The rule of what PyTorch can't differentiate either: an error where a gradient is asked for."""
-
-    def rule() -> Any:
-        raise KilnNotImplementedError(
-            name, f"the derivative for '{name}' is not implemented", None, "detach() its input"
-        )
-
-    return rule
-
-
 def factorization(name: str, infer: Callable, samples: Callable, **facts: Any) -> Callable:
     """An op of linear algebra; its public function, where it is not that itself, is a composition."""
     facts.setdefault("namespace", "linalg")

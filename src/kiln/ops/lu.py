@@ -18,7 +18,6 @@ from ._matrices import (
     eye,
     factorization,
     fail,
-    no_gradient,
     rectangles,
     well,
 )
@@ -26,6 +25,7 @@ from .creation import arange
 from .dispatch import store_out
 from .equations import solve_triangular
 from .registry import FUNCTIONS, Sample, composition, method, named
+from .rules import not_differentiable
 from .samples import draw, rng
 from .scatter import gather, take_along_dim
 from .views import adjoint as turned
@@ -280,7 +280,7 @@ def _symmetric() -> Iterator[Sample]:
 
 @factorization(
     "ldl_factor_ex", _ldl_infer, lambda: (Sample((*s.args, s.kwargs.get("hermitian", False), False), grad=False) for s in _symmetric() if not s.error),
-    grad={"A": no_gradient("ldl_factor")}, nondiff_outputs=(1, 2), private=True,
+    grad={"A": not_differentiable("ldl_factor")}, nondiff_outputs=(1, 2), private=True,
 )  # fmt: skip
 def ldl_op(A: Tensor, hermitian: bool, check_errors: bool) -> Tensor:
     """L and D of A = L D L^T (L D L^H) in one matrix, exchanges, and the first zero of D."""
@@ -335,7 +335,7 @@ def _ldl_solve_samples() -> Iterator[Sample]:
 
 @factorization(
     "ldl_solve", _ldl_solve_infer, lambda: (Sample((*s.args, s.kwargs["hermitian"]), grad=False) for s in _ldl_solve_samples() if not s.error),
-    grad={("LD", "B"): no_gradient("ldl_solve")}, private=True,
+    grad={("LD", "B"): not_differentiable("ldl_solve")}, private=True,
 )  # fmt: skip
 def ldl_solve_op(LD: Tensor, pivots: Tensor, B: Tensor, hermitian: bool) -> Tensor:
     """X of A X = B from A's LDL factorisation."""

@@ -10,9 +10,10 @@ import numpy as np
 from ..errors import KilnError, describe
 from ..shape import Size
 from ..tensor import Tensor
-from ._matrices import check_matrix, diag, eye, factorization, no_gradient, well
+from ._matrices import check_matrix, diag, eye, factorization, well
 from .dispatch import store_out
 from .registry import FUNCTIONS, Sample, composition, method, named
+from .rules import not_differentiable
 from .samples import draw, rng
 from .views import adjoint
 
@@ -102,7 +103,7 @@ def _geqrf_infer(A: Any) -> list:
 
 @factorization(
     "geqrf", _geqrf_infer, lambda: (Sample(s.args, error=s.error, grad=False) for s in _qr_samples() if not s.kwargs),
-    grad={"A": no_gradient("geqrf")}, private=True,
+    grad={"A": not_differentiable("geqrf")}, private=True,
 )  # fmt: skip
 def geqrf_op(A: Tensor) -> Tensor:
     """R on and above the diagonal with the reflections' vectors below it, and their factors tau."""

@@ -72,12 +72,12 @@ def tied(out: Tensor, *to: Tensor | None) -> Tensor:
     return tied_op(out, on) if on else out
 
 
-def not_differentiable(name: str, by: str) -> Callable:
-    """The rule for an argument whose gradient has no known form: an error, as in PyTorch."""
+def not_differentiable(name: str, by: str = "") -> Callable:
+    """The rule for what has no known gradient (by one argument): an error where it is asked for, as in PyTorch."""
 
-    def rule(g: Tensor) -> Tensor:
+    def rule() -> Any:
         raise KilnNotImplementedError(
-            name, f"the derivative for '{by}' is not implemented", None, f"detach {by}: its gradient has no closed form"
+            name, f"the derivative for '{by or name}' is not implemented", None, f"detach() {by or 'its input'}"
         )  # fmt: skip
 
     return rule
