@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     )
     from .compile import compile  # noqa: F401
     from .compile.control import cond, scan, while_loop  # noqa: F401
+    from .compile.scans import associative_scan, map  # noqa: F401
     from .func import vmap  # noqa: F401
 
 __version__ = "0.1.0"
@@ -95,6 +96,7 @@ _LAZY_MODULES = {
 _LAZY_NAMES = {
     "vmap": "func", "is_anomaly_enabled": "autograd.anomaly",
     "is_anomaly_check_nan_enabled": "autograd.anomaly", "scan": "compile.control", "cond": "compile.control", "while_loop": "compile.control",
+    "map": "compile.scans", "associative_scan": "compile.scans",
     "compile": "compile", "save": "io", "load": "io", "Trainer": "train", "set_printoptions": "printing",
     "set_num_threads": "runtime.threads", "get_num_threads": "runtime.threads", "Generator": "random",
     "manual_seed": "random", "seed": "random", "initial_seed": "random", "get_rng_state": "random",

@@ -77,6 +77,7 @@ from .ops.native import alpha_dropout as alpha_dropout
 from .ops.native import alpha_dropout_ as alpha_dropout_
 from .switches import are_deterministic_algorithms_enabled as are_deterministic_algorithms_enabled
 from .ops.copies import as_strided_copy as as_strided_copy
+from .compile.scans import associative_scan as associative_scan
 from .ops.native import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from .shape import broadcast_shapes as broadcast_shapes
 from .dtypes import can_cast as can_cast
@@ -133,6 +134,7 @@ from .formats import layout as layout
 from .io import load as load
 from .ops.native import lstm_cell as lstm_cell
 from .random import manual_seed as manual_seed
+from .compile.scans import map as map
 from .ops.native import margin_ranking_loss as margin_ranking_loss
 from .ops.native import max_pool1d_with_indices as max_pool1d_with_indices
 from .formats import memory_format as memory_format
