@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -75,16 +76,32 @@ def add(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:
     return np.add(input, other if alpha == 1 else other * _weight("add", other, alpha))
 
 
+def _sub_infer(input: Any, other: Any, alpha: Any) -> tuple:
+    for x in (input, other):
+        if isinstance(x, bool) or getattr(x, "dtype", None) is dt.bool_:
+            raise KilnError(
+                "sub", "subtraction with a bool tensor is not supported", describe((input, other)),
+                "invert a mask with ~ or logical_not(), or convert it first",
+            )  # fmt: skip
+    return elementwise_infer(REGISTRY["sub"])(input, other, alpha)
+
+
+def _sub_samples() -> Iterator[Sample]:
+    yield from binary(kwargs=({}, {"alpha": 2.5}))()
+    x, mask = draw(rng(), (3,)), np.array([True, False, True])
+    for pair in ((x, mask), (mask, x), (mask, mask), (x, True), (mask, 1), (mask, 1.5)):
+        yield Sample(pair, error=RuntimeError)
+
+
 @elementwise(
     ufunc=np.subtract, scalar="sub", numbers=True, inplace=True, out=True, aliases=("subtract",), native="fiu",
     dunders=("__sub__", "__rsub__", "__isub__"),
     grad={"input": lambda g: g, "other": lambda g, alpha: g * -alpha},
     body=lambda input, other, alpha: input - other * alpha,
-    infer=only("sub", dt.INT, dt.COMPLEX),
-    samples=binary(kwargs=({}, {"alpha": 2.5})),
+    infer=_sub_infer, check=True, samples=_sub_samples,
 )  # fmt: skip
 def sub(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:
-    """input - alpha * other, broadcast. Not defined for bool."""
+    """input - alpha * other, broadcast. Not defined where either is bool."""
     return np.subtract(input, other if alpha == 1 else other * _weight("sub", other, alpha))
 
 
@@ -293,13 +310,18 @@ def positive(input: Tensor) -> Tensor:
 Tensor.__pos__ = positive  # type: ignore[attr-defined]
 
 
+def _abs_samples() -> Iterator[Sample]:
+    yield from unary(away=2.0)()
+    yield Sample((np.array([True]),), error=NotImplementedError)
+
+
 @elementwise(
     promote="real", ufunc=np.absolute, scalar="abs", inplace=True, out=True, native="fiu",
     aliases=("absolute",), dunders=("__abs__",), grad={"input": lambda g, input: g * input.sgn()},
-    samples=unary(away=2.0),
+    infer=_no_bool("abs"), check=True, samples=_abs_samples,
 )  # fmt: skip
 def abs(input: Tensor) -> Tensor:
-    """The absolute value; of complex numbers the magnitude, as a real tensor."""
+    """The absolute value; of complex numbers the magnitude, as a real tensor. Not defined for bool."""
     return np.absolute(input)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..autograd.modes import no_grad
+from ..autograd.modes import mode, no_grad
 from ..errors import KilnError, KilnValueError, describe
 from ..shape import Size, numel
 from ..tensor import Tensor
@@ -157,15 +157,19 @@ def _update_running(running: Any, value: Tensor, momentum: float) -> None:
             running.mul_(1 - momentum).add_(value.to(running.dtype), alpha=momentum)
 
 
+_RUNNING = ("running_mean", "running_var")
+
+
 def _batch_samples() -> Any:
     r = rng(36)
     for xs in ((4, 3), (2, 3, 4), (2, 3, 4, 2)):
         mean, var, w, b = draw(r, (3,)), draw(r, (3,), 0.5, 2), draw(r, (3,)), draw(r, (3,))
         yield Sample((draw(r, xs), None, None), {"training": True})
         yield Sample((draw(r, xs), None, None, w, b), {"training": True, "eps": 0.1})
-        yield Sample((draw(r, xs), mean, var, w, b))
-        yield Sample((draw(r, xs), mean, var))
-    yield Sample((draw(r, (0, 3, 4)), mean, var, w, b), {"training": True})
+        running = {"running_mean": mean, "running_var": var}
+        yield Sample((draw(r, xs),), {**running, "weight": w, "bias": b}, fixed=_RUNNING)
+        yield Sample((draw(r, xs),), running, fixed=_RUNNING)
+    yield Sample((draw(r, (0, 3, 4)), mean, var, w, b), {"training": True}, grad=False)
     yield Sample((draw(r, (0,)), None, None), {"training": True})
     yield Sample((draw(r, (1, 3)), None, None), {"training": True}, error=ValueError)
     yield Sample((draw(r, (4, 3)), draw(r, (2,)), draw(r, (2,))), error=RuntimeError)
@@ -180,6 +184,10 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
     In training mean and variance are the batch's, and the running ones move towards them (the
     variance unbiased) by `momentum`; otherwise they are the running ones. https://arxiv.org/abs/1502.03167
     """
+    for name, running in (("running_mean", running_mean), ("running_var", running_var)):
+        if running is not None and mode.grad and running.requires_grad:
+            raise KilnError("batch_norm", f"not differentiable with respect to argument '{name}'",
+                            describe(running), "pass it detached")  # fmt: skip
     if numel(input.shape) == 0:  # nothing to normalize by; the running statistics stay
         out = input.clone()
         out = out if weight is None else out * weight[0]
@@ -227,9 +235,9 @@ def _instance_samples() -> Any:
     for xs in ((2, 3, 4), (2, 3, 4, 2)):
         yield Sample((draw(r, xs),))
         yield Sample((draw(r, xs), None, None, draw(r, (3,)), draw(r, (3,))), {"eps": 0.1})
-        yield Sample(
-            (draw(r, xs), draw(r, (3,)), draw(r, (3,), 0.5, 2), draw(r, (3,)), draw(r, (3,)), False)
-        )
+        running = {"running_mean": draw(r, (3,)), "running_var": draw(r, (3,), 0.5, 2)}
+        given = {"weight": draw(r, (3,)), "bias": draw(r, (3,)), "use_input_stats": False}
+        yield Sample((draw(r, xs),), {**running, **given}, fixed=_RUNNING)
     yield Sample((draw(r, (2, 3, 1)),), error=ValueError)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..autograd.modes import mode
-from ..errors import KilnError, KilnIndexError, KilnValueError, describe
+from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnValueError, describe
 from ..shape import Size, numel
 from ..tensor import Tensor
 from .activation import floating, widen
@@ -405,13 +405,21 @@ def _multi_margin_samples() -> Any:
     yield Sample((x[0, 0], np.array(0)))
     yield Sample((x[0], t[:1]))
     yield Sample((x, t), {"p": 3}, error=ValueError)
+    for d in (np.float16, np.int64):
+        yield Sample((x.astype(d), t), error=NotImplementedError)
 
 
 @composition(namespace="F", samples=_multi_margin_samples)
 def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float = 1.0, weight: Tensor | None = None,
                       size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean") -> Tensor:  # fmt: skip
-    """sum over other classes i of max(0, margin - input[target] + input[i]) ** p, divided by the classes."""
+    """sum over other classes i of max(0, margin - input[target] + input[i]) ** p, divided by the classes.
+
+    Defined for float32 and float64.
+    """
     name = "multi_margin_loss"
+    if input.dtype not in (dt.float32, dt.float64):
+        raise KilnNotImplementedError(name, f"not implemented for {input.dtype.name}", describe(input),
+                                      "convert it to float32")  # fmt: skip
     reduction = resolve_reduction(name, size_average, reduce, reduction)
     if p not in (1, 2):
         raise KilnValueError(name, "only p == 1 and p == 2 supported", p, "")

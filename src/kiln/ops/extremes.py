@@ -149,9 +149,9 @@ def select_body(find: Callable) -> Callable:
     """A body that gathers the values at the indices that `find` gives."""
 
     def body(input: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
-        if not len(input.shape):
-            return input.clone(), find(input, 0, False)
         ordered = input.to(dt.uint8) if input.dtype is dt.bool_ else input
+        if not len(input.shape):
+            return input.clone(), find(ordered, 0, False)
         index = find(ordered, dim, True)
         values = input.gather(dim, index)
         return (values, index) if keepdim else (values.squeeze(dim), index.squeeze(dim))
@@ -195,6 +195,7 @@ def select_samples() -> Iterator[Sample]:
 
 def _samples() -> Iterator[Sample]:
     yield from select_samples()
+    yield Sample((np.array(True), 0, False), grad=False)
     yield Sample((np.array([[False, True, True], [False, False, False]]), 1, False), grad=False)
 
 

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, describe
+from ..errors import (
+    KilnError,
+    KilnIndexError,
+    KilnNotImplementedError,
+    KilnTypeError,
+    KilnValueError,
+    describe,
+)
 from ..shape import Size, index_int, norm_dim, norm_dims
 from ..tensor import Tensor
 from .registry import Sample, VarInts, composition, method
@@ -265,6 +272,12 @@ def _pad_samples() -> Any:
     for mode in ("reflect", "replicate", "circular"):
         yield Sample((x, (2, 1), mode))
         yield Sample((x, (-1, 1), mode))
+        yield Sample((x[0, 0], (1, 1), mode), error=NotImplementedError)
+        yield Sample((x[None], (1, 1), mode), error=NotImplementedError)
+        yield Sample((x, (), mode), error=NotImplementedError)
+    yield Sample((x > 0, (1, 1), "circular"), grad=False)
+    for mode in ("reflect", "replicate"):
+        yield Sample((x > 0, (1, 1), mode), error=NotImplementedError)
     yield Sample((x, (1,)), error=RuntimeError)
 
 
@@ -272,7 +285,8 @@ def _pad_samples() -> Any:
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Tensor:
     """Elements added (or, where negative, cut) around the last dimensions, given from the last backwards.
 
-    `mode` is "constant" (with `value`, default 0), "reflect", "replicate" or "circular".
+    `mode` is "constant" (with `value`, default 0), "reflect", "replicate" or "circular"; the latter three pad
+    the last one, two or three dimensions of a tensor that has one or two more.
     """
     p = [index_int(v, "pad", "pad") for v in pad]
     n = input._a.ndim
@@ -290,6 +304,14 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = 
             raise KilnValueError(
                 "pad", f'padding mode "{mode}" doesn\'t take in value argument', f"value={value}", "",
             )  # fmt: skip
+        if len(p) not in (2, 4, 6) or n - len(p) // 2 not in (1, 2):
+            raise KilnNotImplementedError(
+                "pad", f"padding size {len(p)} is not supported for {n}-d input", describe(input),
+                "pad the last 1, 2 or 3 dimensions of (C, …) or (N, C, …)",
+            )  # fmt: skip
+        if input.dtype is dt.bool_ and mode != "circular":
+            raise KilnNotImplementedError("pad", f"{mode} padding is not defined for bool tensors",
+                                          describe(input), "convert it first")  # fmt: skip
         out = input
         for i in range(len(p) // 2):
             out = _pad_mode(out, n - 1 - i, p[2 * i], p[2 * i + 1], mode)

@@ -393,16 +393,24 @@ def _some_norms() -> Iterator[Sample]:
     yield Sample((x,))
     yield Sample((x, 3), {"dim": 0, "keepdim": True})
     yield Sample((x, 2, (0, 1)), {"dtype": dt.float64})
+    yield Sample((x[None], 2, (0, 1, 2)))
     yield Sample((x, 2, 5), error=IndexError)
 
 
-@composition(samples=_some_norms)
+def _method_norms() -> Iterator[Sample]:
+    yield from _some_norms()
+    yield Sample((draw(rng(), (2, 3, 2)), "fro", (0, 2)))
+    yield Sample((draw(rng(), (2, 3, 2)), "fro", (0, 1, 2)), error=RuntimeError)
+
+
+@composition(samples=_method_norms)
 def norm(input: Tensor, p: Any = "fro", dim: Dims = None, keepdim: bool = False, out: Tensor | None = None,
          dtype: Any = None) -> Tensor:  # fmt: skip
     """The p-norm of the elements, over `dim` where given; "fro" is p = 2, "nuc" sums singular values."""
-    if p == "nuc":
+    many = p == "fro" and isinstance(dim, list | tuple) and len(dim) > 2
+    if p == "nuc" or many:  # a norm of matrices, which refuses other than two dims
         dims = tuple(range(input.ndim)) if dim is None else dim
-        return FUNCTIONS["linalg.matrix_norm"](input, "nuc", dims, keepdim, dtype=dtype, out=out)
+        return FUNCTIONS["linalg.matrix_norm"](input, p, dims, keepdim, dtype=dtype, out=out)
     if isinstance(p, str) and p != "fro":
         raise KilnError("norm", "a norm is a number, 'fro' or 'nuc'", repr(p), "use p=2, 1, inf, …")
     _no_integers(input)
