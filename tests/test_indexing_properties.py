@@ -134,3 +134,18 @@ def test_results_that_pytorch_lays_out_in_row_major_order(fn, order):
     assert got.is_contiguous()
     assert got.view(-1).shape == (got.numel(),)
     np.testing.assert_allclose(got.numpy(), kiln.compile(fn)(x, i).numpy(), rtol=1e-5)
+
+
+def test_what_an_index_tensor_writes_is_of_the_same_dtype():
+    x = kiln.zeros(2, 2)
+    for index in (
+        kiln.tensor([0]),
+        (0, kiln.tensor([1])),
+        (kiln.tensor([0]), kiln.tensor([True, False])),
+    ):
+        with pytest.raises(RuntimeError, match="dtypes match"):
+            x[index] = kiln.tensor(1)
+    x[kiln.tensor([0])] = 1
+    x[0, kiln.tensor([False, True])] = kiln.tensor(2)
+    x[1] = kiln.tensor([3, 4])
+    assert x.tolist() == [[1, 2], [3, 4]]

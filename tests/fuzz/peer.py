@@ -18,7 +18,7 @@ from kiln.errors import KilnError
 from .checks import Arrays, Runs, Verdict, compare, judge, tolerance, unlike
 from .programs import Program
 
-TEXTS = ("values", "steps", "layers", "programs", "checks")
+TEXTS = ("values", "steps", "layers", "registered", "programs", "checks")
 REFUSALS = "(RuntimeError, IndexError, ValueError, TypeError, NotImplementedError)"
 
 
@@ -71,7 +71,7 @@ def _load() -> None:
             ".dtype.name": ".dtype.__str__()[6:]",
             "from kiln.errors import CaptureError, KilnError": f"KilnError, CaptureError = RuntimeError, SystemExit\nREFUSALS = {REFUSALS}",
             "(KilnError, IndexError, ValueError)": "REFUSALS",
-            "from . import layers, steps": "from . import torch_layers as layers, torch_steps as steps",
+            "from . import layers, registered, steps": "from . import torch_layers as layers, torch_registered as registered, torch_steps as steps",
             "from kiln.errors import KilnError": "KilnError = RuntimeError",
             "from .values": "from .torch_values",
             "from .programs": "from .torch_programs",

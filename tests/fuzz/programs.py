@@ -12,7 +12,7 @@ import numpy as np
 import kiln
 from kiln.errors import CaptureError, KilnError
 
-from . import layers, steps
+from . import layers, registered, steps
 from .values import Values, moved
 
 SIZES = {False: [1, 2, 3, 4, 5, 8, 17], True: [1, 3, 16, 33, 64, 70]}
@@ -22,7 +22,8 @@ STEPS = [
     *[steps.unary] * 6, *[steps.binary] * 8, *[steps.reduction] * 5, *[steps.rows] * 3, *[steps.reshaping] * 3,
     *[steps.movement] * 9, *[steps.indexing] * 4, *[steps.write] * 4, steps.casting, steps.casting, steps.drawing,
     *[layers.product] * 5, *[layers.convolution] * 3, layers.pooling, layers.pooling, *[layers.norm] * 2, *[layers.loss] * 2,
-    layers.attention, layers.recurrence, layers.control,
+    layers.attention, layers.recurrence, layers.control, *[registered.element] * 4, *[registered.into] * 2,
+    *[registered.through] * 2, *[registered.picked] * 2, *[registered.placed] * 2, *[registered.complexes] * 2,
 ]  # fmt: skip
 NEEDS_DIMS = {steps.movement, steps.indexing, steps.write, steps.drawing}
 # eps: what is next to nothing is not to be scaled to the size of others

@@ -163,3 +163,13 @@ def test_python_functions_of_elements():
     assert x.apply_(lambda v: v + 1).tolist() == [2.0, 3.0]
     assert x.map_(kiln.tensor(2.0), lambda a, b: a * b).tolist() == [4.0, 6.0]
     assert x.map2_(x, kiln.tensor([1.0, 0.0]), lambda a, b, c: a + b + c).tolist() == [9.0, 12.0]
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_windows_changed_in_place_are_known_to_their_base(flipped):
+    a = np.arange(4.0)
+    x = kiln.from_numpy(a[::-1] if flipped else a.copy()).requires_grad_()
+    base = x.clone() if not flipped else x * 1
+    base.unfold(0, 2, 2)[:, 1].mul_(3)
+    base.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [1, 3, 1, 3])

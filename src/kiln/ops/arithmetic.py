@@ -34,7 +34,7 @@ def conjugate(x: Any) -> Any:
     return x.conj() if isinstance(x, Tensor) and x._a.dtype.kind == "c" else x
 
 
-def only(name: str, low: int, high: int, kind: type[KilnError] = KilnError) -> Any:
+def only(name: str, low: int, high: int, kind: type[KilnError] = KilnNotImplementedError) -> Any:
     """The shape rule of an elementwise op that is defined for some categories of dtypes, `low` to `high`."""
 
     def infer(*args: Any) -> tuple:
@@ -289,7 +289,7 @@ def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) 
 
 
 @elementwise(
-    ufunc=np.negative, scalar="neg", inplace=True, out=True, aliases=("negative",), native="fiu",
+    ufunc=np.negative, scalar="neg", inplace=True, out="same", aliases=("negative",), native="fiu",
     dunders=("__neg__",), grad={"input": lambda g: -g},
     infer=lambda input: _no_bool("neg")(input), samples=unary(),
 )  # fmt: skip
@@ -316,7 +316,7 @@ def _abs_samples() -> Iterator[Sample]:
 
 
 @elementwise(
-    promote="real", ufunc=np.absolute, scalar="abs", inplace=True, out=True, native="fiu",
+    promote="real", ufunc=np.absolute, scalar="abs", inplace=True, out="same", native="fiu",
     aliases=("absolute",), dunders=("__abs__",), grad={"input": lambda g, input: g * input.sgn()},
     infer=_no_bool("abs"), check=True, samples=_abs_samples,
 )  # fmt: skip
@@ -325,7 +325,7 @@ def abs(input: Tensor) -> Tensor:
     return np.absolute(input)
 
 
-@elementwise(scalar="sign", inplace=True, out=True, grad={"input": lambda g: g.new_zeros(g.shape)},
+@elementwise(scalar="sign", inplace=True, out="same", grad={"input": lambda g: g.new_zeros(g.shape)},
              samples=unary(away=2.0))  # fmt: skip
 def sign(input: Tensor) -> Tensor:
     """-1, 0 or 1 by the sign of each element."""
@@ -438,37 +438,60 @@ def _flat_grad(g: Tensor) -> Tensor:
 
 
 def _rounder(fn: Any) -> Any:
-    return lambda x: x if x.dtype.kind in "iub" else fn(x)
+    """Integers are whole; a bool or complex number is refused by the op's rule."""
+
+    def run(x: np.ndarray) -> np.ndarray:
+        if x.dtype.kind in "bc":
+            raise TypeError("not defined")
+        return x if x.dtype.kind in "iu" else fn(x)
+
+    return run
 
 
-@elementwise(scalar="floor", inplace=True, out=True, grad={"input": _flat_grad},
-             samples=unary(away=1.0))  # fmt: skip
+def _round_samples() -> Iterator[Sample]:
+    yield from unary(away=1.0)()
+    yield Sample((np.array([True]),), error=NotImplementedError)
+    yield Sample((np.array([1 + 2j]),), error=NotImplementedError)
+
+
+def _reals(name: str) -> Any:
+    return only(name, dt.INT, dt.FLOAT, KilnNotImplementedError)
+
+
+@elementwise(scalar="floor", inplace=True, out="same", grad={"input": _flat_grad},
+             infer=_reals("floor"), samples=_round_samples)  # fmt: skip
 def floor(input: Tensor) -> Tensor:
     """The largest integer not above each element."""
     return _rounder(np.floor)(input)
 
 
-@elementwise(scalar="ceil", inplace=True, out=True, grad={"input": _flat_grad},
-             samples=unary(away=1.0))  # fmt: skip
+@elementwise(scalar="ceil", inplace=True, out="same", grad={"input": _flat_grad},
+             infer=_reals("ceil"), samples=_round_samples)  # fmt: skip
 def ceil(input: Tensor) -> Tensor:
     """The smallest integer not below each element."""
     return _rounder(np.ceil)(input)
 
 
-@elementwise(scalar="trunc", inplace=True, out=True, aliases=("fix",), grad={"input": _flat_grad},
-             samples=unary(away=1.0))  # fmt: skip
+@elementwise(scalar="trunc", inplace=True, out="same", aliases=("fix",), grad={"input": _flat_grad},
+             infer=_reals("trunc"), samples=_round_samples)  # fmt: skip
 def trunc(input: Tensor) -> Tensor:
     """Each element without its fraction."""
     return _rounder(np.trunc)(input)
 
 
-@elementwise(scalar="round", inplace=True, out=True, grad={"input": _flat_grad},
+def _decimal_samples() -> Iterator[Sample]:
+    yield from unary(away=0.5)()
+    yield Sample((np.array([True]),), error=NotImplementedError)
+    yield Sample((np.array([1 + 2j]),), error=NotImplementedError)
+
+
+@elementwise(scalar="round", inplace=True, out="same", grad={"input": _flat_grad},
              body=lambda input, decimals: (input * 10**decimals).round() / 10**decimals,
-             samples=unary(away=0.5))  # fmt: skip
+             infer=lambda input, decimals=0: _reals("round")(input), samples=_decimal_samples)  # fmt: skip
 def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     """The nearest integer, halves to even; or to `decimals` places."""
-    if input.dtype.kind in "iub":
-        return input
+    if input.dtype.kind != "f":
+        return _rounder(np.rint)(input)
     return np.rint(input) if decimals == 0 else np.rint(input * 10.0**decimals) / 10.0**decimals
 
 

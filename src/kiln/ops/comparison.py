@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError
+from ..errors import KilnError, KilnNotImplementedError, describe
 from ..tensor import Tensor
 from .arithmetic import elementwise, only
+from .derive import elementwise_infer
 from .dispatch import expect_tensor
-from .registry import Operand, Sample, composition
+from .registry import REGISTRY, Operand, Sample, composition
 from .samples import binary, draw, rng, unary
 
 # ---------------------------------------------------------------- comparison
@@ -23,10 +24,37 @@ def _pairs() -> Any:
     yield Sample((2, 3), error=TypeError)
 
 
+def _ordered_pairs() -> Any:
+    yield from _pairs()
+    z = np.array([1 + 2j])
+    for pair in ((z, z), (z, 1.0), (z.real, 1j)):
+        yield Sample(pair, error=NotImplementedError)
+
+
 def comparison(scalar: str, ufunc: Any, dunder: str, **facts: Any) -> Any:
     """A comparison: promotes its operands, gives bool, has no gradient."""
     return elementwise("bool", scalar, ufunc=ufunc, dunders=(dunder,), inplace=True, out=True,
-                       samples=_pairs, **facts)  # fmt: skip
+                       **{"samples": _pairs, **facts})  # fmt: skip
+
+
+def _unordered(name: str) -> Any:
+    """The shape rule of a comparison that complex numbers do not have."""
+
+    def infer(input: Any, other: Any) -> tuple:
+        if dt.result_type(input, other).is_complex:
+            raise KilnNotImplementedError(
+                name, "complex numbers have no order", describe((input, other)),
+                "compare x.abs(), or x.real and x.imag",
+            )  # fmt: skip
+        return elementwise_infer(REGISTRY[name])(input, other)
+
+    return infer
+
+
+def _ordered(ufunc: Any, input: Any, other: Any) -> Any:
+    if input.dtype.kind == "c":
+        raise TypeError("no order")
+    return ufunc(input, other)
 
 
 @comparison("eq", np.equal, "__eq__")
@@ -41,28 +69,56 @@ def ne(input: Tensor, other: Operand) -> Tensor:
     return np.not_equal(input, other)
 
 
-@comparison("lt", np.less, "__lt__", aliases=("less",))
+@comparison(
+    "lt",
+    np.less,
+    infer=_unordered("lt"),
+    samples=_ordered_pairs,
+    dunder="__lt__",
+    aliases=("less",),
+)
 def lt(input: Tensor, other: Operand) -> Tensor:
     """Where input < other."""
-    return np.less(input, other)
+    return _ordered(np.less, input, other)
 
 
-@comparison("le", np.less_equal, "__le__", aliases=("less_equal",))
+@comparison(
+    "le",
+    np.less_equal,
+    infer=_unordered("le"),
+    samples=_ordered_pairs,
+    dunder="__le__",
+    aliases=("less_equal",),
+)
 def le(input: Tensor, other: Operand) -> Tensor:
     """Where input <= other."""
-    return np.less_equal(input, other)
+    return _ordered(np.less_equal, input, other)
 
 
-@comparison("gt", np.greater, "__gt__", aliases=("greater",))
+@comparison(
+    "gt",
+    np.greater,
+    infer=_unordered("gt"),
+    samples=_ordered_pairs,
+    dunder="__gt__",
+    aliases=("greater",),
+)
 def gt(input: Tensor, other: Operand) -> Tensor:
     """Where input > other."""
-    return np.greater(input, other)
+    return _ordered(np.greater, input, other)
 
 
-@comparison("ge", np.greater_equal, "__ge__", aliases=("greater_equal",))
+@comparison(
+    "ge",
+    np.greater_equal,
+    infer=_unordered("ge"),
+    samples=_ordered_pairs,
+    dunder="__ge__",
+    aliases=("greater_equal",),
+)
 def ge(input: Tensor, other: Operand) -> Tensor:
     """Where input >= other."""
-    return np.greater_equal(input, other)
+    return _ordered(np.greater_equal, input, other)
 
 
 @composition(method=True, samples=binary(grad=False, scalar=None))
@@ -191,7 +247,7 @@ def _int_unary() -> Any:
     yield Sample((draw(rng(), (3,)),), error=RuntimeError)
 
 
-@elementwise(scalar="not", ufunc=np.invert, native="iub", inplace=True, out=True, samples=_int_unary,
+@elementwise(scalar="not", ufunc=np.invert, native="iub", inplace=True, out="same", samples=_int_unary,
              dunders=("__invert__",), infer=_integral("bitwise_not"))  # fmt: skip
 def bitwise_not(input: Tensor) -> Tensor:
     """Bitwise not of integers; logical not of bools."""

@@ -76,6 +76,8 @@ def _elementwise_runner(op: Op) -> Callable:
         want = compute_dtype(op, [args[i] for i in present])
         if rounding is not None and args[rounding] is None and want.category < dt.FLOAT:
             want = dt.get_default_dtype()
+        if want.is_complex and op.infer is not None:  # NumPy takes what the op may refuse
+            op.infer(*args)
         half = want.np in _HALF and not op.exact
         np_type = _F32 if half else want.np
         values = list(args)

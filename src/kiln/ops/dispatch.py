@@ -344,11 +344,9 @@ def store_out(op: Any, result: Any, out: Any) -> Any:
         return out
     if not isinstance(out, Tensor):
         raise KilnTypeError(op.name, "out= takes a Tensor", describe(out), "")
-    if op.family == "indexing" and out.dtype is not result.dtype:
-        raise KilnError(
-            op.name, f"expected out= of dtype {result.dtype.name}, which is that of the elements taken",
-            describe(out), "give out= the input's dtype",
-        )  # fmt: skip
+    if (op.family == "indexing" or op.out == "same") and out.dtype is not result.dtype:
+        raise KilnError(op.name, f"expected out= of dtype {result.dtype.name}, which is the result's",
+                        describe(out), "give out= that dtype")  # fmt: skip
     if mode.grad and (_fresh(out)._rg or _fresh(result)._rg):
         raise KilnError(
             op.name, "functions with out=... arguments don't support automatic differentiation, "

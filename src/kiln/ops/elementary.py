@@ -85,7 +85,7 @@ def hypot(input: Tensor, other: Tensor) -> Tensor:
 
 
 def _angle_infer(input: Any) -> tuple:
-    d = input.dtype
+    d = dt.result_type(input)
     return input.shape, d.to_real() if d.category >= dt.FLOAT else dt.get_default_dtype()
 
 
@@ -229,7 +229,14 @@ def copysign(input: Tensor, other: Operand) -> Tensor:
     return np.copysign(input, other)
 
 
-@elementwise("bool", out=True, samples=unary(grad=False))
+def _sign_samples() -> Iterator[Sample]:
+    yield from unary(grad=False)()
+    yield Sample((np.array([1 + 2j]),), error=NotImplementedError)
+
+
+@elementwise(
+    "bool", out="same", samples=_sign_samples, infer=lambda input: _real_test("signbit", input)
+)
 def signbit(input: Tensor) -> Tensor:
     """Where the sign bit is set: in negative numbers and in -0."""
     return np.signbit(input) if input.dtype.kind == "f" else input < 0
@@ -353,7 +360,7 @@ def fmin(input: Tensor, other: Tensor) -> Tensor:
 
 @elementwise(
     "bool",
-    out=True,
+    out="same",
     infer=lambda input: _real_test("isposinf", input),
     check=True,
     samples=unary(grad=False),
@@ -365,7 +372,7 @@ def isposinf(input: Tensor) -> Tensor:
 
 @elementwise(
     "bool",
-    out=True,
+    out="same",
     infer=lambda input: _real_test("isneginf", input),
     check=True,
     samples=unary(grad=False),
@@ -377,7 +384,9 @@ def isneginf(input: Tensor) -> Tensor:
 
 def _real_test(name: str, input: Any) -> tuple:
     if input.dtype.is_complex:
-        raise KilnError(name, f"{name} does not support complex inputs.", describe(input), "")
+        raise KilnNotImplementedError(
+            name, f"{name} does not support complex inputs.", describe(input), ""
+        )
     return input.shape, dt.bool_
 
 

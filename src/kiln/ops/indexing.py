@@ -285,7 +285,10 @@ def index_put(
 
 @method("__setitem__")
 def setitem(self: Tensor, index: Any, value: Any) -> None:
-    """Write elements by any index that reading takes; the value broadcasts and is cast."""
+    """Write elements by any index that reading takes; the value broadcasts.
+
+    Numbers are cast, and tensors for ints, slices and one mask; with index tensors dtypes must match.
+    """
     items, basic = _split_index(index)
     if basic:
         copy_(basic_index(self, normalize_index(items, self._a.shape)), value)
@@ -302,7 +305,10 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
             return
     x, ts = _advanced(self, items)
     compact, dims = _compact(ts)
-    v = value.to(self.dtype) if isinstance(value, Tensor) else tensor(value, dtype=self.dtype)
+    v = value if isinstance(value, Tensor) else tensor(value, dtype=self.dtype)
+    tensors = [i for i in items if isinstance(i, Tensor)]
+    if len(tensors) == 1 and tensors[0].dtype is dt.bool_ and tensors[0].ndim and v.numel() == 1:
+        v = v.to(self.dtype)  # fills what the mask picks
     shape = _index_infer(x, compact, dims)[0]
     while v._a.ndim > len(shape) and v._a.shape[0] == 1:
         v = v.squeeze(0)

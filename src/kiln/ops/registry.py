@@ -129,7 +129,7 @@ class Op:
         self.method: bool = facts.get("method", True)
         self.namespace: str = facts.get("namespace", "")
         self.inplace: bool = facts.get("inplace", False)
-        self.out: bool = facts.get("out", False)
+        self.out: bool | str = facts.get("out", False)  # "same": of the result's dtype only
         self.private: bool = facts.get("private", False)
         self.numbers: bool = facts.get("numbers", False)  # takes two Python numbers
         self.layout: bool = facts.get("layout", False)  # reads how its input lies in memory

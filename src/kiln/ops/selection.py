@@ -10,7 +10,7 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnTypeError
 from ..shape import broadcast_shapes
 from ..tensor import Tensor
-from .arithmetic import elementwise
+from .arithmetic import elementwise, only
 from .dispatch import store_out
 from .registry import Operand, Sample, composition, op
 from .samples import binary, draw, rng
@@ -104,14 +104,14 @@ def _as_tensor(x: Any, like: Tensor) -> Tensor:
     return x if isinstance(x, Tensor) else like.new_tensor(x)
 
 
-@elementwise(ufunc=np.maximum, scalar="maximum", out=True, grad=_extreme_grad("gt"),
+@elementwise(ufunc=np.maximum, scalar="maximum", infer=only("maximum", dt.BOOL, dt.FLOAT), out=True, grad=_extreme_grad("gt"),
              samples=binary(away2=0.25, low=-1.9, low2=-2.0, scalar=None))  # fmt: skip
 def maximum(input: Tensor, other: Tensor) -> Tensor:
     """The larger of each pair; NaN wins. At ties the gradient is shared equally."""
     return np.maximum(input, other)
 
 
-@elementwise(ufunc=np.minimum, scalar="minimum", out=True, grad=_extreme_grad("lt"),
+@elementwise(ufunc=np.minimum, scalar="minimum", infer=only("minimum", dt.BOOL, dt.FLOAT), out=True, grad=_extreme_grad("lt"),
              samples=binary(away2=0.25, low=-1.9, low2=-2.0, scalar=None))  # fmt: skip
 def minimum(input: Tensor, other: Tensor) -> Tensor:
     """The smaller of each pair; NaN wins. At ties the gradient is shared equally."""
@@ -214,7 +214,7 @@ def _nan_to_num_body(input: Tensor, nan: Any, posinf: Any, neginf: Any) -> Tenso
 
 
 @elementwise(
-    inplace=True, out=True, exact=True, body=_nan_to_num_body,
+    inplace=True, out="same", exact=True, body=_nan_to_num_body,
     grad={"input": lambda g, input: where_op(input.isfinite(), g, g.new_zeros(()))},
     samples=lambda: iter([
         Sample((np.array([1.0, np.nan, np.inf, -np.inf]),), grad=False),

@@ -29,6 +29,16 @@ def _strided_view(
     return out if plain is flat else out.view(flat.dtype)
 
 
+def _memory(input: np.ndarray) -> tuple[np.ndarray, int]:
+    """The row of memory that an array is a view of, and where in it the array begins."""
+    root = input
+    while isinstance(root.base, np.ndarray) and root.base.dtype == input.dtype:
+        root = root.base
+    flat = root.reshape(-1) if root.flags.c_contiguous else root
+    first = input.__array_interface__["data"][0] - flat.__array_interface__["data"][0]
+    return flat, first // input.itemsize
+
+
 def _as_strided_rule(
     g: Tensor, input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None
 ) -> Tensor:
@@ -53,14 +63,9 @@ def as_strided(
     input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
 ) -> Tensor:
     """A view with given strides and offset, in elements, on the tensor's memory."""
-    root = input
-    while isinstance(root.base, np.ndarray) and root.base.dtype == input.dtype:
-        root = root.base
     n = input.itemsize
-    flat = root.reshape(-1) if root.flags.c_contiguous else root
-    if storage_offset is None:
-        start = (input.__array_interface__["data"][0] - flat.__array_interface__["data"][0]) // n
-    else:
+    flat, start = _memory(input)
+    if storage_offset is not None:
         start = storage_offset
     last = start + sum((s - 1) * st for s, st in zip(size, stride, strict=True))
     if start < 0 or (0 not in size and last >= flat.size) or any(st < 0 for st in stride):
@@ -163,7 +168,10 @@ def unfold_dim(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     shape = (*input.shape[:d], n, *input.shape[d + 1 :], size)
     s = input.strides
     strides = (*s[:d], s[d] * step, *s[d + 1 :], s[d])
-    return _np_as_strided(input, shape, strides)
+    flat, start = _memory(input)
+    if not flat.flags.c_contiguous:
+        return _np_as_strided(input, shape, strides)
+    return _strided_view(flat, shape, strides, start)
 
 
 @method("unfold")

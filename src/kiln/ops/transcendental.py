@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import dtypes as dt
 from ..tensor import Tensor
-from .arithmetic import conjugate, elementwise
+from .arithmetic import conjugate, elementwise, only
 from .samples import binary, unary
 
 # ---------------------------------------------------------------- exponentials and roots
@@ -100,7 +101,7 @@ def sigmoid(input: Tensor) -> Tensor:
     return _stable_sigmoid(input)
 
 
-@elementwise("float", out=True, inplace=True, samples=unary(0.1, 0.9),
+@elementwise("float", out=True, inplace=True, infer=only("logit", dt.BOOL, dt.FLOAT), samples=unary(0.1, 0.9),
              grad={"input": lambda g, input, eps: _logit_grad(g, input, eps)},
              body=lambda input, eps: _logit_body(input, eps))  # fmt: skip
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
@@ -207,7 +208,7 @@ def _erf(x: np.ndarray) -> np.ndarray:
     return f(x)
 
 
-@elementwise("float", "erf", inplace=True, out=True, aliases=(),
+@elementwise("float", "erf", infer=only("erf", dt.BOOL, dt.FLOAT), inplace=True, out=True, aliases=(),
              grad={"input": lambda g, input: g * ((input * input).neg().exp() * 1.1283791670955126)},
              samples=unary())  # fmt: skip
 def erf(input: Tensor) -> Tensor:
@@ -215,7 +216,7 @@ def erf(input: Tensor) -> Tensor:
     return _erf(input)
 
 
-@elementwise("float", "erfc", inplace=True, out=True,
+@elementwise("float", "erfc", infer=only("erfc", dt.BOOL, dt.FLOAT), inplace=True, out=True,
              grad={"input": lambda g, input: g * ((input * input).neg().exp() * -1.1283791670955126)},
              samples=unary())  # fmt: skip
 def erfc(input: Tensor) -> Tensor:
