@@ -130,3 +130,16 @@ def test_debug_levels(level, capsys):
     for k, mark in enumerate(marks):
         if k:
             assert (mark in err) == (k <= level), (k, level)
+
+
+@pytest.mark.parametrize("n", [1, 3, 17])
+@pytest.mark.parametrize("name", ["tanh", "asinh", "copysign", "trunc", "sin"])
+def test_doubles_become_half_floats_after_any_function(name, n):
+    """LLVM made a library call of the sign's conversion, and the process ended."""
+    x = kiln.tensor(np.random.default_rng(0).normal(size=n))
+
+    def fn(x):
+        y = kiln.copysign(x * 2, -x) if name == "copysign" else getattr(kiln, name)(x)
+        return y.half()
+
+    np.testing.assert_array_equal(kiln.compile(fn)(x).numpy(), fn(x).numpy())

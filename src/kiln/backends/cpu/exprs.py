@@ -323,6 +323,10 @@ class ExprEmitter:
         if source in FLOATS and target in FLOATS:
             if x.elem != ty:
                 x = b.conv("fpext" if ty == "double" else "fptrunc", x, ty)
+                if target == "f16":
+                    # LLVM narrows a copysign before this to half, and the double of its sign by a
+                    # library call that is not there
+                    x = b.intrinsic("arithmetic.fence", x)
             if target in ("f16", "bf16"):
                 x = self.from_memory(self.to_memory(x, target), target)
             return x
