@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -100,14 +101,13 @@ def _quick_input(g: np.ndarray, weight: np.ndarray, in_shape: Any) -> np.ndarray
 def _quick_weight(g: np.ndarray, input: np.ndarray, in_shape: Any) -> np.ndarray:
     if g.ndim == 2 and len(in_shape) == 2:
         return np.matmul(g.T, input) if g.size * input.size < SMALL else product(g.T, input)
-    return product(
-        g.reshape(-1, in_shape[0] if len(in_shape) == 2 else 1).T, input.reshape(-1, in_shape[-1])
-    ).reshape(in_shape)
+    rows = _flat_rows(g) if len(in_shape) == 2 else g.reshape(-1, 1)
+    return product(rows.T, _flat_rows(input)).reshape(in_shape)
 
 
 def _quick_bias(g: np.ndarray, in_shape: Any) -> np.ndarray:
     if len(in_shape) == 1 and g.ndim and in_shape[0] == g.shape[-1]:
-        return accurate_sum(g if g.ndim == 2 else g.reshape(-1, g.shape[-1]), 0)
+        return accurate_sum(_flat_rows(g), 0)
     return np.asarray(accurate_sum(g)).reshape(in_shape)
 
 
@@ -119,7 +119,8 @@ def _linear_body(input: Tensor, weight: Tensor, bias: Any) -> Tensor:
 def _linear_samples() -> Any:
     r = rng()
     for xs, ws, bs in (((2, 3), (4, 3), (4,)), ((3,), (4, 3), (4,)), ((2, 5, 3), (4, 3), (4,)), ((2, 3), (4, 3), None),
-                       ((0, 3), (4, 3), (4,)), ((2, 0), (4, 0), (4,)), ((2, 3), (3,), None)):  # fmt: skip
+                       ((0, 3), (4, 3), (4,)), ((2, 0), (4, 0), (4,)), ((2, 3), (3,), None),
+                       ((2, 3, 0), (4, 0), (4,)), ((2, 5, 3), (0, 3), (0,))):  # fmt: skip
         yield Sample((draw(r, xs), draw(r, ws), None if bs is None else draw(r, bs)))
     yield Sample((strided(draw(r, (5, 3))), strided(draw(r, (4, 3)))))
     yield Sample((draw(r, (2, 3)) + 1j, draw(r, (4, 3)) - 2j, draw(r, (4,)) + 0j))
