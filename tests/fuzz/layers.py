@@ -191,7 +191,9 @@ def recurrence(v: Values, x: Any) -> Any:
     )
     kind = q.choice(["LSTM", "GRU", "RNN"])
     layers, both = q.choice([1, 1, 2]), q.random() < 0.2
-    made = v.module(lambda: getattr(kiln.nn, kind)(i, h, layers, bidirectional=both))
+    made = v.module(
+        lambda: getattr(kiln.nn, kind)(i, h, layers, bidirectional=both), kind, i, h, layers, both
+    )
     y = v.filled(x, (t, b, i)).float()
     out, state = made(y)
     state = state[0] if kind == "LSTM" else state

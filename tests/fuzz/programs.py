@@ -82,7 +82,8 @@ class Program:
     def __call__(self, *xs: Any) -> tuple:
         v = Values(self.seed + 1, xs, self.weights, self.large)
         self.trail.clear()
-        for _ in range(self.length):
+        for step in range(self.length):
+            v.begin(step)
             x, make = v.pick(), v.q.choice(STEPS)
             if x.ndim == 0 and make in NEEDS_DIMS:
                 continue

@@ -16,13 +16,18 @@ from .values import Values, floating
 WIDE = ["float32", "float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64", "bool"]  # fmt: skip
 
 
+NO_GRADIENT = {
+    "floor_divide"
+}  # PyTorch says so in backward only, where a program is no longer refused
+
+
 def _named(n: int, **facts: bool) -> list[str]:
     """Elementwise ops of `n` tensors that need nothing else."""
     return sorted(
         o.name
         for o in REGISTRY.values()
         if o.family == "elementwise"
-        and not (o.private or o.namespace)
+        and not (o.private or o.namespace or o.name in NO_GRADIENT)
         and len(o.tensor_slots) == n
         and all(p.is_tensor or p.default is not Parameter.empty for p in o.params)
         and all(getattr(o, k) for k in facts)

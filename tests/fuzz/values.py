@@ -27,7 +27,8 @@ class Values:
         self, seed: int, inputs: tuple[Any, ...], weights: dict[Any, Any], large: bool = False
     ):
         self.q = random.Random(seed)
-        self.seed, self.weights, self.made = seed, weights, 0
+        self.seed, self.weights = seed, weights
+        self.step, self.made = 0, 0
         self.large, self.limit = large, LIMIT[large]
         self.all = list(inputs)
 
@@ -52,11 +53,16 @@ class Values:
             shape = (*shape[:d], 1, *shape[d + 1 :])
         return self.weight(shape)
 
-    def _kept(self, make: Callable[[np.random.Generator], Any]) -> Any:
+    def begin(self, step: int) -> None:
+        """What the next step makes is its own, however much was made for one that was refused."""
+        self.step, self.made = step, 0
+
+    def _kept(self, make: Callable[[np.random.Generator], Any], *what: Any) -> Any:
         self.made += 1
-        if self.made not in self.weights:
-            self.weights[self.made] = make(np.random.default_rng((self.seed, self.made)))
-        return self.weights[self.made]
+        key = (self.step, self.made, *what)
+        if key not in self.weights:
+            self.weights[key] = make(np.random.default_rng((self.seed, self.step, self.made)))
+        return self.weights[key]
 
     def weight(self, shape: Any, dtype: Any = None) -> Any:
         """A tensor of normal numbers that the program reaches as a closure."""
@@ -68,7 +74,7 @@ class Values:
             t = kiln.tensor(r.normal(size=s).astype(np.float32)).to(dtype)
             return t.transpose(-1, -2) if transposed else t
 
-        return self._kept(make)
+        return self._kept(make, "weight", shape, str(dtype).rsplit(".", 1)[-1], transposed)
 
     def indices(self, shape: Any, n: int, negative: bool = False) -> Any:
         """Indices into `n` places, as int64 or int32."""
@@ -77,21 +83,28 @@ class Values:
             raise ValueError("no place to point at")
         low = -n if negative and self.q.random() < 0.3 else 0
         shape = tuple(shape)
-        return self._kept(lambda r: kiln.tensor(np.asarray(r.integers(low, n, shape), kind)))
+        return self._kept(
+            lambda r: kiln.tensor(np.asarray(r.integers(low, n, shape), kind)),
+            "indices",
+            shape,
+            low,
+            n,
+            kind,
+        )
 
     def mask(self, shape: Any) -> Any:
         """A tensor of bools."""
         shape = tuple(shape)
-        return self._kept(lambda r: kiln.tensor(np.asarray(r.random(shape) < 0.6)))
+        return self._kept(lambda r: kiln.tensor(np.asarray(r.random(shape) < 0.6)), "mask", shape)
 
-    def module(self, make: Callable[[], Any]) -> Any:
+    def module(self, make: Callable[[], Any], *what: Any) -> Any:
         """A module that the program reaches as a closure."""
 
         def seeded(r: np.random.Generator) -> Any:
             kiln.manual_seed(int(r.integers(1 << 30)))
             return make()
 
-        return self._kept(seeded)
+        return self._kept(seeded, "module", *what)
 
     def dim(self, x: Any) -> int:
         """A dim of `x`, from the front or the back."""

@@ -14,7 +14,7 @@ import numpy as np
 from .. import dtypes as dt
 from ..autograd.tape import record_binary, record_unary
 from ..shape import broadcast_shapes
-from ..tensor import CAPTURING, Tensor, _new
+from ..tensor import CAPTURING, Tensor, _new, wrap
 from . import dispatch
 from .registry import FUNCTIONS, METHODS, Op, named
 
@@ -77,7 +77,7 @@ def _elementwise_runner(op: Op) -> Callable:
         if rounding is not None and args[rounding] is None and want.category < dt.FLOAT:
             want = dt.get_default_dtype()
         if want.is_complex and op.infer is not None:  # NumPy takes what the op may refuse
-            op.infer(*args)
+            op.infer(*(wrap(x) if x.__class__ is np.ndarray else x for x in args))
         half = want.np in _HALF and not op.exact
         np_type = _F32 if half else want.np
         values = list(args)
