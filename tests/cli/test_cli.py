@@ -136,10 +136,14 @@ def test_a_missing_extra(package, tmp_path, capsys, monkeypatch):
 
 
 def test_ctrl_c(tmp_path):
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a job in the background ignores it
     run = subprocess.Popen(
         [sys.executable, "-m", "kiln.cli", "quickstart", "--backend", "reference", "--epochs", "5000", "--out", tmp_path],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
+    signal.signal(signal.SIGINT, before)
     try:
         assert "digits" in run.stdout.readline()
         run.send_signal(signal.SIGINT)

@@ -150,7 +150,7 @@ def loss(v: Values, x: Any) -> Any:
         lambda: F.cross_entropy(y2, v.weight(y2.shape, y.dtype).softmax(1), reduction=how), lambda: F.nll_loss(y2.log_softmax(1), labels, reduction=how),
         lambda: F.binary_cross_entropy_with_logits(y, v.mask(y.shape).to(y.dtype), reduction=how),
         lambda: F.binary_cross_entropy(y.nan_to_num().sigmoid() * 0.9 + 0.05, v.mask(y.shape).to(y.dtype), reduction=how),
-        lambda: F.kl_div(y.log_softmax(-1), t.softmax(-1), reduction=how), lambda: F.soft_margin_loss(y, v.mask(y.shape).to(y.dtype) * 2 - 1, reduction=how),
+        lambda: F.kl_div(y.log_softmax(-1), t.softmax(-1), reduction="batchmean" if how == "mean" else how), lambda: F.soft_margin_loss(y, v.mask(y.shape).to(y.dtype) * 2 - 1, reduction=how),
         lambda: F.cosine_similarity(y, t, dim=-1, eps=1e-3), lambda: F.gaussian_nll_loss(y, t, t.abs() + 0.5, reduction=how),
         lambda: F.poisson_nll_loss(y.clamp(-3, 3), t.abs(), reduction=how), lambda: F.multi_margin_loss(flat, first, reduction=how),
     ])())  # fmt: skip
