@@ -25,6 +25,7 @@ STEPS = [
     layers.attention, layers.recurrence, layers.control, *[registered.element] * 4, *[registered.into] * 2,
     *[registered.through] * 2, *[registered.picked] * 2, *[registered.placed] * 2, *[registered.complexes] * 2,
 ]  # fmt: skip
+BY_VALUE = " by value"
 NEEDS_DIMS = {steps.movement, steps.indexing, steps.write, steps.drawing}
 # eps: what is next to nothing is not to be scaled to the size of others
 OPTIMIZERS: list[Callable[[Any], Any]] = [
@@ -98,7 +99,8 @@ class Program:
                 # without the reason, which may be another where it is captured
                 self.trail.append(f"{make.__name__} refused")
                 continue
-            self.trail.append(f"{make.__name__} -> {y.dtype.name}{list(y.shape)}")
+            sizes = BY_VALUE if v.by_value else ""
+            self.trail.append(f"{make.__name__}{sizes} -> {y.dtype.name}{list(y.shape)}")
             if self.jitter is not None:
                 y = moved(y, self.jitter)
             if y.numel() <= v.limit and y.ndim <= 6:

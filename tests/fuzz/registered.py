@@ -146,6 +146,7 @@ def index(v: Values, x: Any) -> tuple[Any, ...]:
         elif kind == "backwards" and q.random() < 0.1:
             ix.append(slice(None, None, -1))
         elif kind == "mask":
+            v.by_value = True
             ix.append(v.mask((n,)))
         elif n == 0:
             ix.append(slice(None))
@@ -157,6 +158,7 @@ def index(v: Values, x: Any) -> tuple[Any, ...]:
             ix.append(v.indices((2, 1) if kind == "column" else (2,), n, negative=True))
         d += 1
     if q.random() < 0.05:
+        v.by_value = True
         ix.append(q.choice([True, False, kiln.tensor(True)]))
     return tuple(ix)
 

@@ -56,6 +56,9 @@ class Values:
     def begin(self, step: int) -> None:
         """What the next step makes is its own, however much was made for one that was refused."""
         self.step, self.made = step, 0
+        self.by_value = (
+            False  # whether sizes of its result depend on values, which a capture refuses
+        )
 
     def _kept(self, make: Callable[[np.random.Generator], Any], *what: Any) -> Any:
         self.made += 1

@@ -291,6 +291,7 @@ class Composition:
     namespace: str
     torch_name: str | None
     family: str = "composite"
+    out: bool | str = False  # as an op's
 
 
 def op(
