@@ -207,6 +207,8 @@ def _nan_limits(input: Any, nan: Any, posinf: Any, neginf: Any) -> tuple:
 
 
 def _nan_to_num_body(input: Tensor, nan: Any, posinf: Any, neginf: Any) -> Tensor:
+    if input.dtype.category < dt.FLOAT:
+        return input.clone()
     n, p, m = _nan_limits(input, nan, posinf, neginf)
     x = where_op(input.isnan(), n, input)
     x = where_op(x == float("inf"), p, x)
@@ -220,12 +222,13 @@ def _nan_to_num_body(input: Tensor, nan: Any, posinf: Any, neginf: Any) -> Tenso
         Sample((np.array([1.0, np.nan, np.inf, -np.inf]),), grad=False),
         Sample((np.array([1.0, np.nan, np.inf, -np.inf]), 2.0, 3.0, 4.0), grad=False),
         Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (0,)),)),
+        Sample((np.array([True, False]),), grad=False), Sample((np.array([3, -1], np.int8),), grad=False),
     ]),
 )  # fmt: skip
 def nan_to_num(input: Tensor, nan: Any = None, posinf: Any = None, neginf: Any = None) -> Tensor:
     """NaN and infinities replaced by numbers: 0 and the largest finite ones by default."""
     if input.dtype.kind in "iub":
-        return input
+        return input.copy()
     n, p, m = _nan_limits(input, nan, posinf, neginf)
     if input.dtype.kind == "c":
         return np.nan_to_num(input, nan=n, posinf=p, neginf=m)
