@@ -16,17 +16,22 @@ from .utils import broadcast_all, filled, standard_normal
 _LOC_SCALE = {"loc": constraints.real, "scale": constraints.positive}
 
 
-class Normal(ExponentialFamily):
-    """The normal distribution of mean `loc` and standard deviation `scale`."""
+class _LocScale(Distribution):
+    """A distribution on the whole line that a location and a scale give."""
 
     arg_constraints: ClassVar = _LOC_SCALE
     support = constraints.real
     has_rsample = True
-    _mean_carrier_measure = 0
 
     def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None):  # fmt: skip
         self.loc, self.scale = broadcast_all(loc, scale)
         super().__init__(self.loc.shape, validate_args=validate_args)
+
+
+class Normal(_LocScale, ExponentialFamily):
+    """The normal distribution of mean `loc` and standard deviation `scale`."""
+
+    _mean_carrier_measure = 0
 
     @property
     def mean(self) -> Tensor:
@@ -69,16 +74,8 @@ class Normal(ExponentialFamily):
         return -0.25 * x.square() / y + 0.5 * (-math.pi / y).log()
 
 
-class Laplace(Distribution):
+class Laplace(_LocScale):
     """The Laplace distribution: an exponential one on both sides of `loc`."""
-
-    arg_constraints: ClassVar = _LOC_SCALE
-    support = constraints.real
-    has_rsample = True
-
-    def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None):  # fmt: skip
-        self.loc, self.scale = broadcast_all(loc, scale)
-        super().__init__(self.loc.shape, validate_args=validate_args)
 
     @property
     def mean(self) -> Tensor:
@@ -116,16 +113,8 @@ class Laplace(Distribution):
         return 1 + (2 * self.scale).log()
 
 
-class Cauchy(Distribution):
+class Cauchy(_LocScale):
     """The Cauchy distribution of median `loc` and half width `scale`; it has no mean."""
-
-    arg_constraints: ClassVar = _LOC_SCALE
-    support = constraints.real
-    has_rsample = True
-
-    def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None):  # fmt: skip
-        self.loc, self.scale = broadcast_all(loc, scale)
-        super().__init__(self.loc.shape, validate_args=validate_args)
 
     @property
     def mean(self) -> Tensor:
