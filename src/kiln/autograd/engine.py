@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from heapq import heappop, heappush
+from threading import get_ident
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..errors import KilnError, KilnTypeError, describe
 from ..formats import strided
 from ..tensor import CAPTURING, Tensor, _fresh, wrap
 from . import hooks
-from .modes import mode
+from .modes import DISABLED, mode
 from .tape import ANOMALY, TapeNode
 
 
@@ -167,12 +168,14 @@ def _run(
     accumulate: bool,
 ) -> None:
     if targets is None and not create_graph and not CAPTURING and not ANOMALY:
-        old_mode = mode.grad
-        mode.grad = False
+        thread = get_ident()
+        recording = thread not in DISABLED
+        DISABLED.add(thread)
         try:
             _run_arrays(roots, grads, retain_graph)
         finally:
-            mode.grad = old_mode
+            if recording:
+                DISABLED.discard(thread)
         return
     work = _Pass(targets, accumulate)
     heap, pending, deliver = work.heap, work.pending, work.deliver
@@ -264,15 +267,13 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
             arrays = node.backward_arrays(gs)
         if not retain_graph:
             node.free()
-        alone = len(arrays) == 1
+        single = len(arrays) == len(gs) == 1
+        ids = [] if single else [id(x) for x in (*arrays, *gs)]
         for edge, a in zip(node.edges, arrays, strict=True):
             if a is None or edge is None:
                 continue
             # what is the incoming gradient itself, or goes two ways, may not become a leaf's own memory
-            if a is g:
-                owned = alone and ours
-            else:
-                owned = alone or (sum(a is o for o in arrays) == 1 and not any(a is x for x in gs))
+            owned = (ours or a is not g) if single else ids.count(id(a)) == 1
             to, idx, shape, d = edge
             if a.shape != shape or a.dtype is not d:
                 a = _fit(_tensor(a), shape, d)._a
@@ -290,7 +291,9 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
 
 def _tensor(a: Any) -> Tensor:
     """A tensor of a payload: an array, or that of a sparse gradient."""
-    if a.__class__ is np.ndarray or isinstance(a, np.generic):
+    if a.__class__ is np.ndarray:
+        return wrap(a)
+    if isinstance(a, np.generic):
         return wrap(np.asarray(a))
     return a.tensor()
 
@@ -406,13 +409,10 @@ def tensor_backward(
     the gradients differentiable; `inputs` restricts the leaves.
     """
     if gradient is None and inputs is None and self._rg and not CAPTURING and self._a.size == 1:
-        seed = wrap(np.ones(self._a.shape, self._a.dtype))
-        run(
-            (self,),
-            (seed,),
-            bool(create_graph if retain_graph is None else retain_graph),
-            create_graph,
-        )
+        a = self._a
+        seed = wrap(np.ones(a.shape, a.dtype) if a.ndim else np.array(1, a.dtype))
+        keep = create_graph if retain_graph is None else bool(retain_graph)
+        run((self,), (seed,), keep, create_graph)
     else:
         backward(self, gradient, retain_graph, create_graph, inputs=inputs)
 

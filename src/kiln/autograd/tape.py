@@ -414,16 +414,10 @@ def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False)
     tracked = [i for i, o in enumerate(outs) if i not in op.nondiff_outputs and _differentiable(o)]
     if not tracked:
         return None
-    plan = op.plan(needed)
+    plan = op._plans.get(needed) or op.plan(needed)
     node = _node(OpNode)
-    node.edges, node.n_out, node.seq, node.hooks, node.freed = (
-        edges,
-        len(outs),
-        next_seq(),
-        None,
-        False,
-    )
-    node.op, node.plan, node.outs = op, plan, None
+    node.op, node.plan, node.edges, node.seq = op, plan, edges, next_seq()
+    node.n_out, node.hooks, node.freed, node.outs = len(outs), None, False, None
     _save(node, plan, args, outs, inplace)
     if not inplace:
         for i in tracked:
@@ -433,6 +427,8 @@ def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False)
 
 def _differentiable(x: Tensor) -> bool:
     """Whether numbers of this dtype have gradients: integers and bools have none, whatever made them."""
+    if x._a.dtype is _F32:
+        return True
     d = x.dtype
     return d.is_floating_point or d.is_complex
 

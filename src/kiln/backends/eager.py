@@ -130,13 +130,13 @@ def int_mm(input: np.ndarray, mat2: np.ndarray) -> np.ndarray:
 def linear(input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """input @ weight.T + bias: the sums begin with the bias."""
     if input.size * weight.size < SMALL and input.dtype is _F32:
-        return _linear_run(input, weight, bias)
+        return _linear.reference(input, weight, bias)  # row-major as it is
     start = bias is None or (bias.dtype is input.dtype and bias.shape == weight.shape[:1])
     if start and weight.ndim == 2 and input.dtype.kind in "fV":
         r = _multiply(input, weight.T, bias)
         if r is not None:
             return r
-    return _linear_run(input, weight, bias)
+    return _linear.run(input, weight, bias)
 
 
 @routine("linear_weight_grad")
@@ -148,7 +148,7 @@ def linear_weight_grad(grad: np.ndarray, input: np.ndarray) -> np.ndarray:
 
 
 _matmul, _int_mm = REGISTRY["matmul"], REGISTRY["_int_mm"]
-_linear_run, _weight_grad = REGISTRY["linear"].run, REGISTRY["linear_weight_grad"]
+_linear, _weight_grad = REGISTRY["linear"], REGISTRY["linear_weight_grad"]
 
 
 # ---------------------------------------------------------------- Programs of one op, for each shape

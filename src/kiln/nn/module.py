@@ -114,7 +114,11 @@ class Module(Hooks, State):
 
     def __getattr__(self, name: str) -> Any:
         own = self.__dict__
-        for kind in ("_parameters", "_buffers", "_modules"):
+        try:
+            return own["_parameters"][name]
+        except KeyError:
+            pass
+        for kind in ("_buffers", "_modules"):
             table = own.get(kind)
             if table is not None and name in table:
                 return table[name]

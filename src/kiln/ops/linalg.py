@@ -172,7 +172,8 @@ SMALL = 1 << 18
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """`matmul` of float arrays of one dtype, of which small ones don't ask for a native routine."""
     if a.size * b.size < SMALL:
-        return np.matmul(a, b)
+        # NumPy's older function is half a microsecond quicker, to the same product of BLAS's
+        return a.dot(b) if a.ndim == b.ndim == 2 else np.matmul(a, b)
     return _matmul.eager(a, b)
 
 

@@ -12,7 +12,7 @@ from ..shape import Size, numel
 from ..tensor import Tensor, wrap
 from .arithmetic import conjugate
 from .dispatch import store_out
-from .linalg import SMALL, product
+from .linalg import product
 from .reduction import accurate_sum
 from .registry import FUNCTIONS, REGISTRY, Sample, composition, op
 from .samples import draw, rng, strided
@@ -93,13 +93,13 @@ def _bias_grad(g: Tensor, in_shape: Any) -> Tensor:
 
 def _quick_input(g: np.ndarray, weight: np.ndarray, in_shape: Any) -> np.ndarray:
     if weight.ndim == 2:
-        return np.matmul(g, weight) if g.size * weight.size < SMALL else product(g, weight)
+        return product(g, weight)
     return np.multiply.outer(g, weight).reshape(in_shape)
 
 
 def _quick_weight(g: np.ndarray, input: np.ndarray, in_shape: Any) -> np.ndarray:
     if g.ndim == 2 and len(in_shape) == 2:
-        return np.matmul(g.T, input) if g.size * input.size < SMALL else product(g.T, input)
+        return product(g.T, input)
     rows = _flat_rows(g) if len(in_shape) == 2 else g.reshape(-1, 1)
     return product(rows.T, _flat_rows(input)).reshape(in_shape)
 
@@ -150,7 +150,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         and d is bias.dtype
         and weight.ndim == 2
     ):
-        out = np.matmul(input, weight.T)
+        out = input.dot(weight.T)
         return np.add(out, bias, out)
     if d != weight.dtype or (bias is not None and bias.dtype != d):
         raise TypeError  # the shape rule tells why

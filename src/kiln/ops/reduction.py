@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.tape import record_unary
 from ..errors import KilnError, KilnIndexError, KilnTypeError, describe
 from ..shape import Size, norm_dims, numel
 from ..tensor import CAPTURING, Tensor, wrap
-from .dispatch import LARGE, apply, record, store_out
+from .dispatch import LARGE, apply, store_out
 from .registry import Sample, composition, op
 from .samples import draw, rng, strided
 from .selection import where_op
@@ -25,6 +26,7 @@ Dims = int | Sequence[int] | None
 # none. `reduced_axes` gives the canonical form: the sorted tuple of dimensions counted from the front.
 
 _F32, _F64 = dt.float32.np, dt.float64.np
+_FEW = 1 << 10
 INT64 = dt.int64.np
 add_reduce = np.add.reduce
 
@@ -51,6 +53,10 @@ def spread(x: Tensor, shape: Sequence[Any], dim: Dims, keepdim: bool) -> Tensor:
 
 
 def _spread_array(g: np.ndarray, shape: tuple, dim: Dims, keepdim: bool) -> np.ndarray:
+    if not g.ndim and numel(shape) < _FEW:
+        out = np.empty(shape, g.dtype)  # half the time of a view that repeats it
+        out.fill(g)
+        return out
     if not keepdim and g.ndim:
         g = g.reshape(reduced_shape(shape, reduced_axes(dim, len(shape)), True))
     return broadcast_array(g, shape)
@@ -183,7 +189,7 @@ def _pairwise(a: np.ndarray, axis: Any) -> bool:
     quick={"input": lambda g, in_shape, dim, keepdim: _spread_array(g, in_shape, dim, keepdim)},
     samples=reductions(integers=True),
 )  # fmt: skip
-def sum_op(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
+def sum_op(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """The sum over dimensions; integers and bools add up in int64."""
     axis = numpy_axis(dim, input.ndim)
     if input.dtype.kind in "iub":
@@ -221,6 +227,7 @@ def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = 
     """The sum of all elements, or over `dim`; integers and bools add up in int64 unless `dtype` is given."""
     if (
         dim is None
+        and not keepdim
         and dtype is None
         and out is None
         and not names
@@ -229,9 +236,9 @@ def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = 
     ):
         a = input._a
         if a.dtype is _F32 and a.size < LARGE and a.flags.c_contiguous:
-            t = wrap(np.asarray(add_reduce(a, None, None, None, keepdim)))
+            t = wrap(np.asarray(add_reduce(a, None)))
             if input._rg or input._base is not None:
-                record(_sum, (input, None, keepdim), (t,))
+                record_unary(_sum, input, t)
             return t
     if names:
         dim, keepdim = alias_dims(dim, keepdim, names, "sum")
