@@ -91,7 +91,7 @@ globals().update(_formats.BY_NAME)  # kiln.strided, kiln.channels_last, …
 _LAZY_MODULES = {
     "array_api", "autograd", "backends", "board", "cli", "compat", "config", "cpu", "data", "datasets",
     "distributions", "fft", "func", "graph", "io", "linalg", "masked", "metrics", "nested", "nn", "optim",
-    "random", "runtime", "serialization", "signal", "sparse", "special", "train", "utils",
+    "random", "runtime", "serialization", "signal", "sparse", "special", "torch_version", "train", "utils", "version",
 }  # fmt: skip
 _LAZY_NAMES = {
     "vmap": "func", "is_anomaly_enabled": "autograd.anomaly",

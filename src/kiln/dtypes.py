@@ -11,6 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from . import naming
 from .errors import KilnError, KilnTypeError
 
 BOOL, INT, FLOAT, COMPLEX = range(4)  # categories, in the order in which they win
@@ -49,7 +50,7 @@ class dtype:
         return complex128 if self is float64 else complex64
 
     def __repr__(self) -> str:
-        return f"kiln.{self.name}"
+        return f"{naming.name}.{self.name}"
 
     def __reduce__(self) -> tuple:  # copies and pickles are the object itself
         return _by_name, (self.name,)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from . import naming
 from .errors import KilnError, KilnTypeError, describe
 
 
@@ -20,7 +21,7 @@ class _Named:
         self.name = name
 
     def __repr__(self) -> str:
-        return f"kiln.{self.name}"
+        return f"{naming.name}.{self.name}"
 
     def __reduce__(self) -> tuple:
         return _by_name, (self.name,)

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from . import naming
 from .errors import KilnError, KilnIndexError, KilnTypeError
 
 
@@ -19,7 +20,7 @@ class Size(tuple):
         return numel(self)
 
     def __repr__(self) -> str:
-        return f"kiln.Size([{', '.join(map(str, self))}])"
+        return f"{naming.name}.Size([{', '.join(map(str, self))}])"
 
     def __getitem__(self, i: Any) -> Any:
         out = tuple.__getitem__(self, i)

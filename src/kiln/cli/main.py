@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import KilnError
-from . import bench, docs, quickstart
+from . import bench, docs, quickstart, run
 
 COMMANDS = (
     quickstart,
+    run,
     bench,
     docs,
 )  # each has NAME, SUMMARY, add_arguments(parser) and run(args) -> exit status
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(args, "run"):
         p.print_help()
         return 0
+    if args.run is run.run:
+        return args.run(args)  # what the program raises is its own, as under python
     try:
         return args.run(args)
     except KilnError as e:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from .. import naming
 from ..errors import KilnError, KilnTypeError, describe
 from ..shape import Size
 from ..tensor import Tensor
@@ -78,7 +79,7 @@ _NAMES = {t.dtype: name for name, t in TYPES.items()}
 def type_(self: Tensor, dtype: Any = None) -> Any:
     """The name of the tensor's type, or the tensor cast to `dtype`: a dtype, a tensor type or its name."""
     if dtype is None:
-        return "kiln." + _NAMES.get(self.dtype, f"{self.dtype.name.capitalize()}Tensor")
+        return f"{naming.name}." + _NAMES.get(self.dtype, f"{self.dtype.name.capitalize()}Tensor")
     if isinstance(dtype, str):
         dtype = TYPES.get(dtype.rpartition(".")[2], dtype)
     return self.to(dtype.dtype if isinstance(dtype, TensorType) else dt.as_dtype(dtype))

@@ -1,0 +1,1 @@
+"""Other frameworks' names for what Kiln has: `torch`."""

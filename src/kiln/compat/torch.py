@@ -1,0 +1,209 @@
+"""The alias under which PyTorch programs run: after `install()`, `import torch` means Kiln in this process.
+
+One rule: `torch.X` is `kiln.X`, for modules and for names. `MODULES` holds the exceptions, `VALUES` what has
+another value under that name. PyTorch itself is never loaded, installed or not. A name that Kiln lacks is
+an error that names it in full, with the nearest one that exists.
+
+`from kiln.compat import torch` gives the same names without touching what `import torch` means.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.machinery
+import importlib.metadata
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any
+
+from .. import naming
+from ..errors import KilnError
+from ..torch_version import TorchVersion
+
+VERSION = TorchVersion("2.13.0+kiln")
+"""The version of PyTorch whose API this is."""
+
+MODULES = {
+    "torch": "kiln",
+    "torch.nn.modules.container": "kiln.nn.containers",
+    "torch.nn.modules.module": "kiln.nn.module",
+    "torch.utils.data": "kiln.data",
+    "torchvision": "kiln.compat.torchvision",
+}
+"""What each name stands for; all others follow from their parent's."""
+
+VALUES: dict[str, dict[str, Any]] = {
+    "torch": {"__version__": VERSION},
+    "torch.version": {"__version__": str(VERSION)},
+}
+
+_KEPT = (type, FunctionType, BuiltinFunctionType)
+
+
+class Face(ModuleType):
+    """A module of Kiln under another name: what is read, set or deleted here is so there."""
+
+    def __init__(self, name: str, target: ModuleType):
+        super().__init__(name, target.__doc__)
+        values: dict[str, Any] = {"_target": target, "__path__": [], **VALUES.get(name, {})}
+        if getattr(target, "__file__", None):
+            values["__file__"] = target.__file__
+        self.__dict__.update(values)
+
+    def __getattr__(self, name: str) -> Any:
+        target: ModuleType = self.__dict__["_target"]
+        if name == "__all__":
+            listed = getattr(target, "__all__", None)
+            return [n for n in dir(target) if n[0] != "_"] if listed is None else listed
+        try:
+            value = getattr(target, name)
+        except AttributeError:
+            full = f"{self.__name__}.{name}"
+            if name[:2] != "__" and target_of(full) is not None:
+                return face(full)
+            raise AttributeError(absent(full), name=name, obj=self) from None
+        if isinstance(value, ModuleType) and not callable(value):
+            if value.__name__.partition(".")[0] == "kiln":
+                value = face(f"{self.__name__}.{name}")
+        elif isinstance(value, _KEPT):
+            self.__dict__[name] = value
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Face) or (name[:2] == "__" and name[-2:] == "__"):
+            self.__dict__[name] = value  # what the import system sets
+        else:
+            self.__dict__.pop(name, None)
+            setattr(self.__dict__["_target"], name, value)
+
+    def __delattr__(self, name: str) -> None:
+        cached = self.__dict__.pop(name, None) is not None
+        if not cached or hasattr(self.__dict__["_target"], name):
+            delattr(self.__dict__["_target"], name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*dir(self.__dict__["_target"]), *VALUES.get(self.__name__, {})})
+
+    def __repr__(self) -> str:
+        return f"<module '{self.__name__}' ({self.__dict__['_target'].__name__})>"
+
+    def __reduce__(self) -> tuple:
+        return importlib.import_module, (self.__name__,)
+
+
+@cache
+def face(name: str) -> Face:
+    """The module of Kiln that is known by a name under the alias; ModuleNotFoundError where there is none."""
+    target = target_of(name)
+    if target is None:
+        raise ModuleNotFoundError(absent(name), name=name.partition(".")[0])
+    return Face(name, target)
+
+
+def target_of(name: str) -> ModuleType | None:
+    """The module of Kiln that a module's name under the alias stands for, None where there is none."""
+    ours = MODULES.get(name)
+    parent, _, last = name.rpartition(".")
+    if ours is None:
+        above = target_of(parent) if parent else None
+        if above is None:
+            return None
+        ours = f"{above.__name__}.{last}"
+    try:
+        return importlib.import_module(ours)
+    except ModuleNotFoundError as e:
+        if e.name is None or not f"{ours}.".startswith(f"{e.name}."):
+            raise  # a package that Kiln's module needs
+    value = getattr(target_of(parent), last, None) if parent else None
+    return value if isinstance(value, ModuleType) else None
+
+
+def absent(name: str) -> str:
+    """What to say about a name that Kiln lacks: its full name, and the nearest that exists."""
+    parent, _, last = name.rpartition(".")
+    there = target_of(parent)
+    if there is None:
+        return absent(parent) if parent.count(".") else f"[torch] Kiln has no {name}"
+    names = [n for n in dir(there) if n[0] != "_" or last[0] == "_"]
+    lower = {n.lower(): n for n in names}
+    near = difflib.get_close_matches(last.lower(), lower, 1, 0.6)
+    nearest = f"the nearest is {parent}.{lower[near[0]]}; " if near else ""
+    return (
+        f"[torch] Kiln has no {name}\nhelp: {nearest}`kiln run --torch --report FILE` lists the torch names "
+        "that a program uses"
+    )
+
+
+class _Version(importlib.metadata.Distribution):
+    """What `importlib.metadata.version("torch")` finds."""
+
+    def read_text(self, filename: str) -> str | None:
+        if filename == "METADATA":
+            return f"Metadata-Version: 2.1\nName: torch\nVersion: {VERSION}\n"
+        return None
+
+    def locate_file(self, path: Any) -> Path:
+        return Path(__file__).parent / path
+
+
+class Finder(importlib.metadata.DistributionFinder):
+    """Finds `torch` and all that begins with `torch.` in Kiln; it stands first on `sys.meta_path`."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name.partition(".")[0] not in MODULES:
+            return None
+        if target_of(name) is not None:
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
+        if sys._getframe(2).f_globals.get("__name__") == "importlib.util":  # who only asks
+            return None
+        # Were it the module's name, `from torch.nn import Lin` would hide this message.
+        raise ModuleNotFoundError(absent(name), name=name.partition(".")[0])
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return face(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing: the module of Kiln has run."""
+
+    def find_distributions(
+        self, context: Any = importlib.metadata.DistributionFinder.Context()
+    ) -> Iterator[importlib.metadata.Distribution]:
+        if context.name == "torch":
+            yield _Version()
+
+
+_finder = Finder()
+SHIMS = str(Path(__file__).with_name("shims"))
+"""A folder whose `torch` installs the alias: on PYTHONPATH it does so in every Python started from here."""
+
+
+def install() -> None:
+    """Have `import torch` mean Kiln in this process, and in Pythons that it starts.
+
+    KilnError where PyTorch has been imported already.
+    """
+    for name in ("torch", "torchvision"):
+        loaded = sys.modules.get(name)
+        origin = str(getattr(loaded, "__file__", ""))
+        if loaded is not None and not isinstance(loaded, Face) and not origin.startswith(SHIMS):
+            raise KilnError(
+                "torch", f"{name} itself is imported already", origin, "install the alias first"
+            )
+    if _finder in sys.meta_path:
+        return
+    sys.meta_path.insert(0, _finder)
+    naming.name = "torch"
+    others = os.environ.get("PYTHONPATH", "")
+    if SHIMS not in others.split(os.pathsep):
+        os.environ["PYTHONPATH"] = SHIMS + (os.pathsep + others if others else "")
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(face("torch"), name)
