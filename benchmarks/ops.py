@@ -5,7 +5,7 @@ from its own samples with all sizes multiplied (`op_cases`), and so is torch's f
 Both run in this process in turn, A B A B, on the same values; times and ratios are those of the quickest
 rounds, as other work on the machine slows torch's threads down far more than Kiln's (`--clock cpu` takes
 medians of processor time, at one thread). Backward is `out.backward(g)` of the first floating result.
-Where torch needs long, arguments have fewer elements. Results add up in one file, so that the whole
+Where either needs long, arguments have fewer elements. Results add up in one file, so that the whole
 can be measured in pieces: `python -m benchmarks.ops --only '^a' --out ops.json`, and `--table` writes
 the Markdown page.
 """
@@ -102,9 +102,13 @@ def measure(call: Call, rounds: int) -> dict[str, Any]:
     try:
         args, kwargs = call.scaled(size)
         given = torch_value(args), torch_value(kwargs)
-        with torch.no_grad():
-            t = _settle(lambda: call.torch(*given[0], **given[1]))
-        if t * call.size / size > _MOST_S:  # fewer elements where torch would take long
+        ours = kiln_value(args), kiln_value(kwargs)
+        with torch.no_grad(), kiln.no_grad():
+            t = max(
+                _settle(lambda: call.torch(*given[0], **given[1])),
+                _settle(lambda: call.kiln(*ours[0], **ours[1])),
+            )
+        if t * call.size / size > _MOST_S:  # fewer elements where either would take long
             size = max(size, 1 << int(size * _MOST_S / t).bit_length() - 1)
         else:
             size = call.size

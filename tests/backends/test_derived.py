@@ -191,3 +191,43 @@ def test_in_place_ops_with_numbers_and_attributes():
     want = x.numpy().copy()
     x.add_(x.clone(), alpha=-0.5).mul_(0.3).sub_(1).add_(kiln.ones(512, 300))
     np.testing.assert_allclose(x.numpy(), want * np.float32(0.15), 1e-5, 1e-6)
+
+
+IN_PLACE = {
+    "alike": lambda x: x.add_(x.flip(0), alpha=0.3),
+    "itself": lambda x: x.mul_(x),
+    "a number": lambda x: x.mul_(0.7),
+    "one operand": lambda x: x.relu_(),
+    "a row": lambda x: x.sub_(x[3].clone()),
+    "its own row": lambda x: x.sub_(x[3]),
+    "a shifted view": lambda x: x[1:].add_(x[:-1]),
+    "transposed": lambda x: x[:400].add_(x[:400].T),
+    "its transpose": lambda x: x[:400, :400].T.mul_(x[:400, :400]),
+    "integers": lambda x: x.add_(kiln.arange(400)),
+    "rounded": lambda x: x.div_(3.7, rounding_mode="floor"),
+}
+
+
+@pytest.mark.parametrize("rows", [512, 515])
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_in_place_results_are_those_of_operands_as_they_were(name, rows):
+    base = rng.standard_normal((rows, 400)).astype(np.float32)
+    got = kiln.tensor(base)
+    memory = got.data_ptr()
+    IN_PLACE[name](got)
+    with context(eager="reference"):
+        want = kiln.tensor(base)
+        IN_PLACE[name](want)
+    np.testing.assert_allclose(got.numpy(), want.numpy(), 1e-6, 1e-6)
+    assert got.data_ptr() == memory
+
+
+def test_an_in_place_result_that_does_not_fit_leaves_the_tensor_as_it_was():
+    x = kiln.arange(400 * 512).reshape(512, 400)
+    with pytest.raises(RuntimeError):
+        x.mul_(0.5)
+    assert int(x.sum()) == 400 * 512 * (400 * 512 - 1) // 2
+    y = kiln.zeros(1, 400)
+    with pytest.raises(RuntimeError):
+        y.add_(kiln.ones(512, 400))
+    assert float(y.sum()) == 0

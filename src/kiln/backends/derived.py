@@ -27,7 +27,7 @@ from ..tensor import Tensor
 
 DEAR = 1 << 12
 """Elements from where on several passes do, or one over elements that NumPy takes one by one."""
-_BLOCKS = (1 << 20, 1 << 18, 1 << 15, 1 << 12)  # elements of a block
+_BLOCKS = (1 << 20, 1 << 18, 1 << 17, 1 << 15, 1 << 12)  # elements of a block
 FEW = 64  # fewer rows are those of a decoding step, whose length is another each time
 
 _F32 = dt.float32.np
@@ -77,6 +77,12 @@ def _half_of(arrays: Sequence[np.ndarray]) -> Any:
     if half is not None and any(a.dtype.kind == "f" and a.dtype is not half for a in arrays):
         return False
     return half
+
+
+def _crosses(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether an element of one array may lie where another element of the other does."""
+    same = a.shape == b.shape and a.strides == b.strides and a.ctypes.data == b.ctypes.data
+    return not same and np.may_share_memory(a, b)
 
 
 @cache
@@ -174,14 +180,27 @@ def block_rows(rows: int, cols: int) -> int:
 
 
 def _mapped(
-    name: str, fn: Callable, args: list, slots: Sequence[int], key: Any = ()
+    name: str,
+    fn: Callable,
+    args: list,
+    slots: Sequence[int],
+    key: Any = (),
+    into: np.ndarray | None = None,
 ) -> list | None:
-    """An elementwise function on arrays at `slots`, in blocks; None where the reference is to do it."""
+    """An elementwise function on arrays at `slots`, in blocks; None where the reference is to do it.
+
+    `into`, the first of them, is overwritten with the result where that is given.
+    """
     arrays = [args[i] for i in slots]
     found = _arrange(arrays)
     if found is None:
         return None
     operands, cut, shape, order = found
+    if into is not None and (
+        shape != into.shape or order is not None or not into.flags.c_contiguous
+        or any(_crosses(a, into) for a in operands[1:])
+    ):  # fmt: skip
+        return None
     for i, a in zip(slots, operands, strict=True):
         args[i] = a
     cut = [slots[k] for k in cut]
@@ -189,6 +208,8 @@ def _mapped(
     n = first.shape[0]
     row = prod(shape) // n
     most = block_rows(n, row)
+    if into is not None:
+        return shelf().run_blocks(name, fn, args, cut, most, (n,), key, operands[0])
     if n > most < 8:  # rows too long for blocks
         r = shelf().run(name, fn, args, (key, "whole"))
     else:
@@ -232,35 +253,45 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
     def scaled(*args: Any) -> Any:
         return body(*args)  # type: ignore[misc]
 
-    def eager(*args: Any) -> Any:
+    def native_result(args: tuple, into: np.ndarray | None = None) -> Any:
+        """The result, in the memory of `into` if that is given; None where the reference is to compute it."""
         x = args[first]
         if (
             x.__class__ is not np.ndarray
             or x.size < (LARGE if once else DEAR)
             or x.dtype.kind == "c"
         ):
-            return run(*args)
+            return None
         arrays = [args[i] for i in slots if args[i].__class__ is np.ndarray]
         half = _half_of(arrays)
         if half is False or config.eager != "cpu" or not native():
-            return run(*args)
+            return None
         if once and not all(a.flags.c_contiguous or 0 in a.strides or _dense(a) for a in arrays):
-            return run(*args)  # NumPy's one pass is less than a copy and one
+            return None  # NumPy's one pass is less than a copy and one
         if half is None and x.size < LARGE and x.dtype.kind != "f":
-            return run(*args)
+            return None
         given = list(args)
         places = _numbers(op, given, slots, half, arrays)
         call = fn
         if alpha is not None and given[alpha] != 1:
             if x.dtype.kind != "f" or half:
-                return run(*args)
+                return None
             given[alpha] = np.array(given[alpha], x.dtype)
             places, call = [*places, alpha], scaled
         if half is not None and not op.exact:
             call = _widened(call, dt.OF_NUMPY[half])
-        r = _mapped(name, call, given, places)
-        return run(*args) if r is None else r[0]
+        r = _mapped(name, call, given, places, into=into)
+        return None if r is None else r[0]
 
+    def eager(*args: Any) -> Any:
+        r = native_result(args)
+        return run(*args) if r is None else r
+
+    def into(*args: Any) -> bool:
+        x = args[first]
+        return x.flags.writeable and native_result(args, x) is not None
+
+    op.into = into
     return eager
 
 

@@ -229,7 +229,9 @@ def inplace(op: Op, args: tuple) -> Tensor:
         if watched:
             written(a)
         uf = op.ufunc
-        if uf is not None and _fits(op, a, raw):
+        if a.size >= LARGE and op.into is not None and op.into(*raw):
+            pass
+        elif uf is not None and _fits(op, a, raw):
             try:
                 uf(a, *raw[1 : len(op.tensor_slots)], a)
             except Exception as e:

@@ -139,6 +139,8 @@ class Op:
         self.eager: Callable = (
             self.run
         )  # what eager mode calls: `run`, or a backend's native routine
+        # stores the result of raw arguments in the first of them, if it can do so as it computes
+        self.into: Callable[..., bool] | None = None
         self.ufunc: Any = facts.get("ufunc")
         self.native: str = facts.get("native", "")
         self.dunders: tuple[str, ...] = tuple(facts.get("dunders", ()))

@@ -84,25 +84,33 @@ class Shelf:
 
     def run_blocks(
         self, name: str, fn: Callable, args: Sequence[Any], cut: Sequence[int], most: int, lead: tuple[int, ...],
-        key: Any = (),
+        key: Any = (), into: np.ndarray | None = None,
     ) -> list | None:  # fmt: skip
         """`run` for a function that treats each row by itself, on rows of the C-contiguous arrays `cut`.
 
         So Programs for some rows, a power of two and `most` at most, serve any number of them: the last block
         begins where it ends with the arrays. `lead` are the sizes that the rows of the results stand for.
+        `into` is one of the arrays, which the one result of its shape and dtype is to overwrite.
         """
         n = len(args[cut[0]])
+        blocks = blocks_of(n, most)
+        if into is not None and sum(b for _, b in blocks) > n:
+            return None  # what is done twice would be done to its own result
         if args[cut[0]].nbytes // n * min(n, most) >= fuse.STREAM_BYTES:
             return None  # a result written past the cache begins at 64 bytes, which a part of one need not
         outs: list[np.ndarray] = []
         with self.lock:
-            for start, block in blocks_of(n, most):
+            for start, block in blocks:
                 part = slice(start, start + block)
                 given = [a[part] if i in cut else a for i, a in enumerate(args)]
                 made = self._find(name, fn, given, (key, block))
                 if made is None:
                     return None
                 program = self._program(made)
+                if into is not None and not outs:
+                    if [r[1:] for r in program.results] != [((block, *into.shape[1:]), into.dtype)]:
+                        return None
+                    outs = flat = [into]
                 if not outs:
                     for _, shape, d in program.results:
                         if shape[:1] != (block,):
