@@ -8,7 +8,7 @@ import pytest
 
 import kiln
 from kiln import nn
-from kiln.nn.module import CONFIG_VERSION
+from kiln.nn.modules.module import CONFIG_VERSION
 
 
 def values(module):

@@ -302,7 +302,7 @@ def compile(
         base.get(backend)
     if disable:
         return model
-    from ..nn.module import Module
+    from ..nn.modules.module import Module
 
     if isinstance(model, Module):
         return model.compiled(

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..compile.hooks import watch
 from ..errors import KilnError, KilnValueError, describe
-from ..nn.module import Module
-from ..nn.modules.norm import _BatchNorm
+from ..nn.modules.batchnorm import _BatchNorm
+from ..nn.modules.module import Module
 from ..ops.joining import stack
 from ..tensor import CAPTURING, Tensor
 

@@ -18,7 +18,8 @@ from ..autograd.modes import no_grad
 from ..data import DataLoader, Dataset, IterableDataset, TensorDataset
 from ..errors import KilnTypeError, KilnValueError, describe
 from ..nn import functional as F
-from ..nn.module import Module, is_lazy
+from ..nn.modules.module import Module
+from ..nn.parameter import is_lazy
 from ..ops.creation import as_tensor
 from ..ops.joining import cat
 from ..tensor import Tensor

@@ -11,53 +11,58 @@ from ...ops.creation import empty
 from ...tensor import Tensor
 from .. import functional as F
 from .. import init
-from ..module import Module
 from ..parameter import Parameter, UninitializedParameter, is_lazy
 from .lazy import LazyModuleMixin
+from .module import Module
+from .utils import Ints, ntuple
 
-Ints = int | Sequence[int]
 
-
-def ntuple(x: Any, n: int) -> tuple[int, ...]:
-    """`n` numbers from one number or from a sequence of them."""
-    return tuple(x) if isinstance(x, Sequence) else (x,) * n
+def _check_channels(name: str, in_channels: int, out_channels: int, groups: int) -> None:
+    if groups <= 0:
+        raise KilnValueError(name, "groups must be a positive integer", f"groups={groups}")
+    for what, c in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if c % groups:
+            raise KilnValueError(
+                name, f"{what} must be divisible by groups", f"{what}={c}, groups={groups}",
+                "each group takes an equal share of the channels",
+            )  # fmt: skip
 
 
 class _ConvNd(Module):
-    """What convolutions have in common."""
+    """What convolutions have in common; `kernel_size` and the like have a number for each dimension."""
 
-    _nd = 0
-    transposed = False
     bias: Parameter | None
+    padding: Any
 
-    def _setup(
-        self, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints, padding: Any,
-        dilation: Ints, output_padding: Ints, groups: int, bias: bool, padding_mode: str, device: Any, dtype: Any,
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: tuple[int, ...], stride: tuple[int, ...],
+        padding: Any, dilation: tuple[int, ...], transposed: bool, output_padding: tuple[int, ...],
+        groups: int, bias: bool, padding_mode: str, device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
-        n, name = self._nd, type(self).__name__
-        modes = ("zeros",) if self.transposed else ("zeros", "reflect", "replicate", "circular")
+        super().__init__()
+        name = type(self).__name__
+        _check_channels(name, in_channels, out_channels, groups)
+        modes = ("zeros", "reflect", "replicate", "circular")
         if padding_mode not in modes:
             raise KilnValueError(
                 name, f"padding_mode must be one of {set(modes)}", f"padding_mode='{padding_mode}'"
             )
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size = ntuple(kernel_size, n)
-        self.stride = ntuple(stride, n)
-        self.padding = padding if isinstance(padding, str) else ntuple(padding, n)
-        self.dilation = ntuple(dilation, n)
-        self.output_padding = ntuple(output_padding, n)
+        self.kernel_size, self.stride = kernel_size, stride
+        self.padding, self.dilation = padding, dilation
+        self.transposed, self.output_padding = transposed, output_padding
         self.groups, self.padding_mode = groups, padding_mode
         if isinstance(padding, str):
             if padding not in ("same", "valid"):
                 raise KilnValueError(
                     name, "Invalid padding string, should be one of 'same', 'valid'", repr(padding)
                 )
-            if padding == "same" and any(s != 1 for s in self.stride):
+            if padding == "same" and any(s != 1 for s in stride):
                 raise KilnValueError(
                     name, "padding='same' is not supported for strided convolutions",
-                    f"stride={self.stride}", "give the padding as numbers",
+                    f"stride={stride}", "give the padding as numbers",
                 )  # fmt: skip
-        self._around = self._pad_widths()
+        self._reversed_padding_repeated_twice = self._pad_widths()
         self.weight = Parameter(empty(self._weight_shape(), device=device, dtype=dtype))
         if bias:
             self.bias = Parameter(empty(out_channels, device=device, dtype=dtype))
@@ -66,25 +71,16 @@ class _ConvNd(Module):
         self.reset_parameters()
 
     def _weight_shape(self) -> tuple[int, ...]:
-        """(out, in / groups, …), or (in, out / groups, …) where transposed; refuses uneven groups."""
-        name, groups = type(self).__name__, self.groups
-        if groups <= 0:
-            raise KilnValueError(name, "groups must be a positive integer", f"groups={groups}")
-        for what, c in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
-            if c % groups:
-                raise KilnValueError(
-                    name, f"{what} must be divisible by groups", f"{what}={c}, groups={groups}",
-                    "each group takes an equal share of the channels",
-                )  # fmt: skip
+        """(out, in / groups, …), or (in, out / groups, …) where transposed."""
         first, second = self.out_channels, self.in_channels
         if self.transposed:
             first, second = second, first
-        return first, second // groups, *self.kernel_size
+        return first, second // self.groups, *self.kernel_size
 
     def _pad_widths(self) -> list[int]:
         """Left and right padding from the last dimension on, as F.pad takes it."""
         out: list[int] = []
-        for i in reversed(range(self._nd)):
+        for i in reversed(range(len(self.kernel_size))):
             if isinstance(self.padding, str):
                 total = (
                     self.dilation[i] * (self.kernel_size[i] - 1) if self.padding == "same" else 0
@@ -102,16 +98,8 @@ class _ConvNd(Module):
             if fan_in != 0:
                 init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
-    def _conv(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        conv = getattr(F, f"conv{self._nd}d")
-        padding: Any = self.padding
-        if self.padding_mode != "zeros":
-            input = F.pad(input, self._around, mode=self.padding_mode)
-            padding = 0
-        return conv(input, weight, bias, self.stride, padding, self.dilation, self.groups)
-
     def extra_repr(self) -> str:
-        n = self._nd
+        n = len(self.kernel_size)
         s = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         if self.padding != (0,) * n:
             s += f", padding={self.padding}"
@@ -134,17 +122,31 @@ class _Conv(_ConvNd):
     `padding` is numbers, "same" or "valid"; `padding_mode` zeros, reflect, replicate or circular.
     """
 
+    _nd = 0
+
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints = 1,
         padding: Any = 0, dilation: Ints = 1, groups: int = 1, bias: bool = True,
         padding_mode: str = "zeros", device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
-        super().__init__()
-        self._setup(in_channels, out_channels, kernel_size, stride, padding, dilation, 0, groups, bias,
-                    padding_mode, device, dtype)  # fmt: skip
+        n = self._nd
+        super().__init__(
+            in_channels, out_channels, ntuple(kernel_size, n), ntuple(stride, n),
+            padding if isinstance(padding, str) else ntuple(padding, n), ntuple(dilation, n), False, (0,) * n,
+            groups, bias, padding_mode, device, dtype,
+        )  # fmt: skip
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv(input, self.weight, self.bias)
+        return self._conv_forward(input, self.weight, self.bias)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution with another weight and bias."""
+        conv = getattr(F, f"conv{self._nd}d")
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = 0
+        return conv(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
 class Conv1d(_Conv):
@@ -165,24 +167,77 @@ class Conv3d(_Conv):
     _nd = 3
 
 
-class _ConvTranspose(_ConvNd):
+class _ConvTransposeNd(_ConvNd):
     """The gradient of a convolution as a layer; `output_padding` picks among the sizes that fit."""
 
-    transposed = True
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: tuple[int, ...], stride: tuple[int, ...],
+        padding: tuple[int, ...], dilation: tuple[int, ...], transposed: bool, output_padding: tuple[int, ...],
+        groups: int, bias: bool, padding_mode: str, device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        if padding_mode != "zeros":
+            raise KilnValueError(
+                type(self).__name__, f'Only "zeros" padding mode is supported for {type(self).__name__}',
+                f"padding_mode={padding_mode!r}",
+            )  # fmt: skip
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, transposed, output_padding,
+            groups, bias, padding_mode, device, dtype,
+        )  # fmt: skip
+
+    def _output_padding(
+        self, input: Tensor, output_size: Sequence[int] | None, stride: Sequence[int],
+        padding: Sequence[int], kernel_size: Sequence[int], num_spatial_dims: int,
+        dilation: Sequence[int] | None = None,
+    ) -> tuple[int, ...]:  # fmt: skip
+        """The output padding that gives `output_size`; the layer's own without one."""
+        if output_size is None:
+            return ntuple(self.output_padding, num_spatial_dims)
+        n = num_spatial_dims
+        lead = input.ndim - n
+        size = tuple(output_size)
+        if len(size) == lead + n:
+            size = size[lead:]
+        if len(size) != n:
+            raise KilnValueError(
+                type(self).__name__, f"requested output_size must have {n} or {lead + n} elements",
+                f"output_size={list(output_size)}",
+            )  # fmt: skip
+        low = [
+            (input.shape[lead + i] - 1) * stride[i] - 2 * padding[i]
+            + (1 if dilation is None else dilation[i]) * (kernel_size[i] - 1) + 1
+            for i in range(n)
+        ]  # fmt: skip
+        high = [m + s - 1 for m, s in zip(low, stride, strict=True)]
+        if any(not a <= s <= b for a, s, b in zip(low, size, high, strict=True)):
+            raise KilnValueError(
+                type(self).__name__,
+                f"requested an output size of {list(size)}, but valid sizes range from {low} to {high}",
+                f"input sizes {list(input.shape[lead:])}", "pick a size in the range",
+            )  # fmt: skip
+        return tuple(s - a for s, a in zip(size, low, strict=True))
+
+
+class _ConvTranspose(_ConvTransposeNd):
+    """What the transposed convolutions of all ranks are."""
+
+    _nd = 0
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Ints, stride: Ints = 1,
         padding: Ints = 0, output_padding: Ints = 0, groups: int = 1, bias: bool = True,
         dilation: Ints = 1, padding_mode: str = "zeros", device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
-        super().__init__()
-        self._setup(in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding,
-                    groups, bias, padding_mode, device, dtype)  # fmt: skip
+        n = self._nd
+        super().__init__(
+            in_channels, out_channels, ntuple(kernel_size, n), ntuple(stride, n), ntuple(padding, n),
+            ntuple(dilation, n), True, ntuple(output_padding, n), groups, bias, padding_mode, device, dtype,
+        )  # fmt: skip
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        extra = self.output_padding
-        if output_size is not None:
-            extra = self._extra(input, output_size)
+        extra = self._output_padding(
+            input, output_size, self.stride, self.padding, self.kernel_size, self._nd, self.dilation
+        )
         conv = getattr(F, f"conv_transpose{self._nd}d")
         return conv(
             input,
@@ -194,32 +249,6 @@ class _ConvTranspose(_ConvNd):
             self.groups,
             self.dilation,
         )
-
-    def _extra(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
-        """The output padding that gives `output_size`."""
-        n = self._nd
-        lead = input.ndim - n
-        size = tuple(output_size)
-        if len(size) == lead + n:
-            size = size[lead:]
-        if len(size) != n:
-            raise KilnValueError(
-                type(self).__name__, f"requested output_size must have {n} or {lead + n} elements",
-                f"output_size={list(output_size)}",
-            )  # fmt: skip
-        low = [
-            (input.shape[lead + i] - 1) * self.stride[i] - 2 * int(self.padding[i])
-            + self.dilation[i] * (self.kernel_size[i] - 1) + 1
-            for i in range(n)
-        ]  # fmt: skip
-        high = [m + s - 1 for m, s in zip(low, self.stride, strict=True)]
-        if any(not a <= s <= b for a, s, b in zip(low, size, high, strict=True)):
-            raise KilnValueError(
-                type(self).__name__,
-                f"requested an output size of {list(size)}, but valid sizes range from {low} to {high}",
-                f"input sizes {list(input.shape[lead:])}", "pick a size in the range",
-            )  # fmt: skip
-        return tuple(s - a for s, a in zip(size, low, strict=True))
 
 
 class ConvTranspose1d(_ConvTranspose):
@@ -240,7 +269,7 @@ class ConvTranspose3d(_ConvTranspose):
     _nd = 3
 
 
-class _LazyConv(LazyModuleMixin):
+class _LazyConvXdMixin(LazyModuleMixin):
     """A convolution whose in_channels is the size of the first input's channel dimension."""
 
     def _make_lazy(
@@ -259,7 +288,8 @@ class _LazyConv(LazyModuleMixin):
     def initialize_parameters(self, input: Tensor, *args: Any, **kwargs: Any) -> None:
         """Take in_channels from an input."""
         if self.has_uninitialized_params():
-            self.in_channels = input.shape[-1 - self._nd]
+            self.in_channels = input.shape[-1 - self._nd]  # type: ignore[attr-defined]
+            _check_channels(type(self).__name__, self.in_channels, self.out_channels, self.groups)
             for p, shape in (
                 (self.weight, self._weight_shape()),
                 (self.bias, (self.out_channels,)),
@@ -270,7 +300,7 @@ class _LazyConv(LazyModuleMixin):
 
 
 def _lazy(base: Any) -> Any:
-    class LazyConv(_LazyConv, base):  # type: ignore[misc, valid-type]
+    class LazyConv(_LazyConvXdMixin, base):  # type: ignore[misc, valid-type]
         def __init__(
             self, out_channels: int, kernel_size: Ints, stride: Ints = 1, padding: Any = 0,
             dilation: Ints = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros",
@@ -284,7 +314,7 @@ def _lazy(base: Any) -> Any:
 
 
 def _lazy_transpose(base: Any) -> Any:
-    class LazyConvTranspose(_LazyConv, base):  # type: ignore[misc, valid-type]
+    class LazyConvTranspose(_LazyConvXdMixin, base):  # type: ignore[misc, valid-type]
         def __init__(
             self, out_channels: int, kernel_size: Ints, stride: Ints = 1, padding: Ints = 0,
             output_padding: Ints = 0, groups: int = 1, bias: bool = True, dilation: Ints = 1,

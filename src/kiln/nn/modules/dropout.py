@@ -5,10 +5,10 @@ from __future__ import annotations
 from ...errors import KilnValueError
 from ...tensor import Tensor
 from .. import functional as F
-from ..module import Module
+from .module import Module
 
 
-class _Dropout(Module):
+class _DropoutNd(Module):
     _fn = ""
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
@@ -28,37 +28,37 @@ class _Dropout(Module):
         return f"p={self.p}, inplace={self.inplace}"
 
 
-class Dropout(_Dropout):
+class Dropout(_DropoutNd):
     """Each element is 0 with probability p, the others are scaled by 1 / (1 - p)."""
 
     _fn = "dropout"
 
 
-class Dropout1d(_Dropout):
+class Dropout1d(_DropoutNd):
     """Whole channels of (N, C, L) are dropped."""
 
     _fn = "dropout1d"
 
 
-class Dropout2d(_Dropout):
+class Dropout2d(_DropoutNd):
     """Whole channels of (N, C, H, W) are dropped."""
 
     _fn = "dropout2d"
 
 
-class Dropout3d(_Dropout):
+class Dropout3d(_DropoutNd):
     """Whole channels of (N, C, D, H, W) are dropped."""
 
     _fn = "dropout3d"
 
 
-class AlphaDropout(_Dropout):
+class AlphaDropout(_DropoutNd):
     """Dropout that keeps mean and variance; goes with SELU (Klambauer et al. 2017)."""
 
     _fn = "alpha_dropout"
 
 
-class FeatureAlphaDropout(_Dropout):
+class FeatureAlphaDropout(_DropoutNd):
     """AlphaDropout of whole channels."""
 
     _fn = "feature_alpha_dropout"

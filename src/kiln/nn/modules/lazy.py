@@ -6,8 +6,8 @@ from typing import Any
 
 from ...compile.hooks import eager
 from ...errors import KilnError, describe
-from ..module import Module
 from ..parameter import is_lazy
+from .module import Module
 
 
 class LazyModuleMixin(Module):

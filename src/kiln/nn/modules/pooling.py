@@ -8,11 +8,11 @@ from typing import Any
 from ...errors import KilnValueError
 from ...tensor import Tensor
 from .. import functional as F
-from ..module import Module
-from .conv import Ints, ntuple
+from .module import Module
+from .utils import Ints, ntuple
 
 
-class _MaxPool(Module):
+class _MaxPoolNd(Module):
     """The largest element of each window."""
 
     _nd = 0
@@ -41,25 +41,36 @@ class _MaxPool(Module):
         )
 
 
-class MaxPool1d(_MaxPool):
+class MaxPool1d(_MaxPoolNd):
     """The largest element of windows over the last dimension."""
 
     _nd = 1
 
 
-class MaxPool2d(_MaxPool):
+class MaxPool2d(_MaxPoolNd):
     """The largest element of windows over the last two dimensions."""
 
     _nd = 2
 
 
-class MaxPool3d(_MaxPool):
+class MaxPool3d(_MaxPoolNd):
     """The largest element of windows over the last three dimensions."""
 
     _nd = 3
 
 
-class AvgPool1d(Module):
+class _AvgPoolNd(Module):
+    """The mean of each window."""
+
+    kernel_size: Ints
+    stride: Ints
+    padding: Ints
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class AvgPool1d(_AvgPoolNd):
     """The mean of windows over the last dimension."""
 
     def __init__(
@@ -82,11 +93,8 @@ class AvgPool1d(Module):
             self.count_include_pad,
         )
 
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
-
-class _AvgPool(Module):
+class _AvgPool(_AvgPoolNd):
     """The mean of each window; `divisor_override` divides by another number than its size."""
 
     _nd = 0
@@ -108,9 +116,6 @@ class _AvgPool(Module):
             self.divisor_override,
         )  # fmt: skip
 
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
-
 
 class AvgPool2d(_AvgPool):
     """The mean of windows over the last two dimensions."""
@@ -124,7 +129,7 @@ class AvgPool3d(_AvgPool):
     _nd = 3
 
 
-class _LPPool(Module):
+class _LPPoolNd(Module):
     """The p-norm of each window."""
 
     _nd = 0
@@ -151,25 +156,25 @@ class _LPPool(Module):
         )
 
 
-class LPPool1d(_LPPool):
+class LPPool1d(_LPPoolNd):
     """The p-norm of windows over the last dimension."""
 
     _nd = 1
 
 
-class LPPool2d(_LPPool):
+class LPPool2d(_LPPoolNd):
     """The p-norm of windows over the last two dimensions."""
 
     _nd = 2
 
 
-class LPPool3d(_LPPool):
+class LPPool3d(_LPPoolNd):
     """The p-norm of windows over the last three dimensions."""
 
     _nd = 3
 
 
-class _AdaptiveAvgPool(Module):
+class _AdaptiveAvgPoolNd(Module):
     """The means of as many equal windows as `output_size` says; None keeps the input's size."""
 
     _nd = 0
@@ -185,25 +190,25 @@ class _AdaptiveAvgPool(Module):
         return f"output_size={self.output_size}"
 
 
-class AdaptiveAvgPool1d(_AdaptiveAvgPool):
+class AdaptiveAvgPool1d(_AdaptiveAvgPoolNd):
     """Means of equal windows over the last dimension."""
 
     _nd = 1
 
 
-class AdaptiveAvgPool2d(_AdaptiveAvgPool):
+class AdaptiveAvgPool2d(_AdaptiveAvgPoolNd):
     """Means of equal windows over the last two dimensions."""
 
     _nd = 2
 
 
-class AdaptiveAvgPool3d(_AdaptiveAvgPool):
+class AdaptiveAvgPool3d(_AdaptiveAvgPoolNd):
     """Means of equal windows over the last three dimensions."""
 
     _nd = 3
 
 
-class _AdaptiveMaxPool(Module):
+class _AdaptiveMaxPoolNd(Module):
     """The largest elements of as many equal windows as `output_size` says."""
 
     _nd = 0
@@ -220,25 +225,25 @@ class _AdaptiveMaxPool(Module):
         return f"output_size={self.output_size}"
 
 
-class AdaptiveMaxPool1d(_AdaptiveMaxPool):
+class AdaptiveMaxPool1d(_AdaptiveMaxPoolNd):
     """The largest elements of equal windows over the last dimension."""
 
     _nd = 1
 
 
-class AdaptiveMaxPool2d(_AdaptiveMaxPool):
+class AdaptiveMaxPool2d(_AdaptiveMaxPoolNd):
     """The largest elements of equal windows over the last two dimensions."""
 
     _nd = 2
 
 
-class AdaptiveMaxPool3d(_AdaptiveMaxPool):
+class AdaptiveMaxPool3d(_AdaptiveMaxPoolNd):
     """The largest elements of equal windows over the last three dimensions."""
 
     _nd = 3
 
 
-class _MaxUnpool(Module):
+class _MaxUnpoolNd(Module):
     """Puts maxima back to where their windows had them, zeros elsewhere."""
 
     _nd = 0
@@ -259,153 +264,73 @@ class _MaxUnpool(Module):
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-class MaxUnpool1d(_MaxUnpool):
+class MaxUnpool1d(_MaxUnpoolNd):
     """Undoes MaxPool1d."""
 
     _nd = 1
 
 
-class MaxUnpool2d(_MaxUnpool):
+class MaxUnpool2d(_MaxUnpoolNd):
     """Undoes MaxPool2d."""
 
     _nd = 2
 
 
-class MaxUnpool3d(_MaxUnpool):
+class MaxUnpool3d(_MaxUnpoolNd):
     """Undoes MaxPool3d."""
 
     _nd = 3
 
 
-class Unfold(Module):
-    """The windows of an image as columns: (N, C, H, W) -> (N, C * prod(kernel_size), windows)."""
+class _FractionalMaxPool(Module):
+    """The largest elements of windows that begin at irregular, random places (Graham 2014).
+
+    `output_size`, or `output_ratio` of the input's size; `_random_samples` fix the places.
+    """
+
+    _nd = 0
 
     def __init__(
-        self, kernel_size: Ints, dilation: Ints = 1, padding: Ints = 0, stride: Ints = 1
-    ) -> None:
-        super().__init__()
-        self.kernel_size, self.dilation = kernel_size, dilation
-        self.padding, self.stride = padding, stride
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.unfold(input, self.kernel_size, self.dilation, self.padding, self.stride)
-
-    def extra_repr(self) -> str:
-        return (
-            f"kernel_size={self.kernel_size}, dilation={self.dilation}, padding={self.padding}, "
-            f"stride={self.stride}"
-        )
-
-
-class Fold(Module):
-    """Windows added up to an image: the transpose of Unfold."""
-
-    def __init__(
-        self,
-        output_size: Ints,
-        kernel_size: Ints,
-        dilation: Ints = 1,
-        padding: Ints = 0,
-        stride: Ints = 1,
-    ) -> None:
-        super().__init__()
-        self.output_size, self.kernel_size = output_size, kernel_size
-        self.dilation, self.padding, self.stride = dilation, padding, stride
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.fold(
-            input, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride
-        )
-
-    def extra_repr(self) -> str:
-        return (
-            f"output_size={self.output_size}, kernel_size={self.kernel_size}, dilation={self.dilation}, "
-            f"padding={self.padding}, stride={self.stride}"
-        )
-
-
-class Upsample(Module):
-    """A larger image by interpolation, to a size or by a factor."""
-
-    def __init__(
-        self, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
-        align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
+        self, kernel_size: Ints, output_size: Any = None, output_ratio: Any = None,
+        return_indices: bool = False, _random_samples: Tensor | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.name = type(self).__name__
-        self.size = size
-        if isinstance(scale_factor, tuple):
-            self.scale_factor: Any = tuple(float(f) for f in scale_factor)
-        else:
-            self.scale_factor = float(scale_factor) if scale_factor else None
-        self.mode, self.align_corners = mode, align_corners
-        self.recompute_scale_factor = recompute_scale_factor
+        name = type(self).__name__
+        self.kernel_size = ntuple(kernel_size, self._nd)
+        self.return_indices = return_indices
+        self.register_buffer("_random_samples", _random_samples)
+        self.output_size = None if output_size is None else ntuple(output_size, self._nd)
+        self.output_ratio = None if output_ratio is None else ntuple(output_ratio, self._nd)
+        if output_size is None and output_ratio is None:
+            raise KilnValueError(
+                name, f"{name} requires specifying either an output size, or a pooling ratio", None,
+                "pass output_size or output_ratio",
+            )  # fmt: skip
+        if output_size is not None and output_ratio is not None:
+            raise KilnValueError(
+                name, "only one of output_size and output_ratio may be specified",
+                f"output_size={output_size}, output_ratio={output_ratio}", "pass one of them",
+            )  # fmt: skip
+        if self.output_ratio is not None and not all(0 < r < 1 for r in self.output_ratio):
+            raise KilnValueError(
+                name, f"output_ratio must be between 0 and 1 (got {output_ratio})", output_ratio
+            )
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.interpolate(
-            input, self.size, self.scale_factor, self.mode, self.align_corners,
-            recompute_scale_factor=self.recompute_scale_factor,
+    def forward(self, input: Tensor) -> Any:
+        pool = getattr(F, f"fractional_max_pool{self._nd}d")
+        return pool(
+            input, self.kernel_size, self.output_size, self.output_ratio, self.return_indices,
+            _random_samples=self._random_samples,
         )  # fmt: skip
 
-    def extra_repr(self) -> str:
-        if self.scale_factor is not None:
-            return f"scale_factor={self.scale_factor!r}, mode={self.mode!r}"
-        return f"size={self.size!r}, mode={self.mode!r}"
+
+class FractionalMaxPool2d(_FractionalMaxPool):
+    """Fractional max pooling over the last two dimensions."""
+
+    _nd = 2
 
 
-class UpsamplingNearest2d(Upsample):
-    """Upsample by the nearest pixel."""
+class FractionalMaxPool3d(_FractionalMaxPool):
+    """Fractional max pooling over the last three dimensions."""
 
-    def __init__(self, size: Any = None, scale_factor: Any = None) -> None:
-        super().__init__(size, scale_factor, mode="nearest")
-
-
-class UpsamplingBilinear2d(Upsample):
-    """Upsample bilinearly with aligned corners."""
-
-    def __init__(self, size: Any = None, scale_factor: Any = None) -> None:
-        super().__init__(size, scale_factor, mode="bilinear", align_corners=True)
-
-
-class PixelShuffle(Module):
-    """(*, C r^2, H, W) -> (*, C, H r, W r)."""
-
-    def __init__(self, upscale_factor: int) -> None:
-        super().__init__()
-        self.upscale_factor = upscale_factor
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.pixel_shuffle(input, self.upscale_factor)
-
-    def extra_repr(self) -> str:
-        return f"upscale_factor={self.upscale_factor}"
-
-
-class PixelUnshuffle(Module):
-    """(*, C, H r, W r) -> (*, C r^2, H, W)."""
-
-    def __init__(self, downscale_factor: int) -> None:
-        super().__init__()
-        self.downscale_factor = downscale_factor
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.pixel_unshuffle(input, self.downscale_factor)
-
-    def extra_repr(self) -> str:
-        return f"downscale_factor={self.downscale_factor}"
-
-
-class ChannelShuffle(Module):
-    """Channels divided into groups and dealt out in turn."""
-
-    def __init__(self, groups: int) -> None:
-        super().__init__()
-        if groups <= 0:
-            raise KilnValueError("ChannelShuffle", "groups must be positive", f"groups={groups}")
-        self.groups = groups
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.channel_shuffle(input, self.groups)
-
-    def extra_repr(self) -> str:
-        return f"groups={self.groups}"
+    _nd = 3

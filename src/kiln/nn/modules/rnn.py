@@ -18,9 +18,9 @@ from ...ops.joining import cat, stack
 from ...tensor import Tensor
 from .. import functional as F
 from .. import init
-from ..module import Module
 from ..parameter import Parameter
 from ..utils.rnn import PackedSequence, pad_steps, repacked, unpad_steps
+from .module import Module
 
 State = tuple[Tensor, ...]
 GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}

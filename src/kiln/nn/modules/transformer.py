@@ -12,12 +12,12 @@ from ...ops.multi_head import float_mask
 from ...tensor import Tensor
 from .. import functional as F
 from .. import init
-from ..containers import ModuleList
-from ..module import Module
-from .attention import MultiheadAttention
+from .activation import MultiheadAttention
+from .container import ModuleList
 from .dropout import Dropout
 from .linear import Linear
-from .norm import LayerNorm
+from .module import Module
+from .normalization import LayerNorm
 
 Activation = str | Callable[[Tensor], Tensor]
 

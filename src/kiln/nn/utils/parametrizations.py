@@ -16,19 +16,12 @@ from ...ops.linear import normalize
 from ...ops.orthogonal import geqrf
 from ...ops.random import randn
 from ...tensor import Tensor
-from ..module import Module
-from ..modules.conv import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from ..modules.module import Module
 from .parametrize import register_parametrization
+from .spectral_norm import natural_dim
+from .weight_norm import norm_except_dim
 
 __all__ = ["orthogonal", "spectral_norm", "weight_norm"]
-
-
-def norm_except_dim(v: Tensor, dim: int) -> Tensor:
-    """The norm over all dimensions but one, which are kept with size 1; over all where dim is -1."""
-    if dim == -1:
-        return v.norm()
-    others = tuple(d for d in range(v.dim()) if d != dim % v.dim())
-    return (v * v).sum(others, True).sqrt()
 
 
 class _WeightNorm(Module):
@@ -108,11 +101,6 @@ class _SpectralNorm(Module):
 
     def right_inverse(self, value: Tensor) -> Tensor:
         return value
-
-
-def natural_dim(module: Any) -> int:
-    """The dimension of a layer's weight that belongs to its outputs."""
-    return int(isinstance(module, ConvTranspose1d | ConvTranspose2d | ConvTranspose3d))
 
 
 def spectral_norm(

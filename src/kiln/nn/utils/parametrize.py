@@ -13,8 +13,8 @@ from typing import Any
 from ...autograd.modes import no_grad
 from ...errors import KilnError, KilnValueError, describe
 from ...tensor import Tensor
-from ..containers import ModuleDict, ModuleList
-from ..module import Module
+from ..modules.container import ModuleDict, ModuleList
+from ..modules.module import Module
 from ..parameter import Parameter
 
 __all__ = [

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Self
 
-from ..errors import KilnIndexError, KilnTypeError, KilnValueError, describe
-from ..tensor import Tensor
+from ...errors import KilnIndexError, KilnTypeError, KilnValueError, describe
+from ...tensor import Tensor
+from ..parameter import Parameter, is_lazy
 from .module import Module
-from .parameter import Parameter, is_lazy
 
 
 def _position(i: Any, n: int) -> int:
@@ -65,6 +66,19 @@ class _Numbered(Module):
         module = self[key]  # type: ignore[index]
         del self[key]
         return module
+
+
+class Container(Module):
+    """A module of the modules that it is given by name; `Module` itself does that too."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__()
+        warnings.warn(
+            "nn.Container is deprecated. All of its functionality is now implemented in nn.Module. "
+            "Subclass that instead.", FutureWarning, stacklevel=2,
+        )  # fmt: skip
+        for name, module in kwargs.items():
+            self.add_module(name, module)
 
 
 class Sequential(_Numbered):

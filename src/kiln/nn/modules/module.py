@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any, Self
 
-from .. import dtypes as dt
-from ..autograd.modes import no_grad
-from ..compile.hooks import rebind, watch
-from ..device import as_device
-from ..errors import (
+from ... import dtypes as dt
+from ...autograd.modes import no_grad
+from ...compile.hooks import rebind, watch
+from ...device import as_device
+from ...errors import (
     KilnAttributeError,
     KilnKeyError,
     KilnNotImplementedError,
@@ -22,13 +22,13 @@ from ..errors import (
     KilnValueError,
     describe,
 )
-from ..formats import CHANNELS_LAST, as_format
-from ..ops.creation import empty_like
-from ..tensor import CAPTURING, Tensor
-from . import _hooks
-from ._hooks import CONFIG_VERSION, Hooks
-from ._state import State
-from .parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter, is_lazy
+from ...formats import CHANNELS_LAST, as_format
+from ...ops.creation import empty_like
+from ...tensor import CAPTURING, Tensor
+from .. import _hooks
+from .._hooks import CONFIG_VERSION, Hooks
+from .._state import State
+from ..parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter, is_lazy
 
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",

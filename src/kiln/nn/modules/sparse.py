@@ -10,8 +10,8 @@ from ...ops.creation import empty
 from ...tensor import Tensor
 from .. import functional as F
 from .. import init
-from ..module import Module
 from ..parameter import Parameter
+from .module import Module
 
 
 def _padding(index: int | None, n: int, name: str) -> int | None:
