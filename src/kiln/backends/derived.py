@@ -247,7 +247,7 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
     run, slots, name, body = op.run, op.tensor_slots, op.name, op.body
     once = op.ufunc is not None or op.exact or op.promote == "bool" or not (op.scalar or body)
     first = slots[0]
-    alpha = op.index.get("alpha")
+    factor = op.factor
     fn = calling(op)
 
     def scaled(*args: Any) -> Any:
@@ -273,11 +273,11 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
         given = list(args)
         places = _numbers(op, given, slots, half, arrays)
         call = fn
-        if alpha is not None and given[alpha] != 1:
-            if x.dtype.kind != "f" or half:
+        if factor is not None and given[factor] != 1:
+            if x.dtype.kind != "f" or half or any(a.dtype is not x.dtype for a in arrays):
                 return None
-            given[alpha] = np.array(given[alpha], x.dtype)
-            places, call = [*places, alpha], scaled
+            given[factor] = np.array(given[factor], x.dtype)
+            places, call = [*places, factor], scaled
         if half is not None and not op.exact:
             call = _widened(call, dt.OF_NUMPY[half])
         r = _mapped(name, call, given, places, into=into)
@@ -423,6 +423,9 @@ def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:
         slots = [i for i, x in enumerate(values) if x.__class__ is np.ndarray]
         operands = [n + i for i in op.tensor_slots]
         places = _numbers(op, values, operands, half, arrays)
+        if op.factor is not None and half is None and values[n + op.factor].__class__ is float:
+            values[n + op.factor] = np.array(values[n + op.factor], arrays[0].dtype)
+            places.append(n + op.factor)
         slots = sorted({*slots, *places})
         r = _mapped(name, call, values, slots, key)
     elif (rows := _rows(node, values, n)) is not None:

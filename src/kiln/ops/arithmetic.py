@@ -60,7 +60,7 @@ def _weight(name: str, x: Any, alpha: Any) -> Any:
 
 
 def _scaled(x: Any, alpha: Any) -> Any:
-    return x if alpha == 1 else x * alpha
+    return x if not isinstance(alpha, Tensor) and alpha == 1 else x * alpha
 
 
 @elementwise(
@@ -266,22 +266,59 @@ def lerp(input: Tensor, end: Tensor, weight: Operand) -> Tensor:
     return input + weight * (end - input)
 
 
-@composition(out=True, inplace=True, samples=lambda: iter([
-    Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), draw(rng(2), (3, 1))), {"value": 0.5}),
-    Sample((draw(rng(), ()), draw(rng(1), ()), draw(rng(2), ()))),
-]))  # fmt: skip
+def _addcmul(input: Any, tensor1: Any, tensor2: Any, value: Any) -> Any:
+    product = tensor1 * tensor2
+    kind = input.dtype.kind if isinstance(input, np.ndarray) else _KINDS.get(product.dtype.category)
+    return input + _scaled(product, int(value) if kind in ("i", "u", "b") else value)
+
+
+_KINDS = {dt.BOOL: "b", dt.INT: "i"}
+
+
+@elementwise(
+    factor="value", inplace=True, out=True, body=_addcmul,
+    grad={
+        "input": lambda g: g,
+        "tensor1": lambda g, tensor2, value: _scaled(g * conjugate(tensor2), conjugate(value)),
+        "tensor2": lambda g, tensor1, value: _scaled(g * conjugate(tensor1), conjugate(value)),
+    },
+    samples=lambda: iter([
+        Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), draw(rng(2), (3, 1))), {"value": 0.5}),
+        Sample((draw(rng(), ()), draw(rng(1), ()), draw(rng(2), ()))),
+        Sample((draw(rng(), (3,)) * 1j, draw(rng(1), (3,)) + 1j, draw(rng(2), (3,)) - 2j), {"value": 0.5 + 1j}),
+        Sample((np.arange(3), np.arange(3), np.arange(3)), {"value": 2}, grad=False),
+        Sample((draw(rng(), (3,)), draw(rng(1), (4,)), draw(rng(2), (3,))), error=RuntimeError),
+    ]))  # fmt: skip
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
     """input + value * tensor1 * tensor2."""
-    if dt.result_type(input, tensor1, tensor2).category < dt.FLOAT:
-        value = int(value)
-    return input + _scaled(tensor1 * tensor2, value)
+    return _addcmul(input, tensor1, tensor2, value)
 
 
-@composition(out=True, inplace=True, samples=lambda: iter([
-    Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), draw(rng(2), (3, 1), 0.5, 2)), {"value": 0.5}),
-]))  # fmt: skip
+def _addcdiv_infer(input: Any, tensor1: Any, tensor2: Any, value: Any = 1) -> tuple:
+    if tensor1.dtype.category < dt.FLOAT and tensor2.dtype.category < dt.FLOAT:
+        raise KilnError(
+            "addcdiv", "integer division with addcdiv is not supported",
+            describe((tensor1, tensor2)), "divide first: input + value * (tensor1 / tensor2)",
+        )  # fmt: skip
+    return elementwise_infer(REGISTRY["addcdiv"])(input, tensor1, tensor2)
+
+
+@elementwise(
+    factor="value", inplace=True, out=True, check=True, infer=_addcdiv_infer,
+    body=lambda input, tensor1, tensor2, value: input + _scaled(tensor1 / tensor2, value),
+    grad={
+        "input": lambda g: g,
+        "tensor1": lambda g, tensor2, value: _scaled(g / conjugate(tensor2), conjugate(value)),
+        "tensor2": lambda g, tensor1, tensor2, value: _scaled(
+            -g * conjugate(tensor1 / (tensor2 * tensor2)), conjugate(value)
+        ),
+    },
+    samples=lambda: iter([
+        Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), draw(rng(2), (3, 1), 0.5, 2)), {"value": 0.5}),
+        Sample((np.ones(3), np.arange(3), np.arange(3)), error=RuntimeError),
+    ]))  # fmt: skip
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
-    """input + value * tensor1 / tensor2."""
+    """input + value * tensor1 / tensor2; the quotient of integers is refused."""
     return input + _scaled(tensor1 / tensor2, value)
 
 
@@ -495,8 +532,8 @@ def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     return np.rint(input) if decimals == 0 else np.rint(input * 10.0**decimals) / 10.0**decimals
 
 
-@composition(out=True, inplace=True, samples=unary(away=1.0))
+@elementwise(inplace=True, out=True, grad={"input": lambda g: g}, infer=_reals("frac"), samples=unary(away=1.0),
+             body=lambda input: input - input.trunc())  # fmt: skip
 def frac(input: Tensor) -> Tensor:
     """The fraction of each element, with its sign."""
-    expect_tensor("frac", input)
-    return input - input.trunc()
+    return input - np.trunc(input)

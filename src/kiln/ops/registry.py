@@ -132,6 +132,8 @@ class Op:
         self.out: bool | str = facts.get("out", False)  # "same": of the result's dtype only
         self.private: bool = facts.get("private", False)
         self.numbers: bool = facts.get("numbers", False)  # takes two Python numbers
+        # the parameter that only multiplies, whose value no kernel depends on
+        self.factor: int | None = self.index.get(facts.get("factor", "alpha"))
         self.layout: bool = facts.get("layout", False)  # reads how its input lies in memory
         self.formal = frozenset(self.index[n] for n in facts.get("formal", ()))
         self.nondiff_outputs: tuple[int, ...] = tuple(facts.get("nondiff_outputs", ()))
