@@ -9,6 +9,7 @@ matrices to decompose, sorts of equal values), `WRITTEN` has one.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -70,11 +71,15 @@ def _sample(samples: Any) -> Any:
 
 
 def _enlarge(sample: Any, size: int) -> tuple[tuple, dict]:
-    """The sample's call with all sizes multiplied, so that the largest array has about `size` elements."""
+    """The sample's call with all sizes multiplied, so that the largest array, or all broadcast, have about `size` elements."""
     rng = np.random.default_rng(0)
-    largest = max(_arrays((sample.args, sample.kwargs)), key=lambda a: (a.size, -a.ndim))
-    dims = sum(s > 1 for s in largest.shape)
-    factor = max(1, round((size / largest.size) ** (1 / dims))) if dims else 1
+    arrays = _arrays((sample.args, sample.kwargs))
+    try:
+        shape = np.broadcast_shapes(*[a.shape for a in arrays])
+    except ValueError:
+        shape = max(arrays, key=lambda a: (a.size, -a.ndim)).shape
+    dims = sum(s > 1 for s in shape)
+    factor = max(1, round((size / math.prod(shape)) ** (1 / dims))) if dims else 1
 
     def one(x: Any) -> Any:
         if isinstance(x, dict):
