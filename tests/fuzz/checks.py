@@ -10,7 +10,7 @@ place moved: what that does to its own results, a compiled program may do as wel
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,13 @@ Arrays = list[tuple[str, np.ndarray]]
 class Verdict:
     """`same`, `ill-conditioned`, `refused` (by eager mode too), or `differs`, with what and where.
 
-    `digest` names the bits of the result.
+    `digest` names the bits of the result, `gaps` what PyTorch lacks for it.
     """
 
     status: str
     detail: str = ""
     digest: str = ""
+    gaps: list[str] = field(default_factory=list)
 
 
 def arrays(tensors: Any) -> Arrays:
@@ -68,10 +69,14 @@ class Runs:
         self.start: dict[int, Any] = {}
         self.made: dict[Any, Any] = {}
         self.scale = 1.0  # of the weights
+
+    def first(self) -> Arrays:
+        """What eager mode gives, once all weights are made; KilnError where it refuses the program."""
         made = -1
-        while made < len(p.weights):  # one that requires grad may be refused where none was before
-            made = len(p.weights)
+        while made < len(self.p.weights):  # one that requires grad may be refused where none was before
+            made = len(self.p.weights)
             self.run(False)
+        return self.run(False)
 
     def parameters(self) -> list[Any]:
         """The floating weights that the program made, its modules' included."""
@@ -183,11 +188,15 @@ def check(p: Program, deep: bool = False) -> Verdict:
 
     `deep` adds the reference backend.
     """
+    runs = Runs(p)
     try:
-        runs = Runs(p)
-        want = runs.run(False)
+        want = runs.first()
     except KilnError as e:
-        return Verdict("refused", str(e))
+        try:
+            runs.run(True)
+        except KilnError:
+            return Verdict("refused", str(e))
+        return Verdict("differs", f"compiled it is not refused: {e}")
     trail = list(p.trail)
     bounds = [tolerance(runs)] * len(want)
     try:

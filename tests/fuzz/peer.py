@@ -1,9 +1,15 @@
-"""The same programs in PyTorch: their text is in its API, so it is loaded again with `kiln` meaning torch."""
+"""The same programs in PyTorch: their text is in its API, so it is loaded again with `kiln` meaning torch.
+
+Random numbers are Kiln's in both. What only PyTorch refuses is a finding, but for `GAPS`: there it says itself that
+it has no such kernel or derivative. Then the step is left out of the program everywhere, or the program
+compared without gradients.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +21,21 @@ import numpy as np
 import kiln
 from kiln.errors import KilnError
 
+from . import checks
 from .checks import Arrays, Runs, Verdict, compare, judge, tolerance, unlike
 from .programs import Program
 
 TEXTS = ("values", "steps", "layers", "registered", "programs", "checks")
+GAPS = {
+    "no kernel": r"not implemented for '|not supported on CPU|MPS",
+    "no derivative": r"derivative for .* is not implemented|does not support automatic differentiation",
+    "fails in its backward": r"INTERNAL ASSERT FAILED|Could this error message be improved",
+}
 REFUSALS = "(RuntimeError, IndexError, ValueError, TypeError, NotImplementedError)"
 
 
 class _Torch(ModuleType):
-    """torch, and what Kiln has beside it: control flow that is Python in eager mode."""
+    """torch, and what Kiln has beside it: control flow that is Python in eager mode, Kiln's random numbers."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(importlib.import_module("torch"), name)
@@ -49,22 +61,65 @@ class _Torch(ModuleType):
             carry = body(*carry)
         return carry
 
+    manual_seed = staticmethod(kiln.manual_seed)
+
+    @staticmethod
+    def rand(*shape: Any) -> Any:
+        """kiln.rand."""
+        return crossed(kiln.rand(*shape))
+
+    @staticmethod
+    def randn(*shape: Any) -> Any:
+        """kiln.randn."""
+        return crossed(kiln.randn(*shape))
+
+    @staticmethod
+    def randint(*limits: Any) -> Any:
+        """kiln.randint."""
+        return crossed(kiln.randint(*limits))
+
+    @staticmethod
+    def rand_like(x: Any) -> Any:
+        """kiln.rand_like."""
+        return crossed(kiln.rand_like(uncrossed(x)))
+
+    @staticmethod
+    def bernoulli(x: Any) -> Any:
+        """kiln.bernoulli."""
+        return x.new_tensor(0) * x + crossed(kiln.bernoulli(uncrossed(x)))
+
+
+class _Functional(ModuleType):
+    """torch.nn.functional with Kiln's dropout."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("torch.nn.functional"), name)
+
+    @staticmethod
+    def dropout(x: Any, p: float) -> Any:
+        """F.dropout."""
+        return x * crossed(kiln.nn.functional.dropout(kiln.ones_like(uncrossed(x)), p))
+
 
 def _loaded(name: str) -> ModuleType:
-    _load()
+    load()
     return sys.modules[f"{__package__}.torch_{name}"]
 
 
 @functools.cache
-def _load() -> None:
+def load() -> None:
     """The texts as modules for torch."""
-    import torch  # noqa: F401
+    import torch
 
-    sys.modules[f"{__package__}.torch_kiln"] = _Torch("torch_kiln")
+    torch.set_num_threads(1)
+
+    for name, made in {"torch_kiln": _Torch, "torch_functional": _Functional}.items():
+        sys.modules[f"{__package__}.{name}"] = made(name)
+        setattr(sys.modules[__package__ or ""], name, sys.modules[f"{__package__}.{name}"])
     for name in TEXTS:
         text = (Path(__file__).parent / f"{name}.py").read_text()
         for old, new in {
-            "import kiln.nn.functional as F": "import torch.nn.functional as F",
+            "import kiln.nn.functional as F": "from . import torch_functional as F",
             "import kiln\n": "from . import torch_kiln as kiln\n",
             "from kiln import dtypes as dt": "",
             "dt.bool_": "kiln.bool",
@@ -86,7 +141,6 @@ def _load() -> None:
         sys.modules[full] = module
         setattr(sys.modules[__package__ or ""], f"torch_{name}", module)
         exec(compile(text, full, "exec"), module.__dict__)
-    sys.modules[__package__ or ""].torch_kiln = sys.modules[f"{__package__}.torch_kiln"]
 
 
 def crossed(w: Any) -> Any:
@@ -109,30 +163,81 @@ def crossed(w: Any) -> Any:
     return made
 
 
-def run(runs: Runs) -> tuple[Arrays, list[str]]:
-    """What torch's eager mode gives for a program from the same weights, and the steps that it took."""
+def uncrossed(t: Any) -> Any:
+    """A tensor of torch's as Kiln's."""
+    a = t.detach()
+    return kiln.tensor((a.float() if a.element_size() == 2 else a).numpy()).to(
+        getattr(kiln, str(t.dtype)[6:])
+    )
+
+
+class Refused(Exception):
+    """torch refuses the whole program, as it runs or in its backward."""
+
+
+def run(runs: Runs) -> tuple[Arrays, Program]:
+    """What torch's eager mode gives for a program from the same weights, and the program that ran."""
     p, other = runs.p, _loaded("programs").program(runs.p.seed)
     with kiln.no_grad():
         for w in runs.parameters():
-            w.copy_(runs.start[id(w)])
+            w.copy_(runs.start.get(id(w), w))
     other.weights = {k: crossed(w) for k, w in p.weights.items()}
-    return _loaded("checks").Runs(other).run(False), other.trail
-
-
-def check(p: Program) -> Verdict:
-    """Compare the program in eager mode with torch's; `drawn` where it has random numbers, which differ."""
+    other.left_out, other.kind = p.left_out, p.kind
     try:
-        runs = Runs(p)
-        want = runs.run(False)
+        return _loaded("checks").Runs(other).first(), other
+    except (RuntimeError, ValueError) as e:
+        raise Refused(str(e)) from e
+
+
+def check(p: Program, deep: bool = False) -> Verdict:
+    """Compare the program in eager mode with torch's, then compiled with eager mode."""
+    gaps: list[str] = []
+    while True:
+        verdict, gap, step = _beside(p)
+        if not gap:
+            break
+        gaps.append(gap)
+        if step is None:
+            p.kind = "forward"
+        else:
+            p.left_out.add(step)
+    if verdict.status not in ("differs", "refused"):
+        other = checks.check(p, deep)
+        verdict.digest = other.digest
+        verdict = verdict if other.status == "same" else other
+    verdict.gaps = gaps
+    return verdict
+
+
+def gap_of(text: str) -> str:
+    """Which of `GAPS` torch names as it refuses; empty where it has another reason."""
+    return next((name for name, pattern in GAPS.items() if re.search(pattern, text)), "")
+
+
+def _beside(p: Program) -> tuple[Verdict, str, int | None]:
+    """The program in eager mode beside torch's; what torch lacks, and in which step."""
+    refusal, runs = "", Runs(p)
+    try:
+        want = runs.first()
     except KilnError as e:
-        return Verdict("refused", str(e))
+        refusal, want = str(e), []
     trail, bounds = list(p.trail), [tolerance(runs)] * len(want)
-    if any("drawing" in step for step in trail):
-        return Verdict("drawn")
-    got, steps = run(runs)
-    if other := unlike(steps, trail):
-        return Verdict("differs", "in torch " + other.replace("in eager mode", "in Kiln"))
+    try:
+        got, other = run(runs)
+    except Refused as e:
+        if refusal:
+            return Verdict("refused", refusal), "", None
+        gap = gap_of(str(e)) if p.kind != "forward" else ""
+        return Verdict("differs", f"torch refuses the program: {e}"), gap, None
+    if refusal:
+        return Verdict("differs", f"torch takes the program: {refusal}"), "", None
+    if found := unlike(other.trail, trail):
+        found = "in torch " + found.replace("in eager mode", "in Kiln")
+        a = next(a for a, b in zip(other.trail, trail, strict=False) if unlike([a], [b]))
+        step = int(a.split()[0])
+        there, here = other.reasons.get(step, ""), p.reasons.get(step, "")
+        return Verdict("differs", found + (there or here)), gap_of(there), step
     found = compare(got, want, bounds)
     if found and judge(runs, got, want, bounds):
-        return Verdict("ill-conditioned", found)
-    return Verdict("differs", found) if found else Verdict("same")
+        return Verdict("ill-conditioned", found), "", None
+    return Verdict("differs", "beside torch: " + found) if found else Verdict("same"), "", None

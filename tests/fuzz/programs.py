@@ -67,7 +67,8 @@ class Input:
 class Program:
     """A function of tensors, reproducible from its seed.
 
-    With `jitter` each step's result is moved by a last place or so. `kind` says what is done with it: `forward`, `gradient` (backward of a scalar of its results), `inside`
+    With `jitter` each step's result is moved by a last place or so. The steps that `left_out` numbers are
+    refused; `reasons` says why others were. `kind` says what is done with it: `forward`, `gradient` (backward of a scalar of its results), `inside`
     (the same, compiled with its backward) or `training` (that and an optimizer's update, twice).
     """
 
@@ -77,12 +78,15 @@ class Program:
     kind: str
     weights: dict[Any, Any] = field(default_factory=dict)
     trail: list[str] = field(default_factory=list)
+    left_out: set[int] = field(default_factory=set)
+    reasons: dict[int, str] = field(default_factory=dict)
     jitter: np.random.Generator | None = None
     large: bool = False
 
     def __call__(self, *xs: Any) -> tuple:
         v = Values(self.seed + 1, xs, self.weights, self.large)
         self.trail.clear()
+        reasons: dict[int, str] = {}
         for step in range(self.length):
             v.begin(step)
             x, make = v.pick(), v.q.choice(STEPS)
@@ -90,21 +94,25 @@ class Program:
                 continue
             state = v.q.getstate()
             try:
+                if step in self.left_out:
+                    raise ValueError("left out")
                 y = make(v, x)
             except CaptureError:
                 raise
-            except (KilnError, IndexError, ValueError):
+            except (KilnError, IndexError, ValueError) as e:
                 v.q.setstate(state)  # what is refused draws the same choices wherever it is refused
                 v.q.random()
+                reasons[step] = str(e)
                 # without the reason, which may be another where it is captured
-                self.trail.append(f"{make.__name__} refused")
+                self.trail.append(f"{step} {make.__name__} refused")
                 continue
             sizes = BY_VALUE if v.by_value else ""
-            self.trail.append(f"{make.__name__}{sizes} -> {y.dtype.name}{list(y.shape)}")
+            self.trail.append(f"{step} {make.__name__}{sizes} -> {y.dtype.name}{list(y.shape)}")
             if self.jitter is not None:
                 y = moved(y, self.jitter)
             if y.numel() <= v.limit and y.ndim <= 6:
                 v.all.append(y)
+        self.reasons = reasons
         return tuple(v.all[len(xs) :][-3:])
 
     def optimizer(self, parameters: list[Any]) -> Any:

@@ -14,6 +14,7 @@ from ..tensor import Tensor
 from .derive import elementwise_infer
 from .dispatch import expect_tensor
 from .registry import REGISTRY, Operand, Sample, composition, op
+from .rules import not_differentiable
 from .samples import binary, draw, rng, unary
 
 # Note [Scalar expressions]
@@ -206,7 +207,7 @@ def true_divide(input: Tensor, other: Operand) -> Tensor:
 
 @elementwise(out=True,
     scalar="floordiv", numbers=True, inplace=True, dunders=("__floordiv__", "__rfloordiv__", "__ifloordiv__"),
-    infer=_no_bool("floor_divide"),
+    infer=_no_bool("floor_divide"), grad={("input", "other"): not_differentiable("floor_divide")},
     samples=binary(low2=0.5, grad=False),
 )  # fmt: skip
 def floor_divide(input: Operand, other: Operand) -> Tensor:
@@ -219,7 +220,7 @@ def floor_divide(input: Operand, other: Operand) -> Tensor:
 @elementwise(
     scalar="rem", inplace=True, out=True, dunders=("__mod__", "__rmod__", "__imod__"),
     infer=_no_bool("remainder"),
-    grad={"input": lambda g: g, "other": lambda g, input, other: -g * (input / other).floor()},
+    grad={"input": lambda g: g, "other": lambda g, input, other: -g * div(input, other, rounding_mode="floor")},
     samples=binary(low2=0.7, high2=0.9, low=-0.6, high=0.6, away=0.4),
 )  # fmt: skip
 def remainder(input: Operand, other: Operand) -> Tensor:
@@ -399,9 +400,9 @@ def _pow_grad_base(g: Tensor, input: Any, exponent: Any) -> Any:
 
 def _pow_grad_exponent(g: Tensor, input: Any, exponent: Tensor, out: Tensor) -> Any:
     if isinstance(input, Tensor):
-        log = (input == 0).where(input.new_ones(()), input).log()
         zero = (input == 0) & ((exponent.real if exponent.is_complex() else exponent) >= 0)
-        return zero.where(g.new_zeros(()), g * conjugate(out * log))
+        # not the logarithm of what is left out: its own gradient would be infinite
+        return zero.where(g.new_zeros(()), g * conjugate(out * zero.where(1, input).log()))
     if input == 0:
         return (exponent == 0).where(g.new_zeros(()), g * 0)
     log = complex(np.log(input)) if isinstance(input, complex) else float(np.log(input))

@@ -32,8 +32,8 @@ def _ordered_pairs() -> Any:
 
 
 def comparison(scalar: str, ufunc: Any, dunder: str, **facts: Any) -> Any:
-    """A comparison: promotes its operands, gives bool, has no gradient."""
-    return elementwise("bool", scalar, ufunc=ufunc, dunders=(dunder,), inplace=True, out=True,
+    """A comparison: promotes its operands, gives bool, has no gradient but in place, where that is zero."""
+    return elementwise("bool", scalar, ufunc=ufunc, dunders=(dunder,), inplace="zero", out=True,
                        **{"samples": _pairs, **facts})  # fmt: skip
 
 

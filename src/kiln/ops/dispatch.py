@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..autograd.modes import mode
-from ..autograd.tape import edge_of, record
+from ..autograd.tape import Zeros, edge_of, record
 from ..autograd.views import check_inplace, rebase
 from ..errors import KilnError, KilnMemoryError, KilnTypeError, describe
 from ..sharing import admit, watched, written
@@ -245,7 +245,7 @@ def inplace(op: Op, args: tuple) -> Tensor:
                 r = _explain(op, args, raw, e)
             store(op, x, r if r.__class__ is np.ndarray else np.asarray(r))
     bump(x)
-    if edge is not None or mode.grad:
+    if mode.grad:
         node = record(op, (before, *args[1:]), (x,), inplace=True)
         if node is not None:
             if (
@@ -255,8 +255,11 @@ def inplace(op: Op, args: tuple) -> Tensor:
                     if e is not None and node.plan.slots[j] == (op.tensor_slots[0], None):
                         edge = e
             rebase(x, node, edge)
-        elif edge is not None and not op.rules:
-            _cut(x)
+        elif op.inplace == "zero":
+            edge = edge_of(before)
+            edges = [edge, *map(edge_of, tensors[1:])]
+            if any(edges) and (x.is_floating_point() or x.is_complex()):
+                rebase(x, Zeros([e for e in edges if e], 1), edge)
     return x
 
 
@@ -290,12 +293,6 @@ def _snapshot(op: Op, args: tuple) -> Tensor:
     out = wrap(a)
     out._fn, out._idx, out._rg = x._fn, x._idx, x._rg
     return out
-
-
-def _cut(x: Tensor) -> None:
-    """A non-differentiable in-place op leaves a tensor without history."""
-    if x._base is None:
-        x._fn, x._idx, x._rg = None, 0, False
 
 
 def bump(x: Tensor) -> None:

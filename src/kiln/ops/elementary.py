@@ -19,6 +19,7 @@ from .derive import elementwise_infer
 from .dispatch import expect_tensor
 from .registry import LEADING, REGISTRY, Operand, Sample, composition, op
 from .samples import binary, draw, rng, unary
+from .rules import not_differentiable
 from .scan import log_add_exp
 from .selection import where_op
 
@@ -150,6 +151,11 @@ def _log_sum(a: Tensor, b: Tensor, base: float, exp: Any) -> Tensor:
     return where_op(a == b, a + math.log(2) / base, a.maximum(b) + more)
 
 
+def _log_sum_grad(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    """All goes to an infinite one; complex exponentials would overflow in the quotient."""
+    return g * conjugate((x - out).exp()) if x.is_complex() else g / (1 + (y - x).exp())
+
+
 def _log_sum_samples() -> Iterator[Sample]:
     yield from binary(scalar=None)()
     z = draw(rng(), (4,)) + 1j * draw(rng(1), (4,))
@@ -159,8 +165,8 @@ def _log_sum_samples() -> Iterator[Sample]:
 
 @elementwise(out=True, samples=_log_sum_samples, infer=only("logaddexp", dt.FLOAT, dt.COMPLEX, KilnNotImplementedError),
     body=lambda input, other: _log_sum(input, other, 1.0, lambda d: d.exp()), check=True,
-             grad={"input": lambda g, input, out: g * conjugate((input - out).exp()),
-                   "other": lambda g, other, out: g * conjugate((other - out).exp())})  # fmt: skip
+             grad={"input": lambda g, input, other, out: _log_sum_grad(g, input, other, out),
+                   "other": lambda g, input, other, out: _log_sum_grad(g, other, input, out)})  # fmt: skip
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """log(exp(input) + exp(other)) without overflow."""
     return log_add_exp(input, other) if input.dtype.kind == "c" else np.logaddexp(input, other)
@@ -168,8 +174,8 @@ def logaddexp(input: Tensor, other: Tensor) -> Tensor:
 
 @elementwise(out=True, samples=binary(scalar=None), infer=_floats("logaddexp2"),
     body=lambda input, other: _log_sum(input, other, math.log(2), lambda d: d.exp2()), check=True,
-             grad={"input": lambda g, input, out: g * (input - out).exp2(),
-                   "other": lambda g, other, out: g * (other - out).exp2()})  # fmt: skip
+             grad={"input": lambda g, input, other: g / (1 + (other - input).exp2()),
+                   "other": lambda g, input, other: g / (1 + (input - other).exp2())})  # fmt: skip
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log2(2**input + 2**other) without overflow."""
     return np.logaddexp2(input, other)
@@ -182,7 +188,8 @@ def _log(x: Any) -> Any:
 
 
 def _xlogy_grad(g: Tensor, input: Any, other: Any) -> Tensor:
-    return where_op((input == 0) & (other <= 0), 0, g * _log(other))
+    # where nothing arrives nothing goes on, even by a logarithm that is infinite or NaN
+    return xlogy(where_op((input == 0) & (other <= 0), 0, g), other)
 
 
 @elementwise("float", inplace=True, out=True, infer=_ordered("xlogy"), samples=binary(0.3, 2.0),
@@ -250,7 +257,7 @@ def signbit(input: Tensor) -> Tensor:
     check=True,
     grad={
         "input": lambda g, input, other: where_op(input == other, 0, g),
-        "other": lambda g, other: g.new_zeros(()) * other,
+        "other": lambda g: g.new_zeros(g.shape),
     },
 )
 def nextafter(input: Tensor, other: Tensor) -> Tensor:
@@ -269,9 +276,10 @@ def _heaviside_infer(input: Any, values: Any) -> tuple:
 
 @elementwise(
     inplace=True,
-    out=True,
+    out="same",
     check=True,
     infer=_heaviside_infer,
+    grad={("input", "values"): not_differentiable("heaviside")},
     samples=binary(grad=False, scalar=None),
 )
 def heaviside(input: Tensor, values: Tensor) -> Tensor:

@@ -215,8 +215,7 @@ def normalize(
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """The cosine of the angle between x1 and x2 along dim; norms count as at least eps."""
     x1, x2 = FUNCTIONS["broadcast_tensors"](x1, x2)
-    n1 = (x1 * x1).sum(dim, True).sqrt().clamp_min(eps)
-    n2 = (x2 * x2).sum(dim, True).sqrt().clamp_min(eps)
+    n1, n2 = (x.norm(2, dim, True).clamp_min(eps) for x in (x1, x2))
     return ((x1 / n1) * (x2 / n2)).sum(dim)
 
 

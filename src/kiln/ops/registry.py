@@ -128,7 +128,8 @@ class Op:
         self.aliases: tuple[str, ...] = tuple(facts.get("aliases", ()))
         self.method: bool = facts.get("method", True)
         self.namespace: str = facts.get("namespace", "")
-        self.inplace: bool = facts.get("inplace", False)
+        # "zero": what it changes in place keeps a gradient, which is zero
+        self.inplace: bool | str = facts.get("inplace", False)
         self.out: bool | str = facts.get("out", False)  # "same": of the result's dtype only
         self.private: bool = facts.get("private", False)
         self.numbers: bool = facts.get("numbers", False)  # takes two Python numbers

@@ -89,10 +89,11 @@ Tensor.where = _tensor_where  # type: ignore[attr-defined]
 # ---------------------------------------------------------------- by size
 
 
-def _extreme_grad(wins: str) -> Any:
+def _extreme_grad(loses: str) -> Any:
+    """To both where either is NaN."""
+
     def share(g: Tensor, x: Any, y: Any) -> Tensor:
-        tie = g * 0.5
-        return (getattr(x, wins)(y)).where(g, (x == y).where(tie, g.new_zeros(())))
+        return getattr(x, loses)(y).where(g.new_zeros(()), (x == y).where(g * 0.5, g))
 
     return {
         "input": lambda g, input, other: share(g, _as_tensor(input, g), other),
@@ -104,14 +105,14 @@ def _as_tensor(x: Any, like: Tensor) -> Tensor:
     return x if isinstance(x, Tensor) else like.new_tensor(x)
 
 
-@elementwise(ufunc=np.maximum, scalar="maximum", infer=only("maximum", dt.BOOL, dt.FLOAT), out=True, grad=_extreme_grad("gt"),
+@elementwise(ufunc=np.maximum, scalar="maximum", infer=only("maximum", dt.BOOL, dt.FLOAT), out=True, grad=_extreme_grad("lt"),
              samples=binary(away2=0.25, low=-1.9, low2=-2.0, scalar=None))  # fmt: skip
 def maximum(input: Tensor, other: Tensor) -> Tensor:
     """The larger of each pair; NaN wins. At ties the gradient is shared equally."""
     return np.maximum(input, other)
 
 
-@elementwise(ufunc=np.minimum, scalar="minimum", infer=only("minimum", dt.BOOL, dt.FLOAT), out=True, grad=_extreme_grad("lt"),
+@elementwise(ufunc=np.minimum, scalar="minimum", infer=only("minimum", dt.BOOL, dt.FLOAT), out=True, grad=_extreme_grad("gt"),
              samples=binary(away2=0.25, low=-1.9, low2=-2.0, scalar=None))  # fmt: skip
 def minimum(input: Tensor, other: Tensor) -> Tensor:
     """The smaller of each pair; NaN wins. At ties the gradient is shared equally."""

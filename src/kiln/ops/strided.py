@@ -131,13 +131,13 @@ def _unfold_infer(input: Any, dimension: int, size: int, step: int) -> tuple:
     return Size([*shape, size]), input.dtype
 
 
-def _unfold_grad(g: Tensor, input: Tensor, dimension: int, size: int, step: int) -> Tensor:
-    d = norm_dim(dimension, input._a.ndim)
-    out = input.new_zeros(input._a.shape)
+def _unfold_grad(g: Tensor, in_shape: tuple, dimension: int, size: int, step: int) -> Tensor:
+    d = norm_dim(dimension, len(in_shape))
+    out = g.new_zeros(in_shape)
     for k in range(size):
         at = tuple((k, k + (g._a.shape[d] - 1) * step + 1, step) if i == d else (0, m, 1)
-                   for i, m in enumerate(input._a.shape))  # fmt: skip
-        out = out + basic_index_grad(select(g, -1, k), tuple(input._a.shape), at)
+                   for i, m in enumerate(in_shape))  # fmt: skip
+        out = out + basic_index_grad(select(g, -1, k), tuple(in_shape), at)
     return out
 
 

@@ -112,7 +112,9 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
 
 def _logit_grad(g: Tensor, input: Tensor, eps: float | None) -> Tensor:
     d = g / (input * (1 - input))
-    return d if eps is None else ((input >= eps) & (input <= 1 - eps)).where(d, g.new_zeros(()))
+    low, high = (0, 1) if eps is None else (eps, 1 - eps)
+    outside = g.new_full((), float("nan") if eps is None else 0)
+    return ((input >= low) & (input <= high)).where(d, outside)
 
 
 def _logit_body(input: Tensor, eps: float | None) -> Tensor:
@@ -169,13 +171,19 @@ def atan(input: Tensor) -> Tensor:
 
 @elementwise("float", "atan2", inplace=True, out=True, aliases=("arctan2",),
     grad={
-        "input": lambda g, input, other: g * (other / (input * input + other * other)),
-        "other": lambda g, input, other: g * (-input / (input * input + other * other)),
+        "input": lambda g, input, other: _atan2_grad(g * other, input, other),
+        "other": lambda g, input, other: _atan2_grad(g * -input, input, other),
     },
     samples=binary(low=0.5, high=2.0, scalar=None))  # fmt: skip
 def atan2(input: Tensor, other: Tensor) -> Tensor:
     """The angle of the point (other, input), in (-pi, pi]."""
     return np.arctan2(input, other)
+
+
+def _atan2_grad(g: Tensor, input: Tensor, other: Tensor) -> Tensor:
+    """0 at the origin."""
+    square = input * input + other * other
+    return g / ((input == 0) & (other == 0)).where(1, square)
 
 
 @elementwise("float", "sinh", inplace=True, out=True, grad={"input": lambda g, input: g * conjugate(input.cosh())},

@@ -1,0 +1,134 @@
+"""The smallest programs for what `python -m tests.fuzz --torch` found: eager, compiled and PyTorch's agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kiln
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")
+pytestmark = pytest.mark.peers
+
+INF, NAN = float("inf"), float("nan")
+SPECIAL = [-INF, -2.0, -1.0, -0.0, 0.0, 0.5, 1.0, 3.0, INF, NAN]
+PAIRS = tuple(map(list, zip(*product(SPECIAL, repeat=2), strict=True)))
+FOUND: dict[str, tuple[Callable, tuple]] = {}
+
+
+def found(*inputs: Any) -> Callable[[Callable], Callable]:
+    """A program of a namespace, kiln or torch, and of tensors made of these inputs."""
+
+    def keep(fn: Callable) -> Callable:
+        FOUND[fn.__name__] = fn, inputs
+        return fn
+
+    return keep
+
+
+def outcome(m: Any, fn: Callable, inputs: tuple, weight: float, compiled: bool = False) -> Any:
+    """Dtypes and numbers of the results, then the gradients of their weighted sum; or that it is refused."""
+
+    def step(*xs: Any) -> list[Any]:
+        outs = fn(m, *(x * 1 for x in xs))  # what is changed in place is no leaf
+        outs = list(outs) if isinstance(outs, tuple) else [outs]
+        terms = [(o * weight).nan_to_num(0, 0, 0).sum() for o in outs if o.requires_grad]
+        if terms:
+            sum(terms).backward()
+        return outs
+
+    xs = [m.tensor(x) for x in inputs]
+    for x in xs:
+        if x.is_floating_point():
+            x.requires_grad_()
+    try:
+        outs = (kiln.compile(step) if compiled else step)(*xs)
+    except RuntimeError:
+        return "refused"
+    grads = [x * 0 if x.grad is None else x.grad for x in xs if x.requires_grad]
+    return [(str(x.dtype).split(".")[-1], x.detach().numpy()) for x in outs + grads]
+
+
+@found(*PAIRS)
+def gradients_of_two_special_numbers(m, x, y):
+    names = "atan2 maximum minimum fmax fmin logaddexp logaddexp2 xlogy remainder fmod hypot nextafter".split()
+    return tuple(getattr(m, name)(x, y) for name in names)
+
+
+@found(*(tuple(p[10:]) for p in PAIRS))
+def gradients_of_powers_of_special_numbers(m, x, y):
+    return x**y
+
+
+@found(SPECIAL)
+def gradients_of_special_numbers(m, x):
+    return m.logit(x), m.logit(x, 0.1), m.special.xlogy(x, 2.0), m.special.xlog1py(x, x)
+
+
+@found([1.0, -2.0, 3.0, -4.0], 0.5)
+def comparisons_in_place_have_a_gradient_of_zero(m, x, y):
+    whole, part, strided = x * 2, x * 2, x * 2
+    whole.gt_(y)
+    part[:2].le_(y)
+    strided.unfold(0, 1, 2).ne_(y)
+    return whole, part, strided
+
+
+@found([1.0, -2.0, 3.0, -4.0], 0.5)
+def logic_in_place_leaves_gradients_as_they_were(m, x, y):
+    whole, part = x * 2, x * 2
+    whole.logical_not_()
+    part[:2].logical_or_(y)
+    return whole, part
+
+
+@found([1.0, -2.0])
+def a_step_has_no_derivative(m, x):
+    return m.heaviside(x, x * 2)
+
+
+@found([1.0, -2.0])
+def a_step_in_place_has_no_derivative(m, x):
+    x.heaviside_(m.tensor(1.0))
+    return x
+
+
+@found([1.0, -2.0])
+def a_step_is_not_written_as_another_dtype(m, x):
+    return m.heaviside(x.detach(), x.detach(), out=m.zeros(2, dtype=m.float64))
+
+
+@found([3.0, -2.0])
+def floor_division_has_no_derivative(m, x):
+    return m.floor_divide(x, 2)
+
+
+@found([[0.0, 0.0], [1.0, 2.0]], [[1.0, 2.0], [0.0, 0.0]])
+def the_cosine_of_a_vector_of_zeros(m, x, y):
+    return m.cosine_similarity(x, y, dim=-1, eps=1e-3)
+
+
+@found([1.0, 2.0, 3.0, 4.0])
+def an_unfolded_tensor_may_be_written_to(m, x):
+    y = x.unfold(0, 2, 1) * 2
+    x.mul_(2)
+    return y, x
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+@pytest.mark.parametrize("name", FOUND)
+def test_found(name, weight):
+    fn, inputs = FOUND[name]
+    want = outcome(torch, fn, inputs, weight)
+    for compiled in (False, True):
+        got = outcome(kiln, fn, inputs, weight, compiled)
+        if want == "refused":
+            assert got == want
+            continue
+        for (n, a), (m, b) in zip(got, want, strict=True):
+            assert n == m
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
