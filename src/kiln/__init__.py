@@ -89,9 +89,11 @@ globals().update(_formats.BY_NAME)  # kiln.strided, kiln.channels_last, …
 
 # Modules and functions that are imported when first used, so that `import kiln` stays quick.
 _LAZY_MODULES = {
-    "array_api", "autograd", "backends", "board", "cli", "compat", "config", "cpu", "data", "datasets",
-    "distributions", "fft", "func", "graph", "io", "linalg", "masked", "metrics", "nested", "nn", "optim",
-    "random", "runtime", "serialization", "signal", "sparse", "special", "torch_version", "train", "utils", "version",
+    "_C", "_dynamo", "_inductor", "_six", "_utils", "accelerator", "array_api", "autograd", "backends", "board", "cli",
+    "compat", "compiler", "config", "cpu", "cuda", "data", "datasets", "distributed", "distributions", "fft", "func",
+    "futures", "graph", "hub", "io", "jit", "library", "linalg", "masked", "metrics", "mps", "naming", "nested",
+    "nn", "onnx", "optim", "overrides", "random", "runtime", "serialization", "signal", "sparse", "special", "testing",
+    "torch_version", "train", "types", "utils", "version", "xpu",
 }  # fmt: skip
 _LAZY_NAMES = {
     "vmap": "func", "is_anomaly_enabled": "autograd.anomaly",

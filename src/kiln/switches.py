@@ -11,7 +11,7 @@ from typing import Any
 from . import dtypes as dt
 from .device import CPU, as_device, device
 from .errors import KilnError, KilnTypeError
-from .ops.legacy import TYPES, TensorType
+from .ops.legacy import TensorType, tensor_type
 from .tensor import Tensor
 
 _MODES = {"default": 0, "warn": 1, "error": 2}
@@ -95,11 +95,12 @@ def get_default_device() -> device:
 
 def set_default_tensor_type(t: Any) -> None:
     """`set_default_dtype` by a tensor type such as `kiln.DoubleTensor`, or its name."""
-    kind = TYPES.get(t.rpartition(".")[2]) if isinstance(t, str) else t
+    kind = tensor_type(t) if isinstance(t, str) else t
     if not isinstance(kind, TensorType):
         raise KilnTypeError(
             "set_default_tensor_type", "invalid type object", repr(t), "kiln.FloatTensor"
         )
+    as_device(kind.device)
     if kind.dtype.category != dt.FLOAT:
         raise KilnTypeError("set_default_tensor_type", "only floating-point types are supported as the default type",
                             kind.dtype.name, "")  # fmt: skip

@@ -172,10 +172,8 @@ class Finder(importlib.metadata.DistributionFinder):
     def exec_module(self, module: ModuleType) -> None:
         """Nothing: the module of Kiln has run."""
 
-    def find_distributions(
-        self, context: Any = importlib.metadata.DistributionFinder.Context()
-    ) -> Iterator[importlib.metadata.Distribution]:
-        if context.name == "torch":
+    def find_distributions(self, context: Any = None) -> Iterator[importlib.metadata.Distribution]:
+        if getattr(context, "name", None) == "torch":
             yield _Version()
 
 

@@ -68,3 +68,12 @@ from . import (  # noqa: F401
     views,
     windows,
 )
+
+
+def __getattr__(name: str) -> object:
+    """The ops that a program has defined in a namespace: `kiln.library.custom_op`."""
+    from ..library import DEFINED, namespace
+
+    if name not in DEFINED:
+        raise AttributeError(f"module 'kiln.ops' has no attribute {name!r}")
+    return namespace(name)

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from .. import naming
+from ..device import as_device
 from ..errors import KilnError, KilnTypeError, describe
 from ..shape import Size
 from ..tensor import Tensor
@@ -48,6 +49,7 @@ class TensorType(type):
     """The type of tensors of one dtype: `isinstance` asks for the dtype, a call makes a tensor."""
 
     dtype: dt.dtype
+    device = "cpu"
 
     def __instancecheck__(cls, x: Any) -> bool:
         return isinstance(x, Tensor) and x.dtype is cls.dtype
@@ -75,13 +77,23 @@ TYPES: dict[str, TensorType] = {
 _NAMES = {t.dtype: name for name, t in TYPES.items()}
 
 
+def tensor_type(name: str) -> Any:
+    """The tensor type of a name such as "torch.FloatTensor", the name itself where there is none."""
+    room, _, last = name.rpartition(".")
+    if last in TYPES and room.endswith("cuda"):
+        as_device("cuda")
+    return TYPES.get(last, name)
+
+
 @method("type")
 def type_(self: Tensor, dtype: Any = None) -> Any:
     """The name of the tensor's type, or the tensor cast to `dtype`: a dtype, a tensor type or its name."""
     if dtype is None:
         return f"{naming.name}." + _NAMES.get(self.dtype, f"{self.dtype.name.capitalize()}Tensor")
     if isinstance(dtype, str):
-        dtype = TYPES.get(dtype.rpartition(".")[2], dtype)
+        dtype = tensor_type(dtype)
+    if isinstance(dtype, TensorType):
+        as_device(dtype.device)
     return self.to(dtype.dtype if isinstance(dtype, TensorType) else dt.as_dtype(dtype))
 
 

@@ -1,0 +1,1 @@
+"""What `torch.distributed.algorithms` holds; of one process, recomputation of activations."""

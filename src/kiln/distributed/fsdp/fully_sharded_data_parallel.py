@@ -1,0 +1,5 @@
+"""The names of `torch.distributed.fsdp.fully_sharded_data_parallel`."""
+
+from .. import fsdp
+
+globals().update({n: v for n, v in vars(fsdp).items() if n[0].isupper()})
