@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from ..autograd.hooks import RemovableHandle
 from ..autograd.modes import no_grad
 from ..errors import KilnError, KilnTypeError, describe
 from ..tensor import Tensor
-from ._hooks import Hook, add_hook
+from ._hooks import add_hook
 from .parameter import Parameter, is_lazy
 
 EXTRA = "_extra_state"
@@ -25,6 +26,17 @@ class _IncompatibleKeys(namedtuple("IncompatibleKeys", ["missing_keys", "unexpec
         return super().__repr__()
 
     __str__ = __repr__
+
+
+class _WrappedHook:
+    """A hook that is called with its module, if it has one; a copy of the module has its own."""
+
+    def __init__(self, hook: Callable, module: Any = None):
+        self.hook, self.module = hook, module
+        functools.update_wrapper(self, hook, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.hook(*(() if self.module is None else (self.module,)), *args, **kwargs)
 
 
 # Note [Loading whole or not at all]
@@ -77,7 +89,7 @@ class State:
         if hasattr(destination, "_metadata"):
             destination._metadata[prefix[:-1]] = local
         for hook in list(self._state_dict_pre_hooks.values()):
-            hook.fn(self, prefix, keep_vars)
+            hook(self, prefix, keep_vars)
         self._save_to_state_dict(destination, prefix, keep_vars)
         for name, module in self._modules.items():
             if module is not None:
@@ -85,9 +97,9 @@ class State:
                     destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars
                 )
         for hook in list(self._state_dict_hooks.values()):
-            out = hook.fn(self, destination, prefix, local)
-            if not hook.always_call and out is not None:  # a private hook may replace the dict
-                destination = out
+            out = hook(self, destination, prefix, local)
+            if not getattr(hook, "_from_public_api", False):  # a private hook may replace the dict
+                destination = destination if out is None else out
             elif out is not None:
                 raise KilnError(
                     "state_dict", "state_dict post-hook must return None", describe(out),
@@ -108,14 +120,20 @@ class State:
 
     def register_state_dict_pre_hook(self, hook: Callable) -> RemovableHandle:
         """Call `hook(module, prefix, keep_vars)` before this module's part of a state dict is made."""
-        return add_hook(self._state_dict_pre_hooks, Hook(hook))
+        return add_hook(self._state_dict_pre_hooks, hook)
 
     def register_state_dict_post_hook(self, hook: Callable) -> RemovableHandle:
         """Call `hook(module, state_dict, prefix, local_metadata)` after; it may change the dict."""
-        return add_hook(self._state_dict_hooks, Hook(hook, always_call=True))
+        hook._from_public_api = True  # type: ignore[attr-defined]
+        return add_hook(self._state_dict_hooks, hook)
 
     def _register_state_dict_hook(self, hook: Callable) -> RemovableHandle:
-        return add_hook(self._state_dict_hooks, Hook(hook))
+        if getattr(hook, "_from_public_api", False):
+            raise KilnError(
+                "_register_state_dict_hook", "Cannot register the same function as the state dict post hook that was "
+                "previously registered via register_state_dict_post_hook", describe(hook),
+            )  # fmt: skip
+        return add_hook(self._state_dict_hooks, hook)
 
     # ---- loading
 
@@ -168,7 +186,7 @@ class State:
                     undo.append(write(bool(hooked)))
             for module, keys in hooked:
                 for hook in list(module._load_state_dict_post_hooks.values()):
-                    if hook.fn(module, keys) is not None:
+                    if hook(module, keys) is not None:
                         raise KilnError(
                             "load_state_dict", "hooks registered with register_load_state_dict_post_hook "
                             "are not expected to return new values", type(module).__name__,
@@ -213,7 +231,7 @@ class State:
                 unexpected_keys,
                 error_msgs,
             )
-            hook.fn(self, *rest) if hook.with_kwargs else hook.fn(*rest)
+            hook(*rest)
         own = self._own_state()
         writes = getattr(error_msgs, "writes", None)
         assign = local_metadata.get("assign_to_params_buffers", False)
@@ -284,11 +302,12 @@ class State:
     def _register_load_state_dict_pre_hook(
         self, hook: Callable, with_module: bool = False
     ) -> RemovableHandle:
-        return add_hook(self._load_state_dict_pre_hooks, Hook(hook, with_kwargs=with_module))
+        wrapped = _WrappedHook(hook, self if with_module else None)
+        return add_hook(self._load_state_dict_pre_hooks, wrapped)
 
     def register_load_state_dict_post_hook(self, hook: Callable) -> RemovableHandle:
         """Call `hook(module, incompatible_keys)` after loading; it may change the two lists in place."""
-        return add_hook(self._load_state_dict_post_hooks, Hook(hook))
+        return add_hook(self._load_state_dict_post_hooks, hook)
 
 
 def _quoted(names: list[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError, describe
+from ..errors import KilnAssertionError, KilnError, describe
 from ..tensor import Tensor
 from .attention import scaled_dot_product_attention
 from .linear import linear
@@ -22,12 +22,16 @@ def _refuse(what: str, received: str, help: str = "") -> None:
     raise KilnError(_NAME, what, received, help)
 
 
+def _deny(what: str, received: str, help: str = "") -> None:
+    raise KilnAssertionError(_NAME, what, received, help)
+
+
 def float_mask(mask: Tensor | None, like: Tensor, name: str) -> Tensor | None:
     """A mask as what is added to scores: -inf where a bool one is True."""
     if mask is None or mask.dtype.category == dt.FLOAT:
         return mask
     if mask.dtype is not dt.bool_:
-        _refuse(
+        _deny(
             f"only bool and floating types of {name} are supported", describe(mask), "mask.bool()"
         )
     return like.new_zeros(mask.shape).masked_fill(mask, float("-inf"))
@@ -36,20 +40,18 @@ def float_mask(mask: Tensor | None, like: Tensor, name: str) -> Tensor | None:
 def check_inputs(query: Tensor, key: Tensor, value: Tensor, embed_dim: int, heads: int, separate: bool) -> None:  # fmt: skip
     given = f"query={describe(query)}, key={describe(key)}, value={describe(value)}"
     if query.ndim not in (2, 3):
-        _refuse(
+        _deny(
             f"query should be unbatched 2D or batched 3D tensor but received {query.ndim}-D query tensor",
             given,
         )
     if key.ndim != query.ndim or value.ndim != query.ndim:
-        _refuse("query, key and value must have as many dimensions", given)
+        _deny("query, key and value must have as many dimensions", given)
     if query.shape[-1] != embed_dim:
-        _refuse(
-            f"was expecting embedding dimension of {embed_dim}, but got {query.shape[-1]}", given
-        )
+        _deny(f"was expecting embedding dimension of {embed_dim}, but got {query.shape[-1]}", given)
     if embed_dim % heads:
-        _refuse(f"embed_dim {embed_dim} not divisible by num_heads {heads}", given)
+        _deny(f"embed_dim {embed_dim} not divisible by num_heads {heads}", given)
     if (key.shape[:-1] != value.shape[:-1]) if separate else (key.shape != value.shape):
-        _refuse("key and value do not match in shape", given)
+        _deny("key and value do not match in shape", given)
 
 
 def _projected(
@@ -86,7 +88,7 @@ def _merged(attn_mask: Any, padding: Any, batch: int, heads: int, length: int, k
     if padding is None:
         return attn_mask
     if tuple(padding.shape) != (batch, keys):
-        _refuse(
+        _deny(
             f"expecting key_padding_mask shape of {(batch, keys)}, but got {tuple(padding.shape)}",
             describe(padding),
         )
@@ -146,7 +148,7 @@ def attend(
         """(N, heads, length, e / heads)."""
         if static is not None:
             if static.shape[0] != batch * num_heads or static.shape[2] != e // num_heads:
-                _refuse("static_k and static_v must be (N * num_heads, S, head)", describe(static))
+                _deny("static_k and static_v must be (N * num_heads, S, head)", describe(static))
             return static.reshape(batch, num_heads, *static.shape[1:])
         x = x.reshape(*x.shape[:2], num_heads, e // num_heads)
         return x.permute(axis, 2, 1 - axis, 3)

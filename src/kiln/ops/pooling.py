@@ -437,12 +437,14 @@ def _unpool(
     k = as_tuple(kernel, n, name, "kernel_size")
     t = k if stride is None else as_tuple(stride, n, name, "stride")
     p = as_tuple(padding, n, name, "padding")
-    if output_size is None:
-        size = tuple(
-            (s - 1) * b + a - 2 * c for s, a, b, c in zip(x.shape[-n:], k, t, p, strict=True)
-        )
-    else:
-        size = tuple(output_size)[-n:]
+    usual = tuple((s - 1) * b + a - 2 * c for s, a, b, c in zip(x.shape[-n:], k, t, p, strict=True))
+    size = usual if output_size is None else tuple(output_size)[-n:]
+    for d, (s, u, b) in enumerate(zip(size, usual, t, strict=True)):
+        if not u - b < s < u + b and output_size is not None:
+            raise KilnValueError(
+                name, f'invalid output_size "{output_size}" (dim {d} must be between {u - b} and {u + b})',
+                describe(x), "",
+            )  # fmt: skip
     lead = tuple(x.shape[: x.ndim - n])
     count, area = numel(x.shape[-n:]), numel(size)
     flat = x.new_zeros((*lead, area)).scatter(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
-from ...errors import KilnValueError, describe
+from ...errors import KilnAssertionError, KilnValueError, describe
 from ...ops.creation import empty
 from ...ops.multi_head import attend, check_inputs
 from ...tensor import Tensor
@@ -31,16 +32,6 @@ class ReLU(_InPlace):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.relu(input, inplace=self.inplace)
-
-
-class ReLU6(_InPlace):
-    """min(max(x, 0), 6)."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.relu6(input, inplace=self.inplace)
-
-    def extra_repr(self) -> str:
-        return "inplace=True" if self.inplace else ""
 
 
 class SELU(_InPlace):
@@ -85,15 +76,26 @@ class Hardsigmoid(_InPlace):
 
 
 class Hardtanh(Module):
-    """x moved into [min_val, max_val]."""
+    """x moved into [min_val, max_val]; `min_value` and `max_value` are their former names."""
 
-    def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
+    def __init__(
+        self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False,
+        min_value: float | None = None, max_value: float | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        if max_val <= min_val:
-            raise KilnValueError(
-                "Hardtanh", "max_val must be above min_val", f"{min_val}, {max_val}"
-            )
-        self.min_val, self.max_val, self.inplace = min_val, max_val, inplace
+        for old, new in (("min_value", "min_val"), ("max_value", "max_val")):
+            if (min_value if old == "min_value" else max_value) is not None:
+                warnings.warn(
+                    f"keyword argument `{old}` is deprecated and rename to `{new}`", FutureWarning, stacklevel=2
+                )  # fmt: skip
+        self.min_val = min_val if min_value is None else min_value
+        self.max_val = max_val if max_value is None else max_value
+        self.inplace = inplace
+        if self.max_val <= self.min_val:
+            raise KilnAssertionError(
+                "Hardtanh", f"max_val must be larger than min_val, but got min_val={self.min_val} and "
+                f"max_val={self.max_val}", f"{self.min_val}, {self.max_val}", "",
+            )  # fmt: skip
 
     def forward(self, input: Tensor) -> Tensor:
         return F.hardtanh(input, self.min_val, self.max_val, self.inplace)
@@ -102,6 +104,19 @@ class Hardtanh(Module):
         return f"min_val={self.min_val}, max_val={self.max_val}" + (
             ", inplace=True" if self.inplace else ""
         )
+
+
+class ReLU6(Hardtanh):
+    """min(max(x, 0), 6)."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__(0.0, 6.0, inplace)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.relu6(input, inplace=self.inplace)
+
+    def extra_repr(self) -> str:
+        return "inplace=True" if self.inplace else ""
 
 
 class _Alpha(Module):
@@ -349,7 +364,7 @@ class MultiheadAttention(Module):
         self.batch_first, self.add_zero_attn = batch_first, add_zero_attn
         self.head_dim = embed_dim // num_heads
         if self.head_dim * num_heads != embed_dim:
-            raise KilnValueError(
+            raise KilnAssertionError(
                 "MultiheadAttention", "embed_dim must be divisible by num_heads",
                 f"embed_dim={embed_dim}, num_heads={num_heads}", "",
             )  # fmt: skip

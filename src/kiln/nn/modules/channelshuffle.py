@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ...errors import KilnValueError
 from ...tensor import Tensor
 from .. import functional as F
 from .module import Module
@@ -13,8 +12,6 @@ class ChannelShuffle(Module):
 
     def __init__(self, groups: int) -> None:
         super().__init__()
-        if groups <= 0:
-            raise KilnValueError("ChannelShuffle", "groups must be positive", f"groups={groups}")
         self.groups = groups
 
     def forward(self, input: Tensor) -> Tensor:

@@ -9,7 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Self
 
-from ...errors import KilnIndexError, KilnTypeError, KilnValueError, describe
+from ...errors import (
+    KilnAssertionError,
+    KilnAttributeError,
+    KilnIndexError,
+    KilnTypeError,
+    KilnValueError,
+    describe,
+)
 from ...tensor import Tensor
 from ..parameter import Parameter, is_lazy
 from .module import Module
@@ -52,7 +59,9 @@ class _Numbered(Module):
     def insert(self, index: int, module: Module) -> Self:
         """Add a module before position `index`; returns self."""
         if not isinstance(module, Module):
-            raise KilnTypeError("insert", f"module should be of type: {Module}", describe(module))
+            raise KilnAssertionError(
+                "insert", f"module should be of type: {Module}", describe(module)
+            )
         n = len(self)
         if not -n <= index <= n:
             raise KilnIndexError("insert", f"index out of range: {index}", f"{n} entries")
@@ -336,7 +345,7 @@ class ParameterList(Module):
     def extra_repr(self) -> str:
         return "\n".join(f"  ({i}): {_entry_repr(x)}" for i, x in enumerate(self))
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *input: Any) -> Any:
         raise KilnTypeError("ParameterList", "ParameterList should not be called", None, "index it")
 
 
@@ -351,7 +360,9 @@ class ParameterDict(_Named, Module):
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._keys:
-            raise KeyError(key)
+            raise KilnAttributeError(
+                "ParameterDict", f"'ParameterDict' object has no attribute '{key}'", repr(key), ", ".join(self._keys)
+            )  # fmt: skip
         return getattr(self, key)
 
     def __setitem__(self, key: str, value: Any) -> None:
@@ -434,5 +445,5 @@ class ParameterDict(_Named, Module):
     def extra_repr(self) -> str:
         return "\n".join(f"  ({k}): {_entry_repr(x, by_type=True)}" for k, x in self.items())
 
-    def forward(self, input: Any) -> Any:
+    def forward(self, *input: Any) -> Any:
         raise KilnTypeError("ParameterDict", "ParameterDict should not be called", None, "index it")

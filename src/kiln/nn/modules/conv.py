@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ...errors import KilnValueError
+from ...errors import KilnError, KilnValueError, describe
 from ...ops.creation import empty
 from ...tensor import Tensor
 from .. import functional as F
@@ -288,7 +288,13 @@ class _LazyConvXdMixin(LazyModuleMixin):
     def initialize_parameters(self, input: Tensor, *args: Any, **kwargs: Any) -> None:
         """Take in_channels from an input."""
         if self.has_uninitialized_params():
-            self.in_channels = input.shape[-1 - self._nd]  # type: ignore[attr-defined]
+            n: int = self._nd  # type: ignore[attr-defined]
+            if input.ndim not in (n + 1, n + 2):
+                raise KilnError(
+                    type(self).__name__, f"Expected {n + 1}D (unbatched) or {n + 2}D (batched) input to "
+                    f"{type(self).__name__}, but got input of size: {input.shape}", describe(input),
+                )  # fmt: skip
+            self.in_channels = input.shape[-1 - n]
             _check_channels(type(self).__name__, self.in_channels, self.out_channels, self.groups)
             for p, shape in (
                 (self.weight, self._weight_shape()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...errors import KilnTypeError, describe
 from ...tensor import Tensor
 from .module import Module
 
@@ -27,6 +28,12 @@ class Unflatten(Module):
 
     def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
         super().__init__()
+        if not isinstance(unflattened_size, tuple | list) or not all(
+            isinstance(n, int) for n in unflattened_size
+        ):
+            raise KilnTypeError(
+                "Unflatten", "unflattened_size must be a tuple of ints", describe(unflattened_size), ""
+            )  # fmt: skip
         self.dim, self.unflattened_size = dim, unflattened_size
 
     def forward(self, input: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+from ...errors import KilnValueError, describe
 from ...tensor import Tensor
 from .. import functional as F
 from .batchnorm import _LazyNormBase, _NormBase
@@ -23,6 +25,16 @@ class _InstanceNorm(_NormBase):
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         alone = input.ndim == self._dims[0]
+        channel = int(not alone)
+        if input.shape[channel] != self.num_features:
+            what = f"input's size at dim={channel} to match num_features ({self.num_features})"
+            if self.affine:
+                raise KilnValueError(
+                    "instance_norm", f"expected {what}, but got: {input.shape[channel]}.", describe(input)
+                )  # fmt: skip
+            warnings.warn(
+                f"{what} is not used because affine=False and got: {input.shape[channel]}", stacklevel=3
+            )  # fmt: skip
         x = input.unsqueeze(0) if alone else input
         out = F.instance_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias,

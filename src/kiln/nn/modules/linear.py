@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ...errors import KilnValueError
 from ...ops.creation import empty
 from ...tensor import Tensor
 from .. import functional as F
@@ -73,6 +74,10 @@ class Bilinear(Module):
         device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        if in1_features <= 0:
+            raise KilnValueError(
+                "Bilinear", "in1_features must be > 0", f"in1_features={in1_features}"
+            )
         self.in1_features, self.in2_features = in1_features, in2_features
         self.out_features = out_features
         self.weight = Parameter(

@@ -10,19 +10,11 @@ from typing import Any
 from ...errors import KilnError, KilnValueError, describe
 from ...tensor import Tensor
 from .. import functional as F
+from .._reduction import legacy_get_string
 from .distance import PairwiseDistance
 from .linear import Linear
 from .linear_cross_entropy_options import LinearCrossEntropyOptions
 from .module import Module
-
-
-def _reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
-    """The reduction that PyTorch's two old flags mean."""
-    if size_average is None and reduce is None:
-        return reduction
-    if reduce is False:
-        return "none"
-    return "mean" if size_average is None or size_average else "sum"
 
 
 class _Loss(Module):
@@ -34,7 +26,8 @@ class _Loss(Module):
         self, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean"
     ) -> None:
         super().__init__()
-        self.reduction = _reduction(size_average, reduce, reduction)
+        old = size_average is not None or reduce is not None
+        self.reduction = legacy_get_string(size_average, reduce) if old else reduction
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return getattr(F, self._fn)(input, target, reduction=self.reduction)
@@ -238,6 +231,11 @@ class MultiMarginLoss(_WeightedLoss):
         super().__init__(weight, size_average, reduce, reduction)
         if p not in (1, 2):
             raise KilnValueError("MultiMarginLoss", "only p == 1 and p == 2 supported", f"p={p}")
+        if weight is not None and weight.ndim != 1:
+            raise KilnValueError(
+                "MultiMarginLoss", f"MultiMarginLoss: expected weight to be None or 1D tensor, got {weight.ndim}D instead",
+                describe(weight),
+            )  # fmt: skip
         self.p, self.margin = p, margin
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -265,8 +263,8 @@ class HingeEmbeddingLoss(_Loss):
         return F.hinge_embedding_loss(input, target, margin=self.margin, reduction=self.reduction)
 
 
-class CosineEmbeddingLoss(_Loss):
-    """1 - cos for target 1, max(0, cos - margin) for target -1."""
+class _MarginLoss(_Loss):
+    """A loss of pairs with a margin."""
 
     def __init__(
         self, margin: float = 0.0, size_average: bool | None = None, reduce: bool | None = None,
@@ -275,13 +273,17 @@ class CosineEmbeddingLoss(_Loss):
         super().__init__(size_average, reduce, reduction)
         self.margin = margin
 
+
+class CosineEmbeddingLoss(_MarginLoss):
+    """1 - cos for target 1, max(0, cos - margin) for target -1."""
+
     def forward(self, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
         return F.cosine_embedding_loss(
             input1, input2, target, margin=self.margin, reduction=self.reduction
         )
 
 
-class MarginRankingLoss(CosineEmbeddingLoss):
+class MarginRankingLoss(_MarginLoss):
     """max(0, -target * (input1 - input2) + margin)."""
 
     def forward(self, input1: Tensor, input2: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]

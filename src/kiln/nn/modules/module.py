@@ -10,10 +10,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any, Self
 
-from ... import dtypes as dt
-from ...autograd.modes import no_grad
 from ...compile.hooks import rebind, watch
-from ...device import as_device
 from ...errors import (
     KilnAttributeError,
     KilnKeyError,
@@ -22,24 +19,38 @@ from ...errors import (
     KilnValueError,
     describe,
 )
-from ...formats import CHANNELS_LAST, as_format
-from ...ops.creation import empty_like
 from ...tensor import CAPTURING, Tensor
 from .. import _hooks
-from .._hooks import CONFIG_VERSION, Hooks
-from .._state import State
+from .._conversions import Conversions
+from .._hooks import (
+    CONFIG_VERSION,
+    GLOBAL,
+    Hooks,
+    register_module_backward_hook,
+    register_module_buffer_registration_hook,
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+    register_module_full_backward_hook,
+    register_module_full_backward_pre_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+    registered,
+)
+from .._state import State, _IncompatibleKeys, _WrappedHook
 from ..parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter, is_lazy
 
 _HOOKS = (
-    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
+    "_backward_pre_hooks", "_backward_hooks", "_forward_hooks", "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
     "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )  # fmt: skip
 _TABLES = ("_facts", "_parameters", "_buffers", "_modules", *_HOOKS)
 _MISSING = object()
+GLOBAL_CALLS = GLOBAL.calls
 
 
-class Module(Hooks, State):
+class Module(Hooks, State, Conversions):
     """A piece of a model: parameters, buffers and submodules by name, and `forward`.
 
     Subclasses call `super().__init__()`, assign parameters and modules to attributes and define
@@ -49,19 +60,26 @@ class Module(Hooks, State):
     training: bool
     __capture_version__ = CONFIG_VERSION  # facts of all modules are what they were where this is
 
+    dump_patches: bool = False
+    call_super_init: bool = False
+    """Whether `Module.__init__` calls the next class's, with the arguments that it is given."""
+    _compiled_call_impl: Any = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if args or kwargs:
+        if (args or kwargs) and not self.call_super_init:
             given = ", ".join([*map(describe, args), *kwargs])
             raise KilnTypeError(
                 "Module", f"{type(self).__name__}.__init__() got arguments that it does not take",
                 given, "see the class's signature",
             )  # fmt: skip
         self.__dict__.update(
-            training=True, _parameters={}, _buffers={}, _non_persistent_buffers_set=set(), _modules={},
-            **{name: OrderedDict() for name in _HOOKS},
+            training=True, _parameters={}, _buffers={}, _non_persistent_buffers_set=set(),
+            _is_full_backward_hook=None, **{name: OrderedDict() for name in _HOOKS}, _modules={},
         )  # fmt: skip
+        if self.call_super_init:
+            super().__init__(*args, **kwargs)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *input: Any) -> Any:
         """What the module computes; subclasses define it."""
         raise KilnNotImplementedError(
             "forward", f'Module [{type(self).__name__}] is missing the required "forward" function',
@@ -69,6 +87,8 @@ class Module(Hooks, State):
         )  # fmt: skip
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._compiled_call_impl is not None:
+            return self._compiled_call_impl(*args, **kwargs)
         if CAPTURING:
             watch(self)
         if (
@@ -76,9 +96,34 @@ class Module(Hooks, State):
             or self._forward_pre_hooks
             or self._backward_hooks
             or self._backward_pre_hooks
+            or GLOBAL_CALLS
         ):
             return _hooks.call(self, args, kwargs)
         return self.forward(*args, **kwargs)
+
+    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
+        """A call of the module itself, though `compile()` was called."""
+        if CAPTURING:
+            watch(self)
+        return _hooks.call(self, args, kwargs)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Capture calls of this module from now on: `kiln.compile` in place, options as there."""
+        from ...compile import compile
+
+        self.__dict__["_compiled_call_impl"] = compile(self._call_impl, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("_compiled_call_impl", "_facts")
+        return {k: v for k, v in self.__dict__.items() if k not in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        own = self.__dict__
+        for name in _HOOKS:  # what modules pickled by earlier versions lack
+            own.setdefault(name, OrderedDict())
+        own.setdefault("_non_persistent_buffers_set", set())
+        own.setdefault("_is_full_backward_hook", None)
 
     def compiled(self, call: Any) -> Module:
         """This module under another `__call__`: parameters, state and flags are one and the same (see `kiln.compile`)."""
@@ -107,7 +152,11 @@ class Module(Hooks, State):
         if known is None or known[0] != CONFIG_VERSION[0] or known[1] != id(self):
             plain = tuple((k, _fact(v)) for k, v in own.items() if k not in _TABLES)
             held = tuple(tuple((n, id(x)) for n, x in own[k].items()) for k in _TABLES[1:])
-            own["_facts"] = known = (CONFIG_VERSION[0], id(self), (type(self), plain, held))
+            own["_facts"] = known = (
+                CONFIG_VERSION[0],
+                id(self),
+                (type(self), plain, held, tuple(GLOBAL_CALLS)),
+            )
         return known[2]
 
     # ---- attributes
@@ -141,19 +190,21 @@ class Module(Hooks, State):
             _need_init(modules, "module")
             _forget(name, own, params, buffers, own["_non_persistent_buffers_set"])
             assert modules is not None
+            value = registered("module", self, name, value)
             _count(modules.get(name, _MISSING), value)
             modules[name] = value
         elif modules is not None and name in modules:
             if value is not None:
                 _refuse(name, value, "child module", "kiln.nn.Module")
             CONFIG_VERSION[0] += 1
-            modules[name] = None
+            modules[name] = registered("module", self, name, None)
         elif isinstance(value, Buffer | UninitializedBuffer):
             _forget(name, own, params, modules)
             self.register_buffer(name, value, getattr(value, "persistent", True))
         elif buffers is not None and name in buffers:
             if value is not None and not isinstance(value, Tensor):
                 _refuse(name, value, "buffer", "kiln.nn.Buffer, kiln.Tensor")
+            value = registered("buffer", self, name, value)
             _count(buffers[name], value)
             if CAPTURING and value is not None:
                 rebind(buffers, name)
@@ -220,6 +271,7 @@ class Module(Hooks, State):
                 "register_parameter", f"cannot assign non-leaf Tensor to parameter '{name}'",
                 describe(param), "model parameters must be created explicitly: nn.Parameter(x.detach())",
             )  # fmt: skip
+        param = registered("parameter", self, name, param)
         _count(self._parameters.get(name, _MISSING), param)
         self._parameters[name] = param
 
@@ -231,6 +283,7 @@ class Module(Hooks, State):
                 "register_buffer", f"cannot assign '{type(tensor).__name__}' object to buffer '{name}' "
                 "(kiln.Tensor or None required)", describe(tensor), "kiln.tensor(…) first",
             )  # fmt: skip
+        tensor = registered("buffer", self, name, tensor)
         _count(self._buffers.get(name, _MISSING), tensor)
         self._buffers[name] = tensor
         if persistent:
@@ -249,9 +302,11 @@ class Module(Hooks, State):
             )
         self._check_name("module", name, "_modules")
         CONFIG_VERSION[0] += 1
-        self._modules[name] = module
+        self._modules[name] = registered("module", self, name, module)
 
-    register_module = add_module
+    def register_module(self, name: str, module: Module | None) -> None:
+        """`add_module` under another name."""
+        self.add_module(name, module)
 
     # ---- walking
 
@@ -413,105 +468,7 @@ class Module(Hooks, State):
             if set_to_none:
                 p.grad = None
             elif (g := p.grad) is not None:
-                p.grad = g.detach().zero_()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        if recurse:
-            for module in self.children():
-                module._apply(fn)
-        with no_grad():
-            for p in self._parameters.values():
-                if p is None:
-                    continue
-                g = p.grad
-                new = fn(p.data)
-                if new._a is not p._a:
-                    p.grad = None
-                    p.data = new
-                if g is not None:
-                    p.grad = fn(g.data).requires_grad_(g.requires_grad)
-            for name, b in self._buffers.items():
-                if b is not None:
-                    new = fn(b)
-                    _count(b, new)
-                    self._buffers[name] = new
-        return self
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move to a device, cast floating parameters and buffers, set their memory format; returns self.
-
-        `to(device)`, `to(dtype)`, `to(tensor)`, `to(device=…, dtype=…)`, `to(memory_format=channels_last)`.
-        """
-        unknown = kwargs.keys() - {"device", "dtype", "tensor", "non_blocking", "memory_format"}
-        if unknown:
-            raise KilnTypeError(
-                "to", "to() got an unexpected keyword argument", ", ".join(sorted(unknown)),
-                "to(device), to(dtype), to(tensor), to(device=…, dtype=…)",
-            )  # fmt: skip
-        device, dtype = kwargs.get("device"), kwargs.get("dtype")
-        for a in (*args, *([kwargs["tensor"]] if "tensor" in kwargs else [])):
-            if isinstance(a, Tensor):
-                dtype, device = a.dtype, a.device
-            elif isinstance(a, dt.dtype):
-                dtype = a
-            elif not isinstance(a, bool):
-                device = a
-        if device is not None:
-            as_device(device)
-        if dtype is not None and dtype.category < dt.FLOAT:
-            raise KilnTypeError(
-                "to", f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}",
-                dtype, "convert single tensors with x.to(dtype)",
-            )  # fmt: skip
-        if dtype is not None:
-            self._cast(dtype)
-        format = kwargs.get("memory_format")
-        if format is not None:
-            rank = len(CHANNELS_LAST.get(as_format("to", format), ()))
-            self._apply(lambda x: x.to(memory_format=format) if rank in (0, x.ndim) else x)
-        return self
-
-    def _cast(self, dtype: dt.dtype) -> Self:
-        return self._apply(lambda x: x.to(dtype) if x.dtype.category >= dt.FLOAT else x)
-
-    def type(self, dst_type: Any) -> Self:
-        """Cast all parameters and buffers; returns self."""
-        return self._apply(lambda x: x.type(dst_type))
-
-    def float(self) -> Self:
-        """Cast floating parameters and buffers to float32; returns self."""
-        return self._float_to(dt.float32)
-
-    def double(self) -> Self:
-        """Cast floating parameters and buffers to float64; returns self."""
-        return self._float_to(dt.float64)
-
-    def half(self) -> Self:
-        """Cast floating parameters and buffers to float16; returns self."""
-        return self._float_to(dt.float16)
-
-    def bfloat16(self) -> Self:
-        """Cast floating parameters and buffers to bfloat16; returns self."""
-        return self._float_to(dt.bfloat16)
-
-    def _float_to(self, dtype: dt.dtype) -> Self:
-        return self._apply(lambda x: x.to(dtype) if x.is_floating_point() else x)
-
-    def cpu(self) -> Self:
-        """Move to the CPU; returns self."""
-        return self.to("cpu")
-
-    def cuda(self, device: Any = None) -> Self:
-        """Move to a CUDA device; returns self."""
-        return self.to("cuda" if device is None else device)
-
-    def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
-        """Move to a device without the values; returns self."""
-        return self._apply(lambda x: empty_like(x, device=device), recurse)
-
-    def share_memory(self) -> Self:
-        """Nothing to do on this platform; returns self."""
-        return self
+                (g.detach_() if g.grad_fn is not None else g.requires_grad_(False)).zero_()
 
     # ---- showing
 
@@ -572,5 +529,9 @@ def _count(old: Any, new: Any) -> None:
 
 __all__ = [
     "CONFIG_VERSION", "Buffer", "Module", "Parameter", "UninitializedBuffer", "UninitializedParameter",
-    "is_lazy",
+    "_IncompatibleKeys", "_WrappedHook", "is_lazy", "register_module_backward_hook",
+    "register_module_buffer_registration_hook", "register_module_forward_hook",
+    "register_module_forward_pre_hook", "register_module_full_backward_hook",
+    "register_module_full_backward_pre_hook", "register_module_module_registration_hook",
+    "register_module_parameter_registration_hook",
 ]  # fmt: skip

@@ -13,21 +13,20 @@ from .utils import ntuple
 
 class _Pad(Module):
     _nd = 0
-    _mode = "constant"
-    _value: Any = None
+    _mode = ""
 
     def __init__(self, padding: int | Sequence[int]) -> None:
         super().__init__()
         self.padding = ntuple(padding, 2 * self._nd)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.pad(input, self.padding, self._mode, self._value)
+        return F.pad(input, self.padding, self._mode)
 
     def extra_repr(self) -> str:
         return f"{self.padding}"
 
 
-class _ConstantPad(_Pad):
+class _ConstantPadNd(_Pad):
     def __init__(self, padding: int | Sequence[int], value: float) -> None:
         super().__init__(padding)
         self.value = value
@@ -37,6 +36,14 @@ class _ConstantPad(_Pad):
 
     def extra_repr(self) -> str:
         return f"padding={self.padding}, value={self.value}"
+
+
+class _Zeros(_ConstantPadNd):
+    def __init__(self, padding: int | Sequence[int]) -> None:
+        super().__init__(padding, 0.0)
+
+    def extra_repr(self) -> str:
+        return f"{self.padding}"
 
 
 def _family(prefix: str, base: type[_Pad], doc: str, **facts: Any) -> list[type[Any]]:
@@ -49,13 +56,20 @@ def _family(prefix: str, base: type[_Pad], doc: str, **facts: Any) -> list[type[
 
 
 ConstantPad1d, ConstantPad2d, ConstantPad3d = _family(
-    "ConstantPad", _ConstantPad, "The last {nd} dimensions padded with a value."
+    "ConstantPad", _ConstantPadNd, "The last {nd} dimensions padded with a value."
 )
 
 
-ZeroPad1d, ZeroPad2d, ZeroPad3d = _family(
-    "ZeroPad", _Pad, "The last {nd} dimensions padded with zeros.", _value=0.0
-)
+class ZeroPad1d(_Zeros, ConstantPad1d):
+    """The last dimension padded with zeros."""
+
+
+class ZeroPad2d(_Zeros, ConstantPad2d):
+    """The last two dimensions padded with zeros."""
+
+
+class ZeroPad3d(_Zeros, ConstantPad3d):
+    """The last three dimensions padded with zeros."""
 
 
 ReflectionPad1d, ReflectionPad2d, ReflectionPad3d = _family(

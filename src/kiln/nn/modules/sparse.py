@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...autograd.modes import no_grad
-from ...errors import KilnValueError, describe
+from ...errors import KilnAssertionError, describe
 from ...ops.creation import empty
 from ...tensor import Tensor
 from .. import functional as F
@@ -18,7 +18,7 @@ def _padding(index: int | None, n: int, name: str) -> int | None:
     if index is None:
         return None
     if not -n <= index < n:
-        raise KilnValueError(
+        raise KilnAssertionError(
             name, "padding_idx must be within num_embeddings", f"{index}, {n} rows"
         )
     return index % n
@@ -37,7 +37,7 @@ class _Table(Module):
             self.reset_parameters()
         else:
             if tuple(given.shape) != shape:
-                raise KilnValueError(
+                raise KilnAssertionError(
                     type(self).__name__, "Shape of weight does not match num_embeddings and embedding_dim",
                     describe(given), f"expected {list(shape)}",
                 )  # fmt: skip
@@ -56,7 +56,7 @@ class _Table(Module):
     ) -> Any:
         """A table with the given (rows, dim) vectors; `freeze` keeps them from training."""
         if embeddings.ndim != 2:
-            raise KilnValueError(
+            raise KilnAssertionError(
                 "from_pretrained", "Embeddings parameter is expected to be 2-dimensional",
                 describe(embeddings),
             )  # fmt: skip

@@ -32,13 +32,11 @@ class Before:
     def attach(self, module: Any) -> Tensor:
         """Take the plain parameter away from the module and give it."""
         kind, name = type(self), self.name
-        if any(
-            type(h.fn) is kind and h.fn.name == name for h in module._forward_pre_hooks.values()
-        ):
+        if any(type(h) is kind and h.name == name for h in module._forward_pre_hooks.values()):
             raise KilnError(
                 kind.__name__, f"Cannot register two {kind.__name__} hooks on the same parameter {name}", None, ""
             )  # fmt: skip
-        weight = module._parameters[name]
+        weight = getattr(module, name)
         if weight is None or is_lazy(weight):
             what = "None" if weight is None else "uninitialized: run a forward first"
             raise KilnValueError(
@@ -59,8 +57,8 @@ class Before:
 
 def remove(kind: type[Before], module: Module, name: str, what: str) -> Any:
     for key, hook in module._forward_pre_hooks.items():
-        if isinstance(hook.fn, kind) and hook.fn.name == name:
-            hook.fn.detach(module)
+        if isinstance(hook, kind) and hook.name == name:
+            hook.detach(module)
             del module._forward_pre_hooks[key]
             return module
     raise KilnValueError(f"remove_{what}", f"{what} of '{name}' not found in {module}", describe(name), "")  # fmt: skip
