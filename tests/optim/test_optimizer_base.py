@@ -35,7 +35,7 @@ def test_groups_and_their_options():
         (lambda: optim.SGD([1], lr=0.1), TypeError),
         (lambda: optim.SGD([nn.Parameter(kiln.ones(1)) * 2], lr=0.1), ValueError),
         (lambda: optim.SGD([{"params": set(params())}], lr=0.1), TypeError),
-        (lambda: optim.SGD(params(1) * 2, lr=0.1), ValueError),
+        (lambda: optim.SGD(params(1) * 2, lr=0.1), UserWarning),
         (lambda: optim.SGD(params(), lr=-1), ValueError),
         (lambda: optim.SGD(params(), lr=0.1, nesterov=True), ValueError),
         (lambda: optim.Adam(params(), betas=(1.0, 0.9)), ValueError),

@@ -36,6 +36,18 @@ def _blend(name: str, input: Tensor, product: Tensor, beta: Any, alpha: Any) -> 
     return (input if beta == 1 else input * beta) + product
 
 
+def _rounded_once(
+    name: str, product: Callable[[Tensor, Tensor], Tensor], input: Tensor, a: Tensor, b: Tensor,
+    beta: Any, alpha: Any,
+) -> Tensor:  # fmt: skip
+    """beta * input + alpha * product(a, b); half floats are summed and scaled in float32."""
+    d = a.dtype
+    if d in (dt.bfloat16, dt.float16) and d is b.dtype and d is input.dtype:
+        wide = product(a.float(), b.float())
+        return _blend(name, input.float(), wide, beta, alpha).to(d)
+    return _blend(name, input, product(a, b), beta, alpha)
+
+
 def _adding(*shapes: tuple, bad: tuple) -> Callable[[], Iterator[Sample]]:
     def samples() -> Iterator[Sample]:
         r = rng(22)
@@ -60,7 +72,7 @@ def addmm(
     out: Tensor | None = None,
 ) -> Tensor:
     """beta * input + alpha * (mat1 @ mat2)."""
-    return store_out(matmul_op.op, _blend("addmm", input, mm(mat1, mat2), beta, alpha), out)
+    return store_out(matmul_op.op, _rounded_once("addmm", mm, input, mat1, mat2, beta, alpha), out)
 
 
 @composition(inplace=True, samples=_adding(((2,), (2, 3), (3,)), bad=(((3,), (2, 3), (3,)),)))
@@ -74,7 +86,7 @@ def addmv(
     out: Tensor | None = None,
 ) -> Tensor:
     """beta * input + alpha * (mat @ vec)."""
-    return store_out(matmul_op.op, _blend("addmv", input, mv(mat, vec), beta, alpha), out)
+    return store_out(matmul_op.op, _rounded_once("addmv", mv, input, mat, vec, beta, alpha), out)
 
 
 @composition(inplace=True, samples=_adding(((2, 3), (2,), (3,)), bad=(((2, 4), (2,), (3,)),)))
@@ -109,7 +121,9 @@ def baddbmm(
     out: Tensor | None = None,
 ) -> Tensor:
     """beta * input + alpha * bmm(batch1, batch2)."""
-    return store_out(matmul_op.op, _blend("baddbmm", input, bmm(batch1, batch2), beta, alpha), out)
+    return store_out(
+        matmul_op.op, _rounded_once("baddbmm", bmm, input, batch1, batch2, beta, alpha), out
+    )
 
 
 @composition(

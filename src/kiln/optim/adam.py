@@ -5,9 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from .. import dtypes as dt
+from ..autograd.modes import is_grad_enabled
+from ..errors import KilnValueError, describe
 from ..ops.creation import tensor, zeros_like
 from ..tensor import Tensor
-from .optimizer import ParamsT, PerParameter, check_options, decayed, options, pair
+from .optimizer import (
+    ParamsT,
+    PerParameter,
+    check_forms,
+    check_options,
+    decayed,
+    options,
+    pair,
+    plus,
+)
 
 
 class Adam(PerParameter):
@@ -23,7 +34,16 @@ class Adam(PerParameter):
         foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
         differentiable: bool = False, fused: bool | None = None, decoupled_weight_decay: bool = False,
     ) -> None:  # fmt: skip
-        check_options(type(self).__name__, lr=lr, eps=eps, betas=betas, weight_decay=weight_decay)
+        name = type(self).__name__
+        check_options(name, lr=lr, eps=eps, betas=betas, weight_decay=weight_decay)
+        check_forms(name, fused, foreach, differentiable)
+        if foreach and not capturable:
+            for what, value in (("lr", lr), ("betas[0]", betas[0]), ("betas[1]", betas[1])):
+                if isinstance(value, Tensor):
+                    raise KilnValueError(
+                        name, f"{what} as a Tensor is not supported for capturable=False and foreach=True",
+                        describe(value), "leave foreach=None",
+                    )  # fmt: skip
         super().__init__(params, {
             "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad,
             "maximize": maximize, "foreach": foreach, "capturable": capturable,
@@ -53,11 +73,12 @@ class Adam(PerParameter):
         square.mul_(beta2).add_(g * g * (1 - beta2))
         if group["amsgrad"]:
             largest = state["max_exp_avg_sq"]
-            square = largest.copy_(largest.maximum(square))
+            square = (largest.clone() if is_grad_enabled() else largest).maximum(square)
+            largest.copy_(square)
         # both corrections are in scalars: a division for each element less
         spread = (1 - beta2**step).sqrt()
         size = lr * spread / (1 - beta1**step)
-        p.sub_(mean / square.sqrt().add_(eps * spread) * size)
+        p.sub_(mean / plus(square.sqrt(), eps * spread) * size)
 
 
 class AdamW(Adam):
@@ -121,7 +142,7 @@ class NAdam(PerParameter):
         mean, square = state["exp_avg"], state["exp_avg_sq"]
         mean.lerp_(g, 1 - beta1)
         square.mul_(beta2).add_(g * g * (1 - beta2))
-        spread = (square / (1 - beta2**step)).sqrt().add_(eps)
+        spread = plus((square / (1 - beta2**step)).sqrt(), eps)
         p.sub_(g / spread * (lr * (1.0 - mu) / (1.0 - product)))
         p.sub_(mean / spread * (lr * next_mu / (1.0 - product * next_mu)))
 

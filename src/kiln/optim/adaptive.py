@@ -9,7 +9,21 @@ from ..errors import KilnError, KilnValueError
 from ..formats import strided
 from ..ops.creation import full_like, tensor, zeros_like
 from ..tensor import Tensor
-from .optimizer import ParamsT, PerParameter, check_options, decayed, options, pair
+from .optimizer import (
+    ParamsT,
+    PerParameter,
+    check_forms,
+    check_options,
+    decayed,
+    options,
+    pair,
+    plus,
+)
+
+
+def _both(p: Tensor, value: float) -> float | complex:
+    """A number for each part of a complex parameter."""
+    return complex(value, value) if p.dtype.is_complex else value
 
 
 class RMSprop(PerParameter):
@@ -49,9 +63,9 @@ class RMSprop(PerParameter):
         if group["centered"]:
             mean = state["grad_avg"]
             mean.lerp_(g, 1 - alpha)
-            spread = (square - mean * mean).sqrt_().add_(eps)
+            spread = plus((square - mean * mean).sqrt_(), eps)
         else:
-            spread = square.sqrt().add_(eps)
+            spread = plus(square.sqrt(), eps)
         if group["momentum"] > 0:
             buffer = state["momentum_buffer"]
             buffer.mul_(momentum).add_(g / spread)
@@ -70,6 +84,7 @@ class Adagrad(PerParameter):
     ) -> None:  # fmt: skip
         check_options("Adagrad", lr=lr, lr_decay=lr_decay, weight_decay=weight_decay,
                       initial_accumulator_value=initial_accumulator_value, eps=eps)  # fmt: skip
+        check_forms("Adagrad", fused, foreach, differentiable)
         super().__init__(params, {
             "lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay,
             "initial_accumulator_value": initial_accumulator_value, "foreach": foreach,
@@ -80,7 +95,7 @@ class Adagrad(PerParameter):
                 self.state[p].update(self.slots(p, group))
 
     def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        start = group["initial_accumulator_value"]
+        start = _both(p, group["initial_accumulator_value"])
         return {"step": tensor(0.0, dtype=dt.float32), "sum": full_like(p, start)}
 
     def scalars(self, group: dict[str, Any]) -> tuple:
@@ -99,7 +114,7 @@ class Adagrad(PerParameter):
             return
         g = decayed(p, g, group, lr, weight_decay)
         total.add_(g * g)
-        p.sub_(g / total.sqrt().add_(eps) * (lr / (1 + (step - 1) * lr_decay)))
+        p.sub_(g / plus(total.sqrt(), eps) * (lr / (1 + (step - 1) * lr_decay)))
 
     def check_sparse(self, g: Tensor, group: dict[str, Any]) -> None:
         if group["weight_decay"] != 0:
@@ -118,6 +133,10 @@ class Adadelta(PerParameter):
         maximize: bool = False, differentiable: bool = False,
     ) -> None:  # fmt: skip
         check_options("Adadelta", lr=lr, rho=rho, eps=eps, weight_decay=weight_decay)
+        if not rho <= 1.0:
+            raise KilnValueError(
+                "Adadelta", f"Invalid rho value: {rho}", f"rho={rho}", "0 <= rho <= 1"
+            )
         super().__init__(params, {
             "lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
             "capturable": capturable, "foreach": foreach, "differentiable": differentiable,
@@ -163,7 +182,7 @@ class Rprop(PerParameter):
         })  # fmt: skip
 
     def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        size = full_like(p, float(group["lr"]))
+        size = full_like(p, _both(p, float(group["lr"])))
         return {"step": tensor(0.0, dtype=dt.float32), "prev": zeros_like(p), "step_size": size}
 
     def scalars(self, group: dict[str, Any]) -> tuple:

@@ -6,6 +6,7 @@ https://docs.pytorch.org/docs/stable/optim.html
 from __future__ import annotations
 
 import functools
+import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from copy import deepcopy
@@ -13,10 +14,11 @@ from itertools import chain
 from typing import Any
 
 from ..autograd.hooks import RemovableHandle
-from ..autograd.modes import enable_grad, no_grad
+from ..autograd.modes import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from ..compile.hooks import eager, host_scalar, made, watch
 from ..errors import KilnError, KilnTypeError, KilnValueError, describe
 from ..formats import strided
+from ..ops.complex import view_as_real
 from ..tensor import Tensor
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -30,6 +32,28 @@ class _Required:
 required = _Required()
 """The default of an option that every group must give."""
 
+_global_optimizer_pre_hooks: dict[int, Callable] = OrderedDict()
+_global_optimizer_post_hooks: dict[int, Callable] = OrderedDict()
+
+
+def register_optimizer_step_pre_hook(hook: Callable) -> RemovableHandle:
+    """Call `hook(optimizer, args, kwargs)` before each step of any optimizer; it may return new
+    (args, kwargs)."""
+    return _register(_global_optimizer_pre_hooks, hook)
+
+
+def register_optimizer_step_post_hook(hook: Callable) -> RemovableHandle:
+    """Call `hook(optimizer, args, kwargs)` after each step of any optimizer."""
+    return _register(_global_optimizer_post_hooks, hook)
+
+
+def _register(hooks: dict[int, Callable], hook: Callable, prepend: bool = False) -> RemovableHandle:
+    handle = RemovableHandle(hooks)
+    hooks[handle.id] = hook
+    if prepend:
+        hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
+    return handle
+
 
 def _hooked(step: Callable) -> Callable:
     """A step with the hooks registered on its optimizer around it."""
@@ -37,8 +61,11 @@ def _hooked(step: Callable) -> Callable:
     @functools.wraps(step)
     def run(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
         watch(self)
-        self._stepped = True
-        for hook in list(self._optimizer_step_pre_hooks.values()):
+        self._opt_called = True
+        for hook in (
+            *_global_optimizer_pre_hooks.values(),
+            *self._optimizer_step_pre_hooks.values(),
+        ):
             out = hook(self, args, kwargs)
             if out is not None:
                 if not (isinstance(out, tuple) and len(out) == 2):
@@ -48,7 +75,10 @@ def _hooked(step: Callable) -> Callable:
                     )  # fmt: skip
                 args, kwargs = out
         result = step(self, *args, **kwargs)
-        for hook in list(self._optimizer_step_post_hooks.values()):
+        for hook in (
+            *self._optimizer_step_post_hooks.values(),
+            *_global_optimizer_post_hooks.values(),
+        ):
             hook(self, args, kwargs)
         return result
 
@@ -72,7 +102,11 @@ class Optimizer:
 
     _optimizer_step_pre_hooks: dict[int, Callable]
     _optimizer_step_post_hooks: dict[int, Callable]
-    _stepped = False  # whether `step` was called: schedulers warn where it was not
+    _optimizer_state_dict_pre_hooks: dict[int, Callable]
+    _optimizer_state_dict_post_hooks: dict[int, Callable]
+    _optimizer_load_state_dict_pre_hooks: dict[int, Callable]
+    _optimizer_load_state_dict_post_hooks: dict[int, Callable]
+    _opt_called = False  # whether `step` was called: schedulers warn where it was not
     _loads = 0  # how often state was replaced
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -114,7 +148,11 @@ class Optimizer:
                 if set_to_none:
                     p.grad = None
                 elif (g := p.grad) is not None:
-                    p.grad = g.detach().zero_()
+                    if g.grad_fn is not None:
+                        g.detach_()
+                    else:
+                        g.requires_grad_(False)
+                    g.zero_()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group: a dict with "params" and options of its own."""
@@ -123,23 +161,23 @@ class Optimizer:
             raise KilnTypeError(
                 name, f"param_group must be a dict, but got {type(param_group)}", None
             )
-        group = dict(param_group)
-        params = group["params"]
+        params = param_group["params"]
         if isinstance(params, Tensor):
             params = [params]
         elif isinstance(params, set):
             raise KilnTypeError(
                 name, "optimizer parameters need to be organized in ordered collections, but the "
-                "ordering of tensors in sets will change between runs", "a set", "use a list",
+                "ordering of tensors in sets will change between runs. Please use a list instead.", "a set",
+                "use a list",
             )  # fmt: skip
         params = list(params)
         names = [p[0] for p in params if isinstance(p, tuple)]
         if names:
             if len(names) != len(params):
                 raise KilnValueError(
-                    name, "all optimizer params should be with/without names", None
-                )
-            group["param_names"] = names
+                    name, "all optimizer params should be with/without names. Some param names are missing",
+                    f"{len(names)} names for {len(params)} parameters", "model.named_parameters()",
+                )  # fmt: skip
             params = [p[1] for p in params]
         for p in params:
             if not isinstance(p, Tensor):
@@ -147,21 +185,17 @@ class Optimizer:
                     name, f"optimizer can only optimize Tensors, but one of the params is {type(p).__name__}",
                     describe(p), "pass model.parameters()",
                 )  # fmt: skip
-            if not self.defaults.get("differentiable") and not p.is_leaf:
+            if not (self.defaults.get("differentiable") or p.is_leaf or p.retains_grad):
                 raise KilnValueError(
                     name, "can't optimize a non-leaf Tensor", describe(p), "optimize leaves"
                 )
         for key, default in self.defaults.items():
-            if default is required and key not in group:
+            if default is required and key not in param_group:
                 raise KilnValueError(
                     name, f"parameter group didn't specify a value of required optimization parameter {key}",
-                    describe(group), f"add {key}=… to the group",
+                    describe(param_group), f"add {key}=… to the group",
                 )  # fmt: skip
-            group.setdefault(key, default)
         ids = {id(p) for p in params}
-        if len(ids) != len(params):
-            raise KilnValueError(name, "a parameter group contains a parameter more than once", None,
-                                 "list each parameter once")  # fmt: skip
         if any(id(p) in ids for g in self.param_groups for p in g["params"]):
             raise KilnValueError(
                 name,
@@ -169,56 +203,65 @@ class Optimizer:
                 None,
                 "put each in one",
             )
-        group["params"] = params
-        self.param_groups.append(group)
+        named = bool(names) or "param_names" in param_group
+        if any(named != ("param_names" in g) for g in self.param_groups):
+            raise KilnValueError(
+                name, "all optimizer param groups should be with/without names. cannot add param group "
+                f"{'with' if named else 'without'} names to the optimizer", None, "name all or none",
+            )  # fmt: skip
+        if len(ids) != len(params):
+            warnings.warn(
+                "optimizer contains a parameter group with duplicate parameters; in future, this will "
+                "cause an error; each is updated once for each time it is listed",
+                UserWarning, stacklevel=3,
+            )  # fmt: skip
+        # the caller's dict becomes the group, as in PyTorch: it sees what schedulers write
+        param_group["params"] = params
+        if names:
+            param_group["param_names"] = names
+        for key, default in self.defaults.items():
+            param_group.setdefault(key, default)
+        self.param_groups.append(param_group)
 
     # ---- hooks
 
-    def _register(self, which: str, hook: Callable, prepend: bool = False) -> RemovableHandle:
-        hooks = getattr(self, which)
-        handle = RemovableHandle(hooks)
-        hooks[handle.id] = hook
-        if prepend:
-            hooks.move_to_end(handle.id, last=False)
-        return handle
-
     def register_step_pre_hook(self, hook: Callable) -> RemovableHandle:
         """Call `hook(optimizer, args, kwargs)` before a step; it may return new (args, kwargs)."""
-        return self._register("_optimizer_step_pre_hooks", hook)
+        return _register(self._optimizer_step_pre_hooks, hook)
 
     def register_step_post_hook(self, hook: Callable) -> RemovableHandle:
         """Call `hook(optimizer, args, kwargs)` after a step."""
-        return self._register("_optimizer_step_post_hooks", hook)
+        return _register(self._optimizer_step_post_hooks, hook)
 
     def register_state_dict_pre_hook(
         self, hook: Callable, prepend: bool = False
     ) -> RemovableHandle:
         """Call `hook(optimizer)` before `state_dict`."""
-        return self._register("_optimizer_state_dict_pre_hooks", hook, prepend)
+        return _register(self._optimizer_state_dict_pre_hooks, hook, prepend)
 
     def register_state_dict_post_hook(
         self, hook: Callable, prepend: bool = False
     ) -> RemovableHandle:
         """Call `hook(optimizer, state_dict)` after `state_dict`; it may return another dict."""
-        return self._register("_optimizer_state_dict_post_hooks", hook, prepend)
+        return _register(self._optimizer_state_dict_post_hooks, hook, prepend)
 
     def register_load_state_dict_pre_hook(
         self, hook: Callable, prepend: bool = False
     ) -> RemovableHandle:
         """Call `hook(optimizer, state_dict)` before loading; it may return another dict."""
-        return self._register("_optimizer_load_state_dict_pre_hooks", hook, prepend)
+        return _register(self._optimizer_load_state_dict_pre_hooks, hook, prepend)
 
     def register_load_state_dict_post_hook(
         self, hook: Callable, prepend: bool = False
     ) -> RemovableHandle:
         """Call `hook(optimizer)` after loading."""
-        return self._register("_optimizer_load_state_dict_post_hooks", hook, prepend)
+        return _register(self._optimizer_load_state_dict_post_hooks, hook, prepend)
 
     # ---- state
 
     def state_dict(self) -> dict[str, Any]:
         """State and groups, with the parameters' numbers in place of the parameters."""
-        for hook in list(self._optimizer_state_dict_pre_hooks.values()):  # type: ignore[attr-defined]
+        for hook in list(self._optimizer_state_dict_pre_hooks.values()):
             hook(self)
         numbers: dict[int, int] = {}
         groups = []
@@ -230,7 +273,7 @@ class Optimizer:
             groups.append(packed)
         state = {numbers[id(k)] if isinstance(k, Tensor) else k: v for k, v in self.state.items()}
         out: dict[str, Any] = {"state": state, "param_groups": groups}
-        for hook in list(self._optimizer_state_dict_post_hooks.values()):  # type: ignore[attr-defined]
+        for hook in list(self._optimizer_state_dict_post_hooks.values()):
             new = hook(self, out)
             out = out if new is None else new
         return out
@@ -238,7 +281,7 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over the state and options of a state dict of an optimizer of the same shape."""
         state_dict = dict(state_dict)
-        for hook in list(self._optimizer_load_state_dict_pre_hooks.values()):  # type: ignore[attr-defined]
+        for hook in list(self._optimizer_load_state_dict_pre_hooks.values()):
             new = hook(self, state_dict)
             state_dict = state_dict if new is None else new
         saved = deepcopy(state_dict["param_groups"])
@@ -268,7 +311,7 @@ class Optimizer:
             if "param_names" in group and "param_names" not in new:
                 new["param_names"] = group["param_names"]
         self.__setstate__({"state": state, "param_groups": saved})
-        for hook in list(self._optimizer_load_state_dict_post_hooks.values()):  # type: ignore[attr-defined]
+        for hook in list(self._optimizer_load_state_dict_post_hooks.values()):
             hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -290,17 +333,21 @@ class Optimizer:
             )
             for g in self.param_groups
         ]
-        hooks = (*self._optimizer_step_pre_hooks, *self._optimizer_step_post_hooks)
-        return self._loads, tuple(groups), hooks
+        return self._loads, tuple(groups), tuple(self._step_hooks())
+
+    def _step_hooks(self) -> Iterator[int | None]:
+        """What tells whether the hooks of a step are the same."""
+        yield from _global_optimizer_pre_hooks
+        yield None
+        yield from self._optimizer_step_pre_hooks
+        yield None
+        yield from self._optimizer_step_post_hooks
+        yield None
+        yield from _global_optimizer_post_hooks
 
     def __capture_trace__(self) -> list[Any]:
         """Objects that are the same ones where `__capture_facts__` can't have changed."""
-        out = [
-            self._loads,
-            *self._optimizer_step_pre_hooks,
-            None,
-            *self._optimizer_step_post_hooks,
-        ]
+        out = [self._loads, *self._step_hooks()]
         for g in self.param_groups:
             out += g
             out += g.values()
@@ -354,7 +401,7 @@ class PerParameter(Optimizer):
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        with no_grad():
+        with set_grad_enabled(self.defaults.get("differentiable", False)):
             for group in self.param_groups:
                 scalars = self.scalars(group)
                 for p in group["params"]:
@@ -362,9 +409,26 @@ class PerParameter(Optimizer):
                     if g is not None:
                         if g.__class__ is not Tensor and g.layout is not strided:
                             self.check_sparse(g, group)
+                        if (parts := p.dtype.is_complex) and (parts := self.complex_as) is None:
+                            self.refuse_complex(p)
                         state = self.state.get(p) or self._begin(p, group)
-                        self.update(p, -g if group["maximize"] else g, state, group, scalars)
+                        if group.get("maximize"):
+                            g = -g
+                        if parts == "parts":
+                            p, g = view_as_real(p), view_as_real(g)
+                            state = {k: _as_real(v) for k, v in state.items()}
+                        self.update(p, g, state, group, scalars)
         return loss
+
+    complex_as: str | None = "parts"
+    """How complex parameters are updated: as their "parts", as "numbers", or not at all."""
+
+    def refuse_complex(self, p: Tensor) -> None:
+        """Say that there is no update of complex parameters."""
+        name = type(self).__name__
+        raise KilnError(
+            name, f"{name} does not support complex parameters", describe(p), "use Adam"
+        )
 
     def check_sparse(self, g: Tensor, group: dict[str, Any]) -> None:
         """Refuse a sparse gradient where there is no update by one."""
@@ -407,15 +471,28 @@ class PerParameter(Optimizer):
         raise NotImplementedError
 
 
+def _as_real(value: Any) -> Any:
+    return view_as_real(value) if isinstance(value, Tensor) and value.dtype.is_complex else value
+
+
 def options(group: dict[str, Any], *keys: str) -> Iterator[Any]:
     """Options of a group as numbers, or as 0-d tensors while a step is captured."""
-    return (host_scalar(group, key) for key in keys)
+    return (_number(host_scalar(group, key)) for key in keys)
+
+
+def _number(value: Any) -> Any:
+    return value.reshape(()) if isinstance(value, Tensor) and value.ndim else value
 
 
 def pair(group: dict[str, Any], key: str) -> tuple[Any, Any]:
     """An option that is two numbers."""
     member = Member(group, key)
-    return host_scalar(member, 0), host_scalar(member, 1)
+    return _number(host_scalar(member, 0)), _number(host_scalar(member, 1))
+
+
+def plus(x: Tensor, y: Any) -> Tensor:
+    """x + y, in the memory of a temporary x where no gradient reads it."""
+    return x + y if is_grad_enabled() else x.add_(y)
 
 
 def decayed(p: Tensor, g: Tensor, group: dict[str, Any], lr: Any, weight_decay: Any) -> Tensor:
@@ -428,17 +505,36 @@ def decayed(p: Tensor, g: Tensor, group: dict[str, Any], lr: Any, weight_decay: 
     return g + p * weight_decay
 
 
+_NAMES = {"lr": "learning rate", "eps": "epsilon value"}
+
+
 def check_options(name: str, **values: Any) -> None:
     """Refuse negative options; `betas` must lie in [0, 1)."""
     for key, value in values.items():
         if key == "betas":
+            if len({isinstance(b, Tensor) for b in value}) > 1:
+                raise KilnValueError(
+                    name, "betas must be either both floats or both Tensors", repr(value), ""
+                )
             for i, b in enumerate(value):
                 if not 0.0 <= b < 1.0:
                     raise KilnValueError(
                         name, f"Invalid beta parameter at index {i}: {b}", value, "0 <= beta < 1"
                     )
-        elif not isinstance(value, Tensor) and not value >= 0.0:
-            what = "learning rate" if key == "lr" else f"{key} value"
-            raise KilnValueError(name, f"Invalid {what}: {value}", f"{key}={value}", f"{key} >= 0")
         elif isinstance(value, Tensor) and value.numel() != 1:
             raise KilnValueError(name, f"Tensor {key} must be 1-element", describe(value))
+        elif not value >= 0.0:
+            what = _NAMES.get(key, f"{key} value")
+            raise KilnValueError(name, f"Invalid {what}: {value}", f"{key}={value}", f"{key} >= 0")
+
+
+def check_forms(
+    name: str, fused: bool | None, foreach: bool | None, differentiable: bool = False
+) -> None:
+    """Refuse forms of a step that exclude each other; each one taken means Kiln's only form."""
+    if fused and differentiable:
+        raise KilnError(name, "`fused` does not support `differentiable`", "fused=True, differentiable=True",
+                        "leave fused=None")  # fmt: skip
+    if fused and foreach:
+        raise KilnError(name, "`fused` and `foreach` cannot be `True` together.", "fused=True, foreach=True",
+                        "leave both None")  # fmt: skip

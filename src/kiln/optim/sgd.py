@@ -7,11 +7,13 @@ from typing import Any
 from ..errors import KilnValueError
 from ..ops.creation import tensor, zeros_like
 from ..tensor import Tensor
-from .optimizer import ParamsT, PerParameter, check_options, decayed, options
+from .optimizer import ParamsT, PerParameter, check_forms, check_options, decayed, options
 
 
 class SGD(PerParameter):
     """p -= lr * g, with momentum (PyTorch's form: the buffer is not scaled by lr) and weight decay."""
+
+    complex_as = "numbers"
 
     def __init__(
         self, params: ParamsT, lr: float | Tensor = 1e-3, momentum: float = 0, dampening: float = 0,
@@ -19,6 +21,7 @@ class SGD(PerParameter):
         foreach: bool | None = None, differentiable: bool = False, fused: bool | None = None,
     ) -> None:  # fmt: skip
         check_options("SGD", lr=lr, momentum=momentum, weight_decay=weight_decay)
+        check_forms("SGD", fused, foreach, differentiable)
         if nesterov and (momentum <= 0 or dampening != 0):
             raise KilnValueError(
                 "SGD", "Nesterov momentum requires a momentum and zero dampening",
@@ -34,6 +37,9 @@ class SGD(PerParameter):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._shares = {}
+        for held in self.state.values():
+            if held.get("momentum_buffer", 0) is None:  # PyTorch's state before the first gradient
+                del held["momentum_buffer"]
 
     def remembers(self, group: dict[str, Any]) -> bool:
         return group["momentum"] != 0

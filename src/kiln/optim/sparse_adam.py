@@ -21,20 +21,26 @@ class SparseAdam(PerParameter):
         self, params: ParamsT, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8, maximize: bool = False,
     ) -> None:  # fmt: skip
-        if not isinstance(lr, Tensor) and not lr > 0:
+        check_options("SparseAdam", lr=lr, eps=eps, betas=betas)
+        if not lr > 0:
             raise KilnValueError("SparseAdam", f"Invalid learning rate: {lr}", f"lr={lr}", "lr > 0")
         if not eps > 0:
             raise KilnValueError(
                 "SparseAdam", f"Invalid epsilon value: {eps}", f"eps={eps}", "eps > 0"
             )
-        check_options("SparseAdam", lr=lr, eps=eps, betas=betas)
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "maximize": maximize})
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.layout is not strided:
-                    raise KilnValueError(
-                        "SparseAdam", "SparseAdam requires dense parameter tensors", describe(p), ""
-                    )
+        params = [p for group in self.param_groups for p in group["params"]]
+        for what, wrong, need in (
+            ("Sparse", [i for i, p in enumerate(params) if p.layout is not strided],
+             "requires dense parameter tensors"),
+            ("Complex", [i for i, p in enumerate(params) if p.dtype.is_complex],
+             "does not support complex parameters"),
+        ):  # fmt: skip
+            if wrong:
+                raise KilnValueError(
+                    "SparseAdam", f"{what} params at indices {wrong}: SparseAdam {need}",
+                    describe(params[wrong[0]]), "real, dense parameters with sparse gradients",
+                )  # fmt: skip
 
     def check_sparse(self, g: Tensor, group: dict[str, Any]) -> None:
         pass

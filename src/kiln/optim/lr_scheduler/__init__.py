@@ -5,6 +5,7 @@ https://docs.pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate
 """
 
 from .base import LRScheduler
+from .base import _LRScheduler as _LRScheduler
 from .composed import ChainedScheduler, ReduceLROnPlateau, SequentialLR
 from .cyclic import CyclicLR, OneCycleLR
 from .decay import (

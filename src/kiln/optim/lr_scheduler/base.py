@@ -42,6 +42,9 @@ def per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
 class LRScheduler:
     """Sets the "lr" of each group by `get_lr`, once now and then at each `step()`."""
 
+    _is_initial = False
+    _get_lr_called_within_step = False
+
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         need_optimizer(self, optimizer)
         self.optimizer = optimizer
@@ -56,7 +59,6 @@ class LRScheduler:
                 )  # fmt: skip
         self.base_lrs = values_of(optimizer, "initial_lr")
         self.last_epoch = last_epoch
-        self._is_initial = False
         self._initial_step()
 
     def _initial_step(self) -> None:
@@ -81,24 +83,41 @@ class LRScheduler:
             "scheduler.step()",
             "call it outside the compiled function; captured steps re-read the rate",
         )
-        if self._step_count == 1 and not self.optimizer._stepped:
+        if self._step_count == 1 and not self.optimizer._opt_called:
             warnings.warn(
                 "Detected call of `lr_scheduler.step()` before `optimizer.step()`. Call `optimizer.step()` "
                 "first, or the first value of the schedule is skipped.", UserWarning, stacklevel=2,
             )  # fmt: skip
         self._step_count += 1
+        if epoch is not None:
+            warnings.warn(
+                "The epoch parameter in `scheduler.step()` is deprecated; call `step()` without it where "
+                "the schedule goes on by one.", UserWarning, stacklevel=2,
+            )  # fmt: skip
         self._update_lr(epoch)
 
     def _update_lr(self, epoch: int | None = None) -> None:
-        if epoch is None:
-            self.last_epoch += 1
-            values = self.get_lr()
-        else:
-            self.last_epoch = epoch
-            values = getattr(self, "_get_closed_form_lr", self.get_lr)()
+        self._get_lr_called_within_step = True
+        try:
+            if epoch is None:
+                self.last_epoch += 1
+                values = self.get_lr()
+            else:
+                self.last_epoch = epoch
+                values = getattr(self, "_get_closed_form_lr", self.get_lr)()
+        finally:
+            self._get_lr_called_within_step = False
         for group, lr in zip(self.optimizer.param_groups, values, strict=True):
             set_option(group, "lr", lr)
         self._last_lr = values_of(self.optimizer, "lr")
+
+    def _warn_outside_step(self) -> None:
+        """Say that `get_lr` computes the next rate from the rate there now: it isn't that rate."""
+        if not self._get_lr_called_within_step:
+            warnings.warn(
+                "To get the last learning rate computed by the scheduler, please use `get_last_lr()`.",
+                UserWarning, stacklevel=3,
+            )  # fmt: skip
 
     def _lrs(self) -> list[Any]:
         return values_of(self.optimizer, "lr")
@@ -110,6 +129,10 @@ class LRScheduler:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the state of another schedule."""
         self.__dict__.update(state_dict)
+
+
+class _LRScheduler(LRScheduler):
+    """LRScheduler under its former name, which older programs subclass."""
 
 
 def need_optimizer(scheduler: Any, optimizer: Any) -> None:

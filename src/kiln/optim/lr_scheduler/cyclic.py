@@ -80,6 +80,7 @@ class CyclicLR(_Cyclic):
         return self.gamma**x if self.mode == "exp_range" else 1.0
 
     def get_lr(self) -> list[Any]:
+        self._warn_outside_step()
         cycle = math.floor(1 + self.last_epoch / self.total_size)
         x = 1.0 + self.last_epoch / self.total_size - cycle
         slope = x / self.step_ratio if x <= self.step_ratio else (x - 1) / (self.step_ratio - 1)
@@ -185,6 +186,7 @@ class OneCycleLR(_Cyclic):
         return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)
 
     def get_lr(self) -> list[Any]:
+        self._warn_outside_step()
         step = self.last_epoch
         if step > self.total_steps:
             raise KilnValueError(
