@@ -9,7 +9,7 @@ import functools
 import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from itertools import chain
 from typing import Any
 
@@ -280,7 +280,7 @@ class Optimizer:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over the state and options of a state dict of an optimizer of the same shape."""
-        state_dict = dict(state_dict)
+        state_dict = copy(state_dict)
         for hook in list(self._optimizer_load_state_dict_pre_hooks.values()):
             new = hook(self, state_dict)
             state_dict = state_dict if new is None else new

@@ -15,17 +15,19 @@ from .base import LRScheduler, need_optimizer, per_group, set_option
 class _Cyclic(LRScheduler):
     """Schedules that may move momentum (or beta1) against the learning rate."""
 
-    def _momentum_option(self, optimizer: Optimizer) -> str:
-        for key in ("betas", "momentum"):
-            if key in optimizer.defaults:
-                return key
+    use_beta1: bool
+
+    def _find_momentum(self, optimizer: Optimizer) -> None:
+        self.use_beta1 = "betas" in optimizer.defaults
+        if self.use_beta1 or "momentum" in optimizer.defaults:
+            return
         raise KilnValueError(
             type(self).__name__, "optimizer must support momentum or beta1 with `cycle_momentum` option enabled",
             type(optimizer).__name__, "cycle_momentum=False",
         )  # fmt: skip
 
     def _set_momentum(self, group: dict[str, Any], value: Any) -> None:
-        if "betas" in self.optimizer.defaults:
+        if self.use_beta1:
             group["betas"] = (value, *group["betas"][1:])
         else:
             group["momentum"] = value
@@ -60,7 +62,7 @@ class CyclicLR(_Cyclic):
         )  # fmt: skip
         self.cycle_momentum = cycle_momentum
         if cycle_momentum:
-            self._momentum_option(optimizer)
+            self._find_momentum(optimizer)
             self.base_momentums = per_group("base_momentum", optimizer, base_momentum)
             self.max_momentums = per_group("max_momentum", optimizer, max_momentum)
             if last_epoch == -1:
@@ -107,6 +109,10 @@ class CyclicLR(_Cyclic):
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "_scale_fn_custom"})
         if own is not None and self._scale_fn_custom is not None:
             self._scale_fn_custom.__dict__.update(own)
+
+
+# as PyTorch's state dicts have them
+_PHASE = ("end_step", "start_lr", "end_lr", "start_momentum", "end_momentum")
 
 
 class OneCycleLR(_Cyclic):
@@ -161,7 +167,7 @@ class OneCycleLR(_Cyclic):
             phases.append((total_steps - 1, "initial_lr", "min_lr", "max_momentum", "max_momentum"))
         else:
             phases.append((total_steps - 1, "max_lr", "min_lr", "base_momentum", "max_momentum"))
-        self._schedule_phases = phases
+        self._schedule_phases = [dict(zip(_PHASE, phase, strict=True)) for phase in phases]
         if last_epoch == -1:
             for group, high in zip(
                 optimizer.param_groups, per_group("max_lr", optimizer, max_lr), strict=True
@@ -171,7 +177,7 @@ class OneCycleLR(_Cyclic):
                 group["min_lr"] = group["initial_lr"] / final_div_factor
         self.cycle_momentum = cycle_momentum
         if cycle_momentum:
-            self._momentum_option(optimizer)
+            self._find_momentum(optimizer)
             if last_epoch == -1:
                 lows = per_group("base_momentum", optimizer, base_momentum)
                 highs = per_group("max_momentum", optimizer, max_momentum)
@@ -195,7 +201,7 @@ class OneCycleLR(_Cyclic):
             )  # fmt: skip
         start = 0.0
         for phase in self._schedule_phases:
-            end, lr0, lr1, m0, m1 = phase
+            end, lr0, lr1, m0, m1 = (phase[key] for key in _PHASE)
             if step <= end or phase is self._schedule_phases[-1]:
                 break
             start = end

@@ -264,6 +264,11 @@ class CosineAnnealingWarmRestarts(LRScheduler):
             raise KilnValueError(
                 "CosineAnnealingWarmRestarts", f"Expected integer T_mult >= 1, but got {T_mult}"
             )
+        if not isinstance(eta_min, int | float):
+            raise KilnValueError(
+                "CosineAnnealingWarmRestarts", "Expected float or int eta_min, but got "
+                f"{eta_min} of type {type(eta_min)}", repr(eta_min),
+            )  # fmt: skip
         self.T_0 = self.T_i = T_0
         self.T_mult, self.eta_min, self.T_cur = T_mult, eta_min, last_epoch
         super().__init__(optimizer, last_epoch)
