@@ -400,26 +400,26 @@ def scheduler(lib: Any, opt: Any, name: str, options: dict[str, Any]) -> Any:
     return cls(opt, **copy.deepcopy(options))
 
 
+def build_for_rates(lib: Any, base: str, params: list) -> Any:
+    extra = {"momentum": 0.9} if base == "SGD" else {}
+    groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.3}]
+    return getattr(lib.optim, base)(groups, lr=0.1, **extra)
+
+
 def rates(name: str, options: dict[str, Any], base: str, resumed: bool = False) -> str | None:
     """Rates and momenta of 24 epochs, and the state; resumed halfway from PyTorch's state."""
     found, states = [], []
     for lib in (torch, kiln):
         r = np.random.default_rng(0)
         params = [lib.nn.Parameter(lib.tensor(r.standard_normal(3))) for _ in range(2)]
-        extra = {"momentum": 0.9} if base == "SGD" else {}
-        make = (
-            lambda: getattr(lib.optim, base)(  # noqa: E731
-                [{"params": params[:1]}, {"params": params[1:], "lr": 0.3}], lr=0.1, **extra
-            )
-        )
-        opt = make()
+        opt = build_for_rates(lib, base, params)
         s = scheduler(lib, opt, name, options)
         seen = []
         for i in range(24):
             if resumed and i == 12:
                 state = s.state_dict() if lib is torch else states[0]
                 groups = opt.state_dict()
-                opt = make()
+                opt = build_for_rates(lib, base, params)
                 s = scheduler(lib, opt, name, options)
                 opt.load_state_dict(groups)
                 s.load_state_dict(copy.deepcopy(state))

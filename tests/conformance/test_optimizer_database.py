@@ -38,5 +38,14 @@ def test_optimizer(runner, name):
     assert not wrong
 
 
+def test_schedules_resume_from_pytorchs_state(runner):
+    wrong = [
+        (name, said)
+        for name, check in runner.schedules()
+        if "resumed" in name and "SGD" in name and (said := runner.outcome(check))
+    ]
+    assert not wrong
+
+
 def test_the_database_has_no_other(runner):
     assert {i.optim_cls.__name__ for i in runner.optim_db} == set(NAMES)
