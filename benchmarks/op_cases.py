@@ -478,7 +478,9 @@ def calls() -> Iterator[Call]:
                     add(key, fn, theirs, _written(WRITTEN[key]))
             continue
         op = getattr(fn, "op", None)
-        sample = _sample(op.samples if op is not None else composed.get(id(fn)))
+        inner = getattr(fn, "__wrapped__", None)  # of one with an `out` argument
+        samples = composed.get(id(fn)) or composed.get(id(inner))
+        sample = _sample(op.samples if op is not None else samples)
         if sample is not None:
             add(name, fn, theirs, functools.partial(_enlarge, sample))
 

@@ -231,3 +231,64 @@ def test_an_in_place_result_that_does_not_fit_leaves_the_tensor_as_it_was():
     with pytest.raises(RuntimeError):
         y.add_(kiln.ones(512, 400))
     assert float(y.sum()) == 0
+
+
+COMPOSED = {
+    "roll": (lambda a: a.roll((3, -40), (0, 1)), SHAPE),
+    "tile": (lambda a: a.tile((2, 1, 3)), SHAPE),
+    "pad reflect": (lambda a: F.pad(a, (3, 1, 2, 7), "reflect"), (2, *SHAPE)),
+    "diff": (lambda a, b: a.diff(2, 0, prepend=b), SHAPE, (3, 300)),
+    "glu": (lambda a: F.glu(a, 0), SHAPE),
+    "cosine similarity": (lambda a, b: kiln.cosine_similarity(a, b), SHAPE, SHAPE),
+    "trapezoid": (lambda a: kiln.trapezoid(a, dx=0.3, dim=0), SHAPE),
+    "renorm": (lambda a: a.renorm(2, 1, 3.0), SHAPE),
+    "one tensor twice": (lambda a: kiln.cosine_similarity(a, a, dim=0), SHAPE),
+    "of a view": (lambda a: F.glu(a.T, 1), SHAPE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_large_compositions_and_their_gradients(name):
+    fn, *shapes = COMPOSED[name]
+    bases = [rng.standard_normal(s).astype(np.float32) for s in shapes]
+
+    def results(backend: str) -> list:
+        with context(eager=backend):
+            for _ in range(2):  # what only moves elements is compiled when it is met again
+                xs = [kiln.tensor(b).requires_grad_() for b in bases]
+                y = fn(*xs)
+            w = kiln.arange(y.numel()).reshape(y.shape).sin()
+            (y * w).sum().backward()
+            found = [y.detach(), *(x.grad for x in xs)]
+            if name in ("glu", "of a view"):
+                first = kiln.autograd.grad((fn(*xs) * w).sum(), xs, create_graph=True)
+                found += [*first, *kiln.autograd.grad((first[0] * first[0] * xs[0]).sum(), xs)]
+            return found
+
+    for got, want in zip(results("cpu"), results("reference"), strict=True):
+        a, b = got.detach().numpy(), want.detach().numpy()
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= 1e-5 * max(1, np.abs(b).max())
+
+
+def test_a_composition_s_arguments_may_not_change_before_backward():
+    x = kiln.randn(*SHAPE).requires_grad_()
+    h = x * 1
+    y = F.glu(h)
+    h.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+    y = F.glu(x)
+    assert type(y.grad_fn).__name__ and y.grad_fn.name() == "GluBackward0"
+    y.sum().backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        y.sum().backward()
+
+
+def test_a_composition_s_errors_are_its_own():
+    with pytest.raises(RuntimeError, match="halving dimension"):
+        F.glu(kiln.randn(512, 301))
+    with pytest.raises(IndexError):
+        kiln.randn(512, 301).roll(1, 2)
+    with pytest.raises(RuntimeError):
+        F.pad(kiln.randn(1, 512, 301), (400, 400), "reflect")

@@ -19,11 +19,12 @@ from ..autograd import tape
 from ..config import config
 from ..errors import KilnError
 from ..formats import contiguous_format
+from ..ops import registry
 from ..ops.linalg import SMALL
 from ..ops.registry import REGISTRY, Op
 from ..shape import resolve_reshape, view_strides
 from ..tensor import Tensor
-from . import derived, streams
+from . import compositions, derived, streams
 
 _F16, _BF16 = dt.float16.np, dt.bfloat16.np
 _F32, _F64, _I32, _I8 = dt.float32.np, dt.float64.np, dt.int32.np, dt.int8.np
@@ -234,6 +235,7 @@ for _op in REGISTRY.values():
         derived.bind(_op, _native)
 streams.bind(_native)
 tape.native = derived.gradients(_native)
+registry.whole = compositions.bind(_native)
 
 
 # ---------------------------------------------------------------- copies of views

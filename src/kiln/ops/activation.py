@@ -218,9 +218,9 @@ def rrelu(
             (lower, upper),
             "swap them",
         )
-    slope: Any = (lower + upper) / 2
-    if training:
-        slope = empty_like(input).uniform_(lower, upper)
+    if not training:
+        return FUNCTIONS["nn.functional.leaky_relu"](input, (lower + upper) / 2, inplace)
+    slope = empty_like(input).uniform_(lower, upper)
     r = tied(where_op(input > 0, input, (input.clone() if inplace else input) * slope), input)
     return input.copy_(r) if inplace else r
 
@@ -592,7 +592,7 @@ for _fn, _stored in ((selu, True), (celu, True), (threshold, True), (hardshrink,
 Tensor.hardshrink = hardshrink  # type: ignore[attr-defined]
 
 
-@composition(namespace="F", samples=lambda: iter([
+@composition(fused="rounded", namespace="F", samples=lambda: iter([
     Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (4, 3, 2)), 0)),
     Sample((draw(rng(), (3, 5)),), error=RuntimeError), Sample((draw(rng(), (3, 4)), 2), error=IndexError),
 ]))  # fmt: skip

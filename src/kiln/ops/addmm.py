@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from .. import dtypes as dt
 from ..errors import KilnError, describe
-from ..shape import broadcast_shapes
+from ..shape import Size, broadcast_shapes
 from ..tensor import Tensor
+from .arithmetic import conjugate
 from .dispatch import store_out
 from .linalg import bmm, matmul_op, mm, mv, outer, same_dtype
 from .reduction import sum_op
-from .registry import Sample, composition
+from .registry import Sample, composition, op
 from .samples import draw, rng
 
 
@@ -89,22 +92,43 @@ def addmv(
     return store_out(matmul_op.op, _rounded_once("addmv", mv, input, mat, vec, beta, alpha), out)
 
 
-@composition(inplace=True, samples=_adding(((2, 3), (2,), (3,)), bad=(((2, 4), (2,), (3,)),)))
-def addr(
-    input: Tensor,
-    vec1: Tensor,
-    vec2: Tensor,
-    *,
-    beta: Any = 1,
-    alpha: Any = 1,
-    out: Tensor | None = None,
-) -> Tensor:
-    """beta * input + alpha * outer(vec1, vec2); integers need integer factors."""
+def _addr_body(input: Tensor, vec1: Tensor, vec2: Tensor, beta: Any, alpha: Any) -> Tensor:
+    return _blend("addr", input, outer(vec1, vec2), beta, alpha)
+
+
+def _addr_infer(input: Any, vec1: Any, vec2: Any, beta: Any = 1, alpha: Any = 1) -> tuple:
     if input.dtype.category < dt.FLOAT and (isinstance(beta, float) or isinstance(alpha, float)):
         raise KilnError(
             "addr", "beta and alpha must be integers for integral tensors", f"{beta}, {alpha}", ""
         )
-    return store_out(matmul_op.op, _blend("addr", input, outer(vec1, vec2), beta, alpha), out)
+    if len(vec1.shape) != 1 or len(vec2.shape) != 1:
+        raise KilnError("addr", "vec1 and vec2 must be vectors", describe((vec1, vec2)), "reshape(-1)")  # fmt: skip
+    same_dtype("addr", input, vec1, vec2)
+    shape = Size((vec1.shape[0], vec2.shape[0]))
+    if broadcast_shapes(input.shape, shape, op="addr") != shape:
+        raise KilnError("addr", f"input must expand to {list(shape)}", describe(input), "check its shape")  # fmt: skip
+    return shape, input.dtype
+
+
+@op(
+    inplace=True, out=True, infer=_addr_infer, body=_addr_body,
+    grad={
+        "input": lambda g, beta: g if beta == 1 else g * conjugate(beta),
+        "vec1": lambda g, vec2, alpha: mv(g, conjugate(vec2)) * conjugate(alpha),
+        "vec2": lambda g, vec1, alpha: mv(g.t(), conjugate(vec1)) * conjugate(alpha),
+    },
+    samples=_adding(((2, 3), (2,), (3,)), ((3,), (2,), (3,)), bad=(((2, 4), (2,), (3,)), ((2, 3), (2, 1), (3,)))),
+)  # fmt: skip
+def addr(
+    input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Any = 1, alpha: Any = 1
+) -> Tensor:  # fmt: skip
+    """beta * input + alpha * outer(vec1, vec2); integers need integer factors."""
+    kind = input.dtype.type
+    product = np.multiply.outer(vec1, vec2)
+    product = product if alpha == 1 else product * kind(alpha)
+    if beta == 0:
+        return product
+    return (input if beta == 1 else input * kind(beta)) + product
 
 
 @composition(

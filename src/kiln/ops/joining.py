@@ -173,7 +173,7 @@ def flipud(input: Tensor) -> Tensor:
     return flip(input, (0,))
 
 
-@composition(samples=lambda: iter([
+@composition(fused="move", samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), 2)), Sample((draw(rng(), (3, 4)), (1, -2), (0, 1))),
     Sample((draw(rng(), (3, 4)), 3, 0)), Sample((draw(rng(), ()), 0, 0), error=IndexError),
 ]))  # fmt: skip
@@ -225,7 +225,7 @@ def repeat(self: Tensor, *repeats: Any) -> Tensor:
     ).clone()
 
 
-@composition(samples=lambda: iter([
+@composition(fused="move", samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), (2,))), Sample((draw(rng(), (3,)), (2, 2)))]))  # fmt: skip
 def tile(input: Tensor, *dims: Any) -> Tensor:
     """`repeat`, with missing leading repeats taken as 1."""
@@ -281,7 +281,7 @@ def _pad_samples() -> Any:
     yield Sample((x, (1,)), error=RuntimeError)
 
 
-@composition(namespace="F", samples=_pad_samples)
+@composition(fused="move", namespace="F", samples=_pad_samples)
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Tensor:
     """Elements added (or, where negative, cut) around the last dimensions, given from the last backwards.
 

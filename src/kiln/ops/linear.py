@@ -208,7 +208,7 @@ def normalize(
     return store_out(REGISTRY["div"], r, out)
 
 
-@composition(method=False, samples=lambda: iter([
+@composition(fused="rounded", method=False, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), draw(rng(1), (3, 4)))), Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)))),
     Sample((draw(rng(), (4,)), draw(rng(1), (4,)), 0)), Sample((draw(rng(), (3, 4)), draw(rng(1), (5,))), error=RuntimeError),
 ]))  # fmt: skip

@@ -243,7 +243,7 @@ def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     return (input - other).norm(p)
 
 
-@composition(out=True, inplace=True, samples=lambda: iter([
+@composition(fused="rounded", out=True, inplace=True, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), 2, 0, 1.5)), Sample((draw(rng(), (2, 3, 4)), 1, 1, 2.0)), Sample((draw(rng(), (3,)), 2, 0, 1.0), error=RuntimeError),
 ]))  # fmt: skip
 def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
@@ -292,7 +292,7 @@ def _areas(name: str, y: Tensor, x: Tensor | None, dim: int) -> Tensor:
     return pairs * width
 
 
-@composition(method=False, aliases=("trapz",), samples=_trapezoids)
+@composition(fused="rounded", method=False, aliases=("trapz",), samples=_trapezoids)
 def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: Any = None, dim: int = -1) -> Tensor:
     """The integral along `dim` by the trapezoidal rule, at points `x` or `dx` apart."""
     d = norm_dim(dim, y.ndim, "trapezoid")

@@ -21,10 +21,12 @@ import types
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
-from ..tensor import Tensor
+import numpy as np
+
+from ..tensor import CAPTURING, Tensor
 
 Number = bool | int | float | complex
 Operand = Tensor | Number
@@ -342,6 +344,28 @@ def op(
     return register
 
 
+whole: Callable[[str, Callable, bool, tuple, dict], Any] | None = None
+"""A backend's way to run a composition on large tensors as one; it gives None where its ops are to run one by one."""
+_LARGE = 1 << 17
+
+
+def _at_once(fn: Callable, moves: bool) -> Callable:
+    """A composition that is asked for as a whole where its first tensor is large."""
+
+    @wraps(fn)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if args and not CAPTURING and isinstance(x := args[0], Tensor):
+            a = x._a
+            large = a.__class__ is np.ndarray and a.size >= _LARGE
+            if large and whole is not None and kwargs.get("out") is None:
+                r = whole(fn.__name__, fn, moves, args, kwargs)
+                if r is not None:
+                    return r
+        return fn(*args, **kwargs)
+
+    return run
+
+
 def composition(
     *,
     namespace: str = "",
@@ -352,13 +376,18 @@ def composition(
     out: bool = False,
     samples: Callable[[], Iterator[Sample]] | None = None,
     torch_name: str | None = None,
+    fused: str = "",
 ) -> Callable[[Callable], Callable]:
     """Export a function written in ops under its name, and as a Tensor method.
 
-    `inplace` adds the method `name_`, `out` the argument of that name to the function.
+    `inplace` adds the method `name_`, `out` the argument of that name to the function. One that is `fused`
+    runs as one where tensors are large: "rounded" once instead of after each op, or a "move" of elements.
+    It depends on nothing but its arguments, of which tensors stand alone.
     """
 
     def register(fn: Callable) -> Callable:
+        if fused:
+            fn = _at_once(fn, fused == "move")
         room = "nn.functional." if namespace == "F" else f"{namespace}." if namespace else ""
         entry = Composition(fn.__name__, fn, samples, namespace, torch_name)
         public = _with_out(entry) if out else fn

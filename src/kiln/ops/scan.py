@@ -261,7 +261,7 @@ def _diff_samples() -> Iterator[Sample]:
     yield Sample((x, -1), error=RuntimeError)
 
 
-@composition(out=True, samples=_diff_samples)
+@composition(fused="rounded", out=True, samples=_diff_samples)
 def diff(
     input: Tensor,
     n: int = 1,

@@ -1,0 +1,123 @@
+"""Compositions on large tensors: what is written in several ops runs as one Program, forward and backward.
+
+The tape then has one node for the whole. It keeps the arguments, and its gradient is a Program that runs
+the composition again and differentiates that: cheap for what is elementwise, sums or movement, which is
+what compositions declare (`fused`). Gradients of gradients run it op by op, from the arguments themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..autograd import tape
+from ..autograd.engine import grad
+from ..autograd.modes import enable_grad, mode
+from ..config import config
+from ..tensor import Tensor, _fresh, alias, wrap
+from . import derived
+
+_PLAIN = (int, float, bool, str, type(None))
+_met: set[Any] = set()  # calls that only move elements, seen once
+
+
+def _plain(x: Any) -> bool:
+    """Whether an argument may be part of a Program's name."""
+    if x.__class__ is tuple or x.__class__ is list:
+        return all(y.__class__ in _PLAIN for y in x)
+    return x.__class__ in _PLAIN
+
+
+class Composed(tape.TapeNode):
+    """A recorded call of a composition: `args` with tensors at `places`, of which those at `wanted` have edges."""
+
+    __slots__ = ("args", "fn", "key", "title", "wanted")
+
+    def __init__(self, title: str, fn: Callable, key: Any, args: list, wanted: list[int]):
+        super().__init__([tape.edge_of(args[i]) for i in wanted], 1)
+        self.title, self.fn, self.key, self.wanted = title, fn, key, wanted
+        self.args: Any = args
+        versions = []
+        for x in args:
+            if isinstance(x, Tensor):
+                if x._ver is None:
+                    x._ver = [0, 0]
+                versions.append((x._ver, x._ver[0]))
+        self.versions = versions
+
+    def name(self) -> str:
+        return "".join(w.capitalize() for w in self.title.split("_")) + "Backward0"
+
+    def _differentiate(self, g: Tensor, *args: Any) -> tuple[Tensor | None, ...]:
+        values, create = list(args), mode.grad
+        for i in self.wanted:  # a tensor of its own for each, as one may be given twice
+            x = values[i]
+            values[i] = x.clone() if create and x.requires_grad else alias(x).requires_grad_()
+        with enable_grad():
+            out = self.fn(*values)
+        return grad(
+            out, [values[i] for i in self.wanted], g, create_graph=create, allow_unused=True
+        )
+
+    def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
+        self.check()
+        return [None] * len(self.edges) if gs[0] is None else list(self._differentiate(gs[0], *self.args))  # fmt: skip
+
+    def backward_arrays(self, gs: list[Any]) -> list[Any]:
+        self.check()
+        g = gs[0]
+        if g.__class__ is np.ndarray and g.dtype.kind == "f" and config.eager == "cpu":
+            args = [x._a if isinstance(x, Tensor) else x for x in self.args]
+            name = self.title + "_backward"
+            r = derived.shelf().run(name, self._differentiate, [g, *args], (self.key, *self.wanted))
+            if r is not None and all(x is None or x.__class__ is np.ndarray for x in r):
+                return r
+        return super().backward_arrays(gs)
+
+    def free(self) -> None:
+        super().free()
+        self.args = None
+
+
+def bind(native: Callable[[], bool]) -> Callable:
+    """What `registry.whole` is to be: a composition's result, or None where its ops are to run one by one."""
+
+    def run(title: str, fn: Callable, moves: bool, args: Sequence[Any], kwargs: dict) -> Any:
+        values = [*args, *kwargs.values()]
+        for x in values:
+            if isinstance(x, Tensor):
+                a = x._a
+                if a.__class__ is not np.ndarray or a.dtype.kind not in (
+                    "f" if not moves else "fiub"
+                ):
+                    return None
+            elif not _plain(x):
+                return None
+        if config.eager != "cpu" or tape.SAVING or tape.ANOMALY or not native():
+            return None
+        n, names = len(args), tuple(kwargs)
+
+        def call(*given: Any) -> Tensor:
+            return fn(*given[:n], **dict(zip(names, given[n:], strict=True)))
+
+        arrays = [x._a if isinstance(x, Tensor) else x for x in values]
+        if moves:  # the same bits either way, so what is met only once need not be compiled
+            met = names, *((x.shape, x.strides, x.dtype.num) if x.__class__ is np.ndarray else (x.__class__, repr(x)) for x in arrays)  # fmt: skip
+            if (title, met) not in _met:
+                if len(_met) > 4096:
+                    _met.clear()
+                _met.add((title, met))
+                return None
+        r = derived.shelf().run(title, call, arrays, ("composed", names))
+        if r is None or len(r) != 1 or r[0].__class__ is not np.ndarray:
+            return None
+        out = wrap(r[0])
+        if mode.grad:
+            wanted = [i for i, x in enumerate(values) if isinstance(x, Tensor) and _fresh(x)._rg]
+            if wanted:
+                out._fn, out._rg = Composed(title, call, names, values, wanted), True
+        return out
+
+    return run
