@@ -119,6 +119,20 @@ def an_unfolded_tensor_may_be_written_to(m, x):
     return y, x
 
 
+@found([[1.0, -2.0], [0.5, 0.25]])
+def what_backward_does_not_read_may_be_written_to(m, x):
+    F = m.nn.functional
+    i = m.tensor([[0, 1]])
+    joined, padded, shifted = m.cat([x, x * 2]), F.pad(x, (1, 1)), x.roll(1, 0)
+    added = x.scatter_add(0, i, x), x.scatter(0, i, x), x.masked_scatter(x > 0, x)
+    x.mul_(2)
+    picked = x.topk(1)[0], x.sort(1)[0], x.cummax(1)[0], x.max(1)[0], x.frexp()[0]
+    squashed = F.elu(x), F.selu(x), F.celu(x), F.hardtanh(x), F.relu6(x), x.mul(0.1).erfinv()
+    for y in (joined, padded, shifted, *added, *picked, *squashed):
+        y.mul_(3)
+    return joined, padded, shifted, *added, *picked, *squashed
+
+
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 @pytest.mark.parametrize("name", FOUND)
 def test_found(name, weight):

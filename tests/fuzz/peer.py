@@ -1,8 +1,8 @@
 """The same programs in PyTorch: their text is in its API, so it is loaded again with `kiln` meaning torch.
 
-Random numbers are Kiln's in both. What only PyTorch refuses is a finding, but for `GAPS`: there it says itself that
-it has no such kernel or derivative. Then the step is left out of the program everywhere, or the program
-compared without gradients.
+Random numbers are Kiln's in both. What only one of them refuses is a finding, but for `GAPS`, where PyTorch says
+itself that it has no such kernel or derivative, and for `TAKEN`, where it refuses the same in other routines. Then
+the step is left out of the program everywhere, or the program compared without gradients.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ from .programs import Program
 
 TEXTS = ("values", "steps", "layers", "registered", "programs", "checks")
 GAPS = {
-    "no kernel": r"not implemented for '|not supported on CPU|MPS",
+    "no kernel": r"not implemented for '|not supported on CPU|^MKL FFT error",
     "no derivative": r"derivative for .* is not implemented|does not support automatic differentiation",
-    "fails in its backward": r"INTERNAL ASSERT FAILED|Could this error message be improved",
+    # after an integer was compared in place with what requires grad, in products of conjugates
+    "fails inside": r"INTERNAL ASSERT FAILED|Could this error message be improved|Autograd not support dtype",
+}
+TAKEN = {  # by torch in some of its routines, refused in the others
+    "takes an empty transposed convolution": r"^\[conv_transpose.*the output would have size",
 }
 REFUSALS = "(RuntimeError, IndexError, ValueError, TypeError, NotImplementedError)"
 
@@ -209,9 +213,9 @@ def check(p: Program, deep: bool = False) -> Verdict:
     return verdict
 
 
-def gap_of(text: str) -> str:
-    """Which of `GAPS` torch names as it refuses; empty where it has another reason."""
-    return next((name for name, pattern in GAPS.items() if re.search(pattern, text)), "")
+def gap_of(text: str, gaps: dict[str, str] = GAPS) -> str:
+    """Which of `gaps` a refusal names; empty where it has another reason."""
+    return next((name for name, pattern in gaps.items() if re.search(pattern, text)), "")
 
 
 def _beside(p: Program) -> tuple[Verdict, str, int | None]:
@@ -232,11 +236,11 @@ def _beside(p: Program) -> tuple[Verdict, str, int | None]:
     if refusal:
         return Verdict("differs", f"torch takes the program: {refusal}"), "", None
     if found := unlike(other.trail, trail):
-        found = "in torch " + found.replace("in eager mode", "in Kiln")
-        a = next(a for a, b in zip(other.trail, trail, strict=False) if unlike([a], [b]))
-        step = int(a.split()[0])
+        step = int(found.split()[0])
         there, here = other.reasons.get(step, ""), p.reasons.get(step, "")
-        return Verdict("differs", found + (there or here)), gap_of(there), step
+        gap = gap_of(there) if there else gap_of(here, TAKEN)
+        found = "in torch " + found.replace("in eager mode", "in Kiln") + (there or here)
+        return Verdict("differs", found), gap, step
     found = compare(got, want, bounds)
     if found and judge(runs, got, want, bounds):
         return Verdict("ill-conditioned", found), "", None

@@ -132,19 +132,24 @@ def reduction(v: Values, x: Any) -> Any:
         lambda: y.std(d, correction=0, keepdim=keep), lambda: y.logsumexp(some, keep),
         lambda: (y * 0.5).prod(d, keep), lambda: kiln.count_nonzero(x, d), lambda: y.norm(dim=some or None),
         lambda: kiln.linalg.vector_norm(y, q.choice([1, 2, 3, float("inf")]), some or None, keep),
-        lambda: kiln.var_mean(y, some or None, correction=0)[q.choice([0, 1])], lambda: y.median(d, keep)[0],
+        lambda: kiln.var_mean(y, some or None, correction=0)[q.choice([0, 1])], lambda: apart(v, y).median(d, keep)[0],
         lambda: kiln.aminmax(y, dim=d)[1], lambda: y.nansum(d), lambda: (x > 0).sum(d),
     ])())  # fmt: skip
+
+
+def apart(v: Values, y: Any) -> Any:
+    """`y` without equal elements: which of them a selection picks is unspecified in PyTorch (7002146)."""
+    return y.float() + v.weight(y.shape)
 
 
 def rows(v: Values, x: Any) -> Any:
     q, d, y = v.q, v.dim(x), floating(x)
     return q.choice([
-        lambda: y.softmax(d), lambda: y.log_softmax(d), lambda: F.softmin(y, d), lambda: F.normalize(y, dim=d),
+        lambda: y.softmax(d), lambda: y.log_softmax(d), lambda: F.softmin(y, d), lambda: F.normalize(kiln.cat([y, y * 0 + 1], d), dim=d),
         lambda: v.tame(y.cumsum(d)), lambda: v.tame((y * 0.3).cumprod(d)), lambda: y.cummax(d)[q.choice([0, 1])],
         lambda: y.logcumsumexp(d), lambda: y.sort(d)[0], lambda: x.sort(d, descending=True)[0],
-        lambda: y.argsort(dim=d, stable=True), lambda: y.topk(max(1, y.shape[d] // 2), d)[0],
-        lambda: y.kthvalue(max(1, y.shape[d] // 2), d)[0], lambda: kiln.diff(y, dim=d), lambda: y.softmax(d) @ y.transpose(-1, -2),
+        lambda: y.argsort(dim=d, stable=True), lambda: apart(v, y).topk(max(1, y.shape[d] // 2), d)[0],
+        lambda: apart(v, y).kthvalue(max(1, y.shape[d] // 2), d)[0], lambda: kiln.diff(y, dim=d), lambda: y.softmax(d) @ y.transpose(-1, -2),
         lambda: y - y.mean(d, keepdim=True), lambda: (y - y.amax(d, keepdim=True)).exp(),
         lambda: v.tame(x.cumsum(d)), lambda: v.tame(kiln.trapezoid(y, dim=d)),
     ])()  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..dtypes import OF_NUMPY, float32, float64
 from ..errors import KilnError
-from ..ops.registry import GRAD, OUT, SHAPE, Op, Plan, Rule
+from ..ops.registry import GRAD, OUT, PICKS, SHAPE, SIZES, Op, Plan, Rule
 from ..tensor import Tensor, _fresh, wrap
 from .modes import DISABLED, mode
 
@@ -215,6 +215,11 @@ class OpNode(TapeNode):
                 elif s == OUT:
                     outs = outs or outputs()
                     values.append(outs[0] if single else outs)
+                elif s == PICKS:
+                    outs = outs or outputs()
+                    values.append(outs[1])
+                elif s <= SIZES:
+                    values.append(_shape_of(args[SIZES - s]))
                 elif s == SHAPE:
                     k = next(k for k, (i, _) in enumerate(plan.slots) if i in rule.targets)
                     values.append(self.edges[k][2])  # type: ignore[index]
@@ -367,7 +372,7 @@ def _save(node: OpNode, plan: Plan, args: tuple, outs: tuple[Tensor, ...], inpla
     if plan.drop:
         kept = list(args)
         for i in plan.drop:
-            kept[i] = None
+            kept[i] = _shape_of(args[i]) if i in plan.sizes else None
         args = tuple(kept)
     for i in plan.keep:
         x = args[i]
@@ -378,7 +383,7 @@ def _save(node: OpNode, plan: Plan, args: tuple, outs: tuple[Tensor, ...], inpla
             # an in-place op overwrites what it saved of its own target: backward must refuse
             versions.append((ver, ver[0] - 1 if inplace and ver is outs[0]._ver else ver[0]))
     if plan.save_out:
-        o = outs[0]
+        o = outs[plan.seen]
         ver = o._ver
         if ver is None:
             ver = o._ver = [0, 0]
@@ -387,6 +392,14 @@ def _save(node: OpNode, plan: Plan, args: tuple, outs: tuple[Tensor, ...], inpla
     node.args, node.versions = args, versions
     if SAVING:
         SAVING[0](node, outs)
+
+
+def _shape_of(x: Any) -> Any:
+    """The shape of a tensor, those of several; what is one already."""
+    if isinstance(x, Tensor):
+        return x._a.shape
+    several = isinstance(x, list | tuple) and x and isinstance(x[0], Tensor)
+    return [y._a.shape for y in x] if several else x
 
 
 def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False) -> OpNode | None:

@@ -147,8 +147,8 @@ FUNCTIONS["nn.functional.relu"] = _f_relu
 FUNCTIONS["nn.functional.relu_"] = _relu_in_place
 
 
-def _between(g: Tensor, out: Tensor, low: float, high: float) -> Tensor:
-    return where_op((out > low) & (out < high), g, 0)
+def _between(g: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    return where_op((x > low) & (x < high), g, 0)
 
 
 def _hardtanh_infer(input: Any, min_val: Any = -1.0, max_val: Any = 1.0) -> tuple:
@@ -165,7 +165,7 @@ def _hardtanh_infer(input: Any, min_val: Any = -1.0, max_val: Any = 1.0) -> tupl
 
 @activation(
     formal=("input",), store=True, infer=_hardtanh_infer,
-    grad={"input": lambda g, out, min_val, max_val: _between(g, out, min_val, max_val)},
+    grad={"input": lambda g, input, min_val, max_val: _between(g, input, min_val, max_val)},
     body=lambda input, min_val, max_val: input.clamp(min_val, max_val),
     samples=lambda: iter([
         *unary(away=1.0)(), Sample((draw(rng(7), (3, 4)), -0.5, 0.75)),
@@ -237,7 +237,7 @@ FUNCTIONS["nn.functional.rrelu_"] = rrelu_
 
 @activation(
     store=True, samples=with_args((0.5,), away=8.0),
-    grad={"input": lambda g, out, alpha: where_op(out <= 0, g * (out + alpha), g)},
+    grad={"input": lambda g, input, alpha: where_op(input <= 0, g * (input.clamp(max=0).exp() * alpha), g)},
     body=lambda input, alpha: where_op(input > 0, input, input.clamp(max=0).expm1() * alpha),
 )  # fmt: skip
 def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
@@ -250,7 +250,9 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804
 
 @activation(
     store=True, samples=with_args(away=8.0),
-    grad={"input": lambda g, out: where_op(out <= 0, g * (out + _SELU_SCALE * _SELU_ALPHA), g * _SELU_SCALE)},
+    grad={"input": lambda g, input: g * where_op(
+        input <= 0, input.clamp(max=0).exp() * (_SELU_SCALE * _SELU_ALPHA), _SELU_SCALE
+    )},
     body=lambda input: where_op(
         input > 0, input * _SELU_SCALE, input.clamp(max=0).expm1() * (_SELU_SCALE * _SELU_ALPHA)
     ),
@@ -264,7 +266,7 @@ def selu(input: Tensor) -> Tensor:
 
 @activation(
     store=True, samples=with_args((0.5,), (2.0,), away=8.0),
-    grad={"input": lambda g, out, alpha: where_op(out <= 0, g * (out / alpha + 1), g)},
+    grad={"input": lambda g, input, alpha: where_op(input <= 0, g * (input.clamp(max=0) / alpha).exp(), g)},
     body=lambda input, alpha: where_op(input > 0, input, (input.clamp(max=0) / alpha).expm1() * alpha),
 )  # fmt: skip
 def celu(input: Tensor, alpha: float = 1.0) -> Tensor:

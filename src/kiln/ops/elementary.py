@@ -151,9 +151,9 @@ def _log_sum(a: Tensor, b: Tensor, base: float, exp: Any) -> Tensor:
     return where_op(a == b, a + math.log(2) / base, a.maximum(b) + more)
 
 
-def _log_sum_grad(g: Tensor, x: Tensor, y: Tensor, out: Tensor) -> Tensor:
+def _log_sum_grad(g: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """All goes to an infinite one; complex exponentials would overflow in the quotient."""
-    return g * conjugate((x - out).exp()) if x.is_complex() else g / (1 + (y - x).exp())
+    return g * conjugate((x - logaddexp(x, y)).exp()) if x.is_complex() else g / (1 + (y - x).exp())
 
 
 def _log_sum_samples() -> Iterator[Sample]:
@@ -165,8 +165,8 @@ def _log_sum_samples() -> Iterator[Sample]:
 
 @elementwise(out=True, samples=_log_sum_samples, infer=only("logaddexp", dt.FLOAT, dt.COMPLEX, KilnNotImplementedError),
     body=lambda input, other: _log_sum(input, other, 1.0, lambda d: d.exp()), check=True,
-             grad={"input": lambda g, input, other, out: _log_sum_grad(g, input, other, out),
-                   "other": lambda g, input, other, out: _log_sum_grad(g, other, input, out)})  # fmt: skip
+             grad={"input": lambda g, input, other: _log_sum_grad(g, input, other),
+                   "other": lambda g, input, other: _log_sum_grad(g, other, input)})  # fmt: skip
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """log(exp(input) + exp(other)) without overflow."""
     return log_add_exp(input, other) if input.dtype.kind == "c" else np.logaddexp(input, other)
@@ -230,7 +230,8 @@ def sinc(input: Tensor) -> Tensor:
 
 
 @elementwise("float", inplace=True, out=True, samples=binary(away=2.0, away2=2.0), infer=_ordered("copysign"),
-             grad={"input": lambda g, input, out: g * where_op(input == 0, 0, out / where_op(input == 0, 1, input))})  # fmt: skip
+             grad={"input": lambda g, input, out: g * where_op(input == 0, 0, out / where_op(input == 0, 1, input)),
+                   "other": lambda g: g.new_zeros(g.shape)})  # fmt: skip
 def copysign(input: Tensor, other: Operand) -> Tensor:
     """The size of `input` with the sign of `other`."""
     return np.copysign(input, other)
@@ -332,7 +333,7 @@ def _frexp_infer(input: Any) -> list:
 
 
 @op(batch=LEADING, infer=_frexp_infer, result_names="mantissa exponent", nondiff_outputs=(1,), out=True,
-    grad={"input": lambda gs, outs: gs[0] * 2.0 ** -outs[1]},
+    grad={"input": lambda gs, picks: gs[0] * 2.0**-picks},
     samples=lambda: iter([*unary(0.3, 9.0)(), Sample((np.array([0.0, np.inf, np.nan, -3.0]),), grad=False)]))  # fmt: skip
 def frexp(input: Tensor) -> Tensor:
     """(mantissa, exponent) with input = mantissa * 2**exponent and 0.5 <= |mantissa| < 1."""
@@ -521,7 +522,7 @@ def _erfinv(y: np.ndarray) -> np.ndarray:
 
 @elementwise("float", inplace=True, out=True, samples=unary(-0.95, 0.95), infer=_ordered("erfinv"),
              body=lambda input: _gamma.erfinv(input, _NEAR, _FAR),
-             grad={"input": lambda g, out: g * (out * out).exp() * 0.8862269254527580})  # fmt: skip
+             grad={"input": lambda g, input: g * input.erfinv().square().exp() * 0.8862269254527580})  # fmt: skip
 def erfinv(input: Tensor) -> Tensor:
     """The inverse of the error function."""
     return _erfinv(input).astype(input.dtype)

@@ -133,9 +133,9 @@ argmin = _arg_extreme(
 )
 
 
-def select_grad(gs: Any, outs: Any, in_shape: Any, dim: int, keepdim: bool) -> Tensor | None:
+def select_grad(gs: Any, picks: Any, in_shape: Any, dim: int, keepdim: bool) -> Tensor | None:
     """The gradient of (values, indices) picked along `dim`: each value's goes to its index."""
-    g, index = gs[0], outs[1]
+    g, index = gs[0], picks
     if g is None:
         return None
     if not in_shape:

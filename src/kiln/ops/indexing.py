@@ -242,7 +242,7 @@ def _put_infer(input: Any, values: Any, indices: Any, dims: tuple, accumulate: b
 @indexing(
     private=True, name="index_put_op", batch=_put_batch, infer=_put_infer,
     grad={
-        "input": lambda g, values, indices, dims, accumulate: g if accumulate else index_put_op(
+        "input": lambda g, indices, dims, accumulate: g if accumulate else index_put_op(
             g, g.new_zeros(()), indices, dims, False),
         "values": lambda g, indices, dims: index_op(g, indices, dims),
     },

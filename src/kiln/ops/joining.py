@@ -61,13 +61,13 @@ def _cat_infer(tensors: Any, dim: int) -> tuple:
     return Size((*first[:at], total, *first[at + 1 :])), d
 
 
-def _cat_grad(g: Tensor, tensors: Any, dim: int) -> list[Tensor]:
+def _cat_grad(g: Tensor, tensors_shape: Any, dim: int) -> list[Tensor]:
     out, at = [], 0
-    for x in tensors:
-        if x._a.ndim == 1 and x._a.shape[0] == 0:
-            out.append(x.new_zeros(0))
+    for shape in tensors_shape:
+        if len(shape) == 1 and shape[0] == 0:
+            out.append(g.new_zeros(0))
             continue
-        n = x._a.shape[norm_dim(dim, x._a.ndim)]
+        n = shape[norm_dim(dim, len(shape))]
         out.append(narrow(g, dim, at, n))
         at += n
     return out

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, describe
-from ..shape import broadcast_shapes
+from ..shape import broadcast_shapes, numel
 from ..tensor import Tensor
 from . import dispatch
 from .indexing import assign, index_op, indexing
@@ -75,7 +75,7 @@ def masked_select(input: Tensor, mask: Tensor, *, out: Tensor | None = None) -> 
     private=True, name="masked_scatter_op", infer=lambda input, mask, source: (input.shape, input.dtype),
     grad={
         "input": lambda g, mask: g.masked_fill(mask, 0),
-        "source": lambda g, mask, source: _masked_scatter_grad(g, mask, source),
+        "source": lambda g, mask, in_shape: _masked_scatter_grad(g, mask, in_shape),
     },
     samples=lambda: iter([Sample((draw(rng(), (3, 4)), rng(1).random((3, 4)) > 0.5, draw(rng(2), (12,))))]),
 )  # fmt: skip
@@ -93,12 +93,11 @@ def masked_scatter_op(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     return out
 
 
-def _masked_scatter_grad(g: Tensor, mask: Tensor, source: Tensor) -> Tensor:
-    order = (mask.expand(g.shape).reshape(-1).long().cumsum(0) - 1).clamp(
-        min=0, max=max(source.numel() - 1, 0)
-    )
+def _masked_scatter_grad(g: Tensor, mask: Tensor, shape: tuple) -> Tensor:
+    n = numel(shape)
+    order = (mask.expand(g.shape).reshape(-1).long().cumsum(0) - 1).clamp(min=0, max=max(n - 1, 0))
     picked = where_op(mask.expand(g.shape).reshape(-1), g.reshape(-1), g.new_zeros(()))
-    return g.new_zeros(source.numel()).scatter_add(0, order, picked).reshape(source.shape)
+    return g.new_zeros(n).scatter_add(0, order, picked).reshape(shape)
 
 
 @composition(samples=lambda: iter([

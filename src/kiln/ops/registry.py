@@ -73,7 +73,8 @@ class Sample:
 class Rule:
     """A gradient rule: `fn(*names)` gives the gradients of `targets` (positions of parameters).
 
-    `slots` says where each argument comes from: a parameter position, or GRAD, OUT, NEEDS, SHAPE.
+    `slots` says where each argument comes from: a parameter position, GRAD, OUT, PICKS, NEEDS or SHAPE, or
+    SIZES minus the position of a parameter of which only the shape is read, and kept.
     """
 
     fn: Callable
@@ -82,8 +83,9 @@ class Rule:
     joint: bool
 
 
-# `g` (or `gs`), `out` (or `outs`), `needs` and `in_shape` in a rule's signature
-GRAD, OUT, NEEDS, SHAPE = -1, -2, -3, -4
+# `g` (or `gs`), `out` (or `outs`), `needs`, `in_shape`, `picks` (the second of the results, where a change
+# of the first is no matter) and `x_shape` in a rule's signature
+GRAD, OUT, NEEDS, SHAPE, PICKS, SIZES = -1, -2, -3, -4, -5, -10
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Plan:
     """Backward for one choice of inputs that need gradients.
 
     `slots` tells the parameter (and index in a sequence) of each edge; arguments at `keep` are saved,
-    tensors at `drop` are not.
+    tensors at `drop` are not, but for the shapes of those at `sizes`. `seen` is the result that must not change.
     """
 
     rules: tuple[Rule, ...]
@@ -99,7 +101,9 @@ class Plan:
     needed: frozenset[int]
     keep: tuple[int, ...]
     drop: tuple[int, ...]
+    sizes: tuple[int, ...]
     save_out: bool
+    seen: int
     blank: (
         tuple | None
     )  # the arguments to keep where no tensor is saved and attributes have their defaults
@@ -163,8 +167,8 @@ class Op:
 
     def _rule(self, key: Any, fn: Callable) -> Rule:
         keys = key if isinstance(key, tuple) else (key,)
-        special = {"g": GRAD, "gs": GRAD, "out": OUT, "outs": OUT, "needs": NEEDS,
-                   "in_shape": SHAPE}  # fmt: skip
+        special = {"g": GRAD, "gs": GRAD, "out": OUT, "outs": OUT, "needs": NEEDS, "picks": PICKS,
+                   "in_shape": SHAPE, **{f"{n}_shape": SIZES - i for n, i in self.index.items()}}  # fmt: skip
         slots = tuple(special[n] if n in special else self.index[n] for n in parameter_names(fn))
         return Rule(fn, tuple(self.index[k] for k in keys), slots, isinstance(key, tuple))
 
@@ -187,10 +191,12 @@ class Op:
             saved = {s for r in rules for s in r.slots}
             keep = tuple(i for i in self.tensor_slots if i in saved)
             drop = tuple(i for i in self.tensor_slots if i not in saved)
+            sizes = tuple(i for i in drop if SIZES - i in saved)
+            results = OUT in saved or PICKS in saved
             blank = tuple(None if p.is_tensor else p.default for p in self.params)
             found = self._plans[needed] = Plan(
-                rules, slots, wanted, keep, drop, OUT in saved,
-                blank if not keep and OUT not in saved else None,
+                rules, slots, wanted, keep, drop, sizes, results, int(OUT not in saved),
+                blank if not keep and not sizes and not results else None,
                 tuple((self.quick[i].fn, self.quick[i].slots) for i, _ in slots)
                 if slots and all(i in self.quick and j is None for i, j in slots) else None,
             )  # fmt: skip

@@ -142,10 +142,10 @@ def _extreme_infer(input: Any, dim: int) -> list:
     return [(input.shape, input.dtype), (input.shape, dt.int64)]
 
 
-def _to_source(gs: Any, outs: Any, in_shape: Any, dim: int) -> Tensor | None:
+def _to_source(gs: Any, picks: Any, in_shape: Any, dim: int) -> Tensor | None:
     if gs[0] is None or not len(in_shape):
         return gs[0]
-    return gs[0].new_zeros(in_shape).scatter_add(dim, outs[1], gs[0])
+    return gs[0].new_zeros(in_shape).scatter_add(dim, picks, gs[0])
 
 
 def _running(name: str, ufunc: Any, doc: str) -> Any:

@@ -243,9 +243,9 @@ def _clip_src(src: Any, index: np.ndarray) -> Any:
     return np.atleast_1d(src)[tuple(slice(0, n) for n in index.shape)]
 
 
-def _window(g: Tensor, like: Any, index: Tensor) -> Tensor:
-    """A gradient for src, zero outside the part that the index covers."""
-    shape = tuple(like._a.shape)
+def _window(g: Tensor, shape: tuple) -> Tensor:
+    """A gradient for src, of this shape, zero outside the part that the index covers."""
+    shape = tuple(shape)
     if g._a.shape == shape:
         return g
     if not shape or not g._a.ndim:
@@ -278,7 +278,7 @@ def _unique_samples() -> Any:  # without repeated indices, where the result is d
 @indexing(private=True, name="scatter_op", infer=_scatter_infer, samples=_unique_samples,
     grad={
         "input": lambda g, dim, index: scatter_op(g, dim, index, 0),
-        "src": lambda g, dim, index, src: _window(gather(g, dim, index), src, index),
+        "src": lambda g, dim, index, in_shape: _window(gather(g, dim, index), in_shape),
     })  # fmt: skip
 def scatter_op(input: Tensor, dim: int, index: Tensor, src: Operand) -> Tensor:
     """A copy of input with out[index[i][j]][j] = src[i][j] for dim 0."""
@@ -291,7 +291,7 @@ def scatter_op(input: Tensor, dim: int, index: Tensor, src: Operand) -> Tensor:
 
 @indexing(out=True, infer=_scatter_infer, inplace=True,
     samples=lambda: (s for s in _scatter_samples() if not isinstance(s.args[3], float)),
-    grad={"input": lambda g: g, "src": lambda g, dim, index, src: _window(gather(g, dim, index), src, index)})  # fmt: skip
+    grad={"input": lambda g: g, "src": lambda g, dim, index, in_shape: _window(gather(g, dim, index), in_shape)})  # fmt: skip
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """A copy of input with src[i][j] added at [index[i][j]][j] for dim 0."""
     out = input.copy()
@@ -415,7 +415,7 @@ def _reduce_grad(g: Tensor, input: Tensor, dim: int, index: Tensor, src: Tensor,
         count = mine + scatter_add(input.new_zeros(input.shape), dim, index, theirs)
         share = g / count.clamp(min=1)
         gi, gs = share * mine, gather(share, dim, index) * theirs
-    return gi, _window(gs, src, index)
+    return gi, _window(gs, src.shape)
 
 
 def _reduce_samples() -> Any:

@@ -163,8 +163,8 @@ def _pad_infer(input: Any, low: tuple, high: tuple, value: Any) -> tuple:
 @movement(
     private=True, name="pad", infer=_pad_infer,
     batch=lambda n, input, low, high, value: (input.tensor, (0, *low), (0, *high), value),
-    grad={"input": lambda g, input, low: basic_index(
-        g, tuple((a, a + n, 1) for a, n in zip(low, input.shape, strict=True)))},
+    grad={"input": lambda g, in_shape, low: basic_index(
+        g, tuple((a, a + n, 1) for a, n in zip(low, in_shape, strict=True)))},
     samples=lambda: iter([Sample((draw(rng(), (2, 3)), (1, 0), (0, 2), 0.5)), Sample((draw(rng(), ()), (), (), 0)),
                           Sample((draw(rng(), (0, 2)), (1, 0), (1, 0), 0))]),
 )  # fmt: skip

@@ -81,7 +81,7 @@ def _sort_samples() -> Iterator[Sample]:
 
 @op(
     name="sort", private=True, family="sort", infer=_sort_infer, result_names="values indices", nondiff_outputs=(1,),
-    grad={"input": lambda gs, outs, in_shape, dim: select_grad(gs, outs, in_shape, dim, True)}, samples=_sort_samples,
+    grad={"input": lambda gs, picks, in_shape, dim: select_grad(gs, picks, in_shape, dim, True)}, samples=_sort_samples,
 )  # fmt: skip
 def sort_op(input: Tensor, dim: int, descending: bool) -> Tensor:
     """The elements in order along a dimension and where they were; equal ones keep their order."""
@@ -157,7 +157,7 @@ def _topk_samples() -> Iterator[Sample]:
 
 @op(
     family="sort", infer=_topk_infer, result_names="values indices", nondiff_outputs=(1,), out=True,
-    grad={"input": lambda gs, outs, in_shape, dim: select_grad(gs, outs, in_shape, dim, True)}, samples=_topk_samples,
+    grad={"input": lambda gs, picks, in_shape, dim: select_grad(gs, picks, in_shape, dim, True)}, samples=_topk_samples,
 )  # fmt: skip
 def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Tensor:
     """(values, indices) of the k largest (or smallest) elements along `dim`, in order."""

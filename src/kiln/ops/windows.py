@@ -207,8 +207,8 @@ def _max_take_samples() -> Any:
 
 @op(
     private=True, batch=LEADING, formal=("input",), infer=_max_infer, body=_max_body, samples=_max_samples, nondiff_outputs=(1,),
-    grad={"input": lambda gs, outs, in_shape, kernel, stride, padding, extra, dilation: max_pool_grad(
-        gs[0], outs[1], tuple(in_shape[-len(kernel):]), kernel, stride, padding, extra, dilation
+    grad={"input": lambda gs, picks, in_shape, kernel, stride, padding, extra, dilation: max_pool_grad(
+        gs[0], picks, tuple(in_shape[-len(kernel):]), kernel, stride, padding, extra, dilation
     )},
 )  # fmt: skip
 def max_pool(
