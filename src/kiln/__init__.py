@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         io,
         linalg,
         masked,
+        multiprocessing,
         nested,
         nn,
         optim,
@@ -89,11 +90,12 @@ globals().update(_formats.BY_NAME)  # kiln.strided, kiln.channels_last, …
 
 # Modules and functions that are imported when first used, so that `import kiln` stays quick.
 _LAZY_MODULES = {
-    "_C", "_dynamo", "_inductor", "_six", "_utils", "accelerator", "array_api", "autograd", "backends", "board", "cli",
-    "compat", "compiler", "config", "cpu", "cuda", "data", "datasets", "distributed", "distributions", "fft", "func",
-    "futures", "graph", "hub", "io", "jit", "library", "linalg", "masked", "metrics", "mps", "naming", "nested",
-    "nn", "onnx", "optim", "overrides", "random", "runtime", "serialization", "signal", "sparse", "special", "testing",
-    "torch_version", "train", "types", "utils", "version", "xpu",
+    "_C", "_dynamo", "_inductor", "_six", "_utils", "accelerator", "array_api", "autograd", "backends",
+    "board", "cli", "compat", "compiler", "config", "cpu", "cuda", "data", "datasets", "distributed",
+    "distributions", "fft", "func", "futures", "graph", "hub", "io", "jit", "library", "linalg", "masked",
+    "metrics", "mps", "multiprocessing", "naming", "nested", "nn", "onnx", "optim", "overrides", "random",
+    "runtime", "serialization", "signal", "sparse", "special", "testing", "torch_version", "train", "types",
+    "utils", "version", "xpu",
 }  # fmt: skip
 _LAZY_NAMES = {
     "vmap": "func", "is_anomaly_enabled": "autograd.anomaly",

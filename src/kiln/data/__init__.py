@@ -1,5 +1,15 @@
-"""Datasets, samplers and the loader that makes batches of them."""
+"""Datasets, samplers and the loader that makes batches of them, in worker processes if wanted.
 
+https://docs.pytorch.org/docs/stable/data.html
+"""
+
+from .dataloader import (
+    DataLoader,
+    _DatasetKind,
+    default_collate,
+    default_convert,
+    get_worker_info,
+)
 from .dataset import (
     ChainDataset,
     ConcatDataset,
@@ -10,7 +20,7 @@ from .dataset import (
     TensorDataset,
     random_split,
 )
-from .loader import DataLoader, default_collate, default_convert
+from .distributed import DistributedSampler
 from .sampler import (
     BatchSampler,
     RandomSampler,
@@ -21,7 +31,8 @@ from .sampler import (
 )
 
 __all__ = [
-    "BatchSampler", "ChainDataset", "ConcatDataset", "DataLoader", "Dataset", "IterableDataset",
+    "BatchSampler", "ChainDataset", "ConcatDataset", "DataLoader", "Dataset", "DistributedSampler", "IterableDataset",
     "RandomSampler", "Sampler", "SequentialSampler", "StackDataset", "Subset", "SubsetRandomSampler",
-    "TensorDataset", "WeightedRandomSampler", "default_collate", "default_convert", "random_split",
+    "TensorDataset", "WeightedRandomSampler", "_DatasetKind", "default_collate", "default_convert", "get_worker_info",
+    "random_split",
 ]  # fmt: skip

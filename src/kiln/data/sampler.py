@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from ..errors import KilnTypeError, KilnValueError, describe
 from ..ops.creation import as_tensor
 from ..tensor import Tensor
+from ._utils.randomness import draw_seed
 
 T = TypeVar("T", covariant=True)
 
@@ -65,8 +66,7 @@ class RandomSampler(Sampler[int]):
         _is_bool("RandomSampler", replacement, "replacement")
         self.data_source, self.replacement = data_source, replacement
         self._num_samples, self.generator = num_samples, generator
-        if num_samples is not None or len(data_source) == 0:
-            _count("RandomSampler", self.num_samples)
+        _count("RandomSampler", self.num_samples)
 
     @property
     def num_samples(self) -> int:
@@ -74,16 +74,19 @@ class RandomSampler(Sampler[int]):
         return len(self.data_source) if self._num_samples is None else self._num_samples
 
     def __iter__(self) -> Iterator[int]:
-        from .. import randint, randperm
+        from .. import Generator, randint, randperm
 
-        n, left = len(self.data_source), self.num_samples
+        # Which numbers are drawn of which generator is PyTorch's way: a seeded program has its order.
+        n, total, generator = len(self.data_source), self.num_samples, self.generator
+        if generator is None:
+            generator = Generator().manual_seed(draw_seed(None))
         if self.replacement:
-            yield from randint(0, n, (left,), generator=self.generator).tolist()
+            for size in (*[32] * (total // 32), total % 32):
+                yield from randint(n, (size,), dtype="int64", generator=generator).tolist()
             return
-        while left > 0:
-            order = randperm(n, generator=self.generator).tolist()
-            yield from order[:left]
-            left -= n
+        for _ in range(total // n):
+            yield from randperm(n, generator=generator).tolist()
+        yield from randperm(n, generator=generator).tolist()[: total % n]
 
     def __len__(self) -> int:
         return self.num_samples
@@ -117,7 +120,7 @@ class WeightedRandomSampler(Sampler[int]):
     ) -> None:
         _count("WeightedRandomSampler", num_samples)
         _is_bool("WeightedRandomSampler", replacement, "replacement")
-        self.weights: Tensor = as_tensor(weights).double()
+        self.weights: Tensor = as_tensor(weights, dtype="float64")
         if self.weights.ndim != 1:
             raise KilnValueError(
                 "WeightedRandomSampler", "weights should be a 1d sequence but given weights have shape "
@@ -131,7 +134,7 @@ class WeightedRandomSampler(Sampler[int]):
         drawn = multinomial(
             self.weights, self.num_samples, self.replacement, generator=self.generator
         )
-        return iter(drawn.tolist())
+        yield from drawn.tolist()
 
     def __len__(self) -> int:
         return self.num_samples
@@ -156,8 +159,9 @@ class BatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         it = iter(self.sampler)
         while batch := list(itertools.islice(it, self.batch_size)):
-            if len(batch) == self.batch_size or not self.drop_last:
-                yield batch
+            if self.drop_last and len(batch) < self.batch_size:
+                return
+            yield batch
 
     def __len__(self) -> int:
         n = len(self.sampler)  # type: ignore[arg-type]

@@ -124,5 +124,7 @@ class Conversions:
         return self._apply(lambda x: empty_like(x, device=device), recurse)
 
     def share_memory(self) -> Self:
-        """Nothing to do on this platform; returns self."""
+        """Move all parameters and buffers to shared memory, see `Tensor.share_memory_`; returns self."""
+        for x in (*self.parameters(), *self.buffers()):
+            x.share_memory_()
         return self

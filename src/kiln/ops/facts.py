@@ -152,8 +152,34 @@ def record_stream(self: Tensor, stream: Any) -> None:
 
 @method("is_shared")
 def is_shared(self: Tensor) -> bool:
-    """False: memory is this process's own."""
-    return False
+    """Whether the memory is one that other processes may have too: `share_memory_`, a worker's batch."""
+    from ..runtime.shared import is_shared
+
+    return is_shared(self._host("is_shared"))
+
+
+@method("share_memory_")
+def share_memory_(self: Tensor) -> Tensor:
+    """Move to memory that other processes can have too; returns self.
+
+    Processes that are forked later see what this one writes, and it them; so do those that the tensor is sent
+    to (`kiln.multiprocessing`). Tensors that were made on the old memory before, as views or by `detach`,
+    stay there. Raises RuntimeError for a view that autograd follows, NotImplementedError on Windows.
+    """
+    from ..runtime.shared import shared_copy
+
+    a = self._host("share_memory_")
+    if self._base is not None:
+        raise KilnError(
+            "share_memory_",
+            "a view can't move without what it is a view of",
+            describe(self),
+            "share the tensor that it was made from, before",
+        )
+    moved = shared_copy(a)
+    if moved is not a:
+        self.data = wrap(moved)
+    return self
 
 
 # ---------------------------------------------------------------- strides chosen by the caller

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import checkpoint
+if TYPE_CHECKING:
+    from . import checkpoint, data
 
-__all__ = ["checkpoint"]
+__all__ = ["checkpoint", "data"]
 
-_ROOMS = {"benchmark", "collect_env", "cpp_extension", "dlpack", "model_zoo"}
+_ROOMS = {"benchmark", "checkpoint", "collect_env", "cpp_extension", "data", "dlpack", "model_zoo"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "data":
-        return importlib.import_module("kiln.data")
     if name not in _ROOMS:
         raise AttributeError(f"module 'kiln.utils' has no attribute {name!r}")
     return importlib.import_module(f".{name}", __name__)

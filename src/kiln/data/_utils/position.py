@@ -1,0 +1,145 @@
+"""Where a loader is in its epoch: what `state_dict` tells, and `load_state_dict` goes on from.
+
+Note [Resuming]: the order of an epoch follows from the states of random number streams as it began, so
+these are kept, and the sampler runs again from them up to the place (a sampler with `state_dict` and
+`load_state_dict` is asked instead). Batches that were asked of workers but not given out yet are
+listed as what the sampler gave for them. Each worker tells with every batch how far its copy of the dataset and its
+streams are, so a resumed worker goes on from the last batch that was given out, however many it had made ahead.
+The global streams of the loader's process belong to the program: what it had drawn it saves and restores itself
+(`kiln.get_rng_state`).
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ... import random as kiln_random
+from ...errors import KilnTypeError, KilnValueError, describe
+from . import randomness
+
+VERSION = 1
+_CHECKED = "num_workers", "batch_size", "iterable"
+
+
+class Position:
+    """How far an iteration is."""
+
+    def __init__(self, loader: Any):
+        self.generators = _generators(loader)
+        self.sampler = _stateful_sampler(loader)
+        self.facts = facts(loader)
+        self.begin: Any = None
+        self.base_seed: int | None = None
+        self.drawn = self.yielded = self.turn = 0
+        self.pending: dict[int, Any] = {}
+        self.again: Iterable[Any] = ()
+        self.fetcher: Any = None
+        self.workers: list[dict[str, bytes]] = []
+        self.keeps_workers = loader.persistent_workers
+        self.finished = False
+
+    def start(self) -> None:
+        """Note that an epoch begins."""
+        self.begin = {
+            "streams": randomness.states(),
+            "generators": [g.get_state() for g in self.generators],
+        }
+        self.drawn = self.yielded = self.turn = 0
+        self.pending.clear()
+        self.finished = False
+
+    def note(self, worker: int, state: bytes | None, rng: bytes | None) -> None:
+        """Note how far a worker was after a batch that is given out now."""
+        if state is not None:
+            self.workers[worker]["fetch"] = state
+        if rng is not None:
+            self.workers[worker]["rng"] = rng
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position as plain data."""
+        out: dict[str, Any] = {"version": VERSION, **self.facts, "yielded": self.yielded}
+        if self.finished:
+            out["yielded"] = 0
+            if self.keeps_workers:
+                out["base_seed"] = self.base_seed
+                out["workers"] = [
+                    {k: pickle.loads(w[k]) for k in ("rng",) if k in w} for w in self.workers
+                ]
+            return out
+        out["begin"] = self.begin
+        out["base_seed"] = self.base_seed
+        out["drawn"], out["turn"] = self.drawn, self.turn
+        out["pending"] = [*self.pending.values(), *self.again]
+        if self.sampler is not None:
+            out["sampler"] = self.sampler.state_dict()
+        if self.fetcher is not None:
+            out["fetch"] = self.fetcher.state()
+        out["workers"] = [{k: pickle.loads(v) for k, v in w.items()} for w in self.workers]
+        return out
+
+
+def check(state: Any, loader: Any) -> None:
+    """Raise where a state isn't one that this loader can go on from."""
+    if not isinstance(state, dict) or "version" not in state:
+        raise KilnTypeError(
+            "load_state_dict", "not a state of a DataLoader", describe(state), "pass what state_dict() gave"
+        )  # fmt: skip
+    if state["version"] != VERSION:
+        raise KilnValueError(
+            "load_state_dict", "a state of another version", state["version"], f"{VERSION} is known here"
+        )  # fmt: skip
+    now = facts(loader)
+    for name in _CHECKED:
+        if state[name] != now[name]:
+            raise KilnValueError(
+                "load_state_dict", f"the state is of a loader with another {name}",
+                f"{state[name]} in the state, {now[name]} here", f"make the loader with {name}={state[name]}",
+            )  # fmt: skip
+
+
+def facts(loader: Any) -> dict[str, Any]:
+    """What must be the same where a state is loaded."""
+    return {
+        "num_workers": loader.num_workers,
+        "batch_size": loader.batch_size,
+        "iterable": loader._iterable,
+    }
+
+
+@contextmanager
+def as_it_began(begin: Any, loader: Any) -> Iterator[None]:
+    """Random numbers as they were when an epoch began; the global streams are as before afterwards."""
+    now = randomness.states()
+    generators = _generators(loader)
+    if len(generators) != len(begin["generators"]):
+        raise KilnValueError(
+            "load_state_dict", "the state is of a loader with other generators",
+            f"{len(begin['generators'])} in the state, {len(generators)} here", "give the same generator arguments",
+        )  # fmt: skip
+    try:
+        randomness.restore(begin["streams"])
+        for g, state in zip(generators, begin["generators"], strict=True):
+            g.set_state(state)
+        yield
+    finally:
+        randomness.restore(now)
+
+
+def _generators(loader: Any) -> list[Any]:
+    """The generators that decide the order, beside the default one."""
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    owners = loader, loader.sampler, loader.batch_sampler, inner
+    found = {id(g): g for o in owners if (g := getattr(o, "generator", None)) is not None}
+    found.pop(id(kiln_random.default_generator), None)
+    return [g for g in found.values() if hasattr(g, "get_state")]
+
+
+def _stateful_sampler(loader: Any) -> Any:
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    for s in (loader.batch_sampler, loader.sampler, inner):
+        if hasattr(s, "state_dict") and hasattr(s, "load_state_dict"):
+            return s
+    return None
