@@ -88,13 +88,12 @@ def bind(native: Callable[[], bool]) -> Callable:
         values = [*args, *kwargs.values()]
         for x in values:
             if isinstance(x, Tensor):
-                a = x._a
-                if a.__class__ is not np.ndarray or a.dtype.kind not in (
-                    "f" if not moves else "fiub"
-                ):
+                if x._a.__class__ is not np.ndarray or x._a.dtype.kind not in "fiub":
                     return None
             elif not _plain(x):
                 return None
+        if not moves and args[0]._a.dtype.kind != "f":
+            return None
         if config.eager != "cpu" or tape.SAVING or tape.ANOMALY or not native():
             return None
         n, names = len(args), tuple(kwargs)

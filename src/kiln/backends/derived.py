@@ -79,6 +79,19 @@ def _half_of(arrays: Sequence[np.ndarray]) -> Any:
     return half
 
 
+def _elements(arrays: list[np.ndarray]) -> int:
+    """How many elements arrays have when broadcast, or an upper bound where those are few."""
+    if all(a.shape == arrays[0].shape for a in arrays):
+        return arrays[0].size if arrays else 0
+    bound = prod(a.size for a in arrays)
+    if bound < DEAR:
+        return bound
+    try:
+        return prod(broadcast_shapes(*[a.shape for a in arrays]))
+    except KilnError:
+        return 0  # which the reference tells
+
+
 def _crosses(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether an element of one array may lie where another element of the other does."""
     same = a.shape == b.shape and a.strides == b.strides and a.ctypes.data == b.ctypes.data
@@ -255,20 +268,17 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
 
     def native_result(args: tuple, into: np.ndarray | None = None) -> Any:
         """The result, in the memory of `into` if that is given; None where the reference is to compute it."""
-        x = args[first]
-        if (
-            x.__class__ is not np.ndarray
-            or x.size < (LARGE if once else DEAR)
-            or x.dtype.kind == "c"
-        ):
-            return None
         arrays = [args[i] for i in slots if args[i].__class__ is np.ndarray]
+        size, least = _elements(arrays), LARGE if once else DEAR
+        if size < least or any(a.dtype.kind == "c" for a in arrays):
+            return None
+        x = arrays[0]
         half = _half_of(arrays)
         if half is False or config.eager != "cpu" or not native():
             return None
         if once and not all(a.flags.c_contiguous or 0 in a.strides or _dense(a) for a in arrays):
             return None  # NumPy's one pass is less than a copy and one
-        if half is None and x.size < LARGE and x.dtype.kind != "f":
+        if half is None and size < LARGE and x.dtype.kind != "f":
             return None
         given = list(args)
         places = _numbers(op, given, slots, half, arrays)

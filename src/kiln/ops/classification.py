@@ -447,7 +447,7 @@ def _multilabel_samples() -> Any:
     yield Sample((draw(rng(), ()), np.array(0)))
 
 
-@composition(namespace="F", samples=_multilabel_samples)
+@composition(fused="rounded", namespace="F", samples=_multilabel_samples)
 def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
                            reduction: str = "mean") -> Tensor:  # fmt: skip
     """Hinge of every pair of a target class and another; a row's classes end at its first -1."""

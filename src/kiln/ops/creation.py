@@ -468,7 +468,11 @@ def eye(n: int, m: int | None = None, *, out: Any = None, dtype: Any = None, lay
     """The n x m matrix with ones on its diagonal."""
     as_device(device)
     d = _dtype_of(dtype, out)
-    t = (arange(n).unsqueeze(1) == arange(n if m is None else m)).to(d)
+    columns = n if m is None else m
+    if active_capture() is None:  # zeros cost nothing until they are read
+        t = wrap(np.eye(n, columns, dtype=d.np))
+    else:
+        t = (arange(n).unsqueeze(1) == arange(columns)).to(d)
     return _placed(full_op, t, requires_grad, out)
 
 

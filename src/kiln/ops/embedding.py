@@ -312,12 +312,14 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, 
         rows = rows * per_sample_weights.reshape(numel(per_sample_weights.shape), 1)
     if counted is not None:
         rows = where_op(counted.unsqueeze(1), rows, 0)
-    out = rows.new_zeros((bags, weight.shape[1])).index_add(0, bag, rows)
-    if mode == "mean":
-        ones = rows.new_ones((rows.shape[0],)) if counted is None else counted.to(rows.dtype)
+    ones = rows.new_ones((rows.shape[0],)) if counted is None else counted.to(rows.dtype)
+    if offsets is None:  # bags of one length
+        out = rows.reshape(*input.shape, weight.shape[1]).sum(1)
+        counts = ones.reshape(input.shape).sum(1)
+    else:
+        out = rows.new_zeros((bags, weight.shape[1])).index_add(0, bag, rows)
         counts = rows.new_zeros((bags,)).index_add(0, bag, ones)
-        out = out / counts.clamp(min=1).unsqueeze(1)
-    return out
+    return out / counts.clamp(min=1).unsqueeze(1) if mode == "mean" else out
 
 
 def _bag_max(rows: Tensor, bag: Tensor, bags: Any, counted: Any) -> Tensor:

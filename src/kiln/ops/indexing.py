@@ -157,6 +157,30 @@ def _index_run(input: np.ndarray, indices: list, dims: tuple) -> np.ndarray:
     return input[tuple(slice(None) if i is None else i for i in full)]
 
 
+def gathered_at(ufunc: Any, out: np.ndarray, where: tuple, values: Any) -> None:
+    """`ufunc.at`, by places in flat memory, which NumPy goes through ten times as fast as through several indices.
+
+    `where` has whole slices for all dimensions but one, or indices for each.
+    """
+    indices = [w for w in where if w.__class__ is not slice]
+    where = (*where, *[slice(None)] * (out.ndim - len(where)))
+    whole = len(indices) < out.ndim
+    if (
+        not out.flags.c_contiguous or not indices or any(w.dtype.kind != "i" for w in indices)
+        or (whole and (len(indices) > 1 or indices[0].ndim != 1))
+    ):  # fmt: skip
+        ufunc.at(out, where, values)
+        return
+    places: Any = 0
+    for d, (w, n) in enumerate(zip(where, out.shape, strict=True)):
+        side = np.arange(n) if w.__class__ is slice else w
+        if whole:
+            side = side.reshape(-1, *[1] * (out.ndim - 1 - d))
+        places = places * n + (np.where(side < 0, side + n, side) if (side < 0).any() else side)
+    flat = np.broadcast_to(values, places.shape).astype(out.dtype, copy=False)
+    ufunc.at(out.reshape(-1), np.ravel(places), flat.reshape(-1))
+
+
 def _check_bounds(name: str, shape: Any, indices: Any, dims: Any) -> None:
     for i, d in zip(indices, dims, strict=True):
         n = shape[d]
@@ -259,7 +283,7 @@ def index_put_op(
     _check_bounds("index_put", input.shape, indices, dims)
     where = tuple(slice(None) if i is None else i for i in _full(indices, dims, input.ndim))
     if accumulate:
-        np.add.at(out, where, values)
+        gathered_at(np.add, out, where, values)
     else:
         out[where] = values
     return out

@@ -13,7 +13,7 @@ from ..shape import Size, broadcast_shapes, norm_dim, numel
 from ..tensor import CAPTURING, Tensor, wrap
 from .dispatch import apply, record, store_out
 from .reduction import accurate_sum, sum_op
-from .registry import FUNCTIONS, Sample, composition, op
+from .registry import FUNCTIONS, REGISTRY, Sample, composition, op
 from .samples import draw, rng, strided
 from .selection import where_op
 from .statistics import norm_op
@@ -310,7 +310,7 @@ def inner(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
 def outer(input: Tensor, vec2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The matrix of all products of two vectors' elements."""
     _ranks("outer", (1, 1), input, vec2)
-    r = input.unsqueeze(1) * vec2
+    r = apply(REGISTRY["mul"], (input.unsqueeze(1), vec2))  # large, whatever they are
     return store_out(_matmul, r, out)
 
 
@@ -392,7 +392,7 @@ def kron(input: Tensor, other: Tensor) -> Tensor:
     b = (1,) * (n - len(other.shape)) + tuple(other.shape)
     left = input.reshape([s for size in a for s in (size, 1)])
     right = other.reshape([s for size in b for s in (1, size)])
-    return (left * right).reshape([x * y for x, y in zip(a, b, strict=True)])
+    return apply(REGISTRY["mul"], (left, right)).reshape([x * y for x, y in zip(a, b, strict=True)])
 
 
 @composition(samples=lambda: iter([

@@ -242,5 +242,9 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
         raise KilnError(
             "pdist", "pdist only supports 2D tensors", describe(input), "(points, coordinates)"
         )
-    i, j = (wrap(x) for x in np.triu_indices(input.shape[0], 1))
+    n = input.shape[0]
+    i, j = (wrap(x) for x in np.triu_indices(n, 1))
+    if p == 2 and n:
+        distances = FUNCTIONS["cdist"](input, input)
+        return distances.reshape(n * n).index_select(0, i * n + j)
     return (input.index_select(0, i) - input.index_select(0, j)).norm(p, -1)

@@ -236,18 +236,29 @@ def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     return np.triu(input, diagonal)
 
 
+def _triangle_places(row: int, col: int, offset: int, lower: bool, dtype: Any) -> Tensor:
+    edge = np.clip(np.arange(row) + offset + lower, 0, col)  # where each row changes sides
+    first, count = (0, edge) if lower else (edge, col - edge)
+    n = int(count.sum())
+    out = np.empty((2, n), dt.as_dtype(dtype).np)
+    out[0] = np.repeat(np.arange(row), count)
+    ahead = np.cumsum(count) - count - first
+    np.subtract(np.arange(n), np.repeat(ahead, count), out[1], casting="unsafe")
+    return wrap(out)
+
+
 def tril_indices(
     row: int, col: int, offset: int = 0, *, dtype: Any = dt.int64, device: Any = None
 ) -> Tensor:
     """Rows and columns, as a 2 x n tensor, of a matrix's lower triangle."""
-    return wrap(np.stack(np.tril_indices(row, offset, col)).astype(dt.as_dtype(dtype).np))
+    return _triangle_places(row, col, offset, True, dtype)
 
 
 def triu_indices(
     row: int, col: int, offset: int = 0, *, dtype: Any = dt.int64, device: Any = None
 ) -> Tensor:
     """Rows and columns, as a 2 x n tensor, of a matrix's upper triangle."""
-    return wrap(np.stack(np.triu_indices(row, offset, col)).astype(dt.as_dtype(dtype).np))
+    return _triangle_places(row, col, offset, False, dtype)
 
 
 FUNCTIONS["tril_indices"], FUNCTIONS["triu_indices"] = tril_indices, triu_indices

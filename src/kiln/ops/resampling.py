@@ -492,7 +492,7 @@ def _grid_samples() -> Any:
     yield Sample((x[:, :, None], np.zeros((2, 1, 2, 2, 3)), "bicubic"), error=RuntimeError)
 
 
-@composition(namespace="F", samples=_grid_samples)
+@composition(fused="rounded", namespace="F", samples=_grid_samples)
 def grid_sample(input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mode: str = "zeros",
                 align_corners: bool | None = None) -> Tensor:  # fmt: skip
     """(N, C, *size) sampled at grid (N, *out, k) of positions in [-1, 1], x first: (N, C, *out); k is 2 or 3.

@@ -152,10 +152,18 @@ def _running(name: str, ufunc: Any, doc: str) -> Any:
     def reference(input: Tensor, dim: int) -> Tensor:
         if not input.ndim:
             return input.copy(), np.zeros((), np.int64)
+        if input.shape[dim] * 64 < input.size:  # each step for all sequences at once
+            steps = np.ascontiguousarray(np.moveaxis(input, dim, 0))
+            values, place = np.empty_like(steps), np.zeros(steps.shape, np.int64)
+            values[:1] = steps[:1]
+            for i in range(1, len(steps)):
+                x, best = steps[i], values[i]
+                ufunc(values[i - 1], x, out=best)
+                place[i] = place[i - 1]
+                np.putmask(place[i], (x == best) | (x != x), i)
+            return np.moveaxis(values, 0, dim), np.moveaxis(place, 0, dim)
         values = ufunc.accumulate(input, dim)
-        attained = input == values
-        if input.dtype.kind == "f":
-            attained |= np.isnan(input)
+        attained = (input == values) | (input != input)
         shape = [1] * input.ndim
         shape[dim] = -1
         place = np.where(attained, np.arange(input.shape[dim]).reshape(shape), 0)

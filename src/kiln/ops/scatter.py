@@ -11,8 +11,8 @@ from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, describ
 from ..shape import Size, broadcast_shapes, norm_dim, numel
 from ..tensor import Tensor
 from . import dispatch
-from .creation import arange, tensor
-from .indexing import assign, index_op, index_put_op, indexing
+from .creation import arange, tensor, zeros
+from .indexing import assign, gathered_at, index_op, index_put_op, indexing
 from .masks import masked_fill
 from .registry import Operand, Sample, composition, method
 from .samples import draw, rng
@@ -297,7 +297,7 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     out = input.copy()
     if index.size:
         x, at = _places("scatter_add", out, dim, index)
-        np.add.at(x, at, _clip_src(src, index))
+        gathered_at(np.add, x, at, _clip_src(src, index))
     return out
 
 
@@ -451,14 +451,15 @@ def scatter_reduce(
         return input.copy()
     out, at = _places("scatter_reduce", input.copy(), dim, index)
     count = np.zeros(out.shape, np.int64)
-    np.add.at(count, at, 1)
+    if reduce == "mean" or not include_self:
+        gathered_at(np.add, count, at, 1)
     if not include_self:
         start = {"prod": 1, "sum": 0, "mean": 0, "amax": -np.inf, "amin": np.inf}[reduce]
         if input.dtype.kind in "iu" and reduce in ("amax", "amin"):
             info = np.iinfo(input.dtype)
             start = info.min if reduce == "amax" else info.max
         out[count > 0] = start if input.dtype.kind != "b" else reduce in ("prod", "amin")
-    _REDUCE[reduce].at(out, at, _clip_src(src, index))
+    gathered_at(_REDUCE[reduce], out, at, _clip_src(src, index))
     if reduce == "mean":
         count += int(include_self)
         total = np.maximum(count, 1)
@@ -515,7 +516,8 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
     out = input.copy()
     _check_index("index_add", index, input.shape[dim] if input.ndim else 1, dim)
     at = (slice(None),) * (dim % max(input.ndim, 1)) + (index.reshape(-1),) if input.ndim else ()
-    np.add.at(
+    gathered_at(
+        np.add,
         out,
         at,
         source
@@ -558,7 +560,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
             "index_fill", "index_fill_(): Expected dtype int64 for index.", describe(index), ""
         )
     n = input._a.shape[d] if input._a.ndim else 1
-    hit = (arange(n).unsqueeze(1) == (index.reshape(-1) % n)).any(1)
+    hit = index_put_op(zeros(n, dtype=dt.bool_), tensor(True), [index.reshape(-1)], (0,), False)
     return masked_fill(
         input, hit.reshape([n if i == d else 1 for i in range(input._a.ndim)]), value
     )

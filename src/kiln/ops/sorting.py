@@ -164,7 +164,9 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     if not input.ndim:
         return input.copy(), np.zeros((), np.int64)
     n = input.shape[dim]
-    if 0 < k * 8 < n:  # find the k first, then put them in order
+    if 0 < k * 8 < n and input.ndim == 1 and input.dtype.kind in "fiu":
+        index = _extremes(input, k, largest)
+    elif 0 < k * 8 < n:  # find the k first, then put them in order
         part = np.argpartition(input, n - k if largest else k, axis=dim)
         part = np.sort(np.take(part, range(n - k, n) if largest else range(k), axis=dim), axis=dim)
         order = _order(np.take_along_axis(input, part, dim), dim, largest)
@@ -172,6 +174,25 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     else:
         index = np.take(_order(input, dim, largest), range(k), axis=dim)
     return np.take_along_axis(input, index, dim), index
+
+
+def _extremes(a: np.ndarray, k: int, largest: bool) -> np.ndarray:
+    """Where the k largest (or smallest) elements are, in order: of those that the k-th one doesn't beat."""
+    at = a.size - k if largest else k - 1
+    kth = np.partition(a, at)[at]
+    found = np.flatnonzero(~(a < kth) if largest else ~(a > kth))
+    return found[_order(a[found], 0, largest)[:k]]
+
+
+def kth_place(a: np.ndarray, k: int) -> np.ndarray:
+    """Where the k-th smallest element along the last axis is, counted from 0; NaNs are the largest."""
+    if a.dtype.kind not in "fiu" or a.shape[-1] < 64:
+        return np.argsort(a, axis=-1, kind="stable")[..., k : k + 1]
+    kth = np.partition(a, k, axis=-1)[..., k : k + 1]
+    hit = a == kth
+    if a.dtype.kind == "f":
+        hit |= np.isnan(a) & np.isnan(kth)
+    return hit.argmax(-1, keepdims=True)
 
 
 def _kth_infer(input: Any, k: int, dim: int = -1, keepdim: bool = False) -> list:
@@ -204,7 +225,7 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Ten
     """(values, indices) of the k-th smallest element along `dim`, counted from 1."""
     if not input.ndim:
         return input.copy(), np.zeros((), np.int64)
-    index = np.take(_order(input, dim, False), [k - 1], axis=dim)
+    index = np.moveaxis(kth_place(np.moveaxis(input, dim, -1), k - 1), -1, dim)
     values = np.take_along_axis(input, index, dim)
     return (values, index) if keepdim else (values.squeeze(dim), index.squeeze(dim))
 

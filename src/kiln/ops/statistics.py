@@ -33,6 +33,7 @@ from .reduction import (
 from .registry import FUNCTIONS, Sample, composition, op
 from .samples import draw, rng, strided
 from .selection import where_op
+from .sorting import kth_place
 
 # ---------------------------------------------------------------- means and variances
 
@@ -430,9 +431,7 @@ def vector_norm(input: Tensor, ord: Any = 2, dim: Dims = None, keepdim: bool = F
 
 def _middle(input: np.ndarray) -> np.ndarray:
     """Where the lower median is along the last axis; a NaN where there is one."""
-    order = np.argsort(input, axis=-1, kind="stable")
-    k = (input.shape[-1] - 1) // 2
-    index = order[..., k : k + 1]
+    index = kth_place(input, (input.shape[-1] - 1) // 2)
     if input.dtype.kind == "f":
         bad = np.isnan(input)
         index = np.where(bad.any(-1, keepdims=True), bad.argmax(-1, keepdims=True), index)
