@@ -55,7 +55,7 @@ def outcome(m: Any, fn: Callable, inputs: tuple, weight: float, compiled: bool =
 
 @found(*PAIRS)
 def gradients_of_two_special_numbers(m, x, y):
-    names = "atan2 maximum minimum fmax fmin logaddexp logaddexp2 xlogy remainder fmod hypot nextafter".split()
+    names = ["atan2", "maximum", "minimum", "fmax", "fmin", "logaddexp", "logaddexp2", "xlogy", "remainder", "fmod", "hypot", "nextafter"]
     return tuple(getattr(m, name)(x, y) for name in names)
 
 
@@ -122,9 +122,9 @@ def an_unfolded_tensor_may_be_written_to(m, x):
 @found([[1.0, -2.0], [0.5, 0.25]])
 def what_backward_does_not_read_may_be_written_to(m, x):
     F = m.nn.functional
-    i = m.tensor([[0, 1]])
+    i = m.tensor([[0, 1], [1, 0]])
     joined, padded, shifted = m.cat([x, x * 2]), F.pad(x, (1, 1)), x.roll(1, 0)
-    added = x.scatter_add(0, i, x), x.scatter(0, i, x), x.masked_scatter(x > 0, x)
+    added = x.scatter_add(1, i, x), x.scatter(1, i, x), x.masked_scatter(x > 0, x)
     x.mul_(2)
     picked = x.topk(1)[0], x.sort(1)[0], x.cummax(1)[0], x.max(1)[0], x.frexp()[0]
     squashed = F.elu(x), F.selu(x), F.celu(x), F.hardtanh(x), F.relu6(x), x.mul(0.1).erfinv()

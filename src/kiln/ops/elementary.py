@@ -18,8 +18,8 @@ from .complex import complex as make_complex
 from .derive import elementwise_infer
 from .dispatch import expect_tensor
 from .registry import LEADING, REGISTRY, Operand, Sample, composition, op
-from .samples import binary, draw, rng, unary
 from .rules import not_differentiable
+from .samples import binary, draw, rng, unary
 from .scan import log_add_exp
 from .selection import where_op
 
