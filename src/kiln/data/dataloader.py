@@ -227,9 +227,7 @@ class DataLoader(Generic[T]):
         """
         if self._resume is not None:
             return self._resume
-        if self._position is None:
-            return {"version": position.VERSION, **position.facts(self), "yielded": 0}
-        return self._position.state_dict()
+        return (self._position or position.Position(self)).state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Have the next iteration go on from such a place.

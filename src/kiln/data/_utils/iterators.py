@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 from ...errors import KilnAssertionError, KilnError, KilnNotImplementedError, KilnWarning
 from . import randomness
 from .fetch import IterableFetcher, MapFetcher
-from .position import Position, as_it_began
+from .position import Position
 
 
 class _BaseDataLoaderIter:
@@ -43,13 +44,14 @@ class _BaseDataLoaderIter:
         self._num_yielded = state.get("yielded", 0)
         self._length_called = loader._IterableDataset_len_called
         if begin is None:
+            position.set_generators(state)
             position.start()
             seed = state.get("base_seed")
             self._enter(loader, first and seed is None, state)
             self._base_seed = self._base_seed if seed is None else seed
             position.begin["drew_seed"] = first and seed is None
         else:
-            with as_it_began(begin, loader):
+            with position.as_it_began(begin):
                 position.start()
                 if position.sampler is not None:
                     position.sampler.load_state_dict(state["sampler"])
@@ -57,8 +59,11 @@ class _BaseDataLoaderIter:
                 if position.sampler is None:
                     for _ in range(state["drawn"]):
                         next(self._sampler_iter, None)
+                elif state["drained"]:
+                    self._sampler_iter = iter(())  # it is at its next epoch already
             position.begin = begin
             position.drawn, position.turn = state["drawn"], state["turn"]
+            position.drained, position.before = state["drained"], None
             position.yielded = self._num_yielded
             self._base_seed = state["base_seed"]
         position.base_seed = self._base_seed
@@ -76,9 +81,24 @@ class _BaseDataLoaderIter:
 
     def _next_index(self) -> Any:
         """What the sampler gives next, or had given for a batch that was lost with the last process."""
-        if self._again:
-            return self._again.popleft()
-        index = next(self._sampler_iter)
+        position = self._position
+        index = self._again.popleft() if self._again else self._draw()
+        if position.sampler is not None and not self._again:
+            # A sampler may forget where it is with the last that it gives, so it is asked before it gives.
+            position.before = (
+                None if position.drained else pickle.dumps(position.sampler.state_dict())
+            )
+            if not position.drained:
+                with contextlib.suppress(StopIteration):
+                    self._again.append(self._draw())
+        return index
+
+    def _draw(self) -> Any:
+        try:
+            index = next(self._sampler_iter)
+        except StopIteration:
+            self._position.drained = True
+            raise
         self._position.drawn += 1
         return index
 

@@ -36,20 +36,35 @@ class Position:
         self.drawn = self.yielded = self.turn = 0
         self.pending: dict[int, Any] = {}
         self.again: Iterable[Any] = ()
+        self.before: Any = None  # the sampler's state before it gave the last of `again`
         self.fetcher: Any = None
         self.workers: list[dict[str, bytes]] = []
         self.keeps_workers = loader.persistent_workers
-        self.finished = False
+        self.drained = self.finished = False
 
     def start(self) -> None:
         """Note that an epoch begins."""
-        self.begin = {
-            "streams": randomness.states(),
-            "generators": [g.get_state() for g in self.generators],
-        }
+        self.begin = {"streams": randomness.states(), **self._generator_states()}
         self.drawn = self.yielded = self.turn = 0
         self.pending.clear()
-        self.finished = False
+        self.drained = self.finished = False
+        self.before = None
+
+    def _generator_states(self) -> dict[str, Any]:
+        return {"generators": [g.get_state() for g in self.generators]}
+
+    def set_generators(self, state: dict[str, Any]) -> None:
+        """Have the generators go on from a state, if it tells of them."""
+        saved = state.get("generators")
+        if saved is None:
+            return
+        if len(saved) != len(self.generators):
+            raise KilnValueError(
+                "load_state_dict", "the state is of a loader with other generators",
+                f"{len(saved)} in the state, {len(self.generators)} here", "give the same generator arguments",
+            )  # fmt: skip
+        for g, state in zip(self.generators, saved, strict=True):
+            g.set_state(state)
 
     def note(self, worker: int, state: bytes | None, rng: bytes | None) -> None:
         """Note how far a worker was after a batch that is given out now."""
@@ -61,9 +76,10 @@ class Position:
     def state_dict(self) -> dict[str, Any]:
         """The position as plain data."""
         out: dict[str, Any] = {"version": VERSION, **self.facts, "yielded": self.yielded}
-        if self.finished:
+        if self.finished or self.begin is None:
             out["yielded"] = 0
-            if self.keeps_workers:
+            out.update(self._generator_states())
+            if self.keeps_workers and self.begin is not None:
                 out["base_seed"] = self.base_seed
                 out["workers"] = [
                     {k: pickle.loads(w[k]) for k in ("rng",) if k in w} for w in self.workers
@@ -71,14 +87,28 @@ class Position:
             return out
         out["begin"] = self.begin
         out["base_seed"] = self.base_seed
-        out["drawn"], out["turn"] = self.drawn, self.turn
+        out["drawn"], out["drained"], out["turn"] = self.drawn, self.drained, self.turn
         out["pending"] = [*self.pending.values(), *self.again]
         if self.sampler is not None:
-            out["sampler"] = self.sampler.state_dict()
+            ahead = self.before is not None and not self.drained
+            out["sampler"] = pickle.loads(self.before) if ahead else self.sampler.state_dict()
+            if ahead:
+                del out["pending"][-1]
         if self.fetcher is not None:
             out["fetch"] = self.fetcher.state()
         out["workers"] = [{k: pickle.loads(v) for k, v in w.items()} for w in self.workers]
         return out
+
+    @contextmanager
+    def as_it_began(self, begin: dict[str, Any]) -> Iterator[None]:
+        """Random numbers as they were when an epoch began; the global streams are as before afterwards."""
+        now = randomness.states()
+        try:
+            self.set_generators(begin)
+            randomness.restore(begin["streams"])
+            yield
+        finally:
+            randomness.restore(now)
 
 
 def check(state: Any, loader: Any) -> None:
@@ -107,25 +137,6 @@ def facts(loader: Any) -> dict[str, Any]:
         "batch_size": loader.batch_size,
         "iterable": loader._iterable,
     }
-
-
-@contextmanager
-def as_it_began(begin: Any, loader: Any) -> Iterator[None]:
-    """Random numbers as they were when an epoch began; the global streams are as before afterwards."""
-    now = randomness.states()
-    generators = _generators(loader)
-    if len(generators) != len(begin["generators"]):
-        raise KilnValueError(
-            "load_state_dict", "the state is of a loader with other generators",
-            f"{len(begin['generators'])} in the state, {len(generators)} here", "give the same generator arguments",
-        )  # fmt: skip
-    try:
-        randomness.restore(begin["streams"])
-        for g, state in zip(generators, begin["generators"], strict=True):
-            g.set_state(state)
-        yield
-    finally:
-        randomness.restore(now)
 
 
 def _generators(loader: Any) -> list[Any]:
