@@ -30,9 +30,8 @@ VERSION = TorchVersion("2.13.0+kiln")
 
 MODULES = {
     "torch": "kiln",
-    "torch.nn.modules.container": "kiln.nn.containers",
-    "torch.nn.modules.module": "kiln.nn.module",
     "torch.utils.data": "kiln.data",
+    "torch.utils.data.dataloader": "kiln.data.loader",
     "torchvision": "kiln.compat.torchvision",
 }
 """What each name stands for; all others follow from their parent's."""

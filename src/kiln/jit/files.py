@@ -15,7 +15,7 @@ from ..config import config
 from ..errors import KilnError, KilnTypeError, describe
 from ..graph.node import Graph
 from ..graph.text import parse_graph, print_graph
-from ..nn.module import Module
+from ..nn.modules.module import Module
 from ..nn.parameter import Parameter
 from ..tensor import Tensor, wrap
 from .modules import RecursiveScriptModule, ScriptFunction

@@ -10,7 +10,7 @@ from typing import Any
 from ..compile import CompiledFunction
 from ..compile import compile as capture
 from ..errors import KilnError, KilnTypeError, describe
-from ..nn.module import Module
+from ..nn.modules.module import Module
 from ..tensor import Tensor
 
 _tracing = [False]

@@ -7,7 +7,7 @@ from enum import Enum, auto
 from functools import partial
 from typing import Any
 
-from ....nn.module import Module
+from ....nn.modules.module import Module
 from ....utils.checkpoint import checkpoint
 
 
