@@ -96,6 +96,8 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "DistributedDataParallel":
+        return importlib.import_module(".parallel", __name__).DistributedDataParallel
     if name in ("DeviceMesh", "init_device_mesh"):
         return getattr(importlib.import_module(".device_mesh", __name__), name)
     if name not in _ROOMS:
