@@ -11,22 +11,6 @@ from .ops.registry import Number, Operand, VarInts
 from .shape import Size
 from .tensor import Tensor
 
-class max_result(NamedTuple):
-    values: Tensor
-    indices: Tensor
-
-class min_result(NamedTuple):
-    values: Tensor
-    indices: Tensor
-
-class median_dim_result(NamedTuple):
-    values: Tensor
-    indices: Tensor
-
-class nanmedian_dim_result(NamedTuple):
-    values: Tensor
-    indices: Tensor
-
 class cummax_result(NamedTuple):
     values: Tensor
     indices: Tensor
@@ -35,9 +19,13 @@ class cummin_result(NamedTuple):
     values: Tensor
     indices: Tensor
 
-class frexp_result(NamedTuple):
-    mantissa: Tensor
-    exponent: Tensor
+class max_result(NamedTuple):
+    values: Tensor
+    indices: Tensor
+
+class min_result(NamedTuple):
+    values: Tensor
+    indices: Tensor
 
 class sort_result(NamedTuple):
     values: Tensor
@@ -50,6 +38,18 @@ class topk_result(NamedTuple):
 class kthvalue_result(NamedTuple):
     values: Tensor
     indices: Tensor
+
+class median_dim_result(NamedTuple):
+    values: Tensor
+    indices: Tensor
+
+class nanmedian_dim_result(NamedTuple):
+    values: Tensor
+    indices: Tensor
+
+class frexp_result(NamedTuple):
+    mantissa: Tensor
+    exponent: Tensor
 
 class inv_ex_result(NamedTuple):
     inverse: Tensor

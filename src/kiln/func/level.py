@@ -198,9 +198,14 @@ class Level:
             words = words * self.size
         return words if self.outer is None else self.outer.drawn(words)
 
-    def _draw(self, op: Op, args: tuple) -> Tensor:
+    def _draw(self, op: Op, args: tuple) -> Any:
         """Numbers that differ in the batch: of a size, or of parameters that broadcast."""
         state, *rest = args
+        if op.list_slots:  # parameters as they are drawn with, a law, the size
+            whole = [x._a.whole if self.owns(x) else x.expand(self.size, *x.shape) for x in rest[0]]
+            with self.below():
+                values, after = apply(op, (state, whole, rest[1], (self.size, *rest[2]), *rest[3:]))
+            return wrap(Lane(self, values, True)), wrap(Lane(self, after, False))
         if len(op.tensor_slots) == 1:
             with self.below():
                 return wrap(Lane(self, apply(op, (state, (self.size, *rest[0]), *rest[1:])), True))

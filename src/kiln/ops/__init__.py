@@ -15,6 +15,7 @@ from . import (  # noqa: F401
     convolution,
     creation,
     ctc,
+    drawing,
     dropout,
     einsum,
     elementary,

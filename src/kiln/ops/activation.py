@@ -13,7 +13,7 @@ from ..errors import KilnError, KilnNotImplementedError, KilnValueError, describ
 from ..shape import Size, norm_dim
 from ..tensor import Tensor
 from . import derive
-from .creation import empty_like
+from .drawing import sample_like
 from .registry import FUNCTIONS, Sample, composition, op
 from .rules import by_body, tied
 from .samples import draw, rng, unary
@@ -220,7 +220,7 @@ def rrelu(
         )
     if not training:
         return FUNCTIONS["nn.functional.leaky_relu"](input, (lower + upper) / 2, inplace)
-    slope = empty_like(input).uniform_(lower, upper)
+    slope = sample_like(input, None, "slopes", lower, upper, parameters=[input.detach()])
     r = tied(where_op(input > 0, input, (input.clone() if inplace else input) * slope), input)
     return input.copy_(r) if inplace else r
 

@@ -13,7 +13,8 @@ from ..errors import KilnError, KilnValueError, describe
 from ..shape import Size, numel
 from ..tensor import Tensor
 from .creation import full_op
-from .random import draw, primitive, random_bits, states, stream_words
+from .drawing import sample, sample_like
+from .random import draw, primitive, random_bits, reached, states, stream_words
 from .registry import Sample, composition
 
 
@@ -43,18 +44,31 @@ def _probability(name: str, p: float) -> None:
         )
 
 
-def _mask(shape: Any, p: float, dtype: dt.dtype) -> Tensor:
-    """What to multiply with so that elements are dropped with probability p."""
+def _mask(input: Tensor, p: float, shape: Any = None) -> Tensor:
+    """What to multiply with so that elements, or those of a shape, are dropped with probability p."""
     if p == 1.0:
-        return full_op((), 0, dtype)
-    if dtype.category < dt.FLOAT:
+        return full_op((), 0, input.dtype)
+    if input.dtype.category < dt.FLOAT:
         raise KilnError(
             "dropout",
-            f"result type Float can't be cast to {dtype.name}",
-            dtype,
+            f"result type Float can't be cast to {input.dtype.name}",
+            input.dtype,
             "convert the input",
         )
-    return draw(None, numel(shape), dropout_mask, shape, p, dtype.to_real())
+    if reached(None).stream == "torch":
+        return _kept(input, p, shape) / (1.0 - p)
+    shape = input._a.shape if shape is None else shape
+    return draw(None, numel(shape), dropout_mask, shape, p, input.dtype.to_real())
+
+
+def _kept(input: Tensor, p: float, shape: Any = None) -> Tensor:
+    """0 where an element, or one of a shape, is dropped with probability p, else 1."""
+    d = input.dtype.to_real()
+    if reached(None).stream != "torch":
+        return _mask(input, p, shape) * (1.0 - p)
+    if shape is None:
+        return sample_like(input, None, "bernoulli", 1.0 - p, dtype=d)
+    return sample(None, "bernoulli", shape, d, 1.0 - p)
 
 
 def _times(input: Tensor, mask: Any, inplace: bool) -> Tensor:
@@ -75,7 +89,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     _probability("dropout", p)
     if not training or p == 0.0 or input._a.size == 0:
         return input
-    return _times(input, _mask(input._a.shape, p, input.dtype), inplace)
+    return _times(input, _mask(input, p), inplace)
 
 
 def _channels(name: str, input: Tensor, unbatched: int, ranks: tuple[int, ...]) -> tuple[int, ...]:
@@ -101,7 +115,7 @@ def _channel_dropout(name: str, unbatched: int, ranks: tuple[int, ...], doc: str
         shape = _channels(name, input, unbatched, ranks)
         if not training or p == 0.0 or input._a.size == 0:
             return input
-        return _times(input, _mask(shape, p, input.dtype), inplace)
+        return _times(input, _mask(input, p, shape), inplace)
 
     channelwise.__name__, channelwise.__doc__ = name, doc
     return composition(namespace="F", samples=_dropout_samples if 3 in ranks else None)(channelwise)
@@ -124,7 +138,7 @@ def _alpha(name: str, input: Tensor, p: float, shape: Any, inplace: bool) -> Ten
     """Elements dropped to SELU's floor, then scaled and shifted to keep mean and variance."""
     if p == 1.0:
         return _times(input, full_op((), 0, input.dtype), inplace)
-    kept = _mask(shape, p, input.dtype) * (1.0 - p)
+    kept = _kept(input, p, shape)
     a = 1.0 / math.sqrt((_SELU_FLOOR**2 * p + 1.0) * (1.0 - p))
     shift = (kept - 1.0) * (_SELU_FLOOR * a) + _SELU_FLOOR * a * p
     r = _times(input, kept * a, inplace)
@@ -139,7 +153,7 @@ def alpha_dropout(
     _probability("alpha_dropout", p)
     if not training or p == 0.0 or input._a.size == 0:
         return input
-    return _alpha("alpha_dropout", input, p, input._a.shape, inplace)
+    return _alpha("alpha_dropout", input, p, None, inplace)
 
 
 @composition(namespace="F", samples=_dropout_samples)

@@ -18,9 +18,10 @@ from ..random import Generator
 from ..shape import Size, broadcast_shapes
 from ..tensor import Tensor, active_capture
 from .dispatch import expect_tensor
+from .drawing import demand, floating, sample
 from .implicit import dirichlet_grad, standard_gamma_grad
-from .random import _demand, _floating, draw, primitive, states
-from .registry import Sample, composition
+from .random import LAWS, draw, primitive, states
+from .registry import LEADING, Sample, composition, op
 from .rules import zero_gradient
 
 
@@ -33,8 +34,8 @@ def _like_first(state: Any, *given: Any) -> tuple:
     return Size(broadcast_shapes(*(x.shape for x in given))), given[0].dtype
 
 
-def _sampler(name: str, *samples: tuple, grad: dict | None = None) -> Callable:
-    return primitive(name, infer=_like_first, samples=states(*samples), grad=grad)
+def _sampler(name: str, *samples: tuple) -> Callable:
+    return primitive(name, infer=_like_first, samples=states(*samples))
 
 
 def _sensible(ok: np.ndarray, x: np.ndarray, otherwise: float = 0.0) -> np.ndarray:
@@ -56,25 +57,41 @@ def _log_gamma(state: np.ndarray, shape: np.ndarray) -> np.ndarray:
     return np.where(usual, np.where(given > 0, larger + root, -np.inf), a)
 
 
-@_sampler(
-    "random_gamma", (np.array([[0.1, 1.0], [30.0, 0.0]]),), (np.zeros((0,)),), (np.array(2.5),),
-    grad={"concentration": lambda g, concentration, out: g * standard_gamma_grad(concentration, out)},
-)  # fmt: skip
+@_sampler("random_gamma", (np.array([[0.1, 1.0], [30.0, 0.0]]),), (np.zeros((0,)),), (np.array(2.5),))  # fmt: skip
 def random_gamma(state: Tensor, concentration: Tensor) -> Tensor:
     """Numbers of the gamma distribution of rate 1, none below the dtype's smallest normal number."""
     least = dt.finfo(dt.OF_NUMPY[concentration.dtype]).tiny
     return np.maximum(np.exp(_log_gamma(state, concentration)), least).astype(concentration.dtype)
 
 
-def _dirichlet_rule(g: Tensor, concentration: Tensor, out: Tensor) -> Tensor:
-    slope = dirichlet_grad(out, concentration, concentration.sum(-1, True))
-    return slope * (g - (out * g).sum(-1, True))
+def _dirichlet_rule(g: Tensor, drawn: Tensor, concentration: Tensor) -> Tensor:
+    slope = dirichlet_grad(drawn, concentration, concentration.sum(-1, True))
+    return slope * (g - (drawn * g).sum(-1, True))
 
 
-@_sampler(
-    "random_dirichlet", (np.array([[0.1, 1.0], [30.0, 2.0]]),), (np.zeros((0, 2)),), (np.array([2.5]),),
-    grad={"concentration": _dirichlet_rule},
-)  # fmt: skip
+def _moving(name: str, rule: Callable) -> Callable:
+    """An op that gives numbers as they were drawn, which move with the parameter that they were drawn with."""
+    x = np.array([[0.2, 0.3], [0.5, 0.1]])
+
+    def moving(drawn: Tensor, concentration: Tensor) -> Tensor:
+        """Numbers as they were drawn, with their gradient."""
+        return drawn
+
+    return op(
+        name=name, private=True, family="random_parameter", exact=True, batch=LEADING, grad={"concentration": rule},
+        infer=lambda drawn, concentration: (drawn.shape, drawn.dtype), body=lambda drawn, concentration: drawn,
+        samples=lambda: iter([Sample((x, x + 1), grad=False)]),
+    )(moving)  # fmt: skip
+
+
+_moving_gamma = _moving(
+    "moving_gamma",
+    lambda g, drawn, concentration: g * standard_gamma_grad(concentration, drawn),
+)
+_moving_dirichlet = _moving("moving_dirichlet", _dirichlet_rule)
+
+
+@_sampler("random_dirichlet", (np.array([[0.1, 1.0], [30.0, 2.0]]),), (np.zeros((0, 2)),), (np.array([2.5]),))  # fmt: skip
 def random_dirichlet(state: Tensor, concentration: Tensor) -> Tensor:
     """Points of the Dirichlet distribution along the last dimension, inside of the simplex."""
     logs = _log_gamma(state, concentration)
@@ -116,6 +133,17 @@ def random_von_mises(state: Tensor, concentration: Tensor) -> Tensor:
     return np.where(usual, angle, np.nan).astype(concentration.dtype)
 
 
+def _by_block(source: Callable) -> Callable:
+    """The law of parameters that a primitive draws, from one block of the counter-based stream."""
+    return lambda g, size, dtype, given: draw(g, 4, source, *given)
+
+
+LAWS |= {
+    "gamma": _by_block(random_gamma), "dirichlet": _by_block(random_dirichlet),
+    "poisson": _by_block(random_poisson), "binomial": _by_block(random_binomial),
+}  # fmt: skip
+
+
 # ---------------------------------------------------------------- public functions
 
 
@@ -126,8 +154,9 @@ def random_von_mises(state: Tensor, concentration: Tensor) -> Tensor:
 def _standard_gamma(input: Tensor, generator: Generator | None = None) -> Tensor:
     """Gamma numbers of shape `input` and rate 1, differentiable in it by implicit reparameterisation."""
     expect_tensor("_standard_gamma", input)
-    _floating("_standard_gamma", input.dtype)
-    return draw(generator, 4, random_gamma, input)
+    floating("_standard_gamma", input.dtype)
+    drawn = sample(generator, "gamma", input._a.shape, input.dtype, parameters=[input.detach()])
+    return _moving_gamma(drawn, input)
 
 
 @composition(method=False, samples=lambda: iter([
@@ -137,8 +166,9 @@ def _standard_gamma(input: Tensor, generator: Generator | None = None) -> Tensor
 def _sample_dirichlet(input: Tensor, generator: Generator | None = None) -> Tensor:
     """Points of the Dirichlet distribution along the last dimension, differentiable in `input`."""
     expect_tensor("_sample_dirichlet", input)
-    _floating("_sample_dirichlet", input.dtype)
-    return draw(generator, 4, random_dirichlet, input)
+    floating("_sample_dirichlet", input.dtype)
+    drawn = sample(generator, "dirichlet", input._a.shape, input.dtype, parameters=[input.detach()])
+    return _moving_dirichlet(drawn, input)
 
 
 @composition(method=False, samples=lambda: iter([
@@ -149,10 +179,11 @@ def _sample_dirichlet(input: Tensor, generator: Generator | None = None) -> Tens
 def poisson(input: Tensor, generator: Generator | None = None) -> Tensor:
     """Counts of the Poisson distribution whose rates are `input`, in its dtype; their gradient is zero."""
     expect_tensor("poisson", input)
-    _floating("poisson", input.dtype)
+    floating("poisson", input.dtype)
     if active_capture() is None and bool((input < 0).any()):
         raise KilnError("poisson", "invalid Poisson rate, expected rate to be non-negative", describe(input), "")  # fmt: skip
-    return zero_gradient(draw(generator, 4, random_poisson, input.detach()), input)
+    r = sample(generator, "poisson", input._a.shape, input.dtype, parameters=[input.detach()])
+    return zero_gradient(r, input)
 
 
 @composition(method=False, samples=lambda: iter([
@@ -166,8 +197,11 @@ def binomial(count: Tensor, prob: Tensor, generator: Generator | None = None) ->
         expect_tensor("binomial", x)
         if not x.is_floating_point():
             raise KilnValueError("binomial", "only supports floating-point dtypes", describe(x), "use x.float()")  # fmt: skip
-    _demand("binomial", count.dtype is prob.dtype, "count and prob must have one dtype", describe([count, prob]))  # fmt: skip
-    r = draw(generator, 4, random_binomial, count.detach(), prob.detach())
+    demand("binomial", count.dtype is prob.dtype, "count and prob must have one dtype", describe([count, prob]))  # fmt: skip
+    shape = broadcast_shapes(count.shape, prob.shape, op="binomial")
+    r = sample(
+        generator, "binomial", shape, count.dtype, parameters=[count.detach(), prob.detach()]
+    )
     return zero_gradient(r, count, prob)
 
 

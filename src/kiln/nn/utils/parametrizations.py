@@ -11,10 +11,10 @@ from ...autograd.modes import no_grad
 from ...errors import KilnIndexError, KilnNotImplementedError, KilnValueError, describe
 from ...linalg import householder_product, matrix_exp, qr, solve
 from ...ops.creation import eye
+from ...ops.drawing import randn
 from ...ops.joining import cat
 from ...ops.linear import normalize
 from ...ops.orthogonal import geqrf
-from ...ops.random import randn
 from ...tensor import Tensor
 from ..modules.module import Module
 from .parametrize import register_parametrization

@@ -1,0 +1,146 @@
+"""The generator behind PyTorch's random numbers on CPU: MT19937, and the bytes in which its state is kept.
+
+A state is what `torch.Generator.get_state` gives, 5056 bytes: the seed; how many words are left until the
+624 words of the state are renewed; whether there is a seed; which word comes next; the words, as 64-bit
+integers; and the second of a pair of normal numbers, with whether one is kept.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+SIZE = 5056
+"""Bytes of a state."""
+
+PIECE = 1 << 13
+"""Numbers that are made at a time, so that what is between stays in cache."""
+
+_WORDS = 624
+_KEYS = slice(24, 24 + 8 * _WORDS)
+_LEFT, _SEEDED, _NEXT = 2, 3, 2  # among 32-bit numbers, and among 64-bit ones
+_KEPT, _IS_KEPT = 628, 1260
+
+
+def first_state(seed: int) -> np.ndarray:
+    """The state with which the stream of a seed begins; its low 32 bits tell streams apart."""
+    state = np.zeros(SIZE, np.uint8)
+    state[:8].view(np.uint64)[0] = seed
+    state.view(np.uint32)[[_LEFT, _SEEDED]] = 1
+    state[_KEYS].view(np.uint64)[:] = np.random.RandomState(seed % 2**32).get_state()[1]
+    return state
+
+
+def is_state(state: np.ndarray) -> bool:
+    """Whether these bytes can be a state: one that has a seed, and a place among its words."""
+    left, seeded = state.view(np.uint32)[[_LEFT, _SEEDED]].tolist()
+    at = int(state.view(np.uint64)[_NEXT])
+    return seeded == 1 and (left + at == _WORDS + 1 or (left, at) == (1, 0))
+
+
+class _Fields:
+    """A state's numbers, where they lie."""
+
+    def __init__(self, state: np.ndarray):
+        self.state, self.keys = state, state[_KEYS].view(np.uint64)
+        view = memoryview(state)
+        self.small, self.large, self.real = view.cast("I"), view.cast("Q"), view.cast("d")
+
+
+class Words:
+    """The words of the stream whose state is loaded, drawn by NumPy's generator of that name."""
+
+    def __init__(self) -> None:
+        bits = np.random.MT19937(0)
+        self._source = np.random.RandomState(bits)
+        struct = ctypes.c_uint32 * (_WORDS + 1)  # NumPy keeps the words, and which comes next
+        self._memory = np.ctypeslib.as_array(struct.from_address(bits.ctypes.state_address))
+        self._fields: Any = None
+        self._drawn = False
+        self.kept: float | None = None
+
+    def load(self, state: np.ndarray) -> None:
+        """Go on from a state."""
+        f = self._fields
+        if f is None or f.state is not state:
+            f = self._fields = _Fields(state)
+        self._memory[:_WORDS] = f.keys
+        self._memory[_WORDS] = _WORDS if f.small[_LEFT] == 1 else f.large[_NEXT]
+        self.kept = f.real[_KEPT] if f.small[_IS_KEPT] else None
+        self._drawn = False
+
+    def store(self) -> None:
+        """Write into the state that was loaded what has become of it."""
+        f = self._fields
+        if self._drawn:
+            at = int(self._memory[_WORDS])
+            f.keys[:] = self._memory[:_WORDS]
+            f.small[_LEFT], f.large[_NEXT] = _WORDS + 1 - at, at
+        f.real[_KEPT], f.small[_IS_KEPT] = self.kept or 0.0, self.kept is not None
+
+    def mark(self) -> np.ndarray:
+        """The place in the stream, for `back`."""
+        return self._memory.copy()
+
+    def back(self, mark: np.ndarray) -> None:
+        """Return to a place in the stream."""
+        self._memory[:] = mark
+
+    def words(self, n: int) -> np.ndarray:
+        """The next n words, to be read only."""
+        self._drawn |= n > 0
+        return np.frombuffer(self._source.bytes(4 * n), "<u4")
+
+    def pairs(self, n: int) -> np.ndarray:
+        """The next n integers of 64 bits, of two words each, the high one first."""
+        w = self.words(2 * n).view("<u8")
+        return w << np.uint64(32) | w >> np.uint64(32)
+
+    def floats(self, n: int) -> np.ndarray:
+        """n float32 in [0, 1) of 24 bits, a word each."""
+        out = np.empty(n, np.float32)
+        for part in pieces(out):
+            w = self.words(len(part)) & np.uint32(2**24 - 1)
+            np.copyto(part, w.view(np.int32), casting="unsafe")
+            part *= np.float32(2.0**-24)
+        return out
+
+    def doubles(self, n: int) -> np.ndarray:
+        """n float64 in [0, 1) of 53 bits, two words each."""
+        out = np.empty(n, np.float64)
+        for part in pieces(out):
+            w = self.pairs(len(part))
+            w &= np.uint64(2**53 - 1)
+            np.copyto(part, w.view(np.int64), casting="unsafe")
+            part *= 2.0**-53
+        return out
+
+
+def pieces(a: np.ndarray) -> Iterator[np.ndarray]:
+    """An array of one dimension in pieces."""
+    for at in range(0, len(a), PIECE):
+        yield a[at : at + PIECE]
+
+
+class Singles:
+    """Doubles of a stream one by one, for draws that don't know how many they take."""
+
+    def __init__(self, stream: Words):
+        self._stream, self._start, self._taken = stream, stream.mark(), 0
+        self._ahead = iter(())
+
+    def __call__(self) -> float:
+        """The next one."""
+        for x in self._ahead:
+            self._taken += 1
+            return x
+        self._ahead = iter(self._stream.doubles(256).tolist())
+        return self()
+
+    def close(self) -> None:
+        """Leave the stream behind the last one that was taken."""
+        self._stream.back(self._start)
+        self._stream.words(2 * self._taken)

@@ -1,0 +1,434 @@
+"""PyTorch's own random numbers: what each of its functions draws from the words of its CPU generator.
+
+Note [PyTorch's stream]: `kiln.random.set_stream("torch")` has seeded programs draw what PyTorch draws on a
+CPU, found by watching its outputs and its generator's state after each call. The state after a draw is
+PyTorch's byte for byte. Integers, uniform numbers and trials have its bits; so have float64 and half normal
+numbers and what follows from the small ones. Float32 normal numbers of 16 and more are within 4 units in
+the last place (PyTorch takes logarithms and cosines by polynomials of its own), and functions of float64
+numbers (exponential, cauchy, gamma, …) within 2, where NumPy's and the C library's differ.
+
+A law is a function of the stream, the size, the dtype and the law's numbers. Uniform float32 and half numbers take
+a word each (its low 24 bits), float64 ones and all that PyTorch draws in double precision two. On processors of
+Intel's, PyTorch may take trials with a number as probability (dropout) and exponential numbers from a generator
+of MKL's; that is not reproduced. Nor is which of equal weights comes first where half numbers are drawn without
+replacement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from threading import RLock
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..mersenne import Singles, Words, first_state, pieces
+from ..shape import Size, numel
+from ..sharing import watched, written
+from ..tensor import CAPTURING, Tensor, active_capture, wrap
+from .registry import Sample, op
+
+_lock = RLock()
+_stream: Words | None = None  # made when first drawn from: numpy.random takes a while to import
+
+LAWS: dict[str, Callable] = {}
+"""What may be drawn, by name: `law(stream, size, dtype, parameters, *numbers)` gives an array."""
+
+
+def _law(fn: Callable) -> Callable:
+    LAWS[fn.__name__.strip("_")] = fn
+    return fn
+
+
+def _draw(state: np.ndarray, law: str, size: Any, dtype: dt.dtype, parameters: Any, numbers: Any) -> np.ndarray:  # fmt: skip
+    """What a law draws from a state, which moves on."""
+    global _stream
+    with _lock:
+        if _stream is None:
+            _stream = Words()
+        _stream.load(state)
+        out = LAWS[law](_stream, tuple(size), dtype, parameters, *numbers)
+        _stream.store()
+    return out.reshape(size).astype(dtype.np, copy=False)
+
+
+def _samples() -> Iterator[Sample]:
+    state, p = first_state(5), np.array([0.2, 0.5, 0.9])
+    yield Sample((state, [], "uniform", (2, 3), dt.float32, (0.0, 1.0)), grad=False)
+    yield Sample((state, [], "normal", (17,), dt.float64, (0.0, 1.0, True)), grad=False)
+    yield Sample((state, [p], "bernoulli", (3,), dt.float32, ()), grad=False)
+    yield Sample((state, [], "integers", (0,), dt.int64, (0, 9)), grad=False)
+
+
+def _infer(state: Any, parameters: Any, law: str, size: Any, dtype: dt.dtype, numbers: Any) -> list:
+    return [(Size(size), dtype), (state.shape, dt.uint8)]
+
+
+@op(name="torch_draw", private=True, family="random", exact=True, check=False, infer=_infer, samples=_samples)  # fmt: skip
+def torch_draw(state: Tensor, parameters: Sequence[Tensor], law: str, size: Sequence[int], dtype: dt.dtype,
+               numbers: tuple) -> Any:  # fmt: skip
+    """What a law draws from PyTorch's generator in a state, and the state after it."""
+    after = state.copy()
+    return _draw(after, law, size, dtype, parameters, numbers), after
+
+
+def draws(state: Tensor, law: str, size: Sequence[int], dtype: dt.dtype, parameters: Sequence[Tensor],
+          numbers: tuple) -> Tensor:  # fmt: skip
+    """What a law draws from a generator's state, which then moves on; in a captured program, at each call."""
+    if CAPTURING and (ctx := active_capture()):
+        ctx.drawn(0)
+        values, after = torch_draw(state, list(parameters), law, tuple(size), dtype, numbers)
+        state.copy_(after)
+        return values
+    out = wrap(_draw(state._a, law, size, dtype, [p._a for p in parameters], numbers))
+    if watched:
+        written(state._a)
+    return out
+
+
+# ---------------------------------------------------------------- arithmetic
+
+
+def _fma(x: np.ndarray, a: float, b: float) -> np.ndarray:
+    """x * a + b rounded once, as PyTorch's compiled code has it."""
+    if x.dtype == np.float32:
+        out = np.empty_like(x)
+        for part, into in zip(pieces(x), pieces(out), strict=True):
+            wide = part.astype(np.float64)
+            wide *= float(np.float32(a))
+            wide += float(np.float32(b))
+            into[:] = wide
+        return out
+    if a == 1 or b == 0:
+        return x * a + b
+    p = x * a
+    (xh, xl), (ah, al) = _halves(x), _halves(a)
+    lost = ((xh * ah - p) + xh * al + xl * ah) + xl * al  # of the product (Dekker, 1971)
+    s = p + b
+    z = s - p
+    return s + (((p - (s - z)) + (b - z)) + lost)  # and of the sum (Knuth, 1969)
+
+
+def _halves(x: Any) -> tuple[Any, Any]:
+    t = x * 134217729.0
+    high = t - (t - x)
+    return high, x - high
+
+
+_FEW = 64
+
+
+def _each(scalar: Callable, array: Callable, x: np.ndarray) -> np.ndarray:
+    """A function of each element: by the C library as in PyTorch where there are few, else by NumPy."""
+    return np.array([scalar(v) for v in x.tolist()]) if x.size <= _FEW else array(x)
+
+
+# ---------------------------------------------------------------- uniform and normal numbers
+
+
+@_law
+def uniform(s: Words, size: Any, dtype: dt.dtype, _: Any, low: float, high: float) -> np.ndarray:
+    """In [low, high); what rounding brings to `high` becomes `low`."""
+    n = numel(size)
+    x = s.doubles(n) if dtype is dt.float64 else s.floats(n)
+    if (low, high) != (0.0, 1.0):
+        kind = x.dtype.type
+        x = _fma(x, float(kind(high) - kind(low)), low)
+    elif dtype.itemsize > 2:
+        return x
+    x = x.astype(dtype.np, copy=False)
+    x[x == dtype.np.type(high)] = low
+    return x
+
+
+@_law
+def normal(s: Words, size: Any, dtype: dt.dtype, _: Any, mean: float, std: float, dense: bool) -> np.ndarray:  # fmt: skip
+    """Pairs by Box and Muller (1958): eight and eight of each 16 where 16 or more lie together, else one by one."""
+    n = numel(size)
+    if n < 16 or not dense:
+        return _fma(_one_by_one(s, n), std, mean)
+    if dtype.itemsize == 2:  # the last block is drawn anew, and overlaps the one before
+        z = _blocks(s.floats(-(-n // 16) * 16))
+        z = np.concatenate([z[: n - 16], z[-16:]]) if n % 16 else z
+    else:
+        take = s.doubles if dtype is dt.float64 else s.floats
+        z = take(n)
+        for part in pieces(z[: n // 16 * 16]):
+            part[:] = _blocks(part)
+        if n % 16:
+            z[-16:] = _blocks(take(16))
+    return z if (mean, std) == (0.0, 1.0) else _fma(z, std, mean)
+
+
+def _blocks(u: np.ndarray) -> np.ndarray:
+    kind, eight = u.dtype.type, f"V{8 * u.itemsize}"  # eight numbers are moved as one
+    first, turn = (np.ascontiguousarray(u.view(eight)[i::2]).view(u.dtype) for i in (0, 1))
+    r = np.log(kind(1) - first, out=first)
+    r *= kind(-2)
+    np.sqrt(r, out=r)
+    turn *= kind(math.tau)
+    out = np.empty_like(u)
+    out.view(eight)[::2] = (r * np.cos(turn)).view(eight)
+    r *= np.sin(turn, out=turn)
+    out.view(eight)[1::2] = r.view(eight)
+    return out
+
+
+def _one_by_one(s: Words, n: int) -> np.ndarray:
+    """n float64 normal numbers, the first of which may be the second of a pair drawn before."""
+    first = [] if s.kept is None or n == 0 else [s.kept]
+    pairs = (n - len(first) + 1) // 2
+    u = s.doubles(2 * pairs).reshape(pairs, 2)
+    r = np.sqrt(_each(math.log1p, np.log1p, -u[:, 1]) * -2.0)
+    turn = u[:, 0] * math.tau
+    z = np.stack([r * _each(math.cos, np.cos, turn), r * _each(math.sin, np.sin, turn)], 1)
+    z = np.concatenate([first, z.reshape(-1)])
+    if n:
+        s.kept = float(z[-1]) if len(z) > n else None
+    return z[:n]
+
+
+@_law
+def log_normal(s: Words, size: Any, dtype: Any, _: Any, mean: float, std: float) -> np.ndarray:
+    """Exponentials of normal numbers."""
+    return _each(math.exp, np.exp, _fma(_one_by_one(s, numel(size)), std, mean))
+
+
+@_law
+def exponential(s: Words, size: Any, dtype: Any, _: Any, rate: float) -> np.ndarray:
+    """By the inverse of the distribution function."""
+    return _each(math.log1p, np.log1p, -s.doubles(numel(size))) / -rate
+
+
+@_law
+def cauchy(s: Words, size: Any, dtype: Any, _: Any, median: float, sigma: float) -> np.ndarray:
+    """By the inverse of the distribution function."""
+    turn = (s.doubles(numel(size)) - 0.5) * math.pi
+    return _fma(_each(math.tan, np.tan, turn), sigma, median)
+
+
+# ---------------------------------------------------------------- integers and trials
+
+
+@_law
+def integers(s: Words, size: Any, dtype: Any, _: Any, low: int, high: int) -> np.ndarray:
+    """In [low, high): remainders of a word, or of two where there are 2**28 integers or more."""
+    n, span = numel(size), high - low
+    if span >= 2**28:
+        return (s.pairs(n) % np.uint64(span)).astype(np.int64) + low
+    out = np.empty(n, np.int64)
+    for part in pieces(out):
+        part[:] = s.words(len(part)) % np.uint32(span)
+    if low:
+        out += low
+    return out
+
+
+@_law
+def all_integers(s: Words, size: Any, dtype: dt.dtype, _: Any) -> np.ndarray:
+    """From 0 to the largest integer up to which the dtype holds all."""
+    n = numel(size)
+    if dtype in (dt.float64, dt.int64):
+        last = 2**63 - 1 if dtype is dt.int64 else 2**53
+        return (s.pairs(n) % np.uint64(last + 1)).astype(np.int64)
+    if dtype.category == dt.FLOAT:
+        return s.words(n) % np.uint32({dt.float16: 2**11, dt.bfloat16: 2**8}.get(dtype, 2**24) + 1)
+    last = 1 if dtype is dt.bool_ else dt.iinfo(dtype).max
+    return s.words(n) & np.uint32(last)
+
+
+@_law
+def permutation(s: Words, size: Any, dtype: Any, _: Any) -> np.ndarray:
+    """The integers below size[-1] in random order, each swapped with one behind it (Fisher and Yates)."""
+    *rows, n = size
+    out = np.empty((numel(rows), n), np.int64)
+    for row in out:
+        order = list(range(n))
+        w = s.words(max(n - 1, 0)).astype(np.int64)
+        at = np.arange(n - 1, dtype=np.int64)
+        for i, j in enumerate((w % (n - at) + at).tolist() if n else []):
+            order[i], order[j] = order[j], order[i]
+        row[:] = order
+    return out
+
+
+@_law
+def bernoulli(s: Words, size: Any, dtype: Any, given: Any, p: float | None = None) -> np.ndarray:
+    """1 with probability p, a number or a tensor."""
+    n = numel(size)
+    if p is not None:
+        return s.doubles(n) < p
+    (q,) = given
+    u = s.doubles(n) if q.dtype == np.float64 else s.floats(n)
+    return u < q.astype(u.dtype, copy=False).reshape(-1)
+
+
+@_law
+def geometric(s: Words, size: Any, dtype: Any, _: Any, p: float) -> np.ndarray:
+    """Trials up to the first success, by the inverse of the distribution function."""
+    return np.ceil(_each(_log, np.log, s.doubles(numel(size))) / math.log1p(-p))
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x else -math.inf
+
+
+@_law
+def multinomial(s: Words, size: Any, dtype: Any, given: Any) -> np.ndarray:
+    """Categories with probabilities proportional to rows of weights, with replacement."""
+    (weights,) = given
+    if weights.dtype.itemsize < 4:
+        weights = weights.astype(np.float32)
+    rows = weights.reshape(-1, weights.shape[-1])
+    u, out = s.doubles(numel(size)).reshape(len(rows), size[-1]), np.empty(size, np.int64)
+    for row, x, into in zip(rows, u, out.reshape(len(rows), -1), strict=True):
+        sums = np.cumsum(row)
+        sums /= sums[-1]
+        sums[-1] = 1
+        into[:] = np.searchsorted(sums, x)
+    return out
+
+
+@_law
+def slopes(s: Words, size: Any, dtype: dt.dtype, given: Any, low: float, high: float) -> np.ndarray:
+    """rrelu's: uniform in [low, high) where the input is not positive, else 1."""
+    below = given[0].reshape(-1) <= 0
+    out = np.ones(below.size)
+    out[below] = _fma(s.doubles(int(below.sum())), high - low, low)
+    return out
+
+
+# ---------------------------------------------------------------- one by one
+
+
+def _elementwise(fn: Callable) -> Callable:
+    """Bind `fn(uniform, stream, dtype, *parameters)`, one number, as a law of parameters of the size."""
+
+    def law(s: Words, size: Any, dtype: dt.dtype, given: Any) -> np.ndarray:
+        one = Singles(s)
+        columns = [np.broadcast_to(p, size).astype(np.float64).ravel().tolist() for p in given]
+        out = [
+            fn(one, s, dtype, *values) if min(values) >= 0 else math.nan
+            for values in zip(*columns, strict=True)
+        ]
+        one.close()
+        return np.array(out, np.float64)
+
+    LAWS[fn.__name__.strip("_")] = law
+    return fn
+
+
+def _single_normal(u: Singles, s: Words) -> float:
+    if s.kept is not None:
+        z, s.kept = s.kept, None
+        return z
+    first, second = u(), u()
+    r, turn = math.sqrt(-2.0 * math.log1p(-second)), math.tau * first
+    s.kept = r * math.sin(turn)
+    return r * math.cos(turn)
+
+
+@_elementwise
+def _gamma(u: Singles, s: Words, dtype: dt.dtype, alpha: float) -> float:
+    """Marsaglia and Tsang (2000), with a third in single precision."""
+    kind, scale, least = dtype.np.type, 1.0, float(dt.finfo(dtype).tiny)
+    if alpha == 0:
+        return least
+    if alpha < 1:
+        scale = (1 - u()) ** float(kind(1) / kind(alpha))
+        alpha = float(kind(alpha) + kind(1))
+    d = float(kind(alpha) - kind(np.float32(1 / 3)))
+    c = 1 / math.sqrt(9 * d)
+    while True:
+        y = 0.0
+        while y <= 0:
+            x = _single_normal(u, s)
+            y = 1 + c * x
+        v, w, xx = y * y * y, 1 - u(), x * x
+        if w < 1 - 0.0331 * xx * xx or math.log(w) < 0.5 * xx + d * (1 - v + math.log(v)):
+            return max(least, scale * d * v)
+
+
+@_law
+def dirichlet(s: Words, size: Any, dtype: dt.dtype, given: Any) -> np.ndarray:
+    """Gamma numbers in double precision, each by the sum of its row."""
+    x = LAWS["gamma"](s, size, dt.float64, given).reshape(size)
+    return x / x.cumsum(-1)[..., -1:]  # one after the other, as PyTorch adds them
+
+
+@_elementwise
+def _poisson(u: Singles, s: Words, dtype: dt.dtype, rate: float) -> float:
+    """Products of uniform numbers; for rates of 10 and more Hörmann's PTRS (1993)."""
+    if rate == 0:
+        return 0.0
+    if rate < 10:
+        least, k, product = math.exp(-rate), 0, u()
+        while product > least:
+            k, product = k + 1, product * u()
+        return float(k)
+    b = 0.931 + 2.53 * math.sqrt(rate)
+    a = -0.059 + 0.02483 * b
+    scale, steep = 1.1239 + 1.1328 / (b - 3.4), 0.9277 - 3.6224 / (b - 2)
+    while True:
+        x, v = u() - 0.5, u()
+        us = 0.5 - abs(x)
+        k = math.floor((2 * a / us + b) * x + rate + 0.43)
+        if us >= 0.07 and v <= steep:
+            return float(k)
+        if k < 0 or (us < 0.013 and v > us):
+            continue
+        density = k * math.log(rate) - rate - math.lgamma(k + 1)
+        if math.log(v) + math.log(scale) - math.log(a / (us * us) + b) <= density:
+            return float(k)
+
+
+@_elementwise
+def _binomial(u: Singles, s: Words, dtype: dt.dtype, count: float, p: float) -> float:
+    """Sums of geometric numbers; where 10 successes or more are due, Hörmann's BTRS (1993)."""
+    if count <= 0 or p <= 0:
+        return 0.0
+    if p >= 1:
+        return count
+    q = min(p, 1 - p)
+    k = (_transformed if count * q >= 10 else _by_waiting)(u, count, q)
+    return k if p <= 0.5 else count - k
+
+
+def _by_waiting(u: Singles, count: float, p: float) -> float:
+    waited, k = 0, -1
+    while waited <= count:
+        waited, k = waited + math.ceil(math.log(u()) / math.log1p(-p)), k + 1
+    return float(k)
+
+
+def _transformed(u: Singles, n: float, p: float) -> float:
+    spread = math.sqrt(n * p * (1 - p))
+    b = 1.15 + 2.53 * spread
+    a, c, steep = -0.0873 + 0.0248 * b + 0.01 * p, n * p + 0.5, 0.92 - 4.2 / b
+    odds, alpha, mode = p / (1 - p), (2.83 + 5.1 / b) * spread, math.floor((n + 1) * p)
+    while True:
+        x, v = u() - 0.5, u()
+        us = 0.5 - abs(x)
+        k = math.floor((2 * a / us + b) * x + c)
+        if us >= 0.07 and v <= steep:
+            return float(k)
+        if k < 0 or k > n:
+            continue
+        bound = (
+            (mode + 0.5) * math.log((mode + 1) / (odds * (n - mode + 1)))
+            + (n + 1) * math.log((n - mode + 1) / (n - k + 1))
+            + (k + 0.5) * math.log(odds * (n - k + 1) / (k + 1))
+            + (_stirling(mode) + _stirling(n - mode) - _stirling(k) - _stirling(n - k))
+        )
+        if math.log(v * alpha / (a / (us * us) + b)) <= bound:
+            return float(k)
+
+
+def _stirling(k: float) -> float:
+    """log(k!) less Stirling's approximation to it."""
+    if k <= 9:
+        k = float(k)
+        return math.lgamma(k + 1) - (k + 0.5) * math.log(k + 1) + k + 1 - 0.5 * math.log(math.tau)
+    return (1 / 12 - (1 / 360 - 1 / 1260 / (k + 1) ** 2) / (k + 1) ** 2) / (k + 1)
