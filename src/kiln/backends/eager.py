@@ -22,6 +22,7 @@ from ..formats import contiguous_format
 from ..ops import registry
 from ..ops.linalg import SMALL
 from ..ops.registry import REGISTRY, Op
+from ..ops.sorting import selects
 from ..shape import resolve_reshape, view_strides
 from ..tensor import Tensor
 from . import compositions, derived, streams
@@ -230,12 +231,25 @@ def _elements(input: np.ndarray, *rest: Any) -> int:
 
 # ---------------------------------------------------------------- what follows from the registry
 
+_SELECTING = {"kthvalue"}  # NumPy selects where kernels would sort
+
 for _op in REGISTRY.values():
-    if _op.eager is _op.run:
+    if _op.eager is _op.run and _op.name not in _SELECTING:
         derived.bind(_op, _native)
 streams.bind(_native)
 tape.native = derived.gradients(_native)
 registry.whole = compositions.bind(_native)
+
+
+_topk = REGISTRY["topk"]
+_topk_sorted = _topk.eager
+
+
+@routine("topk")
+def topk(input: np.ndarray, k: int, dim: int, largest: bool, sorted: bool) -> Any:
+    """NumPy's selection of few elements: kernels would sort them all."""
+    few = input.ndim and selects(k, input.shape[dim])
+    return (_topk.run if few else _topk_sorted)(input, k, dim, largest, sorted)
 
 
 # ---------------------------------------------------------------- copies of views

@@ -164,11 +164,8 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     if not input.ndim:
         return input.copy(), np.zeros((), np.int64)
     n = input.shape[dim]
-    if 0 < k * 8 < n and input.ndim == 1 and input.dtype.kind in "fiu":
-        index = _extremes(input, k, largest)
-    elif 0 < k * 8 < n:  # find the k first, then put them in order
-        part = np.argpartition(input, n - k if largest else k, axis=dim)
-        part = np.sort(np.take(part, range(n - k, n) if largest else range(k), axis=dim), axis=dim)
+    if selects(k, n):  # find the k first, then put them in order
+        part = np.moveaxis(_extremes(np.moveaxis(input, dim, -1), k, largest), -1, dim)
         order = _order(np.take_along_axis(input, part, dim), dim, largest)
         index = np.take_along_axis(part, order, dim)
     else:
@@ -176,12 +173,22 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     return np.take_along_axis(input, index, dim), index
 
 
+def selects(k: int, n: int) -> bool:
+    """Whether so few of n elements are asked for that sorting all would take longer than to find them."""
+    return 0 < k * 8 < n
+
+
 def _extremes(a: np.ndarray, k: int, largest: bool) -> np.ndarray:
-    """Where the k largest (or smallest) elements are, in order: of those that the k-th one doesn't beat."""
-    at = a.size - k if largest else k - 1
-    kth = np.partition(a, at)[at]
-    found = np.flatnonzero(~(a < kth) if largest else ~(a > kth))
-    return found[_order(a[found], 0, largest)[:k]]
+    """Where the k largest (or smallest) elements along the last axis are, from the first on."""
+    n = a.shape[-1]
+    at = n - k if largest else k - 1
+    if a.dtype.kind in "fiu" and a.size:
+        kth = np.partition(a, at, axis=-1)[..., at : at + 1]
+        found = np.flatnonzero(a >= kth if largest else a <= kth)
+        if found.size == a.size // n * k:  # no others are equal to the k-th ones, nor NaN
+            return (found % n).reshape(*a.shape[:-1], k)
+    part = np.argpartition(a, at, axis=-1)
+    return np.sort(part[..., n - k :] if largest else part[..., :k], axis=-1)
 
 
 def kth_place(a: np.ndarray, k: int) -> np.ndarray:

@@ -482,7 +482,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
 
 def _nan_middle(input: np.ndarray, axis: int, keepdims: bool) -> np.ndarray:
     """Where the lower median of the numbers is: NaNs are sorted to the end and not counted."""
-    if input.dtype.kind != "f":
+    if input.dtype.kind != "f" or not np.isnan(input).any():
         return _find_median(input, axis, keepdims)
     order = np.argsort(input, axis, kind="stable")
     count = np.sum(~np.isnan(input), axis, keepdims=True)
