@@ -10,6 +10,7 @@ place moved: what that does to its own results, a compiled program may do as wel
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,11 +75,10 @@ class Runs:
     def first(self) -> Arrays:
         """What eager mode gives, once all weights are made; KilnError where it refuses the program."""
         made = -1
-        while made < len(
-            self.p.weights
-        ):  # one that requires grad may be refused where none was before
+        while made < len(self.p.weights):
             made = len(self.p.weights)
-            self.run(False)
+            with suppress(KilnError):  # it may not be refused, or others be, where they require grad
+                self.run(False)
         return self.run(False)
 
     def parameters(self) -> list[Any]:

@@ -233,14 +233,14 @@ def _beside(p: Program) -> tuple[Verdict, str, int | None]:
             return Verdict("refused", refusal), "", None
         gap = gap_of(str(e)) if p.kind != "forward" else ""
         return Verdict("differs", f"torch refuses the program: {e}"), gap, None
-    if refusal:
-        return Verdict("differs", f"torch takes the program: {refusal}"), "", None
     if found := unlike(other.trail, trail):
         step = int(found.split()[0])
         there, here = other.reasons.get(step, ""), p.reasons.get(step, "")
         gap = gap_of(there) if there else gap_of(here, TAKEN)
         found = "in torch " + found.replace("in eager mode", "in Kiln") + (there or here)
         return Verdict("differs", found), gap, step
+    if refusal:
+        return Verdict("differs", f"torch takes the program: {refusal}"), "", None
     found = compare(got, want, bounds)
     if found and judge(runs, got, want, bounds):
         return Verdict("ill-conditioned", found), "", None
