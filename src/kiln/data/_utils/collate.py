@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ... import formats
+from ...dtypes import OF_NUMPY
 from ...errors import KilnError, KilnTypeError, describe
 from ...ops.creation import as_tensor, tensor
 from ...ops.joining import stack
@@ -110,8 +111,14 @@ def collate_tensor_fn(batch: Any, *, collate_fn_map: CollateMap | None = None) -
 
 def collate_numpy_array_fn(batch: Any, *, collate_fn_map: CollateMap | None = None) -> Any:
     """Arrays stacked along a new first dimension, as a tensor."""
-    if batch[0].dtype.kind in "OSU":
-        raise _refuse(batch[0].dtype)
+    first = batch[0]
+    if first.dtype.kind in "OSU":
+        raise _refuse(first.dtype)
+    stacks = collate_fn_map is not None and collate_fn_map.get(Tensor) is collate_tensor_fn
+    if stacks and first.dtype in OF_NUMPY and first.dtype.isnative and all(
+        x.shape == first.shape and x.dtype == first.dtype for x in batch
+    ):  # fmt: skip
+        return wrap(_stacked(batch))
     return collate([as_tensor(x) for x in batch], collate_fn_map=collate_fn_map)
 
 
@@ -151,10 +158,7 @@ default_collate_fn_map: CollateMap = {
 
 def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
     first = arrays[0]
-    shape = (len(arrays), *first.shape)
-    out = info.room(shape, first.dtype)
-    if out is None:
-        out = np.empty(shape, first.dtype)
+    out = info.room((len(arrays), *first.shape), first.dtype)
     for i, a in enumerate(arrays):
         out[i] = a
     return out

@@ -154,10 +154,7 @@ def _rows(dataset: Dataset) -> Callable[[Sequence[int]], list[Tensor]] | None:
 
 
 def _taken(a: np.ndarray, at: np.ndarray) -> np.ndarray:
-    shape = (at.size, *a.shape[1:])
-    out = info.room(shape, a.dtype)
-    if out is None:
-        return a[at]
+    out = info.room((at.size, *a.shape[1:]), a.dtype)
     return a.take(
         at, 0, out, "wrap"
     )  # what is negative counts from the end, and nothing is buffered

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ...runtime.blocks import allocator
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
@@ -32,9 +34,8 @@ def get_worker_info() -> WorkerInfo | None:
     return _worker_info
 
 
-def room(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
-    """Memory for an array of a batch, from which it is sent without a copy; None where any other does."""
-    if pool is None:
-        return None
-    memory = pool.take(math.prod(shape) * dtype.itemsize)
-    return None if memory is None else memory.view(dtype).reshape(shape)
+def room(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory for an array of a batch; in a worker such from which it is sent without a copy."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    memory = None if pool is None else pool.take(nbytes)
+    return allocator(nbytes)(shape, dtype) if memory is None else memory.view(dtype).reshape(shape)

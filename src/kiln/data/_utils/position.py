@@ -31,6 +31,7 @@ class Position:
         self.generators = _generators(loader)
         self.sampler = _stateful_sampler(loader)
         self.facts = facts(loader)
+        self.others = not _draws_of_kiln_alone(loader)
         self.begin: Any = None
         self.base_seed: int | None = None
         self.drawn = self.yielded = self.turn = 0
@@ -44,7 +45,7 @@ class Position:
 
     def start(self) -> None:
         """Note that an epoch begins."""
-        self.begin = {"streams": randomness.states(), **self._generator_states()}
+        self.begin = {"streams": randomness.states(self.others), **self._generator_states()}
         self.drawn = self.yielded = self.turn = 0
         self.pending.clear()
         self.drained = self.finished = False
@@ -81,11 +82,11 @@ class Position:
             out.update(self._generator_states())
             if self.keeps_workers and self.begin is not None:
                 out["base_seed"] = self.base_seed
-                out["workers"] = [
-                    {k: pickle.loads(w[k]) for k in ("rng",) if k in w} for w in self.workers
-                ]
+                out["workers"] = [_told(w, "rng") for w in self.workers]
             return out
-        out["begin"] = self.begin
+        streams = self.begin["streams"]
+        told = randomness.plain(streams) if isinstance(streams, tuple) else streams
+        out["begin"] = {**self.begin, "streams": told}
         out["base_seed"] = self.base_seed
         out["drawn"], out["drained"], out["turn"] = self.drawn, self.drained, self.turn
         out["pending"] = [*self.pending.values(), *self.again]
@@ -96,7 +97,7 @@ class Position:
                 del out["pending"][-1]
         if self.fetcher is not None:
             out["fetch"] = self.fetcher.state()
-        out["workers"] = [{k: pickle.loads(v) for k, v in w.items()} for w in self.workers]
+        out["workers"] = [_told(w, *w) for w in self.workers]
         return out
 
     @contextmanager
@@ -137,6 +138,21 @@ def facts(loader: Any) -> dict[str, Any]:
         "batch_size": loader.batch_size,
         "iterable": loader._iterable,
     }
+
+
+def _told(worker: dict[str, bytes], *names: str) -> dict[str, Any]:
+    """What a worker has told, as plain data."""
+    out = {n: pickle.loads(worker[n]) for n in names if n in worker}
+    return {n: randomness.plain(v) if isinstance(v, tuple) else v for n, v in out.items()}
+
+
+def _draws_of_kiln_alone(loader: Any) -> bool:
+    """Whether the order depends on no other stream than Kiln's."""
+    inner = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    samplers = (s for s in (loader.batch_sampler, loader.sampler, inner) if s is not None)
+    return not loader._iterable and all(
+        type(s).__module__.startswith("kiln.data.") for s in samplers
+    )
 
 
 def _generators(loader: Any) -> list[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,39 +29,54 @@ def seed_worker(base_seed: int, worker_id: int) -> int:
     return seed
 
 
-def states() -> dict[str, Any]:
-    """The states of the three streams, as plain data."""
-    version, words, gauss = random.getstate()
-    kind, key, *rest = np.random.get_state(legacy=True)
-    return {
-        "kiln": kiln_random.get_rng_state(),
-        "python": [version, wrap(np.array(words, np.int64)), gauss],
-        "numpy": [kind, wrap(key.astype(np.int64)), *rest],  # type: ignore[union-attr]
-    }
+States = tuple[Any, Any, Any]
+"""States of Kiln's, Python's and NumPy's stream as they come, None for one that nobody asked for."""
 
 
-def restore(saved: dict[str, Any]) -> None:
-    """Go on from such states."""
-    kiln_random.set_rng_state(saved["kiln"])
-    version, words, gauss = saved["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
-    kind, key, *rest = saved["numpy"]
-    np.random.set_state((kind, key.numpy().astype(np.uint32), *rest))
+def states(others: bool = True) -> States:
+    """The states of the three streams, or of Kiln's alone."""
+    state = kiln_random.default_generator.state.clone()
+    return (state, random.getstate(), np.random.get_state()) if others else (state, None, None)
+
+
+def plain(saved: States) -> dict[str, Any]:
+    """States as plain data."""
+    kiln, python, numpy = saved
+    out: dict[str, Any] = {"kiln": kiln}
+    if python is not None:
+        version, words, gauss = python
+        out["python"] = [version, wrap(np.array(words, np.int64)), gauss]
+        kind, key, *rest = numpy
+        out["numpy"] = [kind, wrap(key.astype(np.int64)), *rest]
+    return out
+
+
+def restore(saved: States | dict[str, Any]) -> None:
+    """Go on from states, as they came or as plain data."""
+    told = plain(saved) if isinstance(saved, tuple) else saved
+    kiln_random.default_generator.state.copy_(told["kiln"])
+    if "python" in told:
+        version, words, gauss = told["python"]
+        random.setstate((version, tuple(words.tolist()), gauss))
+        kind, key, *rest = told["numpy"]
+        np.random.set_state((kind, key.numpy().astype(np.uint32), *rest))
 
 
 class Watcher:
-    """Tells the state of the streams where it is another one than when it was told last."""
+    """Tells whether numbers were drawn, soon enough to be asked after each batch."""
 
     def __init__(self) -> None:
         self._told: Any = None
+        self._numpy: Any = np.random.get_state
+        bits = np.random.get_bit_generator()
+        if isinstance(
+            bits, np.random.MT19937
+        ):  # its memory is looked at, as its state takes long to tell
+            self._numpy = partial(ctypes.string_at, bits.ctypes.state_address, 4 * 625)
 
     def changed(self) -> bool:
         """Whether numbers have been drawn since the last call."""
-        key = np.random.get_state(legacy=True)
-        now = (
-            kiln_random.default_generator.get_state().numpy().tobytes(), random.getstate(),
-            key[1].tobytes(), key[2:],  # type: ignore[union-attr]
-        )  # fmt: skip
+        now = kiln_random.default_generator.state._a.tobytes(), random.getstate(), self._numpy()
         if now == self._told:
             return False
         self._told = now
