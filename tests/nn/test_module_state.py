@@ -185,7 +185,7 @@ def test_dropout_is_random_in_training_only():
         (lambda: nn.Conv2d(2, 4, 2, padding_mode="mirror"), ValueError),
         (lambda: nn.GroupNorm(3, 4), ValueError),
         (lambda: nn.BatchNorm2d(3)(kiln.zeros(2, 3)), ValueError),
-        (lambda: nn.Embedding(3, 2, padding_idx=5), ValueError),
+        (lambda: nn.Embedding(3, 2, padding_idx=5), AssertionError),
         (
             lambda: nn.ConvTranspose2d(1, 1, 3)(kiln.zeros(1, 1, 4, 4), output_size=(9, 9)),
             ValueError,
