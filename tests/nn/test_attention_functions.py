@@ -1,6 +1,4 @@
-"""nn.attention beside PyTorch: scores and masks as functions, causal masks, sequences of several lengths."""
-
-from importlib import import_module
+"""nn.attention: scores and masks as functions, causal masks, sequences of several lengths."""
 
 import numpy as np
 import pytest
@@ -8,27 +6,34 @@ import pytest
 import kiln
 from kiln.nn import functional as F
 from kiln.nn.attention import SDPBackend, _cur_sdpa_kernel_backends, bias, sdpa_kernel
-from kiln.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
+from kiln.nn.attention.flex_attention import (
+    AuxRequest,
+    BlockMask,
+    and_masks,
+    create_block_mask,
+    create_mask,
+    flex_attention,
+    or_masks,
+)
 from kiln.nn.attention.varlen import varlen_attn
 
-peers = pytest.mark.peers
 LENGTHS = (5, 7)
 
 
-def problem(lib):
+def problem():
     rng = np.random.default_rng(0)
 
     def draw(*shape):
-        return lib.tensor(rng.standard_normal(shape).astype("f4"))
+        return kiln.tensor(rng.standard_normal(shape).astype("f4"))
 
     q, k, v = draw(2, 4, 5, 8), draw(2, 4, 7, 8), draw(2, 4, 7, 8)
-    table, slopes, document = draw(4, 5, 7), draw(4), lib.tensor([0, 0, 1, 1, 1, 2, 2])
+    table, slopes, document = draw(4, 5, 7), draw(4), kiln.tensor([0, 0, 1, 1, 1, 2, 2])
     scores = {
         "none": None,
         "table": lambda s, b, h, q, kv: s + table[h, q, kv],
         "rows": lambda s, b, h, q, kv: s + table[h][q][kv],
         "slopes": lambda s, b, h, q, kv: s + slopes[h] * (kv - q),
-        "causal": lambda s, b, h, q, kv: lib.where(q >= kv, s, -float("inf")),
+        "causal": lambda s, b, h, q, kv: kiln.where(q >= kv, s, -float("inf")),
     }
     masks = {
         "none": None,
@@ -39,44 +44,78 @@ def problem(lib):
     return (q, k, v), scores, masks
 
 
-def block_facts(m):
-    values = [x for x in m.as_tuple()[:10] if not isinstance(x, int | None)]
-    return [x.tolist() for x in [*values, m.to_dense(), m[1].kv_indices]] + [
-        str(m), m.shape, m.sparsity(), m._adjust(3, 4).kv_num_blocks.tolist(),
-    ]  # fmt: skip
+def one_by_one(inputs, score, mask):
+    """Attention and its log-sum-exp with the functions called for each position alone."""
+    q, k, v = (x.numpy().astype("f8") for x in inputs)
+    s = np.einsum("bhqe,bhke->bhqk", q, k) * 8**-0.5
+    for at in np.ndindex(*s.shape):
+        where = [kiln.tensor(i) for i in at]
+        if score:
+            s[at] = float(score(kiln.tensor(s[at]), *where))
+        if mask and not bool(mask(*where)):
+            s[at] = -np.inf
+    top = np.nan_to_num(s.max(-1, keepdims=True), neginf=0)
+    e = np.exp(s - top)
+    total = e.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        return e / np.where(total == 0, 1, total) @ v, (np.log(total) + top)[..., 0]
 
 
-@peers
-@pytest.mark.filterwarnings("ignore:flex_attention called")
-def test_flex_attention_beside_pytorch():
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")
-    found = []
-    for lib in (kiln, torch):
-        x = import_module(f"{lib.__name__}.nn.attention.flex_attention")
-        inputs, scores, masks = problem(lib)
-        out, blocks = [], []
-        for mask in masks.values():
-            block = mask and x.create_block_mask(
-                mask, 2, None, *LENGTHS, device="cpu", BLOCK_SIZE=2
-            )
-            blocks += block_facts(block) if block else []
-            for score in scores.values():
-                y, aux = x.flex_attention(*inputs, score, block, return_aux=x.AuxRequest(lse=True))
-                out += [y, aux.lse]
-        q, k, v = inputs
-        out.append(x.flex_attention(q, k[:, :2], v[:, :2], scale=0.3, enable_gqa=True))
-        both = x.and_masks(masks["causal"], masks["documents"])
-        either = x.or_masks(masks["causal"], masks["documents"])
-        blocks += [x.create_mask(m, None, 2, *LENGTHS, device="cpu").tolist() for m in (both, either, scores["causal"])]  # fmt: skip
-        found.append((out, blocks))
-    (ours, our_blocks), (theirs, their_blocks) = found
-    assert our_blocks == their_blocks
-    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-5, err_msg=str(i))
+@pytest.mark.parametrize(
+    ("score", "mask"),
+    [("none", "causal"), ("table", "documents"), ("rows", "none"), ("slopes", "some rows"), ("causal", "none")],
+)  # fmt: skip
+def test_flex_attention_calls_its_functions_for_all_positions(score, mask):
+    inputs, scores, masks = problem()
+    score, mask = scores[score], masks[mask]
+    block = mask and create_block_mask(mask, 2, None, *LENGTHS, BLOCK_SIZE=2)
+    y, aux = flex_attention(*inputs, score, block, return_aux=AuxRequest(lse=True))
+    due, lse = one_by_one(inputs, score, mask)
+    np.testing.assert_allclose(y.numpy(), due, atol=1e-5)
+    np.testing.assert_allclose(aux.lse.numpy(), lse, atol=1e-5)
+
+
+def test_heads_may_share_keys():
+    (q, k, v), _, _ = problem()
+    two = flex_attention(q, k[:, :2], v[:, :2], scale=0.3, enable_gqa=True)
+    each = [flex_attention(q[:, [h]], k[:, [h // 2]], v[:, [h // 2]], scale=0.3) for h in range(4)]
+    assert (two - kiln.cat(each, 1)).abs().max() < 1e-6
+
+
+def test_a_block_mask_lists_what_pytorch_lists():
+    m = create_block_mask(lambda b, h, q, kv: q >= kv, None, None, 300, 400)
+    assert m.shape == (1, 1, 300, 400)
+    assert m.kv_num_blocks.tolist() == [[[1, 1, 3]]]
+    assert m.kv_indices.tolist() == [[[[0, 1, 2, 3], [1, 0, 2, 3], [0, 1, 2, 3]]]]
+    assert m.full_kv_num_blocks.tolist() == [[[0, 1, 0]]]
+    assert m.q_num_blocks.tolist() == [[[2, 2, 1, 0]]]
+    assert m.q_indices.tolist() == [[[[0, 2, 1], [1, 2, 0], [2, 0, 1], [0, 1, 2]]]]
+    assert m.full_q_indices.tolist() == [[[[1, 0, 2], [0, 1, 2], [0, 1, 2], [0, 1, 2]]]]
+    assert m.to_dense().tolist() == [[[[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]]]
+    assert m.sparsity() == pytest.approx(18.08)
+    picture = (
+        "BlockMask(shape=(1, 1, 300, 400), sparsity=18.08%, \n(0, 0)\n██      \n████    \n██████\n)"
+    )
+    assert str(m) == picture
+    again = BlockMask.from_kv_blocks(
+        *m.as_tuple()[2:6], mask_mod=m.mask_mod, seq_lengths=(300, 400)
+    )
+    for a, b in zip(again.as_tuple()[:10], m.as_tuple()[:10], strict=True):
+        assert a == b if isinstance(a, int) else a.tolist() == b.tolist()
+
+
+def test_masks_combine():
+    masks = problem()[2]
+    causal, documents = (create_mask(masks[n], None, 2, *LENGTHS) for n in ("causal", "documents"))
+    both = create_mask(and_masks(masks["causal"], masks["documents"]), None, 2, *LENGTHS)
+    either = create_mask(or_masks(masks["causal"], masks["documents"]), None, 2, *LENGTHS)
+    assert both.equal(causal & documents)
+    assert either.equal(causal | documents)
+    assert create_mask(problem()[1]["causal"], None, 2, *LENGTHS).equal(causal)
 
 
 def test_flex_attention_has_gradients_and_compiles():
-    (q, k, v), scores, masks = problem(kiln)
+    (q, k, v), scores, masks = problem()
     block = create_block_mask(masks["causal"], None, None, *LENGTHS)
     q.requires_grad_()
 
@@ -91,6 +130,14 @@ def test_flex_attention_has_gradients_and_compiles():
     _, aux = flex_attention(q, k, v, return_aux=AuxRequest(max_scores=True))
     assert aux.lse is None
     assert (aux.max_scores - (q * 8**-0.5 @ k.mT).amax(-1)).abs().max() < 1e-6
+
+
+def test_a_block_mask_shrinks_with_the_sequences():
+    masks = problem()[2]
+    for mask in (masks["causal"], masks["documents"]):
+        whole = create_block_mask(mask, None, None, *LENGTHS, BLOCK_SIZE=2)
+        less = create_block_mask(mask, None, None, 4, 4, BLOCK_SIZE=2)
+        assert whole._adjust(4, 4).to_dense().tolist() == less.to_dense().tolist()
 
 
 @pytest.mark.parametrize(
