@@ -83,6 +83,13 @@ _all = [
 ALL: tuple[dtype, ...] = tuple(_all)
 BY_NAME = {d.name: d for d in _all}
 BY_ABBR = {d.abbr: d for d in _all}
+
+
+def bits(a: np.ndarray) -> np.ndarray:
+    """The same memory in a dtype that NumPy knows: it moves elements of others one by one."""
+    return a.view(f"u{a.itemsize}") if a.dtype.kind == "V" else a
+
+
 OF_NUMPY: dict[Any, dtype] = {d.np: d for d in _all}
 PYTHON_TYPES = {bool: bool_, int: int64}
 ALIASES = {

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from ..dtypes import bits
 from ..errors import KilnError, KilnTypeError, describe
 from ..formats import strided
 from ..tensor import CAPTURING, Tensor, _fresh, wrap
@@ -313,7 +314,7 @@ def _accumulate(leaf: Tensor, g: Tensor, owned: bool, create_graph: bool) -> Non
                 and a.flags.c_contiguous
                 and a.flags.writeable
             ):
-                a = a.copy()
+                a = bits(a).copy().view(a.dtype)
             g = wrap(a)
         if CAPTURING:
             leaf.grad = g

@@ -23,6 +23,7 @@ from ..ops import registry
 from ..ops.linalg import SMALL
 from ..ops.registry import REGISTRY, Op
 from ..ops.sorting import selects
+from ..ops.windows import scatters
 from ..shape import resolve_reshape, view_strides
 from ..tensor import Tensor
 from . import compositions, derived, streams
@@ -222,11 +223,19 @@ def _distances(x1: np.ndarray, x2: np.ndarray) -> int:
 @by_shape("batch_norm_train", 1 << 15)
 @by_shape("batch_norm_eval", 1 << 15)
 @by_shape("max_pool", 1 << 15)
-@by_shape("max_pool_grad", 1 << 13)
 @by_shape("avg_pool", 1 << 15)
 @by_shape("avg_pool_grad", 1 << 13)
 def _elements(input: np.ndarray, *rest: Any) -> int:
     return input.size
+
+
+@by_shape("max_pool_grad", 1 << 13)
+def _pool_grad(grad: np.ndarray, taps: np.ndarray, size: tuple, kernel: tuple, *rest: Any) -> int:
+    """Elements, where kernels are not slower than NumPy."""
+    return 0 if scatters(kernel) else grad.size
+
+
+derived.LEFT["max_pool"] = lambda input, kernel, *rest: scatters(kernel)
 
 
 # ---------------------------------------------------------------- what follows from the registry

@@ -154,7 +154,7 @@ def embedding_op(
     if input.dtype.kind != "i" or input.dtype.itemsize < 4 or weight.ndim != 2:
         raise TypeError  # the shape rule tells why
     _check_rows("embedding", input, weight.shape[0])
-    return weight.take(input, axis=0)
+    return dt.bits(weight).take(input, axis=0).view(weight.dtype)
 
 
 def _renormalize(weight: Tensor, input: Tensor, max_norm: float, norm_type: float) -> None:

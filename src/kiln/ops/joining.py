@@ -100,8 +100,8 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     d = dt.OF_NUMPY[tensors[0].dtype]
     for x in tensors[1:]:
         d = dt.promote_types(d, dt.OF_NUMPY[x.dtype])
-    out = np.concatenate([x.astype(d.np, copy=False) for x in real] or [np.zeros(0, d.np)], dim)
-    return np.ascontiguousarray(out)
+    parts = [dt.bits(x.astype(d.np, copy=False)) for x in real] or [np.zeros(0, d.np)]
+    return np.ascontiguousarray(np.concatenate(parts, dim)).view(d.np)
 
 
 @composition(method=False, samples=lambda: iter([

@@ -246,15 +246,22 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
         raise KilnIndexError(
             "unbind", "dimension specified but the tensor has no dimensions", describe(input), ""
         )
-    return tuple(
-        select(input, dim, i) for i in range(input._a.shape[norm_dim(dim, input._a.ndim, "unbind")])
-    )
+    d = norm_dim(dim, input._a.ndim, "unbind")
+    before, after = _around(input, d)
+    return tuple(basic_index(input, (*before, i, *after)) for i in range(input._a.shape[d]))
+
+
+def _around(input: Tensor, d: int) -> tuple[tuple, tuple]:
+    """Basic indices that take all of the dimensions before and after one."""
+    whole = tuple((0, n, 1) for n in input._a.shape)
+    return whole[:d], whole[d + 1 :]
 
 
 def _pieces(input: Tensor, sizes: Sequence[int], dim: int) -> tuple[Tensor, ...]:
+    before, after = _around(input, dim)
     out, at = [], 0
     for n in sizes:
-        out.append(narrow(input, dim, at, n))
+        out.append(basic_index(input, (*before, (at, at + n, 1), *after)))
         at += n
     return tuple(out)
 

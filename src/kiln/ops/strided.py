@@ -111,7 +111,8 @@ def as_strided_grad(
     low = min(offset, 0)
     memory = np.zeros(_span(input_size, input_stride, size, stride, offset), grad.dtype)
     np.add.at(memory, _places(size, stride, offset - low), grad)
-    return memory[_places(input_size, input_stride, -low)]
+    steps = [s * grad.itemsize for s in input_stride]
+    return _strided_view(memory, input_size, steps, -low).copy()
 
 
 # ---------------------------------------------------------------- windows of one dimension

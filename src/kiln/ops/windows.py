@@ -262,6 +262,10 @@ def max_pool_grad(
     x = np.zeros((*grad.shape[:-n], *_padded_sizes(input_size, padding, extra)), grad.dtype)
     grad = np.ascontiguousarray(grad)
     apart = all(s >= span(k, d) for s, k, d in zip(stride, kernel, dilation, strict=True))
+    if scatters(kernel):
+        places = _tap_places(taps, x.shape[-n:], kernel, stride, dilation)
+        np.add.at(x.reshape(-1), places.reshape(-1), grad.reshape(-1))
+        return cropped(x, padding, input_size)
     for i, where in enumerate(_taps(grad.shape[-n:], kernel, stride, dilation)):
         part = mask_bits(grad, taps != i) if grad.ndim else grad * (taps == i)
         if apart:
@@ -272,6 +276,26 @@ def max_pool_grad(
 
 
 _taps = taps  # the op's parameter has the name of the function
+
+
+def scatters(kernel: tuple) -> bool:
+    """Whether windows are so large that their gradients go to their places sooner than all elements look for theirs."""
+    return numel(kernel) >= 16
+
+
+def _tap_places(
+    taps: np.ndarray, sizes: tuple, kernel: tuple, stride: tuple, dilation: tuple
+) -> np.ndarray:
+    """Where in flat memory of images of these sizes the taps of all windows lie."""
+    n = len(kernel)
+    image, ahead = np.arange(taps[..., *[0] * n].size) * numel(sizes), np.zeros(kernel, np.int64)
+    places = image.reshape(*taps.shape[:-n], *[1] * n)
+    for i, (s, d) in enumerate(zip(stride, dilation, strict=True)):
+        step = numel(sizes[i + 1 :])
+        along = [-1 if j == i else 1 for j in range(n)]
+        places = places + (np.arange(taps.shape[i - n]) * (s * step)).reshape(along)
+        ahead += (np.arange(kernel[i]) * (d * step)).reshape(along)
+    return places + ahead.reshape(-1)[taps]
 
 
 @op(
