@@ -498,6 +498,11 @@ class Tensor(TensorMethods):
         as_device("cuda")
         return self
 
+    def xpu(self, device: Any = None, non_blocking: bool = False) -> Tensor:
+        """This tensor on an Intel GPU; an error where there is none."""
+        as_device("xpu")
+        return self
+
 
 def wrap(a: Any) -> Tensor:
     """A new leaf tensor around a payload."""

@@ -13,7 +13,7 @@ def _library(name: str, doc: str, **names: Any) -> None:
     module = ModuleType(f"{__package__}.{name}", doc)
     module.__dict__.update(names)
     sys.modules[module.__name__] = module
-    setattr(sys.modules[__package__], name, module)  # type: ignore[index]
+    globals()[name] = module
 
 
 def _no() -> bool:
@@ -93,17 +93,4 @@ _library(
     "Kernels for quantised tensors: none yet.",
     engine="none",
     supported_engines=["none"],
-)
-
-NAMES = (
-    "cusparselt",
-    "kleidiai",
-    "miopen",
-    "mkl",
-    "mkldnn",
-    "mps",
-    "nnpack",
-    "openmp",
-    "opt_einsum",
-    "quantized",
 )

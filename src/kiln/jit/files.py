@@ -37,7 +37,10 @@ def save(m: Any, f: Any, _extra_files: dict[str, Any] | None = None) -> None:
             "trace it with an example input: kiln.jit.trace(model, x)",
         )  # fmt: skip
     fn = m.__wrapped__ if isinstance(m, ScriptFunction) else _plain(m)
-    content = _content(fn, example, dict(m.state_dict()) if isinstance(m, Module) else {})
+    tensors: dict[str, Tensor] = {}
+    if isinstance(m, Module):
+        tensors = dict(m.named_parameters()) | dict(m.named_buffers())
+    content = _content(fn, example, tensors, dict(m.state_dict()) if tensors else {})
     content["parameters"] = [n for n, _ in m.named_parameters()] if isinstance(m, Module) else []
     content["extra"] = dict(_extra_files or {})
     from ..io import save as write
@@ -50,7 +53,9 @@ def _plain(m: Any) -> Callable:
     return lambda *args, **kwargs: super(type(m).__mro__[1], m).forward(*args, **kwargs)  # type: ignore[misc]
 
 
-def _content(fn: Callable, example: tuple[tuple, dict], state: dict[str, Tensor]) -> dict[str, Any]:
+def _content(
+    fn: Callable, example: tuple[tuple, dict], tensors: dict[str, Tensor], state: dict[str, Any]
+) -> dict[str, Any]:
     program = CompiledFunction(fn, "reference", "saved")
     with no_grad():
         program(*example[0], **example[1])
@@ -67,7 +72,7 @@ def _content(fn: Callable, example: tuple[tuple, dict], state: dict[str, Tensor]
             "jit.save", "the program writes its state, or gives what it was given", None,
             "call eval(), and return new tensors",
         )  # fmt: skip
-    at = {id(t): n for n, t in state.items()}
+    at = {id(t): n for n, t in tensors.items() if n in state}
     inputs: list[Any] = []
     for i in plan.inputs:
         if i.kind not in ("arg", "state"):
