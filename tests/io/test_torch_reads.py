@@ -116,3 +116,52 @@ def test_sparse_tensors_both_ways():
         assert mine.layout is getattr(kiln, layout)
         assert mine.to_dense().tolist() == theirs.tolist()
         assert to_torch(mine).to_dense().tolist() == theirs.tolist()
+
+
+def test_whole_modules_both_ways():
+    theirs = torch.nn.Sequential(
+        torch.nn.Linear(2, 3), torch.nn.LSTM(3, 4), torch.nn.MultiheadAttention(4, 2), torch.nn.BatchNorm1d(3)
+    )  # fmt: skip
+    f = io.BytesIO()
+    torch.save({"m": theirs, "a": np.arange(6.0).reshape(2, 3).T, "s": np.float64(2)}, f)
+    got = kiln.load(io.BytesIO(f.getvalue()), weights_only=False)
+    assert isinstance(got["m"][1], kiln.nn.LSTM)
+    x = np.ones((4, 2), np.float32)
+    want = theirs[1](theirs[3](theirs[0](torch.tensor(x))))[0]
+    mine = got["m"][1](got["m"][3](got["m"][0](kiln.tensor(x))))[0]
+    np.testing.assert_allclose(mine.detach().numpy(), want.detach().numpy(), atol=1e-5)
+    np.testing.assert_array_equal(got["a"], np.arange(6.0).reshape(2, 3).T)
+    f = io.BytesIO()
+    kiln.save({"m": got["m"][:2], "a": got["a"], "s": got["s"]}, f, format="torch")
+    back = torch.load(io.BytesIO(f.getvalue()), weights_only=False)
+    want, mine = (
+        back["m"][1](back["m"][0](torch.tensor(x)))[0],
+        theirs[1](theirs[0](torch.tensor(x)))[0],
+    )
+    np.testing.assert_allclose(mine.detach().numpy(), want.detach().numpy(), atol=1e-6)
+    np.testing.assert_array_equal(back["a"], got["a"])
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "quantised"),
+        (lambda: torch.ones(2).to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (lambda: torch.ones(2, device="meta"), "without data"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_kiln_lacks_is_named(make, what):
+    f = io.BytesIO()
+    torch.save(make(), f)
+    with pytest.raises(RuntimeError, match=what):
+        kiln.load(io.BytesIO(f.getvalue()))
+
+
+def test_tensors_with_attributes_and_storages():
+    x = torch.ones(2)
+    x.note = 3
+    f = io.BytesIO()
+    torch.save({"x": x, "s": torch.ones(2)._typed_storage(), "layout": torch.sparse_csr}, f)
+    got = kiln.load(io.BytesIO(f.getvalue()))
+    assert (got["x"].note, got["s"].tolist(), got["layout"]) == (3, [1, 1], kiln.sparse_csr)

@@ -102,7 +102,7 @@ def test_the_name_decides_the_format(tmp_path):
         kiln.save({}, tmp_path / "a", format="hdf5")
 
 
-@pytest.mark.parametrize("obj", [object(), {"f": print}, [kiln.nn.Linear(1, 1)], np.ones(2)])
+@pytest.mark.parametrize("obj", [object(), {"f": print}, [lambda: 1], np.array([None])])
 def test_what_can_not_be_saved(obj):
     with pytest.raises(TypeError, match="can't be saved"):
         written(obj)

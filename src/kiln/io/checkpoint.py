@@ -18,7 +18,7 @@ from ..device import as_device, device
 from ..errors import KilnError, KilnTypeError, KilnValueError, describe
 from ..shape import Size
 from ..tensor import Tensor, wrap
-from .files import read_bytes, write_bytes
+from .files import map_bytes, read_bytes, write_bytes
 from .safetensors import decode, encode
 
 VERSION = 1
@@ -174,6 +174,9 @@ class _Reader:
         return self.tensors[key]
 
 
+INDEX = ".index.json"
+"""The ending of the name of a file that lists those a model is in."""
+
 PYTORCH = (".pt", ".pth", ".ckpt", ".bin", ".tar")
 """Endings of names under which files are PyTorch's."""
 
@@ -186,18 +189,26 @@ def save(
     _use_new_zipfile_serialization: bool = True,
     *,
     format: str | None = None,
+    max_shard_size: int | str = "5GB",
 ) -> None:
     """Write an object of tensors and plain values to a path or a binary file.
 
     Dicts, lists, tuples, tensors, numbers, strings, None, dtypes, devices and sizes, nested at will.
     `format` "safetensors" is one that any safetensors reader reads; "torch" is PyTorch's zip file, which
-    `torch.load` reads and which is written where a path ends in .pt, .pth, .ckpt, .bin or .tar. Tensors on
+    `torch.load` reads and which is written where a path ends in .pt, .pth, .ckpt, .bin or .tar. A path that
+    ends in .safetensors.index.json or .bin.index.json gets a dict of tensors in several files of at most
+    `max_shard_size` each, and the list of what is in which. Tensors on
     the same memory are stored once, and PyTorch's files have their views share it again. An existing file
     is replaced in one step, so an interrupted save leaves it as it was. Nothing is pickled: PyTorch's
     options of pickle have no effect.
 
     >>> kiln.save({"model": model.state_dict(), "epoch": 3}, "checkpoint.kiln")
     """
+    if str(getattr(f, "name", f)).endswith(INDEX):
+        from .sharded import save_index
+
+        save_index(obj, f, max_shard_size)
+        return
     if format is None:
         format = "torch" if str(getattr(f, "name", f)).endswith(PYTORCH) else "safetensors"
     if format not in ("torch", "safetensors"):
@@ -218,6 +229,24 @@ def save(
     write_bytes("save", f, encode("save", writer.arrays, {KEY: text}))
 
 
+def _place(map_location: Any) -> Any:
+    """The function that a map_location stands for, None where storages stay as they are read."""
+    if map_location is None or isinstance(map_location, str | device):
+        as_device(map_location)
+        return None
+    if isinstance(map_location, dict):
+
+        def place(storage: Any, where: str) -> None:
+            as_device(map_location.get(where, "cpu"))
+
+        return place
+    if not callable(map_location):
+        raise KilnTypeError(
+            "load", "map_location must be a device, a dict or a function", describe(map_location), "'cpu'"
+        )  # fmt: skip
+    return map_location
+
+
 def load(
     f: Any,
     map_location: Any = None,
@@ -229,20 +258,35 @@ def load(
 ) -> Any:
     """Read what `save` or `torch.save` wrote, or a plain safetensors file as a dict of tensors.
 
-    Nothing in a file can run code, so `weights_only` and the options of pickle change nothing: what a
-    file may make beside tensors and containers is what `kiln.serialization.add_safe_globals` was given.
-    Tensors that were on another device come to the CPU. A file that is corrupt or cut short is an
+    Nothing in a file can run code. What one may make beside tensors, arrays and containers is what
+    `kiln.serialization.add_safe_globals` was given and, with `weights_only=False`, modules and other
+    objects of plain classes that are imported already: their attributes are set, and no code of the class
+    is run. Tensors that were on another device come to the CPU; `map_location` may be a device, a dict of
+    devices, or a function of a storage and where it was. `mmap` maps PyTorch's file: tensors are read from
+    disk when they are used, and writing to them leaves the file as it is. A path that ends in `.index.json`
+    is that of a model in several files (`kiln.io.sharded`). A file that is corrupt or cut short is an
     error, and nothing is loaded.
     """
-    if isinstance(map_location, str | device):
-        as_device(map_location)
+    place = _place(map_location)
     name = str(getattr(f, "name", f))
-    data = read_bytes("load", f)
-    if data.startswith((b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc")):
+    if name.endswith(INDEX):
+        from .sharded import load_index
+
+        return load_index(
+            f, lambda part: load(part, map_location, weights_only=weights_only, mmap=mmap)
+        )
+    data = map_bytes("load", f) if mmap else read_bytes("load", f)
+    if bytes(data[:6]).startswith((b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc")):
+        from .torchfile import Options
         from .torchfile import decode as decode_torch
 
-        return decode_torch(data, name)
-    arrays, metadata = decode("load", data, name)
+        if mmap and data[:1] != b"P":
+            raise KilnError(
+                "load", "mmap can only be used with files saved with "
+                "`torch.save(_use_new_zipfile_serialization=True)`", name, "leave mmap=False",
+            )  # fmt: skip
+        return decode_torch(data, name, Options(weights_only is not False, place, bool(mmap)))
+    arrays, metadata = decode("load", bytes(data), name)
     if KEY not in metadata:
         return {k: wrap(a) for k, a in arrays.items()}
     try:

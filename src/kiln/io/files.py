@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import tempfile
 from pathlib import Path
@@ -45,6 +46,25 @@ def read_bytes(op: str, f: Any) -> bytes:
         raise KilnFileError(
             op, f"can't read the file: {e.strerror}", str(path), "check the path"
         ) from None
+
+
+def map_bytes(op: str, f: Any) -> memoryview:
+    """The content of a path as mapped memory; writes to it stay in this process."""
+    if not isinstance(f, str | os.PathLike):
+        raise KilnError(
+            op,
+            "f must be a file path in order to use the mmap argument",
+            describe(f),
+            "pass a path",
+        )
+    path = _path(op, f)
+    try:
+        with open(path, "rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    except FileNotFoundError:
+        raise KilnFileNotFoundError(op, "no such file", str(path), "check the path") from None
+    except (OSError, ValueError) as e:
+        raise KilnFileError(op, f"can't map the file: {e}", str(path), "leave mmap=False") from None
 
 
 def write_bytes(op: str, f: Any, data: bytes) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ..errors import KilnError
 
 _MARK = object()
+_DEEPEST = 100
 
 
 class KilnUnpicklingError(KilnError, pickle.UnpicklingError):
@@ -36,12 +37,16 @@ class Persistent(NamedTuple):
 
 
 class Call(NamedTuple):
-    """An object as a call that makes it: of a name, with arguments; then items and a state."""
+    """An object as a call that makes it: of a name, with arguments; then items and a state.
+
+    `new` asks for an object of the named class that nothing was called for but `__new__`.
+    """
 
     made_by: Global
     args: tuple
     items: list | None = None
     state: Any = None
+    new: bool = False
 
 
 class Writer:
@@ -130,7 +135,7 @@ class Writer:
     def _call(self, x: Any, call: Call) -> None:
         self.write(call.made_by)
         self.write(call.args)
-        self.out += b"R"
+        self.out += b"\x81" if call.new else b"R"
         self._memoize(x)
         if call.items:
             self._items(call.items, b"u")
@@ -160,6 +165,21 @@ def _key(x: Any) -> Any:
     return x if isinstance(x, str | Global) else id(x)
 
 
+def printable(text: str) -> str:
+    """Text that may hold what a file says, on one line and without a terminal's control codes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def hashable(key: Any, depth: int = 0) -> Any:
+    """The key; ValueError where it is nested so deeply that hashing it would exhaust the stack."""
+    if isinstance(key, tuple | frozenset):
+        if depth == _DEEPEST:
+            raise ValueError("a key that is nested too deeply")
+        for x in key:
+            hashable(x, depth + 1)
+    return key
+
+
 class Function:
     """Something that a pickled file may call by its name; `build` gives what it made a state."""
 
@@ -185,7 +205,8 @@ class Reader:
 
     def refuse(self, what: str, help: str = "nothing was loaded; use another copy") -> Any:
         """Raise for what the file holds here."""
-        raise KilnUnpicklingError("load", what, f"{self.name}, at byte {self.at}", help) from None
+        received = f"{self.name}, at byte {self.at}"
+        raise KilnUnpicklingError("load", printable(what), received, printable(help)) from None
 
     def load(self) -> Any:
         """The next object."""
@@ -196,17 +217,21 @@ class Reader:
             while True:
                 op = self._take(1)[0]
                 if op == 0x2E:  # STOP
-                    return self.stack.pop()
+                    (out,) = self.stack
+                    return out if out is not _MARK else self.refuse("the pickled data is corrupt")
                 step = _STEPS.get(op)
                 if step is None:
                     self.refuse(f"a pickle operation that is not data: {bytes([op])!r}")
                 step(self)  # type: ignore[misc]
+        except KilnUnpicklingError:
+            raise
+        except KilnError as e:
+            return self.refuse(f"the pickled data is corrupt ({str(e).splitlines()[0]})")
         except (
-            ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error,
+            ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError,
+            struct.error,
         ) as e:  # fmt: skip
-            if isinstance(e, KilnError):
-                raise
-            return self.refuse(f"the pickled data is corrupt ({type(e).__name__}: {e})")
+            return self.refuse(f"the pickled data is corrupt ({type(e).__name__}: {str(e)[:200]})")
 
     def _take(self, n: int) -> memoryview:
         part = self.data[self.at : self.at + n]
@@ -229,6 +254,10 @@ class Reader:
 
     def _push(self, x: Any) -> None:
         self.stack.append(x)
+
+    def _pop(self, at: int = -1) -> Any:
+        x = self.stack.pop(at)
+        return x if x is not _MARK else self.refuse("the pickled data is corrupt")
 
     def _marked(self) -> list[Any]:
         at = len(self.stack) - 1
@@ -253,7 +282,7 @@ class Reader:
     def _set(self, items: list[Any]) -> None:
         into = self._top(dict, OrderedDict)
         for k, v in zip(items[::2], items[1::2], strict=True):
-            into[k] = v
+            into[hashable(k)] = v
 
     def _name(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
@@ -261,7 +290,7 @@ class Reader:
         self.stack.append(self.find(module, name))
 
     def _call(self, new: bool = False) -> Any:
-        args, fn = self.stack.pop(), self.stack.pop()
+        args, fn = self._pop(), self._pop()
         call = None if type(fn) is not Function else fn.new if new else fn.call
         if call is None or type(args) is not tuple:
             return self.refuse(f"a call of what is no function: {type(fn).__name__}")
@@ -271,7 +300,7 @@ class Reader:
         self.stack.append(made)
 
     def _build(self) -> None:
-        state, x = self.stack.pop(), self.stack[-1]
+        state, x = self._pop(), self.stack[-1]
         if type(x) is OrderedDict and type(state) is dict:
             vars(x).update({k: v for k, v in state.items() if k == "_metadata"})
         elif id(x) in self.builders:
@@ -309,7 +338,7 @@ def _long(r: Reader, n: int) -> int:
 
 
 def _frozen(r: Reader) -> None:
-    r._push(frozenset(r._marked()))
+    r._push(frozenset(map(hashable, r._marked())))
 
 
 _STEPS: dict[int, Callable[[Reader], Any]] = {
@@ -325,8 +354,8 @@ _STEPS: dict[int, Callable[[Reader], Any]] = {
         "]": _plain(list), "}": _plain(dict), ")": _plain(tuple), 0x8F: _plain(set),
         0x85: lambda r: r._tuple(1), 0x86: lambda r: r._tuple(2), 0x87: lambda r: r._tuple(3),
         "t": lambda r: r._push(tuple(r._marked())), "l": lambda r: r._push(r._marked()),
-        "a": lambda r: _append(r, [r.stack.pop()]), "e": lambda r: _append(r, r._marked()),
-        "s": lambda r: r._set([r.stack.pop(-2), r.stack.pop()]), "u": lambda r: r._set(r._marked()),
+        "a": lambda r: _append(r, [r._pop()]), "e": lambda r: _append(r, r._marked()),
+        "s": lambda r: r._set([r._pop(-2), r._pop()]), "u": lambda r: r._set(r._marked()),
         0x90: lambda r: _add(r, r._marked()), 0x91: _frozen,
         "q": _put("<B"), "r": _put("<I"), "h": _get("<B"), "j": _get("<I"),
         0x94: lambda r: r.memo.update({len(r.memo): r.stack[-1]}),
@@ -342,4 +371,4 @@ def _append(r: Reader, items: list[Any]) -> None:
 
 
 def _add(r: Reader, items: list[Any]) -> None:
-    r._top(set).update(items)
+    r._top(set).update(map(hashable, items))

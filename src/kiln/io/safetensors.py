@@ -40,12 +40,23 @@ def encode(op: str, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] |
         ) from None  # fmt: skip
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON whose keys stand there once."""
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("a name is there twice")
+    return out
+
+
 def decode(op: str, data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays, in memory of their own, and the metadata of a file's bytes."""
     try:
         found = deserialize(data)
         (n,) = np.frombuffer(data[:8], "<u8")
-        metadata = json.loads(data[8 : 8 + int(n)]).get("__metadata__") or {}
+        header = json.loads(data[8 : 8 + int(n)], object_pairs_hook=_once)
+        metadata = header.get("__metadata__") or {}
+        if any(len(entry["shape"]) > 64 for _, entry in found):
+            raise ValueError("a tensor of more than 64 dimensions")
     except (SafetensorError, ValueError, RecursionError) as e:
         if data[:1] == b"\x80":
             raise KilnError(

@@ -11,10 +11,9 @@ import io
 import struct
 import zipfile
 import zlib
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
-from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
@@ -27,18 +26,33 @@ from ..device import device
 from ..errors import KilnTypeError, KilnValueError, describe
 from ..shape import Size
 from ..sharing import outermost
-from ..tensor import Tensor, wrap
-from . import safe
-from .pickled import Call, Function, Global, KilnUnpicklingError, Persistent, Reader, Writer
+from ..storage import TypedStorage, UntypedStorage
+from ..tensor import Tensor
+from . import objects, safe
+from .pickled import Call, Global, KilnUnpicklingError, Persistent, Reader, Writer, printable
+from .torchnames import STORAGES, StorageType, lacking, plain
 
-STORAGES = {
-    "FloatStorage": dt.float32, "DoubleStorage": dt.float64, "HalfStorage": dt.float16, "BFloat16Storage": dt.bfloat16,
-    "LongStorage": dt.int64, "IntStorage": dt.int32, "ShortStorage": dt.int16, "CharStorage": dt.int8,
-    "ByteStorage": dt.uint8, "BoolStorage": dt.bool_, "ComplexFloatStorage": dt.complex64,
-    "ComplexDoubleStorage": dt.complex128, "UntypedStorage": dt.uint8,
-}  # fmt: skip
 _STORAGE_OF = {d: name for name, d in STORAGES.items() if name != "UntypedStorage"}
 _ALIGN = 64
+
+
+class Options(NamedTuple):
+    """What a user says about a file that is read."""
+
+    weights_only: bool = True
+    place: Callable[[UntypedStorage, str], Any] | None = None
+    """Gives the storage to use for one and where it was, or None: a function given as map_location."""
+    mapped: bool = False
+    """Whether the file's bytes are mapped memory: what is read from it is not copied, nor checked."""
+
+    def put(self, memory: np.ndarray, where: str) -> np.ndarray:
+        """The bytes of a storage where they are wanted."""
+        if self.place is None:
+            return memory
+        found = self.place(UntypedStorage(memory), where)
+        return memory if found is None else found._bytes
+
+
 _LEGACY = 0x1950A86A20F9469CFC6C
 
 
@@ -57,9 +71,12 @@ class _Storages:
 
     def find(self, x: Any) -> None:
         """Take in the tensors of an object."""
-        if not isinstance(x, Tensor | dict | list | tuple | set) or id(x) in self.seen:
+        if x is None or type(x) in (bool, int, float, str, bytes) or id(x) in self.seen:
             return
         self.seen[id(x)] = x
+        if not isinstance(x, Tensor | dict | list | tuple | set):
+            self.find(objects.attributes(x))
+            return
         if isinstance(x, Tensor):
             for part in _parts(x):
                 a = part._host("save")
@@ -148,9 +165,13 @@ def _reduce(storages: _Storages) -> Callable[[Any], Any]:
             )
         if isinstance(x, formats.layout):
             return Call(Global("torch.serialization", "_get_layout"), (f"torch.{x.name}",))
+        made = objects.reduce(x)
+        if made is not None:
+            return made
         raise KilnTypeError(
             "save", f"an object of a type that can't be saved: {type(x).__name__}", describe(x),
-            "save tensors, numbers, strings, None, lists, tuples, sets and dicts; rebuild the rest in code",
+            "save tensors, numbers, strings, None, lists, tuples, sets, dicts, and objects of classes that "
+            "can be imported; rebuild the rest in code",
         )  # fmt: skip
 
     return reduce
@@ -187,16 +208,45 @@ def encode(obj: Any, name: str = "archive") -> bytes:
 # ---------------------------------------------------------------- reading
 
 
+class _File(io.RawIOBase):
+    """Bytes that are read as a file without a copy of them all."""
+
+    def __init__(self, data: memoryview):
+        self.data, self.at = data, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    readable = seekable
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = max(0, offset + (0, self.at, len(self.data))[whence])
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def readinto(self, into: Any) -> int:
+        part = self.data[self.at : self.at + len(into)]
+        into[: len(part)] = part
+        self.at += len(part)
+        return len(part)
+
+
 class _Archive:
     """The entries of a zip archive, each a part of the file's own bytes."""
 
-    def __init__(self, data: bytes, name: str):
+    def __init__(self, data: Any, name: str, check: bool = True):
         self.data, self.name = memoryview(data), name
         try:
-            with zipfile.ZipFile(io.BytesIO(data)) as z:
+            with zipfile.ZipFile(_File(self.data)) as z:  # type: ignore[arg-type]
                 entries = z.infolist()
         except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, struct.error) as e:
             self.refuse(f"not a zip archive, or it is truncated or corrupt ({e})")
+        if any(i.filename.endswith("/constants.pkl") for i in entries):
+            self.refuse(
+                "the file holds a TorchScript program; save model.state_dict() where it is made"
+            )
         self.places: dict[str, tuple[int, int]] = {}
         end = 0
         for i in sorted(entries, key=lambda i: i.header_offset):
@@ -206,7 +256,7 @@ class _Archive:
             end = start + i.file_size
             if i.filename in self.places or end > len(data):
                 self.refuse("an entry of the archive is there twice, or reaches past its end")
-            if zlib.crc32(self.data[start:end]) != i.CRC:
+            if check and zlib.crc32(self.data[start:end]) != i.CRC:
                 self.refuse(f"the entry {i.filename} is corrupt: its checksum differs")
             self.places[i.filename] = start, end
         trees = [n for n in self.places if n == "data.pkl" or n.endswith("/data.pkl")]
@@ -216,7 +266,7 @@ class _Archive:
 
     def refuse(self, what: str) -> Any:
         raise KilnUnpicklingError(
-            "load", what, self.name, "nothing was loaded; use another copy of the file"
+            "load", printable(what), self.name, "nothing was loaded; use another copy of the file"
         ) from None
 
     def _start(self, i: zipfile.ZipInfo) -> int:
@@ -239,188 +289,108 @@ class _Archive:
         return self.prefix + path in self.places
 
 
-def decode(data: bytes, name: str) -> Any:
+_PLAIN = Options()
+
+
+def decode(data: Any, name: str, options: Options = _PLAIN) -> Any:
     """The object in the bytes of a file that PyTorch wrote."""
-    if data[:4] != b"PK\x03\x04":
-        return _decode_legacy(data, name)
-    archive = _Archive(data, name)
+    if bytes(data[:4]) != b"PK\x03\x04":
+        return _decode_legacy(data, name, options)
+    archive = _Archive(data, name, not options.mapped)
     if "byteorder" in archive and bytes(archive["byteorder"]) != b"little":
         archive.refuse("the file was written on a big-endian machine")
     storages: dict[str, np.ndarray] = {}
 
-    def storage(key: str, count: int, width: int) -> np.ndarray:
+    def storage(key: str, count: int, width: int, where: str) -> np.ndarray:
         if key not in storages:
-            storages[key] = np.frombuffer(archive[f"data/{key}"], np.uint8).copy()
+            found = np.frombuffer(archive[f"data/{key}"], np.uint8)
+            if not options.mapped or found.ctypes.data % 16:
+                found = found.copy()
+            storages[key] = options.put(found, where)
         if len(storages[key]) != count * width:
             archive.refuse(
                 f"storage {key} has {len(storages[key])} bytes instead of {count * width}"
             )
         return storages[key]
 
-    return _reader(archive["data.pkl"], storage, name).load()
+    return _reader(archive["data.pkl"], storage, name, options).load()
 
 
-class _Storage:
-    """A storage in a file: its bytes and what they are."""
+def _reader(
+    data: Any, storage: Callable[[str, int, int, str], np.ndarray], name: str, options: Options
+) -> Reader:
+    """A reader of pickled trees whose storages `storage(key, elements, bytes of each, where)` gives."""
 
-    def __init__(self, dtype: dt.dtype, data: np.ndarray):
-        self.dtype, self.data = dtype, data
-
-
-def _reader(data: Any, storage: Callable[[str, int, int], np.ndarray], name: str) -> Reader:
-    """A reader of pickled trees whose storages `storage(key, elements, bytes of each)` gives."""
-
-    def persistent(where: Any) -> _Storage:
-        kind, of, key, _, n = where[:5]
-        if (kind, type(of), type(key), type(n)) != ("storage", _StorageType, str, int) or n < 0:
+    def persistent(where: Any) -> TypedStorage:
+        kind, of, key, place, n = where[:5]
+        if (kind, type(of), type(key), type(n)) != ("storage", StorageType, str, int) or n < 0:
             reader.refuse("the pickled data is corrupt: not a storage")
         width = of.dtype.itemsize
-        memory = storage(key, n, width)
+        memory = storage(key, n, width, str(place))
         if len(where) > 5 and where[5] is not None:  # in old files: a part of a storage
             _, first, count = where[5]
+            if (
+                type(first) is not int
+                or type(count) is not int
+                or not 0 <= first <= first + count <= n
+            ):
+                reader.refuse("the pickled data is corrupt: not a part of a storage")
             memory = memory[first * width : (first + count) * width]
-        return _Storage(of.dtype, memory)
+        return TypedStorage(wrap_storage=UntypedStorage(memory), dtype=of.dtype)
 
-    reader = Reader(data, lambda module, key: _find(reader, module, key), persistent, name)
+    reader = Reader(data, lambda module, key: _find(reader, module, key, options), persistent, name)
     return reader
 
 
-class _StorageType:
-    """The type of a storage, by which a file names its dtype."""
-
-    def __init__(self, dtype: dt.dtype):
-        self.dtype = dtype
-
-
-def _find(reader: Reader, module: str, name: str) -> Any:
+def _find(reader: Reader, module: str, name: str, options: Options) -> Any:
     """What a name in a file stands for."""
     module = {"__builtin__": "builtins", "numpy._core.multiarray": "numpy.core.multiarray"}.get(
         module, module
     )
     full = f"{module}.{name}"
-    if full in _FUNCTIONS:
-        return _FUNCTIONS[full]
-    if module in ("torch", "torch.storage"):
-        if name in STORAGES:
-            return _StorageType(STORAGES[name])
-        if name in dt.BY_NAME and module == "torch":
-            return dt.BY_NAME[name]
-    found = safe.find(full)
+    found = plain(full)
+    if found is None:
+        found = safe.find(full)
+    if found is None and not options.weights_only:
+        found = objects.find(module, name)
     if found is not None:
         return found
+    if what := lacking(full):
+        what, _, cure = what.partition(": ")
+        return reader.refuse(f"the file holds {what}, which Kiln does not have", cure)
+    also = (
+        ""
+        if not options.weights_only
+        else "weights_only=False for modules and other plain objects, "
+    )
     return reader.refuse(
         f"the file refers to {full}, which is not on the list of what a file may make",
-        f"save model.state_dict() in place of the model, or, if you trust {full}, "
+        f"save model.state_dict() in place of the model, or, if you trust the file, {also}"
         f"kiln.serialization.add_safe_globals([{name}])",
     )
-
-
-def _tensor(storage: Any, offset: int, size: Any, stride: Any, requires_grad: bool = False,
-            hooks: Any = None, metadata: Any = None) -> Tensor:  # fmt: skip
-    return _strided(storage, storage.dtype, offset, size, stride, requires_grad)
-
-
-def _tensor_of_dtype(storage: Any, offset: int, size: Any, stride: Any, requires_grad: bool,
-                     hooks: Any, dtype: Any, metadata: Any = None) -> Tensor:  # fmt: skip
-    return _strided(storage, dtype, offset, size, stride, requires_grad)
-
-
-def _strided(
-    storage: Any, dtype: Any, offset: int, size: Any, stride: Any, requires_grad: bool
-) -> Tensor:
-    """A view of a storage, which must hold all of its elements."""
-    if type(storage) is not _Storage or not isinstance(dtype, dt.dtype):
-        raise ValueError("a tensor without a storage or a dtype")
-    numbers = [offset, *size, *stride]
-    if any(type(n) is not int or not 0 <= n < 2**62 for n in numbers) or len(size) != len(stride):
-        raise ValueError(f"a tensor of size {size} and strides {stride} at {offset}")
-    width, memory = dtype.itemsize, storage.data
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if prod(size) >= 2**62 or (0 not in size and (last + 1) * width > memory.size):
-        raise ValueError(f"a tensor of size {size} reaches outside its storage")
-    if 0 in size:
-        a = np.empty(size, dtype.np)
-    else:
-        a = np.ndarray(size, dtype.np, memory, offset * width, [s * width for s in stride])
-    t = wrap(a)
-    if requires_grad:
-        t.requires_grad = True
-    return t
-
-
-def _parameter(data: Any, requires_grad: bool, hooks: Any = None, state: Any = None) -> Tensor:
-    from ..nn import Parameter
-
-    return Parameter(data, bool(requires_grad))
-
-
-def _sparse(layout: Any, parts: Any) -> Tensor:
-    from ..sparse import rebuild
-
-    return rebuild(layout, parts)
-
-
-def _layout(name: str) -> Any:
-    found = formats.BY_NAME[name.removeprefix("torch.")]
-    if not isinstance(found, formats.layout):
-        raise ValueError(name)
-    return found
-
-
-def _encode(text: str, encoding: str = "") -> bytes:
-    return text.encode("latin-1")
-
-
-def _number(dtype: Any, data: bytes) -> Any:
-    """A NumPy number."""
-    (out,) = np.frombuffer(data, dtype)
-    return out
-
-
-def _numpy_dtype(name: str, *_: Any) -> np.dtype:
-    out = np.dtype(name)
-    if out.hasobject or out.names:
-        raise ValueError(f"a dtype of objects: {name}")
-    return out
-
-
-def _order(d: np.dtype, state: Any) -> None:
-    if state[1] == ">":
-        raise ValueError("numbers of another byte order")
-
-
-_FUNCTIONS = {
-    "torch._utils._rebuild_tensor_v2": Function(_tensor, lambda t, state: None),
-    "torch._utils._rebuild_tensor": Function(_tensor),
-    "torch._utils._rebuild_tensor_v3": Function(_tensor_of_dtype),
-    "torch._utils._rebuild_parameter": Function(_parameter),
-    "torch._utils._rebuild_parameter_with_state": Function(_parameter),
-    "torch._utils._rebuild_sparse_tensor": Function(_sparse),
-    "torch.serialization._get_layout": Function(_layout),
-    "torch.Size": Function(lambda sizes=(): Size(sizes)), "torch.device": Function(device),
-    "collections.OrderedDict": Function(OrderedDict), "collections.Counter": Function(Counter),
-    "collections.defaultdict": Function(lambda make=None: {}),
-    "builtins.set": Function(set), "builtins.frozenset": Function(frozenset),
-    "builtins.complex": Function(complex), "builtins.bytearray": Function(lambda x=b"", *_: bytearray(x)),
-    "_codecs.encode": Function(_encode),
-    "numpy.core.multiarray.scalar": Function(_number), "numpy.dtype": Function(_numpy_dtype, _order),
-}  # fmt: skip
 
 
 # ---------------------------------------------------------------- files from before PyTorch 1.6
 
 
-def _decode_legacy(data: bytes, name: str) -> Any:
+def _decode_legacy(data: bytes, name: str, options: Options) -> Any:
     """The object in a file of pickles, one after the other, with the storages behind them."""
     storages: dict[str, np.ndarray] = {}
     widths: dict[str, int] = {}
+    room = len(data)
 
-    def storage(key: str, count: int, width: int) -> np.ndarray:
-        if count * width > len(data) or widths.setdefault(key, width) != width:
-            reader.refuse("a storage is larger than the file, or of two dtypes")
-        return storages.setdefault(key, np.zeros(count * width, np.uint8))
+    def storage(key: str, count: int, width: int, where: str) -> np.ndarray:
+        nonlocal room
+        if key not in storages:
+            room -= count * width
+            if room < 0:
+                reader.refuse("storages are larger than the file")
+            storages[key] = options.put(np.zeros(count * width, np.uint8), where)
+        if widths.setdefault(key, width) != width or len(storages[key]) != count * width:
+            reader.refuse("a storage of two dtypes or sizes")
+        return storages[key]
 
-    reader = _reader(data, storage, name)
+    reader = _reader(data, storage, name, options)
     if reader.load() != _LEGACY:
         reader.refuse(
             "a pickled file that is none of PyTorch's, which could run code",
@@ -429,10 +399,15 @@ def _decode_legacy(data: bytes, name: str) -> Any:
     reader.load()  # the version of the format
     reader.load()  # sizes of C's types where it was written
     out = reader.load()
-    for key in reader.load():
+    keys = reader.load()
+    if type(keys) is not list or len({*map(str, keys)}) != len(keys):
+        reader.refuse("the pickled data is corrupt: no list of storages")
+    for key in keys:
         (count,) = struct.unpack("<q", reader._take(8))
-        into = storages.get(key, np.empty(0, np.uint8))
-        if key not in storages or count * widths[key] != len(into):
+        if type(key) is not str or key not in storages:
+            reader.refuse("the pickled data is corrupt: a storage that no tensor has")
+        into = storages[key]
+        if count * widths[key] != len(into):
             reader.refuse("a storage has another size than it should")
         into[:] = np.frombuffer(reader._take(len(into)), np.uint8)
     return out

@@ -14,7 +14,7 @@ from .. import dtypes as dt
 from ..autograd.modes import no_grad
 from ..errors import KilnValueError
 from ..nn import Module
-from ..nn.modules.norm import _BatchNorm
+from ..nn.modules.batchnorm import _BatchNorm
 from ..ops.creation import tensor
 from ..tensor import Tensor
 from .lr_scheduler.base import LRScheduler, need_optimizer, per_group

@@ -167,7 +167,9 @@ class OneCycleLR(_Cyclic):
             phases.append((total_steps - 1, "initial_lr", "min_lr", "max_momentum", "max_momentum"))
         else:
             phases.append((total_steps - 1, "max_lr", "min_lr", "base_momentum", "max_momentum"))
-        self._schedule_phases = [dict(zip(_PHASE, phase, strict=True)) for phase in phases]
+        self._schedule_phases: list[dict[str, Any]] = [
+            dict(zip(_PHASE, phase, strict=True)) for phase in phases
+        ]
         if last_epoch == -1:
             for group, high in zip(
                 optimizer.param_groups, per_group("max_lr", optimizer, max_lr), strict=True

@@ -1,0 +1,157 @@
+"""Whole objects in PyTorch's files: their class by name, and their attributes.
+
+Reading one runs no code, of the file or of the class: an object is made by `object.__new__` and its
+attributes are set. Classes are found among the modules that this process has imported already, and only
+for `kiln.load(..., weights_only=False)`; those with code of their own for making, reading or deleting
+objects are refused. https://docs.python.org/3/library/pickle.html#object.__reduce__
+"""
+
+from __future__ import annotations
+
+import abc
+import argparse
+import copyreg
+import importlib
+import pathlib
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..errors import KilnError
+from .pickled import Call, Function, Global
+
+_HARMLESS: dict[str, Callable] = {
+    "pathlib.PosixPath": pathlib.PurePath, "pathlib.WindowsPath": pathlib.PureWindowsPath,
+    "pathlib.PurePosixPath": pathlib.PurePosixPath, "pathlib.PureWindowsPath": pathlib.PureWindowsPath,
+}  # fmt: skip
+_METACLASSES = (type, abc.ABCMeta)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def reduce(x: Any) -> Call | Global | None:
+    """What stands for an object in a file; None where it can't be written."""
+    if isinstance(x, np.ndarray | np.generic | np.dtype):
+        return _numbers(x)
+    if isinstance(x, type | types.FunctionType):
+        return _name(x)
+    if isinstance(x, pathlib.PurePath):
+        return Call(Global("pathlib", type(x).__name__), tuple(x.parts))
+    made = attributes(x)
+    return None if made is None else Call(_name(type(x)), (), None, made, new=True)  # type: ignore[arg-type]
+
+
+def attributes(x: Any) -> dict[str, Any] | None:
+    """The state of a plain object of a class that can be found again, else None."""
+    kind = type(x)
+    if kind.__module__ == "builtins" or kind.__new__ is not object.__new__ or _name(kind) is None:
+        return None
+    try:
+        made = x.__reduce_ex__(2)
+    except (TypeError, ValueError):
+        return None
+    if not isinstance(made, tuple) or made[0] is not copyreg.__newobj__ or made[1] != (kind,):  # type: ignore[attr-defined]
+        return None
+    state, *items = (*made[2:], None, None, None)[:3]
+    if any(i is not None for i in items) or not isinstance(state, dict | None):
+        return None
+    return state or {}
+
+
+def _name(x: Any) -> Global | None:
+    """The name under which a class or function is found; Kiln's own go by PyTorch's."""
+    module, name = x.__module__, x.__qualname__
+    if module == "builtins" or getattr(sys.modules.get(module), name, None) is not x:
+        return None
+    if module == "kiln" or module.startswith("kiln."):
+        module = f"torch{module[4:]}"
+    return Global(module, name)
+
+
+def _numbers(x: Any) -> Call | None:
+    """NumPy's arrays, numbers and dtypes."""
+    if isinstance(x, np.dtype):
+        if x.kind not in "biufcSU":
+            return None
+        order = "|" if x.itemsize == 1 or x.kind == "S" else "<"
+        size = x.itemsize if x.kind in "SU" else -1
+        state = (3, order, None, None, None, size, 4 if x.kind == "U" else size, 0)
+        return Call(Global("numpy", "dtype"), (x.str.lstrip("<>|="), False, True), None, state)
+    if x.dtype.kind not in "biufcSU":
+        return None
+    x = x.astype(x.dtype.newbyteorder("<")) if x.dtype.byteorder == ">" else x
+    if isinstance(x, np.generic):
+        return Call(Global("numpy.core.multiarray", "scalar"), (x.dtype, x.tobytes()))
+    made = (Global("numpy", "ndarray"), (0,), b"b")
+    state = (1, x.shape, x.dtype, False, x.tobytes())
+    return Call(Global("numpy.core.multiarray", "_reconstruct"), made, None, state)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def find(module: str, name: str) -> Any:
+    """What a name stands for where whole objects are wanted: a class, or a function of Kiln's; else None."""
+    full = f"{module}.{name}"
+    if full in _HARMLESS:
+        return Function(_HARMLESS[full])
+    ours = module == "torch" or module.startswith("torch.")
+    there = _kiln(module, name) if ours else sys.modules.get(module)
+    x = vars(there).get(name) if isinstance(there, types.ModuleType) else None
+    if isinstance(x, types.FunctionType):
+        return x if ours and x.__module__.startswith("kiln.") else None
+    if not isinstance(x, type) or not _plain(x):
+        return None
+    return Function(_never, _build, lambda: object.__new__(x))
+
+
+def _kiln(module: str, name: str) -> types.ModuleType | None:
+    """Kiln's module for one of PyTorch's that has a name; the room's own where its files differ.
+
+    Nothing else is imported: a file could name modules that do something when they are.
+    """
+    room = ".".join(module.split(".")[:2])
+    if room in ("torch.nn", "torch.optim"):
+        importlib.import_module(f"kiln{room[5:]}")
+    for candidate in (module, room):
+        found = sys.modules.get(f"kiln{candidate[5:]}")
+        if found is not None and name in vars(found):
+            return found
+    return None
+
+
+def _plain(kind: type) -> bool:
+    """Whether no code of a class runs where an object is made, given its attributes and deleted."""
+    if type(kind) not in _METACLASSES or kind.__new__ is not object.__new__:
+        return False
+    if kind.__module__.partition(".")[0] in sys.stdlib_module_names:
+        return kind is argparse.Namespace
+    return all(
+        c is object
+        or (
+            "__del__" not in vars(c)
+            and ("__setstate__" not in vars(c) or c.__module__.startswith("kiln."))
+        )
+        for c in kind.__mro__
+    )
+
+
+def _never(*_: Any) -> Any:
+    raise ValueError("a call of a class")
+
+
+def _build(x: Any, state: Any) -> None:
+    """Set the attributes of an object."""
+    if type(state) is not dict or not all(type(k) is str for k in state):
+        raise ValueError("a state that is no dict of attributes")
+    if hasattr(x, "__setstate__"):
+        x.__setstate__(state)
+        return
+    try:
+        vars(x).update(state)
+    except TypeError:
+        raise KilnError("load", "an object without attributes was given some", None) from None

@@ -1,0 +1,109 @@
+"""Modules, arrays and plain objects in PyTorch's files, models in several files, and mapped files."""
+
+import argparse
+import io
+import pathlib
+
+import numpy as np
+import pytest
+
+import kiln
+from kiln import nn
+
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.rnn = nn.Embedding(5, 4), nn.LSTM(4, 8, 2)
+        self.mix = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0)
+        self.norm, self.out = nn.BatchNorm1d(8), nn.Linear(8, 3)
+        self.act, self.labels = nn.functional.relu, ("a", "b")
+
+    def forward(self, x):
+        y, _ = self.rnn(self.embed(x))
+        return self.out(self.act(self.mix(y)))
+
+
+def again(obj, **options):
+    f = io.BytesIO()
+    kiln.save(obj, f, format="torch")
+    return kiln.load(io.BytesIO(f.getvalue()), **options)
+
+
+def test_a_module_comes_back_whole():
+    m = Tagger().eval()
+    m.embed.weight = nn.Parameter(m.embed.weight.detach())
+    got = again({"model": m, "same": m}, weights_only=False)
+    assert got["model"] is got["same"]
+    x = kiln.tensor([[1, 2], [3, 4]])
+    np.testing.assert_array_equal(got["model"](x).detach().numpy(), m(x).detach().numpy())
+    assert (got["model"].labels, got["model"].training) == (("a", "b"), False)
+    (got["model"](x) ** 2).sum().backward()
+    assert got["model"].rnn.weight_hh_l1.grad is not None
+
+
+def test_arrays_and_plain_objects():
+    obj = {
+        "arrays": [np.arange(6.0).reshape(2, 3).T, np.array([1, 2]), np.array(["ab", "c"]), np.array(True)],
+        "numbers": [np.float32(2.5), np.int64(-3), np.bool_(True), np.complex128(1j)],
+        "dtype": np.dtype("float32"),
+    }  # fmt: skip
+    got = again(obj)
+    for a, b in zip(obj["arrays"], got["arrays"], strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    assert got["numbers"] == obj["numbers"]
+    assert [type(x) for x in got["numbers"]] == [type(x) for x in obj["numbers"]]
+    assert got["dtype"] == np.dtype("float32")
+    args = argparse.Namespace(lr=0.1, out=pathlib.PurePosixPath("/tmp/x"))
+    assert again(args, weights_only=False) == args
+    with pytest.raises(RuntimeError, match="Namespace"):
+        again(args)
+
+
+def test_tensors_with_attributes():
+    t = kiln.ones(2)
+    assert again({"t": t})["t"].tolist() == [1, 1]
+
+
+def test_places_may_be_functions():
+    seen = []
+
+    def place(storage, where):
+        seen.append((storage.nbytes(), where))
+        return storage
+
+    got = again({"a": kiln.ones(2), "b": kiln.ones(4)}, map_location=place)
+    assert (got["b"].tolist(), seen) == ([1] * 4, [(8, "cpu"), (16, "cpu")])
+    assert again(kiln.ones(2), map_location={"cuda:0": "cpu"}).tolist() == [1, 1]
+
+
+def test_mapped_files_are_left_as_they_are(tmp_path):
+    path = tmp_path / "m.pt"
+    kiln.save({"a": kiln.arange(6.0), "b": kiln.ones(3, dtype=kiln.int64)}, path)
+    got = kiln.load(path, mmap=True)
+    got["a"][0] = 9
+    assert got["a"].tolist() == [9, 1, 2, 3, 4, 5]
+    assert kiln.load(path, mmap=True)["a"][0] == 0
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_models_in_several_files(name, tmp_path):
+    m = Tagger()
+    state = {**m.state_dict(), "tied": m.embed.weight.detach()}
+    path = tmp_path / f"{name}.index.json"
+    kiln.save(state, path, max_shard_size="2KB")
+    files = sorted(p.name for p in tmp_path.iterdir())
+    stem, ending = name.rsplit(".", 1)
+    assert files[0] == f"{stem}-00001-of-{len(files) - 1:05d}.{ending}"
+    assert len(files) > 3
+    got = kiln.load(path)
+    assert list(got) == list(state)
+    for k, v in state.items():
+        np.testing.assert_array_equal(got[k].numpy(), v.numpy())
+    with pytest.raises(ValueError, match="bytes"):
+        kiln.save(state, path, max_shard_size="many")
+    with pytest.raises(TypeError, match="tensors by name"):
+        kiln.save({"a": 1}, path)
+    with pytest.raises(ValueError, match="format"):
+        kiln.save(state, tmp_path / "model.index.json")
