@@ -92,12 +92,15 @@ def test_parameters_and_leaves():
     kiln.nn.Linear(2, 3).load_state_dict(back)
 
 
-def test_the_name_decides_the_format(tmp_path):
+def test_the_name_decides_the_format(tmp_path, monkeypatch):
     for name in ("a.pt", "a.pth", "a.ckpt"):
         kiln.save({"x": kiln.ones(2)}, tmp_path / name)
         assert zipfile.is_zipfile(tmp_path / name)
     kiln.save({"x": kiln.ones(2)}, tmp_path / "a.kiln")
     assert not zipfile.is_zipfile(tmp_path / "a.kiln")
+    monkeypatch.setattr("kiln.naming.name", "torch")
+    kiln.save({"x": kiln.ones(2)}, tmp_path / "b")
+    assert zipfile.is_zipfile(tmp_path / "b")
     with pytest.raises(ValueError, match="format"):
         kiln.save({}, tmp_path / "a", format="hdf5")
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from .. import naming
 from ..device import as_device, device
 from ..errors import KilnError, KilnTypeError, KilnValueError, describe
 from ..shape import Size
@@ -195,7 +196,8 @@ def save(
 
     Dicts, lists, tuples, tensors, numbers, strings, None, dtypes, devices and sizes, nested at will.
     `format` "safetensors" is one that any safetensors reader reads; "torch" is PyTorch's zip file, which
-    `torch.load` reads and which is written where a path ends in .pt, .pth, .ckpt, .bin or .tar. A path that
+    `torch.load` reads and which is written where a path ends in .pt, .pth, .ckpt, .bin or .tar, and by PyTorch programs
+    (`kiln.compat.torch`) always. A path that
     ends in .safetensors.index.json or .bin.index.json gets a dict of tensors in several files of at most
     `max_shard_size` each, and the list of what is in which. Tensors on
     the same memory are stored once, and PyTorch's files have their views share it again. An existing file
@@ -210,7 +212,8 @@ def save(
         save_index(obj, f, max_shard_size)
         return
     if format is None:
-        format = "torch" if str(getattr(f, "name", f)).endswith(PYTORCH) else "safetensors"
+        theirs = naming.name == "torch" or str(getattr(f, "name", f)).endswith(PYTORCH)
+        format = "torch" if theirs else "safetensors"
     if format not in ("torch", "safetensors"):
         raise KilnValueError("save", "no such format", repr(format), "safetensors or torch")
     if format == "torch":
