@@ -55,7 +55,20 @@ def outcome(m: Any, fn: Callable, inputs: tuple, weight: float, compiled: bool =
 
 @found(*PAIRS)
 def gradients_of_two_special_numbers(m, x, y):
-    names = ["atan2", "maximum", "minimum", "fmax", "fmin", "logaddexp", "logaddexp2", "xlogy", "remainder", "fmod", "hypot", "nextafter"]
+    names = [
+        "atan2",
+        "maximum",
+        "minimum",
+        "fmax",
+        "fmin",
+        "logaddexp",
+        "logaddexp2",
+        "xlogy",
+        "remainder",
+        "fmod",
+        "hypot",
+        "nextafter",
+    ]
     return tuple(getattr(m, name)(x, y) for name in names)
 
 

@@ -77,7 +77,8 @@ class Runs:
         made = -1
         while made < len(self.p.weights):
             made = len(self.p.weights)
-            with suppress(KilnError):  # it may not be refused, or others be, where they require grad
+            # it may not be refused, or others be, where weights require grad
+            with suppress(KilnError):
                 self.run(False)
         return self.run(False)
 

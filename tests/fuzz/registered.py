@@ -37,7 +37,8 @@ def _named(n: int, **facts: bool) -> list[str]:
 UNARY, BINARY = _named(1), _named(2)
 UNARY_IN, BINARY_IN = _named(1, inplace=True), _named(2, inplace=True)
 UNARY_OUT, BINARY_OUT = _named(1, out=True), _named(2, out=True)
-BINARY_OUT.remove("heaviside")  # PyTorch takes out= of what requires grad where it has no derivative
+# PyTorch takes out= of what requires grad where it has no derivative.
+BINARY_OUT.remove("heaviside")
 
 
 def cast(v: Values, x: Any) -> Any:

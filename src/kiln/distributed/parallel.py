@@ -37,8 +37,16 @@ class DistributedDataParallel(Module):
                 "DistributedDataParallel", "not needed: no parameter of the module requires a gradient", None, "use the module itself"
             )  # fmt: skip
         self.module = module
-        self.dim, self.device, self.device_ids, self.output_device = dim, next(module.parameters()).device, None, None
-        self.broadcast_buffers, self.find_unused_parameters = broadcast_buffers, find_unused_parameters
+        self.dim, self.device, self.device_ids, self.output_device = (
+            dim,
+            next(module.parameters()).device,
+            None,
+            None,
+        )
+        self.broadcast_buffers, self.find_unused_parameters = (
+            broadcast_buffers,
+            find_unused_parameters,
+        )
         self.static_graph, self.require_backward_grad_sync = static_graph, True
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
