@@ -23,6 +23,7 @@ from threading import RLock
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 SMALL = 1 << 12
 """Arrays of fewer bytes are given out without a Loan."""
@@ -160,6 +161,16 @@ def outermost(a: np.ndarray) -> np.ndarray:
             break
         a = base
     return a
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> str:
+    """Whether arrays without gaps lie in the same memory: "exact", "partial" or, as where there are gaps, ""."""
+    (start, end), (first, last) = byte_bounds(a), byte_bounds(b)
+    if end <= first or last <= start or end - start != a.nbytes or last - first != b.nbytes:
+        return ""
+    return (
+        "exact" if start == first and a.strides == b.strides and a.shape == b.shape else "partial"
+    )
 
 
 def _owned(root: Any) -> bool:

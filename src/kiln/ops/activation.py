@@ -293,7 +293,7 @@ def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
     return np.where(input > threshold, input, input.dtype.type(value))
 
 
-@activation(out=True,
+@activation(out="same",
     formal=("input",), flag=False, samples=with_args((1.0,), away=1.0, low=-1.9, high=1.9),
     grad={"input": lambda g, input, lambd: where_op((input > lambd) | (input < -lambd), g, 0)},
     body=lambda input, lambd: where_op((input <= lambd) & (input >= -lambd), 0, input),
@@ -303,7 +303,7 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     return np.where((input <= lambd) & (input >= -lambd), input.dtype.type(0), input)
 
 
-@activation(
+@activation(out="same",
     formal=("input",), flag=False, samples=with_args((1.0,), away=1.0, low=-1.9, high=1.9),
     grad={"input": lambda g, input, lambd: where_op((input > lambd) | (input < -lambd), g, 0)},
     body=lambda input, lambd: where_op(
@@ -441,7 +441,7 @@ def _gelu_samples() -> Any:
 
 
 @activation(
-    flag=False, infer=_gelu_infer, samples=_gelu_samples, body=_gelu_body,
+    flag=False, infer=_gelu_infer, samples=_gelu_samples, body=_gelu_body, out="same",
     grad={"input": lambda g, input, approximate: gelu_grad(g, input, approximate)},
 )  # fmt: skip
 def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
@@ -460,7 +460,7 @@ def _softplus_body(input: Tensor, beta: float, threshold: float) -> Tensor:
 
 
 @activation(
-    flag=False, samples=with_args((2.0,), (0.5, 1.0)), body=_softplus_body,
+    flag=False, samples=with_args((2.0,), (0.5, 1.0)), body=_softplus_body, out="same",
     grad={"input": lambda g, input, beta, threshold: where_op(
         input * beta > threshold, g, g * (input * beta).sigmoid()
     )},
@@ -484,7 +484,7 @@ def mish(input: Tensor) -> Tensor:
 
 
 @activation(
-    flag=False, grad={"input": lambda g, input: g * (-input).sigmoid()}, samples=with_args(),
+    out="same", flag=False, grad={"input": lambda g, input: g * (-input).sigmoid()}, samples=with_args(),
     body=lambda input: input.clamp(max=0) - input.abs().neg().exp().log1p(),
 )  # fmt: skip
 def logsigmoid(input: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ def _addr_infer(input: Any, vec1: Any, vec2: Any, beta: Any = 1, alpha: Any = 1)
 
 
 @op(
-    inplace=True, out=True, infer=_addr_infer, body=_addr_body,
+    inplace=True, out="cast", infer=_addr_infer, body=_addr_body,
     grad={
         "input": lambda g, beta: g if beta == 1 else g * conjugate(beta),
         "vec1": lambda g, vec2, alpha: mv(g, conjugate(vec2)) * conjugate(alpha),

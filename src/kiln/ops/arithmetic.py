@@ -199,7 +199,7 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
     return np.trunc(np.true_divide(input, other))
 
 
-@composition(out=True, inplace=True, samples=binary(low2=0.5), method=True)
+@composition(out="cast", inplace=True, samples=binary(low2=0.5), method=True)
 def true_divide(input: Tensor, other: Operand) -> Tensor:
     """input / other as floats."""
     return input / other

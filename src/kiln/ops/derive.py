@@ -328,9 +328,7 @@ def function(op: Op) -> Callable:
     f = form(op, op.out)
     tail = f"return _apply(_op, {f.call})"
     if op.out:
-        tail = (
-            f"r = _apply(_op, {f.call})\n    return r if out is None else _store_out(_op, r, out)"
-        )
+        tail = f"r = _apply(_op, {f.call})\n    return r if out is None else _store_out(_op, r, out, {f.call})"
     if op.ufunc is None:
         return generated(op, f"def f({f.sig}):\n    {tail}\n", f)
     n = len(op.tensor_slots)

@@ -13,7 +13,7 @@ from ..autograd.modes import mode
 from ..autograd.tape import Zeros, edge_of, record
 from ..autograd.views import check_inplace, rebase
 from ..errors import KilnError, KilnMemoryError, KilnTypeError, describe
-from ..sharing import admit, watched, written
+from ..sharing import admit, overlap, root_of, watched, written
 from ..tensor import CAPTURING, Tensor, _fresh, _new, wrap
 from .registry import OPERAND, OPTIONAL, TENSOR, TENSORS, Op
 
@@ -224,6 +224,10 @@ def inplace(op: Op, args: tuple) -> Tensor:
     else:
         if op.check and op.infer is not None:
             op.infer(*args)
+        if x._ver is not None:
+            for i in op.tensor_slots[1:]:
+                if getattr(args[i], "_ver", None) is x._ver and args[i] is not x:
+                    _keep_apart(op, x, args[i], False)
         raw = unwrap(op, args)
         a = x._a
         if watched:
@@ -305,6 +309,27 @@ def bump(x: Tensor) -> None:
         written(x._a)
 
 
+_STEPWISE = ("elementwise", "indexing", "movement", "scan", "sort")
+"""Families that write a result as they go on reading, so that it may not lie across an input."""
+
+
+def _keep_apart(op: Any, out: Tensor, x: Any, whole: bool, grown: bool = False) -> None:
+    """Refuse to write to memory that an input lies in: in part or, if `whole`, at all.
+
+    Memory that `grown` means to resize is in the way of all that shares it.
+    """
+    if not isinstance(x, Tensor) or x._a.__class__ is not np.ndarray or not x._a.size:
+        return
+    found = overlap(out._a, x._a)
+    if grown and whole and root_of(out._a) is root_of(x._a):
+        found = "partial"
+    if found and (whole or found == "partial"):
+        raise KilnError(
+            op.name, "some elements of the input tensor and the written-to tensor refer to a single "
+            "memory location", f"{describe(x)}, {describe(out)}", "clone() the input first",
+        )  # fmt: skip
+
+
 def check_result(name: str, x: Tensor, value: Any) -> None:
     """Whether a result fits into x: equal shapes, and a dtype that may be stored."""
     if tuple(value.shape) != tuple(x._a.shape):
@@ -324,34 +349,54 @@ def store(op: Any, x: Tensor, value: np.ndarray) -> None:
     """Write a result into a tensor's memory; nothing is written where it does not fit."""
     check_result(op.name, x, value)
     if not x._a.flags.writeable:
-        raise KilnError(
-            op.name, "this tensor can't be written to: its elements share memory (expand) or it is read-only",
-            describe(x), "clone() it first",
-        )  # fmt: skip
+        _shared(op.name, x)
     if watched:
         written(x._a)
     np.copyto(x._a, value, casting="unsafe")
 
 
-def store_out(op: Any, result: Any, out: Any) -> Any:
-    """Place results in `out=` tensors, resizing empty ones, and return them; None leaves them as they are."""
+def _shared(name: str, x: Tensor) -> None:
+    raise KilnError(
+        name, "this tensor can't be written to: its elements share memory (expand) or it is read-only",
+        describe(x), "clone() it first",
+    )  # fmt: skip
+
+
+def store_out(op: Any, result: Any, out: Any, inputs: tuple = (), cast: bool = False) -> Any:
+    """Place results in `out=` tensors, resizing empty ones, and return them; None leaves them as they are.
+
+    `op.out` says of which dtype these may be ("cast": any that the result's can be cast to, as also in
+    elementwise ops; otherwise the result's) and whether, "apart", none of the inputs may lie there.
+    `cast` is for functions that are looser than their op.
+    """
     if out is None:
         return result
     if isinstance(result, tuple):
         for r, o in zip(result, out, strict=True):
-            store_out(op, r, o)
+            store_out(op, r, o, inputs, cast)
         return out
     if not isinstance(out, Tensor):
         raise KilnTypeError(op.name, "out= takes a Tensor", describe(out), "")
-    if (op.family == "indexing" or op.out == "same") and out.dtype is not result.dtype:
+    kind = str(op.out)
+    cast = cast or "cast" in kind or (op.out is True and op.family == "elementwise")
+    if not cast and out.dtype is not result.dtype:
         raise KilnError(op.name, f"expected out= of dtype {result.dtype.name}, which is the result's",
                         describe(out), "give out= that dtype")  # fmt: skip
+    if op.family == "movement" and not dt.can_cast(result.dtype, out.dtype):
+        raise KilnTypeError(op.name, f"{result.dtype.name} can't be cast to the output's {out.dtype.name}",
+                            describe(out), "give out= a dtype that can hold the result's")  # fmt: skip
+    if "apart" in kind or "cast" in kind or op.family in _STEPWISE:
+        for x in inputs:
+            for t in x if x.__class__ in (list, tuple) else (x,):
+                _keep_apart(op, out, t, "apart" in kind, out._a.shape != result._a.shape)
     if mode.grad and (_fresh(out)._rg or _fresh(result)._rg):
         raise KilnError(
             op.name, "functions with out=... arguments don't support automatic differentiation, "
             "but one of the arguments requires grad", describe(out), "use no_grad, or drop out=",
         )  # fmt: skip
     if out._a.shape != result._a.shape:
+        if out.numel() > 1 and 0 in out._a.strides:
+            _shared(op.name, out)
         if out.numel() != 0:
             warnings.warn(
                 f"an output with shape {list(out._a.shape)} was resized to {list(result._a.shape)}; "

@@ -311,7 +311,7 @@ def lcm(input: Tensor, other: Tensor) -> Tensor:
     return np.lcm(input, other)
 
 
-@composition(out=True, inplace=True, samples=lambda: iter([
+@composition(out="cast", inplace=True, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), np.array([1, 2, 0, 3]))), Sample((np.array([1, 2]), np.array([3, 4])), grad=False),
 ]))  # fmt: skip
 def ldexp(input: Tensor, other: Tensor) -> Tensor:

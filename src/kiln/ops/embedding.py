@@ -299,11 +299,11 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, 
     padding_idx = _padding_row(name, padding_idx, weight.shape[0])
     if max_norm is not None:
         _renormalize(weight, index, max_norm, norm_type)
-    if sparse and (mode == "max" or scale_grad_by_freq):
-        raise KilnError(
-            name, "sparse gradients are defined for sums and means without scale_grad_by_freq",
-            f"mode={mode!r}", "leave sparse=False",
-        )  # fmt: skip
+    if mode == "max" and (sparse or scale_grad_by_freq):
+        what = "sparse gradients" if sparse else "scaling the gradient by frequency"
+        raise KilnValueError(
+            name, f"max mode does not support {what}", "mode='max'", "leave it out"
+        )
     rows = embedding_op(index, weight, padding_idx, bool(scale_grad_by_freq), bool(sparse))
     counted = None if padding_idx is None else index != padding_idx
     if mode == "max":

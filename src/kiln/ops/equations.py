@@ -308,7 +308,10 @@ def lstsq(input: Tensor, b: Tensor, rcond: float | None = None, *, driver: str |
         values = input.new_empty((0,), dtype=real)
     result = named("lstsq", "solution residuals rank singular_values")
     return store_out(
-        lstsq_op.op, result(x.squeeze(-1) if vector else x, residuals, rank, values), out
+        lstsq_op.op,
+        result(x.squeeze(-1) if vector else x, residuals, rank, values),
+        out,
+        cast=True,
     )
 
 
@@ -330,7 +333,7 @@ def tensorinv(input: Tensor, ind: int = 2, *, out: Tensor | None = None) -> Tens
             f"but got {prod(columns)} != {prod(rows)}", describe(input), "",
         )  # fmt: skip
     r = inv(input.reshape((prod(rows), prod(columns)))).reshape((*columns, *rows))
-    return store_out(inv.op, r, out)
+    return store_out(inv.op, r, out, cast=True)
 
 
 @composition(namespace="linalg", method=False, samples=lambda: iter([
@@ -353,4 +356,4 @@ def tensorsolve(input: Tensor, other: Tensor, dims: Sequence[int] | None = None,
             f"prod(self.shape[:other.ndim]), but got {prod(unknown)} != {other.numel()}", describe((input, other)), "",
         )  # fmt: skip
     x = solve(moved.reshape((other.numel(), prod(unknown))), other.reshape(-1))
-    return store_out(solve_op.op, x.reshape(unknown), out)
+    return store_out(solve_op.op, x.reshape(unknown), out, cast=True)

@@ -232,7 +232,7 @@ def _min_or_max(
         return store_out(along.op, along(input, dim, keepdim), out)
     if numel(input.shape) == 0:
         check_nonempty(name, input.shape, None, (), input)
-    return whole(input, out=out)
+    return store_out(whole.op, whole(input), out, cast=True)
 
 
 def _min_or_max_samples() -> Iterator[Sample]:

@@ -261,7 +261,7 @@ def _from_factor(B: np.ndarray, L: np.ndarray, upper: bool) -> np.ndarray:
 @composition(samples=_factors)
 def cholesky_inverse(input: Tensor, upper: bool = False, *, out: Tensor | None = None) -> Tensor:
     """The inverse of the matrices whose triangular Cholesky factors are given (U where `upper`)."""
-    return store_out(cholesky_inverse_op.op, cholesky_inverse_op(input, upper), out)
+    return store_out(cholesky_inverse_op.op, cholesky_inverse_op(input, upper), out, cast=True)
 
 
 def _cholesky_solve_infer(B: Any, L: Any, upper: bool = False) -> tuple:
@@ -303,4 +303,4 @@ def cholesky_solve(
     input: Tensor, input2: Tensor, upper: bool = False, *, out: Tensor | None = None
 ) -> Tensor:
     """The solution X of A X = input from the triangular Cholesky factor input2 of A (U where `upper`)."""
-    return store_out(cholesky_solve_op.op, cholesky_solve_op(input, input2, upper), out)
+    return store_out(cholesky_solve_op.op, cholesky_solve_op(input, input2, upper), out, cast=True)

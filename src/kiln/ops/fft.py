@@ -209,15 +209,21 @@ def _samples(kind: Callable, many: bool) -> Callable[[], Iterator[Sample]]:
 def _family(stem: str, kind: Callable, inverse: bool, what: str) -> None:
     def one(input: Tensor, n: int | None = None, dim: int = -1, norm: str | None = None, *,
             out: Tensor | None = None) -> Tensor:  # fmt: skip
-        return store_out(dft.op, kind(stem, input, n, dim, norm, inverse), out)
+        return store_out(
+            dft.op, kind(stem, input, n, dim, norm, inverse), out, cast=kind is _to_real
+        )
 
     def two(input: Tensor, s: Any = None, dim: Any = (-2, -1), norm: str | None = None, *,
             out: Tensor | None = None) -> Tensor:  # fmt: skip
-        return store_out(dft.op, kind(stem + "2", input, s, dim, norm, inverse), out)
+        return store_out(
+            dft.op, kind(stem + "2", input, s, dim, norm, inverse), out, cast=kind is _to_real
+        )
 
     def several(input: Tensor, s: Any = None, dim: Any = None, norm: str | None = None, *,
                 out: Tensor | None = None) -> Tensor:  # fmt: skip
-        return store_out(dft.op, kind(stem + "n", input, s, dim, norm, inverse), out)
+        return store_out(
+            dft.op, kind(stem + "n", input, s, dim, norm, inverse), out, cast=kind is _to_real
+        )
 
     for fn, end, over in (
         (one, "", "one dimension"),

@@ -244,7 +244,7 @@ def _put_batch(n: int, input: Any, values: Any, indices: Any, dims: tuple, accum
 
 
 @indexing(
-    private=True, name="index", batch=_index_batch, infer=_index_infer, samples=_adv_samples, check=False,
+    private=True, name="index", out="apart", batch=_index_batch, infer=_index_infer, samples=_adv_samples, check=False,
     grad={"input": lambda g, in_shape, indices, dims: index_put_op(g.new_zeros(in_shape), g, indices, dims, True)},
 )  # fmt: skip
 def index_op(input: Tensor, indices: Sequence[Tensor], dims: tuple) -> Tensor:

@@ -92,7 +92,7 @@ def _cat_batch(n: int, tensors: Any, dim: int) -> tuple:
     return [x.whole.to(d) for x in real], norm_dim(dim, real[0].ndim) + 1
 
 
-@movement(infer=_cat_infer, grad={"tensors": _cat_grad}, batch=_cat_batch, method=False, out=True, samples=_cat_samples,
+@movement(infer=_cat_infer, grad={"tensors": _cat_grad}, batch=_cat_batch, method=False, out="apart cast", samples=_cat_samples,
           aliases=("concat", "concatenate"))  # fmt: skip
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The tensors one after the other along an existing dimension; dtypes promote."""
@@ -128,7 +128,7 @@ def _at_least(x: Tensor, n: int) -> Tensor:
     return x
 
 
-@composition(out=True, method=False, aliases=("row_stack",), samples=lambda: iter([
+@composition(out="cast", method=False, aliases=("row_stack",), samples=lambda: iter([
     Sample(([draw(rng(), (3,)), draw(rng(1), (3,))],))]))  # fmt: skip
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
     """The tensors one below the other."""

@@ -303,7 +303,7 @@ def inner(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
                 describe((input, other)), "transpose or reshape one of them",
             )  # fmt: skip
         r = tensordot(input, other, ([-1], [-1]))
-    return store_out(_matmul, r, out)
+    return store_out(_matmul, r, out, cast=not len(a) or not len(b))
 
 
 @composition(aliases=("ger",), samples=_pairs(((3,), (2,)), ((0,), (2,)), bad=(((3,), (2, 2)),)))
@@ -311,7 +311,7 @@ def outer(input: Tensor, vec2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The matrix of all products of two vectors' elements."""
     _ranks("outer", (1, 1), input, vec2)
     r = apply(REGISTRY["mul"], (input.unsqueeze(1), vec2))  # large, whatever they are
-    return store_out(_matmul, r, out)
+    return store_out(_matmul, r, out, cast=True)
 
 
 def chain_matmul(*matrices: Tensor, out: Tensor | None = None) -> Tensor:
@@ -384,7 +384,7 @@ def _chain(xs: list[Tensor], cuts: dict, i: int, j: int) -> Tensor:
     return matmul(_chain(xs, cuts, i, k), _chain(xs, cuts, k + 1, j))
 
 
-@composition(out=True, samples=_pairs(((2, 3), (4,)), ((), (2,)), ((2,), (2, 2, 2))))
+@composition(out="cast", samples=_pairs(((2, 3), (4,)), ((), (2,)), ((2,), (2, 2, 2))))
 def kron(input: Tensor, other: Tensor) -> Tensor:
     """The Kronecker product: each element of `input` times all of `other`, block by block."""
     n = max(len(input.shape), len(other.shape))
@@ -482,14 +482,14 @@ def cross(
                 "cross", "no dimension of size 3 in input", describe(input), "pass dim="
             )
         dim = sizes[0]
-    return store_out(_matmul, _cross(input, other, dim), out)
+    return store_out(REGISTRY["gather"], _cross(input, other, dim), out, (input, other))
 
 
 def _linalg_cross(
     input: Tensor, other: Tensor, *, dim: int = -1, out: Tensor | None = None
 ) -> Tensor:
     """The cross product along `dim`."""
-    return store_out(_matmul, _cross(input, other, dim), out)
+    return store_out(REGISTRY["gather"], _cross(input, other, dim), out, (input, other))
 
 
 FUNCTIONS["linalg.cross"] = _linalg_cross

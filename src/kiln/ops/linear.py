@@ -134,7 +134,7 @@ def _linear_batch(n: int, input: Any, weight: Any, bias: Any) -> Any:
 
 
 @op(
-    family="contraction", namespace="F", exact=True, check=False, infer=_linear_infer, samples=_linear_samples,
+    family="contraction", namespace="F", exact=True, check=False, infer=_linear_infer, samples=_linear_samples, out=True,
     batch=_linear_batch,
     grad={"input": _input_grad, "weight": _weight_grad, "bias": _bias_grad}, body=_linear_body,
     quick={"input": _quick_input, "weight": _quick_weight, "bias": _quick_bias},

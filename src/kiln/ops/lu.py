@@ -129,7 +129,10 @@ def _old_lu(A: Tensor, pivot: bool = True, get_infos: bool = False, out: Any = N
     _check_pivot("lu", pivot)
     r = lu_op(A, False)
     return store_out(
-        lu_op.op, named("lu_with_info", "LU pivots info")(*r) if get_infos else r[:2], out
+        lu_op.op,
+        named("lu_with_info", "LU pivots info")(*r) if get_infos else r[:2],
+        out,
+        cast=True,
     )
 
 

@@ -68,7 +68,7 @@ def masked_select(input: Tensor, mask: Tensor, *, out: Tensor | None = None) -> 
     _mask_check("masked_select", mask)
     shape = broadcast_shapes(input._a.shape, mask._a.shape, op="masked_select")
     r = input.expand(shape)[mask.expand(shape)]
-    return dispatch.store_out(index_op.op, r, out)
+    return dispatch.store_out(index_op.op, r, out, (input, mask))
 
 
 @indexing(

@@ -13,9 +13,10 @@ from ..formats import contiguous_format
 from ..shape import Size, behind, norm_dim
 from ..tensor import Tensor, wrap
 from .creation import arange
+from .dispatch import store_out
 from .joining import pad
 from .reduction import sum_op
-from .registry import FUNCTIONS, LEADING, Sample, composition, op
+from .registry import FUNCTIONS, LEADING, REGISTRY, Sample, composition, op
 from .samples import draw, rng, strided
 from .selection import where_op
 
@@ -147,7 +148,7 @@ def diag(input: Tensor, diagonal: int = 0, *, out: Tensor | None = None) -> Tens
             "use diagonal or diag_embed",
         )
     r = diag_embed(input, diagonal) if n == 1 else diagonal_copy(input, diagonal)
-    return r if out is None else out.copy_(r)
+    return store_out(REGISTRY["diagonal"], r, out)
 
 
 @composition(out=True, method=False, samples=_diagonal_samples)

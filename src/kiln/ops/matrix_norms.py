@@ -118,7 +118,7 @@ def cond(input: Tensor, p: Any = None, *, out: Tensor | None = None) -> Tensor:
         inverse, info = inv_ex(input)
         inverse = where_op((info > 0)[..., None, None], _INF, inverse)
         r = matrix_norm(input, p) * matrix_norm(inverse, p)
-    return store_out(inv.op, r, out)
+    return store_out(inv.op, r, out, cast=True)
 
 
 @composition(namespace="linalg", method=False, samples=lambda: iter([

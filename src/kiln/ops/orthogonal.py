@@ -119,7 +119,7 @@ def geqrf_op(A: Tensor) -> Tensor:
 )
 def geqrf(input: Tensor, *, out: Any = None) -> Any:
     """(a, tau): R of QR with the vectors of Q's reflections below it, and their factors."""
-    return store_out(geqrf_op.op, named("geqrf", "a tau")(*geqrf_op(input)), out)
+    return store_out(geqrf_op.op, named("geqrf", "a tau")(*geqrf_op(input)), out, cast=True)
 
 
 # ---------------------------------------------------------------- products of reflections
@@ -181,7 +181,7 @@ def householder_product(input: Tensor, tau: Tensor, *, out: Tensor | None = None
         raise KilnError("householder_product", "input.shape[-2] must be greater than or equal to input.shape[-1]",
                         describe(input), "")  # fmt: skip
     r = _reflect(input, tau, eye(input.shape[-2], input, input.shape[-1]))
-    return store_out(qr.op, r, out)
+    return store_out(qr.op, r, out, cast=True)
 
 
 @composition(samples=_product_samples)

@@ -117,6 +117,7 @@ def _mode_samples() -> Iterator[Sample]:
             yield Sample(s.args)
     yield Sample((np.array([[1.0, 2.0, 2.0, 1.0], [3.0, 3.0, 1.0, 0.0]]), 1, False), grad=False)
     yield Sample((np.array([[1, 2, 2], [0, 0, 5]]), 0, True), grad=False)
+    yield Sample((np.array([[np.nan, np.nan], [np.nan, 2.0]]), 1, False), grad=False)
 
 
 @op(name="mode_dim", private=True, infer=select_rule("mode"), result_names="values indices", nondiff_outputs=(1,),
@@ -128,8 +129,9 @@ def mode_dim(input: Tensor, dim: int, keepdim: bool) -> Tensor:
     x = np.moveaxis(input, dim, -1)
     index = np.empty(x.shape[:-1], np.int64)
     for at in np.ndindex(x.shape[:-1]):
-        values, counts = np.unique(x[at], return_counts=True)
-        index[at] = np.flatnonzero(x[at] == values[counts.argmax()])[-1]
+        values, counts = np.unique(x[at], return_counts=True, equal_nan=False)
+        best = values[counts.argmax()]
+        index[at] = 0 if best != best else np.flatnonzero(x[at] == best)[-1]  # 0: all are NaN
     values = np.take_along_axis(x, index[..., None], -1)[..., 0]
     if keepdim:
         return np.expand_dims(values, dim), np.expand_dims(index, dim)

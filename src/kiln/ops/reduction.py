@@ -242,6 +242,8 @@ def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = 
             return t
     if names:
         dim, keepdim = alias_dims(dim, keepdim, names, "sum")
+    if dtype is None and out is not None:
+        dtype = out.dtype
     r = apply(_sum, (converted(input, dtype), dim, keepdim))
     r = r if dtype is None else r.to(dtype)
     return store_out(_sum, r, out)
@@ -294,6 +296,8 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype:
         raise KilnTypeError(
             "prod", "dim must be one dimension", describe(dim), "reduce them one by one"
         )
+    if dtype is None and out is not None:
+        dtype = out.dtype
     r = prod_op(converted(input, dtype), dim, keepdim)
     return store_out(prod_op.op, r if dtype is None else r.to(dtype), out)
 
@@ -302,7 +306,7 @@ def nan_is_zero(input: Tensor) -> Tensor:
     return where_op(input.isnan(), 0, input) if input.dtype.category >= dt.FLOAT else input
 
 
-@composition(out=True, samples=lambda: iter([
+@composition(out="cast", samples=lambda: iter([
     Sample((np.array([[1.0, np.nan], [2.0, 3.0]]), 0)), Sample((np.array([np.nan]),)),
 ]))  # fmt: skip
 def nansum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:

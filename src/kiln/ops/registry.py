@@ -136,7 +136,7 @@ class Op:
         self.namespace: str = facts.get("namespace", "")
         # "zero": what it changes in place keeps a gradient, which is zero
         self.inplace: bool | str = facts.get("inplace", False)
-        self.out: bool | str = facts.get("out", False)  # "same": of the result's dtype only
+        self.out: bool | str = facts.get("out", False)  # or which `out=` it takes: see `store_out`
         self.private: bool = facts.get("private", False)
         self.numbers: bool = facts.get("numbers", False)  # takes two Python numbers
         # the parameter that only multiplies, whose value no kernel depends on
@@ -379,7 +379,7 @@ def composition(
     method: bool = True,
     function: bool = True,
     inplace: bool = False,
-    out: bool = False,
+    out: bool | str = False,
     samples: Callable[[], Iterator[Sample]] | None = None,
     torch_name: str | None = None,
     fused: str = "",
@@ -395,7 +395,7 @@ def composition(
         if fused:
             fn = _at_once(fn, fused == "move")
         room = "nn.functional." if namespace == "F" else f"{namespace}." if namespace else ""
-        entry = Composition(fn.__name__, fn, samples, namespace, torch_name)
+        entry = Composition(fn.__name__, fn, samples, namespace, torch_name, out=out)
         public = _with_out(entry) if out else fn
         for n in (fn.__name__, *aliases):
             if function:
@@ -422,7 +422,7 @@ def _with_out(entry: Composition) -> Any:
             return result
         from .dispatch import store_out
 
-        return store_out(entry, result, out)
+        return store_out(entry, result, out, args)
 
     into.__name__, into.__doc__, into.__module__ = fn.__name__, fn.__doc__, fn.__module__
     into.__wrapped__ = fn  # type: ignore[attr-defined]

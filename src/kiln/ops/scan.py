@@ -108,6 +108,8 @@ def cumprod_op(input: Tensor, dim: int) -> Tensor:
 
 def _public(name: str, run: Any, doc: str) -> Any:
     def scan(input: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
+        if dtype is None and out is not None:
+            dtype = out.dtype
         r = run(input if dtype is None else input.to(dt.as_dtype(dtype)), dim)
         r = r if dtype is None else r.to(dtype)
         return store_out(run.op, r, out)
@@ -269,7 +271,7 @@ def _diff_samples() -> Iterator[Sample]:
     yield Sample((x, -1), error=RuntimeError)
 
 
-@composition(fused="rounded", out=True, samples=_diff_samples)
+@composition(fused="rounded", out="cast", samples=_diff_samples)
 def diff(
     input: Tensor,
     n: int = 1,

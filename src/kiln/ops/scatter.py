@@ -81,7 +81,7 @@ def _gather_samples() -> Any:
     yield Sample((x, 0, np.zeros((2,), np.int64)), error=RuntimeError)
 
 
-@indexing(infer=_gather_infer, samples=_gather_samples, out=True,
+@indexing(infer=_gather_infer, samples=_gather_samples, out="apart",
     grad={"input": lambda g, in_shape, dim, index: g.new_zeros(in_shape).scatter_add(dim, index, g)})  # fmt: skip
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
     """out[i][j] = input[index[i][j]][j] for dim 0: values along one dimension at given indices."""
@@ -93,7 +93,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
     return x[_along(x.shape, np.atleast_1d(index), dim)].reshape(index.shape)
 
 
-@composition(out=True, samples=lambda: iter([Sample((draw(rng(), (3, 4)), rng(1).integers(0, 4, (3, 2)), 1)),
+@composition(out="apart", samples=lambda: iter([Sample((draw(rng(), (3, 4)), rng(1).integers(0, 4, (3, 2)), 1)),
                                    Sample((draw(rng(), (3, 4)), rng(1).integers(-4, 4, (1, 2)), 1)),
                                    Sample((draw(rng(), (3, 4)), np.array([1]), 0), error=RuntimeError),
                                    Sample((draw(rng(), (3, 4)), rng(1).integers(0, 12, (5,))))]))  # fmt: skip
@@ -121,7 +121,7 @@ def take(input: Tensor, index: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Elements by their position in row-major order."""
     _index_dtype("take", index)
     r = index_op(input.reshape(-1), [index.long()], (0,))
-    return dispatch.store_out(index_op.op, r, out)
+    return dispatch.store_out(index_op.op, r, out, (input, index))
 
 
 def _select_infer(input: Any, dim: int, index: Any) -> tuple:
@@ -150,7 +150,7 @@ def _select_batch(n: int, input: Any, dim: int, index: Any) -> Any:
     return index_op(input.tensor.movedim(d + 1, 1), [rows, at], (0, 1)).movedim(1, d + 1)
 
 
-@indexing(out=True, batch=_select_batch, infer=_select_infer,
+@indexing(out="apart", batch=_select_batch, infer=_select_infer,
     grad={"input": lambda g, in_shape, dim, index: g.new_zeros(in_shape).index_add(dim, index, g)},
     samples=lambda: iter([
         Sample((draw(rng(), (3, 4)), 1, np.array([0, 3, 3]))), Sample((draw(rng(), (3,)), -1, np.array(2))),

@@ -183,7 +183,7 @@ def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None)
 
 
 @composition(
-    out=True, inplace=True, samples=lambda: iter([Sample((draw(rng(), (3, 4), away=1.0), -0.5))])
+    out="cast", inplace=True, samples=lambda: iter([Sample((draw(rng(), (3, 4), away=1.0), -0.5))])
 )
 def clamp_min(input: Tensor, min: Operand) -> Tensor:
     """clamp(input, min=min)."""
@@ -191,7 +191,7 @@ def clamp_min(input: Tensor, min: Operand) -> Tensor:
 
 
 @composition(
-    out=True, inplace=True, samples=lambda: iter([Sample((draw(rng(), (3, 4), away=1.0), 0.5))])
+    out="cast", inplace=True, samples=lambda: iter([Sample((draw(rng(), (3, 4), away=1.0), 0.5))])
 )
 def clamp_max(input: Tensor, max: Operand) -> Tensor:
     """clamp(input, max=max)."""

@@ -221,7 +221,7 @@ def _kth_infer(input: Any, k: int, dim: int = -1, keepdim: bool = False) -> list
 
 
 @op(
-    family="sort", infer=_kth_infer, result_names="values indices", nondiff_outputs=(1,), out=True,
+    family="sort", infer=_kth_infer, result_names="values indices", nondiff_outputs=(1,), out="apart",
     grad={"input": select_grad},
     samples=lambda: iter([
         Sample((draw(rng(), (3, 4)), 2)), Sample((draw(rng(), (3, 4)), 1, 0, True)), Sample((draw(rng(), ()), 1)),
@@ -330,11 +330,12 @@ def _counted(name: str, run: Callable) -> Callable:
 
 
 def _distinct(input: np.ndarray, dim: int | None) -> tuple:
+    wide = input.astype(np.float32) if input.dtype == dt.bfloat16.np else input  # puts NaN last
     values, inverse, counts = np.unique(
-        input, return_inverse=True, return_counts=True, axis=dim, equal_nan=False
+        wide, return_inverse=True, return_counts=True, axis=dim, equal_nan=False
     )
     shape = input.shape if dim is None else (input.shape[dim],)
-    return values, inverse.reshape(shape), counts
+    return values.astype(input.dtype, copy=False), inverse.reshape(shape), counts
 
 
 def _runs(input: np.ndarray, dim: int | None) -> tuple:

@@ -123,7 +123,7 @@ for _name, _known in _SAME.items():
 # ---------------------------------------------------------------- under no other name
 
 
-@composition(out=True, namespace="special", method=False, samples=lambda: iter([
+@composition(out="cast", namespace="special", method=False, samples=lambda: iter([
     *unary(0.1, 2.0)(), Sample((draw(rng(), (3, 4)),), grad=False), Sample((draw(rng(), (2,)) * 0,), grad=False),
 ]))  # fmt: skip
 def entr(input: Tensor) -> Tensor:
@@ -132,14 +132,14 @@ def entr(input: Tensor) -> Tensor:
     return where_op(input < 0, float("-inf"), -xlogy(input, input))
 
 
-@composition(out=True, namespace="special", method=False, samples=binary(0.2, 2.0, scalar=None))
+@composition(out="cast", namespace="special", method=False, samples=binary(0.2, 2.0, scalar=None))
 def xlog1py(input: Tensor, other: Tensor) -> Tensor:
     """input * log(1 + other); 0 where input is 0 and other a number."""
     expect_tensor("xlog1py", other)
     return where_op((input == 0) & (other == other), 0, input * other.log1p())
 
 
-@composition(out=True, namespace="special", method=False, samples=unary())
+@composition(out="cast", namespace="special", method=False, samples=unary())
 def ndtr(input: Tensor) -> Tensor:
     """The area under the standard normal density up to input."""
     expect_tensor("ndtr", input)

@@ -335,7 +335,10 @@ def pinv(input: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any
          out: Tensor | None = None) -> Tensor:  # fmt: skip
     """The Moore-Penrose pseudo-inverse; singular values not above max(atol, rtol * largest) count as 0."""
     return store_out(
-        pinv_op.op, pinv_op(input, atol, rtol if rcond is None else rcond, hermitian), out
+        pinv_op.op,
+        pinv_op(input, atol, rtol if rcond is None else rcond, hermitian),
+        out,
+        cast=True,
     )
 
 
@@ -372,4 +375,4 @@ def matrix_rank(input: Tensor, tol: Any = None, hermitian: bool = False, *, atol
     """How many singular values are above max(atol, rtol * largest); `tol` is an older name of atol, without rtol."""
     if tol is not None:
         atol, rtol = tol, 0.0
-    return store_out(rank_op.op, rank_op(input, atol, rtol, hermitian), out)
+    return store_out(rank_op.op, rank_op(input, atol, rtol, hermitian), out, cast=True)

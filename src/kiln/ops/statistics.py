@@ -76,10 +76,10 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
     if names:
         dim, keepdim = alias_dims(dim, keepdim, names, "mean")
     r = apply(_mean, (input if dtype is None else converted(input, dtype), dim, keepdim))
-    return store_out(_mean, r, out)
+    return store_out(_mean, r, out, cast=True)
 
 
-@composition(out=True, samples=lambda: iter([
+@composition(out="cast", samples=lambda: iter([
     Sample((np.array([[1.0, np.nan], [2.0, 3.0]]), 0)), Sample((np.arange(3),), error=RuntimeError),
 ]))  # fmt: skip
 def nanmean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
@@ -214,13 +214,13 @@ def _spread_samples() -> Iterator[Sample]:
 @composition(samples=_spread_samples)
 def var(input: Tensor, *args: Any, out: Tensor | None = None, **given: Any) -> Tensor:
     """The variance: `var(x, dim=None, *, correction=1, keepdim=False)`, also with `unbiased`."""
-    return store_out(var_op.op, var_op(input, *_variance_args("var", args, given)), out)
+    return store_out(var_op.op, var_op(input, *_variance_args("var", args, given)), out, cast=True)
 
 
 @composition(samples=_spread_samples)
 def std(input: Tensor, *args: Any, out: Tensor | None = None, **given: Any) -> Tensor:
     """The standard deviation: `std(x, dim=None, *, correction=1, keepdim=False)`, also with `unbiased`."""
-    return store_out(std_op.op, std_op(input, *_variance_args("std", args, given)), out)
+    return store_out(std_op.op, std_op(input, *_variance_args("std", args, given)), out, cast=True)
 
 
 @composition(samples=_spread_samples, method=False)
@@ -265,7 +265,7 @@ def _lse_body(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
 
 
 @op(
-    name="logsumexp", check=False, infer=_lse_infer, body=_lse_body, out=True,
+    name="logsumexp", check=False, infer=_lse_infer, body=_lse_body, out="cast",
     grad={"input": lambda g, input, out, dim, keepdim: (
         spread(g, input.shape, dim, keepdim) * conjugate((input - spread(out, input.shape, dim, keepdim)).exp())
     )},
@@ -482,6 +482,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
 
 def _nan_middle(input: np.ndarray, axis: int, keepdims: bool) -> np.ndarray:
     """Where the lower median of the numbers is: NaNs are sorted to the end and not counted."""
+    input = input.astype(np.float32) if input.dtype == dt.bfloat16.np else input
     if input.dtype.kind != "f" or not np.isnan(input).any():
         return _find_median(input, axis, keepdims)
     order = np.argsort(input, axis, kind="stable")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .calls import FAILED, MISSING, PASSED, Call, Outcome, seed, told
+from .compare import Comparison
 from .crossing import RAISED, Crossing, Missing, Target
 from .entries import public_path
 
@@ -60,6 +61,8 @@ def examine(entry: Any, target: Target, settings: Settings) -> Iterator[Outcome]
                         continue
                     call = Call(entry, sample, theirs, ours_too, target)
                     yield from placed(call.outcomes(form, smooth), i, sample)
+        if settings.errors and entry.supports_out and public_path(entry):
+            yield from other_outs(entry, ours, target, "float32" if "float32" in taken else dtype)
         if settings.errors and entry.error_inputs_func is not None:
             yield from refusals(entry, ours, target)
 
@@ -105,7 +108,7 @@ def forms(entry: Any, ours: Callable, target: Target) -> Iterator[tuple[str, Cal
         yield "out=", into(entry.op, torch), into(ours, target.module)
     for alias in entry.aliases:
         try:
-            yield "alias", alias.op, target.find(alias.name)
+            yield "alias", alias.op, target.find(alias.name.removeprefix("torch."))
         except Missing:
             yield "alias", alias.op, absent(alias.name)
 
@@ -143,6 +146,69 @@ def into(fn: Callable, module: Any) -> Callable:
     return call
 
 
+def other_outs(entry: Any, ours: Callable, target: Target, dtype: str) -> Iterator[Outcome]:
+    """What becomes of `out=` that is of another dtype, lies across the input or requires grad."""
+    for sample in draw(entry, dtype, 3):
+        if not isinstance(sample.input, torch.Tensor) or sample.input.layout is not torch.strided:
+            continue
+        sample = sample.transform(lambda t: t.detach().clone() if torch.is_tensor(t) else t)
+        try:
+            like = entry.op(sample.input, *sample.args, **sample.kwargs)
+        except Exception:
+            continue
+        for kind, out, x in unusual(like, sample.input, entry.supports_autograd):
+            crossing = Crossing(target)
+            try:
+                args, kwargs = crossing((x, *sample.args)), crossing(sample.kwargs | {"out": out})
+            except Missing:
+                continue
+            theirs = raised(entry.op, x, *sample.args, out=out, **sample.kwargs)
+            mine = raised(ours, *args, **kwargs)
+            message = ""
+            if theirs is None and mine is None:
+                if kind not in ("the input", "across"):  # PyTorch may write there as it reads
+                    same = Comparison(entry, target).differs
+                    wide = each(lambda t: t.float() if t.dtype is torch.float64 else t, out)
+                    message = same(wide, each(lambda t: t.float() if t.dtype.name == "float64" else t, crossing(out)))  # fmt: skip
+            elif theirs is None or not isinstance(mine, type(theirs)):
+                told_both = [told(e) if e else "nothing raised" for e in (mine, theirs)]
+                message = " where in PyTorch ".join(told_both)
+            message = message and f"{kind}: {message}  <- {summary(sample)}"
+            yield Outcome("other out=", FAILED if message else PASSED, message)
+
+
+def unusual(like: Any, x: torch.Tensor, smooth: bool) -> Iterator[tuple[str, Any, torch.Tensor]]:
+    """Outputs for a result like `like` that PyTorch may refuse: what is unusual, the output, the input."""
+    results = [like] if isinstance(like, torch.Tensor) else like
+    if not results or not all(map(torch.is_tensor, results)):
+        return
+
+    def made(kind: torch.dtype | None = None) -> Any:
+        return each(lambda t: torch.zeros(t.shape, dtype=kind or t.dtype), like)
+
+    for kind in (torch.float64, torch.int64, torch.bool, torch.complex64):
+        if any(t.dtype is not kind for t in results):
+            yield str(kind), made(kind), x
+    if torch.is_tensor(like) and like.dtype is x.dtype and like.numel() > 1:
+        if like.shape == x.shape:
+            y = x.clone()
+            yield "the input", y, y
+        both = torch.zeros(max(x.numel(), like.numel()) + 1, dtype=x.dtype)
+        y = both[: x.numel()].view(x.shape).copy_(x)
+        yield "across", both[1 : like.numel() + 1].view(like.shape), y
+    if smooth and results[0].is_floating_point():
+        yield "grad", each(lambda t: t.requires_grad_(t.is_floating_point()), made()), x
+
+
+def raised(fn: Callable, *args: Any, **kwargs: Any) -> Exception | None:
+    """What a call raises."""
+    try:
+        fn(*args, **kwargs)
+    except Exception as e:
+        return e
+    return None
+
+
 def each(fn: Callable, x: Any) -> Any:
     return tuple(fn(y) for y in x) if isinstance(x, tuple | list) else fn(x)
 
@@ -162,17 +228,16 @@ def refusals(entry: Any, ours: Callable, target: Target) -> Iterator[Outcome]:
     for bad in entry.error_inputs("cpu", set_seed=False):
         s = bad.sample_input
         crossing = Crossing(target)
-        try:
-            args, kwargs = crossing((s.input, *s.args)), crossing(s.kwargs)
-        except Missing as e:
-            yield Outcome("errors", MISSING, str(e))
-            continue
+        crossed: Any = None
+        with contextlib.suppress(Exception):  # before PyTorch changes what it is given
+            crossed = crossing((s.input, *s.args)), crossing(s.kwargs)
         try:
             entry.op(s.input, *s.args, **s.kwargs)
             continue  # an error on other devices
         except Exception as e:
             theirs = e
         try:
+            args, kwargs = crossed or (crossing((s.input, *s.args)), crossing(s.kwargs))
             got = ours(*args, **kwargs)
         except Missing as e:
             yield Outcome("errors", MISSING, str(e))
