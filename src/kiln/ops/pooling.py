@@ -356,13 +356,11 @@ def _adaptive_max(n: int, x: Any, output_size: Any, return_indices: bool) -> Any
     count, taps = numel(sizes), numel(at.shape[n:])
     flat = x.reshape(*lead, numel(space))
     at_flat = constant(at.reshape(count * taps))
-    with_taps = flat.index_select(-1, at_flat).reshape(*lead, count, taps)
-    best = with_taps.detach().argmax(-1, True)
-    values = tied(with_taps.gather(-1, best).reshape(*lead, *sizes), x)
-    if not return_indices:
-        return values
+    best = flat.detach().index_select(-1, at_flat).reshape(*lead, count, taps).argmax(-1, True)
     where = at_flat.reshape((1,) * len(lead) + (count, taps)).expand(*lead, count, taps)
-    return values, where.gather(-1, best).reshape(*lead, *sizes)
+    where = where.gather(-1, best).reshape(*lead, count)
+    values = tied(flat.gather(-1, where).reshape(*lead, *sizes), x)
+    return (values, where.reshape(*lead, *sizes)) if return_indices else values
 
 
 def _adaptive_samples(n: int, apart: bool) -> Callable:
