@@ -79,7 +79,13 @@ def gradients_of_powers_of_special_numbers(m, x, y):
 
 @found(SPECIAL)
 def gradients_of_special_numbers(m, x):
-    return m.logit(x), m.logit(x, 0.1), m.special.xlogy(x, 2.0), m.special.xlog1py(x, x)
+    return (
+        m.logit(x),
+        m.logit(x, 0.1),
+        m.special.xlogy(x, 2.0),
+        m.special.xlog1py(x, x * 2),
+        m.special.entr(x),
+    )
 
 
 @found([1.0, -2.0, 3.0, -4.0], 0.5)
@@ -123,6 +129,18 @@ def floor_division_has_no_derivative(m, x):
 @found([[0.0, 0.0], [1.0, 2.0]], [[1.0, 2.0], [0.0, 0.0]])
 def the_cosine_of_a_vector_of_zeros(m, x, y):
     return m.cosine_similarity(x, y, dim=-1, eps=1e-3)
+
+
+@found([0.0, 0.25, 1.0, 0.0, 1.0], [0.0, 0.5, 1.0, 1.0, 0.0])
+def certain_answers_have_finite_gradients(m, x, y):
+    return m.nn.functional.binary_cross_entropy(x, y, reduction="none")
+
+
+@found([[1.0, 2.0, 0.0], [3.0, 3.0, 2.0]])
+def a_margin_that_is_just_kept_costs_nothing(m, x):
+    F = m.nn.functional
+    several = m.tensor([[0, 1, -1], [2, -1, 0]])
+    return F.multi_margin_loss(x, m.tensor([1, 0])), F.multilabel_margin_loss(x, several)
 
 
 @found([1.0, 2.0, 3.0, 4.0])

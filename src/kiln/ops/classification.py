@@ -428,7 +428,7 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
     if input.ndim < 2:
         input, target = input.reshape(input.numel()), target.reshape(())
     right = input.gather(-1, target.unsqueeze(-1))
-    loss = (margin - right + input).clamp(min=0)
+    loss = (margin - right + input).relu()
     if p == 2:
         loss = loss * loss
     if weight is not None:
@@ -463,6 +463,6 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | N
     safe = where_op(listed, target, 0)
     is_target = ((safe.unsqueeze(-1) == classes) & listed.unsqueeze(-1)).any(-2)
     right = input.gather(-1, safe).unsqueeze(-1)
-    pair = (1 - right + input.unsqueeze(-2)).clamp(min=0)
+    pair = (1 - right + input.unsqueeze(-2)).relu()
     keep = listed.unsqueeze(-1) & is_target.logical_not().unsqueeze(-2)
     return reduced(where_op(keep, pair, 0).sum((-2, -1)) / n, reduction)

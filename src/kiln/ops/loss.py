@@ -185,8 +185,29 @@ def _binary_samples(low: float, high: float, *extra: str) -> Any:
     return samples
 
 
-def _log_at_least(x: Tensor, low: float) -> Tensor:
-    return x.log().clamp(min=low)
+def _bce_body(input: Tensor, target: Tensor) -> Tensor:
+    yes, no = input.log().clamp(min=-100), (-input).log1p().clamp(min=-100)
+    return -(target * yes + (1 - target) * no)
+
+
+def _bce_rule(g: Tensor, input: Tensor, target: Tensor, needs: tuple) -> tuple:
+    gx = gt = None
+    if needs[0]:  # finite where a certain answer is wrong
+        gx = g * (input - target) / (input * (1 - input)).clamp(min=1e-12)
+    if needs[1]:
+        gt = g * ((-input).log1p() - input.log())
+    return gx, gt
+
+
+@op(
+    private=True, family="elementwise", promote="same", check=False, body=_bce_body,
+    grad={("input", "target"): _bce_rule},
+    samples=lambda: iter([Sample((draw(rng(), (3, 4), 0.05, 0.95), draw(rng(1), (3, 4), 0, 1)))]),
+)  # fmt: skip
+def bce(input: Tensor, target: Tensor) -> Tensor:
+    """binary cross entropy, element by element; logs count as at least -100."""
+    yes, no = np.maximum(np.log(input), -100), np.maximum(np.log1p(-input), -100)
+    return -(target * yes + (1 - target) * no)
 
 
 @composition(namespace="F", samples=_binary_samples(0.05, 0.95, "weight"))
@@ -201,7 +222,7 @@ def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = 
             "binary_cross_entropy", "all elements of input should be between 0 and 1", describe(input),
             "apply sigmoid, or use binary_cross_entropy_with_logits",
         )  # fmt: skip
-    loss = -(target * _log_at_least(input, -100) + (1 - target) * _log_at_least(1 - input, -100))
+    loss = bce(input, target)
     return reduced(loss if weight is None else loss * weight, reduction)
 
 

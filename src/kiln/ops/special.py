@@ -123,20 +123,40 @@ for _name, _known in _SAME.items():
 # ---------------------------------------------------------------- under no other name
 
 
+@elementwise("float", private=True, samples=unary(0.1, 2.0), grad={"input": lambda g, input: g * (-input.log() - 1)},
+             body=lambda input: where_op(input < 0, float("-inf"), -xlogy(input, input)))  # fmt: skip
+def _entr(input: Tensor) -> Tensor:
+    """-input * log(input)."""
+    return np.where(input < 0, -np.inf, np.where(input == 0, 0, -input * np.log(input)))
+
+
 @composition(out="cast", namespace="special", method=False, samples=lambda: iter([
     *unary(0.1, 2.0)(), Sample((draw(rng(), (3, 4)),), grad=False), Sample((draw(rng(), (2,)) * 0,), grad=False),
 ]))  # fmt: skip
 def entr(input: Tensor) -> Tensor:
     """-input * log(input); 0 at 0 and -inf below."""
     expect_tensor("entr", input)
-    return where_op(input < 0, float("-inf"), -xlogy(input, input))
+    return _entr(input)
+
+
+@elementwise(
+    "float", private=True, samples=binary(0.2, 2.0, scalar=None),
+    body=lambda input, other: where_op((input == 0) & (other == other), 0, input * other.log1p()),
+    grad={
+        "input": lambda g, input, other: _xlog1py(where_op((input == 0) & (other <= -1), 0, g), other),
+        "other": lambda g, input, other: g * (input / (other + 1)),
+    },
+)  # fmt: skip
+def _xlog1py(input: Tensor, other: Tensor) -> Tensor:
+    """input * log(1 + other)."""
+    return np.where((input == 0) & ~np.isnan(other), other.dtype.type(0), input * np.log1p(other))
 
 
 @composition(out="cast", namespace="special", method=False, samples=binary(0.2, 2.0, scalar=None))
 def xlog1py(input: Tensor, other: Tensor) -> Tensor:
     """input * log(1 + other); 0 where input is 0 and other a number."""
     expect_tensor("xlog1py", other)
-    return where_op((input == 0) & (other == other), 0, input * other.log1p())
+    return _xlog1py(input, other)
 
 
 @composition(out="cast", namespace="special", method=False, samples=unary())
