@@ -28,12 +28,7 @@ from ..torch_version import TorchVersion
 VERSION = TorchVersion("2.13.0+kiln")
 """The version of PyTorch whose API this is."""
 
-MODULES = {
-    "torch": "kiln",
-    "torch.utils.data": "kiln.data",
-    "torch.utils.data.dataloader": "kiln.data.loader",
-    "torchvision": "kiln.compat.torchvision",
-}
+MODULES = {"torch": "kiln", "torchvision": "kiln.compat.torchvision"}
 """What each name stands for; all others follow from their parent's."""
 
 VALUES: dict[str, dict[str, Any]] = {

@@ -81,7 +81,8 @@ class RandomSampler(Sampler[int]):
         if generator is None:
             generator = Generator().manual_seed(draw_seed(None))
         if self.replacement:
-            for size in (*[32] * (total // 32), total % 32):
+            for start in range(0, total, 32):
+                size = min(32, total - start)
                 yield from randint(n, (size,), dtype="int64", generator=generator).tolist()
             return
         for _ in range(total // n):

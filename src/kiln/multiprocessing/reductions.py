@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import weakref
 from multiprocessing import reduction
+from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 import numpy as np
@@ -90,14 +91,21 @@ def _segment(a: np.ndarray) -> Segment | None:
 
 def _reduced(segment: Segment) -> tuple:
     _known[_identity(segment.fd)] = segment
-    return reduction.DupFd(segment.fd), segment.nbytes
+    starting = get_spawning_popen()
+    if starting is None:
+        return reduction.DupFd(segment.fd), segment.nbytes
+    given = vars(starting).setdefault("_kiln_files", {})  # a file goes to a new process but once
+    if segment.fd not in given:
+        given[segment.fd] = reduction.DupFd(segment.fd)
+    return given[segment.fd], segment.nbytes
 
 
 def _rebuilt(file: Any, nbytes: int) -> Segment:
     fd = file.detach()
     known = _known.get(_identity(fd))
     if known is not None:
-        os.close(fd)
+        if known.fd != fd:
+            os.close(fd)
         return known
     segment = _known[_identity(fd)] = Segment(nbytes, fd)
     return segment
