@@ -98,6 +98,10 @@ _LAZY_MODULES = {
     "utils", "version", "xpu",
 }  # fmt: skip
 _LAZY_NAMES = {
+    "Node": "_C",
+    **dict.fromkeys((
+        "_scaled_mm", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
+    ), "float8"),
     "vmap": "func", "is_anomaly_enabled": "autograd.anomaly",
     "is_anomaly_check_nan_enabled": "autograd.anomaly", "scan": "compile.control", "cond": "compile.control", "while_loop": "compile.control",
     "map": "compile.scans", "associative_scan": "compile.scans",

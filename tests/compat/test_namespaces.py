@@ -216,6 +216,18 @@ def test_scripted_functions_and_modules_run_as_they_are(tmp_path):
     assert not kiln.jit.isinstance([1, "a"], list[int])
 
 
+@pytest.mark.parametrize("options", [
+    {"backend": "inductor"}, {"backend": "eager"}, {"backend": "aot_eager", "dynamic": True}, {"mode": "reduce-overhead"},
+    {"fullgraph": False, "dynamic": False},
+])  # fmt: skip
+def test_compile_takes_what_programs_give_it(options):
+    f = kiln.compile(lambda x: x * 2 + 1, **options)
+    assert f(kiln.ones(2)).tolist() == [3, 3]
+    assert f(kiln.ones(3)).tolist() == [3, 3, 3]
+    with pytest.raises(ValueError, match="no such backend"):
+        kiln.compile(lambda x: x, backend="mine")
+
+
 def test_an_op_of_a_program_has_the_gradient_that_it_was_given():
     @kiln.library.custom_op("mine::triple", mutates_args=())
     def triple(x: kiln.Tensor) -> kiln.Tensor:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..refusal import refused
 from ..tensor import Tensor
 
 
 class _Tensors(type):
+    _execution_engine = refused(
+        "autograd.Variable._execution_engine", "callbacks of PyTorch's engine are its own",
+        "Tensor.register_post_accumulate_grad_hook, or code after backward()", ("queue_callback", "run_backward"),
+    )  # fmt: skip
+
     def __instancecheck__(cls, x: Any) -> bool:
         return isinstance(x, Tensor)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..float8 import Float8
 from ..ops.registry import FUNCTIONS
 from ..refusal import Refusal
 from ..tensor import Tensor
@@ -373,7 +374,7 @@ def status(name: str) -> tuple[str, str]:
                 break
         text = absent(name)
         return "missing", text.partition("help: ")[2].partition(";")[0] if "nearest" in text else ""
-    return ("refused", found._why) if isinstance(found, Refusal) else ("there", "")
+    return ("refused", found._why) if isinstance(found, Refusal | Float8) else ("there", "")
 
 
 def read(paths: list[str]) -> tuple[dict[str, Use], list[str], list[str]]:

@@ -269,7 +269,8 @@ def compile(
     """A function (or module) captured whole at its first call and replayed as one native program.
 
     Captured again where shapes, dtypes or Python values that it read differ; `KILN_EXPLAIN=1` says
-    why. `backend` is "cpu" or "reference" (default: `KILN_BACKEND`). Whole training steps, with
+    why. `backend` is "cpu" or "reference" (default: `KILN_BACKEND`), PyTorch's "inductor" being the first and
+    "eager" and "aot_eager" the second. `dynamic` changes nothing: each new size is captured once. Whole training steps, with
     `backward()` and `optimizer.step()` inside, are one program. `fullgraph`, `mode` (one of PyTorch's)
     and `options` are accepted for PyTorch's sake: there are never graph breaks, and every mode is the
     same, as the forms of kernels follow from shapes by rules that measurements were made for.
@@ -295,10 +296,8 @@ def compile(
         raise KilnTypeError(
             "compile", "expected a function or a module", describe(model), "pass a callable"
         )
-    if dynamic:
-        raise CaptureError("compile", "dynamic=True is not supported yet", "dynamic=True",
-                           "leave it out: each new shape is captured once")  # fmt: skip
     if backend is not None:
+        backend = _BACKENDS.get(backend, backend) if isinstance(backend, str) else backend
         base.get(backend)
     if disable:
         return model
@@ -310,6 +309,12 @@ def compile(
         )
     return CompiledFunction(model, backend, max_memory=limit)
 
+
+_BACKENDS = {
+    "aot_eager": "reference", "aot_eager_decomp_partition": "reference", "cudagraphs": "cpu", "eager": "reference",
+    "inductor": "cpu",
+}  # fmt: skip
+"""PyTorch's names of backends: those that compile, and those that run ops one after the other."""
 
 _MODES = (
     "default", "lite", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune",

@@ -1,0 +1,42 @@
+"""Element types of eight bits: they can be named, and say that they are not built where they are used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import naming
+from .errors import KilnNotImplementedError
+from .refusal import refused
+
+_HELP = "use kiln.bfloat16, or kiln.int8 with a scale"
+
+
+class Float8:
+    """The name of an element type that Kiln has no tensors of."""
+
+    _why = "tensors of this element type are not built yet"
+    itemsize, is_floating_point, is_complex, is_signed = 1, True, False, True
+
+    def __init__(self, name: str):
+        self.name = name
+
+    @property
+    def np(self) -> Any:
+        """What tensors of it would be stored as: KilnNotImplementedError."""
+        raise KilnNotImplementedError(self.name, self._why, None, _HELP)
+
+    category = order = to_real = np
+
+    @property
+    def dtype(self) -> Any:
+        """What NumPy asks for: KilnNotImplementedError."""
+        return self.np
+
+    def __repr__(self) -> str:
+        return f"{naming.name}.{self.name}"
+
+
+float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, float8_e8m0fnu = map(
+    Float8, ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu")
+)
+_scaled_mm = refused("_scaled_mm", "products of float8 matrices are not built yet", _HELP)
