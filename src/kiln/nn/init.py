@@ -16,7 +16,7 @@ import numpy as np
 from .. import dtypes as dt
 from ..autograd.modes import no_grad
 from ..errors import KilnValueError, describe
-from ..ops.creation import empty, from_numpy
+from ..ops.creation import empty_like, from_numpy
 from ..tensor import Tensor
 
 _ONE = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
@@ -87,24 +87,29 @@ def trunc_normal_(
             "The distribution of values may be incorrect.", stacklevel=2,
         )  # fmt: skip
 
-    shape = NormalDist(mean, std)
-    low, high = shape.cdf(a), shape.cdf(b)
+    spread = NormalDist(mean, std)
     with no_grad():
-        if high - low < 0.1:  # too rare to wait for: by the inverse of the distribution function
-            p = (
-                empty(tensor.shape, dtype=dt.float64)
-                .uniform_(low, high, generator=generator)
-                .numpy()
-            )
-            tiny = np.finfo(np.float64).tiny
-            values = np.frompyfunc(shape.inv_cdf, 1, 1)(p.clip(tiny, 1 - 2.0**-53))
-            return _store(tensor, np.asarray(values, np.float64)).clamp_(a, b)
+        if spread.cdf(b) - spread.cdf(a) < 0.3:
+            return tensor.copy_(_accepted(tensor, mean, std, a, b, generator))
         tensor.normal_(mean, std, generator=generator)
         while bool((outside := (tensor < a) | (tensor > b)).any()):
             tensor.copy_(
                 outside.where(tensor.clone().normal_(mean, std, generator=generator), tensor)
             )
         return tensor
+
+
+def _accepted(like: Tensor, mean: float, std: float, a: float, b: float, generator: Any) -> Tensor:
+    """Uniform values from [a, b], each drawn until it is accepted with the density of normal ones."""
+    highest = -0.5 * ((min(max(mean, a), b) - mean) / std) ** 2  # the density's logarithm
+    out, refused = like, None
+    while refused is None or bool(refused.any()):
+        x = empty_like(like).uniform_(a, b, generator=generator)
+        density = ((x - mean) / std) ** 2 * -0.5 - highest
+        again = empty_like(like).uniform_(generator=generator).log() > density
+        out = x if refused is None else refused.where(x, out)
+        refused = again if refused is None else refused & again
+    return out
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
@@ -223,7 +228,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
         return tensor
     rows = tensor.shape[0]
     columns = tensor.numel() // rows
-    flat = normal_(empty(rows, columns), generator=generator).numpy()
+    flat = normal_(tensor.new_empty((rows, columns)), generator=generator).numpy()
     q, r = np.linalg.qr(flat.T if rows < columns else flat)
     q = q * np.sign(np.diag(r))  # makes the distribution uniform (Mezzadri 2007)
     return _store(tensor, ((q.T if rows < columns else q) * gain).reshape(tensor.shape))

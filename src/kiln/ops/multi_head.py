@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnAssertionError, KilnError, describe
+from ..random import default_generator
 from ..tensor import Tensor
 from .attention import scaled_dot_product_attention
 from .linear import linear
@@ -176,8 +177,11 @@ def attend(
         weights = weights.squeeze(0) if single else weights
     else:
         out = scaled_dot_product_attention(q, k, v, merged, dropout_p, causal)
-    out = out.permute(0, 2, 1, 3) if axis == 0 else out.permute(2, 0, 1, 3)
-    out = linear(out.reshape(*query.shape), out_proj_weight, out_proj_bias)
+    # PyTorch's result lies with the length in front; its stream's next dropout goes along memory
+    front = axis == 1 or default_generator.stream == "torch"
+    out = out.permute(2, 0, 1, 3) if front else out.permute(0, 2, 1, 3)
+    out = linear(out.reshape(*out.shape[:2], e), out_proj_weight, out_proj_bias)
+    out = out.transpose(0, 1) if front and axis == 0 else out
     return (out.squeeze(0) if single else out), weights
 
 
