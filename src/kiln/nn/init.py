@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import dtypes as dt
 from ..autograd.modes import no_grad
 from ..errors import KilnValueError, describe
 from ..ops.creation import empty_like, from_numpy
