@@ -31,6 +31,7 @@ from . import distributions as distributions
 from . import fft as fft
 from . import func as func
 from . import futures as futures
+from . import fx as fx
 from . import graph as graph
 from . import hub as hub
 from . import io as io
@@ -83,6 +84,7 @@ from .errors import KilnMemoryError as KilnMemoryError
 from .errors import KilnWarning as KilnWarning
 from .storage import LongStorage as LongStorage
 from .ops.legacy import LongTensor as LongTensor
+from ._C import Node as Node
 from .errors import OutOfMemoryError as OutOfMemoryError
 from .storage import ShortStorage as ShortStorage
 from .ops.legacy import ShortTensor as ShortTensor
@@ -124,6 +126,11 @@ from .ops.native import feature_alpha_dropout_ as feature_alpha_dropout_
 from .ops.native import feature_dropout as feature_dropout
 from .ops.native import feature_dropout_ as feature_dropout_
 from .dtypes import finfo as finfo
+from .float8 import float8_e4m3fn as float8_e4m3fn
+from .float8 import float8_e4m3fnuz as float8_e4m3fnuz
+from .float8 import float8_e5m2 as float8_e5m2
+from .float8 import float8_e5m2fnuz as float8_e5m2fnuz
+from .float8 import float8_e8m0fnu as float8_e8m0fnu
 from .ops.native import frobenius_norm as frobenius_norm
 from .switches import get_default_device as get_default_device
 from .dtypes import get_default_dtype as get_default_dtype

@@ -80,6 +80,14 @@ class ComposedTensor(Tensor):
         """A tensor of the same form with other values."""
         raise NotImplementedError
 
+    def _values_of(self, g: Tensor) -> Tensor:
+        """What a gradient of this tensor's, in its form, says of the values."""
+        if not isinstance(g, ComposedTensor) or g.layout is not self.layout:
+            raise KilnTypeError(
+                "backward", f"expected a gradient that is {self.layout.name}", describe(g), ""
+            )
+        return g._a.parts[-1]
+
     def _rebuilding(self) -> tuple:
         """What PyTorch's files tell of it beside its layout."""
         raise KilnTypeError(

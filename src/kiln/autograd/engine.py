@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Sequence
 from heapq import heappop, heappush
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from ..composed import ComposedTensor
 from ..dtypes import bits
 from ..errors import KilnError, KilnTypeError, describe
 from ..formats import strided
@@ -372,6 +374,22 @@ def _root_grads(roots: list[Tensor], grads: Any, op: str) -> list[Tensor]:
     return out
 
 
+def _plain(tensors: list[Tensor]) -> list[Tensor]:
+    """Composed tensors as their values, whose history is theirs."""
+    return [x._a.parts[-1] if isinstance(x, ComposedTensor) else x for x in tensors]
+
+
+def _roots(x: Any, grads: Any, op: str) -> tuple[list[Tensor], list[Tensor]]:
+    """Where a backward pass begins, and the gradients with which it does."""
+    roots = _as_tensors(x, op, "the outputs")
+    plain = _plain(roots)
+    if any(map(operator.is_not, roots, plain)) and grads is not None:
+        given = list(grads) if isinstance(grads, list | tuple) else [grads]
+        grads = [r._values_of(g) if isinstance(r, ComposedTensor) and g is not None else g
+                 for r, g in zip(roots, given, strict=False)]  # fmt: skip
+    return plain, _root_grads(plain, grads, op)
+
+
 def backward(
     tensors: Any,
     grad_tensors: Any = None,
@@ -381,12 +399,11 @@ def backward(
     inputs: Any = None,
 ) -> None:
     """Accumulate the gradients of `tensors` into the `.grad` of the leaves (or of `inputs`)."""
-    roots = _as_tensors(tensors, "backward", "the outputs")
-    grads = _root_grads(roots, grad_tensors, "backward")
+    roots, grads = _roots(tensors, grad_tensors, "backward")
     keep = create_graph if retain_graph is None else retain_graph
     targets = None
     if inputs is not None:
-        wanted = _as_tensors(inputs, "backward", "inputs")
+        wanted = _plain(_as_tensors(inputs, "backward", "inputs"))
         if not wanted:
             raise KilnError("backward", "inputs is empty", "[]", "name a tensor or leave it out")
         targets = Targets(wanted, roots)
@@ -438,20 +455,20 @@ def grad(
     if is_grads_batched:
         options = (retain_graph, create_graph, allow_unused, False, materialize_grads)
         return _batched(outputs, inputs, grad_outputs, options)
-    roots = _as_tensors(outputs, "grad", "the outputs")
-    wanted = _as_tensors(inputs, "grad", "the inputs")
+    asked = _as_tensors(inputs, "grad", "the inputs")
+    wanted = _plain(asked)
     for x in wanted:
         if not _fresh(x)._rg:
             raise KilnError(
                 "grad", "one of the differentiated tensors does not require grad", describe(x),
                 "set requires_grad=True before the computation",
             )  # fmt: skip
-    grads = _root_grads(roots, grad_outputs, "grad")
+    roots, grads = _roots(outputs, grad_outputs, "grad")
     targets = Targets(wanted, roots)
     keep = create_graph if retain_graph is None else retain_graph
     run(roots, grads, keep, create_graph, targets, accumulate=False)
     out = []
-    for x, key in zip(wanted, targets.keys, strict=True):
+    for of, x, key in zip(asked, wanted, targets.keys, strict=True):
         g = targets.found.get(key)
         if g is None and materialize_grads:
             g = x.detach().new_zeros(x.shape)
@@ -460,7 +477,7 @@ def grad(
                 "grad", "one of the differentiated tensors appears to not have been used in the graph",
                 describe(x), "pass allow_unused=True if that is meant",
             )  # fmt: skip
-        out.append(g)
+        out.append(of._with(g) if isinstance(of, ComposedTensor) and g is not None else g)
     return tuple(out)
 
 

@@ -159,6 +159,10 @@ class SparseTensor(ComposedTensor):
         shape = a.shape if shape is None else shape
         return SparseArray(a.layout, shape, (*a.parts[:-1], values), a.coalesced).tensor()
 
+    def _values_of(self, g: Tensor) -> Tensor:
+        dense = g.to_dense() if isinstance(g, SparseTensor) else g
+        return dense.sparse_mask(self)._a.parts[-1]
+
     def __deepcopy__(self, memo: dict) -> SparseTensor:
         if id(self) not in memo:
             a = self._a

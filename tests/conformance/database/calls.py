@@ -62,6 +62,8 @@ class Call:
             made = self.ours(*args, **kwargs)
             if drawn:
                 return self.comparison.differs(want, made, blind=True)
+            if re.fullmatch(r"linalg\.eig(vals)?", self.entry.name):
+                made = self.comparison.paired(want, made, self.crossing)
             if ONE_OF_MANY.search(self.entry.name):
                 process = s.output_process_fn_grad
                 return self.comparison.differs(process(want), self.target.function(process)(made))
@@ -91,7 +93,7 @@ class Call:
         if torch.equal(before, torch.get_rng_state()):
             return want, False
         first = [x.clone() for x in tensors(want)]
-        return want, any(not same(first, tensors(seeded(n))) for n in (1, 2, 3))
+        return want, any(not same(first, tensors(seeded(n))) for n in range(1, 9))
 
     def _gradients(self, aspect: str, want: Any, made: Any, second: bool) -> Iterator[Outcome]:
         process = self.sample.output_process_fn_grad

@@ -114,6 +114,25 @@ class Comparison:
         pair = got[0], crossing(theirs)
         return type(got)(*pair) if hasattr(got, "_fields") else pair
 
+    def paired(self, want: Any, got: Any, crossing: Crossing) -> Any:
+        """`got` with eigenvalues, and vectors, in PyTorch's order: each the nearest of those that are left."""
+        alone = isinstance(want, torch.Tensor)
+        theirs, mine = (want, got) if alone else (want[0], got[0])
+        if self.differs(theirs, mine, blind=True) or not theirs.numel():
+            return got
+        w, g = (numbers(x).reshape(-1, theirs.shape[-1]) for x in (theirs, mine))
+        apart = np.abs(w[:, :, None] - g[:, None, :])
+        order = np.empty(w.shape, np.int64)
+        for at in np.ndindex(w.shape):
+            order[at] = np.argmin(apart[at])
+            apart[at[0], :, order[at]] = np.inf
+        index = crossing(torch.from_numpy(order.reshape(tuple(theirs.shape))))
+        values = mine.gather(-1, index)
+        if alone:
+            return values
+        pair = values, got[1].gather(-1, index.unsqueeze(-2).expand(got[1].shape))
+        return type(got)(*pair) if hasattr(got, "_fields") else pair
+
 
 def numbers(t: Any) -> np.ndarray:
     """The elements of a tensor of PyTorch's or Kiln's, half floats as doubles."""
