@@ -13,9 +13,10 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..autograd.tape import record_binary, record_unary
+
 from ..shape import broadcast_shapes
 from ..tensor import CAPTURING, Tensor, _new, wrap
-from . import dispatch
+from . import _blas, dispatch
 from .registry import FUNCTIONS, METHODS, Op, named
 
 _HALF = (dt.float16.np, dt.bfloat16.np)
@@ -29,6 +30,8 @@ def runner(op: Op) -> Callable:
     if op.family == "elementwise":
         return _elementwise_runner(op)
     run = op.reference if op.exact else _half_runner(op)
+    if op.family == "factorization":
+        return _blas.alone(run)
     return _row_major(run) if op.family in _ROW_MAJOR else run
 
 
