@@ -13,7 +13,6 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..autograd.tape import record_binary, record_unary
-
 from ..shape import broadcast_shapes
 from ..tensor import CAPTURING, Tensor, _new, wrap
 from . import _blas, dispatch
