@@ -126,3 +126,8 @@ def lies_in(format: Any, shape: Sequence[int], strides: Sequence[int]) -> bool:
                 return False
             step *= shape[d]
     return True
+
+
+def inverse(dims: Sequence[int]) -> list[int]:
+    """The order of dimensions that undoes another."""
+    return [dims.index(i) for i in range(len(dims))]

@@ -27,6 +27,7 @@ from ..shape import view_strides
 from ..tensor import CAPTURING, Tensor, _fresh, wrap
 from .building import build
 from .inputs import Input, input_order, may_share
+from .interrupts import Branch, Reached
 from .stretches import Stretch
 from .symbolic import Storage, SymArray, elementwise_layout, layout_of, may_overlap
 
@@ -65,26 +66,6 @@ class Outside(Through):
     """The history that an argument has outside: passes gradients on to the leaf that stands for it."""
 
     __slots__ = ()
-
-
-class Branch(BaseException):
-    """A Python branch on a tensor's value that no captured path has decided yet.
-
-    Not an Exception, so that no `except Exception` of the user's takes it for an error of theirs.
-    """
-
-    def __init__(self, node: Node, where: str):
-        self.node, self.where = node, where
-
-
-class Reached(BaseException):
-    """The function reaches an argument that requires grad by itself too (its optimizer holds it).
-
-    What is done to the one must be done to the other, so the argument is captured as what is reached.
-    """
-
-    def __init__(self, t: Tensor):
-        self.tensor = t
 
 
 class Capture:

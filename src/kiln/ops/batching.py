@@ -26,7 +26,8 @@ from .. import dtypes as dt
 from ..errors import KilnError, describe
 from ..shape import contiguous_strides, norm_dim, numel
 from ..tensor import Tensor
-from .creation import cast, full_op
+from .casting import cast
+from .creation import full_op
 from .derive import compute_dtype
 from .dispatch import apply
 from .joining import stack
