@@ -1,62 +1,51 @@
-"""Why an op takes more than twice PyTorch's time, beside its ratio in the table of `benchmarks.ops`."""
+"""Why an op takes more than twice PyTorch's time, beside its ratio in the table of `benchmarks.ops`.
+
+What is said first is measured with the ratio (`op_facts`): where the time goes. What such a call does there
+that PyTorch's does not stands here, by name.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
-_REASONS = {
-    r"addmv": "a product and a sum, a call each",
+_CAUSES = {
     r"(linalg\.)?slogdet": "the gradient of the sign, which is zero: PyTorch computes nothing",
-    r"fft\.|stft|istft": "NumPy's pocketfft on one thread; PyTorch calls MKL",
-    r"linalg\.solve_triangular|triangular_solve": "a general solver: NumPy has no triangular one",
-    r"linalg\.|pinverse|logdet|slogdet|det$|lu|cholesky": (
-        "LAPACK through NumPy; threads of its OpenBLAS wait by spinning, which a busy machine makes long"
-    ),
-    r"conj$|isreal|resolve_|real$|imag$": "PyTorch only sets a flag or gives a view",
-    r"trace": "two calls of Python's, which take longer than the sum",
+    r"fft\.|stft|istft": "NumPy's pocketfft, a row after the other; PyTorch calls MKL",
+    r"linalg\.(ldl|householder|lu)|lu|geqrf|ormqr|orgqr|householder": "written in NumPy, which has no such LAPACK call",
+    r"linalg\.lstsq": "by singular values; PyTorch's driver is a QR factorization",
+    r"linalg\.solve|cholesky|triangular_solve": "a general solver, as NumPy offers no other",
+    r"linalg\.|pinverse|logdet|det$": "LAPACK through NumPy, copied into and out of its order",
+    r"conj$|resolve_|real$|imag$": "PyTorch sets a flag",
     r"rsqrt": "its gradient raises to a power, by the general function",
     r"to ": "the gradient is cast, and then copied to be one of its own",
-    r"add_ alpha|relu_": "computed apart, then copied into its memory",
-    r"addc|frac|diff|cosine_sim|glu|.*rrelu|lerp|addr|renorm|.*normalize|.*loss|.*pairwise|dist|trapez|.*entropy|.*shrink|copysign|rad2deg|vander": (
-        "written in several ops, a pass each; PyTorch has one"
-    ),
-    r"kron|outer|eye|block_diag|cartesian|meshgrid|tril_ind|triu_ind": (
-        "small operands and a large result: NumPy's broadcast in one thread"
-    ),
-    r"cummax|cummin": "NumPy's accumulate, then a search for the places",
-    r"median|kthvalue|topk|mode|nanmedian": "sorts or partitions keys with their places; PyTorch selects",
-    r"index_fill|index_put|put|masked_scatter|masked_select|nonzero|.*embedding_bag|take|where one": (
-        "NumPy's fancy indexing in one thread"
-    ),
-    r"scatter_reduce|histc|bincount|.*one_hot|unique": "NumPy's unbuffered reduction or count",
-    r"_dirichlet_grad|_standard_gamma|nextafter|.*grid_sample|.*multilabel_margin|.*pdist|.*ctc|.*fold|.*unfold": (
-        "the reference in NumPy: no kernel yet"
-    ),
+    r"masked_scatter|masked_select|nonzero|index_put|put|take": "NumPy's fancy indexing in one thread",
+    r"_dirichlet_grad|_standard_gamma|nextafter|.*ctc": "in NumPy: no kernel yet",
     r".*max_pool|.*max_unpool": "each input looks through its windows; PyTorch scatters by the places it kept",
-    r"linspace|logspace|fill|full|zeros|ones|arange|.*pad|roll|rot90|flip|tile|.*pixel|.*shuffle": (
-        "one pass of NumPy's, in fresh memory"
-    ),
     r"rand|multinomial|normal|bernoulli|poisson": (
         "two words of a counter-based stream an element, and a 64-bit remainder without bias"
     ),
     r"sgn|angle|sign|ceil|floor|round|trunc": "its gradient's zeros are written; PyTorch maps zeroed pages",
-    r".* bf16": "moved one by one by NumPy, which doesn't know the dtype",
+    r"linspace|logspace": "in float64, from both ends, then cast",
+    r"block_diag|.*pad|rot90|flip|unique_consecutive": "several passes of NumPy's",
 }
-_VIEW = (
-    "a view: microseconds of Python whatever the size; backward copies into a gradient of its own what "
-    "PyTorch lets share memory"
-)
-_VIEWS = (
-    r"adjoint|as_strided|atleast|chunk|diag|[dhv]split|split|tensor_split|flatten|ravel|unflatten|movedim|moveaxis|narrow|"
-    r"select$|swap|t$|transpose|permute|unbind|squeeze|unsqueeze|view|expand|mT|[dhv]stack|cat|concat|stack|column_stack|row_stack|"
-    r"nn\.functional\.(feature_)?(alpha_)?dropout|squeeze|unfold$|detach|alias|broadcast|positive|slice"
-)
 
 
-def reason(name: str) -> str:
-    """What is known of a call of that name; empty where nothing is."""
+def _cause(name: str) -> str:
     short = name.removeprefix("nn.functional.")
-    for pattern, text in _REASONS.items():
+    for pattern, text in _CAUSES.items():
         if re.match(pattern, name) or re.match(pattern, short):
             return text
-    return _VIEW if re.match(_VIEWS, name) or re.match(_VIEWS, short) else ""
+    return ""
+
+
+def reason(name: str, row: dict[str, Any]) -> str:
+    """What was measured of a row's slow sides, and what is known of such calls; empty where none is slow."""
+    measured = [
+        f"{way}: {row[key]}"
+        for way, key in (("forward", "why"), ("backward", "why backward"))
+        if row.get(key)
+    ]
+    explained = any("Python at any size" in m or "is a copy" in m for m in measured)
+    cause = "" if explained and len(measured) == 1 else _cause(name)
+    return "; ".join([*measured, *([cause] if cause and measured else [])])

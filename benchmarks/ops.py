@@ -24,10 +24,13 @@ from typing import Any
 
 from .common import banner, describe, peer, ratio
 from .op_cases import Call, calls, torch_value
+from .op_facts import shares, why
 from .op_reasons import reason
 
 _BLOCK_S = 1e-3  # a block of calls takes about so long
 _MOST_S = 0.1  # the longest call that is measured
+_FEW = 1 << 8  # elements of a call that shows what is spent whatever the size
+SLOW = 2  # the ratio from where on a row says why
 
 
 now: Callable[[], float] = time.perf_counter
@@ -74,7 +77,10 @@ def _leaf(result: Any, tensor: type) -> Any:
 
 
 def _backward(lib: Any, call: Callable, args: tuple, kwargs: dict, leaves: list) -> Any:
-    """A function that runs backward of one call again and again; None where there is nothing to differentiate."""
+    """(a function that runs backward of one call again and again, the gradient that it passes in).
+
+    None where there is nothing to differentiate.
+    """
     for x in leaves:
         if x.dtype.is_floating_point:
             x.requires_grad_()
@@ -88,7 +94,7 @@ def _backward(lib: Any, call: Callable, args: tuple, kwargs: dict, leaves: list)
             x.grad = None
         out.backward(g, retain_graph=True)
 
-    return run
+    return run, g
 
 
 def measure(call: Call, rounds: int) -> dict[str, Any]:
@@ -116,17 +122,27 @@ def measure(call: Call, rounds: int) -> dict[str, Any]:
         ta, tk = torch_value(args), torch_value(kwargs)
         oa, ok = kiln_value(args), kiln_value(kwargs)
         row["case"] = call.shown(args, kwargs)
+        few, less = call.scaled(_FEW)
+        few, less = kiln_value(few), kiln_value(less)
+        given = _tensors((ta, tk), torch.Tensor), _tensors((oa, ok), kiln.Tensor)
         with torch.no_grad(), kiln.no_grad():
-            row["forward"] = _pair(
-                lambda: call.kiln(*oa, **ok), lambda: call.torch(*ta, **tk), rounds
-            )
+            ours, theirs = lambda: call.kiln(*oa, **ok), lambda: call.torch(*ta, **tk)
+            row["forward"] = _pair(ours, theirs, rounds)
+            if row["forward"][2] > SLOW:
+                both = shares(theirs(), *given[0]), shares(ours(), *given[1])
+                row["why"] = why(row["forward"][0], lambda: call.kiln(*few, **less), ours, *both)
     except Exception as e:
         return {"error": f"{type(e).__name__}: {e}".splitlines()[0]}
     try:
-        theirs = _backward(torch, call.torch, ta, tk, _tensors((ta, tk), torch.Tensor))
-        ours = _backward(kiln, call.kiln, oa, ok, _tensors((oa, ok), kiln.Tensor))
+        theirs = _backward(torch, call.torch, ta, tk, given[0])
+        ours = _backward(kiln, call.kiln, oa, ok, given[1])
         if ours is not None and theirs is not None:
-            row["backward"] = _pair(ours, theirs, rounds)
+            row["backward"] = _pair(ours[0], theirs[0], rounds)
+            if row["backward"][2] > SLOW:
+                small = _backward(kiln, call.kiln, few, less, _tensors((few, less), kiln.Tensor))
+                leaf = next(x for x in given[0] if x.grad is not None)
+                both = shares(leaf.grad, theirs[1]), False
+                row["why backward"] = why(row["backward"][0], (small or ours)[0], ours[0], *both)
     except Exception as e:
         row["backward error"] = f"{type(e).__name__}: {e}".splitlines()[0]
     return row
@@ -168,10 +184,8 @@ def page(results: dict[str, Any], how: str, note: str = "") -> str:
                 worst = max(worst, q)
             else:
                 cells.append("| | ")
-        slow += worst > 2
-        rows.append(
-            f"| {name} | {r['case']} | {' | '.join(cells)} | {reason(name) if worst > 2 else ''} |"
-        )
+        slow += worst > SLOW
+        rows.append(f"| {name} | {r['case']} | {' | '.join(cells)} | {reason(name, r)} |")
     left = sorted(n for n, r in results.items() if "error" in r)
     machine, software = describe()
     ratios.sort()
