@@ -143,6 +143,12 @@ def a_margin_that_is_just_kept_costs_nothing(m, x):
     return F.multi_margin_loss(x, m.tensor([1, 0])), F.multilabel_margin_loss(x, several)
 
 
+@found([0.0, 1.0], [2.0, 1.0])
+def nothing_that_arrives_stays_in_its_part_of_a_complex_number(m, x, y):
+    z = m.complex(x, y) * 1
+    return z.imag / x, (x - z).real / x, x.log().norm()
+
+
 @found([1.0, 2.0, 3.0, 4.0])
 def an_unfolded_tensor_may_be_written_to(m, x):
     y = x.unfold(0, 2, 1) * 2

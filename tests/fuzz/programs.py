@@ -146,5 +146,7 @@ def program(seed: int) -> Program:
         inputs.append(Input(np.asarray(a), dtype, layout))
     kind = q.choice(["forward"] * 4 + ["gradient", "inside", "inside", "training"])
     if kind == "training":  # nobody can write to elements that share their memory
-        inputs = [replace(i, layout="plain") if i.layout == "expanded" else i for i in inputs]
+        inputs = [
+            replace(i, layout="plain") if i.layout in ("expanded", "flipped") else i for i in inputs
+        ]
     return Program(seed, inputs, q.randint(1, 6 if large else 10), kind, large=large)

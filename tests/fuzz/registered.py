@@ -11,7 +11,7 @@ from typing import Any
 import kiln
 from kiln.ops.registry import REGISTRY
 
-from .values import Values, floating
+from .values import Values, floating, unsigned
 
 WIDE = ["float32", "float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64", "bool"]  # fmt: skip
 
@@ -57,13 +57,15 @@ def finite(v: Values, y: Any) -> Any:
 def element(v: Values, x: Any) -> Any:
     """An op of one or two tensors of any dtypes."""
     q = v.q
-    x = cast(v, x) if q.random() < 0.4 else x
+    x = unsigned(cast(v, x) if q.random() < 0.4 else x)
     if q.random() < 0.5:
         name = q.choice(UNARY)
         return finite(v, getattr(kiln, name)(x.clamp(-3, 3) if x.is_floating_point() else x))
     y, name = v.other(x), q.choice(BINARY)
     y = cast(v, y) if isinstance(y, kiln.Tensor) and q.random() < 0.5 else y
-    return finite(v, getattr(kiln, name)(x, y if isinstance(y, kiln.Tensor) else kiln.tensor(y)))
+    return finite(
+        v, getattr(kiln, name)(x, unsigned(y if isinstance(y, kiln.Tensor) else kiln.tensor(y)))
+    )
 
 
 def into(v: Values, x: Any) -> Any:
@@ -71,7 +73,7 @@ def into(v: Values, x: Any) -> Any:
     q = v.q
     y, d = v.weight(x.shape), getattr(kiln, q.choice(WIDE))
     out = kiln.zeros(q.choice([x.shape, x.shape, (0,)]), dtype=q.choice([x.dtype, d]))
-    x = x.detach()
+    x = unsigned(x.detach())
     if q.random() < 0.5:
         getattr(kiln, q.choice(UNARY_OUT))(x, out=out)
     else:
@@ -82,7 +84,7 @@ def into(v: Values, x: Any) -> Any:
 def through(v: Values, x: Any) -> Any:
     """A view of a view changed in place, and what is seen of it from the base."""
     q = v.q
-    base = x.contiguous() * 1 if x.is_floating_point() else x.contiguous().clone()
+    base = unsigned(x.contiguous()) if x.is_floating_point() else x.contiguous().clone()
     view = base
     for _ in range(q.randint(1, 3)):
         view = narrowed(v, view)

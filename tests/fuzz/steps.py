@@ -10,7 +10,7 @@ from typing import Any
 import kiln
 import kiln.nn.functional as F
 
-from .values import Values, floating, integral
+from .values import Values, floating, integral, unsigned
 
 SMOOTH = [
     "sin", "cos", "atan", "tanh", "sigmoid", "erf", "erfc", "asinh", "expm1_", "log1p_", "exp_",
@@ -45,8 +45,9 @@ def unary(v: Values, x: Any) -> Any:
     y = floating(x)
     if kind == "float":
         name = q.choice(FLOATS)
-        # which zero comes of equal ones is not promised: clamp, maximum (1011752)
-        return getattr(kiln, name)(kiln.where(y == 0, 0.0, y) if name == "signbit" else y)
+        # which zero comes of equal ones is not promised, nor a NaN's sign: clamp, maximum (1011752)
+        y = kiln.where((y == 0) | (y != y), 0.0, y) if name == "signbit" else y
+        return getattr(kiln, name)(y)
     if kind == "activation":
         return getattr(F, q.choice(ACTIVATIONS))(y)
     if kind == "gelu":
@@ -70,7 +71,7 @@ def binary(v: Values, x: Any) -> Any:
     kind = q.choice(["named"] * 6 + ["where", "div", "affine", "rsub", "lerp", "addcmul", "pow", "mod", "bits",
                      "masked", "clamped", "compare"])  # fmt: skip
     if kind == "named":
-        return v.tame(getattr(kiln, q.choice(BINARY))(x, tensor(y)))
+        return v.tame(getattr(kiln, q.choice(BINARY))(unsigned(x), unsigned(tensor(y))))
     if kind == "where":
         return kiln.where(v.mask(x.shape[q.randint(0, x.ndim) :]), x, y)
     if kind == "div":
@@ -89,7 +90,7 @@ def binary(v: Values, x: Any) -> Any:
         return v.tame(make(x, a, a.abs() + 1, value=0.5))
     if kind == "pow":
         return v.tame(q.choice([
-            lambda: floating(x) ** q.choice([2, 3, -1, 0, 1]), lambda: (floating(x).abs() + 0.5) ** q.choice([0.5, 1.5, -0.5]),
+            lambda: unsigned(floating(x)) ** q.choice([2, 3, -1, 0, 1]), lambda: (floating(x).abs() + 0.5) ** q.choice([0.5, 1.5, -0.5]),
             lambda: 2.0 ** floating(x).clamp(-6, 4),
         ])())  # fmt: skip
     if kind == "mod":

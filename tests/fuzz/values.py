@@ -173,6 +173,11 @@ def floating(x: Any) -> Any:
     return x if x.is_floating_point() else x.float()
 
 
+def unsigned(x: Any) -> Any:
+    """`x` with no negative zero: which zero comes of products, sums and equal ones is not promised."""
+    return x + 0 if x.is_floating_point() else x
+
+
 def integral(x: Any) -> Any:
     """`x` as integers; floats are rounded within a byte's range."""
     if x.dtype is dt.bool_:

@@ -97,7 +97,7 @@ def _sub_samples() -> Iterator[Sample]:
 @elementwise(
     ufunc=np.subtract, scalar="sub", numbers=True, inplace=True, out=True, aliases=("subtract",), native="fiu",
     dunders=("__sub__", "__rsub__", "__isub__"),
-    grad={"input": lambda g: g, "other": lambda g, alpha: g * -alpha},
+    grad={"input": lambda g: g, "other": lambda g, alpha: -g if alpha == 1 else g * -alpha},
     body=lambda input, other, alpha: input - other * alpha,
     infer=_sub_infer, check=True, samples=_sub_samples,
 )  # fmt: skip

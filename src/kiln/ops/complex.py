@@ -93,7 +93,7 @@ def real_part(input: Tensor) -> Tensor:
     private=True,
     batch=LEADING,
     infer=_part_infer,
-    grad={"input": lambda g: g * 1j},
+    grad={"input": lambda g: complex_op(g.new_zeros(()), g)},
     samples=_complex_sample,
 )
 def imag_part(input: Tensor) -> Tensor:

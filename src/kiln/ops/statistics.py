@@ -335,7 +335,7 @@ def _norm_grad(g: Tensor, input: Tensor, out: Tensor, ord: Any, dim: Dims, keepd
         return input.sgn() * g
     if ord == 2:
         zero = norm == 0
-        return where_op(zero, 0, input * (g / where_op(zero, 1, norm)))
+        return g * where_op(zero, 0, input / where_op(zero, 1, norm))
     size = input.abs()
     if ord in (float("inf"), float("-inf")):
         mask = size == norm
