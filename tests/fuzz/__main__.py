@@ -26,7 +26,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 DEEP = 10  # each so manieth program is checked in every way
-FINE = ("same", "ill-conditioned", "refused")  # refused: in every way
+# refused: in every way; torch died: its own process, in its own code, before anything was compared
+FINE = ("same", "ill-conditioned", "refused", "torch died")
+DEATHS = ("crashed", "torch died")
 
 
 def main() -> int:
@@ -89,7 +91,13 @@ def _work(seeds: list[int], torch: bool) -> int:
     gc.freeze()  # a capture looks for the functions that it runs, none of which PyTorch holds
     warnings.simplefilter("ignore")
     for seed in seeds:
-        print(json.dumps({"seed": seed, "status": "crashed"}), flush=True)
+
+        def stage(status: str, seed: int = seed) -> None:
+            print(json.dumps({"seed": seed, "status": status}), flush=True)
+
+        stage("crashed")
+        if torch:
+            peer.stage = stage
         try:
             v = check(program(seed), deep=seed % DEEP == 0)
             line = {"seed": seed, **vars(v)}
@@ -120,7 +128,7 @@ def _batch(seeds: list[int], cache: str, torch: bool) -> dict[int, dict[str, Any
         found |= {line["seed"]: line for line in lines}
         if not lines:
             raise SystemExit(done.stderr)
-        if lines[-1]["status"] == "crashed":
+        if lines[-1]["status"] in DEATHS:
             lines[-1]["detail"] = f"exit code {done.returncode}: {done.stderr[-300:]}"
     return found
 

@@ -40,6 +40,10 @@ TAKEN = {  # by torch in some of its routines, refused in the others
 REFUSALS = "(RuntimeError, IndexError, ValueError, TypeError, NotImplementedError)"
 
 
+stage: Callable[[str], Any] = str
+"""Told what it is if the process dies from here on, as torch does in gradients of group_norm (7207420)."""
+
+
 class _Torch(ModuleType):
     """torch, and what Kiln has beside it: control flow that is Python in eager mode, Kiln's random numbers."""
 
@@ -189,10 +193,13 @@ def run(runs: Runs) -> tuple[Arrays, Program]:
             w.copy_(runs.start.get(id(w), w))
     other.weights = {k: crossed(w) for k, w in p.weights.items()}
     other.left_out, other.kind = p.left_out, p.kind
+    stage("torch died")
     try:
         return _loaded("checks").Runs(other).first(), other
     except (RuntimeError, ValueError) as e:
         raise Refused(str(e)) from e
+    finally:
+        stage("crashed")
 
 
 def check(p: Program, deep: bool = False) -> Verdict:
