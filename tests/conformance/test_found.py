@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.fuzz import checks, peer
+from tests.fuzz.__main__ import FINE
+from tests.fuzz.programs import program
 
 import kiln
 
@@ -183,3 +186,21 @@ def test_found(name, weight):
         for (n, a), (m, b) in zip(got, want, strict=True):
             assert n == m
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3, 150, 21))
+def test_random_programs_beside_torch(seed):
+    p = program(seed)
+    verdict = peer.check(p)
+    assert verdict.status in FINE, (verdict.detail, checks.describe(p))
+
+
+def test_a_wrong_number_is_found_beside_torch(monkeypatch):
+    run = checks.Runs.run
+
+    def wrong(self, *args, **options):
+        results = run(self, *args, **options)
+        return [(name, a + 0.5 if name == "float32" else a) for name, a in results]
+
+    monkeypatch.setattr(checks.Runs, "run", wrong)
+    assert peer.check(program(3)).status == "differs"

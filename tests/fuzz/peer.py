@@ -31,7 +31,7 @@ GAPS = {
     "no derivative": r"derivative for .* is not implemented|does not support automatic differentiation",
     # in some of its ops, among them max_pool2d, gather and cummax, which read no more of it than its shape
     "keeps more for its backward": r"has been modified by an inplace operation",
-    # after an integer was compared in place with what requires grad, in products of conjugates
+    # after an integer was compared in place with what requires grad, in products of complex matrices
     "fails inside": r"INTERNAL ASSERT FAILED|Could this error message be improved|Autograd not support dtype",
 }
 TAKEN = {  # by torch in some of its routines, refused in the others
