@@ -28,7 +28,11 @@ from ..torch_version import TorchVersion
 VERSION = TorchVersion("2.13.0+kiln")
 """The version of PyTorch whose API this is."""
 
-MODULES = {"torch": "kiln", "torchvision": "kiln.compat.torchvision"}
+MODULES = {
+    "torch": "kiln",
+    "torch.utils.data": "kiln.data",
+    "torchvision": "kiln.compat.torchvision",
+}
 """What each name stands for; all others follow from their parent's."""
 
 VALUES: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
-from ..errors import KilnError, KilnValueError
+from ..errors import KilnValueError
 from .sampler import Sampler
 
 T = TypeVar("T", covariant=True)
@@ -24,9 +24,10 @@ class DistributedSampler(Sampler[T]):
         shuffle: bool = True, seed: int = 0, drop_last: bool = False,
     ) -> None:  # fmt: skip
         if num_replicas is None or rank is None:
-            world, own = _process_group()
-            num_replicas = world if num_replicas is None else num_replicas
-            rank = own if rank is None else rank
+            from .. import distributed
+
+            num_replicas = distributed.get_world_size() if num_replicas is None else num_replicas
+            rank = distributed.get_rank() if rank is None else rank
         if not 0 <= rank < num_replicas:
             raise KilnValueError(
                 "DistributedSampler", f"Invalid rank {rank}, rank should be in the interval "
@@ -57,16 +58,3 @@ class DistributedSampler(Sampler[T]):
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes, for an order of its own."""
         self.epoch = epoch
-
-
-def _process_group() -> tuple[int, int]:
-    """How many processes train together, and which of them this is, by the default process group."""
-    from importlib import import_module
-    from importlib.util import find_spec
-
-    if find_spec("kiln.distributed") is not None:
-        group = import_module("kiln.distributed")
-        return group.get_world_size(), group.get_rank()
-    raise KilnError(
-        "DistributedSampler", "there is no process group to ask", None, "give num_replicas and rank"
-    )

@@ -10,7 +10,16 @@ if TYPE_CHECKING:
 
 __all__ = ["checkpoint", "data"]
 
-_ROOMS = {"benchmark", "checkpoint", "collect_env", "cpp_extension", "data", "dlpack", "model_zoo"}
+_ROOMS = {
+    "_pytree",
+    "benchmark",
+    "checkpoint",
+    "collect_env",
+    "cpp_extension",
+    "data",
+    "dlpack",
+    "model_zoo",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -37,7 +37,7 @@ class Position:
         self.drawn = self.yielded = self.turn = 0
         self.pending: dict[int, Any] = {}
         self.again: Iterable[Any] = ()
-        self.before: Any = None  # the sampler's state before it gave the last of `again`
+        self.before: bytes | None = None  # the sampler's state before it gave the last of `again`
         self.fetcher: Any = None
         self.workers: list[dict[str, bytes]] = []
         self.keeps_workers = loader.persistent_workers
@@ -91,9 +91,10 @@ class Position:
         out["drawn"], out["drained"], out["turn"] = self.drawn, self.drained, self.turn
         out["pending"] = [*self.pending.values(), *self.again]
         if self.sampler is not None:
-            ahead = self.before is not None and not self.drained
-            out["sampler"] = pickle.loads(self.before) if ahead else self.sampler.state_dict()
-            if ahead:
+            if self.before is None or self.drained:
+                out["sampler"] = self.sampler.state_dict()
+            else:
+                out["sampler"] = pickle.loads(self.before)
                 del out["pending"][-1]
         if self.fetcher is not None:
             out["fetch"] = self.fetcher.state()

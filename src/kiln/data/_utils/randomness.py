@@ -68,7 +68,7 @@ class Watcher:
     def __init__(self) -> None:
         self._told: Any = None
         self._numpy: Any = np.random.get_state
-        bits = np.random.get_bit_generator()
+        bits: Any = np.random.get_bit_generator()  # type: ignore[attr-defined]
         if isinstance(
             bits, np.random.MT19937
         ):  # its memory is looked at, as its state takes long to tell

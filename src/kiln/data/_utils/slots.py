@@ -226,7 +226,7 @@ class _Pickler(ForkingPickler):
             moved = like(a, room)
             moved[...] = a
             return _in_memory, (
-                pickle.PickleBuffer(room),
+                pickle.PickleBuffer(room.data),
                 a.dtype,
                 a.shape,
                 moved.strides,
