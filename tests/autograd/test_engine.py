@@ -346,3 +346,16 @@ def test_the_gradient_of_as_strided_follows_memory():
     part = kiln.arange(10.0)[2:6].detach().requires_grad_()
     part.as_strided((3,), (2,), 1).sum().backward()
     assert part.grad.tolist() == [0.0, 1.0, 0.0, 1.0]
+
+
+def test_arguments_of_older_programs():
+    x = kiln.tensor([1.0, 2.0], requires_grad=True)
+    (g,) = kiln.autograd.grad((x * x).sum(), x, None, True, True, True, True)
+    assert g.tolist() == [2.0, 4.0]
+    with pytest.warns(FutureWarning, match="only_inputs"):
+        kiln.autograd.grad((x * x).sum(), x, only_inputs=False)
+    with pytest.warns(FutureWarning, match="grad_variables"):
+        kiln.autograd.backward([x * 3], grad_variables=[kiln.ones(2)])
+    assert x.grad.tolist() == [3.0, 3.0]
+    kiln.autograd.backward([(x * 2).sum()], None, None, False, None, [x])
+    assert x.grad.tolist() == [5.0, 5.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
+import warnings
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from threading import get_ident
@@ -395,10 +396,23 @@ def backward(
     grad_tensors: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
-    *,
+    grad_variables: Any = None,
     inputs: Any = None,
 ) -> None:
-    """Accumulate the gradients of `tensors` into the `.grad` of the leaves (or of `inputs`)."""
+    """Accumulate the gradients of `tensors` into the `.grad` of the leaves (or of `inputs`).
+
+    `grad_variables` is the older name of `grad_tensors`.
+    """
+    if grad_variables is not None:
+        warnings.warn("grad_variables is deprecated: use grad_tensors", FutureWarning, stacklevel=2)
+        if grad_tensors is not None:
+            raise KilnError(
+                "backward",
+                "grad_tensors and grad_variables were both given",
+                None,
+                "give the first",
+            )
+        grad_tensors = grad_variables
     roots, grads = _roots(tensors, grad_tensors, "backward")
     keep = create_graph if retain_graph is None else retain_graph
     targets = None
@@ -444,16 +458,24 @@ def grad(
     grad_outputs: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    only_inputs: bool = True,
     allow_unused: bool | None = None,
     is_grads_batched: bool = False,
     materialize_grads: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of the sum of `outputs` with respect to `inputs`, as a tuple; `.grad` is untouched.
 
+    `only_inputs` is accepted for old programs, as in PyTorch: other gradients are never accumulated.
     `is_grads_batched` takes a batch of gradients at once, in the first dimension of `grad_outputs`.
     """
+    if not only_inputs:
+        warnings.warn(
+            "only_inputs argument is deprecated and is ignored now (defaults to True)",
+            FutureWarning,
+            stacklevel=2,
+        )
     if is_grads_batched:
-        options = (retain_graph, create_graph, allow_unused, False, materialize_grads)
+        options = (retain_graph, create_graph, True, allow_unused, False, materialize_grads)
         return _batched(outputs, inputs, grad_outputs, options)
     asked = _as_tensors(inputs, "grad", "the inputs")
     wanted = _plain(asked)
