@@ -8,10 +8,9 @@ import pytest
 import kiln
 from kiln.board import SummaryWriter
 
-pytest.importorskip("tensorboard", reason="TensorBoard is not installed: extra [board]")
-
 
 def events(folder):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed: extra [board]")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     out = EventAccumulator(str(folder))
@@ -62,3 +61,11 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RuntimeError, match="can't write event files"):
         SummaryWriter(tmp_path / "file")
+
+
+def test_videos_and_figures(tmp_path):
+    with SummaryWriter(tmp_path) as board:
+        board.add_video("v", kiln.rand(4, 5, 3, 6, 8), 1)
+    (image,) = events(tmp_path).Images("v")
+    assert (image.width, image.height) == (16, 12)
+    assert image.encoded_image_string[:6] == b"GIF89a"

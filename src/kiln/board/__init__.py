@@ -1,5 +1,6 @@
-"""TensorBoard: curves, texts and pictures of a training, written with TensorBoard's own writer."""
+"""Watching training: event files for TensorBoard."""
 
+from .records import FileWriter
 from .writer import SummaryWriter
 
-__all__ = ["SummaryWriter"]
+__all__ = ["FileWriter", "SummaryWriter"]

@@ -11,15 +11,9 @@ if TYPE_CHECKING:
 __all__ = ["checkpoint", "data"]
 
 _ROOMS = {
-    "_pytree",
-    "benchmark",
-    "checkpoint",
-    "collect_env",
-    "cpp_extension",
-    "data",
-    "dlpack",
-    "model_zoo",
-}
+    "_pytree", "benchmark", "checkpoint", "collect_env", "cpp_extension", "data", "dlpack", "model_zoo",
+    "tensorboard",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
