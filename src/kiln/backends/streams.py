@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..config import config
-from ..ops.random import normal_pair
+from ..ops.random import normal_pair, wide_words
 from ..ops.registry import REGISTRY, Op
 from ..runtime.blocks import allocator
 from . import derived
@@ -32,6 +32,7 @@ def bind(native: Callable[[], bool]) -> None:
     for name in ("random_uniform", "dropout_mask"):
         _of_one_word(REGISTRY[name], native)
     _normal(REGISTRY["random_normal"], native)
+    _integers(REGISTRY["random_integers"], native)
 
 
 def _able(n: int, dtype: dt.dtype, native: Callable[[], bool]) -> bool:
@@ -82,5 +83,34 @@ def _normal(op: Op, native: Callable[[], bool]) -> None:
             if derived.shelf().fill(op.name, normal_pair, calls):
                 return out
         return op.run(state, size, dtype)
+
+    op.eager = run
+
+
+def _integers(op: Op, native: Callable[[], bool]) -> None:
+    """Element i is of words i and n + i."""
+
+    def run(state: np.ndarray, size: Sequence[int], low: int, high: int) -> Any:
+        n = prod(size)
+        if n % 4 == 0 and n >= derived.LARGE and config.eager == "cpu" and native():
+            from .cpu.one_op import blocks_of
+
+            wide = allocator(8 * n)((n,), dt.uint64.np)
+            blocks = blocks_of(n, _BLOCK)
+            calls = [
+                ((_ahead(state, at), _ahead(state, n + at), b), (wide[at : at + b],))
+                for at, b in blocks
+            ]
+            if derived.shelf().fill(op.name, wide_words, calls):
+                span = np.uint64(high - low)
+                for at in range(
+                    0, n, _BLOCK
+                ):  # a division and a product: NumPy has no quick remainder
+                    part = wide[at : at + _BLOCK]
+                    part -= part // span * span
+                out = wide.view(np.int64)
+                out += low
+                return out.reshape(size)
+        return op.run(state, size, low, high)
 
     op.eager = run

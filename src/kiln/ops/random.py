@@ -194,6 +194,12 @@ def random_normal(state: Tensor, size: Sequence[int], dtype: dt.dtype) -> Tensor
     return out.astype(dtype.np, copy=False)
 
 
+def wide_words(first: Tensor, second: Tensor, n: int) -> Tensor:
+    """n words of one state, each before one of another: a part of `random_integers`."""
+    high, low = (random_bits(s, (n,)).to(dt.uint64) for s in (first, second))
+    return high << 32 | low
+
+
 def _integers_body(state: Tensor, size: Any, low: int, high: int) -> Tensor:
     n = numel(size)
     words = random_bits(state, (2 * n,)).to(dt.uint64)
