@@ -27,22 +27,17 @@ _known: weakref.WeakValueDictionary[tuple[int, int], Segment] = weakref.WeakValu
 def reduce_tensor(tensor: Tensor) -> tuple:
     """How a tensor is pickled for another process: it moves to shared memory (`share_memory_`).
 
-    A tensor that is a part of other memory arrives as a copy. Raises RuntimeError for one with history.
+    Raises RuntimeError for one with history.
     """
     if tensor.requires_grad and not tensor.is_leaf:
         raise KilnError(
             "multiprocessing", "a tensor with history can't be sent to another process: gradients don't cross "
             "processes", describe(tensor), "send x.detach()",
         )  # fmt: skip
-    a = tensor._host("multiprocessing")
     if not CAN_SHARE:
         return tensor.__reduce_ex__(5)
-    if _segment(a) is None and a.base is None:
-        tensor.share_memory_()
-        a = tensor._a
-    a = shared_copy(a)
-    segment = _segment(a)
-    assert segment is not None
+    a = tensor.share_memory_()._host("multiprocessing")
+    segment: Segment = root_of(a)
     offset = _address(a) - segment.address
     how = a.dtype, a.shape, a.strides, tensor.requires_grad, type(tensor), dict(tensor.__dict__)
     return rebuild_tensor, (_reduced(segment), offset, *how)
@@ -62,8 +57,7 @@ def rebuild_tensor(
 def reduce_storage(storage: UntypedStorage) -> tuple:
     """How a storage is pickled for another process: it moves to shared memory."""
     storage._bytes = shared_copy(storage._bytes)
-    segment = _segment(storage._bytes)
-    assert segment is not None
+    segment: Segment = root_of(storage._bytes)
     return rebuild_storage, (
         _reduced(segment),
         _address(storage._bytes) - segment.address,
@@ -82,11 +76,6 @@ def init_reductions() -> None:
         reduction.ForkingPickler.register(cls, reduce_tensor)
     if CAN_SHARE:
         reduction.ForkingPickler.register(UntypedStorage, reduce_storage)
-
-
-def _segment(a: np.ndarray) -> Segment | None:
-    root = root_of(a)
-    return root if isinstance(root, Segment) and root.fd >= 0 else None
 
 
 def _reduced(segment: Segment) -> tuple:

@@ -10,7 +10,7 @@ import numpy as np
 from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
 from ..formats import order, preserve_format
-from ..tensor import Tensor, wrap
+from ..tensor import Tensor, _address, wrap
 from .creation import _finish, _size
 from .indexing import assign
 from .reduction import Dims, numpy_axis, reduced_axes, reduced_shape
@@ -162,23 +162,26 @@ def is_shared(self: Tensor) -> bool:
 def share_memory_(self: Tensor) -> Tensor:
     """Move to memory that other processes can have too; returns self.
 
+    All of the memory moves that the tensor is a view of, and with it the tensor that it was made from. Other
+    tensors on that memory stay where they are, without what is written from then on.
     Processes that are forked later see what this one writes, and it them; so do those that the tensor is sent
-    to (`kiln.multiprocessing`). Tensors that were made on the old memory before, as views or by `detach`,
-    stay there. Raises RuntimeError for a view that autograd follows, NotImplementedError on Windows.
+    to (`kiln.multiprocessing`). Raises NotImplementedError on Windows.
     """
-    from ..runtime.shared import shared_copy
+    from ..runtime.shared import sendable, shared_copy
+    from ..storage import memory
 
     a = self._host("share_memory_")
-    if self._base is not None:
-        raise KilnError(
-            "share_memory_",
-            "a view can't move without what it is a view of",
-            describe(self),
-            "share the tensor that it was made from, before",
-        )
-    moved = shared_copy(a)
-    if moved is not a:
-        self.data = wrap(moved)
+    if sendable(a):
+        return self
+    old = memory(a)
+    new = shared_copy(old)
+    for t in (self, self._base):
+        if t is None:
+            continue
+        a = t._a
+        at = _address(a) - _address(old) if a.size and old.size else 0
+        if at >= 0 and at + a.nbytes <= max(old.size, a.nbytes):
+            t.data = wrap(np.ndarray(a.shape, a.dtype, new.data, at, a.strides))
     return self
 
 

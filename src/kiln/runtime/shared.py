@@ -110,10 +110,15 @@ def is_shared(a: np.ndarray) -> bool:
     return hasattr(root_of(a), "segment") or isinstance(root_of(a), Segment)
 
 
-def shared_copy(a: np.ndarray) -> np.ndarray:
-    """The array in a segment that can be sent: itself where it is in one."""
+def sendable(a: np.ndarray) -> bool:
+    """Whether an array lies in memory that can be handed to other processes from here."""
     root = root_of(a)
-    if isinstance(root, Segment) and root.fd >= 0:
+    return isinstance(root, Segment) and root.fd >= 0
+
+
+def shared_copy(a: np.ndarray) -> np.ndarray:
+    """The array in memory that can be handed to other processes: itself where it is there."""
+    if sendable(a):
         return a
     out = like(a, np.asarray(Segment(a.nbytes)))
     out[...] = a
