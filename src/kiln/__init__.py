@@ -90,7 +90,7 @@ globals().update(_formats.BY_NAME)  # kiln.strided, kiln.channels_last, …
 
 # Modules and functions that are imported when first used, so that `import kiln` stays quick.
 _LAZY_MODULES = {
-    "_C", "_dynamo", "_inductor", "_six", "_utils", "accelerator", "array_api", "autograd", "backends",
+    "_C", "_dynamo", "_inductor", "_six", "_utils", "accelerator", "amp", "array_api", "autograd", "backends",
     "board", "cli", "compat", "compiler", "config", "cpu", "cuda", "data", "datasets", "distributed",
     "distributions", "fft", "func", "futures", "fx", "graph", "hub", "io", "jit", "library", "linalg", "masked",
     "metrics", "mps", "multiprocessing", "naming", "nested", "nn", "onnx", "optim", "overrides", "random",
@@ -113,6 +113,13 @@ _LAZY_NAMES = {
     **{n + "Storage": "storage" for n in (
         "Untyped", "Typed", "Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool",
     )},
+    "autocast": "amp",
+    **dict.fromkeys((
+        "autocast_decrement_nesting", "autocast_increment_nesting", "clear_autocast_cache", "get_autocast_cpu_dtype",
+        "get_autocast_dtype", "get_autocast_gpu_dtype", "is_autocast_available", "is_autocast_cache_enabled",
+        "is_autocast_cpu_enabled", "is_autocast_enabled", "set_autocast_cache_enabled", "set_autocast_cpu_dtype",
+        "set_autocast_cpu_enabled", "set_autocast_dtype", "set_autocast_enabled", "set_autocast_gpu_dtype",
+    ), "amp.autocast_mode"),
     "set_float32_matmul_precision": "config", "get_float32_matmul_precision": "config",
     **dict.fromkeys((
         "alias_copy", "as_strided_copy", "detach_copy", "expand_copy", "permute_copy", "select_copy", "slice_copy",

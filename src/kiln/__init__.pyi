@@ -14,6 +14,7 @@ from .tensor import Tensor as Tensor
 from ._tensor_methods import cummax_result, cummin_result, frexp_result, kthvalue_result, slogdet_result, topk_result
 
 from . import accelerator as accelerator
+from . import amp as amp
 from . import array_api as array_api
 from . import autograd as autograd
 from . import backends as backends
@@ -99,9 +100,13 @@ from .ops.native import alpha_dropout_ as alpha_dropout_
 from .switches import are_deterministic_algorithms_enabled as are_deterministic_algorithms_enabled
 from .ops.copies import as_strided_copy as as_strided_copy
 from .compile.scans import associative_scan as associative_scan
+from .amp import autocast as autocast
+from .amp.autocast_mode import autocast_decrement_nesting as autocast_decrement_nesting
+from .amp.autocast_mode import autocast_increment_nesting as autocast_increment_nesting
 from .ops.native import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from .shape import broadcast_shapes as broadcast_shapes
 from .dtypes import can_cast as can_cast
+from .amp.autocast_mode import clear_autocast_cache as clear_autocast_cache
 from .compile import compile as compile
 from .compile.control import cond as cond
 from .ops.native import constant_pad_nd as constant_pad_nd
@@ -132,6 +137,9 @@ from .float8 import float8_e5m2 as float8_e5m2
 from .float8 import float8_e5m2fnuz as float8_e5m2fnuz
 from .float8 import float8_e8m0fnu as float8_e8m0fnu
 from .ops.native import frobenius_norm as frobenius_norm
+from .amp.autocast_mode import get_autocast_cpu_dtype as get_autocast_cpu_dtype
+from .amp.autocast_mode import get_autocast_dtype as get_autocast_dtype
+from .amp.autocast_mode import get_autocast_gpu_dtype as get_autocast_gpu_dtype
 from .switches import get_default_device as get_default_device
 from .dtypes import get_default_dtype as get_default_dtype
 from .switches import get_deterministic_debug_mode as get_deterministic_debug_mode
@@ -150,6 +158,10 @@ from .random import initial_seed as initial_seed
 from .ops.native import instance_norm as instance_norm
 from .autograd.anomaly import is_anomaly_check_nan_enabled as is_anomaly_check_nan_enabled
 from .autograd.anomaly import is_anomaly_enabled as is_anomaly_enabled
+from .amp.autocast_mode import is_autocast_available as is_autocast_available
+from .amp.autocast_mode import is_autocast_cache_enabled as is_autocast_cache_enabled
+from .amp.autocast_mode import is_autocast_cpu_enabled as is_autocast_cpu_enabled
+from .amp.autocast_mode import is_autocast_enabled as is_autocast_enabled
 from .switches import is_deterministic_algorithms_warn_only_enabled as is_deterministic_algorithms_warn_only_enabled
 from .autograd.modes import is_grad_enabled as is_grad_enabled
 from .autograd.modes import is_inference_mode_enabled as is_inference_mode_enabled
@@ -184,6 +196,12 @@ from .io import save as save
 from .compile.control import scan as scan
 from .random import seed as seed
 from .ops.copies import select_copy as select_copy
+from .amp.autocast_mode import set_autocast_cache_enabled as set_autocast_cache_enabled
+from .amp.autocast_mode import set_autocast_cpu_dtype as set_autocast_cpu_dtype
+from .amp.autocast_mode import set_autocast_cpu_enabled as set_autocast_cpu_enabled
+from .amp.autocast_mode import set_autocast_dtype as set_autocast_dtype
+from .amp.autocast_mode import set_autocast_enabled as set_autocast_enabled
+from .amp.autocast_mode import set_autocast_gpu_dtype as set_autocast_gpu_dtype
 from .switches import set_default_device as set_default_device
 from .dtypes import set_default_dtype as set_default_dtype
 from .switches import set_default_tensor_type as set_default_tensor_type

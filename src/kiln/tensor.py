@@ -567,6 +567,8 @@ def differentiated(t: Tensor) -> bool:
 
 CAPTURING: dict[int, Any] = {}
 """The capture, or the level of vmap, under way on each thread that has one, by thread id; empty almost always."""
+ACTIVE: dict[int, dt.dtype] = {}
+"""The dtype of the autocast region that each thread is in that is: Note [Autocast] in `ops/precision.py`."""
 
 
 def active_capture() -> Any:

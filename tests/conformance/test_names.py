@@ -26,6 +26,7 @@ def test_every_name_of_a_namespace_is_there(room):
 
 
 def takes_out(fn: Any) -> bool:
+    fn = getattr(fn, "plain", fn)
     return hasattr(fn, "__wrapped__") or "out" in inspect.signature(fn).parameters
 
 

@@ -16,7 +16,7 @@ from ..composed import ComposedTensor
 from ..dtypes import bits
 from ..errors import KilnError, KilnTypeError, describe
 from ..formats import strided
-from ..tensor import CAPTURING, Tensor, _fresh, wrap
+from ..tensor import ACTIVE, CAPTURING, Tensor, _fresh, wrap
 from . import hooks
 from .modes import DISABLED, mode
 from .tape import ANOMALY, TapeNode
@@ -153,6 +153,12 @@ def run(
     accumulate: bool = True,
 ) -> None:
     """Push `grads` of `roots` back; add to leaves' `.grad`, or collect what `targets` wants."""
+    if ACTIVE and get_ident() in ACTIVE:  # gradients have the dtypes of what they are gradients of
+        from ..ops.precision import off
+
+        with off():
+            run(roots, grads, retain_graph, create_graph, targets, accumulate)
+        return
     if not RUNNING:
         _run(roots, grads, retain_graph, create_graph, targets, accumulate)
         return

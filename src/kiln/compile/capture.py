@@ -107,6 +107,7 @@ class Capture:
         self.rebound: dict[
             tuple[int, str], tuple[dict, str, Any]
         ] = {}  # attributes, and what they held
+        self.scratch: dict[Any, Any] = {}  # what helpers keep for as long as the function runs
         self.made: list[tuple[dict, Any]] = []  # state made meanwhile, as (table, key)
         self.kept = False  # whether a Program came of it
         self.done = False

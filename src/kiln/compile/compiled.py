@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 from .. import dtypes as dt
@@ -18,8 +19,8 @@ from ..config import config
 from ..errors import CaptureError, KilnError, KilnTypeError, KilnValueError, describe
 from ..graph.node import Graph
 from ..runtime.forks import own_lock
-from ..tensor import CAPTURING, Tensor, _fresh, active_capture
-from .capture import Capture
+from ..tensor import ACTIVE, CAPTURING, Tensor, _fresh, active_capture
+from .capture import Branch, Capture, Reached
 from .entries import Entry, Key, Path, leaf_fact, passed, shared
 from .facts import Facts, Same
 from .interrupts import Branch, Reached
@@ -92,6 +93,7 @@ class CompiledFunction:
             dt.get_default_dtype(),
             self.backend or config.backend,
             config.float32_matmul_precision,
+            ACTIVE.get(get_ident()),
         )
         reasons = []
         for entry in self.entries:

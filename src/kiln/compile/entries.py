@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from itertools import count
+from threading import get_ident
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..autograd.modes import DISABLED, mode
 from ..backends.base import Program
 from ..config import config
 from ..errors import KilnTypeError, describe
-from ..tensor import Tensor
+from ..tensor import ACTIVE, Tensor
 from .capture import Capture
 from .facts import Fact, Same, plain
 from .guards import GradientGuard, Guard, MemoryGuard, OwnerGuard, StateGuard, ValueGuard
@@ -49,6 +50,7 @@ class Key(NamedTuple):
     dtype: dt.dtype
     backend: str
     precision: str
+    autocast: dt.dtype | None
 
 
 def leaf_fact(x: Any) -> Any:
@@ -193,6 +195,12 @@ class Entry:
         out.append(f"mode.inference is {key.inference}")
         out.append(f"default() is {s.constant(key.dtype)}")
         out.append(f"config.float32_matmul_precision == {key.precision!r}")
+        s.names["ACTIVE"], s.names["get_ident"] = ACTIVE, get_ident
+        out.append(
+            "(not ACTIVE or get_ident() not in ACTIVE)"
+            if key.autocast is None
+            else f"ACTIVE.get(get_ident()) is {s.constant(key.autocast)}"
+        )
         if self.backend is None:
             out.append(f"config.backend == {key.backend!r}")
         return out

@@ -189,7 +189,7 @@ for _name, _cpu in TYPES.items():
     )  # fmt: skip
     _made.dtype, _made.device = _cpu.dtype, "cuda"
 
-_ROOMS = {"memory", "nccl", "nvtx", "random"}
+_ROOMS = {"amp", "memory", "nccl", "nvtx", "random"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,8 +10,10 @@ from typing import Any
 
 from ..ops import fractional as _fractional  # noqa: F401  (these and all others fill the registry)
 from ..ops import native as _native  # noqa: F401
+from ..ops import precision as _precision
 from ..ops.registry import room as _room
 
+_precision.install()
 globals().update(_room("nn.functional"))
 __all__ = sorted(_room("nn.functional"))
 

@@ -47,6 +47,7 @@ from . import (  # noqa: F401
     orthogonal,
     placing,
     pooling,
+    precision,
     quantiles,
     quantized,
     random,
@@ -80,3 +81,6 @@ def __getattr__(name: str) -> object:
     if name not in DEFINED:
         raise AttributeError(f"module 'kiln.ops' has no attribute {name!r}")
     return namespace(name)
+
+
+precision.install()

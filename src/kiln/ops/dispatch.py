@@ -14,7 +14,8 @@ from ..autograd.tape import Zeros, edge_of, record
 from ..autograd.views import check_inplace, rebase
 from ..errors import KilnError, KilnMemoryError, KilnTypeError, describe
 from ..sharing import admit, overlap, root_of, watched, written
-from ..tensor import CAPTURING, Tensor, _fresh, _new, wrap
+from ..tensor import ACTIVE, CAPTURING, Tensor, _fresh, _new, wrap
+from .precision import lowered
 from .registry import OPERAND, OPTIONAL, TENSOR, TENSORS, Op
 
 # A tensor's arithmetic is silent on division by zero and overflow, as in PyTorch. NumPy's warnings
@@ -100,11 +101,16 @@ def unwrap(op: Op, args: tuple) -> list:
 
 def apply(op: Op, args: tuple) -> Any:
     """Call an op: arguments bound in the order of its parameters."""
-    if CAPTURING and (ctx := CAPTURING.get(get_ident())):
-        args = coerce(op, args)
-        return (
-            ctx.call(op, args) if (calls := _composed(op, args)) is None else calls.call(op, args)
-        )
+    if CAPTURING:
+        if ACTIVE:
+            args = lowered(op, args)
+        if ctx := CAPTURING.get(get_ident()):
+            args = coerce(op, args)
+            return (
+                ctx.call(op, args)
+                if (calls := _composed(op, args)) is None
+                else calls.call(op, args)
+            )
     raw = list(args)
     tracked = False
     for i in op.tensor_slots:

@@ -90,6 +90,7 @@ def _parameters(fn: Callable) -> list[inspect.Parameter]:
 
 def definition(name: str, fn: Callable, indent: str = "", method: bool = False) -> str:
     """A function's line in a stub."""
+    fn = getattr(fn, "plain", fn)
     kinds, result = _types(fn)
     parts, star, slash = [], False, False
     for i, p in enumerate(_parameters(fn)):

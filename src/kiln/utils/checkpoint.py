@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import get_ident
 from typing import Any
 
+from ..amp import autocast
 from ..autograd.modes import enable_grad
 from ..autograd.saved import saved_tensors_hooks
 from ..compile.pytree import flatten, unflatten
 from ..errors import KilnError, KilnValueError, describe
 from ..random import default_generator, fork_rng
-from ..tensor import Tensor, alias
+from ..tensor import ACTIVE, Tensor, alias
 
 _DEFAULT = "default"
 _early_stop = [True]
@@ -98,12 +100,14 @@ def checkpoint(
         )  # fmt: skip
     first, second = (nullcontext(), nullcontext()) if context_fn is None else context_fn()
     state = default_generator.get_state() if preserve_rng_state else None
+    lower = ACTIVE.get(get_ident())
     leaves: list[Any] = []
     structure = flatten((args, kwargs), leaves)
 
     def again() -> Any:
         given, named = unflatten(structure, iter(leaves).__next__)
-        with fork_rng(enabled=state is not None), second:
+        region = nullcontext() if lower is None else autocast("cpu", lower)
+        with fork_rng(enabled=state is not None), region, second:
             if state is not None:
                 default_generator.set_state(state)
             return function(*given, **named)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .runtime.blocks import blocks
+import importlib
+from typing import Any
+
+from ..runtime.blocks import blocks
 
 
 def empty_cache() -> None:
@@ -12,3 +15,10 @@ def empty_cache() -> None:
     `kiln.config.config.memory_cache_mb` megabytes of them (KILN_MEMORY_CACHE_MB; 0 keeps none).
     """
     blocks.clear()
+
+
+def __getattr__(name: str) -> Any:
+    if name != "amp":
+        raise AttributeError(f"module 'kiln.cpu' has no attribute {name!r}")
+    value = globals()[name] = importlib.import_module(".amp", __name__)
+    return value
