@@ -8,6 +8,8 @@ import pytest
 import kiln
 import kiln.nn.functional as F
 from kiln import nn
+from kiln.config import context
+from kiln.nn import _recurrent
 from kiln.nn.utils import rnn
 
 KINDS = ("RNN", "LSTM", "GRU")
@@ -246,3 +248,53 @@ def test_errors(make, error):
 def test_dropout_without_a_second_layer_warns():
     with pytest.warns(UserWarning, match="num_layers greater than 1"):
         nn.LSTM(3, 4, dropout=0.5)
+
+
+def native_and_by_steps(kind, options, lengths, second=False):
+    """Results and gradients as blocks of steps run natively, and step by step."""
+    kiln.manual_seed(0)
+    m = getattr(nn, kind)(6, 64, **options)
+    x = kiln.randn(23, 4, 6, requires_grad=True)
+    found = []
+    for eager in ("cpu", "reference"):
+        with context(eager=eager):
+            given = nn.utils.rnn.pack_padded_sequence(x, lengths) if lengths else x
+            y, last = m(given)
+            y = y.data if lengths else y
+            states = last if isinstance(last, tuple) else (last,)
+            loss = sum((t * t).sum() for t in (y, *states))
+            grads = kiln.autograd.grad(loss, [x, *m.parameters()], create_graph=second)
+            if second:
+                grads = kiln.autograd.grad((grads[0] ** 2).sum(), [x, m.weight_hh_l0])
+            found.append([y, *states, *grads])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "lengths", "second"),
+    [
+        ("LSTM", {}, None, False),
+        ("LSTM", {"bidirectional": True, "num_layers": 2, "proj_size": 48}, None, False),
+        ("GRU", {"bidirectional": True, "bias": False}, [23, 17, 16, 2], False),
+        ("RNN", {"nonlinearity": "relu"}, [20, 19, 3, 1], False),
+        ("GRU", {}, None, True),
+    ],
+)
+def test_blocks_of_steps_are_the_steps(kind, options, lengths, second):
+    for native, by_steps in zip(*native_and_by_steps(kind, options, lengths, second), strict=True):
+        scale = float(by_steps.abs().max())
+        assert float((native - by_steps).abs().max()) < 2e-5 * max(scale, 1.0)
+
+
+def test_eager_sequences_of_new_lengths_compile_nothing():
+    m = nn.LSTM(4, 64)
+
+    def programs():
+        return _recurrent._program.cache_info().misses
+
+    for steps in (16, 21):
+        m(kiln.randn(steps, 4, 4))[0].sum().backward()
+    known = programs()
+    for steps in range(17, 64, 5):
+        m(kiln.randn(steps, 4, 4))[0].sum().backward()
+    assert programs() == known

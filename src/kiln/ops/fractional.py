@@ -68,6 +68,8 @@ def _pooled(name: str, n: int, input: Tensor, kernel_size: Any, output_size: Any
             )
     if samples is None:
         samples = FUNCTIONS["rand"]((*x.shape[:2], n), dtype=x.dtype)
+    if samples.ndim == 3 and samples.shape[0] > x.shape[0]:
+        samples = samples[: x.shape[0]]
     if tuple(samples.shape) != (*x.shape[:2], n):
         raise KilnError(
             name, f"expected _random_samples of shape {[*x.shape[:2], n]}", describe(samples), ""
@@ -153,6 +155,11 @@ def linear_cross_entropy(
 
     `options`, which chunks the work in PyTorch, changes nothing here.
     """
+    if input.ndim > 1 and target.ndim > 0 and input.shape[0] != target.shape[0]:
+        raise KilnValueError(
+            "linear_cross_entropy", f"Expected input batch_size ({input.shape[0]}) to match target batch_size "
+            f"({target.shape[0]}).", f"input={describe(input)}, target={describe(target)}", "",
+        )  # fmt: skip
     shape = linear_weight.shape[:-1]
     if len(shape) > 1 and input.ndim == 1:
         raise KilnError("linear_cross_entropy", f"K-dimensional loss defined by linear_weight shape {list(linear_weight.shape)} "

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from ...errors import KilnError, KilnValueError, describe
+from ...errors import KilnError, KilnTypeError, KilnValueError, describe
 from ...tensor import Tensor
 from .. import functional as F
 from .._reduction import legacy_get_string
@@ -76,6 +76,13 @@ class HuberLoss(_Loss):
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction=reduction)
+        if not isinstance(delta, int | float):
+            raise KilnTypeError(
+                "HuberLoss",
+                f"delta must be a float or int, got: {type(delta)}",
+                describe(delta),
+                "",
+            )
         self.delta = delta
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...errors import KilnValueError, describe
 from ...tensor import Tensor
 from .. import functional as F
 from .module import Module
@@ -85,6 +86,21 @@ ReplicationPad1d, ReplicationPad2d, ReplicationPad3d = _family(
 )
 
 
+class _CircularPadNd(_Pad):
+    _mode = "circular"
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        n = self._nd
+        if input.ndim not in (n + 1, n + 2):
+            raise KilnValueError(
+                f"CircularPad{n}d", f"expected {n + 1}D or {n + 2}D input (got {input.ndim}D input)", describe(input)
+            )  # fmt: skip
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        return super().forward(input)
+
+
 CircularPad1d, CircularPad2d, CircularPad3d = _family(
-    "CircularPad", _Pad, "The last {nd} dimensions padded with their other end.", _mode="circular"
+    "CircularPad", _CircularPadNd, "The last {nd} dimensions padded with their other end."
 )

@@ -1,8 +1,4 @@
-"""Recurrent layers: RNN, LSTM, GRU and their cells.
-
-The projection of the inputs is one product over all time steps; `kiln.scan` runs over the steps, so a
-captured program has one native loop for each layer and direction, whatever the sequence's length.
-"""
+"""Recurrent layers: RNN, LSTM, GRU and their cells."""
 
 from __future__ import annotations
 
@@ -10,63 +6,18 @@ import math
 import warnings
 from typing import Any
 
-from ...compile.control import scan
 from ...errors import KilnError, KilnTypeError, KilnValueError, describe
-from ...ops.control import chunks
 from ...ops.creation import empty, zeros
 from ...ops.joining import cat, stack
 from ...tensor import Tensor
 from .. import functional as F
 from .. import init
+from .._recurrent import State, advance, recur
 from ..parameter import Parameter
 from ..utils.rnn import PackedSequence, pad_steps, repacked, unpad_steps
 from .module import Module
 
-State = tuple[Tensor, ...]
 GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
-
-
-def _advance(
-    mode: str, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, w_hr: Tensor | None
-) -> State:
-    """The state after one step; `x` is the projected input with its bias."""
-    h = state[0]
-    if mode == "LSTM":
-        i, f, g, o = chunks(x + F.linear(h, w_hh, b_hh), 4)
-        c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
-        return (h if w_hr is None else F.linear(h, w_hr)), c
-    if mode == "GRU":
-        xr, xz, xn = chunks(x, 3)
-        hr, hz, hn = chunks(F.linear(h, w_hh, b_hh), 3)
-        z = (xz + hz).sigmoid()
-        n = (xn + (xr + hr).sigmoid() * hn).tanh()
-        return (n + z * (h - n),)
-    x = x + F.linear(h, w_hh, b_hh)
-    return (x.tanh() if mode == "RNN_TANH" else x.relu(),)
-
-
-def _layer(
-    mode: str, x: Tensor, state: State, weights: tuple[Tensor | None, ...], reverse: bool, mask: Tensor | None
-) -> tuple[State, Tensor]:  # fmt: skip
-    """One layer in one direction over (time, batch, features): the last state and all outputs.
-
-    Where `mask` (time, batch, 1) is false a sequence has ended: its state stays as it was.
-    """
-    w_ih, w_hh, b_ih, b_hh, w_hr = weights
-    assert w_ih is not None
-    assert w_hh is not None
-    if mode != "GRU" and b_ih is not None and b_hh is not None:
-        b_ih, b_hh = b_ih + b_hh, None  # one addition, outside the loop
-    projected = F.linear(x, w_ih, b_ih)
-
-    def step(now: State, inputs: Any) -> tuple[State, Tensor]:
-        new = _advance(mode, inputs[0], now, w_hh, b_hh, w_hr)
-        if mask is not None:
-            new = tuple(inputs[1].where(a, b) for a, b in zip(new, now, strict=True))
-        return new, new[0]
-
-    return scan(step, state, (projected, mask), reverse=reverse)
 
 
 class RNNBase(Module):
@@ -177,7 +128,7 @@ class RNNBase(Module):
             ys = []
             for direction in range(self._directions):
                 k = len(last)
-                state, y = _layer(
+                state, y = recur(
                     self.mode, x, tuple(s[k] for s in states), self._weights(layer, direction), direction == 1, mask,
                 )  # fmt: skip
                 last.append(state)
@@ -345,7 +296,7 @@ class RNNCellBase(Module):
                     name, f"hidden has inconsistent size: got {list(s.shape)}, expected {[x.shape[0], self.hidden_size]}", describe(s),
                 )  # fmt: skip
         x = F.linear(x, self.weight_ih, self.bias_ih)
-        out = _advance(mode, x, states, self.weight_hh, self.bias_hh, None)
+        out = advance(mode, x, states, self.weight_hh, self.bias_hh, None)
         return tuple(s.squeeze(0) for s in out) if single else out
 
 

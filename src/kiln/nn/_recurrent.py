@@ -1,0 +1,158 @@
+"""One recurrent layer in one direction over a batch of sequences.
+
+The projection of the inputs is one product over all time steps; `kiln.scan` runs over the steps, so a
+captured program has one native loop for each layer and direction, whatever the sequence's length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from ..autograd import Function, grad
+from ..autograd.modes import enable_grad, mode, no_grad
+from ..compile.compiled import CompiledFunction
+from ..compile.control import scan
+from ..config import config
+from ..ops.control import chunks
+from ..ops.joining import cat
+from ..tensor import Tensor, active_capture
+from . import functional as F
+
+State = tuple[Tensor, ...]
+Weights = tuple[Tensor | None, ...]
+
+# Note [Blocks of steps]
+# Eager mode runs a layer as Programs of blocks of 64, 16, 4 and 1 steps, one after the other, each handing the
+# state on: four Programs serve sequences of every length, so a new length compiles nothing. A block's
+# gradient is the backward half of its Program; a gradient of that gradient is taken from the steps in Python.
+BLOCKS = (64, 16, 4, 1)
+LEAST = 1 << 12  # elements of all states from which on a Program is worth being compiled
+
+
+def advance(
+    kind: str, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, w_hr: Tensor | None
+) -> State:
+    """The state after one step; `x` is the projected input with its bias."""
+    h = state[0]
+    if kind == "LSTM":
+        i, f, g, o = chunks(x + F.linear(h, w_hh, b_hh), 4)
+        c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        return (h if w_hr is None else F.linear(h, w_hr)), c
+    if kind == "GRU":
+        xr, xz, xn = chunks(x, 3)
+        hr, hz, hn = chunks(F.linear(h, w_hh, b_hh), 3)
+        z = (xz + hz).sigmoid()
+        n = (xn + (xr + hr).sigmoid() * hn).tanh()
+        return (n + z * (h - n),)
+    x = x + F.linear(h, w_hh, b_hh)
+    return (x.tanh() if kind == "RNN_TANH" else x.relu(),)
+
+
+def recur(
+    kind: str, x: Tensor, state: State, weights: Weights, reverse: bool, mask: Tensor | None
+) -> tuple[State, Tensor]:
+    """One layer in one direction over (time, batch, features): the last state and all outputs.
+
+    Where `mask` (time, batch, 1) is false a sequence has ended: its state stays as it was.
+    """
+    w_ih, w_hh, b_ih, b_hh, w_hr = weights
+    assert w_ih is not None
+    assert w_hh is not None
+    if kind != "GRU" and b_ih is not None and b_hh is not None:
+        b_ih, b_hh = b_ih + b_hh, None  # one addition, outside the loop
+    projected = F.linear(x, w_ih, b_ih)
+    given = (projected, mask, w_hh, b_hh, w_hr, *state)
+    if not _native(given):
+        return _steps(kind, reverse, given)
+    parts, pieces = [], list(_pieces(projected.shape[0]))
+    for start, stop in reversed(pieces) if reverse else pieces:
+        part = (projected[start:stop], None if mask is None else mask[start:stop])
+        out: Any = Block.apply(kind, reverse, *part, w_hh, b_hh, w_hr, *state)
+        parts.append(out[0])
+        state = out[1:]
+    return state, cat(parts[::-1] if reverse else parts) if len(parts) > 1 else parts[0]
+
+
+def _steps(kind: str, reverse: bool, given: tuple) -> tuple[State, Tensor]:
+    """The loop over the steps of projected inputs."""
+    projected, mask, w_hh, b_hh, w_hr, *state = given
+
+    def step(now: State, inputs: Any) -> tuple[State, Tensor]:
+        new = advance(kind, inputs[0], now, w_hh, b_hh, w_hr)
+        if mask is not None:
+            new = tuple(inputs[1].where(a, b) for a, b in zip(new, now, strict=True))
+        return new, new[0]
+
+    return scan(step, tuple(state), (projected, mask), reverse=reverse)
+
+
+def _native(given: tuple) -> bool:
+    """Whether the steps are run as Programs; never where a program is captured or a function transformed."""
+    x, state = given[0], given[5:]
+    if active_capture() is not None or config.eager != "cpu" or x.shape[0] < BLOCKS[-2]:
+        return False
+    same = all(t is None or t.dtype is x.dtype for t in (*given[2:5], *state))
+    return same and x.is_floating_point() and x.shape[0] * state[-1].numel() >= LEAST
+
+
+def _pieces(length: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the blocks of a sequence."""
+    start = 0
+    for size in BLOCKS:
+        while length - start >= size:
+            yield start, start + size
+            start += size
+
+
+@lru_cache(maxsize=256)
+def _program(kind: str, reverse: bool, sizes: tuple) -> CompiledFunction:
+    """The compiled loop over blocks of one size."""
+
+    def block(*given: Any) -> tuple[Tensor, ...]:
+        state, ys = _steps(kind, reverse, given)
+        return ys, *state
+
+    return CompiledFunction(block, "cpu", f"{kind} block")
+
+
+class Block(Function):
+    """A block of steps: the outputs, and the state behind it."""
+
+    @staticmethod
+    def forward(ctx: Any, kind: str, reverse: bool, *given: Tensor | None) -> tuple[Tensor, ...]:
+        x, w_hh = given[0], given[2]
+        assert x is not None
+        assert w_hh is not None
+        program = _program(kind, reverse, (tuple(x.shape), tuple(w_hh.shape), x.dtype))
+        wants = ctx.needs_input_grad[2:]
+        if not any(wants):
+            with no_grad():
+                return program(*given)
+        ctx.kind, ctx.reverse = kind, reverse
+        ctx.save_for_backward(*given)
+        ctx.leaves = [
+            t if t is None else t.detach().requires_grad_(w)
+            for t, w in zip(given, wants, strict=True)
+        ]
+        with enable_grad():
+            ctx.outs = program(*ctx.leaves)
+        return tuple(o.detach() for o in ctx.outs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        leaves, outs, again = ctx.leaves, ctx.outs, mode.grad
+        if again:
+            leaves = list(ctx.saved_tensors)
+            state, ys = _steps(ctx.kind, ctx.reverse, tuple(leaves))
+            outs = (ys, *state)
+        at = [i for i, wanted in enumerate(ctx.needs_input_grad[2:]) if wanted]
+        found = grad(
+            outs, [leaves[i] for i in at], grads, create_graph=again, retain_graph=True, allow_unused=True
+        )  # fmt: skip
+        out: list[Tensor | None] = [None] * len(leaves)
+        for i, g in zip(at, found, strict=True):
+            out[i] = g
+        return (None, None, *out)
