@@ -20,7 +20,7 @@ from ..errors import CaptureError, KilnError, KilnTypeError, KilnValueError, des
 from ..graph.node import Graph
 from ..runtime.forks import own_lock
 from ..tensor import ACTIVE, CAPTURING, Tensor, _fresh, active_capture
-from .capture import Branch, Capture, Reached
+from .capture import Capture
 from .entries import Entry, Key, Path, leaf_fact, passed, shared
 from .facts import Facts, Same
 from .interrupts import Branch, Reached
