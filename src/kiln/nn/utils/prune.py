@@ -14,8 +14,8 @@ from typing import Any
 from ...autograd.modes import no_grad
 from ...errors import KilnAssertionError, KilnIndexError, KilnTypeError, KilnValueError, describe
 from ...ops.creation import ones_like, zeros_like
+from ...ops.drawing import rand
 from ...ops.joining import cat
-from ...ops.random import rand
 from ...tensor import Tensor
 from ..modules.module import Module
 
