@@ -172,7 +172,8 @@ def test_memory_is_given_back():
 
 def test_spawning():
     total = kiln.zeros(2).share_memory_()
-    assert mp.spawn(counts, (total,), nprocs=2) is None
+    assert mp.spawn(counts, (total,), nprocs=1) is None
+    assert mp.start_processes(counts, (total,), nprocs=2, start_method=HERE) is None
     assert total.tolist() == [1, 2]
 
 

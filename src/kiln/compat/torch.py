@@ -199,6 +199,8 @@ def install() -> None:
     others = os.environ.get("PYTHONPATH", "")
     if SHIMS not in others.split(os.pathsep):
         os.environ["PYTHONPATH"] = SHIMS + (os.pathsep + others if others else "")
+    if SHIMS not in sys.path:
+        sys.path.insert(1, SHIMS)  # which processes that multiprocessing spawns take over
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Any
 
 from ...errors import KilnAssertionError, KilnError, KilnNotImplementedError, KilnWarning
+from ...random import get_stream
 from . import randomness
 from .fetch import IterableFetcher, MapFetcher
 from .position import Position
@@ -197,7 +198,7 @@ class _MultiProcessingDataLoaderIter(_BaseDataLoaderIter):
         try:
             for i in range(self._num_workers):
                 setup = Setup(
-                    self._dataset, self._iterable, auto_collation, collate_fn, drop_last, self._base_seed,
+                    self._dataset, self._iterable, auto_collation, collate_fn, drop_last, get_stream(), self._base_seed,
                     loader.worker_init_fn, i, self._num_workers, self._worker_states[i],
                 )  # fmt: skip
                 self._workers.append(Worker(context, setup))
@@ -208,9 +209,7 @@ class _MultiProcessingDataLoaderIter(_BaseDataLoaderIter):
 
     def _enter(self, loader: Any, draws_seed: bool, state: dict[str, Any]) -> None:
         super()._enter(loader, draws_seed, state)
-        if (
-            draws_seed
-        ):  # PyTorch asks its sampler twice then, and there are some that draw where they are asked
+        if draws_seed:  # PyTorch asks twice, and there are samplers that draw where they are asked
             self._sampler_iter = iter(self._index_sampler)
 
     def _reset(self, loader: Any) -> None:

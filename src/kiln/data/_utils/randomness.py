@@ -19,8 +19,9 @@ def draw_seed(generator: Any) -> int:
     return empty((), dtype="int64").random_(generator=generator).item()
 
 
-def seed_worker(base_seed: int, worker_id: int) -> int:
+def seed_worker(stream: str, base_seed: int, worker_id: int) -> int:
     """Begin the streams of a worker, as PyTorch begins them; gives its seed."""
+    kiln_random.set_stream(stream)
     seed = base_seed + worker_id
     random.seed(seed)
     kiln_random.manual_seed(seed)

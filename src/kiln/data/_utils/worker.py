@@ -37,6 +37,7 @@ class Setup:
     auto_collation: bool
     collate_fn: Callable
     drop_last: bool
+    stream: str
     base_seed: int
     init_fn: Callable[[int], Any] | None
     worker_id: int
@@ -67,7 +68,7 @@ class _Worker:
         self.where = f"in DataLoader worker process {setup.worker_id}"
         self.watcher = randomness.Watcher()
         self.ended, self.failure = False, None
-        seed = randomness.seed_worker(setup.base_seed, setup.worker_id)
+        seed = randomness.seed_worker(setup.stream, setup.base_seed, setup.worker_id)
         info._worker_info = WorkerInfo(
             id=setup.worker_id, num_workers=setup.num_workers, seed=seed, dataset=setup.dataset
         )
