@@ -113,7 +113,7 @@ _LAZY_NAMES = {
     **{n + "Storage": "storage" for n in (
         "Untyped", "Typed", "Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool",
     )},
-    "autocast": "amp",
+    "GradScaler": "amp", "autocast": "amp",
     **dict.fromkeys((
         "autocast_decrement_nesting", "autocast_increment_nesting", "clear_autocast_cache", "get_autocast_cpu_dtype",
         "get_autocast_dtype", "get_autocast_gpu_dtype", "is_autocast_available", "is_autocast_cache_enabled",

@@ -14,8 +14,7 @@ NAMES = (Path(__file__).parent / "names.txt").read_text().split()
 
 
 # Namespaces that are being written.
-LATER = ("torch.GradScaler", "torch.autocast", "torch.autograd.profiler", "torch.cuda.amp", "torch.profiler",
-         "torch.utils._pytree", "torch.utils.tensorboard")  # fmt: skip
+LATER = ("torch.autograd.profiler", "torch.profiler")
 
 
 def test_no_name_is_missing():

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from ..accelerator import constant, guard, nothing
-from ..errors import KilnError, KilnTypeError
+from ..errors import KilnError, KilnMemoryError, KilnTypeError
 from ..ops.legacy import TYPES, TensorType
 from .memory import (  # noqa: F401
     empty_cache,
@@ -42,6 +42,7 @@ from .random import (  # noqa: F401
     set_rng_state_all,
 )  # fmt: skip
 
+OutOfMemoryError = KilnMemoryError
 has_half, has_magma = True, False
 
 
