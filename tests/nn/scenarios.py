@@ -1,7 +1,9 @@
 """What modules do, as functions of a library, to be run on Kiln and on PyTorch."""
 
 import copy
+import pickle
 from collections import OrderedDict
+from importlib import import_module
 
 
 def net(lib):
@@ -311,4 +313,205 @@ def extra_state(lib):
     return [list(a.state_dict()), b[0].n]
 
 
-ALL = [names, attributes, hooks, backward_hooks, state, copies, containers, extra_state]
+def global_hooks(lib):
+    nn = lib.nn
+    m = import_module(f"{lib.__name__}.nn.modules.module")
+    log = []
+    net = nn.Sequential(fill(lib, nn.Linear(2, 2)), nn.ReLU())
+    net[0].register_forward_pre_hook(lambda mod, args: log.append("own pre"))
+    net[0].register_forward_hook(lambda mod, args, out: log.append("own after"))
+    net[0].register_full_backward_hook(lambda mod, gi, go: log.append("own backward"))
+    handles = [
+        m.register_module_forward_pre_hook(lambda mod, args: log.append(("pre", type(mod).__name__))),
+        m.register_module_forward_hook(lambda mod, args, out: log.append(("after", type(mod).__name__))),
+        m.register_module_full_backward_pre_hook(lambda mod, go: log.append(("before backward", type(mod).__name__))),
+        m.register_module_full_backward_hook(lambda mod, gi, go: log.append(("backward", type(mod).__name__))),
+        m.register_module_parameter_registration_hook(lambda mod, name, p: log.append(("parameter", name))),
+        m.register_module_buffer_registration_hook(lambda mod, name, b: log.append(("buffer", name))),
+        m.register_module_module_registration_hook(lambda mod, name, s: log.append(("module", name))),
+    ]  # fmt: skip
+    net(lib.ones(1, 2, requires_grad=True)).sum().backward()
+    extra = nn.BatchNorm1d(2, affine=True)
+    extra.more = nn.ReLU()
+    extra.more = None
+    extra.running_mean = lib.ones(2)
+    for handle in handles:
+        handle.remove()
+    count = len(log)
+    net(lib.ones(1, 2))
+    log.append(len(log) - count)
+    return log
+
+
+def hook_tables(lib):
+    m = lib.nn.Linear(1, 1)
+    log = []
+
+    def first(mod, args):
+        log.append("first")
+
+    def second(mod, args, kwargs):
+        log.append("second")
+        return args, kwargs
+
+    def after(mod, args, kwargs, out):
+        log.append("after")
+
+    def always(mod, args, out):
+        log.append(("always", out is None))
+
+    a = m.register_forward_pre_hook(first)
+    b = m.register_forward_pre_hook(second, prepend=True, with_kwargs=True)
+    m.register_forward_hook(after, with_kwargs=True)
+    m.register_forward_hook(always, always_call=True, prepend=True)
+    pres = list(m._forward_pre_hooks.values())
+    out = [pres == [second, first], list(m._forward_hooks.values()) == [always, after]]
+    out += [len(m._forward_pre_hooks_with_kwargs), len(m._forward_hooks_with_kwargs), len(m._forward_hooks_always_called)]  # fmt: skip
+    m(lib.zeros(1, 1))
+    try:
+        m(lib.zeros(1, 3))
+    except RuntimeError:
+        log.append("raised")
+    twin = copy.deepcopy(m)
+    b.remove()
+    b.remove()
+    a.remove()
+    out += [len(m._forward_pre_hooks), len(m._forward_pre_hooks_with_kwargs), len(twin._forward_pre_hooks)]  # fmt: skip
+    twin(lib.zeros(1, 1))
+    with m.register_forward_pre_hook(first):
+        out.append(len(m._forward_pre_hooks))
+    return [*out, len(m._forward_pre_hooks), *log]
+
+
+def state_hooks(lib):
+    m = lib.nn.Sequential(fill(lib, lib.nn.Linear(1, 1)))
+    log = []
+    m.register_state_dict_pre_hook(lambda mod, prefix, keep: log.append(("pre", prefix, keep)))
+    m[0].register_state_dict_post_hook(lambda mod, state, prefix, meta: log.append((list(state), prefix, meta)))  # fmt: skip
+    m[0]._register_state_dict_hook(lambda mod, state, prefix, meta: {**state, "more": 1})
+    state = m.state_dict()
+    log.append(list(state))
+
+    def before(mod, state, prefix, meta, strict, missing, unexpected, errors):
+        log.append((type(mod).__name__, prefix, sorted(state)))
+        state.pop("0.bias", None)
+
+    m[0].register_load_state_dict_pre_hook(before)
+    m.register_load_state_dict_post_hook(lambda mod, keys: log.append([*keys.missing_keys]))
+    log.append(str(m.load_state_dict(m.state_dict(), strict=False)))
+    try:
+        m.load_state_dict(m.state_dict())
+    except RuntimeError as e:
+        log.append("Missing key(s)" in str(e))
+    twin = copy.deepcopy(m)
+    twin.load_state_dict(twin.state_dict(), strict=False)
+    return log
+
+
+def cooperative(lib):
+    class Mixin:
+        def __init__(self, size=1, **kwargs):
+            self.size = size
+            super().__init__(**kwargs)
+
+    class Model(lib.nn.Module, Mixin):
+        call_super_init = True
+
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+
+    class Old(lib.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = lib.nn.Linear(1, 1)
+
+        def forward(self, x):
+            return self.fc(x)
+
+    m = Model(size=3)
+    old = fill(lib, Old())
+    state = old.__getstate__() if hasattr(old, "__getstate__") else old.__dict__
+    twin = Old.__new__(Old)
+    twin.__setstate__(
+        {k: v for k, v in state.items() if "forward_hooks_" not in k and "pre_hooks" not in k}
+    )
+    layer = fill(lib, lib.nn.Linear(2, 1))
+    again = pickle.loads(pickle.dumps(layer))
+    kept = sorted(k for k in old.__dict__ if k != "_facts")
+    return [
+        m.size,
+        numbers(twin(lib.ones(1, 1))),
+        kept,
+        numbers(again(lib.ones(1, 2))),
+        repr(again),
+    ]
+
+
+def dicts(lib):
+    nn = lib.nn
+    d = nn.ParameterDict({"b": nn.Parameter(lib.ones(1)), "a": lib.zeros(2), "n": 3})
+    out = [
+        list(d),
+        list(reversed(d)),
+        len(d),
+        "a" in d,
+        d.get("x", 5),
+        d.setdefault("y", 7),
+        repr(d),
+    ]
+    out += [[type(v).__name__ for v in d.values()], list((d | {"z": lib.ones(1)}).keys())]
+    out += [d.pop("n"), d.popitem()[0], list(d.copy()), list(d.fromkeys(["p", "q"], 1).items())]
+    d.update([("k", lib.ones(1)), ("c", lib.ones(1))])
+    d.update({"m": lib.ones(1), "l": lib.ones(1)})
+    out += [list(d), [n for n, _ in d.named_parameters()]]
+    m = nn.ModuleDict({"x": nn.ReLU(), "y": nn.Tanh()})
+    m.update([("w", nn.ELU()), ("v", nn.GELU())])
+    out += [list(m), list(m.keys()), type(m.pop("x")).__name__, repr(m), len(m), "y" in m]
+    m.clear()
+    p = nn.ParameterList([lib.ones(2), nn.Parameter(lib.zeros(1)), 4, lib.ones(1)])
+    p += [lib.ones(3)]  # noqa: RUF005
+    p.append(lib.ones(1, 2)).extend([5])
+    p[0] = lib.zeros(2)
+    out += [
+        len(m),
+        len(p),
+        repr(p),
+        repr(p[1:3]),
+        [n for n, _ in p.named_parameters()],
+        p[-1],
+        dir(p)[-3:],
+    ]
+    s = nn.Sequential(nn.ReLU(), nn.Tanh())
+    s.append(nn.ELU()).insert(0, nn.GELU()).extend(nn.Sequential(nn.SiLU()))
+    s += nn.Sequential(nn.ReLU6())
+    out += [
+        repr(s),
+        repr(s[1:3]),
+        repr(s[-1]),
+        type(s.pop(1)).__name__,
+        repr(s * 2),
+        repr(s + s[:1]),
+    ]
+    del s[0]
+    s[0] = nn.Identity()
+    s *= 2
+    out += [repr(s), len(s)]
+    q = nn.ModuleList([nn.ReLU(), nn.Tanh()])
+    q += [nn.ELU()]
+    q.insert(1, nn.GELU())
+    q[0] = nn.SiLU()
+    del q[-1]
+    out += [
+        repr(q),
+        repr(q + [nn.ReLU()]),
+        len(q[1:]),
+        type(q.pop(0)).__name__,
+        [n for n, _ in q.named_children()],
+    ]
+    return out
+
+
+ALL = [
+    names, attributes, hooks, backward_hooks, state, copies, containers, extra_state, global_hooks, hook_tables,
+    state_hooks, cooperative, dicts,
+]  # fmt: skip

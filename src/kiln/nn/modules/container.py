@@ -434,6 +434,11 @@ class ParameterDict(_Named, Module):
         """The names."""
         return self._keys.keys()
 
+    def update(self, entries: Any) -> None:
+        """Add entries from a mapping or from (name, entry) pairs; those of a plain dict by name."""
+        plain = isinstance(entries, Mapping) and not isinstance(entries, OrderedDict)
+        super().update(sorted(entries.items()) if plain else entries)
+
     def items(self) -> Iterable[tuple[str, Any]]:
         """(name, parameter)."""
         return ((k, self[k]) for k in self._keys)
