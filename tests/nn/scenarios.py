@@ -1,6 +1,7 @@
 """What modules do, as functions of a library, to be run on Kiln and on PyTorch."""
 
 import copy
+import operator
 import pickle
 from collections import OrderedDict
 from importlib import import_module
@@ -469,7 +470,7 @@ def dicts(lib):
     out += [list(m), list(m.keys()), type(m.pop("x")).__name__, repr(m), len(m), "y" in m]
     m.clear()
     p = nn.ParameterList([lib.ones(2), nn.Parameter(lib.zeros(1)), 4, lib.ones(1)])
-    p += [lib.ones(3)]  # noqa: RUF005
+    p += [lib.ones(3)]
     p.append(lib.ones(1, 2)).extend([5])
     p[0] = lib.zeros(2)
     out += [
@@ -503,7 +504,7 @@ def dicts(lib):
     del q[-1]
     out += [
         repr(q),
-        repr(q + [nn.ReLU()]),
+        repr(operator.add(q, [nn.ReLU()])),
         len(q[1:]),
         type(q.pop(0)).__name__,
         [n for n, _ in q.named_children()],
