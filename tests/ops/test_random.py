@@ -92,6 +92,15 @@ def chi_square(counts: np.ndarray, expected: Any) -> float:
     return float(((counts - expected) ** 2 / expected).sum())
 
 
+def test_the_size_of_integers_may_be_named():
+    for x in (
+        kiln.randint(3, 4, size=(2,)), kiln.randint(3, 4, (2,)), kiln.randint(3, high=4, size=(2,)),
+        kiln.randint(low=3, high=4, size=(2,)),
+    ):  # fmt: skip
+        assert x.tolist() == [3, 3]
+    assert kiln.randint(1, size=(2,)).tolist() == [0, 0]
+
+
 def test_discrete_distributions() -> None:
     g = kiln.Generator().manual_seed(4)
     ints = kiln.randint(-3, 7, (N,), generator=g).numpy()

@@ -146,7 +146,7 @@ def randint(*args: Any, generator: Generator | None = None, out: Tensor | None =
     """Uniform integers: `randint(high, size)` in [0, high) or `randint(low, high, size)` in [low, high)."""
     names = (
         ("low", "high", "size")
-        if len(args) == 3 or ("high" in named and len(args) == 1)
+        if len(args) + ("size" in named) == 3 or ("high" in named and len(args) == 1)
         else ("high", "size")
     )
     given = dict(zip(names, args, strict=False)) | named
