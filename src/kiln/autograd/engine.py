@@ -377,7 +377,7 @@ def _root_grads(roots: list[Tensor], grads: Any, op: str) -> list[Tensor]:
                 op, "mismatch in shape: a gradient has the shape of its tensor",
                 f"{describe(g)} for {describe(r)}", "reshape the gradient",
             )  # fmt: skip
-        out.append(g)
+        out.append(g if g.dtype is r.dtype else g.to(r.dtype))  # compiled backwards read its bytes
     return out
 
 

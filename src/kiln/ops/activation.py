@@ -284,12 +284,12 @@ def _threshold_infer(input: Any, threshold: Any, value: Any) -> tuple:
 @activation(out=True,
     formal=("input",), store=True, infer=_threshold_infer,
     samples=lambda: iter([*(Sample((*s.args, 0.5, 2.0), s.kwargs, s.error) for s in unary(away=2.0)())]),
-    grad={"input": lambda g, input, threshold: where_op(input > threshold, g, 0)},
-    body=lambda input, threshold, value: where_op(input > threshold, input, value).to(input.dtype),
+    grad={"input": lambda g, input, threshold: where_op(input <= threshold, 0, g)},
+    body=lambda input, threshold, value: where_op(input <= threshold, value, input).to(input.dtype),
 )  # fmt: skip
 def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
-    """input where above `threshold`, `value` elsewhere."""
-    return np.where(input > threshold, input, input.dtype.type(value))
+    """`value` up to `threshold`, input above it and where it is NaN."""
+    return np.where(input <= threshold, input.dtype.type(value), input)
 
 
 @activation(out="same",

@@ -181,9 +181,10 @@ def atan2(input: Tensor, other: Tensor) -> Tensor:
 
 
 def _atan2_grad(g: Tensor, input: Tensor, other: Tensor) -> Tensor:
-    """0 at the origin."""
+    """0 where the squares are: at the origin, and where they vanish."""
     square = input * input + other * other
-    return g / ((input == 0) & (other == 0)).where(1, square)
+    zero = square == 0
+    return zero.where(g.new_zeros(()), g / zero.where(1, square))
 
 
 @elementwise("float", "sinh", inplace=True, out=True, grad={"input": lambda g, input: g * conjugate(input.cosh())},
