@@ -148,7 +148,7 @@ def test_query_key_and_value_side_by_side_in_one_array(isa):
     Problem(2, 4, 2, 30, 30, 16, 16, packed=True, causal=True).check(isa)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.integers(1, 2), st.integers(1, 2), st.integers(1, 3), st.integers(1, 70),
     st.integers(1, 70), st.integers(1, 40), st.integers(1, 40),

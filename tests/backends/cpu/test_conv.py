@@ -158,9 +158,19 @@ WINOGRAD = {
 }
 
 
-@ISAS
-@pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
-@pytest.mark.parametrize("name", WINOGRAD)
+def winograd_cases():
+    """All problems on all levels in both layouts, of which a quick suite takes each problem and level in one, in turn."""
+    isas = levels()
+    for i, name in enumerate(WINOGRAD):
+        for k, isa in enumerate(isas):
+            for last in (False, True):
+                quick = isa is isas[-1] or last == bool((i + k) % 2)
+                marks = () if quick else pytest.mark.slow
+                layout = "NHWC" if last else "NCHW"
+                yield pytest.param(isa, name, last, marks=marks, id=f"{name}-{layout}-{isa.name}")
+
+
+@pytest.mark.parametrize(("isa", "name", "last"), [*winograd_cases()])
 def test_winograd(isa, name, last):
     case = {**WINOGRAD[name], "window": (3, 3)}
     with mock.patch.object(winograd, "fits", winograd.possible):
