@@ -100,17 +100,22 @@ class Shelf:
             return None  # a result written past the cache begins at 64 bytes, which a part of one need not
         outs: list[np.ndarray] = []
         with self.lock:
+            calls = []  # all are found before one runs: what is overwritten can't be given back
             for start, block in blocks:
                 part = slice(start, start + block)
                 given = [a[part] if i in cut else a for i, a in enumerate(args)]
                 made = self._find(name, fn, given, (key, block))
                 if made is None:
                     return None
-                program = self._program(made)
-                if into is not None and not outs:
-                    if [r[1:] for r in program.results] != [((block, *into.shape[1:]), into.dtype)]:
-                        return None
-                    outs = flat = [into]
+                if into is not None and [r[1:] for r in self._program(made).results] != [
+                    ((block, *into.shape[1:]), into.dtype)
+                ]:
+                    return None
+                calls.append((part, given, made))
+            if into is not None:
+                outs = flat = [into]
+            for part, given, made in calls:
+                program, block = self._program(made), part.stop - part.start
                 if not outs:
                     for _, shape, d in program.results:
                         if shape[:1] != (block,):
