@@ -29,6 +29,7 @@ from .op_reasons import reason
 
 _BLOCK_S = 1e-3  # a block of calls takes about so long
 _MOST_S = 0.1  # the longest call that is measured
+_SMALL = 1 << 11, 1 << 14  # elements of calls from whose time that of a large one is guessed
 _FEW = 1 << 8  # elements of a call that shows what is spent whatever the size
 SLOW = 2  # the ratio from where on a row says why
 
@@ -97,28 +98,36 @@ def _backward(lib: Any, call: Callable, args: tuple, kwargs: dict, leaves: list)
     return run, g
 
 
+def _affordable(call: Call) -> int:
+    """As many elements as take neither library too long, guessed from calls with few."""
+    import torch
+
+    import kiln
+
+    size, t = 0, 0.0
+    for size in _SMALL:
+        args, kwargs = call.scaled(size)
+        theirs, given = torch_value(args), torch_value(kwargs)
+        ours, named = kiln_value(args), kiln_value(kwargs)
+        with torch.no_grad(), kiln.no_grad():
+            t = max(
+                _settle(lambda a=theirs, k=given: call.torch(*a, **k)),
+                _settle(lambda a=ours, k=named: call.kiln(*a, **k)),
+            )
+        if t * call.size / size <= _MOST_S:
+            return call.size
+    return max(size, 1 << int(size * _MOST_S / t).bit_length() - 1)
+
+
 def measure(call: Call, rounds: int) -> dict[str, Any]:
     """One row: times in seconds and ratios, or why there are none."""
     import torch
 
     import kiln
 
-    size = 1 << 14
     row: dict[str, Any] = {}
     try:
-        args, kwargs = call.scaled(size)
-        given = torch_value(args), torch_value(kwargs)
-        ours = kiln_value(args), kiln_value(kwargs)
-        with torch.no_grad(), kiln.no_grad():
-            t = max(
-                _settle(lambda: call.torch(*given[0], **given[1])),
-                _settle(lambda: call.kiln(*ours[0], **ours[1])),
-            )
-        if t * call.size / size > _MOST_S:  # fewer elements where either would take long
-            size = max(size, 1 << int(size * _MOST_S / t).bit_length() - 1)
-        else:
-            size = call.size
-        args, kwargs = call.scaled(size)
+        args, kwargs = call.scaled(_affordable(call))
         ta, tk = torch_value(args), torch_value(kwargs)
         oa, ok = kiln_value(args), kiln_value(kwargs)
         row["case"] = call.shown(args, kwargs)
