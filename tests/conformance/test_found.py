@@ -152,6 +152,16 @@ def nothing_that_arrives_stays_in_its_part_of_a_complex_number(m, x, y):
     return z.imag / x, (x - z).real / x, x.log().norm()
 
 
+@found([NAN, INF, 0.0])
+def not_a_number_arrives_through_what_replaces_it(m, x):
+    return 1 / x.nan_to_num(0, 0, 0)
+
+
+@found([1.25])
+def a_fraction_is_not_written_as_another_dtype(m, x):
+    return m.frac(x.detach(), out=m.zeros(1, dtype=m.float64))
+
+
 @found([1.0, 2.0, 3.0, 4.0])
 def an_unfolded_tensor_may_be_written_to(m, x):
     y = x.unfold(0, 2, 1) * 2

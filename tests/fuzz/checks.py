@@ -191,7 +191,7 @@ def check(p: Program, deep: bool = False) -> Verdict:
     """Compare the program compiled with eager mode, on other threads, with other weights.
 
     `deep` adds the reference backend. Captured programs rightly refuse a step whose sizes depend on values, and
-    only eager mode looks for zeros among divisors: such a step is left out in both.
+    for a zero among divisors the whole call instead of the step: such a step is left out in both.
     """
     runs = Runs(p)
     try:

@@ -239,6 +239,6 @@ def drawing(v: Values, x: Any) -> Any:
     return q.choice([
         lambda: F.dropout(y, q.choice([0.1, 0.5])), lambda: y + kiln.rand(y.shape), lambda: y * kiln.randn(*y.shape),
         lambda: x + kiln.randint(0, 5, tuple(x.shape)), lambda: y + kiln.arange(y.shape[-1]), lambda: kiln.rand_like(y),
-        lambda: kiln.bernoulli(y.sigmoid()), lambda: y + kiln.linspace(0, 1, y.shape[-1]), lambda: y @ kiln.eye(y.shape[-1], dtype=y.dtype),
+        lambda: kiln.bernoulli(v.weight(y.shape).sigmoid()), lambda: y + kiln.linspace(0, 1, y.shape[-1]), lambda: y @ kiln.eye(y.shape[-1], dtype=y.dtype),
         lambda: kiln.full((3, 2), 2.0), lambda: kiln.zeros_like(x) + 1,
     ])()  # fmt: skip
