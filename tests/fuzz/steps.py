@@ -148,7 +148,7 @@ def rows(v: Values, x: Any) -> Any:
     return q.choice([
         lambda: y.softmax(d), lambda: y.log_softmax(d), lambda: F.softmin(y, d), lambda: F.normalize(kiln.cat([y, y * 0 + 1], d), dim=d),
         lambda: v.tame(y.cumsum(d)), lambda: v.tame((y * 0.3).cumprod(d)), lambda: y.cummax(d)[q.choice([0, 1])],
-        lambda: y.logcumsumexp(d), lambda: y.sort(d)[0], lambda: x.sort(d, descending=True)[0],
+        lambda: y.logcumsumexp(d), lambda: y.sort(dim=d, stable=True)[0], lambda: x.sort(dim=d, descending=True, stable=True)[0],
         lambda: y.argsort(dim=d, stable=True), lambda: apart(v, y).topk(max(1, y.shape[d] // 2), d)[0],
         lambda: apart(v, y).kthvalue(max(1, y.shape[d] // 2), d)[0], lambda: kiln.diff(y, dim=d), lambda: y.softmax(d) @ y.transpose(-1, -2),
         lambda: y - y.mean(d, keepdim=True), lambda: (y - y.amax(d, keepdim=True)).exp(),
