@@ -181,6 +181,17 @@ def test_half_floats_are_compared_as_they_are_stored(dtype):
     agree(fn, normal(2, 3, 32).to(dtype).requires_grad_(), tol=2e-2)
 
 
+def test_a_result_is_written_beside_what_the_function_reaches():
+    w = normal(3)
+
+    def fn(x):
+        out = kiln.zeros(3)
+        kiln.add(w, w, out=out)
+        return kiln.add(x, out, out=out) * kiln.zeros(3).add_(w)
+
+    agree(fn, normal(3))
+
+
 def test_one_hot_of_what_the_function_reaches():
     labels = kiln.tensor([2, 0, 1])
     agree(lambda x: F.one_hot(labels, 3) * x, kiln.tensor(2))

@@ -324,7 +324,9 @@ def _keep_apart(op: Any, out: Tensor, x: Any, whole: bool, grown: bool = False) 
 
     Memory that `grown` means to resize is in the way of all that shares it.
     """
-    if not isinstance(x, Tensor) or x._a.__class__ is not np.ndarray or not x._a.size:
+    if not isinstance(x, Tensor) or out._a.__class__ is not np.ndarray:
+        return
+    if x._a.__class__ is not np.ndarray or not x._a.size:
         return
     found = overlap(out._a, x._a)
     if grown and whole and root_of(out._a) is root_of(x._a):
