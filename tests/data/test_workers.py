@@ -191,6 +191,27 @@ def test_memory_is_used_again():
         assert slots <= 5
 
 
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_a_forked_child_keeps_its_batch():
+    rows = TensorDataset(kiln.from_numpy(np.repeat(np.arange(40.0), 4096).reshape(40, 4096)))
+    context = multiprocessing.get_context("fork")
+    told, go = context.Queue(), context.Event()
+
+    def look(x):
+        go.wait(30)
+        told.put(x.numpy().mean())
+
+    child = None
+    for i, (x,) in enumerate(DataLoader(rows, num_workers=1)):
+        if i == 1:
+            child = context.Process(target=look, args=(x,))
+            child.start()
+        assert (x.numpy() == i).all()
+    go.set()
+    assert told.get(timeout=30) == 1
+    child.join()
+
+
 def test_what_a_worker_kept_is_not_overwritten():
     class Keeps(Dataset):
         first = None

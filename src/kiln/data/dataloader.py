@@ -245,7 +245,7 @@ class DataLoader(Generic[T]):
             warnings.warn(
                 f"This DataLoader will create {self.num_workers} worker processes in total. Our suggested max "
                 f"number of worker in current system is {cpus}, which is smaller than what this DataLoader is "
-                "going to create: loading may get slow, or freeze.",
+                "going to create: excessive worker creation might get DataLoader running slow or even freeze.",
                 KilnWarning, stacklevel=3,
             )  # fmt: skip
 

@@ -28,32 +28,33 @@ SMALL = 1 << 14
 
 _MOST_NEW = 200  # slots in one message
 
-_leases: weakref.WeakSet[Lease] = weakref.WeakSet()
+_forks = 0
 
 
 class Lease:
-    """The base of arrays in a slot: `released` gets the slot's number when the last of them is gone."""
+    """The base of arrays in a slot: `released` gets the slot's number when the last of them is gone.
 
-    __slots__ = ("__array_interface__", "__weakref__", "number", "released", "segment")
+    After a fork it gets ~number: the slot is given up, as the child may have such arrays still.
+    """
+
+    __slots__ = ("__array_interface__", "__weakref__", "born", "number", "released", "segment")
 
     def __init__(self, segment: Segment, number: int, released: deque[int] | None = None):
-        self.segment, self.number, self.released = segment, number, released
+        self.segment, self.number, self.released, self.born = segment, number, released, _forks
         self.__array_interface__ = interface(segment.address, segment.nbytes)
-        if released is not None:
-            _leases.add(self)
 
     def __del__(self) -> None:
         if self.released is not None:
-            self.released.append(self.number)
+            self.released.append(self.number if self.born == _forks else ~self.number)
 
 
-def _never_again() -> None:
-    for lease in list(_leases):
-        lease.released = None
+def _note_fork() -> None:
+    global _forks
+    _forks += 1
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_never_again)
+    os.register_at_fork(before=_note_fork)
 
 
 class _Slot:
@@ -107,8 +108,11 @@ class Pool:
         return slot.lease()[:nbytes]
 
     def released(self, numbers: list[int]) -> None:
-        """Note that the loader has done with these slots."""
-        self._idle += [self._away.pop(n) for n in numbers if n in self._away]
+        """Note that the loader has done with these slots, or with ~n has given one up."""
+        for n in numbers:
+            slot = self._away.pop(n if n >= 0 else ~n, None)
+            if slot is not None and n >= 0:
+                self._idle.append(slot)
 
     def pack(self, data: Any) -> tuple[Parcel, list[int]]:
         """A batch ready to be sent, and the descriptors that go with it. Raises what pickling it raises."""
@@ -185,10 +189,12 @@ class Mappings:
         return Delivery(body, [leases[n][at : at + nbytes] for n, at, nbytes in refs])
 
     def released(self) -> list[int]:
-        """The slots that have become free since the last call."""
+        """The slots that have become free since the last call, ~n for one that is given up."""
         out = []
         while self._released:
             out.append(self._released.popleft())
+            if out[-1] < 0:
+                self._segments.pop(~out[-1], None)
         return out
 
 
