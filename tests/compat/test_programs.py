@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent / "programs"
-NAMES = ("classify", "autoencode", "sequences", "attend", "residual", "policy")
+NAMES = ("classify", "autoencode", "sequences", "attend", "residual", "policy", "seeded")
 
 
 def lines(command: tuple[str, ...], names: tuple[str, ...] = NAMES) -> list[list[str]]:

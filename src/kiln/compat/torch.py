@@ -23,6 +23,7 @@ from typing import Any
 
 from .. import naming
 from ..errors import KilnError
+from ..random import set_stream
 from ..torch_version import TorchVersion
 
 VERSION = TorchVersion("2.13.0+kiln")
@@ -196,6 +197,7 @@ def install() -> None:
         return
     sys.meta_path.insert(0, _finder)
     naming.name = "torch"
+    set_stream("torch")  # a seeded program draws the numbers that it draws under PyTorch
     others = os.environ.get("PYTHONPATH", "")
     if SHIMS not in others.split(os.pathsep):
         os.environ["PYTHONPATH"] = SHIMS + (os.pathsep + others if others else "")
