@@ -49,6 +49,7 @@ from . import nn as nn
 from . import onnx as onnx
 from . import optim as optim
 from . import overrides as overrides
+from . import profiler as profiler
 from . import random as random
 from . import runtime as runtime
 from . import serialization as serialization
@@ -76,6 +77,7 @@ from .ops.legacy import DoubleTensor as DoubleTensor
 from .storage import FloatStorage as FloatStorage
 from .ops.legacy import FloatTensor as FloatTensor
 from .random import Generator as Generator
+from .amp import GradScaler as GradScaler
 from .storage import HalfStorage as HalfStorage
 from .ops.legacy import HalfTensor as HalfTensor
 from .storage import IntStorage as IntStorage

@@ -569,6 +569,16 @@ CAPTURING: dict[int, Any] = {}
 """The capture, or the level of vmap, under way on each thread that has one, by thread id; empty almost always."""
 ACTIVE: dict[int, dt.dtype] = {}
 """The dtype of the autocast region that each thread is in that is: Note [Autocast] in `ops/precision.py`."""
+_WATCHERS: set[str] = set()
+
+
+def watch_calls(who: str, flag: bool) -> None:
+    """Have all calls of ops go by `dispatch.apply`, by an entry of no thread in `CAPTURING`, where anybody asks for it."""
+    _WATCHERS.add(who) if flag else _WATCHERS.discard(who)
+    if _WATCHERS:
+        CAPTURING[0] = None
+    else:
+        CAPTURING.pop(0, None)
 
 
 def active_capture() -> Any:

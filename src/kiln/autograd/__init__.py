@@ -33,7 +33,7 @@ _LAZY = {  # these need tensors, which need the modes above
     "gradgradcheck": "checks", "GradcheckError": "checks", "Variable": "variable",
     "detect_anomaly": "anomaly", "set_detect_anomaly": "anomaly",
 }  # fmt: skip
-_LAZY_MODULES = {"forward_ad", "function", "functional", "graph"}
+_LAZY_MODULES = {"forward_ad", "function", "functional", "graph", "profiler", "profiler_util"}
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ from ..composed import ComposedTensor
 from ..dtypes import bits
 from ..errors import KilnError, KilnTypeError, describe
 from ..formats import strided
+from ..recording import BLOCK, RECORDING, begin_call, end
 from ..tensor import ACTIVE, CAPTURING, Tensor, _fresh, wrap
 from . import hooks
 from .modes import DISABLED, mode
@@ -153,6 +154,12 @@ def run(
     accumulate: bool = True,
 ) -> None:
     """Push `grads` of `roots` back; add to leaves' `.grad`, or collect what `targets` wants."""
+    if RECORDING and (event := begin_call("backward", BLOCK)) is not None:
+        try:
+            run(roots, grads, retain_graph, create_graph, targets, accumulate)
+        finally:
+            end(event)
+        return
     if ACTIVE and get_ident() in ACTIVE:  # gradients have the dtypes of what they are gradients of
         from ..ops.precision import off
 

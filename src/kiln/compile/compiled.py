@@ -18,6 +18,7 @@ from ..backends import base
 from ..config import config
 from ..errors import CaptureError, KilnError, KilnTypeError, KilnValueError, describe
 from ..graph.node import Graph
+from ..recording import PROGRAM, RECORDING, begin_call, end
 from ..runtime.forks import own_lock
 from ..tensor import ACTIVE, CAPTURING, Tensor, _fresh, active_capture
 from .capture import Capture
@@ -60,8 +61,15 @@ class CompiledFunction:
         self.lock = own_lock(self, threading.RLock)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if CAPTURING and active_capture() is not None:
-            return self.fn(*args, **kwargs)  # its ops join the Graph of the function around it
+        if CAPTURING:
+            if active_capture() is not None:
+                return self.fn(*args, **kwargs)  # its ops join the Graph of the function around it
+            event = begin_call(f"CompiledFunction: {self.name}", PROGRAM) if RECORDING else None
+            if event is not None:
+                try:
+                    return self(*args, **kwargs)
+                finally:
+                    end(event)
         try:
             for entry in self.entries:
                 leaves = entry.match(args, kwargs)

@@ -13,6 +13,7 @@ from ..autograd.modes import mode
 from ..autograd.tape import Zeros, edge_of, record
 from ..autograd.views import check_inplace, rebase
 from ..errors import KilnError, KilnMemoryError, KilnTypeError, describe
+from ..recording import OP, RECORDING, begin_call, end
 from ..sharing import admit, overlap, root_of, watched, written
 from ..tensor import ACTIVE, CAPTURING, Tensor, _fresh, _new, wrap
 from .precision import lowered
@@ -102,6 +103,11 @@ def unwrap(op: Op, args: tuple) -> list:
 def apply(op: Op, args: tuple) -> Any:
     """Call an op: arguments bound in the order of its parameters."""
     if CAPTURING:
+        if RECORDING and (event := begin_call(op.name, OP, args)) is not None:
+            try:
+                return apply(op, args)
+            finally:
+                end(event)
         if ACTIVE:
             args = lowered(op, args)
         if ctx := CAPTURING.get(get_ident()):
@@ -205,6 +211,11 @@ def _mark_view(op: Op, args: tuple, out: Tensor) -> None:
 
 def inplace(op: Op, args: tuple) -> Tensor:
     """Call an op and store the result in its first argument."""
+    if RECORDING and (event := begin_call(op.name + "_", OP, args)) is not None:
+        try:
+            return inplace(op, args)
+        finally:
+            end(event)
     x = args[0]
     args = coerce(op, args)
     if (CAPTURING or x._a.__class__ is not np.ndarray) and (

@@ -20,10 +20,8 @@ from typing import Any
 
 from .. import dtypes as dt
 from ..autograd.modes import mode
-from ..tensor import ACTIVE, CAPTURING, Tensor, active_capture
+from ..tensor import ACTIVE, Tensor, active_capture, watch_calls
 from .registry import FUNCTIONS, METHODS, Op
-
-_NOBODY = 0  # no thread's number
 
 
 class Precision(threading.local):
@@ -44,11 +42,9 @@ def settle() -> None:
     me = get_ident()
     if precision.enabled.get("cpu"):
         ACTIVE[me] = precision.dtypes["cpu"]
-        CAPTURING[_NOBODY] = None
     else:
         ACTIVE.pop(me, None)
-        if not ACTIVE:
-            CAPTURING.pop(_NOBODY, None)
+    watch_calls("autocast", bool(ACTIVE))
 
 
 @contextmanager

@@ -1,0 +1,162 @@
+"""Profilers: what ran, inside of what, in which steps, and how it is told."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kiln
+from kiln import profiler
+from kiln.autograd import profiler as old
+from kiln.profiler import ProfilerAction, profile, record_function, schedule
+from kiln.tensor import CAPTURING
+
+
+def names(p: Any) -> dict[str, int]:
+    return {e.key: e.count for e in p.key_averages()}
+
+
+def test_ops_and_what_they_stand_in() -> None:
+    x = kiln.randn(8, 8, requires_grad=True)
+    with profile(activities=[profiler.ProfilerActivity.CPU], record_shapes=True) as p:
+        with record_function("forward"):
+            y = (x @ x).exp().sum()
+        y.backward()
+        x.grad.mul_(2)
+    found = names(p)
+    assert (
+        found["forward"]
+        == found["kiln::exp"]
+        == found["kiln::mul_"]
+        == found["kiln::backward"]
+        == 1
+    )
+    events = {e.name: e for e in p.events()}
+    assert events["kiln::exp"].cpu_parent is events["forward"]
+    assert events["kiln::exp"].input_shapes == [[8, 8]]
+    block = events["forward"]
+    inside = sum(e.cpu_time_total for e in block.cpu_children)
+    assert block.self_cpu_time_total == pytest.approx(block.cpu_time_total - inside)
+    assert all(e.self_cpu_time_total >= 0 for e in p.events())
+    text = p.key_averages(group_by_input_shape=True).table(sort_by="cpu_time_total", row_limit=3)
+    assert "Self CPU time total" in text
+    assert "Input Shapes" in text
+    assert len([line for line in text.splitlines() if "::" in line or "forward" in line]) == 3
+    with pytest.raises(ValueError, match="sort by"):
+        p.key_averages().table(sort_by="colour")
+
+
+def test_nothing_is_recorded_or_watched_outside() -> None:
+    with profile() as p:
+        kiln.ones(3).exp()
+    assert not CAPTURING
+    n = len(p.events())
+    kiln.ones(3).exp()
+    assert len(p.events()) == n
+    with record_function("nobody looks"):
+        pass
+
+
+def test_a_captured_function_is_one_event() -> None:
+    step = kiln.compile(lambda x: (x * 2).exp().sum())
+    x = kiln.randn(5)
+    with profile() as p:
+        a = step(x)
+        b = step(x)
+    assert names(p) == {"CompiledFunction: <lambda>": 2}
+    assert kiln.equal(a, b)
+
+
+def test_threads_and_errors() -> None:
+    def work() -> None:
+        with record_function("there"):
+            kiln.ones(2).sin()
+
+    with profile() as p:
+        t = threading.Thread(target=work)
+        t.start()
+        t.join()
+        with pytest.raises(RuntimeError):
+            kiln.ones(2, 3) @ kiln.ones(2, 3)
+        kiln.ones(2).cos()
+    found = {e.name: e for e in p.events()}
+    assert found["kiln::sin"].cpu_parent is found["there"]
+    assert found["kiln::cos"].cpu_parent is None
+    assert found["kiln::sin"].thread != found["kiln::cos"].thread
+
+
+@pytest.mark.parametrize("options", [
+    {"wait": 1, "warmup": 1, "active": 2}, {"wait": 1, "warmup": 0, "active": 1, "repeat": 2, "skip_first": 1},
+    {"wait": 2, "warmup": 1, "active": 1, "repeat": 1, "skip_first_wait": 1},
+])  # fmt: skip
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore:Profiler won't be using warmup")
+def test_schedules_are_those_of_pytorch(options: dict[str, int]) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")
+    ours, theirs = schedule(**options), torch.profiler.schedule(**options)
+    assert [ours(i).name for i in range(15)] == [theirs(i).name for i in range(15)]
+
+
+def test_steps() -> None:
+    seen = []
+    with profile(
+        schedule=schedule(wait=1, warmup=1, active=2, repeat=2),
+        on_trace_ready=lambda p: seen.append((p.step_num, names(p))),
+    ) as p:
+        for i in range(12):
+            (kiln.ones(2) * i).exp()
+            p.step()
+    assert [n for n, _ in seen] == [4, 8]
+    assert [f["kiln::exp"] for _, f in seen] == [2, 2]
+    assert {"ProfilerStep#2", "ProfilerStep#3"} <= seen[0][1].keys()
+    assert p.current_action is ProfilerAction.NONE
+    with pytest.raises(AssertionError, match="schedule"):
+        schedule(wait=1, warmup=1, active=0)
+
+
+def test_traces(tmp_path: Path) -> None:
+    ready = profiler.tensorboard_trace_handler(str(tmp_path / "log"), "me", use_gzip=True)
+    with profile(on_trace_ready=ready, record_shapes=True) as p:
+        kiln.ones(2, 3).exp()
+    (file,) = (tmp_path / "log").iterdir()
+    assert file.name.startswith("me.")
+    assert file.name.endswith(".pt.trace.json.gz")
+    with gzip.open(file, "rt") as f:
+        (event,) = [e for e in json.load(f)["traceEvents"] if e["name"] == "kiln::exp"]
+    assert event["ph"] == "X"
+    assert event["dur"] > 0
+    assert event["args"]["Input Dims"] == [[2, 3]]
+    p.add_metadata("about", "this")
+    p.export_chrome_trace(str(tmp_path / "trace.json"))
+    assert json.loads((tmp_path / "trace.json").read_text())["about"] == "this"
+    with pytest.raises(RuntimeError, match="stacks"):
+        p.export_stacks("x")
+
+
+def test_the_older_face() -> None:
+    with old.profile(record_shapes=True) as p:
+        kiln.ones(2).exp()
+        with pytest.raises(RuntimeError, match="finish"):
+            p.key_averages()
+    assert "kiln::exp" in str(p)
+    assert p.total_average().count == len(p.function_events)
+    assert p.self_cpu_time_total > 0
+    with old.profile(enabled=False):
+        assert not CAPTURING
+
+    @record_function("named")
+    def f() -> Any:
+        return kiln.ones(2).exp()
+
+    with old.profile() as p:
+        f()
+    assert names(p)["named"] == 1
+    with pytest.raises(RuntimeError, match="NVTX"), old.emit_nvtx():
+        pass
+    with old.emit_nvtx(enabled=False):
+        pass
