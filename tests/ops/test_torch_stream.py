@@ -65,7 +65,7 @@ def check(draw: Callable[[Any], Any], ulps: float = 0) -> None:
         many = [i for i, s in enumerate(theirs.shape) if s > 1]
         assert [ours.stride(i) for i in many] == [theirs.stride(i) for i in many]
     a, b = wide(ours.detach()), wide(theirs.detach())
-    if ulps == 0:
+    if ulps == 0 or not theirs.is_floating_point() and not theirs.is_complex():
         np.testing.assert_array_equal(a, b)
     else:
         eps = torch.finfo(theirs.dtype).eps
@@ -288,3 +288,24 @@ def test_gradients_of_draws() -> None:
         (gamma.rsample() * dirichlet.rsample()).sum().backward()
         grads.append(a.grad.numpy())
     np.testing.assert_allclose(grads[0], grads[1], rtol=1e-3)
+
+
+FAMILIES: dict[str, Callable[[Any, Any], Any]] = {
+    "Bernoulli": lambda m, d: d.Bernoulli(m.full((4,), 0.3)), "Beta": lambda m, d: d.Beta(m.full((3,), 2.0), m.ones(3)),
+    "Categorical": lambda m, d: d.Categorical(m.ones(4, 5)), "Cauchy": lambda m, d: d.Cauchy(m.zeros(3), m.ones(3)),
+    "Exponential": lambda m, d: d.Exponential(m.ones(3)), "Gamma": lambda m, d: d.Gamma(m.full((3,), 2.0), m.ones(3)),
+    "Geometric": lambda m, d: d.Geometric(m.full((4,), 0.3)), "Gumbel": lambda m, d: d.Gumbel(m.zeros(3), m.ones(3)),
+    "Laplace": lambda m, d: d.Laplace(m.zeros(3), m.ones(3)), "Multinomial": lambda m, d: d.Multinomial(10, m.ones(4)),
+    "MultivariateNormal": lambda m, d: d.MultivariateNormal(m.zeros(3), m.eye(3)), "Poisson": lambda m, d: d.Poisson(m.ones(3) * 5),
+    "MixtureSameFamily": lambda m, d: d.MixtureSameFamily(d.Categorical(m.ones(3)), d.Normal(m.zeros(3), m.ones(3))),
+    "StudentT": lambda m, d: d.StudentT(m.full((3,), 3.0)), "VonMises": lambda m, d: d.VonMises(m.zeros(3), m.full((3,), 2.0)),
+    "Weibull": lambda m, d: d.Weibull(m.ones(3), m.full((3,), 2.0)),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(BY_MKL, reason="this PyTorch takes trials from MKL")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_distributions_draw_the_same(name: str) -> None:
+    seed(1)
+    for shape in ((), (20,)):
+        check(lambda m, shape=shape: FAMILIES[name](m, m.distributions).sample(shape), 100)

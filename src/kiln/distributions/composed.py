@@ -153,9 +153,9 @@ class MixtureSameFamily(Distribution):
 
     def sample(self, sample_shape: _Shape = ()) -> Tensor:
         with no_grad():
-            drawn = self._component_distribution.sample(sample_shape)
             dim = len(sample_shape) + len(self._batch_shape)
             index = self._mixture_distribution.expand(self._batch_shape).sample(sample_shape)
+            drawn = self._component_distribution.sample(sample_shape)
             index = index.reshape((*index.shape, 1, *(1,) * self._event_ndims))
             return drawn.gather(dim, index.expand((*drawn.shape[:dim], 1, *self._event_shape))).squeeze(dim)  # fmt: skip
 

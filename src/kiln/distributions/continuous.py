@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import kiln
 
+from ..ops.drawing import sample
 from ..ops.sampling import _standard_gamma, von_mises
 from ..tensor import Tensor
 from . import constraints
@@ -129,8 +130,8 @@ class Cauchy(_LocScale):
         return filled(self.loc, self._extended_shape(), math.inf)
 
     def rsample(self, sample_shape: _Shape = ()) -> Tensor:
-        u = kiln.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype)
-        return self.icdf(u)
+        x = sample(None, "cauchy", self._extended_shape(sample_shape), self.loc.dtype, 0.0, 1.0)
+        return self.loc + x * self.scale
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)
@@ -177,8 +178,8 @@ class StudentT(Distribution):
     def rsample(self, sample_shape: _Shape = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
         half = (self.df / 2).expand(shape)
-        spread = _standard_gamma(half) / half
-        return self.loc + self.scale * standard_normal(shape, self.df) * spread.rsqrt()
+        z = standard_normal(shape, self.df)
+        return self.loc + self.scale * z * (_standard_gamma(half) / half).rsqrt()
 
     def _log_normalizer(self) -> Tensor:
         half = 0.5 * self.df

@@ -10,6 +10,7 @@ import kiln
 from ..autograd.modes import no_grad
 from ..errors import KilnNotImplementedError, KilnValueError, describe
 from ..nn.functional import binary_cross_entropy_with_logits, logsigmoid
+from ..ops.drawing import sample
 from ..ops.sampling import _standard_gamma
 from ..shape import Size
 from ..tensor import Tensor, active_capture
@@ -144,8 +145,11 @@ class Geometric(Odds):
 
     def sample(self, sample_shape: _Shape = ()) -> Tensor:
         with no_grad():
-            u = kiln.rand(self._extended_shape(sample_shape), dtype=self.probs.dtype)
-            return ((-u).log1p() / (-self.probs).log1p()).floor()
+            d = self.probs.dtype
+            u = sample(
+                None, "uniform", self._extended_shape(sample_shape), d, kiln.finfo(d).tiny, 1.0
+            )
+            return (u.log() / (-self.probs).log1p()).floor()
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import kiln
 
 from ..errors import KilnValueError, describe
+from ..ops.drawing import sample
 from ..ops.sampling import _sample_dirichlet, _standard_gamma
 from ..tensor import Tensor
 from . import constraints
@@ -117,7 +118,8 @@ class Exponential(ExponentialFamily):
         return self.rate.pow(-2)
 
     def rsample(self, sample_shape: _Shape = ()) -> Tensor:
-        return self.icdf(kiln.rand(self._extended_shape(sample_shape), dtype=self.rate.dtype))
+        shape = self._extended_shape(sample_shape)
+        return sample(None, "exponential", shape, self.rate.dtype, 1.0) / self.rate
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)

@@ -7,6 +7,7 @@ generator on by one block; its numbers follow from the state, the parameters and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +21,10 @@ from ..tensor import Tensor, active_capture
 from .dispatch import expect_tensor
 from .drawing import demand, floating, sample
 from .implicit import dirichlet_grad, standard_gamma_grad
-from .random import LAWS, draw, primitive, states
+from .random import LAWS, draw, primitive, reached, states
 from .registry import LEADING, Sample, composition, op
 from .rules import zero_gradient
+from .selection import where_op
 
 
 def _stream(state: np.ndarray) -> np.random.Generator:
@@ -205,6 +207,25 @@ def binomial(count: Tensor, prob: Tensor, generator: Generator | None = None) ->
     return zero_gradient(r, count, prob)
 
 
+def _best_fisher(k: Tensor, generator: Generator | None) -> Tensor:
+    """Angles drawn until they are accepted (Best and Fisher, 1979), as PyTorch's class draws them."""
+    tau = 1 + (1 + 4 * k * k).sqrt()
+    rho = (tau - (2 * tau).sqrt()) / (2 * k)
+    r = where_op(k < 1e-5, 1 / k + k, (1 + rho * rho) / (2 * rho))
+    shape, angle, done = tuple(k._a.shape), k * 0, k != k
+    while not bool(done.all()):
+        u1, u2, u3 = sample(generator, "uniform", (3, *shape), dt.float64, 0.0, 1.0).unbind()
+        z = (math.pi * u1).cos()
+        f = (1 + r * z) / (r + z)
+        c = k * (r - f)
+        accepted = (c * (2 - c) - u2 > 0) | ((c / u2).log() + 1 - c >= 0)
+        angle = where_op(accepted, (u3 - 0.5).sign() * f.acos(), angle)
+        done = done | accepted
+    return angle
+
+
 def von_mises(concentration: Tensor, generator: Generator | None = None) -> Tensor:
     """Angles of the von Mises distribution around 0, for which PyTorch has no function."""
+    if reached(generator).stream == "torch":
+        return _best_fisher(concentration.double(), generator).to(concentration.dtype)
     return draw(generator, 4, random_von_mises, concentration)
