@@ -171,13 +171,17 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Any = None) -> 
     return normal_(tensor, 0.0, gain * math.sqrt(2.0 / (fan_in + fan_out)), generator)
 
 
-def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str, name: str) -> float:
+def _calculate_correct_fan(tensor: Tensor, mode: str, name: str = "fan") -> int:
     modes = ("fan_in", "fan_out")
     if mode.lower() not in modes:
         raise KilnValueError(
             name, f"Mode {mode} not supported, please use one of {list(modes)}", repr(mode)
         )
-    fan = _fans(tensor, name)[modes.index(mode.lower())]
+    return _fans(tensor, name)[modes.index(mode.lower())]
+
+
+def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str, name: str) -> float:
+    fan = _calculate_correct_fan(tensor, mode, name)
     return calculate_gain(nonlinearity, a) / math.sqrt(fan)
 
 

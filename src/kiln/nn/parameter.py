@@ -49,7 +49,7 @@ class Buffer(Tensor):
         return out
 
 
-class _Uninitialized:
+class UninitializedTensorMixin:
     """A tensor of a lazy module: it has a dtype, and gets its shape in the first forward."""
 
     _final: type = Tensor
@@ -71,7 +71,7 @@ class _Uninitialized:
         return f"<{type(self).__name__}>"
 
 
-class UninitializedParameter(_Uninitialized, Parameter):
+class UninitializedParameter(UninitializedTensorMixin, Parameter):
     """The parameter of a lazy module before its first forward."""
 
     _final = Parameter
@@ -88,7 +88,7 @@ class UninitializedParameter(_Uninitialized, Parameter):
         return memo[id(self)]
 
 
-class UninitializedBuffer(_Uninitialized, Tensor):
+class UninitializedBuffer(UninitializedTensorMixin, Tensor):
     """The buffer of a lazy module before its first forward."""
 
     def __new__(
@@ -106,4 +106,4 @@ class UninitializedBuffer(_Uninitialized, Tensor):
 
 def is_lazy(x: Any) -> bool:
     """Whether a tensor waits for its shape."""
-    return isinstance(x, _Uninitialized)
+    return isinstance(x, UninitializedTensorMixin)

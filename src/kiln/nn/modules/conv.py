@@ -14,7 +14,7 @@ from .. import init
 from ..parameter import Parameter, UninitializedParameter, is_lazy
 from .lazy import LazyModuleMixin
 from .module import Module
-from .utils import Ints, ntuple
+from .utils import Ints, _pair, _reverse_repeat_tuple, _single, _triple, ntuple  # noqa: F401  (programs import them from here)
 
 
 def _check_channels(name: str, in_channels: int, out_channels: int, groups: int) -> None:

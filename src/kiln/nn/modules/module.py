@@ -135,7 +135,9 @@ class Module(Hooks, State, Conversions):
         def __deepcopy__(twin: Module, memo: dict) -> Module:
             from ..compile import compile
 
-            return compile(deepcopy(self, memo), backend=call.backend, max_memory=call.max_memory)
+            return compile(
+                deepcopy(self, memo), dynamic=call.dynamic, backend=call.backend, max_memory=call.max_memory
+            )  # fmt: skip
 
         facts = {"__call__": __call__, "__deepcopy__": __deepcopy__, "__module__": cls.__module__,
                  "__reduce_ex__": lambda twin, protocol: self.__reduce_ex__(protocol),
@@ -482,12 +484,15 @@ class Module(Hooks, State, Conversions):
     def __repr__(self) -> str:
         extra = self.extra_repr()
         lines = extra.split("\n") if extra else []
-        children = [
-            f"({name}): " + repr(m).replace("\n", "\n  ") for name, m in self._modules.items()
-        ]
+        children = [f"({name}): {_addindent(repr(m), 2)}" for name, m in self._modules.items()]
         if not children and len(lines) <= 1:
             return f"{self._get_name()}({extra})"
         return f"{self._get_name()}(\n  " + "\n  ".join(lines + children) + "\n)"
+
+
+def _addindent(s_: str, numSpaces: int) -> str:
+    """A text with all lines but the first moved to the right."""
+    return s_.replace("\n", "\n" + " " * numSpaces)
 
 
 def _need_init(table: Any, kind: str) -> None:
@@ -529,7 +534,7 @@ def _count(old: Any, new: Any) -> None:
 
 __all__ = [
     "CONFIG_VERSION", "Buffer", "Module", "Parameter", "UninitializedBuffer", "UninitializedParameter",
-    "_IncompatibleKeys", "_WrappedHook", "is_lazy", "register_module_backward_hook",
+    "_IncompatibleKeys", "_WrappedHook", "_addindent", "is_lazy", "register_module_backward_hook",
     "register_module_buffer_registration_hook", "register_module_forward_hook",
     "register_module_forward_pre_hook", "register_module_full_backward_hook",
     "register_module_full_backward_pre_hook", "register_module_module_registration_hook",

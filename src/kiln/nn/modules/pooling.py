@@ -9,7 +9,7 @@ from ...errors import KilnValueError
 from ...tensor import Tensor
 from .. import functional as F
 from .module import Module
-from .utils import Ints, ntuple
+from .utils import Ints, _pair, _single, _triple, ntuple  # noqa: F401  (programs import them from here)
 
 
 class _MaxPoolNd(Module):

@@ -20,6 +20,11 @@ from .module import Module
 GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
 
 
+def apply_permutation(tensor: Tensor, permutation: Tensor, dim: int = 1) -> Tensor:
+    """A tensor with what lies along a dimension in another order."""
+    return tensor.index_select(dim, permutation)
+
+
 class RNNBase(Module):
     """What RNN, LSTM and GRU share: the parameters of all layers and directions, and the loop over them."""
 

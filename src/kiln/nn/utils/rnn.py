@@ -28,7 +28,7 @@ class PackedSequence(_Packed):
     `sorted_indices` says which sequence of the batch comes where, `unsorted_indices` is its inverse.
     """
 
-    sizes: list[int] | None = None
+    sizes: list[Any] | None = None
     """`batch_sizes` as Python numbers, where they are known."""
 
     def __new__(
@@ -52,6 +52,38 @@ class PackedSequence(_Packed):
     def double(self) -> PackedSequence:
         """The data as float64."""
         return repacked(self.data.double(), self)
+
+    def half(self) -> PackedSequence:
+        """The data as float16."""
+        return repacked(self.data.half(), self)
+
+    def long(self) -> PackedSequence:
+        """The data as int64."""
+        return repacked(self.data.long(), self)
+
+    def int(self) -> PackedSequence:
+        """The data as int32."""
+        return repacked(self.data.int(), self)
+
+    def short(self) -> PackedSequence:
+        """The data as int16."""
+        return repacked(self.data.short(), self)
+
+    def char(self) -> PackedSequence:
+        """The data as int8."""
+        return repacked(self.data.char(), self)
+
+    def byte(self) -> PackedSequence:
+        """The data as uint8."""
+        return repacked(self.data.byte(), self)
+
+    def cuda(self, *args: Any, **kwargs: Any) -> PackedSequence:
+        """The data on a GPU."""
+        return repacked(self.data.cuda(*args, **kwargs), self)
+
+    def pin_memory(self) -> PackedSequence:
+        """The data in pinned memory, which on CPUs all memory is as good as."""
+        return repacked(self.data.pin_memory(), self)
 
     def cpu(self) -> PackedSequence:
         """Itself: the data is in the host's memory."""
