@@ -46,6 +46,8 @@ class Config:
     """what large operations of eager mode run on: cpu, native kernels; reference, NumPy alone"""
     float32_matmul_precision: str = "high"
     """highest: only direct sums; high: Winograd convolutions too, errors up to about 2e-6 of the largest result (rms)"""
+    max_sizes: int = 16
+    """sizes of arguments for which one compiled function is captured; calls with others run in eager mode"""
     max_paths: int = 16
     """captured paths that one compiled function may have before it is an error"""
 

@@ -7,6 +7,7 @@ import gc
 import re
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
@@ -51,10 +52,12 @@ class CompiledFunction:
         backend: str | None,
         name: str | None = None,
         max_memory: int | None = None,
+        dynamic: bool | None = None,
     ):
         functools.update_wrapper(self, fn, updated=())
         self.fn, self.backend, self.max_memory = fn, backend, max_memory
         self.name = name or getattr(fn, "__name__", type(fn).__name__)
+        self.dynamic, self.told = dynamic, False
         self.entries: list[Entry] = []
         self.captures = 0
         self.own: list[Tensor] = []  # arguments that the function reaches by itself as well
@@ -112,6 +115,8 @@ class CompiledFunction:
                         entry.write_match()
                     return self._resolve(entry, leaves).run(leaves)
                 reasons.append(why)
+        if self._varies(key):
+            return self.fn(*args, **kwargs)
         with self.lock:
             entry = Entry(key, self.backend)
             if config.explain:
@@ -125,6 +130,25 @@ class CompiledFunction:
                 del self.entries[config.max_paths * 4 :]
                 return plan.run(leaves)
         return self._find(args, kwargs, aliased)
+
+    def _varies(self, key: Key) -> bool:
+        """Whether sizes change too often for one more to be captured: eager mode's kernels serve them all."""
+        if self.dynamic is False:
+            return False
+        like = key.but_for_sizes()
+        known: list[Key] = []
+        for e in self.entries:
+            if e.key != key and e.key not in known and e.key.but_for_sizes() == like:
+                known.append(e.key)
+        if len(known) < config.max_sizes:
+            return False
+        if not self.told and not self.dynamic:
+            self.told = True
+            warnings.warn(
+                f"kiln.compile: {self.name} was captured for {len(known)} sizes of its arguments; calls with others run "
+                "in eager mode (KILN_MAX_SIZES; dynamic=True if that is meant, dynamic=False captures all)", stacklevel=4,
+            )  # fmt: skip
+        return True
 
     def _fact(self, x: Any) -> Any:
         return Same(x) if any(x is t for t in self.own) else leaf_fact(x)
@@ -281,10 +305,15 @@ def compile(
 
     Captured again where shapes, dtypes or Python values that it read differ; `KILN_EXPLAIN=1` says
     why. `backend` is "cpu" or "reference" (default: `KILN_BACKEND`), PyTorch's "inductor" being the first and
-    "eager" and "aot_eager" the second. `dynamic` changes nothing: each new size is captured once. Whole training steps, with
+    "eager" and "aot_eager" the second. Whole training steps, with
     `backward()` and `optimizer.step()` inside, are one program. `fullgraph`, `mode` (one of PyTorch's)
     and `options` are accepted for PyTorch's sake: there are never graph breaks, and every mode is the
     same, as the forms of kernels follow from shapes by rules that measurements were made for.
+
+    Sizes of arguments that change from call to call, such as lengths of sequences, are captured `KILN_MAX_SIZES`
+    times; after that, with a warning, calls with new sizes run in eager mode, whose kernels serve sizes of all
+    kinds: nothing is compiled again for a new length. `dynamic=True` says that this is meant, without a warning;
+    `dynamic=False` captures each.
 
     `max_memory`, in bytes or as "512MB" (10**6) or "2GiB" (2**30), is the most that one program may hold
     beside what it is given and what it returns: values between its kernels, their scratch memory and
@@ -316,9 +345,9 @@ def compile(
 
     if isinstance(model, Module):
         return model.compiled(
-            CompiledFunction(model.__call__, backend, type(model).__name__, limit)
+            CompiledFunction(model.__call__, backend, type(model).__name__, limit, dynamic)
         )
-    return CompiledFunction(model, backend, max_memory=limit)
+    return CompiledFunction(model, backend, max_memory=limit, dynamic=dynamic)
 
 
 _BACKENDS = {

@@ -50,6 +50,15 @@ class Key(NamedTuple):
     dtype: dt.dtype
     backend: str
     precision: str
+
+    def but_for_sizes(self) -> Key:
+        """The key with the number of dimensions for each tensor's sizes."""
+        facts = (
+            f._replace(shape=(len(f.shape),), layout=None) if isinstance(f, TensorFact) else f
+            for f in self.facts
+        )
+        return self._replace(facts=tuple(facts))
+
     autocast: dt.dtype | None
 
 
