@@ -235,8 +235,54 @@ def _target_sizes(
     return sizes, scales
 
 
+def _triangle(x: np.ndarray) -> np.ndarray:
+    return np.clip(1 - np.abs(x), 0, None)
+
+
+def _cubic_window(x: np.ndarray) -> np.ndarray:
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1  # Keys' cubic with -1/2
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+def _lanczos(x: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
+
+
+_WINDOWS = {"bilinear": (_triangle, 1), "bicubic": (_cubic_window, 2), "lanczos": (_lanczos, 3)}
+"""Windows of antialiased modes, and how far they reach."""
+
+
+def _smoothed(x: Tensor, dim: int, out: int, given: float | None, align: bool, mode: str) -> Tensor:
+    """Resampling along one dimension by a window that is as wide as an element of the result."""
+    size, (window, reach) = x.shape[dim], _WINDOWS[mode]
+    if align:
+        scale = (size - 1) / (out - 1) if out > 1 else 0.0
+    else:
+        scale = 1 / given if given else size / out
+    width = max(scale, 1.0)
+    weights = np.zeros((size, out))
+    for i in range(out):
+        center = scale * (i + 0.5)
+        first = max(int(center - reach * width + 0.5), 0)
+        last = min(int(center + reach * width + 0.5), size)
+        w = window((np.arange(first, last) - center + 0.5) / width)
+        weights[first:last, i] = w / w.sum()
+    return x @ constant(weights, x) if dim == -1 else constant(weights.T, x) @ x
+
+
 def _interpolate_samples() -> Any:
     r = rng(63)
+    wide = draw(r, (1, 2, 7, 5))
+    for mode in ("bilinear", "bicubic"):
+        for kw in (
+            {"size": (3, 9)},
+            {"scale_factor": 0.4},
+            {"size": (4, 2), "align_corners": True},
+        ):
+            yield Sample((wide,), {"mode": mode, "antialias": True, **kw})
+    yield Sample((wide, 3), {"antialias": True}, error=ValueError)
     for n, modes in ((1, ("linear",)), (2, ("bilinear", "bicubic")), (3, ("trilinear",))):
         x = draw(r, (2, 2, 5, 4, 3)[: n + 2])
         for mode in ("nearest", "nearest-exact", "area", *modes):
@@ -265,9 +311,17 @@ def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode:
     """(N, C, *size) resampled to another size, or by a factor.
 
     `mode` is "nearest", "nearest-exact", "area", "linear" (3-d input), "bilinear" or "bicubic" (4-d),
-    "trilinear" (5-d); `align_corners` makes the corner elements meet rather than the corners.
+    "trilinear" (5-d); `align_corners` makes the corner elements meet rather than the corners. With
+    `antialias` "bilinear", "bicubic" and "lanczos" are means over all that an element of the result covers.
     """
-    if mode in ("nearest", "area", "nearest-exact"):
+    if antialias and (mode not in _WINDOWS or input.ndim != 4):
+        raise KilnValueError(
+            "interpolate", "Anti-alias option is restricted to bilinear, bicubic, and lanczos modes and "
+            "requires a 4-D tensor as input", f"mode={mode!r}, {describe(input)}", "",
+        )  # fmt: skip
+    if mode == "lanczos" and antialias:
+        pass
+    elif mode in ("nearest", "area", "nearest-exact"):
         if align_corners is not None:
             raise KilnValueError(
                 "interpolate", "align_corners option can only be set with the interpolating modes: "
@@ -281,10 +335,6 @@ def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode:
         )
         raise KilnNotImplementedError(
             "interpolate", f"Got {input.ndim}D input, but {need}", describe(input), ""
-        )
-    if antialias:
-        raise KilnNotImplementedError(
-            "interpolate", "antialias=True is not supported", f"mode={mode!r}", ""
         )
     if input.ndim not in (3, 4, 5):
         raise KilnNotImplementedError(
@@ -302,7 +352,11 @@ def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode:
         x = x.float()
     for i in reversed(range(n)):
         out, given = sizes[i], scales[i]
-        if nearest:
+        if antialias:
+            x = _smoothed(x, i - n, out, given, bool(align_corners), mode)
+            if input.dtype is dt.uint8:
+                x = (x + 0.5).floor().clamp(0, 255)
+        elif nearest:
             x = _nearest(x, i - n, out, given, mode.endswith("exact"))
         else:
             x = (_cubic if mode == "bicubic" else _linear)(
