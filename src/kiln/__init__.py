@@ -95,7 +95,7 @@ _LAZY_MODULES = {
     "distributions", "fft", "func", "futures", "fx", "graph", "hub", "io", "jit", "library", "linalg", "masked",
     "metrics", "mps", "multiprocessing", "naming", "nested", "nn", "onnx", "optim", "overrides", "profiler", "random",
     "runtime", "serialization", "signal", "sparse", "special", "testing", "torch_version", "train", "types",
-    "utils", "version", "xpu",
+    "utils", "version", "vision", "xpu",
 }  # fmt: skip
 _LAZY_NAMES = {
     "Node": "_C",

@@ -62,6 +62,7 @@ from . import train as train
 from . import types as types
 from . import utils as utils
 from . import version as version
+from . import vision as vision
 from . import xpu as xpu
 from .storage import BFloat16Storage as BFloat16Storage
 from .ops.legacy import BFloat16Tensor as BFloat16Tensor

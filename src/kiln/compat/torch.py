@@ -32,7 +32,27 @@ VERSION = TorchVersion("2.13.0+kiln")
 MODULES = {
     "torch": "kiln",
     "torch.utils.data": "kiln.data",
-    "torchvision": "kiln.compat.torchvision",
+    **{f"torch.optim.{name}": "kiln.optim.adam" for name in ("adamax", "adamw", "nadam", "radam")},
+    **{
+        f"torch.optim.{name}": "kiln.optim.adaptive"
+        for name in ("adadelta", "adagrad", "asgd", "rmsprop", "rprop")
+    },
+    **{f"torch.optim.{name}": "kiln.optim.matrices" for name in ("_adafactor", "_muon")},
+    "torchvision": "kiln.vision",
+    "torchvision.datasets.vision": "kiln.vision.datasets.base",
+    "torchvision.transforms.transforms": "kiln.vision.transforms.classes",
+    **{
+        f"torchvision.ops.{name}": "kiln.vision.ops"
+        for name in ("boxes", "misc", "stochastic_depth")
+    },
+    **{
+        f"torchvision.models.{name}": "kiln.vision.models.classic"
+        for name in ("alexnet", "densenet", "squeezenet", "vgg")
+    },
+    **{
+        f"torchvision.models.{name}": "kiln.vision.models.mobile"
+        for name in ("efficientnet", "mobilenet", "mobilenetv2", "mobilenetv3")
+    },
 }
 """What each name stands for; all others follow from their parent's."""
 

@@ -196,11 +196,15 @@ class Reader:
     """Reads one pickled object after the other from bytes.
 
     `find(module, name)` gives the Function or the plain value of a name; `persistent(id)` the object
-    that an id stands for. Whatever else a file holds raises KilnUnpicklingError.
+    that an id stands for; `encoding` is that of text which Python 2 has written. Whatever else a file holds raises KilnUnpicklingError.
     """
 
-    def __init__(self, data: bytes | memoryview, find: Callable, persistent: Callable, name: str):
+    def __init__(
+        self, data: bytes | memoryview, find: Callable, persistent: Callable, name: str,
+        encoding: str = "utf-8",
+    ):  # fmt: skip
         self.data, self.find, self.persistent, self.name = memoryview(data), find, persistent, name
+        self.encoding = encoding
         self.at = 0
 
     def refuse(self, what: str, help: str = "nothing was loaded; use another copy") -> Any:
@@ -330,7 +334,7 @@ def _raw(r: Reader, n: int) -> bytes:
 
 
 def _old_text(r: Reader, n: int) -> str:
-    return str(r._take(n), "utf-8")
+    return str(r._take(n), r.encoding)
 
 
 def _long(r: Reader, n: int) -> int:

@@ -1,0 +1,10 @@
+"""Models of pictures, with the names that published weights have for their parts."""
+
+from .classic import *  # noqa: F403
+from .mobile import *  # noqa: F403
+from .registry import WeightsEnum as WeightsEnum
+from .registry import get_model as get_model
+from .registry import get_model_builder as get_model_builder
+from .registry import list_models as list_models
+from .resnet import *  # noqa: F403
+from .vision_transformer import *  # noqa: F403

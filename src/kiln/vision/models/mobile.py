@@ -1,0 +1,403 @@
+"""MobileNetV2 (Sandler et al. 2018) and V3 (Howard et al. 2019), and EfficientNet (Tan & Le 2019)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from ... import nn
+from ...tensor import Tensor
+from ..ops import Conv2dNormActivation, SqueezeExcitation, StochasticDepth
+from .registry import model, weights
+
+__all__ = [
+    "EfficientNet",
+    "EfficientNet_B0_Weights",
+    "InvertedResidual",
+    "MBConv",
+    "MobileNetV2",
+    "MobileNetV3",
+    "MobileNet_V2_Weights",
+    "MobileNet_V3_Large_Weights",
+    "MobileNet_V3_Small_Weights",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "efficientnet_b5",
+    "efficientnet_b6",
+    "efficientnet_b7",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+]
+
+
+def make_divisible(v: float, divisor: int = 8) -> int:
+    """The multiple of `divisor` nearest to a number of channels, never less than nine tenths of it."""
+    out = max(divisor, int(v + divisor / 2) // divisor * divisor)
+    return out + divisor if out < 0.9 * v else out
+
+
+def _init(net: nn.Module, linear: Callable[[nn.Linear], None]) -> None:
+    for m in net.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out")
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.BatchNorm2d | nn.GroupNorm):
+            nn.init.ones_(m.weight)
+            nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.Linear):
+            linear(m)
+            nn.init.zeros_(m.bias)
+
+
+def _small(m: nn.Linear) -> None:
+    nn.init.normal_(m.weight, 0, 0.01)
+
+
+# ---------------------------------------------------------------- MobileNetV2
+
+
+class InvertedResidual(nn.Module):
+    """A depthwise convolution between a wide and a narrow 1 x 1 one."""
+
+    def __init__(
+        self, inp: int, oup: int, stride: int, expand_ratio: float,
+        norm_layer: Callable[..., nn.Module] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        norm, hidden = norm_layer or nn.BatchNorm2d, round(inp * expand_ratio)
+        layers: list[nn.Module] = []
+        if expand_ratio != 1:
+            layers.append(
+                Conv2dNormActivation(inp, hidden, 1, norm_layer=norm, activation_layer=nn.ReLU6)
+            )
+        layers += [
+            Conv2dNormActivation(
+                hidden, hidden, stride=stride, groups=hidden, norm_layer=norm, activation_layer=nn.ReLU6
+            ),
+            nn.Conv2d(hidden, oup, 1, 1, 0, bias=False), norm(oup),
+        ]  # fmt: skip
+        self.conv = nn.Sequential(*layers)
+        self.use_res_connect = stride == 1 and inp == oup
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self.use_res_connect else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    """Inverted residuals of a width that `width_mult` scales."""
+
+    def __init__(
+        self, num_classes: int = 1000, width_mult: float = 1.0,
+        inverted_residual_setting: Sequence[Sequence[int]] | None = None, round_nearest: int = 8,
+        block: Callable[..., nn.Module] | None = None, norm_layer: Callable[..., nn.Module] | None = None,
+        dropout: float = 0.2,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        block, norm = block or InvertedResidual, norm_layer or nn.BatchNorm2d
+        setting = inverted_residual_setting or (
+            (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        )  # fmt: skip
+        width = make_divisible(32 * width_mult, round_nearest)
+        self.last_channel = make_divisible(1280 * max(1.0, width_mult), round_nearest)
+        layers: list[nn.Module] = [
+            Conv2dNormActivation(3, width, stride=2, norm_layer=norm, activation_layer=nn.ReLU6)
+        ]
+        for expand, channels, count, stride in setting:
+            outputs = make_divisible(channels * width_mult, round_nearest)
+            for i in range(count):
+                layers.append(
+                    block(width, outputs, stride if i == 0 else 1, expand, norm_layer=norm)
+                )
+                width = outputs
+        layers.append(
+            Conv2dNormActivation(
+                width, self.last_channel, 1, norm_layer=norm, activation_layer=nn.ReLU6
+            )
+        )
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(self.last_channel, num_classes)
+        )
+        _init(self, _small)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.adaptive_avg_pool2d(self.features(x), (1, 1))
+        return self.classifier(x.flatten(1))
+
+
+MobileNet_V2_Weights = weights(
+    "MobileNet_V2_Weights", "mobilenet_v2-b0353104.pth", "mobilenet_v2-7ebf99e0.pth"
+)
+
+
+@model(MobileNet_V2_Weights)
+def mobilenet_v2(**kwargs: Any) -> MobileNetV2:
+    """MobileNetV2."""
+    return MobileNetV2(**kwargs)
+
+
+# ---------------------------------------------------------------- MobileNetV3
+
+
+class _V3Block(nn.Module):
+    """An inverted residual with a squeeze, for one row of the paper's table."""
+
+    def __init__(
+        self, inputs: int, kernel: int, hidden: int, outputs: int, squeeze: bool, activation: Any,
+        stride: int, norm: Callable[..., nn.Module],
+    ) -> None:  # fmt: skip
+        super().__init__()
+        layers: list[nn.Module] = []
+        if hidden != inputs:
+            layers.append(
+                Conv2dNormActivation(
+                    inputs, hidden, 1, norm_layer=norm, activation_layer=activation
+                )
+            )
+        layers.append(Conv2dNormActivation(
+            hidden, hidden, kernel, stride, groups=hidden, norm_layer=norm, activation_layer=activation,
+        ))  # fmt: skip
+        if squeeze:
+            layers.append(
+                SqueezeExcitation(
+                    hidden, make_divisible(hidden // 4), scale_activation=nn.Hardsigmoid
+                )
+            )
+        layers.append(
+            Conv2dNormActivation(hidden, outputs, 1, norm_layer=norm, activation_layer=None)
+        )
+        self.block = nn.Sequential(*layers)
+        self.use_res_connect = stride == 1 and inputs == outputs
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.block(input) + input if self.use_res_connect else self.block(input)
+
+
+class MobileNetV3(nn.Module):
+    """Inverted residuals with squeezes and hard swishes."""
+
+    def __init__(
+        self, setting: Sequence[tuple], last_channel: int, num_classes: int = 1000, dropout: float = 0.2
+    ) -> None:  # fmt: skip
+        super().__init__()
+        norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.01)
+        width = 16
+        layers: list[nn.Module] = [
+            Conv2dNormActivation(3, width, stride=2, norm_layer=norm, activation_layer=nn.Hardswish)
+        ]
+        for kernel, hidden, outputs, squeeze, kind, stride in setting:
+            activation = nn.Hardswish if kind == "HS" else nn.ReLU
+            layers.append(
+                _V3Block(width, kernel, hidden, outputs, squeeze, activation, stride, norm)
+            )
+            width = outputs
+        layers.append(
+            Conv2dNormActivation(
+                width, 6 * width, 1, norm_layer=norm, activation_layer=nn.Hardswish
+            )
+        )
+        self.features, self.avgpool = nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(
+            nn.Linear(6 * width, last_channel), nn.Hardswish(inplace=True), nn.Dropout(dropout, inplace=True),
+            nn.Linear(last_channel, num_classes),
+        )  # fmt: skip
+        _init(self, _small)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))
+
+
+MobileNet_V3_Large_Weights = weights(
+    "MobileNet_V3_Large_Weights",
+    "mobilenet_v3_large-8738ca79.pth",
+    "mobilenet_v3_large-5c1a4163.pth",
+)
+MobileNet_V3_Small_Weights = weights(
+    "MobileNet_V3_Small_Weights", "mobilenet_v3_small-047dcff4.pth"
+)
+
+
+@model(MobileNet_V3_Large_Weights)
+def mobilenet_v3_large(**kwargs: Any) -> MobileNetV3:
+    """MobileNetV3, large."""
+    setting = (
+        (3, 16, 16, False, "RE", 1), (3, 64, 24, False, "RE", 2), (3, 72, 24, False, "RE", 1),
+        (5, 72, 40, True, "RE", 2), (5, 120, 40, True, "RE", 1), (5, 120, 40, True, "RE", 1),
+        (3, 240, 80, False, "HS", 2), (3, 200, 80, False, "HS", 1), (3, 184, 80, False, "HS", 1),
+        (3, 184, 80, False, "HS", 1), (3, 480, 112, True, "HS", 1), (3, 672, 112, True, "HS", 1),
+        (5, 672, 160, True, "HS", 2), (5, 960, 160, True, "HS", 1), (5, 960, 160, True, "HS", 1),
+    )  # fmt: skip
+    return MobileNetV3(setting, 1280, **kwargs)
+
+
+@model(MobileNet_V3_Small_Weights)
+def mobilenet_v3_small(**kwargs: Any) -> MobileNetV3:
+    """MobileNetV3, small."""
+    setting = (
+        (3, 16, 16, True, "RE", 2), (3, 72, 24, False, "RE", 2), (3, 88, 24, False, "RE", 1),
+        (5, 96, 40, True, "HS", 2), (5, 240, 40, True, "HS", 1), (5, 240, 40, True, "HS", 1),
+        (5, 120, 48, True, "HS", 1), (5, 144, 48, True, "HS", 1), (5, 288, 96, True, "HS", 2),
+        (5, 576, 96, True, "HS", 1), (5, 576, 96, True, "HS", 1),
+    )  # fmt: skip
+    return MobileNetV3(setting, 1024, **kwargs)
+
+
+# ---------------------------------------------------------------- EfficientNet
+
+
+class MBConv(nn.Module):
+    """An inverted residual with a squeeze and stochastic depth."""
+
+    def __init__(
+        self, inputs: int, outputs: int, expand: int, kernel: int, stride: int, drop: float,
+        norm: Callable[..., nn.Module],
+    ) -> None:  # fmt: skip
+        super().__init__()
+        hidden, layers = make_divisible(inputs * expand), []
+        if hidden != inputs:
+            layers.append(
+                Conv2dNormActivation(inputs, hidden, 1, norm_layer=norm, activation_layer=nn.SiLU)
+            )
+        layers += [
+            Conv2dNormActivation(
+                hidden,
+                hidden,
+                kernel,
+                stride,
+                groups=hidden,
+                norm_layer=norm,
+                activation_layer=nn.SiLU,
+            ),
+            SqueezeExcitation(
+                hidden, max(1, inputs // 4), activation=partial(nn.SiLU, inplace=True)
+            ),
+            Conv2dNormActivation(hidden, outputs, 1, norm_layer=norm, activation_layer=None),
+        ]
+        self.block = nn.Sequential(*layers)
+        self.stochastic_depth = StochasticDepth(drop, "row")
+        self.use_res_connect = stride == 1 and inputs == outputs
+
+    def forward(self, input: Tensor) -> Tensor:
+        out = self.block(input)
+        return self.stochastic_depth(out) + input if self.use_res_connect else out
+
+
+_B0 = (
+    (1, 3, 1, 32, 16, 1), (6, 3, 2, 16, 24, 2), (6, 5, 2, 24, 40, 2), (6, 3, 2, 40, 80, 3), (6, 5, 1, 80, 112, 3),
+    (6, 5, 2, 112, 192, 4), (6, 3, 1, 192, 320, 1),
+)  # fmt: skip
+
+
+class EfficientNet(nn.Module):
+    """Stages of MBConv blocks whose widths and depths grow together."""
+
+    def __init__(
+        self, width_mult: float, depth_mult: float, dropout: float, stochastic_depth_prob: float = 0.2,
+        num_classes: int = 1000, norm_layer: Callable[..., nn.Module] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        norm = norm_layer or nn.BatchNorm2d
+        rows = [
+            (
+                e,
+                k,
+                s,
+                make_divisible(i * width_mult),
+                make_divisible(o * width_mult),
+                math.ceil(n * depth_mult),
+            )
+            for e, k, s, i, o, n in _B0
+        ]
+        total, done = sum(r[-1] for r in rows), 0
+        layers: list[nn.Module] = [
+            Conv2dNormActivation(3, rows[0][3], stride=2, norm_layer=norm, activation_layer=nn.SiLU)
+        ]
+        for expand, kernel, stride, inputs, outputs, count in rows:
+            stage = []
+            for i in range(count):
+                first = i == 0
+                stage.append(MBConv(
+                    inputs if first else outputs, outputs, expand, kernel, stride if first else 1,
+                    stochastic_depth_prob * done / total, norm,
+                ))  # fmt: skip
+                done += 1
+            layers.append(nn.Sequential(*stage))
+        last = rows[-1][4]
+        layers.append(
+            Conv2dNormActivation(last, 4 * last, 1, norm_layer=norm, activation_layer=nn.SiLU)
+        )
+        self.features, self.avgpool = nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(
+            nn.Dropout(dropout, inplace=True), nn.Linear(4 * last, num_classes)
+        )
+
+        def linear(m: nn.Linear) -> None:
+            bound = 1.0 / math.sqrt(m.out_features)
+            nn.init.uniform_(m.weight, -bound, bound)
+
+        _init(self, linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))
+
+
+EfficientNet_B0_Weights = weights(
+    "EfficientNet_B0_Weights", "efficientnet_b0_rwightman-3dd342df.pth"
+)
+_B5 = partial(nn.BatchNorm2d, eps=0.001, momentum=0.01)
+
+
+@model(EfficientNet_B0_Weights)
+def efficientnet_b0(**kwargs: Any) -> EfficientNet:
+    """EfficientNet-B0."""
+    return EfficientNet(1.0, 1.0, **{"dropout": 0.2, **kwargs})
+
+
+@model()
+def efficientnet_b1(**kwargs: Any) -> EfficientNet:
+    """EfficientNet-B1."""
+    return EfficientNet(1.0, 1.1, **{"dropout": 0.2, **kwargs})
+
+
+@model()
+def efficientnet_b2(**kwargs: Any) -> EfficientNet:
+    """EfficientNet-B2."""
+    return EfficientNet(1.1, 1.2, **{"dropout": 0.3, **kwargs})
+
+
+@model()
+def efficientnet_b3(**kwargs: Any) -> EfficientNet:
+    """EfficientNet-B3."""
+    return EfficientNet(1.2, 1.4, **{"dropout": 0.3, **kwargs})
+
+
+@model()
+def efficientnet_b4(**kwargs: Any) -> EfficientNet:
+    """EfficientNet-B4."""
+    return EfficientNet(1.4, 1.8, **{"dropout": 0.4, **kwargs})
+
+
+@model()
+def efficientnet_b5(**kwargs: Any) -> EfficientNet:
+    """EfficientNet-B5."""
+    return EfficientNet(1.6, 2.2, **{"dropout": 0.4, "norm_layer": _B5, **kwargs})
+
+
+@model()
+def efficientnet_b6(**kwargs: Any) -> EfficientNet:
+    """EfficientNet-B6."""
+    return EfficientNet(1.8, 2.6, **{"dropout": 0.5, "norm_layer": _B5, **kwargs})
+
+
+@model()
+def efficientnet_b7(**kwargs: Any) -> EfficientNet:
+    """EfficientNet-B7."""
+    return EfficientNet(2.0, 3.1, **{"dropout": 0.5, "norm_layer": _B5, **kwargs})
