@@ -102,14 +102,15 @@ _LAZY_NAMES = {
     **dict.fromkeys((
         "_scaled_mm", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
     ), "float8"),
-    "vmap": "func", "is_anomaly_enabled": "autograd.anomaly",
+    "vmap": "func", "is_anomaly_enabled": "autograd.anomaly", "set_anomaly_enabled": "autograd.anomaly",
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "nn.recurrent"),
     "is_anomaly_check_nan_enabled": "autograd.anomaly", "scan": "compile.control", "cond": "compile.control", "while_loop": "compile.control",
     "map": "compile.scans", "associative_scan": "compile.scans",
     "compile": "compile", "save": "io", "load": "io", "Trainer": "train", "set_printoptions": "printing",
     "set_num_threads": "runtime.threads", "get_num_threads": "runtime.threads", "Generator": "random",
     "manual_seed": "random", "seed": "random", "initial_seed": "random", "get_rng_state": "random",
     "set_rng_state": "random", "default_generator": "random",
-    **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "sparse_csc_tensor", "sparse_bsr_tensor", "sparse_bsc_tensor", "sparse_compressed_tensor", "spmm"), "sparse"),
+    **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "sparse_csc_tensor", "sparse_bsr_tensor", "sparse_bsc_tensor", "sparse_compressed_tensor", "spmm", "smm", "hspmm", "sspaddmm"), "sparse"),
     **{n + "Storage": "storage" for n in (
         "Untyped", "Typed", "Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool",
     )},
@@ -135,7 +136,7 @@ _LAZY_NAMES = {
     ), "switches"),
     **dict.fromkeys((
         "adaptive_max_pool1d", "affine_grid_generator", "alpha_dropout", "alpha_dropout_", "binary_cross_entropy_with_logits",
-        "constant_pad_nd", "conv_tbc", "convolution", "cosine_embedding_loss", "ctc_loss", "dropout", "dropout_", "embedding", "embedding_renorm_",
+        "constant_pad_nd", "conv_tbc", "convolution", "cosine_embedding_loss", "ctc_loss", "dropout", "dropout_", "embedding", "embedding_bag", "embedding_renorm_",
         "feature_alpha_dropout", "feature_alpha_dropout_", "feature_dropout", "feature_dropout_", "frobenius_norm",
         "grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "gru_cell", "hinge_embedding_loss", "instance_norm", "kl_div",
         "lstm_cell", "margin_ranking_loss", "max_pool1d_with_indices", "native_batch_norm", "native_channel_shuffle",

@@ -124,6 +124,7 @@ from .ops.native import dropout as dropout
 from .ops.native import dropout_ as dropout_
 from .dtypes import dtype as dtype
 from .ops.native import embedding as embedding
+from .ops.native import embedding_bag as embedding_bag
 from .ops.native import embedding_renorm_ as embedding_renorm_
 from .autograd.modes import enable_grad as enable_grad
 from .ops.copies import expand_copy as expand_copy
@@ -153,8 +154,10 @@ from .random import get_rng_state as get_rng_state
 from .ops.native import grid_sampler as grid_sampler
 from .ops.native import grid_sampler_2d as grid_sampler_2d
 from .ops.native import grid_sampler_3d as grid_sampler_3d
+from .nn.recurrent import gru as gru
 from .ops.native import gru_cell as gru_cell
 from .ops.native import hinge_embedding_loss as hinge_embedding_loss
+from .sparse import hspmm as hspmm
 from .dtypes import iinfo as iinfo
 from .autograd.modes import inference_mode as inference_mode
 from .random import initial_seed as initial_seed
@@ -173,6 +176,7 @@ from .switches import is_warn_always_enabled as is_warn_always_enabled
 from .ops.native import kl_div as kl_div
 from .formats import layout as layout
 from .io import load as load
+from .nn.recurrent import lstm as lstm
 from .ops.native import lstm_cell as lstm_cell
 from .random import manual_seed as manual_seed
 from .compile.scans import map as map
@@ -191,7 +195,9 @@ from .ops.copies import permute_copy as permute_copy
 from .ops.native import poisson_nll_loss as poisson_nll_loss
 from .dtypes import promote_types as promote_types
 from .dtypes import result_type as result_type
+from .nn.recurrent import rnn_relu as rnn_relu
 from .ops.native import rnn_relu_cell as rnn_relu_cell
+from .nn.recurrent import rnn_tanh as rnn_tanh
 from .ops.native import rnn_tanh_cell as rnn_tanh_cell
 from .ops.native import rrelu as rrelu
 from .ops.native import rrelu_ as rrelu_
@@ -199,6 +205,7 @@ from .io import save as save
 from .compile.control import scan as scan
 from .random import seed as seed
 from .ops.copies import select_copy as select_copy
+from .autograd.anomaly import set_anomaly_enabled as set_anomaly_enabled
 from .amp.autocast_mode import set_autocast_cache_enabled as set_autocast_cache_enabled
 from .amp.autocast_mode import set_autocast_cpu_dtype as set_autocast_cpu_dtype
 from .amp.autocast_mode import set_autocast_cpu_enabled as set_autocast_cpu_enabled
@@ -218,6 +225,7 @@ from .printing import set_printoptions as set_printoptions
 from .random import set_rng_state as set_rng_state
 from .switches import set_warn_always as set_warn_always
 from .ops.copies import slice_copy as slice_copy
+from .sparse import smm as smm
 from .sparse import sparse_bsc_tensor as sparse_bsc_tensor
 from .sparse import sparse_bsr_tensor as sparse_bsr_tensor
 from .sparse import sparse_compressed_tensor as sparse_compressed_tensor
@@ -228,6 +236,7 @@ from .ops.copies import split_copy as split_copy
 from .ops.copies import split_with_sizes_copy as split_with_sizes_copy
 from .sparse import spmm as spmm
 from .ops.copies import squeeze_copy as squeeze_copy
+from .sparse import sspaddmm as sspaddmm
 from .ops.copies import t_copy as t_copy
 from .ops.copies import transpose_copy as transpose_copy
 from .ops.native import triplet_margin_loss as triplet_margin_loss

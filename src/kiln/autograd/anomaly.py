@@ -91,6 +91,11 @@ class set_detect_anomaly:
         _switch()
 
 
+def set_anomaly_enabled(enabled: bool, check_nan: bool = True) -> None:
+    """Turn anomaly mode on or off: see `set_detect_anomaly`."""
+    set_detect_anomaly(enabled, check_nan)
+
+
 class detect_anomaly(set_detect_anomaly):
     """`set_detect_anomaly(True)` for a block."""
 

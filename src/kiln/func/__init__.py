@@ -14,7 +14,7 @@ from .derivatives import (
     value_and_grad,
     vjp,
 )
-from .mapping import vmap
+from .mapping import functionalize, vmap
 from .modules import (
     functional_call,
     replace_all_batch_norm_modules_,
@@ -22,6 +22,6 @@ from .modules import (
 )
 
 __all__ = [
-    "functional_call", "grad", "grad_and_value", "hessian", "jacfwd", "jacrev", "jvp", "linearize",
+    "functional_call", "functionalize", "grad", "grad_and_value", "hessian", "jacfwd", "jacrev", "jvp", "linearize",
     "replace_all_batch_norm_modules_", "stack_module_state", "value_and_grad", "vjp", "vmap",
 ]  # fmt: skip

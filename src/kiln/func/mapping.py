@@ -214,3 +214,19 @@ def _joined(parts: list[Any], out_dims: Dims) -> Any:
         for d, xs in zip(dims, zip(*columns, strict=True), strict=True)
     ]
     return unflatten(structure, iter(outs).__next__)
+
+
+def functionalize(func: Callable, *, remove: str = "mutations") -> Callable:
+    """`func` with the same results; capture turns in-place changes and views into pure ops by itself.
+
+    `remove` is "mutations" or "mutations_and_views", as in PyTorch, where it decides what a trace shows.
+    """
+    if remove not in ("mutations", "mutations_and_views"):
+        raise KilnError("functionalize", "Expected remove='mutations' or 'mutations_and_views'",
+                        f"remove={remove!r}", "")  # fmt: skip
+
+    @functools.wraps(func)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return func(*args, **kwargs)
+
+    return call

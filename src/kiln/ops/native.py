@@ -15,6 +15,7 @@ from ..tensor import Tensor
 from .indexing import assign
 from .registry import FUNCTIONS, Sample, composition
 from .samples import draw, rng
+from .selection import where_op
 
 F = {
     n.removeprefix("nn.functional."): fn
@@ -368,6 +369,29 @@ def max_pool1d_with_indices(input: Tensor, kernel_size: Any, stride: Any = (), p
 def adaptive_max_pool1d(input: Tensor, output_size: Any) -> tuple[Tensor, Tensor]:
     """The largest element of each of `output_size` windows and where it was."""
     return F["adaptive_max_pool1d"](input, output_size, True)
+
+
+def embedding_bag(weight: Tensor, indices: Tensor, offsets: Tensor, scale_grad_by_freq: bool = False, mode: int = 0,
+                  sparse: bool = False, per_sample_weights: Tensor | None = None, include_last_offset: bool = False,
+                  padding_idx: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """(bags, bag of each index, size of each bag, rows of the maxima): `mode` 0 sums, 1 is the mean, 2 the maximum."""
+    from .embedding import _bags
+
+    out = F["embedding_bag"](
+        indices, weight, offsets, None, 2.0, scale_grad_by_freq, ("sum", "mean", "max")[mode], sparse,
+        per_sample_weights, include_last_offset, padding_idx,
+    )  # fmt: skip
+    index, bag, bags = _bags("embedding_bag", indices, offsets, include_last_offset)
+    counted = index == index if padding_idx is None else index != padding_idx
+    sizes = index.new_zeros((bags,)).index_add(0, bag, counted.to(index.dtype))
+    if mode != 2:
+        return out, bag, sizes, sizes
+    best = (
+        weight.detach().index_select(0, index) == out.detach().index_select(0, bag)
+    ) & counted.unsqueeze(1)
+    rows = where_op(best, index.unsqueeze(1), 0)
+    at = bag.unsqueeze(1).expand(rows.shape)
+    return out, bag, sizes, index.new_zeros(out.shape).scatter_reduce(0, at, rows, "amax")
 
 
 # ---------------------------------------------------------------- recurrent cells

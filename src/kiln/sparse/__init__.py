@@ -56,6 +56,26 @@ def mm(mat1: Tensor, mat2: Tensor, reduce: str | None = None) -> Tensor:
     return zeros.scatter_reduce(0, at, products, reduce, include_self=False)
 
 
+def smm(input: Tensor, mat2: Tensor) -> Tensor:
+    """The product of a sparse and a dense matrix as a sparse matrix."""
+    return mm(input, mat2).to_sparse()
+
+
+def hspmm(mat1: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The product of a sparse and a dense matrix with sparse rows and dense columns."""
+    r = mm(mat1, mat2).to_sparse(1)
+    return r if out is None else out.copy_(r)
+
+
+def sspaddmm(
+    input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1,
+    out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """beta * input + alpha * (mat1 @ mat2), where all but mat2 are sparse."""
+    r = input * beta + smm(mat1, mat2) * alpha
+    return r if out is None else out.copy_(r)
+
+
 def spmm(input: Tensor, mat2: Tensor) -> Tensor:
     """`kiln.mm` by its older name."""
     return FUNCTIONS["mm"](input, mat2)
@@ -174,7 +194,7 @@ class check_sparse_tensor_invariants:
 
 
 __all__ = [
-    "SparseTensor", "addmm", "check_sparse_tensor_invariants", "log_softmax", "mm", "rebuild", "sampled_addmm",
-    "softmax", "sparse_bsc_tensor", "sparse_bsr_tensor", "sparse_compressed_tensor", "sparse_coo_tensor",
-    "sparse_csc_tensor", "sparse_csr_tensor", "spdiags", "spmm", "sum",
+    "SparseTensor", "addmm", "check_sparse_tensor_invariants", "hspmm", "log_softmax", "mm", "rebuild", "sampled_addmm",
+    "smm", "softmax", "sparse_bsc_tensor", "sparse_bsr_tensor", "sparse_compressed_tensor", "sparse_coo_tensor",
+    "sparse_csc_tensor", "sparse_csr_tensor", "spdiags", "spmm", "sspaddmm", "sum",
 ]  # fmt: skip

@@ -179,7 +179,7 @@ def other_outs(entry: Any, ours: Callable, target: Target, dtype: str) -> Iterat
 
 def unusual(like: Any, x: torch.Tensor, smooth: bool) -> Iterator[tuple[str, Any, torch.Tensor]]:
     """Outputs for a result like `like` that PyTorch may refuse: what is unusual, the output, the input."""
-    results = [like] if isinstance(like, torch.Tensor) else like
+    results = like if isinstance(like, tuple | list) else [like]
     if not results or not all(map(torch.is_tensor, results)):
         return
 
