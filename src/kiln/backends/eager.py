@@ -26,7 +26,7 @@ from ..ops.sorting import selects
 from ..ops.windows import scatters
 from ..shape import resolve_reshape, view_strides
 from ..tensor import Tensor
-from . import compositions, derived, streams
+from . import compositions, derived, streams, transforms
 
 _F16, _BF16 = dt.float16.np, dt.bfloat16.np
 _F32, _F64, _I32, _I8 = dt.float32.np, dt.float64.np, dt.int32.np, dt.int8.np
@@ -246,6 +246,7 @@ for _op in REGISTRY.values():
     if _op.eager is _op.run and _op.name not in _SELECTING:
         derived.bind(_op, _native)
 streams.bind(_native)
+transforms.bind()
 tape.native = derived.gradients(_native)
 registry.whole = compositions.bind(_native)
 
