@@ -10,7 +10,6 @@ import numpy as np
 
 from ..config import config
 from ..ops.registry import REGISTRY
-from ..runtime.threads import get_num_threads
 from .derived import LARGE
 
 Array = np.ndarray
@@ -21,6 +20,8 @@ def _along(fn: Callable, x: Array, d: int, out: Array, **how: Any) -> Array:
 
     Threads are made for the call, as they are in no way of a fork then; it takes milliseconds.
     """
+    from ..runtime.threads import get_num_threads
+
     others = [i for i in range(x.ndim) if i != d]
     axis = max(others, key=x.shape.__getitem__, default=None)
     n = 1 if axis is None else min(get_num_threads(), x.shape[axis])
