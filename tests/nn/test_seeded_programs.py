@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,6 +125,39 @@ def test_losses_are_those_of_pytorch(name: str, compiled: bool) -> None:
     theirs = losses(torch, PROGRAMS[name], False)
     np.testing.assert_allclose(losses(kiln, PROGRAMS[name], compiled), theirs, rtol=1e-4)
     assert kiln.equal(kiln.get_rng_state(), kiln.from_numpy(torch.get_rng_state().numpy()))
+
+
+PROGRAM = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset, random_split
+torch.manual_seed(42)
+data = TensorDataset(torch.rand(60, 6), torch.randint(0, 3, (60,)))
+train, test = random_split(data, [40, 20])
+net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+opt = torch.optim.Adam(net.parameters(), lr=0.01)
+for epoch in range(2):
+    for x, y in DataLoader(train, batch_size=8, shuffle=True):
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        opt.step()
+        print(f"{loss.item():.4f}")
+"""
+
+
+def test_an_unmodified_program_prints_its_losses(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, "-m", "kiln.run", "--torch", "program.py"],
+        capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    exec(PROGRAM, {})
+    theirs = [float(x) for x in capsys.readouterr().out.split()]
+    np.testing.assert_allclose([float(x) for x in done.stdout.split()], theirs, atol=1.5e-4)
 
 
 INITS: dict[str, Callable] = {
