@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.testing._internal.common_modules import module_db
 from torch.testing._internal.common_nn import (
     criterion_tests,
@@ -121,7 +122,7 @@ def compared(name: str, made: tuple, given: tuple, dtype: str, training: bool) -
     ours = TARGET.find(f"nn.{name}")(*crossing(made[0]), **crossing(made[1]))
     ours = ours.to(getattr(kiln, dtype)).train(training)
     inputs = (crossing(given[0]), crossing(given[1]))
-    if isinstance(theirs, torch.nn.modules.lazy.LazyModuleMixin):
+    if issubclass(type(theirs), LazyModuleMixin):
         theirs(*given[0], **given[1])
         ours(*inputs[0], **inputs[1])
         theirs, ours = theirs.to(getattr(torch, dtype)), ours.to(getattr(kiln, dtype))
@@ -137,7 +138,7 @@ def compared(name: str, made: tuple, given: tuple, dtype: str, training: bool) -
     if drawn:
         return
     state = (dict(theirs.named_buffers()), dict(ours.named_buffers()))
-    yield "buffers", compare(*(list(s.values()) for s in state))
+    yield "buffers", compare(list(state[0].values()), list(state[1].values()))
     smooth = [i for i, t in enumerate(tensors(want)) if t.requires_grad]
     if not smooth:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from types import ModuleType
 
 import pytest
 
@@ -19,7 +19,7 @@ SELECTION = [
 
 
 @pytest.fixture(scope="module")
-def runner() -> SimpleNamespace:
+def runner() -> ModuleType:
     """The runner, imported here, as the database takes seconds to load."""
     from tests.conformance import modules
 

@@ -20,6 +20,8 @@ class Conversions:
 
     _parameters: dict[str, Any]
     _buffers: dict[str, Any]
+    parameters: Callable[[], Iterator[Tensor]]
+    buffers: Callable[[], Iterator[Tensor]]
 
     def children(self) -> Iterator[Any]:
         """The direct submodules."""

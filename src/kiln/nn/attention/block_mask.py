@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Self
 
 from ... import dtypes as dt
@@ -109,16 +110,17 @@ class BlockMask:
                 "BlockMask", "full_kv_num_blocks and full_kv_indices must be both provided or omitted", None
             )  # fmt: skip
         size = pair(BLOCK_SIZE)
-        by_keys: list[Tensor | None] = [None] * 4
+        part: tuple[Any, Any] = (None, None)
+        full: tuple[Any, Any] = (None, None)
         if compute_q_blocks:
-            by_keys[:2] = _lists(_dense(kv_num_blocks, kv_indices).transpose(-1, -2))
+            part = _lists(_dense(kv_num_blocks, kv_indices).transpose(-1, -2))
             if full_kv_num_blocks is not None and full_kv_indices is not None:
-                by_keys[2:] = _lists(_dense(full_kv_num_blocks, full_kv_indices).transpose(-1, -2))
+                full = _lists(_dense(full_kv_num_blocks, full_kv_indices).transpose(-1, -2))
         if seq_lengths is None:
             rows, columns = kv_indices.shape[-2:]
             seq_lengths = (rows * size[0], columns * size[1])
         return cls(
-            seq_lengths, kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices, *by_keys,
+            seq_lengths, kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices, *part, *full,
             size, mask_mod or noop_mask,
         )  # fmt: skip
 
@@ -185,11 +187,11 @@ class BlockMask:
 
     def to(self, device: Any) -> BlockMask:
         """Itself on another device."""
-        lists = [x if x is None else x.to(device) for x in (getattr(self, n) for n in _LISTS)]
-        counts, indices, *rest = lists
-        assert counts is not None
-        assert indices is not None
-        return BlockMask(self.seq_lengths, counts, indices, *rest, self.BLOCK_SIZE, self.mask_mod)
+        out = copy(self)
+        for name in _LISTS:
+            x = getattr(self, name)
+            setattr(out, name, x if x is None else x.to(device))
+        return out
 
     def to_string(self, grid_size: int | tuple[int, int] = (20, 20), limit: int = 4) -> str:
         """A picture of the blocks, at most `grid_size` cells for each of `limit` batches and heads; -1 for all cells."""

@@ -133,7 +133,7 @@ class Module(Hooks, State, Conversions):
             return call(*args, **kwargs)
 
         def __deepcopy__(twin: Module, memo: dict) -> Module:
-            from ..compile import compile
+            from ...compile import compile
 
             return compile(
                 deepcopy(self, memo), dynamic=call.dynamic, backend=call.backend, max_memory=call.max_memory

@@ -6,7 +6,6 @@ each forward. https://docs.pytorch.org/docs/stable/nn.html (torch.nn.utils.prune
 
 from __future__ import annotations
 
-import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
@@ -312,11 +311,11 @@ class CustomFromMask(BasePruningMethod):
 
 
 def _check_amount(amount: Any) -> None:
-    if not isinstance(amount, numbers.Real):
+    if not isinstance(amount, int | float):
         raise KilnTypeError(
             "prune", f"Invalid type for amount: {amount}. Must be int or float.", describe(amount)
         )
-    whole = isinstance(amount, numbers.Integral)
+    whole = isinstance(amount, int)
     if (whole and amount < 0) or (not whole and not 0 <= amount <= 1):
         raise KilnValueError(
             "prune", f"amount={amount} should either be a float in the range [0, 1] or a non-negative integer", amount
@@ -325,7 +324,7 @@ def _check_amount(amount: Any) -> None:
 
 def _count(amount: Any, size: int) -> int:
     """How many of `size` are pruned."""
-    if not isinstance(amount, numbers.Integral):
+    if not isinstance(amount, int):
         return round(amount * size)
     if amount > size:
         raise KilnValueError(
