@@ -265,7 +265,8 @@ def native_and_by_steps(kind, options, lengths, second=False):
             loss = sum((t * t).sum() for t in (y, *states))
             grads = kiln.autograd.grad(loss, [x, *m.parameters()], create_graph=second)
             if second:
-                grads = kiln.autograd.grad((grads[0] ** 2).sum(), [x, m.weight_hh_l0])
+                sums = sum((g**2).sum() for g in grads)
+                grads += kiln.autograd.grad(sums, [x, m.weight_hh_l0])
             found.append([y, *states, *grads])
     return found
 

@@ -145,7 +145,8 @@ class Block(Function):
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         leaves, outs, again = ctx.leaves, ctx.outs, mode.grad
         if again:
-            leaves = list(ctx.saved_tensors)
+            # views, as the weights are also below the state that the block before has handed on
+            leaves = [t if t is None else t.view_as(t) for t in ctx.saved_tensors]
             state, ys = _steps(ctx.kind, ctx.reverse, tuple(leaves))
             outs = (ys, *state)
         at = [i for i, wanted in enumerate(ctx.needs_input_grad[2:]) if wanted]
