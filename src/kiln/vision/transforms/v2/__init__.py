@@ -21,7 +21,7 @@ def _is_picture(x: Any) -> bool:
     return type(x).__module__.startswith("PIL.") or (isinstance(x, Tensor) and x.ndim >= 3)
 
 
-def _sample(inputs: tuple) -> Any:
+def _sample(inputs: tuple[Any, ...]) -> Any:
     return inputs if len(inputs) > 1 else inputs[0]
 
 
