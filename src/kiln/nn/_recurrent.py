@@ -6,7 +6,7 @@ captured program has one native loop for each layer and direction, whatever the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..compile.compiled import CompiledFunction
 from ..compile.control import scan
 from ..config import config
 from ..ops.control import chunks
-from ..ops.joining import cat
+from ..ops.joining import cat, stack
 from ..tensor import Tensor, active_capture
 from . import functional as F
 
@@ -49,6 +49,24 @@ def advance(
         return (n + z * (h - n),)
     x = x + F.linear(h, w_hh, b_hh)
     return (x.tanh() if kind == "RNN_TANH" else x.relu(),)
+
+
+def recur_all(
+    kind: str, x: Tensor, states: State, weights: Sequence[Weights], both: bool, dropout: float, mask: Tensor | None
+) -> tuple[Tensor, State]:  # fmt: skip
+    """All layers over (time, batch, features); `weights` go by layers and, in a layer, by directions."""
+    last: list[State] = []
+    while len(last) < len(weights):
+        ys = []
+        for reverse in (False, True)[: 1 + both]:
+            k = len(last)
+            state, y = recur(kind, x, tuple(s[k] for s in states), weights[k], reverse, mask)
+            last.append(state)
+            ys.append(y)
+        x = ys[0] if len(ys) == 1 else cat(ys, -1)
+        if dropout and len(last) < len(weights):
+            x = F.dropout(x, dropout, True)
+    return x, tuple(stack(list(column)) for column in zip(*last, strict=True))
 
 
 def recur(

@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import KilnError, describe
-from ..ops.joining import cat, stack
 from ..tensor import Tensor
-from . import functional as F
-from .modules.rnn import _layer
+from ._recurrent import recur_all
 from .utils.rnn import PackedSequence, pad_steps, repacked, unpad_steps
 
 
@@ -37,24 +35,17 @@ def _run(mode: str, args: Sequence[Any]) -> tuple[Tensor, ...]:
             name, f"expected {count} weights, and a first state, for each of {places} layers and directions",
             f"{len(params)} weights, states {describe(states)}", "w_ih, w_hh, b_ih, b_hh of each, in order",
         )  # fmt: skip
-    last = []
-    for _ in range(layers):
-        ys = []
-        for reverse in (False, True) if both else (False,):
-            given = params[len(last) * count : (len(last) + 1) * count]
-            biases = given[2:4] if biased else (None, None)
-            weights = (*given[:2], *biases, given[-1] if projected else None)
-            state, y = _layer(mode, x, tuple(s[len(last)] for s in states), weights, reverse, mask)
-            last.append(state)
-            ys.append(y)
-        x = cat(ys, -1) if both else ys[0]
-        if dropout and train and len(last) < places:
-            x = F.dropout(x, dropout, True)
+    weights = []
+    for k in range(places):
+        given = params[k * count : (k + 1) * count]
+        biases = given[2:4] if biased else (None, None)
+        weights.append((*given[:2], *biases, given[-1] if projected else None))
+    x, last = recur_all(mode, x, tuple(states), weights, both, dropout if train else 0.0, mask)
     if packed is not None:
         x = repacked(unpad_steps(x, packed), packed).data
     elif batch_first:
         x = x.transpose(0, 1)
-    return x, *(stack(list(column)) for column in zip(*last, strict=True))
+    return x, *last
 
 
 def lstm(*args: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -307,7 +307,7 @@ def _loader(data: Any, batch_size: int, shuffle: bool) -> Iterable:
         ):
             return data  # batches
         order = None if isinstance(data, IterableDataset) else shuffle
-        return DataLoader(data, batch_size=batch_size, shuffle=order)
+        return DataLoader(cast(Dataset, data), batch_size=batch_size, shuffle=order)
     if isinstance(data, Iterable) and not isinstance(data, Tensor):
         return data
     raise KilnTypeError(

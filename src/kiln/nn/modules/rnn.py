@@ -8,11 +8,10 @@ from typing import Any
 
 from ...errors import KilnError, KilnTypeError, KilnValueError, describe
 from ...ops.creation import empty, zeros
-from ...ops.joining import cat, stack
 from ...tensor import Tensor
 from .. import functional as F
 from .. import init
-from .._recurrent import State, advance, recur
+from .._recurrent import State, advance, recur_all
 from ..parameter import Parameter
 from ..utils.rnn import PackedSequence, pad_steps, repacked, unpad_steps
 from .module import Module
@@ -114,7 +113,11 @@ class RNNBase(Module):
             x = x.transpose(0, 1)
         self._check_input(x, input)
         states = self._first_states(x, hx, single, packed)
-        y, last = self._run(x, states, mask)
+        weights = [
+            self._weights(i, d) for i in range(self.num_layers) for d in range(self._directions)
+        ]
+        dropout = self.dropout if self.training else 0.0
+        y, last = recur_all(self.mode, x, states, weights, self.bidirectional, dropout, mask)
         if packed is not None:
             index = packed.unsorted_indices
             y = repacked(unpad_steps(y, packed), packed)
@@ -125,23 +128,6 @@ class RNNBase(Module):
         elif self.batch_first:
             y = y.transpose(0, 1)
         return y, last if self.mode == "LSTM" else last[0]
-
-    def _run(self, x: Tensor, states: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        """All layers over (time, batch, features)."""
-        last: list[State] = []
-        for layer in range(self.num_layers):
-            ys = []
-            for direction in range(self._directions):
-                k = len(last)
-                state, y = recur(
-                    self.mode, x, tuple(s[k] for s in states), self._weights(layer, direction), direction == 1, mask,
-                )  # fmt: skip
-                last.append(state)
-                ys.append(y)
-            x = ys[0] if len(ys) == 1 else cat(ys, -1)
-            if self.dropout and layer < self.num_layers - 1:
-                x = F.dropout(x, self.dropout, self.training)
-        return x, tuple(stack(list(column)) for column in zip(*last, strict=True))
 
     def _check_input(self, x: Tensor, given: Any) -> None:
         name, weight = type(self).__name__, self.weight_ih_l0
