@@ -84,3 +84,16 @@ def test_sparse_bags_are_refused_where_pytorch_refuses_them():
     )
     with pytest.raises(RuntimeError, match="scale_grad_by_freq"):
         out.sum().backward()
+
+
+@pytest.mark.parametrize("name", ["floor_divide", "remainder", "fmod", "atan2"])
+def test_complex_numbers_have_no_remainders_nor_quadrants(name):
+    with pytest.raises(NotImplementedError, match="complex64"):
+        getattr(kiln, name)(kiln.ones(2) * 1j, kiln.ones(2))
+
+
+@pytest.mark.parametrize("name", ["pow", "bitwise_left_shift", "bitwise_right_shift"])
+def test_bools_are_neither_raised_to_powers_nor_shifted(name):
+    x = kiln.tensor([True, False])
+    with pytest.raises(NotImplementedError, match="bool"):
+        getattr(kiln, name)(x, x)

@@ -106,7 +106,8 @@ def relu_grad(grad: Tensor, result: Tensor) -> Tensor:
 
 def _relu_infer(input: Any) -> tuple:
     if input.dtype.category in (dt.BOOL, dt.COMPLEX):
-        raise KilnError("relu", f"not defined for {input.dtype.name}", describe(input), "x.float()")
+        kind = KilnNotImplementedError if input.dtype.is_complex else KilnError
+        raise kind("relu", f"not defined for {input.dtype.name}", describe(input), "x.float()")
     return Size(input.shape), input.dtype
 
 

@@ -207,7 +207,7 @@ def true_divide(input: Tensor, other: Operand) -> Tensor:
 
 @elementwise(out=True,
     scalar="floordiv", numbers=True, inplace=True, dunders=("__floordiv__", "__rfloordiv__", "__ifloordiv__"),
-    infer=_no_bool("floor_divide"), grad={("input", "other"): not_differentiable("floor_divide")},
+    infer=only("floor_divide", dt.INT, dt.FLOAT), grad={("input", "other"): not_differentiable("floor_divide")},
     samples=binary(low2=0.5, grad=False),
 )  # fmt: skip
 def floor_divide(input: Operand, other: Operand) -> Tensor:
@@ -219,7 +219,7 @@ def floor_divide(input: Operand, other: Operand) -> Tensor:
 
 @elementwise(
     scalar="rem", inplace=True, out=True, dunders=("__mod__", "__rmod__", "__imod__"),
-    infer=_no_bool("remainder"),
+    infer=only("remainder", dt.INT, dt.FLOAT),
     grad={"input": lambda g: g, "other": lambda g, input, other: -g * div(input, other, rounding_mode="floor")},
     samples=binary(low2=0.7, high2=0.9, low=-0.6, high=0.6, away=0.4),
 )  # fmt: skip
@@ -230,7 +230,7 @@ def remainder(input: Operand, other: Operand) -> Tensor:
 
 
 @elementwise(
-    scalar="fmod", inplace=True, out=True, infer=_no_bool("fmod"),
+    scalar="fmod", inplace=True, out=True, infer=only("fmod", dt.INT, dt.FLOAT),
     grad={"input": lambda g: g, "other": lambda g, input, other: -g * (input / other).trunc()},
     samples=binary(low2=0.7, high2=0.9, low=-0.6, high=0.6, away=0.4),
 )  # fmt: skip
@@ -368,7 +368,9 @@ def abs(input: Tensor) -> Tensor:
 def sign(input: Tensor) -> Tensor:
     """-1, 0 or 1 by the sign of each element."""
     if input.dtype.kind == "c":
-        raise KilnError("sign", "not defined for complex tensors", str(input.dtype), "use sgn")
+        raise KilnNotImplementedError(
+            "sign", "not defined for complex tensors", str(input.dtype), "use sgn"
+        )
     return np.where(np.isnan(input), 0, np.sign(input)) if input.dtype.kind == "f" else (
         input if input.dtype.kind == "b" else np.sign(input)
     )  # fmt: skip
@@ -411,6 +413,10 @@ def _pow_grad_exponent(g: Tensor, input: Any, exponent: Tensor, out: Tensor) -> 
 
 def _pow_infer(input: Any, exponent: Any) -> tuple:
     shape, d = elementwise_infer(REGISTRY["pow"])(input, exponent)
+    if d is dt.bool_:
+        raise KilnNotImplementedError(
+            "pow", "not defined for bool tensors", describe((input, exponent)), "x.int()"
+        )
     if d.category == dt.INT and not hasattr(exponent, "shape"):
         if exponent < 0:
             raise _inverse_power()
@@ -433,6 +439,8 @@ def _inverse_power() -> KilnError:
 def pow(input: Operand, exponent: Operand) -> Tensor:
     """input to the power of exponent. Integer bases need exponents that are not negative."""
     if input.dtype.kind not in "iu" or not np.any(exponent < 0):
+        if input.dtype.kind == "b":
+            raise TypeError("powers of bools")
         return np.power(input, exponent)
     if not isinstance(exponent, np.ndarray):
         raise _inverse_power()

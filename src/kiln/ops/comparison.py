@@ -254,21 +254,27 @@ def bitwise_not(input: Tensor) -> Tensor:
     return np.invert(input)
 
 
+def _no_bools(x: np.ndarray) -> np.ndarray:
+    if x.dtype.kind == "b":
+        raise TypeError("shifts of bools")
+    return x
+
+
 def _shifts() -> Any:
     r = rng(4)
     yield Sample((r.integers(0, 99, (3, 4)), r.integers(0, 5, (4,))), grad=False)
     yield Sample((r.integers(0, 99, (3,)), 2), grad=False)
 
 
-@elementwise(scalar="shl", inplace=True, out=True, samples=_shifts, infer=_integral("bitwise_left_shift"),
+@elementwise(scalar="shl", inplace=True, out=True, samples=_shifts, infer=only("bitwise_left_shift", dt.INT, dt.INT),
              dunders=("__lshift__", "__rlshift__", "__ilshift__"))  # fmt: skip
 def bitwise_left_shift(input: Operand, other: Operand) -> Tensor:
     """input * 2**other on integers."""
-    return np.left_shift(input, other)
+    return np.left_shift(_no_bools(input), other)
 
 
-@elementwise(scalar="shr", inplace=True, out=True, samples=_shifts, infer=_integral("bitwise_right_shift"),
+@elementwise(scalar="shr", inplace=True, out=True, samples=_shifts, infer=only("bitwise_right_shift", dt.INT, dt.INT),
              dunders=("__rshift__", "__rrshift__", "__irshift__"))  # fmt: skip
 def bitwise_right_shift(input: Operand, other: Operand) -> Tensor:
     """floor(input / 2**other) on integers."""
-    return np.right_shift(input, other)
+    return np.right_shift(_no_bools(input), other)

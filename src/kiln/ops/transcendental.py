@@ -169,7 +169,7 @@ def atan(input: Tensor) -> Tensor:
     return np.arctan(input)
 
 
-@elementwise("float", "atan2", inplace=True, out=True, aliases=("arctan2",),
+@elementwise("float", "atan2", inplace=True, out=True, aliases=("arctan2",), infer=only("atan2", dt.BOOL, dt.FLOAT),
     grad={
         "input": lambda g, input, other: _atan2_grad(g * other, input, other),
         "other": lambda g, input, other: _atan2_grad(g * -input, input, other),

@@ -1,8 +1,8 @@
 """`python -m tests.conformance.database [PATTERN]`: PyTorch's operator database against Kiln.
 
 Prints what fails as it is found, then passed, failed and missing entries by namespace. The exit code is 1
-where an entry fails or is missing, with `--against PAGE` only if the page does not say so. `--document` writes the page of coverage from the run, or from the JSON of
-an earlier one (`--read`).
+where an entry fails or is missing, with `--against PAGE` only if the page does not say so. `--document`
+writes the page of coverage from the run, or from the JSON of an earlier one (`--read`).
 """
 
 from __future__ import annotations

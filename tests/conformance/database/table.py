@@ -96,7 +96,8 @@ def page(run: dict[str, Any]) -> str:
         "## By what is compared\n",
         "Tolerances are 1e-4 in float32 and complex64, 1e-7 in float64, 5e-2 in bfloat16, twentyfold where results come "
         "from iterations or series. Random functions are held to shapes and dtypes. `errors` are the calls that must fail "
-        "in the class of PyTorch's error, `error texts` those whose message has Kiln's three lines.\n",
+        "in the class of PyTorch's error, `error texts` those whose message has Kiln's three lines; `other out=` are outputs of "
+        "other dtypes, across or on top of the input, or that require grad, which both take or both refuse.\n",
         table(["", "calls that agree", "of", "entries that agree", "of"], by_aspect(found)),
     ]
     failed = [
@@ -109,6 +110,12 @@ def page(run: dict[str, Any]) -> str:
             "## What differs\n",
             table(["entry", "the first difference", "why it is left"], failed),
         ]
+    if beside := _beside(found):
+        text += [
+            "## What differs beside results\n",
+            "Entries that agree, but not in each error, alias, method or `out=`.\n",
+            table(["entry", "in", "the first difference", "why it is left"], beside),
+        ]
     missing = [[f"`{n}`", _cell(r["why"])] for n, r in found.items() if r["status"] == "missing"]
     if missing:
         text += ["## What is missing\n", table(["entry", "name"], missing)]
@@ -120,6 +127,25 @@ def page(run: dict[str, Any]) -> str:
         rows = [[why, ", ".join(names)] for why, names in reasons.items()]
         text += ["## What is left out, and why\n", table(["why", "entries"], rows)]
     return "\n".join(text)
+
+
+_WHOLE = "Kiln has its whole result before it writes"
+
+
+def _beside(found: dict[str, dict[str, Any]]) -> list[list[Any]]:
+    """Rows for what fails in entries that pass."""
+    return [
+        [
+            f"`{name}`",
+            aspect,
+            _cell(message),
+            _WHOLE if message.startswith("across: nothing") else MEANT.get(name, ""),
+        ]
+        for name, r in found.items()
+        if r["status"] == "passed"
+        for aspect, message in r["first"].items()
+        if r["aspects"].get(aspect, {}).get(FAILED)
+    ]
 
 
 def table(head: list[str], rows: list[list[Any]]) -> str:
