@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..autograd.modes import mode
+from ..autograd.modes import DISABLED, mode
 from ..autograd.tape import Zeros, edge_of, record
 from ..autograd.views import check_inplace, rebase
 from ..errors import KilnError, KilnMemoryError, KilnTypeError, describe
@@ -201,7 +201,7 @@ def _mark_view(op: Op, args: tuple, out: Tensor) -> None:
     out._seen = x._ver[1]
     if base is None:
         out._base = x
-        out._view = ((op.name, args[1:]),) if mode.grad else None
+        out._view = ((op.name, args[1:]),) if not DISABLED or mode.grad else None
     else:
         _fresh(x)
         out._base = base

@@ -66,9 +66,12 @@ def _split_index(index: Any) -> tuple[Any, bool]:
 @method("__getitem__")
 def getitem(self: Tensor, index: Any) -> Tensor:
     """Elements by ints, slices, None, Ellipsis (views) and by integer or bool tensors (copies)."""
+    shape = self._a.shape
+    if index.__class__ is int and shape and not CAPTURING and -shape[0] <= index < shape[0]:
+        return basic_index(self, (index % shape[0], *[(0, n, 1) for n in shape[1:]]))
     items, basic = _split_index(index)
     if basic:
-        return basic_index(self, normalize_index(items, self._a.shape))
+        return basic_index(self, normalize_index(items, shape))
     x, tensors = _advanced(self, items)
     return gather_index(x, tensors)
 

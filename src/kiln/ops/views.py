@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..shape import (
     resolve_reshape,
     view_strides,
 )
-from ..tensor import Tensor
+from ..tensor import CAPTURING, Tensor
 from .registry import LEADING, Sample, VarInts, composition, method, op
 from .samples import draw, rng, strided
 
@@ -65,6 +66,10 @@ def view_method(self: Tensor, *shape: Any, size: Any = None) -> Tensor:
         return _view_dtype(self, shape[0])
     sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], list | tuple) else shape
     sizes = size if size is not None else sizes
+    a = self._a
+    if not CAPTURING and a.__class__ is np.ndarray and a.flags.c_contiguous:
+        with suppress(KilnError):  # told below, in this method's name
+            return reshape(self, sizes)
     full = resolve_reshape(sizes, self.numel(), "view")
     if view_strides(self._a.shape, self.stride(), full) is None:
         raise KilnError(
