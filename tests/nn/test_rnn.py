@@ -299,3 +299,20 @@ def test_eager_sequences_of_new_lengths_compile_nothing():
     for steps in range(17, 64, 5):
         m(kiln.randn(steps, 4, 4))[0].sum().backward()
     assert programs() == known
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_as_in_pytorch(kind):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")
+    kiln.manual_seed(0)
+    ours, theirs = getattr(nn, kind)(4, 8), getattr(torch.nn, kind)(4, 8)
+    theirs.load_state_dict({k: torch.from_numpy(v.numpy()) for k, v in ours.state_dict().items()})
+    x = rand(5, 3, 4).astype("f4")
+    with kiln.autocast("cpu", dtype=kiln.bfloat16):
+        y = ours(kiln.tensor(x))[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        due = theirs(torch.tensor(x))[0]
+    assert y.dtype.name == str(due.dtype).removeprefix("torch.")
+    np.testing.assert_allclose(y.float().detach().numpy(), due.float().detach().numpy(), atol=2e-2)
+    y.float().sum().backward()
+    assert ours.weight_hh_l0.grad.dtype is kiln.float32

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from threading import get_ident
 from typing import Any
 
+from .. import dtypes as dt
 from ..autograd import Function, grad
 from ..autograd.modes import enable_grad, mode, no_grad
 from ..compile.compiled import CompiledFunction
@@ -17,7 +19,8 @@ from ..compile.control import scan
 from ..config import config
 from ..ops.control import chunks
 from ..ops.joining import cat, stack
-from ..tensor import Tensor, active_capture
+from ..ops.precision import off
+from ..tensor import ACTIVE, Tensor, active_capture
 from . import functional as F
 
 State = tuple[Tensor, ...]
@@ -54,7 +57,17 @@ def advance(
 def recur_all(
     kind: str, x: Tensor, states: State, weights: Sequence[Weights], both: bool, dropout: float, mask: Tensor | None
 ) -> tuple[Tensor, State]:  # fmt: skip
-    """All layers over (time, batch, features); `weights` go by layers and, in a layer, by directions."""
+    """All layers over (time, batch, features); `weights` go by layers and, in a layer, by directions.
+
+    LSTM and RNN run whole in the dtype of autocast, as in PyTorch.
+    """
+    to = ACTIVE.get(get_ident()) if ACTIVE else None
+    if to is not None and kind != "GRU" and x.dtype is not dt.float64:
+        weights = [tuple(w if w is None else w.to(to) for w in ws) for ws in weights]
+        with off():
+            return recur_all(
+                kind, x.to(to), tuple(s.to(to) for s in states), weights, both, dropout, mask
+            )
     last: list[State] = []
     while len(last) < len(weights):
         ys = []

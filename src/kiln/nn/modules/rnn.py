@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
+from threading import get_ident
 from typing import Any
 
 from ...errors import KilnError, KilnTypeError, KilnValueError, describe
 from ...ops.creation import empty, zeros
-from ...tensor import Tensor
+from ...tensor import ACTIVE, Tensor
 from .. import functional as F
 from .. import init
 from .._recurrent import State, advance, recur_all
@@ -131,7 +132,7 @@ class RNNBase(Module):
 
     def _check_input(self, x: Tensor, given: Any) -> None:
         name, weight = type(self).__name__, self.weight_ih_l0
-        if x.dtype is not weight.dtype:
+        if x.dtype is not weight.dtype and get_ident() not in ACTIVE:
             raise KilnValueError(
                 name, f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype})", describe(given),
                 f"convert the input: input.to({weight.dtype}), or the model: model.to({x.dtype})",
