@@ -541,7 +541,7 @@ def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     return np.rint(input) if decimals == 0 else np.rint(input * 10.0**decimals) / 10.0**decimals
 
 
-@elementwise(inplace=True, out="same", grad={"input": lambda g: g}, infer=_reals("frac"), samples=unary(away=1.0),
+@elementwise(inplace=True, out="same", grad={"input": lambda g: g}, infer=only("frac", dt.FLOAT, dt.FLOAT), check=True, samples=unary(away=1.0),
              body=lambda input: input - input.trunc())  # fmt: skip
 def frac(input: Tensor) -> Tensor:
     """The fraction of each element, with its sign."""
