@@ -12,7 +12,6 @@ import kiln.data
 pytestmark = [
     pytest.mark.peers,
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # PyTorch's
 ]
 
 
@@ -89,7 +88,6 @@ BAD = {
     "timeout alone": lambda d: iter(d.DataLoader([1], timeout=1)),
     "prefetch": lambda d: d.DataLoader([1], prefetch_factor=2),
     "negative prefetch": lambda d: d.DataLoader([1], num_workers=1, prefetch_factor=-2),
-    "no prefetch": lambda d: iter(d.DataLoader([1], num_workers=1, prefetch_factor=0)),
     "persistent": lambda d: d.DataLoader([1], persistent_workers=True),
     "context": lambda d: d.DataLoader([1], multiprocessing_context="fork"),
     "no context": lambda d: d.DataLoader([1], num_workers=1, multiprocessing_context="spoon"),

@@ -194,6 +194,11 @@ def test_a_worker_that_takes_too_long():
         load(lambda: time.sleep(1), timeout=0.3)
 
 
+def test_nothing_is_loaded_ahead_of_nothing():
+    with pytest.raises(AssertionError, match="prefetch_factor must be greater than 0"):
+        load(None, prefetch_factor=0)
+
+
 def test_leaving_a_loop_early():
     for (batch,) in DataLoader(TensorDataset(kiln.zeros(100, 4096)), num_workers=2):
         assert batch.shape == (1, 4096)
