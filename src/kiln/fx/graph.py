@@ -95,13 +95,13 @@ class Graph:
     ) -> Node:  # fmt: skip
         """A new node where nodes are being put: at the end, or see `inserting_before`."""
         if name is None:
-            name = (
+            called = (
                 target
                 if isinstance(target, str)
-                else getattr(target, "__name__", type(target).__name__)
+                else str(getattr(target, "__name__", type(target).__name__))
             )
             name = (
-                re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.lstrip("*").replace(".", "_"))
+                re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", called.lstrip("*").replace(".", "_"))
                 .lower()
                 .strip("_")
                 or "node"

@@ -61,10 +61,9 @@ class GraphModule(Module):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        made = type(
-            cls.__name__, (cls,), {"__module__": cls.__module__, "_made": True}
-        )  # a forward of its own
-        return super().__new__(cls if "_made" in cls.__dict__ else made)
+        if "_made" not in cls.__dict__:  # a forward of its own
+            cls = type(cls.__name__, (cls,), {"__module__": cls.__module__, "_made": True})
+        return super().__new__(cls)  # type: ignore[arg-type]
 
     def __init__(self, root: Any, graph: Graph, class_name: str = "GraphModule"):
         super().__init__()

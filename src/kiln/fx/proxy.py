@@ -97,7 +97,7 @@ class TracerBase:
         frame = sys._getframe(2)
         for i in dis.get_instructions(frame.f_code):
             if i.offset == frame.f_lasti and i.opname == "UNPACK_SEQUENCE":
-                return (obj[k] for k in range(int(i.arg or 0)))
+                return (operator.getitem(obj, k) for k in range(int(i.arg or 0)))  # type: ignore[call-overload]
         raise TraceError(
             "fx", "Proxy object cannot be iterated: how many elements it has is not known", repr(obj),
             "index it, or unpack it into names",

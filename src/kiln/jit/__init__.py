@@ -107,7 +107,8 @@ def isinstance(obj: Any, target_type: Any) -> bool:
     """Whether an object is of a type; of a generic one such as `list[int]`, by its elements too."""
     if builtins.isinstance(target_type, tuple):
         return any(isinstance(obj, t) for t in target_type)
-    origin, args = getattr(target_type, "__origin__", None), getattr(target_type, "__args__", ())
+    origin: Any = getattr(target_type, "__origin__", None)
+    args: tuple[Any, ...] = getattr(target_type, "__args__", ())
     if origin is None:
         return builtins.isinstance(obj, target_type)
     if not builtins.isinstance(origin, type):  # Union

@@ -38,10 +38,13 @@ def save(m: Any, f: Any, _extra_files: dict[str, Any] | None = None) -> None:
         )  # fmt: skip
     fn = m.__wrapped__ if isinstance(m, ScriptFunction) else _plain(m)
     tensors: dict[str, Tensor] = {}
+    state: dict[str, Any] = {}
+    parameters: list[str] = []
     if isinstance(m, Module):
+        parameters, state = [n for n, _ in m.named_parameters()], dict(m.state_dict())
         tensors = dict(m.named_parameters()) | dict(m.named_buffers())
-    content = _content(fn, example, tensors, dict(m.state_dict()) if tensors else {})
-    content["parameters"] = [n for n, _ in m.named_parameters()] if isinstance(m, Module) else []
+    content = _content(fn, example, tensors, state)
+    content["parameters"] = parameters
     content["extra"] = dict(_extra_files or {})
     from ..io import save as write
 
