@@ -111,7 +111,7 @@ def losses(m: Any, make: Callable, compiled: bool) -> list[float]:
     run = kiln.compile(step) if compiled else step
     model.train()
     found = []
-    for _ in range(2):
+    for _ in range(2):  # the second in an order of its own
         order = m.randperm(60)
         for at in range(0, 60, 12):
             rows = order[at : at + 12]
@@ -119,9 +119,13 @@ def losses(m: Any, make: Callable, compiled: bool) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_losses_are_those_of_pytorch(name: str, compiled: bool) -> None:
+def test_losses_are_those_of_pytorch(name: str, full: bool) -> None:
+    for compiled in [False, True] if full or name == "mlp" else [name == "cnn"]:
+        _compare(name, compiled)
+
+
+def _compare(name: str, compiled: bool) -> None:
     theirs = losses(torch, PROGRAMS[name], False)
     np.testing.assert_allclose(losses(kiln, PROGRAMS[name], compiled), theirs, rtol=1e-4)
     assert kiln.equal(kiln.get_rng_state(), kiln.from_numpy(torch.get_rng_state().numpy()))
