@@ -3,7 +3,7 @@
 PyTorch describes its modules for its own tests: 114 entries that give arguments of constructors and of
 forward, and calls that must fail. Each module is built in PyTorch and in Kiln here, in training and evaluation;
 state dicts go both ways, and outputs, gradients, buffers and texts are compared. Prints what differs, then
-counts; `--document` writes them to `docs/modules.md`. A selection is part of the suite (`test_modules.py`).
+counts; `--document` writes them to `docs/modules.md`. A selection is part of the suite (`test_module_database.py`).
 """
 
 from __future__ import annotations
