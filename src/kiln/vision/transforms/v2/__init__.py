@@ -22,7 +22,7 @@ def _is_picture(x: Any) -> bool:
 
 
 def _sample(inputs: tuple[Any, ...]) -> Any:
-    return inputs if len(inputs) > 1 else inputs[0]
+    return inputs[0] if len(inputs) == 1 else inputs
 
 
 class Transform(Module):
