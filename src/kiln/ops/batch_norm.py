@@ -188,9 +188,10 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
         if running is not None and mode.grad and running.requires_grad:
             raise KilnError("batch_norm", f"not differentiable with respect to argument '{name}'",
                             describe(running), "pass it detached")  # fmt: skip
-    if eps <= 0:
+    if eps < 0 or (training and eps == 0):
+        bound = "positive during training" if training else "non-negative"
         raise KilnValueError(
-            "batch_norm", f"batch_norm eps must be positive, but got {eps}", eps, ""
+            "batch_norm", f"batch_norm eps must be {bound}, but got {eps}", eps, ""
         )
     if numel(input.shape) == 0:  # nothing to normalize by; the running statistics stay
         out = input.clone()
