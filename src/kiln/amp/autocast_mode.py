@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from contextlib import ContextDecorator
 from typing import Any, Self
 
 from .. import dtypes as dt
@@ -33,7 +34,7 @@ def is_autocast_available(device_type: str) -> bool:
     return _checked(device_type) != "meta"
 
 
-class autocast:
+class autocast(ContextDecorator):
     """A region in which products and convolutions run in a lower dtype; also a decorator.
 
     `dtype` is bfloat16 (the default on CPU) or float16. Casts of float32 parameters are kept to the end of the outermost
@@ -75,14 +76,6 @@ class autocast:
         if autocast_decrement_nesting() == 0:
             clear_autocast_cache()
         settle()
-
-    def __call__(self, fn: Callable) -> Callable:
-        @functools.wraps(fn)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return fn(*args, **kwargs)
-
-        return run
 
 
 # ---------------------------------------------------------------- what is set

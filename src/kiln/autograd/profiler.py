@@ -5,8 +5,7 @@ https://docs.pytorch.org/docs/stable/autograd.html#profiler
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from contextlib import ContextDecorator
 from typing import Any, NoReturn, Self
 
 from ..errors import KilnError
@@ -14,7 +13,7 @@ from ..recording import BLOCK, RECORDING, Event, Recorder, begin, end
 from .profiler_util import EventList, FunctionEvent, FunctionEventAvg, events_of
 
 
-class record_function:
+class record_function(ContextDecorator):
     """A name for a block of the program, or for a function as its decorator, where a profiler records."""
 
     def __init__(self, name: str, args: str | None = None):
@@ -29,14 +28,6 @@ class record_function:
         e = self._events.pop()
         if e is not None:
             end(e)
-
-    def __call__(self, fn: Callable) -> Callable:
-        @functools.wraps(fn)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return fn(*args, **kwargs)
-
-        return run
 
 
 class profile:
