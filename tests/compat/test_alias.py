@@ -133,7 +133,8 @@ class alias_installed:
         self.modules = {n: m for n, m in sys.modules.items() if n.partition(".")[0] == "torch"}
         for n in self.modules:
             del sys.modules[n]
-        self.path = os.environ.get("PYTHONPATH")
+        self.path, self.search = os.environ.get("PYTHONPATH"), sys.path.copy()
+        self.stream, self.state = kiln.random.get_stream(), kiln.get_rng_state()
         alias.install()
 
     def __exit__(self, *_):
@@ -149,6 +150,9 @@ class alias_installed:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = self.path
+        sys.path[:] = self.search
+        kiln.random.set_stream(self.stream)
+        kiln.set_rng_state(self.state)
 
 
 def test_the_same_names_without_installing_anything():
