@@ -1,4 +1,4 @@
-"""Transforms as functions, of PIL pictures and of tensors [..., C, H, W].
+"""Transforms as functions, of PIL pictures and of tensors [..., C, H, W]: here those that move pixels.
 
 https://docs.pytorch.org/vision/stable/transforms.html#functional-transforms
 """
@@ -16,9 +16,33 @@ import numpy as np
 import kiln
 import kiln.nn.functional as F
 
-from ...errors import KilnTypeError, KilnValueError, describe
+from ...errors import KilnValueError
 from ...extras import need
 from ...tensor import Tensor
+from .colors import (  # noqa: F401
+    adjust_brightness,
+    adjust_contrast,
+    adjust_gamma,
+    adjust_hue,
+    adjust_saturation,
+    invert,
+    normalize,
+    posterize,
+    rgb_to_grayscale,
+    solarize,
+    to_grayscale,
+)
+from .pictures import (  # noqa: F401
+    _is_pil,
+    _need_image,
+    convert_image_dtype,
+    get_dimensions,
+    get_image_num_channels,
+    get_image_size,
+    pil_to_tensor,
+    to_pil_image,
+    to_tensor,
+)
 
 
 class InterpolationMode(Enum):
@@ -48,272 +72,6 @@ _OF_NUMBER = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box",
 def _mode(interpolation: Any) -> str:
     """The name of a way to interpolate, which may be PIL's number."""
     return _OF_NUMBER[interpolation] if isinstance(interpolation, int) else interpolation.value
-
-
-def _is_pil(img: Any) -> bool:
-    return type(img).__module__.startswith("PIL.")
-
-
-def _need_image(op: str, img: Any) -> None:
-    if not isinstance(img, Tensor) and not _is_pil(img):
-        raise KilnTypeError(
-            op,
-            f"img should be PIL Image or Tensor. Got {type(img)}",
-            describe(img),
-            "to_pil_image(img)",
-        )
-
-
-# ---------------------------------------------------------------- between pictures and tensors
-
-
-def pil_to_tensor(pic: Any) -> Tensor:
-    """The pixels [C, H, W] of a PIL picture, as they are."""
-    a = np.array(pic, copy=True)
-    return kiln.from_numpy(
-        np.ascontiguousarray((a[:, :, None] if a.ndim == 2 else a).transpose(2, 0, 1))
-    )
-
-
-def to_tensor(pic: Any) -> Tensor:
-    """A PIL picture or an array [H, W, C] as a tensor [C, H, W]; bytes become floats in [0, 1]."""
-    if isinstance(pic, np.ndarray):
-        a = pic[:, :, None] if pic.ndim == 2 else pic
-        if a.ndim != 3:
-            raise KilnValueError(
-                "to_tensor",
-                f"pic should be 2/3 dimensional. Got {pic.ndim} dimensions.",
-                describe(pic),
-                "",
-            )
-    elif _is_pil(pic):
-        mode = {"I": np.int32, "I;16": np.int16, "F": np.float32}.get(pic.mode, np.uint8)
-        a = np.array(pic, mode, copy=True)
-        a = a * np.uint8(255) if pic.mode == "1" else a
-        a = a[:, :, None] if a.ndim == 2 else a
-    else:
-        raise KilnTypeError(
-            "to_tensor", f"pic should be PIL Image or ndarray. Got {type(pic)}", describe(pic), ""
-        )
-    t = kiln.from_numpy(np.ascontiguousarray(a.transpose(2, 0, 1)))
-    return t.to(kiln.get_default_dtype()) / 255 if a.dtype == np.uint8 else t
-
-
-def to_pil_image(pic: Any, mode: str | None = None) -> Any:
-    """A tensor [C, H, W] or an array [H, W, C] as a PIL picture; floats in [0, 1] become bytes."""
-    if isinstance(pic, Tensor):
-        t = pic.unsqueeze(0) if pic.ndim == 2 else pic
-        if t.ndim != 3:
-            raise KilnValueError(
-                "to_pil_image",
-                f"pic should be 2/3 dimensional. Got {pic.ndim} dimensions.",
-                describe(pic),
-                "",
-            )
-        if t.is_floating_point() and mode != "F":
-            t = t.mul(255).byte()
-        a = t.detach().numpy().transpose(1, 2, 0)
-    elif isinstance(pic, np.ndarray):
-        a = pic[:, :, None] if pic.ndim == 2 else pic
-    else:
-        raise KilnTypeError(
-            "to_pil_image", f"pic should be Tensor or ndarray. Got {type(pic)}.", describe(pic), ""
-        )
-    if a.ndim != 3 or a.shape[2] not in (1, 2, 3, 4):
-        raise KilnValueError(
-            "to_pil_image", "pic should not have > 4 channels.", describe(pic), "give [C, H, W]"
-        )
-    Image = need("PIL.Image", "vision", "to_pil_image")
-    if a.shape[2] == 1:
-        known = {"uint8": "L", "int16": "I;16", "int32": "I", "float32": "F"}.get(a.dtype.name)
-        a = a[:, :, 0]
-    else:
-        known = {2: "LA", 3: "RGB", 4: "RGBA"}[a.shape[2]] if a.dtype == np.uint8 else None
-    if known is None:
-        raise KilnTypeError(
-            "to_pil_image", f"Input type {a.dtype} is not supported", describe(pic), ""
-        )
-    image = Image.fromarray(np.ascontiguousarray(a))
-    return image if mode in (None, image.mode) else image.convert(mode)
-
-
-def convert_image_dtype(image: Tensor, dtype: Any = None) -> Tensor:
-    """A picture's values in another dtype's range: [0, 1] of floats, all of integers."""
-    dtype = kiln.float32 if dtype is None else dtype
-    if image.dtype is dtype:
-        return image
-    if image.is_floating_point():
-        if dtype.is_floating_point:
-            return image.to(dtype)
-        largest = kiln.iinfo(dtype).max
-        return image.mul(largest + 1.0 - 1e-3).to(dtype)
-    own = kiln.iinfo(image.dtype).max
-    if dtype.is_floating_point:
-        return image.to(dtype) / own
-    largest = kiln.iinfo(dtype).max
-    if own > largest:
-        return kiln.div(image, (own + 1) // (largest + 1), rounding_mode="floor").to(dtype)
-    return image.to(dtype) * ((largest + 1) // (own + 1))
-
-
-def get_dimensions(img: Any) -> list[int]:
-    """Channels, height and width."""
-    _need_image("get_dimensions", img)
-    if isinstance(img, Tensor):
-        return [1 if img.ndim == 2 else img.shape[-3], *img.shape[-2:]]
-    return [len(img.getbands()), img.height, img.width]
-
-
-def get_image_size(img: Any) -> list[int]:
-    """Width and height."""
-    _, height, width = get_dimensions(img)
-    return [width, height]
-
-
-def get_image_num_channels(img: Any) -> int:
-    """How many channels a picture has."""
-    return get_dimensions(img)[0]
-
-
-# ---------------------------------------------------------------- values
-
-
-def normalize(tensor: Tensor, mean: Any, std: Any, inplace: bool = False) -> Tensor:
-    """(tensor - mean) / std of each channel."""
-    if not isinstance(tensor, Tensor):
-        raise KilnTypeError(
-            "normalize", f"img should be Tensor Image. Got {type(tensor)}", describe(tensor), ""
-        )
-    if not tensor.is_floating_point():
-        raise KilnTypeError(
-            "normalize",
-            f"Input tensor should be a float tensor. Got {tensor.dtype}.",
-            describe(tensor),
-            "",
-        )
-    if tensor.ndim < 3:
-        raise KilnValueError(
-            "normalize",
-            "Expected tensor to be a tensor image of size (..., C, H, W).",
-            describe(tensor),
-            "",
-        )
-    m, s = (kiln.as_tensor(x, dtype=tensor.dtype) for x in (mean, std))
-    if (s == 0).any():
-        raise KilnValueError(
-            "normalize", "std evaluated to zero, leading to division by zero.", std, "a std above 0"
-        )
-    m, s = (x.view(-1, 1, 1) if x.ndim == 1 else x for x in (m, s))
-    return tensor.sub_(m).div_(s) if inplace else (tensor - m) / s
-
-
-def invert(img: Any) -> Any:
-    """The negative."""
-    if _is_pil(img):
-        return need("PIL.ImageOps", "vision", "invert").invert(img)
-    return _bound(img) - img
-
-
-def _bound(img: Tensor) -> float | int:
-    return 1.0 if img.is_floating_point() else kiln.iinfo(img.dtype).max
-
-
-def _blend(img: Tensor, other: Tensor, ratio: float) -> Tensor:
-    mixed = ratio * img + (1.0 - ratio) * other
-    return mixed.clamp(0, _bound(img)).to(img.dtype)
-
-
-def rgb_to_grayscale(img: Any, num_output_channels: int = 1) -> Any:
-    """A picture without its colours."""
-    if _is_pil(img):
-        gray = img.convert("L")
-        if num_output_channels == 1:
-            return gray
-        a = np.array(gray, np.uint8)
-        return need("PIL.Image", "vision", "grayscale").fromarray(np.dstack([a, a, a]))
-    if img.shape[-3] == 1:
-        gray = img.clone()
-    else:
-        r, g, b = img.unbind(-3)
-        gray = (0.2989 * r + 0.587 * g + 0.114 * b).to(img.dtype).unsqueeze(-3)
-    return gray.expand(*img.shape[:-3], 3, *img.shape[-2:]) if num_output_channels == 3 else gray
-
-
-to_grayscale = rgb_to_grayscale
-
-
-def _enhance(name: str, img: Any, factor: float) -> Any:
-    return getattr(need("PIL.ImageEnhance", "vision", name.lower()), name)(img).enhance(factor)
-
-
-def adjust_brightness(img: Any, brightness_factor: float) -> Any:
-    """0 is black, 1 the picture, 2 twice as bright."""
-    _need_image("adjust_brightness", img)
-    if _is_pil(img):
-        return _enhance("Brightness", img, brightness_factor)
-    return _blend(img, kiln.zeros_like(img), brightness_factor)
-
-
-def adjust_contrast(img: Any, contrast_factor: float) -> Any:
-    """0 is gray, 1 the picture."""
-    _need_image("adjust_contrast", img)
-    if _is_pil(img):
-        return _enhance("Contrast", img, contrast_factor)
-    dtype = img.dtype if img.is_floating_point() else kiln.float32
-    gray = rgb_to_grayscale(img) if img.shape[-3] == 3 else img
-    return _blend(img, gray.to(dtype).mean((-3, -2, -1), keepdim=True), contrast_factor)
-
-
-def adjust_saturation(img: Any, saturation_factor: float) -> Any:
-    """0 is without colours, 1 the picture."""
-    _need_image("adjust_saturation", img)
-    if _is_pil(img):
-        return _enhance("Color", img, saturation_factor)
-    return img if img.shape[-3] == 1 else _blend(img, rgb_to_grayscale(img), saturation_factor)
-
-
-def adjust_hue(img: Any, hue_factor: float) -> Any:
-    """Colours turned by a share of the circle, from -0.5 to 0.5."""
-    _need_image("adjust_hue", img)
-    if not -0.5 <= hue_factor <= 0.5:
-        raise KilnValueError(
-            "adjust_hue", f"hue_factor ({hue_factor}) is not in [-0.5, 0.5].", hue_factor, ""
-        )
-    if _is_pil(img):
-        if img.mode in ("L", "1", "I", "F"):
-            return img
-        h, s, v = img.convert("HSV").split()
-        turned = (np.array(h, np.int16) + int(hue_factor * 255)).astype(np.uint8)
-        Image = need("PIL.Image", "vision", "adjust_hue")
-        return Image.merge("HSV", (Image.fromarray(turned), s, v)).convert(img.mode)
-    if img.shape[-3] == 1:
-        return img
-    rgb = convert_image_dtype(img, kiln.float32)
-    high, low = rgb.amax(-3), rgb.amin(-3)
-    r, g, b = rgb.unbind(-3)
-    spread = high - low
-    gray = spread == 0
-    part = kiln.where(gray, kiln.ones_like(spread), spread)
-    red, green, blue = ((high - c) / part for c in (r, g, b))
-    hue = kiln.where(
-        high == r, blue - green, kiln.where(high == g, 2.0 + red - blue, 4.0 + green - red)
-    )
-    hue = (hue / 6.0 + 1.0 + hue_factor) % 1.0
-    saturation = spread / kiln.where(gray, kiln.ones_like(high), high)
-    sixth = (hue * 6.0).floor()
-    f = hue * 6.0 - sixth
-    p = (high * (1.0 - saturation)).clamp(0.0, 1.0)
-    q = (high * (1.0 - saturation * f)).clamp(0.0, 1.0)
-    t = (high * (1.0 - saturation * (1.0 - f))).clamp(0.0, 1.0)
-    which = sixth.to(kiln.int64) % 6
-    channels = [
-        kiln.stack(choice).gather(0, which.unsqueeze(0)).squeeze(0)
-        for choice in ((high, q, p, p, t, high), (t, high, high, q, p, p), (p, p, t, high, high, q))
-    ]
-    return convert_image_dtype(kiln.stack(channels, -3), img.dtype)
-
-
-# ---------------------------------------------------------------- places
 
 
 def _pair(size: Any) -> tuple[int, int]:
@@ -613,25 +371,3 @@ def _sample(
             out = out * inside + (1.0 - inside) * ground
     out = out.reshape(*img.shape[:-2], height, width)
     return out.to(img.dtype) if img.is_floating_point() else out.round().to(img.dtype)
-
-
-def solarize(img: Any, threshold: float) -> Any:
-    """Values from a threshold on inverted."""
-    if _is_pil(img):
-        return need("PIL.ImageOps", "vision", "solarize").solarize(img, threshold)
-    return kiln.where(img >= threshold, invert(img), img)
-
-
-def posterize(img: Any, bits: int) -> Any:
-    """Only the highest bits of each byte kept."""
-    if _is_pil(img):
-        return need("PIL.ImageOps", "vision", "posterize").posterize(img, bits)
-    return img & (-int(2 ** (8 - bits)) & 255)
-
-
-def adjust_gamma(img: Any, gamma: float, gain: float = 1) -> Any:
-    """gain * img ** gamma, of values in [0, 1]."""
-    if _is_pil(img):
-        return to_pil_image(adjust_gamma(pil_to_tensor(img), gamma, gain), img.mode)
-    x = convert_image_dtype(img, kiln.float32)
-    return convert_image_dtype((gain * x**gamma).clamp(0, 1), img.dtype)
