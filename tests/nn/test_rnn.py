@@ -75,6 +75,7 @@ def compiled(m):
     return call
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("given", [False, True], ids=["zeros", "hx"])
 @pytest.mark.parametrize("variant", [*VARIANTS, "proj"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,6 +96,7 @@ def test_as_in_pytorch(kind, variant, given):
         close(call(x, hx), want)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("kind", KINDS)
 def test_unbatched(kind):
     torch = pytest.importorskip("torch")
@@ -105,6 +107,7 @@ def test_unbatched(kind):
     close(compiled(ours)(x, hx), want)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("kind", ["RNNCell", "LSTMCell", "GRUCell"])
 @pytest.mark.parametrize("single", [False, True])
 def test_cells(kind, single):
@@ -124,6 +127,7 @@ def test_cells(kind, single):
         close(kiln.compile(lambda call=call: call(ours, kiln.tensor))(), want)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ordered", [True, False])
 def test_packed_sequences(kind, ordered):
@@ -155,6 +159,7 @@ def run_packed_inside(m, x, hx, lengths, ordered):
     return [rnn.pad_packed_sequence(y, batch_first=True, padding_value=0.5)[0]]
 
 
+@pytest.mark.peers
 def test_packing_as_in_pytorch():
     torch = pytest.importorskip("torch")
     seqs = [rand(n, 2, seed=n) for n in (2, 4, 3)]
@@ -301,6 +306,7 @@ def test_eager_sequences_of_new_lengths_compile_nothing():
     assert programs() == known
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocast_as_in_pytorch(kind):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")

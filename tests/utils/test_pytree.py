@@ -96,6 +96,7 @@ def test_trees_that_go_together(rest):
     )
 
 
+@pytest.mark.peers
 def test_names_of_pytorch():
     theirs = pytest.importorskip("torch.utils._pytree")
     missing = [n for n in theirs.__all__ if not hasattr(pytree, n)]
