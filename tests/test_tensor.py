@@ -111,6 +111,15 @@ def test_containers():
     assert len({x: 1, x.clone(): 2}) == 2  # hashed by identity
 
 
+def test_what_was_unpickled_multiplies_what_is_new():
+    """NumPy's unpickled arrays have a copy of their dtype, which products took for another one."""
+    a = pickle.loads(pickle.dumps(np.ones((10, 50), np.float32)))
+    x = kiln.ones(64, 50, requires_grad=True)
+    for w in (pickle.loads(pickle.dumps(kiln.ones(10, 50))), kiln.from_numpy(a), kiln.tensor(a)):
+        (grad,) = kiln.autograd.grad(kiln.nn.functional.linear(x, w).sum(), x)
+        assert grad[0, 0] == 10
+
+
 def test_pickle():
     x = kiln.ones(2, requires_grad=True)
     y = pickle.loads(pickle.dumps(x))

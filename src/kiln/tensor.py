@@ -532,7 +532,7 @@ def alias(t: Tensor) -> Tensor:
 
 
 def _rebuild(a: np.ndarray, rg: bool, cls: type, extra: dict) -> Tensor:
-    t = wrap(a.copy() if isinstance(a.base, bytes) else a)  # memory of its own
+    t = wrap(dt.known(a.copy() if isinstance(a.base, bytes) else a))  # memory of its own
     t.__class__ = cls
     t._rg = rg
     t.__dict__.update(extra)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..dtypes import known
 from ..errors import KilnError, describe
 from ..nn.parameter import Buffer, Parameter
 from ..runtime.shared import CAN_SHARE, Segment, shared_copy
@@ -47,7 +48,7 @@ def rebuild_tensor(
     memory: tuple, offset: int, dtype: Any, shape: Any, strides: Any, rg: bool, cls: type, extra: dict
 ) -> Tensor:  # fmt: skip
     """A tensor on the memory that came with it."""
-    t = wrap(np.ndarray(shape, dtype, np.asarray(_rebuilt(*memory)), offset, strides))
+    t = wrap(known(np.ndarray(shape, dtype, np.asarray(_rebuilt(*memory)), offset, strides)))
     t.__class__ = cls
     t._rg = rg
     t.__dict__.update(extra)

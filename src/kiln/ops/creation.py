@@ -82,7 +82,7 @@ def _from_data(data: Any, dtype: dt.dtype | None, name: str) -> np.ndarray:
             a = a.astype(dt.get_default_dtype().np)
         elif a.dtype.kind == "c" and not _holds_arrays(data):
             a = a.astype(dt.get_default_dtype().to_complex().np)
-    return a.astype(dt.as_dtype(a.dtype).np, copy=False)
+    return dt.known(a.astype(dt.as_dtype(a.dtype).np, copy=False))
 
 
 def _holds_arrays(data: Any) -> bool:
@@ -188,7 +188,7 @@ def from_numpy(ndarray: np.ndarray) -> Tensor:
             "copy first: a.astype(a.dtype.newbyteorder('='))",
         )  # fmt: skip
     admit(ndarray)
-    return wrap(ndarray.view(np.ndarray) if type(ndarray) is not np.ndarray else ndarray)
+    return wrap(dt.known(ndarray.view(np.ndarray) if type(ndarray) is not np.ndarray else ndarray))
 
 
 def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None) -> Tensor:

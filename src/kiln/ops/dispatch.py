@@ -55,7 +55,7 @@ def coerce(op: Op, args: tuple) -> tuple:
             if isinstance(x, np.ndarray):
                 out = out or list(args)
                 admit(x)
-                out[i] = wrap(x)
+                out[i] = wrap(dt.known(x))
                 continue
         _refuse(op, i, x, "a Tensor" if kind in (TENSOR, OPTIONAL) else "a Tensor or a number")
     if not op.numbers and op.tensor_slots and all(

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ...dtypes import known
 from ...errors import KilnError, describe
 from ...runtime.shared import CAN_SHARE, Segment, interface, like
 from ...tensor import Tensor, wrap
@@ -251,7 +252,7 @@ def _rest(t: Tensor) -> tuple[bool, type, dict]:
 def _in_memory(
     memory: Any, dtype: Any, shape: Any, strides: Any, rg: bool, cls: type, extra: dict
 ) -> Tensor:
-    t = wrap(np.ndarray(shape, dtype, memory, 0, strides))
+    t = wrap(known(np.ndarray(shape, dtype, memory, 0, strides)))
     t.__class__ = cls
     t._rg = rg
     t.__dict__.update(extra)
