@@ -16,6 +16,12 @@ OPS = [op for op in REGISTRY.values() if op.eager.__module__ == derived.__name__
 rng = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def kernels(monkeypatch):
+    """Kernels for what is only 150,000 elements large, which NumPy would compute as quickly."""
+    monkeypatch.setattr(derived, "STREAM", 0)
+
+
 def arguments(op: Op, sample: Sample) -> list:
     """A sample's arguments for a routine, floats in float32."""
 
@@ -109,6 +115,53 @@ def test_large_calls_and_their_gradients(name, dtype):
             assert got.stride() == want.stride()
         a, b = got.float().numpy(), want.float().numpy()
         assert np.abs(a - b).max() <= bound * max(1, np.abs(b).max())
+
+
+STREAMED = {
+    **{n: (lambda a, b, n=n: getattr(kiln, n)(a, b)) for n in ("add", "sub", "mul", "div", "maximum", "minimum", "lt", "ne")},
+    **{n: (lambda a, b, n=n: getattr(kiln, n)(a)) for n in ("neg", "abs", "square", "reciprocal", "floor", "ceil", "trunc", "round", "isnan")},
+    "a row": lambda a, b: a + b[0], "a number": lambda a, b: a / 255, "transposed": lambda a, b: a.T - b.T,
+    "in place": lambda a, b: a.clone().div_(255).sub_(b).mul_(a), "integers": lambda a, b: b.isnan().int() * 3 & 2,
+    **{f"to {d}": (lambda a, b, d=d: b.nan_to_num(0, 9, 9).abs().to(getattr(kiln, d)))
+       for d in ("uint8", "int16", "int32", "int64", "bool", "float64")},
+    **{f"from {d}": (lambda a, b, d=d: (kiln.arange(a.numel()) % 100).to(getattr(kiln, d)).float())
+       for d in ("uint8", "int16", "int32", "bool", "float64")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_where_numpy_is_as_quick_kernels_have_the_same_bits(name, monkeypatch):
+    bases = [rng.standard_normal(SHAPE).astype(np.float32) * 9 for _ in range(2)]
+    for base in bases:
+        base.reshape(-1)[rng.integers(0, base.size, 50)] = np.nan
+        base.reshape(-1)[:5] = 0.0, -0.0, np.inf, -np.inf, 0.5
+
+    def result() -> kiln.Tensor:
+        return STREAMED[name](*map(kiln.tensor, bases))
+
+    made = result()
+    monkeypatch.setattr(derived, "STREAM", 1 << 19)
+    with monkeypatch.context() as m:
+        m.setattr(one_op.Shelf, "run_blocks", lambda *_: pytest.fail("no kernel was due"))
+        if name in (
+            "add",
+            "sub",
+            "mul",
+            "div",
+            "lt",
+            "neg",
+            "abs",
+            "a row",
+            "a number",
+            "transposed",
+        ):
+            result()
+    found = result()
+    assert (found.dtype, found.stride()) == (made.dtype, made.stride())
+    np.testing.assert_array_equal(found.numpy(), made.numpy())
+    signs = np.signbit if found.is_floating_point() else np.asarray
+    real = ~np.isnan(found.numpy())
+    np.testing.assert_array_equal(signs(found.numpy())[real], signs(made.numpy())[real])
 
 
 def test_other_sizes_and_numbers_make_no_new_kernels():

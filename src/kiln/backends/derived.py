@@ -27,6 +27,8 @@ from ..tensor import Tensor
 
 DEAR = 1 << 12
 """Elements from where on several passes do, or one over elements that NumPy takes one by one."""
+STREAM = 1 << 19
+"""Elements from where on kernels beat NumPy where its own loops go as fast as memory does."""
 _BLOCKS = (1 << 20, 1 << 18, 1 << 17, 1 << 15, 1 << 12)  # elements of a block
 FEW = 64  # fewer rows are those of a decoding step, whose length is another each time
 
@@ -35,6 +37,13 @@ _HALF = (dt.float16.np, dt.bfloat16.np)
 _NUMBERS = (int, float)
 _EXACT = {-2, -1, -0.5, 0, 0.5, 1, 2, 3}
 """Numbers that ops have better forms for, such as squares."""
+_STREAMED = {
+    np.add, np.subtract, np.multiply, np.divide, np.negative, np.absolute, np.square, np.reciprocal,
+    np.maximum, np.minimum, np.floor, np.ceil, np.trunc, np.rint, np.isnan, np.logical_not,
+    np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal,
+    np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.invert,
+}  # fmt: skip
+"""What NumPy computes with vectors of the processor, in one pass and to the same bits."""
 
 
 @cache
@@ -255,12 +264,21 @@ def _numbers(op: Op, args: list, slots: Sequence[int], half: Any, arrays: list) 
     return found
 
 
+def _quick_cast(a: np.dtype, b: np.dtype) -> bool:
+    """Whether NumPy has vectors for a cast: not for half floats, nor between floats and integers of 64 bits."""
+    mixed = (a.kind == "f") != (b.kind == "f") and "b" not in (a.kind, b.kind)
+    long = any(d.itemsize == 8 and d.kind in "iu" for d in (a, b))
+    return b not in _HALF and not (mixed and long)
+
+
 def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
     """The routine of an elementwise op."""
     run, slots, name, body = op.run, op.tensor_slots, op.name, op.body
     once = op.ufunc is not None or op.exact or op.promote == "bool" or not (op.scalar or body)
     first = slots[0]
     factor = op.factor
+    cast = op.family == "cast"
+    streamed = cast or op.ufunc in _STREAMED
     fn = calling(op)
 
     def scaled(*args: Any) -> Any:
@@ -275,6 +293,10 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
         x = arrays[0]
         half = _half_of(arrays)
         if half is False or config.eager != "cpu" or not native():
+            return None
+        if streamed and size < STREAM and half is None and (
+            _quick_cast(x.dtype, args[1].np) if cast else factor is None or args[factor] == 1
+        ) and len({a.strides for a in arrays if a.size == size}) == 1:  # fmt: skip
             return None
         if once and not all(a.flags.c_contiguous or 0 in a.strides or _dense(a) for a in arrays):
             return None  # NumPy's one pass is less than a copy and one
