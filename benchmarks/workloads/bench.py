@@ -54,16 +54,17 @@ def run(
     paces = {family: pace[quick] for family, pace in PACES.items()}
     for pace in paces.values():
         pace.rounds = rounds or pace.rounds
+    once = [1] if quick else []
     data = _known(out)
     data["clock"] = clock
     if chosen:
         known = data["machine"].get("peaks", {})
         data["machine"] = _machine() | {
-            "peaks": known | {str(n): machine.peaks(n) for n in threads}
+            "peaks": known | {str(n): machine.peaks(n, *once) for n in threads}
         }
         for name in dict.fromkeys(KINDS[k].package for k in members):
             if name not in data["packages"]:
-                data["packages"][name] = machine.package(name)
+                data["packages"][name] = machine.package(name, *once)
     for result in measured(chosen, threads, members, paces):
         data["runs"][f"{result['workload']}/{result['threads']}"] = result
         line = figures.line(result, data["machine"].get("peaks", {}), clock)

@@ -48,10 +48,10 @@ def test_wrong_usage(argv, capsys):
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
-    """One run on the NumPy backend: its output and its folder."""
+    """One short run: its output and its folder."""
     out = tmp_path_factory.mktemp("quickstart") / "new" / "folder"
     run = subprocess.run(
-        [sys.executable, "-m", "kiln.cli", "quickstart", "--backend", "reference", "--epochs", "5", "--seed", "2", "--out", out],
+        [sys.executable, "-m", "kiln.cli", "quickstart", "--epochs", "5", "--seed", "2", "--out", out],
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

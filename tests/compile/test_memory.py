@@ -190,7 +190,7 @@ def tightest(runs):
 
 @pytest.mark.parametrize(
     "seed",
-    [24, 96, *(pytest.param(s, marks=pytest.mark.slow) for s in (0, 12, 36, 48, 60, 72, 84, 108))],
+    [2, 30, *(pytest.param(s, marks=pytest.mark.slow) for s in (0, 12, 36, 48, 60, 72, 84, 108))],
 )
 def test_random_programs_in_the_least_memory(seed):
     runs = Runs(program(seed))
