@@ -103,7 +103,8 @@ def test_quickstart_leaves_a_picture(quickstart):
         assert len(picture.convert("L").getcolors(256)) > 50
 
 
-def test_an_accuracy_that_is_too_low_is_an_error(tmp_path, capsys):
+def test_an_accuracy_that_is_too_low_is_an_error(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(kiln.cli.quickstart, "EAGER_STEPS", 5)
     assert (
         main(["quickstart", "--backend", "reference", "--epochs", "1", "--out", str(tmp_path)]) == 1
     )
