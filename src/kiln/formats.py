@@ -81,7 +81,7 @@ def order(op: str, format: Any, shape: Sequence[int], strides: Sequence[int]) ->
     f = as_format(op, format)
     n = len(shape)
     if f is preserve_format:
-        found = _ranked(shape, strides)
+        found = _ranked(shape, [strides])
     elif f is contiguous_format:
         return None
     else:
@@ -94,21 +94,50 @@ def order(op: str, format: Any, shape: Sequence[int], strides: Sequence[int]) ->
     return None if found == tuple(range(n)) else found
 
 
-def _ranked(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
-    """Dimensions by descending stride; those that no stride tells apart stay as they are."""
+def result_order(shape: Sequence[int], operands: Sequence[Any]) -> tuple[int, ...] | None:
+    """The dimensions of an elementwise result of these arrays from outermost to innermost; None for row-major.
+
+    Dimensions are in the order of the first operand's strides; where it repeats along one, in that of the next.
+    Source: https://docs.pytorch.org/docs/stable/tensor_view.html, and experiments.
+    """
+    n = len(shape)
+    steps = []
+    for a in operands:
+        k = n - len(a.shape)
+        kept = [t if s == shape[k + i] else 0 for i, (s, t) in enumerate(zip(a.shape, a.strides, strict=True))]  # fmt: skip
+        steps.append([0] * k + kept)
+    found = _ranked(shape, steps)
+    return None if found == tuple(range(n)) else found
+
+
+def _ranked(shape: Sequence[int], operands: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Dimensions by descending stride of the first operand that tells two apart; others stay as they are."""
     found = list(range(len(shape)))[::-1]
     for i in range(1, len(found)):  # an insertion sort, as a stride of 0 has no place in the order
         at = i
         for j in range(i - 1, -1, -1):
-            a, b = found[j], found[at]
-            if not strides[a] or not strides[b]:
-                continue
-            if (strides[a], shape[a]) > (strides[b], shape[b]):
-                found[j], found[at] = b, a
+            inner, outer = found[j], found[at]
+            sign = _compared(inner, outer, shape, operands)
+            if sign > 0:
+                found[j], found[at] = outer, inner
                 at = j
-            elif strides[a] < strides[b]:
+            elif sign < 0:
                 break
     return tuple(found[::-1])
+
+
+def _compared(
+    inner: int, outer: int, shape: Sequence[int], operands: Sequence[Sequence[int]]
+) -> int:
+    """1 where the inner of two dimensions is to be the outer one, -1 where it stays, 0 where nothing tells."""
+    for strides in operands:
+        a, b = abs(strides[inner]), abs(strides[outer])
+        if a and b:
+            if a != b:
+                return 1 if a > b else -1
+            if shape[inner] > shape[outer]:
+                return 1
+    return 0
 
 
 def lies_in(format: Any, shape: Sequence[int], strides: Sequence[int]) -> bool:
@@ -126,6 +155,30 @@ def lies_in(format: Any, shape: Sequence[int], strides: Sequence[int]) -> bool:
                 return False
             step *= shape[d]
     return True
+
+
+def channels_order(a: Any) -> tuple[int, ...] | None:
+    """The order in which an array of images or filters is dense with channels innermost; None for row-major ones."""
+    if a.ndim < 4 or a.flags.c_contiguous:
+        return None
+    for dims in CHANNELS_LAST.values():
+        if len(dims) == a.ndim and a.transpose(dims).flags.c_contiguous:
+            return dims
+    return None
+
+
+def images_order(lies: str, ndim: int, operands: Sequence[Any]) -> tuple[int, ...] | None:
+    """The order of a result of images: channels innermost where an operand's are; of "images" not of volumes.
+
+    What was "joined" has them so where all operands do.
+    """
+    if ndim < 4 or (lies == "images" and ndim > 4):
+        return None
+    if lies == "joined":
+        orders = {channels_order(a) for a in operands}
+        return orders.pop() if len(orders) == 1 else None
+    found = (channels_order(a) for a in operands if a.ndim == ndim)
+    return next((dims for dims in found if dims is not None), None)
 
 
 def inverse(dims: Sequence[int]) -> list[int]:

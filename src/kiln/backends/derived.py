@@ -20,6 +20,7 @@ from .. import dtypes as dt
 from ..autograd.tape import OpNode
 from ..config import config
 from ..errors import KilnError
+from ..formats import result_order
 from ..ops.dispatch import LARGE, apply
 from ..ops.registry import SHAPE, Op
 from ..shape import broadcast_shapes
@@ -155,16 +156,13 @@ def _arrange(
         operands.append(a.reshape((1,) * (ndim - a.ndim) + a.shape) if a.ndim < ndim else a)
     order = None
     if not all(a.flags.c_contiguous for a in operands):
-        whole = [a for a in operands if a.shape == shape]
-        if not whole:
+        if not any(a.shape == shape for a in operands):
             return None
-        orders = {tuple(i for i in _order(a) if shape[i] > 1) for a in whole}
-        if len(orders) > 1:  # no order suits all: that of the dimensions
-            operands = [np.ascontiguousarray(a) for a in operands]
-        else:
-            order = _order(whole[0])
-            operands = [np.ascontiguousarray(a.transpose(order)) for a in operands]
+        order = result_order(shape, operands)
+        if order is not None:
+            operands = [a.transpose(order) for a in operands]
             shape = tuple(shape[i] for i in order)
+        operands = [np.ascontiguousarray(a) for a in operands]
     sizes: list[int] = []
     parts: list[list[int]] = [[] for _ in operands]
     last: Any = None

@@ -19,7 +19,7 @@ from ..autograd import tape
 from ..config import config
 from ..errors import KilnError
 from ..formats import contiguous_format
-from ..ops import registry
+from ..ops import derive, registry
 from ..ops.linalg import SMALL
 from ..ops.registry import REGISTRY, Op
 from ..ops.sorting import selects
@@ -245,6 +245,9 @@ _SELECTING = {"kthvalue"}  # NumPy selects where kernels would sort
 for _op in REGISTRY.values():
     if _op.eager is _op.run and _op.name not in _SELECTING:
         derived.bind(_op, _native)
+for _op in REGISTRY.values():
+    if _op.lies in derive.IMAGES and _op.eager is not _op.run:
+        _op.eager = derive.of_images(_op, _op.eager)
 streams.bind(_native)
 transforms.bind()
 tape.native = derived.gradients(_native)

@@ -21,20 +21,19 @@ from .. import dtypes as dt
 from ..autograd.tape import Through, edge_of, record
 from ..autograd.views import tie
 from ..errors import CaptureError, KilnError, describe
+from ..formats import channels_order
 from ..graph.node import Node, const, input_node, item, literal, make
 from ..ops.registry import REGISTRY, Op
 from ..shape import view_strides
 from ..tensor import CAPTURING, Tensor, _fresh, wrap
 from .building import build
-from .inputs import Input, input_order, may_share
+from .inputs import Input, may_share
 from .interrupts import Branch, Reached
 from .stretches import Stretch
-from .symbolic import Storage, SymArray, elementwise_layout, layout_of, may_overlap
+from .symbolic import Storage, SymArray, layout_of, may_overlap, result_layout
 
 _KILN = __name__.split(".")[0] + "."
 _ABSENT = object()
-_FOLLOWS = {"elementwise", "cast", "select"}
-"""Families whose results lie in memory as their operands do."""
 
 
 def _unwatched(method: Callable) -> Callable:
@@ -207,7 +206,7 @@ class Capture:
 
     def _memory(self, kind: str, a: np.ndarray, *facts: Any, **more: Any) -> SymArray:
         """The payload of an input's memory."""
-        dims = input_order(a)
+        dims = channels_order(a)
         shape = a.shape if dims is None else tuple(a.shape[d] for d in dims)
         i = self._input(kind, shape, *facts, **more)
         i.order, i.array = dims, a
@@ -512,10 +511,10 @@ class Capture:
         if op.name == "clone":  # a Graph knows no order in memory
             format, given = args[1], (args[0], None)
         r = self.compute(op, given)
-        if op.family in _FOLLOWS and isinstance(r, SymArray):
-            r.layout = elementwise_layout(
-                r.shape, [self.payload(t) for t in op.flat_tensors(args)], format
-            )
+        if op.lies:
+            operands = [self.payload(t) for t in op.flat_tensors(args)]
+            for s in r if isinstance(r, tuple) else (r,):
+                s.layout = result_layout(op.lies, s.shape, operands, format)
         outs = tuple(wrap(s) for s in r) if isinstance(r, tuple) else (wrap(r),)
         record(op, args, outs)
         if not isinstance(r, tuple):

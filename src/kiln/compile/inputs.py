@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ..formats import CHANNELS_LAST
 from ..graph.node import Node
 from ..tensor import Tensor
 
@@ -69,14 +68,6 @@ class Input:
 # Images and filters that lie channels-last are inputs of a Graph as they lie, row-major with the channels
 # as their last dimension, and the tensor is a permuted view of that: nothing is copied at a call, and what
 # is computed of parameters alone is computed once.
-def input_order(a: np.ndarray) -> tuple[int, ...] | None:
-    """The order of dimensions in which an array of images or filters is row-major; None where it is as it is."""
-    if a.flags.c_contiguous:
-        return None
-    for dims in CHANNELS_LAST.values():
-        if len(dims) == a.ndim and a.transpose(dims).flags.c_contiguous:
-            return dims
-    return None
 
 
 def layout_of(a: np.ndarray) -> Any:

@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from .. import dtypes as dt
 from ..errors import CaptureError
-from ..formats import order, preserve_format
+from ..formats import images_order, order, preserve_format, result_order
 from ..graph.node import Node, make
 from ..shape import contiguous_strides, numel
 from ..sharing import root_of
@@ -125,21 +125,21 @@ def layout_of(a: np.ndarray) -> Any:
     return as_strided(np.zeros(1, np.uint8), a.shape, [s // a.itemsize for s in a.strides])
 
 
-def elementwise_layout(shape: tuple, operands: list[SymArray], format: Any = None) -> Any:
-    """The layout in which eager mode gives an elementwise result: that of a format, or the operands'."""
-    if format is None and all(x.layout is None for x in operands):
+def result_layout(lies: str, shape: tuple, operands: list[SymArray], format: Any = None) -> Any:
+    """The layout in which eager mode gives a result: that of a format, or what its operands say."""
+    if format is None and (lies == "rows" or all(x.layout is None for x in operands)):
         return None
     dummies = [x.strided() for x in operands]
-    if format is None and len(operands) > 1:
-        flags = [["readonly"]] * len(dummies) + [["writeonly", "allocate"]]
-        found = np.nditer([*dummies, None], ["zerosize_ok"], flags, order="K").operands[-1].strides
+    if format is not None:
+        dims = order("clone", format, shape, dummies[0].strides)
+    elif lies == "operands":
+        dims = result_order(shape, dummies)
     else:
-        (x,) = dummies
-        dims = order("clone", format or preserve_format, shape, x.strides)
-        if dims is None:
-            return None
-        steps = contiguous_strides([shape[d] for d in dims])
-        found = [steps[dims.index(i)] for i in range(len(shape))]
+        dims = images_order(lies, len(shape), dummies if lies == "joined" else dummies[:2])
+    if dims is None:
+        return None
+    steps = contiguous_strides([shape[d] for d in dims])
+    found = [steps[dims.index(i)] for i in range(len(shape))]
     layout = as_strided(np.zeros(1, np.uint8), shape, found)
     return None if layout.flags.c_contiguous else layout
 

@@ -399,7 +399,7 @@ def _prelu_rule(g: Tensor, input: Tensor, weight: Tensor, needs: tuple) -> tuple
     return gx, gw
 
 
-@op(formal=("input", "weight"), infer=_prelu_infer, samples=_prelu_samples, grad={("input", "weight"): _prelu_rule},
+@op(formal=("input", "weight"), lies="operands", infer=_prelu_infer, samples=_prelu_samples, grad={("input", "weight"): _prelu_rule},
     body=lambda input, weight: where_op(input > 0, input, _along_channels(input, weight) * input))  # fmt: skip
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """input where positive, weight * input elsewhere; one weight, or one for each channel (dimension 1)."""

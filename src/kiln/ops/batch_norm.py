@@ -71,7 +71,7 @@ def _batch_op_samples() -> Any:
 
 
 @op(
-    private=True, infer=_batch_infer, samples=_batch_op_samples, body=_batch_body, exact=True,
+    private=True, lies="channels", infer=_batch_infer, samples=_batch_op_samples, body=_batch_body, exact=True,
     nondiff_outputs=(1, 2), formal=("input", "weight"), grad={
         "input": _batch_input_grad, "weight": _batch_weight_grad, "bias": lambda gs: channel_sum(gs[0]),
     },
@@ -120,7 +120,7 @@ def _eval_samples() -> Any:
 
 
 @op(
-    private=True, infer=_eval_infer, samples=_eval_samples, body=_eval_body,
+    private=True, lies="channels", infer=_eval_infer, samples=_eval_samples, body=_eval_body,
     grad=by_body(_eval_body, "input", "mean", "var", "weight", "bias"), formal=("input", "weight"),
 )  # fmt: skip
 def batch_norm_eval(
@@ -279,7 +279,7 @@ def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var
             var = ((x - mean.unsqueeze(2)) ** 2).sum(2) / (n - 1)
         _update_running(running_mean, mean.mean(0), momentum)
         _update_running(running_var, var.mean(0), momentum)
-    return tied(group_norm_op(input, input.shape[1], weight, bias, eps), input, weight)
+    return tied(group_norm_op(input.contiguous(), input.shape[1], weight, bias, eps), input, weight)
 
 
 @composition(namespace="F", samples=lambda: iter([

@@ -313,7 +313,7 @@ def _weight_grad_batch(n: int, grad: Any, input: Any, size: tuple, *by: Any) -> 
 
 
 @op(
-    private=True, family="contraction", batch=_conv_batch, infer=_conv_infer, body=_convolution_body, samples=_conv_samples, formal=("input", "weight"),
+    private=True, family="contraction", lies="channels", batch=_conv_batch, infer=_conv_infer, body=_convolution_body, samples=_conv_samples, formal=("input", "weight"),
     grad={
         "input": lambda g, weight, in_shape, stride, padding, dilation, groups: conv_input_grad(
             g, conjugate(weight), tuple(in_shape), stride, padding, dilation, groups
@@ -362,7 +362,7 @@ def _depthwise(
 
 
 @op(
-    private=True, family="contraction", batch=_input_grad_batch, check=False, samples=_input_grad_samples, body=_input_grad_body,
+    private=True, family="contraction", lies="channels", batch=_input_grad_batch, check=False, samples=_input_grad_samples, body=_input_grad_body,
     infer=lambda grad, weight, input_size, stride, padding, dilation, groups: (Size(input_size), grad.dtype),
     grad={
         "grad": lambda g, weight, stride, padding, dilation, groups: convolution(
@@ -403,7 +403,7 @@ def conv_input_grad(
 
 
 @op(
-    private=True, family="contraction", batch=_weight_grad_batch, check=False, samples=_weight_grad_samples, body=_weight_grad_body,
+    private=True, family="contraction", lies="channels", batch=_weight_grad_batch, check=False, samples=_weight_grad_samples, body=_weight_grad_body,
     infer=lambda grad, input, weight_size, stride, padding, dilation, groups: (Size(weight_size), grad.dtype),
     grad={
         "grad": lambda g, input, stride, padding, dilation, groups: convolution(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..autograd.tape import record_binary, record_unary
+from ..formats import images_order, inverse, result_order
 from ..shape import broadcast_shapes
 from ..tensor import CAPTURING, Tensor, _new, wrap
 from . import _blas, dispatch
@@ -29,13 +30,13 @@ def runner(op: Op) -> Callable:
     if op.family == "elementwise":
         return _elementwise_runner(op)
     run = op.reference if op.exact else _half_runner(op)
+    if op.lies == "operands":
+        return _following(op, run)
+    if op.lies in IMAGES:
+        return of_images(op, run)
     if op.family == "factorization":
         return _blas.alone(run)
-    return _row_major(run) if op.family in _ROW_MAJOR else run
-
-
-_ROW_MAJOR = {"composite", "contraction", "indexing", "reduction", "scan", "sort"}
-"""Families whose results PyTorch lays out in row-major order, so that `view` takes them."""
+    return _row_major(run) if op.lies == "rows" else run
 
 
 def _row_major(run: Callable) -> Callable:
@@ -48,6 +49,26 @@ def _row_major(run: Callable) -> Callable:
         if r.__class__ is tuple or r.__class__ is list:
             return tuple(a if a.flags.c_contiguous else a.copy() for a in map(np.asarray, r))
         return r
+
+    return laid
+
+
+IMAGES = ("channels", "images", "joined")
+"""How results of images lie: channels innermost where those of an operand do, else in row-major order."""
+
+
+def of_images(op: Op, run: Callable) -> Callable:
+    """A function of images whose results lie as PyTorch has them lie."""
+    lies = op.lies
+    joined = lies == "joined"
+
+    def laid(*args: Any) -> Any:
+        r = run(*args)
+        given = args[0] if joined else args[:2]
+        operands = [a for a in given if a.__class__ is np.ndarray]
+        if r.__class__ is tuple or r.__class__ is list:
+            return tuple(_in_order(a, images_order(lies, a.ndim, operands)) for a in r)
+        return _in_order(r, images_order(lies, r.ndim, operands))
 
     return laid
 
@@ -67,7 +88,7 @@ def _elementwise_runner(op: Op) -> Callable:
     second = slots[1] if len(slots) == 2 else None
     rounding = op.index.get("rounding_mode")  # of a division, which gives floats without one
 
-    def run(*args: Any) -> Any:
+    def compute(*args: Any) -> Any:
         a = args[first]
         if a.__class__ is np.ndarray and (a.dtype is _F32 or a.dtype is _F64) and len(slots) <= 2:
             b = a if second is None else args[second]
@@ -101,7 +122,39 @@ def _elementwise_runner(op: Op) -> Callable:
             r = r.astype(want.np)
         return r
 
-    return run
+    return compute if "memory_format" in op.index else _following(op, compute)
+
+
+def _following(op: Op, run: Callable) -> Callable:
+    """An elementwise reference whose results lie as PyTorch has them lie."""
+    slots = op.tensor_slots
+
+    def laid(*args: Any) -> Any:
+        r = run(*args)
+        if r.__class__ is np.ndarray:
+            return r if r.ndim < 2 else follow(r, [args[i] for i in slots])
+        if r.__class__ is tuple:
+            return tuple(follow(np.asarray(a), [args[i] for i in slots]) for a in r)
+        return r
+
+    return laid
+
+
+def follow(r: np.ndarray, operands: Sequence[Any]) -> np.ndarray:
+    """An elementwise result in the order in which its operands lie, where NumPy gave it another."""
+    arrays = [a for a in operands if a.__class__ is np.ndarray]
+    plain = all(a.flags.c_contiguous for a in arrays)
+    dims = None if plain else result_order(r.shape, arrays)
+    return _in_order(r, dims)
+
+
+def _in_order(r: np.ndarray, dims: tuple[int, ...] | None) -> np.ndarray:
+    """An array whose memory has its dimensions in this order (None: row-major); a copy where it has another."""
+    turned = r if dims is None else r.transpose(dims)
+    if turned.flags.c_contiguous:
+        return r
+    turned = dt.bits(turned).copy().view(r.dtype)
+    return turned if dims is None else turned.transpose(inverse(dims))
 
 
 def _half_runner(op: Op) -> Callable:
@@ -176,6 +229,8 @@ def f(p0, p1{extra_sig}):
             else:
                 if r.__class__ is not _ndarray:
                     r = _asarray(r)
+                elif b is not p1 and a.ndim > 1 and not a.flags.c_contiguous:
+                    r = _follow(r, (a, b))
                 t = _new(Tensor)
                 t._a = r
                 t._fn = t._grad = t._ver = t._base = t._hooks = None
@@ -218,7 +273,7 @@ def _globals(op: Op) -> dict[str, Any]:
         "__name__": "kiln.ops.generated", "Tensor": Tensor, "_new": _new, "_capturing": CAPTURING,
         "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_op": op,
         "_ufunc": op.ufunc, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_apply": dispatch.apply, "_inplace": dispatch.inplace,
-        "_store_out": dispatch.store_out, "_flat": _flat, "_alias": _alias,
+        "_store_out": dispatch.store_out, "_flat": _flat, "_follow": follow, "_alias": _alias,
         "_reflect": _reflect, "_expect": dispatch.expect_tensor,
     }  # fmt: skip
 

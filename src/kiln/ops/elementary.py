@@ -332,7 +332,7 @@ def _frexp_infer(input: Any) -> list:
     return [(input.shape, input.dtype), (input.shape, dt.int32)]
 
 
-@op(batch=LEADING, infer=_frexp_infer, result_names="mantissa exponent", nondiff_outputs=(1,), out=True,
+@op(batch=LEADING, lies="operands", infer=_frexp_infer, result_names="mantissa exponent", nondiff_outputs=(1,), out=True,
     grad={"input": lambda gs, picks: gs[0] * 2.0**-picks},
     samples=lambda: iter([*unary(0.3, 9.0)(), Sample((np.array([0.0, np.inf, np.nan, -3.0]),), grad=False)]))  # fmt: skip
 def frexp(input: Tensor) -> Tensor:

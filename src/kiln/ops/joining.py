@@ -92,7 +92,7 @@ def _cat_batch(n: int, tensors: Any, dim: int) -> tuple:
     return [x.whole.to(d) for x in real], norm_dim(dim, real[0].ndim) + 1
 
 
-@movement(infer=_cat_infer, grad={"tensors": _cat_grad}, batch=_cat_batch, method=False, out="apart cast", samples=_cat_samples,
+@movement(lies="joined", infer=_cat_infer, grad={"tensors": _cat_grad}, batch=_cat_batch, method=False, out="apart cast", samples=_cat_samples,
           aliases=("concat", "concatenate"))  # fmt: skip
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The tensors one after the other along an existing dimension; dtypes promote."""
@@ -151,7 +151,7 @@ def hstack(tensors: Sequence[Tensor]) -> Tensor:
 
 
 @movement(
-    infer=lambda input, dims: (norm_dims(dims, len(input.shape), "flip"), (input.shape, input.dtype))[1],
+    lies="operands", infer=lambda input, dims: (norm_dims(dims, len(input.shape), "flip"), (input.shape, input.dtype))[1],
     grad={"input": lambda g, dims: g.flip(dims)},
     samples=lambda: iter([Sample((draw(rng(), (3, 4)), (0, -1))), Sample((draw(rng(), ()), ())),
                           Sample((draw(rng(), (3, 4)), (0, 0)), error=RuntimeError), Sample((draw(rng(), (3,)), (1,)), error=IndexError)]),

@@ -378,7 +378,7 @@ def _group_samples() -> Any:
 
 
 @op(
-    name="group_norm", private=True, infer=_group_infer, samples=_group_samples, body=_group_body,
+    name="group_norm", private=True, lies="channels", infer=_group_infer, samples=_group_samples, body=_group_body,
     grad={"input": _group_input_grad, "weight": _group_weight_grad, "bias": lambda g: channel_sum(g)},
 )  # fmt: skip
 def group_norm_op(

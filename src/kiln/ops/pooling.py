@@ -383,7 +383,7 @@ def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
     return adaptive_avg(1, input, output_size)
 
 
-@composition(namespace="F", samples=_adaptive_samples(2, False))
+@composition(namespace="F", samples=_adaptive_samples(2, False), lies="channels")
 def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
     """The means of (h, w) bins of (N, C, H, W) or (C, H, W); None keeps a size."""
     return adaptive_avg(2, input, output_size)
@@ -401,7 +401,7 @@ def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = 
     return _adaptive_max(1, input, output_size, return_indices)
 
 
-@composition(namespace="F", samples=_adaptive_samples(2, True))
+@composition(namespace="F", samples=_adaptive_samples(2, True), lies="channels")
 def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
     """The largest values of (h, w) bins of (N, C, H, W) or (C, H, W); None keeps a size."""
     return _adaptive_max(2, input, output_size, return_indices)
@@ -472,7 +472,7 @@ def max_unpool1d(input: Tensor, indices: Tensor, kernel_size: Any, stride: Any =
     return _unpool(1, input, indices, kernel_size, stride, padding, output_size)
 
 
-@composition(namespace="F", samples=_unpool_samples(2))
+@composition(namespace="F", samples=_unpool_samples(2), lies="channels")
 def max_unpool2d(input: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
                  output_size: Any = None) -> Tensor:  # fmt: skip
     """Zeros with the values of a max pooling put back where its indices say: (N, C, H, W) or (C, H, W)."""

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from ..formats import channels_last, channels_last_3d, images_order
 from ..tensor import CAPTURING, Tensor
 
 Number = bool | int | float | complex
@@ -37,6 +38,12 @@ ALIGNED, LEADING, EACH = "aligned", "leading", "each"
 """The `batch` of ops whose operands broadcast; that take any dimensions before their own; called for each."""
 _KINDS = {"Tensor": TENSOR, "Tensor | None": OPTIONAL, "Operand": OPERAND,
           "Operand | None": "operand?", "Sequence[Tensor]": TENSORS}  # fmt: skip
+
+
+_LIES = dict.fromkeys(("elementwise", "cast", "select"), "operands") | dict.fromkeys(
+    ("composite", "contraction", "indexing", "reduction", "scan", "sort", "transform"), "rows"
+)
+"""How results of families lie, as `op` tells; others lie as NumPy gives them."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,7 @@ class Op:
         self.numbers: bool = facts.get("numbers", False)  # takes two Python numbers
         # the parameter that only multiplies, whose value no kernel depends on
         self.factor: int | None = self.index.get(facts.get("factor", "alpha"))
+        self.lies: str = facts.get("lies", _LIES.get(family, ""))
         self.layout: bool = facts.get("layout", False)  # reads how its input lies in memory
         self.formal = frozenset(self.index[n] for n in facts.get("formal", ()))
         self.nondiff_outputs: tuple[int, ...] = tuple(facts.get("nondiff_outputs", ()))
@@ -326,6 +334,8 @@ def op(
     `body` is the decomposition in ops; `scalar` the name of a primitive elementwise expression.
     `batch` says how vmap calls it, where that does not follow from the rest (`ops/batching.py`).
     `view` results share memory; `exact` ops do no arithmetic (no upcast of half floats);
+    `lies` says how results lie in memory: as the "operands" do, in "rows", or, of convolutions and the like, with
+    "channels" innermost where an operand has them so ("images": not of volumes; "joined": where all have);
     `formal` names inputs that gradients depend on, be it by zeros: under `create_graph` all gradients
     require grad where these do, as those of PyTorch's ops that have a backward op of their own. `inplace`
     and `out` derive `name_` and the `out=` argument; `namespace` "" is `kiln`, "F" only
@@ -372,6 +382,24 @@ def _at_once(fn: Callable, moves: bool) -> Callable:
     return run
 
 
+def _of_images(fn: Callable, lies: str) -> Callable:
+    """A composition whose results lie as the images do which it is given."""
+
+    @wraps(fn)
+    def run(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        r = fn(input, *args, **kwargs)
+        a = getattr(input, "_a", None)
+        a = a if a.__class__ is np.ndarray else getattr(a, "layout", None)
+        if a.__class__ is not np.ndarray or images_order(lies, a.ndim, [a]) is None:  # type: ignore[union-attr]
+            return r
+        format = channels_last if a.ndim == 4 else channels_last_3d  # type: ignore[union-attr]
+        if isinstance(r, tuple):
+            return tuple(t.contiguous(memory_format=format) for t in r)
+        return r.contiguous(memory_format=format)
+
+    return run
+
+
 def composition(
     *,
     namespace: str = "",
@@ -383,17 +411,20 @@ def composition(
     samples: Callable[[], Iterator[Sample]] | None = None,
     torch_name: str | None = None,
     fused: str = "",
+    lies: str = "",
 ) -> Callable[[Callable], Callable]:
     """Export a function written in ops under its name, and as a Tensor method.
 
     `inplace` adds the method `name_`, `out` the argument of that name to the function. One that is `fused`
     runs as one where tensors are large: "rounded" once instead of after each op, or a "move" of elements.
-    It depends on nothing but its arguments, of which tensors stand alone.
+    It depends on nothing but its arguments, of which tensors stand alone. `lies` is as an op's, of images.
     """
 
     def register(fn: Callable) -> Callable:
         if fused:
             fn = _at_once(fn, fused == "move")
+        if lies:
+            fn = _of_images(fn, lies)
         room = "nn.functional." if namespace == "F" else f"{namespace}." if namespace else ""
         entry = Composition(fn.__name__, fn, samples, namespace, torch_name, out=out)
         public = _with_out(entry) if out else fn

@@ -301,7 +301,7 @@ def _interpolate_samples() -> Any:
     yield Sample((x, 4), {"mode": "smooth"}, error=NotImplementedError)
 
 
-@composition(namespace="F", samples=_interpolate_samples)
+@composition(namespace="F", samples=_interpolate_samples, lies="channels")
 def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
                 align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
                 antialias: bool = False) -> Tensor:  # fmt: skip
@@ -410,7 +410,7 @@ def _shuffle_check(name: str, input: Any, factor: int) -> None:
         raise KilnError(name, f"{name} expects a positive factor", factor, "")
 
 
-@composition(method=False, samples=lambda: iter([
+@composition(method=False, lies="images", samples=lambda: iter([
     Sample((draw(rng(), (2, 8, 3, 2)), 2)), Sample((draw(rng(), (9, 3, 2)), 3)),
     Sample((draw(rng(), (2, 7, 3, 2)), 2), error=RuntimeError),
 ]))  # fmt: skip
@@ -430,7 +430,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     return x.reshape(*lead, c // (r * r), h * r, w * r)
 
 
-@composition(method=False, samples=lambda: iter([
+@composition(method=False, lies="images", samples=lambda: iter([
     Sample((draw(rng(), (2, 3, 4, 6)), 2)), Sample((draw(rng(), (3, 3, 6)), 3)),
     Sample((draw(rng(), (2, 3, 4, 5)), 2), error=RuntimeError),
 ]))  # fmt: skip
@@ -450,7 +450,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     return x.reshape(*lead, c * r * r, h // r, w // r)
 
 
-@composition(method=False, samples=lambda: iter([
+@composition(method=False, lies="images", samples=lambda: iter([
     Sample((draw(rng(), (2, 6, 3)), 2)), Sample((draw(rng(), (2, 6, 3, 2)), 3)),
     Sample((draw(rng(), (2, 5, 3)), 2), error=RuntimeError),
 ]))  # fmt: skip

@@ -161,7 +161,7 @@ def _pad_infer(input: Any, low: tuple, high: tuple, value: Any) -> tuple:
 
 
 @movement(
-    private=True, name="pad", infer=_pad_infer,
+    private=True, name="pad", lies="channels", infer=_pad_infer,
     batch=lambda n, input, low, high, value: (input.tensor, (0, *low), (0, *high), value),
     grad={"input": lambda g, in_shape, low: basic_index(
         g, tuple((a, a + n, 1) for a, n in zip(low, in_shape, strict=True)))},

@@ -80,7 +80,7 @@ def _sort_samples() -> Iterator[Sample]:
 
 
 @op(
-    name="sort", private=True, family="sort", infer=_sort_infer, result_names="values indices", nondiff_outputs=(1,),
+    name="sort", private=True, family="sort", lies="operands", infer=_sort_infer, result_names="values indices", nondiff_outputs=(1,),
     grad={"input": lambda gs, picks, in_shape, dim: select_grad(gs, picks, in_shape, dim, True)}, samples=_sort_samples,
 )  # fmt: skip
 def sort_op(input: Tensor, dim: int, descending: bool) -> Tensor:
