@@ -183,6 +183,38 @@ def what_backward_does_not_read_may_be_written_to(m, x):
     return joined, padded, shifted, *added, *picked, *squashed
 
 
+@found([[2.0, 1.0], [0.5, 3.0]], [1.0, -2.0])
+def what_was_solved_may_be_written_to(m, A, b):
+    right, size, angle = b * 1, b.abs() + 1, b * 2
+    made = m.polar(size, angle), m.linalg.solve(A, right), m.linalg.tensorsolve(A, right)
+    least, residuals, *_ = m.linalg.lstsq(A, b.unsqueeze(1) * 1)
+    for x in (right, size, angle, residuals):
+        x.mul_(2)
+    return made[0].real, made[0].imag, *made[1:], right, size, angle, least
+
+
+@found([0.0, 2.0, -0.0], [0.5, 1.5, 2.5])
+def gradients_of_polar_follow_from_its_result(m, size, angle):
+    z = m.polar(size, angle)
+    return z.real, z.imag
+
+
+@found([[1.0, -2.0], [0.5, 4.0]], [1.5, 0.5], [0.25, -1.0])
+def a_norm_lets_its_bias_be_written_to(m, x, weight, bias):
+    F = m.nn.functional
+    mean, var = m.tensor([0.5, 1.0]), m.tensor([2.0, 3.0])
+    whole = F.batch_norm(x, mean, var, weight, bias)
+    bias = bias.mul_(2)
+    wide = x.reshape(2, 2, 1).expand(2, 2, 3) * m.tensor([1.0, 2.0, 4.0])
+    each = F.instance_norm(wide, None, None, weight * 1, bias)
+    some = weight * 2
+    part = F.instance_norm(wide, mean, var, some, bias, use_input_stats=False)
+    full = F.instance_norm(wide, weight=some, bias=bias)
+    some.mul_(2)
+    bias.mul_(3)
+    return whole, each, part, full, some, bias
+
+
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 @pytest.mark.parametrize("name", FOUND)
 def test_found(name, weight):

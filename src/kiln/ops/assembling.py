@@ -235,6 +235,7 @@ def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
             "unravel_index", "expected 'indices' to be integer dtype", describe(indices), ""
         )
     sizes = [shape] if isinstance(shape, int) else [int(s) for s in shape]
+    indices = indices.long()
     out = []
     for s in reversed(sizes):
         out.append(indices % s)

@@ -119,9 +119,14 @@ def _eval_samples() -> Any:
         yield Sample((draw(r, xs), draw(r, (3,)), draw(r, (3,), 0.5, 2), None, None, 1e-5))
 
 
+def _scaled_body(input: Tensor, mean: Tensor, var: Tensor, weight: Any, eps: float) -> Tensor:
+    return _eval_body(input, mean, var, weight, None, eps)
+
+
 @op(
     private=True, lies="channels", infer=_eval_infer, samples=_eval_samples, body=_eval_body,
-    grad=by_body(_eval_body, "input", "mean", "var", "weight", "bias"), formal=("input", "weight"),
+    formal=("input", "weight"),
+    grad=by_body(_scaled_body, "input", "mean", "var", "weight") | {"bias": lambda g: channel_sum(g)},
 )  # fmt: skip
 def batch_norm_eval(
     input: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
@@ -262,6 +267,8 @@ def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var
         weight=weight,
         bias=bias,
     )
+    if weight is not None:
+        weight = weight.clone()  # so that it may be written to before backward
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     n = numel(input.shape[2:])

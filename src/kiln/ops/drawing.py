@@ -255,8 +255,14 @@ def _uniform_(
         f"expects to return a [from, to) range, but found from={low} > to={high}",
         (low, high),
     )
+    if self.is_complex():
+        return view_as_complex(_uniform_like(view_as_real(self), generator, low, high))
     floating("uniform_", self.dtype)
-    return sample_like(self, generator, "uniform", float(low), float(high))
+    return _uniform_like(self, generator, low, high)
+
+
+def _uniform_like(x: Tensor, generator: Any, low: float, high: float) -> Tensor:
+    return sample_like(x, generator, "uniform", float(low), float(high))
 
 
 @_fill

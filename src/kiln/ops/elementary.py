@@ -10,14 +10,16 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, describe
+from ..shape import broadcast_shapes
 from ..tensor import Tensor
 from . import _gamma
 from .activation import widen
 from .arithmetic import conjugate, elementwise, only
 from .complex import complex as make_complex
+from .complex import real_part
 from .derive import elementwise_infer
 from .dispatch import expect_tensor
-from .registry import LEADING, REGISTRY, Operand, Sample, composition, op
+from .registry import ALIGNED, LEADING, REGISTRY, Operand, Sample, composition, op
 from .rules import not_differentiable
 from .samples import binary, draw, rng, unary
 from .scan import log_add_exp
@@ -116,18 +118,30 @@ def angle(input: Tensor) -> Tensor:
     return np.where(np.isnan(input), input, np.where(input < 0, np.pi, 0)).astype(d)
 
 
-@composition(method=False, samples=lambda: iter([
-    Sample((draw(rng(), (3, 4), 0.5, 2), draw(rng(1), (4,)))), Sample((np.array([1]), np.array([1])), error=RuntimeError),
-]))  # fmt: skip
-def polar(abs: Tensor, angle: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """The complex numbers of these absolute values and angles."""
-    expect_tensor("polar", abs)
-    expect_tensor("polar", angle)
-    if abs.dtype is not angle.dtype or not abs.is_floating_point():
+def _polar_infer(abs: Any, angle: Any) -> tuple:
+    if abs.dtype is not angle.dtype or abs.dtype not in (dt.float32, dt.float64):
         raise KilnError(
-            "polar", "expected two floating tensors of one dtype", describe((abs, angle)), ""
-        )
-    return make_complex(abs * angle.cos(), abs * angle.sin(), out=out)
+            "polar", "expected two tensors of one dtype, float32 or float64", describe((abs, angle)), "convert one of them"
+        )  # fmt: skip
+    return broadcast_shapes(abs.shape, angle.shape, op="polar"), abs.dtype.to_complex()
+
+
+@op(method=False, out=True, batch=ALIGNED, infer=_polar_infer,
+    body=lambda abs, angle: make_complex(abs * angle.cos(), abs * angle.sin()),
+    grad={"abs": lambda g, out: real_part(g.conj() * out.sgn()), "angle": lambda g, out: real_part(g.conj() * (out * 1j))},
+    samples=lambda: iter([
+        Sample((draw(rng(), (3, 4), 0.5, 2), draw(rng(1), (4,)))), Sample((np.zeros(2), draw(rng(1), (2,))), grad=False),
+        Sample((np.array([1]), np.array([1])), error=RuntimeError),
+        Sample((np.ones(2), np.ones(2, np.float32)), error=RuntimeError),
+    ]))  # fmt: skip
+def polar(abs: Tensor, angle: Tensor) -> Tensor:
+    """The complex numbers of these absolute values, which are not negative, and angles.
+
+    As in PyTorch gradients follow from the result, so that they are 0 where it is.
+    """
+    out = np.empty(np.broadcast_shapes(abs.shape, angle.shape), np.result_type(abs, np.complex64))
+    out.real, out.imag = abs * np.cos(angle), abs * np.sin(angle)
+    return out
 
 
 @composition(out=True, inplace=True, samples=lambda: iter([
@@ -318,6 +332,10 @@ def ldexp(input: Tensor, other: Tensor) -> Tensor:
     """input * 2**other, in input's dtype where that is floating and other holds integers."""
     expect_tensor("ldexp", input)
     expect_tensor("ldexp", other)
+    if input.is_floating_point() and other.dtype is dt.bool_:
+        raise KilnNotImplementedError(
+            "ldexp", "not implemented for bool exponents", describe((input, other)), "other.int()"
+        )
     if input.is_floating_point() and other.dtype.category == dt.INT:
         wide = widen(input)
         return (wide * 2.0 ** other.to(wide.dtype)).to(input.dtype)
@@ -480,7 +498,9 @@ def polygamma_op(input: Tensor, n: int) -> Tensor:
     out = sign * math.factorial(n) * _zeta(n + 1.0, input)
     if n == 1:  # below 0 by reflection
         x = input.astype(np.float64)
-        mirrored = (np.pi / np.sin(np.pi * x)) ** 2 - _zeta(2.0, np.where(x <= 0, 1 - x, 1.0))
+        mirrored = (np.pi / np.sin(np.pi * (x - np.round(x)))) ** 2 - _zeta(
+            2.0, np.where(x <= 0, 1 - x, 1.0)
+        )
         out = np.where(x <= 0, mirrored, out)
     return out.astype(input.dtype)
 

@@ -46,8 +46,8 @@ def _solve_infer(A: Any, B: Any, check_errors: bool) -> list:
     return [(Size((*lead, *b[-2 : -1 if vector else None])), A.dtype), (Size(a[:-2]), dt.int32)]
 
 
-def _solve_grad(gs: Any, A: Tensor, B: Tensor, outs: Any, needs: tuple) -> tuple:
-    vector = is_vector(A, B)
+def _solve_grad(gs: Any, A: Tensor, B_shape: tuple, outs: Any, needs: tuple) -> tuple:
+    vector = len(B_shape) == 1 or tuple(B_shape) == tuple(A.shape[:-1])
     g, x = (gs[0].unsqueeze(-1), outs[0].unsqueeze(-1)) if vector else (gs[0], outs[0])
     gb = solve_op(adjoint(A), g, False)[0]
     return -(gb @ adjoint(x)) if needs[0] else None, gb.squeeze(-1) if vector else gb
@@ -212,7 +212,7 @@ def _lstsq_infer(A: Any, B: Any, rcond: Any, full_rank: bool) -> list:
     ]
 
 
-def _lstsq_grad(gs: Any, A: Tensor, B: Tensor, outs: Any, needs: tuple) -> tuple:
+def _lstsq_grad(gs: Any, A: Tensor, B: Tensor, needs: tuple) -> tuple:
     inverse = pinv(A)
     gb = adjoint(inverse) @ gs[0] if needs[1] else None
     return pinv_grad(gs[0] @ adjoint(B), A, inverse) if needs[0] else None, gb

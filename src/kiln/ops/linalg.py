@@ -430,7 +430,7 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, out: Tensor | None = None) ->
     from .einsum import contract
 
     r = contract(a, left, b, right, keep)
-    return store_out(_matmul, r, out)
+    return store_out(_matmul, r.to(a.dtype) if a.dtype is b.dtype else r, out)
 
 
 # ---------------------------------------------------------------- cross products and distances
