@@ -199,6 +199,19 @@ def gradients_of_polar_follow_from_its_result(m, size, angle):
     return z.real, z.imag
 
 
+@found([5.0, 2.0, 2.0, 7.0], [5.0, 5.0, 2.0, 1.0, 3.0])
+def equal_extremes_share_a_gradient(m, x, y):
+    at = m.tensor([0, 0, 1, 0, 2])
+    options = product(("amax", "amin"), (True, False))
+    reduced = [x.scatter_reduce(0, at, y, how, include_self=own) for how, own in options]
+    parts = {"lengths": m.tensor([2, 0, 3]), "unsafe": True}
+    ends = (
+        m.segment_reduce(y, how, initial=first, **parts)
+        for how, first in product(("max", "min"), (2.0, 5.0))
+    )
+    return *reduced, *ends
+
+
 @found([[1.0, -2.0], [0.5, 4.0]], [1.5, 0.5], [0.25, -1.0])
 def a_norm_lets_its_bias_be_written_to(m, x, weight, bias):
     F = m.nn.functional
@@ -228,6 +241,30 @@ def test_found(name, weight):
         for (n, a), (m, b) in zip(got, want, strict=True):
             assert n == m
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+UNREAD = {
+    "fill_": lambda m, x: (x * 1).fill_(3.0),
+    "fill": lambda m, x: m.fill(x, 3.0),
+    "zero_": lambda m, x: (x * 1).zero_(),
+    "copy_": lambda m, x: (x * 1).copy_(m.ones(2, 2)),
+    "index_copy": lambda m, x: m.index_copy(x.sum(), 0, m.tensor([0]), m.ones(1)),
+    "addmm": lambda m, x: m.addmm(x, m.eye(2), m.ones(2, 2, requires_grad=True), beta=0),
+    "addmv": lambda m, x: m.addmv(x[0], m.eye(2), m.ones(2, requires_grad=True), beta=0),
+    "baddbmm": lambda m, x: m.baddbmm(x[None], m.eye(2)[None], m.ones(1, 2, 2), beta=0),
+    "addbmm": lambda m, x: m.addbmm(x, m.eye(2)[None], m.ones(1, 2, 2), beta=0),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_is_not_read_has_a_gradient_of_zeros(name):
+    for m in (torch, kiln):
+        x = m.full((2, 2), INF, requires_grad=True)
+        out = UNREAD[name](m, x)
+        assert out.requires_grad
+        assert not out.isnan().any()
+        out.sum().backward()
+        assert x.grad.tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 @pytest.mark.parametrize("seed", range(3, 150, 21))

@@ -11,11 +11,13 @@ from .. import dtypes as dt
 from ..errors import KilnError, describe
 from ..shape import Size, broadcast_shapes
 from ..tensor import Tensor
+from ._matrices import tracked
 from .arithmetic import conjugate
 from .dispatch import store_out
 from .linalg import bmm, matmul_op, mm, mv, outer, same_dtype
 from .reduction import sum_op
 from .registry import Sample, composition, op
+from .rules import zero_gradient
 from .samples import draw, rng
 
 
@@ -35,7 +37,7 @@ def _blend(name: str, input: Tensor, product: Tensor, beta: Any, alpha: Any) -> 
             name, f"input must expand to {list(shape)}", describe(input), "check its shape"
         )
     if beta == 0:
-        return product
+        return product + zero_gradient(product.new_zeros(()), input) if tracked(input) else product
     return (input if beta == 1 else input * beta) + product
 
 

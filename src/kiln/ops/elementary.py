@@ -498,7 +498,9 @@ def polygamma_op(input: Tensor, n: int) -> Tensor:
     out = sign * math.factorial(n) * _zeta(n + 1.0, input)
     if n == 1:  # below 0 by reflection
         x = input.astype(np.float64)
-        mirrored = (np.pi / np.sin(np.pi * (x - np.round(x)))) ** 2 - _zeta(
+        sine = np.sin(np.pi * (x - np.round(x)))
+        pole = np.sin(input.dtype.type(np.pi) * input)  # PyTorch: what rounding leaves of infinity
+        mirrored = (np.pi / np.where(x == np.round(x), pole, sine)) ** 2 - _zeta(
             2.0, np.where(x <= 0, 1 - x, 1.0)
         )
         out = np.where(x <= 0, mirrored, out)

@@ -360,7 +360,8 @@ def _copy_infer(input: Any, src: Any) -> tuple:
     return input.shape, input.dtype
 
 
-@op(family="copy", private=True, exact=True, name="copy", infer=_copy_infer, grad={"src": lambda g: g},
+@op(family="copy", private=True, exact=True, name="copy", infer=_copy_infer,
+    grad={("input", "src"): lambda g, needs: (None, g) if needs[1] else (g.new_zeros(g.shape), None)},
     body=lambda input, src: (src if isinstance(src, Tensor) else tensor(src)).to(input.dtype).expand(input.shape).clone(),
     samples=lambda: iter([Sample((draw(rng(), (3, 4)), draw(rng(1), (4,))))]))  # fmt: skip
 def copy_op(input: Tensor, src: Operand) -> Tensor:

@@ -410,11 +410,11 @@ def _reduce_grad(g: Tensor, input: Tensor, dim: int, index: Tensor, src: Tensor,
             gather(g * out, dim, index) / where_op(zero, 1, picked),
         )
     else:
-        mine = (input == out).to(g.dtype) * keep
+        mine = (input == out).to(g.dtype)  # which counts among the equal ones, included or not
         theirs = (picked == gather(out, dim, index)).to(g.dtype)
         count = mine + scatter_add(input.new_zeros(input.shape), dim, index, theirs)
         share = g / count.clamp(min=1)
-        gi, gs = share * mine, gather(share, dim, index) * theirs
+        gi, gs = share * mine * keep, gather(share, dim, index) * theirs
     return gi, _window(gs, src.shape)
 
 

@@ -81,13 +81,16 @@ def segment_reduce(data: Tensor, reduce: str, *, lengths: Tensor | None = None, 
     rest = data.shape[d + 1 :]
     shape = (*data.shape[:d], count + 1, *rest)
     at = at.reshape(*at.shape, *(1,) * len(rest)).expand(data.shape)
-    start = _EMPTY[reduce] if initial is None else initial
-    own = initial is not None and reduce != "mean"
+    extreme = initial is not None and reduce in ("max", "min")
+    start = _EMPTY[reduce] if initial is None or extreme else initial
+    own = initial is not None and reduce in ("sum", "prod")
     out = (
         scatter_reduce(data.new_full(shape, start), d, at, data, _HOW[reduce], include_self=own)
         .narrow(d, 0, count)
         .contiguous()
     )
+    if extreme:  # of equal ones the gradient is the data's
+        out = where_op(out < initial if reduce == "max" else out > initial, initial, out)
     if initial is not None and reduce == "mean":
         size = lengths.reshape(*lengths.shape, *(1,) * len(rest)).to(data.dtype)
         out = where_op(size == 0, out, out + initial / size)
