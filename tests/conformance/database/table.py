@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from .calls import FAILED, MISSING, Outcome
+from .checks import DTYPES, Settings
 from .entries import MEANT, key, left_out, namespace
 
 STATUSES = ("passed", "failed", "missing", "left out")
@@ -90,11 +91,11 @@ def page(run: dict[str, Any]) -> str:
         f"**{passed['passed']} of {counted} entries agree** in values, dtypes, gradients and second gradients, in "
         f"{', '.join(run['settings']['dtypes'])} as far as PyTorch takes them on the CPU, "
         f"{run['settings']['samples'] or 'all'} samples in each.\n",
-        "This page is generated: `python -m tests.conformance.database --json run.json --document docs/coverage.md`.\n",
+        f"This page is generated: `python -m tests.conformance.database{_options(run)} --json run.json --document PAGE`.\n",
         "## By namespace\n",
         table(["namespace", *STATUSES, "passed"], by_namespace(found)),
         "## By what is compared\n",
-        "Tolerances are 1e-4 in float32 and complex64, 1e-7 in float64, 5e-2 in bfloat16, twentyfold where results come "
+        "Tolerances are 1e-4 in float32 and complex64, 1e-7 in float64 and complex128, 5e-2 in bfloat16, 1e-2 in float16, twentyfold where results come "
         "from iterations or series. Random functions are held to shapes and dtypes. `errors` are the calls that must fail "
         "in the class of PyTorch's error, `error texts` those whose message has Kiln's three lines; `other out=` are outputs of "
         "other dtypes, across or on top of the input, or that require grad, which both take or both refuse.\n",
@@ -127,6 +128,19 @@ def page(run: dict[str, Any]) -> str:
         rows = [[why, ", ".join(names)] for why, names in reasons.items()]
         text += ["## What is left out, and why\n", table(["why", "entries"], rows)]
     return "\n".join(text)
+
+
+def _options(run: dict[str, Any]) -> str:
+    """What the command line says about another run than the default one."""
+    settings = run["settings"]
+    text = ""
+    if (dtypes := tuple(settings["dtypes"])) != DTYPES:
+        text += f" --dtypes {' '.join(dtypes)}"
+    default = Settings()
+    for name in ("samples", "forms", "second"):
+        if settings[name] != getattr(default, name):
+            text += f" --{name} {settings[name]}"
+    return text + (" --no-errors" if not settings["errors"] else "")
 
 
 _WHOLE = "Kiln has its whole result before it writes"
