@@ -255,6 +255,14 @@ def test_what_the_user_names_may_be_made():
     assert got["s"].factor == 8
     with pytest.raises(pickle.UnpicklingError):
         read(data)
+    net = kiln.nn.Sequential(kiln.nn.Linear(2, 3), kiln.nn.ReLU())
+    with kiln.serialization.safe_globals([kiln.nn.Sequential, kiln.nn.Linear]):
+        with pytest.raises(pickle.UnpicklingError, match=r"torch\.nn\.modules\.activation\.ReLU"):
+            again(net)
+        kiln.serialization.add_safe_globals([kiln.nn.ReLU, kiln.nn.functional.relu])
+        same = again([net, kiln.nn.functional.relu, kiln.nn.ReLU])
+    assert same[0][0].weight.equal(net[0].weight)
+    assert same[1:] == [kiln.nn.functional.relu, kiln.nn.ReLU]
     kiln.serialization.add_safe_globals([Config])
     assert kiln.serialization.get_safe_globals() == [Config]
     kiln.serialization.clear_safe_globals()

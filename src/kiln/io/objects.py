@@ -99,28 +99,36 @@ def find(module: str, name: str) -> Any:
     full = f"{module}.{name}"
     if full in _HARMLESS:
         return Function(_HARMLESS[full])
-    ours = module == "torch" or module.startswith("torch.")
-    there = _kiln(module, name) if ours else sys.modules.get(module)
-    x = vars(there).get(name) if isinstance(there, types.ModuleType) else None
-    if isinstance(x, types.FunctionType):
-        return x if ours and x.__module__.startswith("kiln.") else None
+    if _torch(module):
+        x = ours(module, name)
+        if isinstance(x, types.FunctionType):
+            return x if x.__module__.startswith("kiln.") else None
+    else:
+        there = sys.modules.get(module)
+        x = vars(there).get(name) if isinstance(there, types.ModuleType) else None
     if not isinstance(x, type) or not _plain(x):
         return None
-    return Function(_never, _build, lambda: object.__new__(x))
+    return Function(_never, _build, lambda: object.__new__(x), x)
 
 
-def _kiln(module: str, name: str) -> types.ModuleType | None:
-    """Kiln's module for one of PyTorch's that has a name; the room's own where its files differ.
+def _torch(module: str) -> bool:
+    return module == "torch" or module.startswith("torch.")
+
+
+def ours(module: str, name: str) -> Any:
+    """What Kiln has under one of PyTorch's names, else None; the room's own where its files differ.
 
     Nothing else is imported: a file could name modules that do something when they are.
     """
+    if not _torch(module):
+        return None
     room = ".".join(module.split(".")[:2])
     if room in ("torch.nn", "torch.optim"):
         importlib.import_module(f"kiln{room[5:]}")
     for candidate in (module, room):
         found = sys.modules.get(f"kiln{candidate[5:]}")
         if found is not None and name in vars(found):
-            return found
+            return vars(found)[name]
     return None
 
 

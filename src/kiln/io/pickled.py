@@ -181,15 +181,19 @@ def hashable(key: Any, depth: int = 0) -> Any:
 
 
 class Function:
-    """Something that a pickled file may call by its name; `build` gives what it made a state."""
+    """Something that a pickled file may call by its name; `build` gives what it made a state.
+
+    `value` is what the name stands for where it is not called, as a class or function among the data.
+    """
 
     def __init__(
         self,
         call: Callable,
         build: Callable[[Any, Any], None] | None = None,
         new: Callable | None = None,
+        value: Any = None,
     ):
-        self.call, self.build, self.new = call, build, new
+        self.call, self.build, self.new, self.value = call, build, new, value
 
 
 class Reader:
@@ -216,6 +220,7 @@ class Reader:
         """The next object."""
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.calls: dict[int, Function] = {}  # by id of what they are among the data
         self.builders: dict[int, tuple[Any, Callable]] = {}  # by id of what they build
         try:
             while True:
@@ -291,10 +296,15 @@ class Reader:
     def _name(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
             self.refuse("the pickled data is corrupt")
-        self.stack.append(self.find(module, name))
+        found = self.find(module, name)
+        if type(found) is Function and found.value is not None:
+            self.calls[id(found.value)] = found
+            found = found.value
+        self.stack.append(found)
 
     def _call(self, new: bool = False) -> Any:
         args, fn = self._pop(), self._pop()
+        fn = self.calls.get(id(fn), fn)
         call = None if type(fn) is not Function else fn.new if new else fn.call
         if call is None or type(args) is not tuple:
             return self.refuse(f"a call of what is no function: {type(fn).__name__}")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import KilnTypeError, describe
+from . import objects
 from .pickled import Function
 
 _added: dict[str, Any] = {}
@@ -48,14 +49,17 @@ def safe_globals(safe_globals: Iterable[Any]) -> Iterator[None]:
         _added.update(before)
 
 
-def find(name: str) -> Function | None:
-    """The function that a name in a file stands for, if it was added."""
-    obj = _added.get(name)
+def find(module: str, name: str) -> Function | None:
+    """The function that a name in a file stands for, if it was added; Kiln's own go by PyTorch's names."""
+    obj = _added.get(f"{module}.{name}")
+    if obj is None and _added:
+        x = objects.ours(module, name)
+        obj = next((a for a in _added.values() if a is x), None)
     if obj is None:
         return None
     if not isinstance(obj, type):
-        return Function(obj)
-    return Function(obj, _build, lambda *args: obj.__new__(obj, *args))
+        return Function(obj, value=obj)
+    return Function(obj, _build, lambda *args: obj.__new__(obj, *args), obj)
 
 
 def _build(x: Any, state: Any) -> None:

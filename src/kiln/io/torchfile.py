@@ -350,7 +350,7 @@ def _find(reader: Reader, module: str, name: str, options: Options) -> Any:
     full = f"{module}.{name}"
     found = plain(full)
     if found is None:
-        found = safe.find(full)
+        found = safe.find(module, name)
     if found is None and not options.weights_only:
         found = objects.find(module, name)
     if found is not None:
