@@ -19,8 +19,13 @@ SIZE = 5056
 PIECE = 1 << 13
 """Numbers that are made at a time, so that what is between stays in cache."""
 
+FEW = 1 << 9
+"""Numbers up to which calls cost more than what they compute."""
+
 _WORDS = 624
 _KEYS = slice(24, 24 + 8 * _WORDS)
+_LOW24, _LOW53, _HALF = np.uint32(2**24 - 1), np.uint64(2**53 - 1), np.uint64(32)
+_UNIT24 = np.float32(2.0**-24)
 _LEFT, _SEEDED, _NEXT = 2, 3, 2  # among 32-bit numbers, and among 64-bit ones
 _KEPT, _IS_KEPT = 628, 1260
 
@@ -55,7 +60,7 @@ class Words:
 
     def __init__(self) -> None:
         bits = np.random.MT19937(0)
-        self._source = np.random.RandomState(bits)
+        self._raw, self._source = bits.random_raw, np.random.RandomState(bits)
         struct = ctypes.c_uint32 * (_WORDS + 1)  # NumPy keeps the words, and which comes next
         self._memory = np.ctypeslib.as_array(struct.from_address(bits.ctypes.state_address))
         self._fields: Any = None
@@ -92,28 +97,34 @@ class Words:
     def words(self, n: int) -> np.ndarray:
         """The next n words, to be read only."""
         self._drawn |= n > 0
+        if n <= FEW:
+            return self._raw(n).astype(np.uint32)
         return np.frombuffer(self._source.bytes(4 * n), "<u4")
 
     def pairs(self, n: int) -> np.ndarray:
         """The next n integers of 64 bits, of two words each, the high one first."""
         w = self.words(2 * n).view("<u8")
-        return w << np.uint64(32) | w >> np.uint64(32)
+        return w << _HALF | w >> _HALF
 
     def floats(self, n: int) -> np.ndarray:
         """n float32 in [0, 1) of 24 bits, a word each."""
+        if n <= FEW:
+            return (self.words(n) & _LOW24).astype(np.float32) * _UNIT24
         out = np.empty(n, np.float32)
         for part in pieces(out):
-            w = self.words(len(part)) & np.uint32(2**24 - 1)
+            w = self.words(len(part)) & _LOW24
             np.copyto(part, w.view(np.int32), casting="unsafe")
-            part *= np.float32(2.0**-24)
+            part *= _UNIT24
         return out
 
     def doubles(self, n: int) -> np.ndarray:
         """n float64 in [0, 1) of 53 bits, two words each."""
+        if n <= FEW:
+            return (self.pairs(n) & _LOW53).astype(np.float64) * 2.0**-53
         out = np.empty(n, np.float64)
         for part in pieces(out):
             w = self.pairs(len(part))
-            w &= np.uint64(2**53 - 1)
+            w &= _LOW53
             np.copyto(part, w.view(np.int64), casting="unsafe")
             part *= 2.0**-53
         return out

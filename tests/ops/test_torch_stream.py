@@ -171,6 +171,19 @@ def test_many_normal_numbers(dtype: str) -> None:
         assert (ours != theirs).mean() < 1e-3
 
 
+@pytest.mark.parametrize("n", [0, 1, 383, 384, 385, 512, 513, 5000, 70_001])
+def test_few_numbers_and_many_are_of_one_stream(n: int) -> None:
+    seed(n)
+    for _ in range(2):
+        check(lambda m: m.randperm(n))
+        for d in ("float32", "float64", "float16"):
+            check(lambda m, d=d: m.rand(n, dtype=getattr(m, d)))
+        check(lambda m: m.randint(-3, 1000, (n,)))
+        check(lambda m: m.randn(n % 700), 4)
+        check(lambda m: m.empty(n % 700).normal_(1, 2), 4)
+        check(lambda m: m.empty(n % 700, dtype=m.float64).log_normal_(0, 1), 4)
+
+
 def test_states_travel() -> None:
     theirs = torch.Generator().manual_seed(11)
     ours = kiln.Generator(stream="torch")

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..mersenne import Singles, Words, first_state, pieces
+from ..mersenne import FEW, Singles, Words, first_state, pieces
 from ..shape import Size, numel
 from ..sharing import watched, written
 from ..tensor import CAPTURING, Tensor, active_capture, wrap
@@ -117,12 +117,13 @@ def _halves(x: Any) -> tuple[Any, Any]:
     return high, x - high
 
 
-_FEW = 64
+_SCALARS = 64  # up to which the C library's functions are taken, as PyTorch does
+_SHORT = 384  # where a loop of Python's is over before NumPy has begun
 
 
 def _each(scalar: Callable, array: Callable, x: np.ndarray) -> np.ndarray:
     """A function of each element: by the C library as in PyTorch where there are few, else by NumPy."""
-    return np.array([scalar(v) for v in x.tolist()]) if x.size <= _FEW else array(x)
+    return np.array([scalar(v) for v in x.tolist()]) if x.size <= _SCALARS else array(x)
 
 
 # ---------------------------------------------------------------- uniform and normal numbers
@@ -163,17 +164,21 @@ def normal(s: Words, size: Any, dtype: dt.dtype, _: Any, mean: float, std: float
 
 
 def _blocks(u: np.ndarray) -> np.ndarray:
-    kind, eight = u.dtype.type, f"V{8 * u.itemsize}"  # eight numbers are moved as one
-    first, turn = (np.ascontiguousarray(u.view(eight)[i::2]).view(u.dtype) for i in (0, 1))
-    r = np.log(kind(1) - first, out=first)
+    kind, halves = u.dtype.type, u.reshape(-1, 2, 8)
+    r = np.log(kind(1) - halves[:, 0])
     r *= kind(-2)
     np.sqrt(r, out=r)
-    turn *= kind(math.tau)
-    out = np.empty_like(u)
-    out.view(eight)[::2] = (r * np.cos(turn)).view(eight)
-    r *= np.sin(turn, out=turn)
-    out.view(eight)[1::2] = r.view(eight)
-    return out
+    turn = halves[:, 1] * kind(math.tau)
+    out = np.empty_like(halves)
+    np.multiply(r, np.cos(turn), out[:, 0])
+    np.multiply(r, np.sin(turn, out=turn), out[:, 1])
+    return out.reshape(-1)
+
+
+def _pair(turn: float, length: float) -> tuple[float, float]:
+    """Two normal numbers of two uniform ones."""
+    r, turn = math.sqrt(-2.0 * math.log1p(-length)), math.tau * turn
+    return r * math.cos(turn), r * math.sin(turn)
 
 
 def _one_by_one(s: Words, n: int) -> np.ndarray:
@@ -181,10 +186,12 @@ def _one_by_one(s: Words, n: int) -> np.ndarray:
     first = [] if s.kept is None or n == 0 else [s.kept]
     pairs = (n - len(first) + 1) // 2
     u = s.doubles(2 * pairs).reshape(pairs, 2)
-    r = np.sqrt(_each(math.log1p, np.log1p, -u[:, 1]) * -2.0)
-    turn = u[:, 0] * math.tau
-    z = np.stack([r * _each(math.cos, np.cos, turn), r * _each(math.sin, np.sin, turn)], 1)
-    z = np.concatenate([first, z.reshape(-1)])
+    if pairs <= _SCALARS:
+        z = np.array([z for a, b in u.tolist() for z in _pair(a, b)])
+    else:
+        r, turn = np.sqrt(np.log1p(-u[:, 1]) * -2.0), u[:, 0] * math.tau
+        z = np.stack([r * np.cos(turn), r * np.sin(turn)], 1).reshape(-1)
+    z = np.concatenate([first, z]) if first else z
     if n:
         s.kept = float(z[-1]) if len(z) > n else None
     return z[:n]
@@ -218,6 +225,8 @@ def integers(s: Words, size: Any, dtype: Any, _: Any, low: int, high: int) -> np
     n, span = numel(size), high - low
     if span >= 2**28:
         return (s.pairs(n) % np.uint64(span)).astype(np.int64) + low
+    if n <= FEW:
+        return (s.words(n) % np.uint32(span)).astype(np.int64) + low
     out = np.empty(n, np.int64)
     for part in pieces(out):
         part[:] = s.words(len(part)) % np.uint32(span)
@@ -245,12 +254,36 @@ def permutation(s: Words, size: Any, dtype: Any, _: Any) -> np.ndarray:
     *rows, n = size
     out = np.empty((numel(rows), n), np.int64)
     for row in out:
+        row[:] = np.arange(n)
+        if n > 1:
+            row[:-1] += s.words(n - 1) % np.arange(n, 1, -1, np.uint32)
+            row[:] = _swapped(row)
+    return out
+
+
+def _swapped(other: np.ndarray) -> Any:
+    """What 0, 1, … become where each place i in turn is swapped with another, other[i] >= i.
+
+    The last k < i whose other is i leaves there what k had in its turn: chains that are followed for all i at
+    once, twice as far each time. What i gets is what the last k < i with the same other as i had, if any.
+    """
+    n = len(other)
+    if n <= _SHORT:
         order = list(range(n))
-        w = s.words(max(n - 1, 0)).astype(np.int64)
-        at = np.arange(n - 1, dtype=np.int64)
-        for i, j in enumerate((w % (n - at) + at).tolist() if n else []):
+        for i, j in enumerate(other.tolist()):
             order[i], order[j] = order[j], order[i]
-        row[:] = order
+        return order
+    had = np.arange(n)
+    moved = np.flatnonzero(other > had)
+    had[other[moved]] = moved  # of equal places the last one stays
+    while not np.array_equal(before := had[had], had):
+        had = before
+    bits = n.bit_length()
+    key = np.sort(other << bits | np.arange(n))
+    by, places = key & (1 << bits) - 1, key >> bits
+    same = places[1:] == places[:-1]
+    out = other.copy()
+    out[by[1:][same]] = had[by[:-1][same]]
     return out
 
 
@@ -324,10 +357,8 @@ def _single_normal(u: Singles, s: Words) -> float:
     if s.kept is not None:
         z, s.kept = s.kept, None
         return z
-    first, second = u(), u()
-    r, turn = math.sqrt(-2.0 * math.log1p(-second)), math.tau * first
-    s.kept = r * math.sin(turn)
-    return r * math.cos(turn)
+    z, s.kept = _pair(u(), u())
+    return z
 
 
 @_elementwise
