@@ -112,6 +112,7 @@ def draws(pick: Any) -> tuple[Callable[[Any], Any], float]:
         lambda m: m.randperm(n % 97),
         lambda m: m.bernoulli(m.full(size, p, dtype=getattr(m, dtype))),
         lambda m: new(m).bernoulli_(m.full([], p, dtype=m.float64)),
+        lambda m: m.multinomial(weights(m), 1),
         lambda m: m.multinomial(weights(m), 3),
         lambda m: m.multinomial(weights(m), 30, True),
         lambda m: new(m).geometric_(max(min(p, 0.9), 0.05)),

@@ -388,16 +388,16 @@ def _check_weights(input: Tensor, num_samples: int, replacement: bool) -> None:
     demand("multinomial", replacement or num_samples <= input.shape[-1],
             "cannot sample n_sample > prob_dist.size(-1) samples without replacement", num_samples)  # fmt: skip
     if active_capture() is None:
-        bad = ~(input.isfinite() & (input >= 0))
+        weights = input._host("multinomial")
         demand(
             "multinomial",
-            not bool(bad.any()),
+            bool(np.isfinite(weights).all() and (weights >= 0).all()),
             "probability tensor contains either `inf`, `nan` or element < 0",
             describe(input),
         )
         demand(
             "multinomial",
-            bool((input.sum(-1) > 0).all()),
+            bool((weights > 0).any(-1).all()),
             "invalid multinomial distribution (sum of probabilities <= 0)",
             describe(input),
         )
@@ -421,7 +421,7 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
             p = p.double()
         waiting = sample(generator, "exponential", p._a.shape, p.dtype, 1.0)
         race = where_op(p > 0, p / waiting, -1.0)
-        r = topk(race, num_samples)[1]
+        r = race.argmax(-1, keepdim=True) if num_samples == 1 else topk(race, num_samples)[1]
     if out is not None and out.dtype is not dt.int64:
         raise KilnError("multinomial", "expects an int64 tensor as out=", describe(out), "")
     return _placed(full_op, r, False, out)
