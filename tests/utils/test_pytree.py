@@ -1,6 +1,5 @@
 """Nested values: `kiln.utils._pytree` beside PyTorch's, and registered classes as arguments of compiled functions."""
 
-import importlib
 from collections import OrderedDict, defaultdict, deque
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -59,7 +58,9 @@ def test_apart_and_together(tree):
 @pytest.mark.peers
 @pytest.mark.parametrize("tree", TREES, ids=str)
 def test_as_in_pytorch(tree):
-    theirs = importlib.import_module("torch.utils._pytree")
+    theirs = pytest.importorskip(
+        "torch.utils._pytree", reason="PyTorch is not installed: extra [peers]"
+    )
     leaves, spec = pytree.tree_flatten(tree)
     their_leaves, their_spec = theirs.tree_flatten(tree)
     assert leaves == their_leaves
@@ -81,7 +82,9 @@ def test_as_in_pytorch(tree):
     "rest", [[1], (1, 2), {"a": 1}, [1, [2, 3]], [1, {"y": 2, "x": 3}], [1, {"x": 2}], [1, OrderedDict(y=1, x=2)]], ids=str
 )  # fmt: skip
 def test_trees_that_go_together(rest):
-    theirs = importlib.import_module("torch.utils._pytree")
+    theirs = pytest.importorskip(
+        "torch.utils._pytree", reason="PyTorch is not installed: extra [peers]"
+    )
     tree = [1, {"x": 2, "y": 3}]
     try:
         expected = theirs.tree_map(lambda a, b: (a, b), tree, rest)
@@ -98,7 +101,9 @@ def test_trees_that_go_together(rest):
 
 @pytest.mark.peers
 def test_names_of_pytorch():
-    theirs = pytest.importorskip("torch.utils._pytree")
+    theirs = pytest.importorskip(
+        "torch.utils._pytree", reason="PyTorch is not installed: extra [peers]"
+    )
     missing = [n for n in theirs.__all__ if not hasattr(pytree, n)]
     assert not missing
 
