@@ -13,6 +13,25 @@ from .tape import TapeNode, edge_of
 Chain = tuple  # of (op name, arguments after the input): the view ops from a base to a view
 
 
+class Several(tuple):
+    """The arguments of a view that is one of several results, which autograd lets nobody write to."""
+
+    __slots__ = ()
+
+
+def together(views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Views that one call gave: marked as such."""
+    for v in views:
+        if v._view:
+            *chain, (name, rest) = v._view
+            v._view = (*chain, (name, Several(rest)))
+    return views
+
+
+def _one_of_several(x: Tensor) -> bool:
+    return any(rest.__class__ is Several for _, rest in x._view or ())
+
+
 def replay(base: Tensor, chain: Chain) -> Tensor:
     """The view of `base` that `chain` describes."""
     for name, rest in chain:
@@ -38,6 +57,11 @@ def root(view: Tensor) -> Tensor:
 def refresh(view: Tensor) -> None:
     """Give a view the history that its base has now."""
     base = root(view)
+    if _one_of_several(view):
+        raise KilnError(
+            "view", "a view is used whose base, or another view of it, has been modified in place, and which is one "
+            "of the several results of split, chunk or unbind", describe(view), "use indexing, or clone() the view first",
+        )  # fmt: skip
     if view._view is not None:
         with enable_grad():
             again = replay(base, view._view)
@@ -62,6 +86,11 @@ def check_inplace(x: Tensor, op: str, others_need_grad: bool) -> None:
         return
     _fresh(x)
     base = x._base if x._base is None else root(x)
+    if base is not None and (x._rg or others_need_grad) and _one_of_several(x):
+        raise KilnError(
+            op, "a view is being modified in place that is one of the several results of split, chunk or unbind",
+            describe(x), "use the out-of-place form, or take the view by indexing",
+        )  # fmt: skip
     if x._rg and x._fn is None:
         raise KilnError(
             op, "a leaf Variable that requires grad is being used in an in-place operation",

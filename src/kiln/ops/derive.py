@@ -6,7 +6,7 @@ import inspect
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,7 @@ def of_images(op: Op, run: Callable) -> Callable:
     lies = op.lies
     joined = lies == "joined"
 
+    @wraps(run)
     def laid(*args: Any) -> Any:
         r = run(*args)
         given = args[0] if joined else args[:2]

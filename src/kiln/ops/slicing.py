@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..autograd.views import region
+from ..autograd.views import region, together
 from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, describe
 from ..shape import Size, index_int, norm_dim, numel
 from ..tensor import Tensor
@@ -248,7 +248,9 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
         )
     d = norm_dim(dim, input._a.ndim, "unbind")
     before, after = _around(input, d)
-    return tuple(basic_index(input, (*before, i, *after)) for i in range(input._a.shape[d]))
+    return together(
+        tuple([basic_index(input, (*before, i, *after)) for i in range(input._a.shape[d])])
+    )
 
 
 def _around(input: Tensor, d: int) -> tuple[tuple, tuple]:
@@ -266,16 +268,20 @@ def _pieces(input: Tensor, sizes: Sequence[int], dim: int) -> tuple[Tensor, ...]
     return tuple(out)
 
 
-@composition(aliases=("unsafe_split",), samples=lambda: iter([
+@composition(samples=lambda: iter([
     Sample((draw(rng(), (5, 2)), 2)), Sample((draw(rng(), (5, 2)), (1, 4))), Sample((draw(rng(), (2, 5)), 2, -1)),
     Sample((draw(rng(), (5, 2)), (1, 3)), error=RuntimeError)]))  # fmt: skip
 def split(
     tensor: Tensor, split_size_or_sections: Any, dim: int = 0, *, split_size: Any = None
 ) -> tuple[Tensor, ...]:
     """Views of equal size (the last may be smaller), or of the given sizes, along one dimension."""
+    s = split_size_or_sections if split_size is None else split_size
+    return together(_split(tensor, s, dim))
+
+
+def _split(tensor: Tensor, s: Any, dim: int) -> tuple[Tensor, ...]:
     d = norm_dim(dim, tensor._a.ndim, "split")
     n = tensor._a.shape[d]
-    s = split_size_or_sections if split_size is None else split_size
     if isinstance(s, list | tuple):
         if sum(s) != n or any(x < 0 for x in s):
             raise KilnError(
@@ -291,7 +297,7 @@ def split(
     return _pieces(tensor, [min(s, n - i) for i in range(0, n, s)], d)
 
 
-@composition(aliases=("unsafe_split_with_sizes",), samples=lambda: iter([
+@composition(samples=lambda: iter([
     Sample((draw(rng(), (5, 2)), (2, 3))), Sample((draw(rng(), (5, 2)), (1, 4))),
     Sample((draw(rng(), (5, 2)), 2), error=TypeError)]))  # fmt: skip
 def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
@@ -306,11 +312,15 @@ def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) ->
     return split(input, split_sizes, dim)
 
 
-@composition(aliases=("unsafe_chunk",), samples=lambda: iter([
+@composition(samples=lambda: iter([
     Sample((draw(rng(), (5, 2)), 3)), Sample((draw(rng(), (2, 7)), 3, 1)),
     Sample((draw(rng(), (5, 2)), 0), error=RuntimeError)]))  # fmt: skip
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most `chunks` views of equal size along one dimension (the last may be smaller)."""
+    return together(_chunk(input, chunks, dim))
+
+
+def _chunk(input: Tensor, chunks: int, dim: int) -> tuple[Tensor, ...]:
     if chunks <= 0:
         raise KilnError(
             "chunk", "chunk expects chunks to be greater than 0", f"chunks={chunks}", ""
@@ -318,7 +328,29 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     n = input._a.shape[norm_dim(dim, input._a.ndim, "chunk")]
     if n == 0:
         return _pieces(input, [0] * chunks, dim)
-    return split(input, -(-n // chunks), dim)
+    return _split(input, -(-n // chunks), dim)
+
+
+@composition()
+def unsafe_split(
+    tensor: Tensor, split_size: int | Sequence[int], dim: int = 0
+) -> tuple[Tensor, ...]:
+    """`split` into views that autograd lets one write to, each as if it were alone."""
+    return _split(tensor, split_size, dim)
+
+
+@composition()
+def unsafe_split_with_sizes(
+    input: Tensor, split_sizes: Sequence[int], dim: int = 0
+) -> tuple[Tensor, ...]:
+    """`split_with_sizes` into views that autograd lets one write to, each as if it were alone."""
+    return _split(input, split_sizes, dim)
+
+
+@composition()
+def unsafe_chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """`chunk` into views that autograd lets one write to, each as if it were alone."""
+    return _chunk(input, chunks, dim)
 
 
 @composition(samples=lambda: iter([

@@ -1,0 +1,74 @@
+"""PyTorch beside every function whose arguments lie in other orders than their dimensions': the strides of results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import Report, convert, leaves
+from test_torch import CASES, run_torch, torch_call, torch_leaves
+
+from kiln.tensor import wrap
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")
+pytestmark = pytest.mark.peers
+
+# What is row-major in Kiln, or lies as its operands do, where LAPACK, FFT or a loop of PyTorch's left it otherwise.
+LEFT = {
+    "linalg": {"cholesky", "cholesky_ex", "cholesky_inverse", "cholesky_solve", "eig", "eigh", "geqrf", "inv", "inv_ex",
+        "householder_product", "inverse", "ldl_factor", "ldl_factor_ex", "ldl_solve", "lstsq", "lu_factor", "lu_factor_ex",
+        "lu_solve", "matrix_power", "orgqr", "ormqr", "qr", "solve", "solve_ex", "solve_triangular", "svd", "tensorinv",
+        "triangular_solve", "tensordot", "addbmm", "addr"},
+    "spectra": {"fft", "fft2", "fftn", "hfft", "hfft2", "hfftn", "ifft", "ifft2", "ifftn", "ihfft", "ihfft2", "ihfftn",
+        "irfft", "irfft2", "irfftn", "rfft", "rfft2", "rfftn", "stft"},
+    "float64 volumes, which oneDNN does not take": {"conv3d", "conv_transpose3d"},
+    "a choice of kernels": {"scaled_dot_product_attention", "interpolate", "avg_pool3d"},
+    "compositions of others here": {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "angle", "grid_sample",
+        "gru_cell", "index_copy", "instance_norm", "logsigmoid", "masked_fill", "narrow_copy", "put", "renorm", "rms_norm",
+        "roll", "rot90", "rrelu", "rsub", "view_as_real"},
+    "refused": {"view_copy"},
+}  # fmt: skip
+MEANT = {name for names in LEFT.values() for name in names}
+
+
+def channels_last(a: np.ndarray) -> np.ndarray:
+    """Images and volumes with channels innermost in memory."""
+    return np.moveaxis(np.moveaxis(a, 1, -1).copy(), -1, 1) if a.ndim in (4, 5) else a
+
+
+def reversed_order(a: np.ndarray) -> np.ndarray:
+    """The last dimension outermost in memory."""
+    return np.asfortranarray(a) if a.ndim else a
+
+
+def seen(t: Any) -> tuple:
+    """The strides of the dimensions along which there is more than one element."""
+    return tuple(s for s, n in zip(t.stride(), t.shape, strict=True) if n > 1)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.good and c.name not in MEANT], ids=lambda c: c.id
+)
+def test_strides(case, counts):
+    report = Report(case)
+    for order in (channels_last, reversed_order):
+        compared = 0
+        for i, s in case.good:
+
+            def one(a: np.ndarray, order: Any = order) -> Any:
+                return wrap(order(a).copy(order="K"))
+
+            args, kwargs = convert(s.args, one), convert(s.kwargs, one)
+            if compared == 3 or all(t.is_contiguous() for t in leaves([args, kwargs])):
+                continue
+            try:
+                want = run_torch(*torch_call(case, s, order))
+            except Exception:  # told by test_values
+                continue
+            compared += 1
+            for x, y in zip(leaves(case(*args, **kwargs)), torch_leaves(want), strict=True):
+                counts["strides compared with torch"] += 1
+                if x.numel() and seen(x) != seen(y):
+                    report.add(i, s, f"{order.__name__}: {x.stride()} where torch has {y.stride()}")
+    report.finish()
