@@ -56,8 +56,8 @@ MEANT = {
     "complex": "of float16 parts PyTorch makes complex32, which NumPy lacks; Kiln makes complex64",
     "view_as_complex": "of float16 parts PyTorch makes complex32, which NumPy lacks; Kiln refuses",
     "nn.functional.soft_margin_loss": "PyTorch's exponentials overflow in float16; Kiln computes in float32",
-    "nn.functional.interpolate[bilinear]": "PyTorch rounds weights to whole numbers for uint8, and is off by one in some pixels",
-    "nn.functional.interpolate[bicubic]": "PyTorch rounds weights to whole numbers for uint8, and is off by one in some pixels",
+    "nn.functional.interpolate[bilinear]": "weights are rounded to whole numbers for uint8, and some pixels are off by one",
+    "nn.functional.interpolate[bicubic]": "weights are rounded to whole numbers for uint8, and some pixels are off by one",
     "native_layer_norm": "a single element has the gradient 0; PyTorch's is what rounding leaves",
     "nn.functional.layer_norm": "a single element has the gradient 0; PyTorch's is what rounding leaves",
 }

@@ -138,9 +138,9 @@ def _options(run: dict[str, Any]) -> str:
         text += f" --dtypes {' '.join(dtypes)}"
     default = Settings()
     for name in ("samples", "forms", "second"):
-        if settings[name] != getattr(default, name):
+        if settings.get(name, getattr(default, name)) != getattr(default, name):
             text += f" --{name} {settings[name]}"
-    return text + (" --no-errors" if not settings["errors"] else "")
+    return text + ("" if settings.get("errors", True) else " --no-errors")
 
 
 _WHOLE = "Kiln has its whole result before it writes"
