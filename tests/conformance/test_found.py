@@ -163,6 +163,14 @@ def a_fraction_is_not_written_as_another_dtype(m, x):
 
 
 @found([1.0, 2.0, 3.0, 4.0])
+def a_strided_view_may_be_written_to(m, x):
+    whole = x * 2
+    part = whole.as_strided((2,), (2,), 1)
+    part.mul_(3)
+    return part, whole
+
+
+@found([1.0, 2.0, 3.0, 4.0])
 def an_unfolded_tensor_may_be_written_to(m, x):
     y = x.unfold(0, 2, 1) * 2
     x.mul_(2)

@@ -99,8 +99,9 @@ GRAD, OUT, NEEDS, SHAPE, PICKS, SIZES = -1, -2, -3, -4, -5, -10
 class Plan:
     """Backward for one choice of inputs that need gradients.
 
-    `slots` tells the parameter (and index in a sequence) of each edge; arguments at `keep` are saved,
-    tensors at `drop` are not, but for the shapes of those at `sizes`. `seen` is the result that must not change.
+    `slots` tells the parameter (and index in a sequence) of each edge; tensors at `drop`
+    are not saved, but for the shapes of those at `sizes`; those at `keep` must not change (of an op that reads its
+    input's layout that is all its rules read). `seen` is the result that must not change.
     """
 
     rules: tuple[Rule, ...]
@@ -203,7 +204,7 @@ class Op:
             results = OUT in saved or PICKS in saved
             blank = tuple(None if p.is_tensor else p.default for p in self.params)
             found = self._plans[needed] = Plan(
-                rules, slots, wanted, keep, drop, sizes, results, int(OUT not in saved),
+                rules, slots, wanted, () if self.layout else keep, drop, sizes, results, int(OUT not in saved),
                 blank if not keep and not sizes and not results else None,
                 tuple((self.quick[i].fn, self.quick[i].slots) for i, _ in slots)
                 if slots and all(i in self.quick and j is None for i, j in slots) else None,
