@@ -322,3 +322,20 @@ def test_autocast_as_in_pytorch(kind):
     np.testing.assert_allclose(y.float().detach().numpy(), due.float().detach().numpy(), atol=2e-2)
     y.float().sum().backward()
     assert ours.weight_hh_l0.grad.dtype is kiln.float32
+
+
+@pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell"])
+def test_steps_of_large_cells_run_as_one(kind):
+    """The gates of large batches are one Program: results and both gradients are those of its ops."""
+    kiln.manual_seed(0)
+    cell = getattr(nn, kind)(3, 32).double()
+    x = kiln.randn(64, 3, dtype=kiln.float64, requires_grad=True)
+    found = []
+    for eager in ("cpu", "reference"):
+        with config(eager=eager):
+            h = cell(x, cell(x, None))
+            h = h[0] if isinstance(h, tuple) else h  # the other result has no gradient
+            (g,) = kiln.autograd.grad(h.square().sum(), x, create_graph=True)
+            found.append((h, g, *kiln.autograd.grad(g.square().sum(), list(cell.parameters()))))
+    for a, b in zip(*found, strict=True):
+        kiln.testing.assert_close(a, b)

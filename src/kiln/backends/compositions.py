@@ -31,12 +31,12 @@ def _plain(x: Any) -> bool:
 
 
 class Composed(tape.TapeNode):
-    """A recorded call of a composition: `args` with tensors at `places`, of which those at `wanted` have edges."""
+    """A recorded call of a composition with `n` results: those of `args` at `wanted` have edges."""
 
     __slots__ = ("args", "fn", "key", "title", "wanted")
 
-    def __init__(self, title: str, fn: Callable, key: Any, args: list, wanted: list[int]):
-        super().__init__([tape.edge_of(args[i]) for i in wanted], 1)
+    def __init__(self, title: str, fn: Callable, key: Any, args: list, wanted: list[int], n: int):
+        super().__init__([tape.edge_of(args[i]) for i in wanted], n)
         self.title, self.fn, self.key, self.wanted = title, fn, key, wanted
         self.args: Any = args
         versions = []
@@ -50,28 +50,32 @@ class Composed(tape.TapeNode):
     def name(self) -> str:
         return "".join(w.capitalize() for w in self.title.split("_")) + "Backward0"
 
-    def _differentiate(self, g: Tensor, *args: Any) -> tuple[Tensor | None, ...]:
-        values, create = list(args), mode.grad
+    def _differentiate(self, *given: Any) -> tuple[Tensor | None, ...]:
+        gs, values, create = given[: self.n_out], list(given[self.n_out :]), mode.grad
         for i in self.wanted:  # a tensor of its own for each, as one may be given twice
             x = values[i]
             values[i] = x.clone() if create and x.requires_grad else alias(x).requires_grad_()
         with enable_grad():
-            out = self.fn(*values)
+            outs = self.fn(*values)
+        found = zip([outs] if isinstance(outs, Tensor) else outs, gs, strict=True)
+        used, gs = zip(*[(o, g) for o, g in found if g is not None], strict=True)
         return grad(
-            out, [values[i] for i in self.wanted], g, create_graph=create, allow_unused=True
+            used, [values[i] for i in self.wanted], gs, create_graph=create, allow_unused=True
         )
 
     def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
         self.check()
-        return [None] * len(self.edges) if gs[0] is None else list(self._differentiate(gs[0], *self.args))  # fmt: skip
+        return [None] * len(self.edges) if not any(g is not None for g in gs) else list(self._differentiate(*gs, *self.args))  # fmt: skip
 
     def backward_arrays(self, gs: list[Any]) -> list[Any]:
         self.check()
-        g = gs[0]
-        if g.__class__ is np.ndarray and g.dtype.kind == "f" and config.eager == "cpu":
+        arrays = [g for g in gs if g is not None]
+        if arrays and config.eager == "cpu" and all(g.__class__ is np.ndarray and g.dtype.kind == "f" for g in arrays):  # fmt: skip
             args = [x._a if isinstance(x, Tensor) else x for x in self.args]
             name = self.title + "_backward"
-            r = derived.shelf().run(name, self._differentiate, [g, *args], (self.key, *self.wanted))
+            r = derived.shelf().run(
+                name, self._differentiate, [*gs, *args], (self.key, *self.wanted)
+            )
             if r is not None and all(x is None or x.__class__ is np.ndarray for x in r):
                 return r
         return super().backward_arrays(gs)
@@ -110,13 +114,15 @@ def bind(native: Callable[[], bool]) -> Callable:
                 _met.add((title, met))
                 return None
         r = derived.shelf().run(title, call, arrays, ("composed", names))
-        if r is None or len(r) != 1 or r[0].__class__ is not np.ndarray:
+        if r is None or any(a.__class__ is not np.ndarray for a in r):
             return None
-        out = wrap(r[0])
+        outs = tuple(map(wrap, r))
         if mode.grad:
             wanted = [i for i, x in enumerate(values) if isinstance(x, Tensor) and _fresh(x)._rg]
             if wanted:
-                out._fn, out._rg = Composed(title, call, names, values, wanted), True
-        return out
+                node = Composed(title, call, names, values, wanted, len(outs))
+                for k, out in enumerate(outs):
+                    out._fn, out._idx, out._rg = node, k, True
+        return outs[0] if len(outs) == 1 else outs
 
     return run

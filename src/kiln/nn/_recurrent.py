@@ -20,6 +20,7 @@ from ..config import config
 from ..ops.control import chunks
 from ..ops.joining import cat, stack
 from ..ops.precision import off
+from ..ops.registry import at_once
 from ..tensor import ACTIVE, Tensor, active_capture
 from . import functional as F
 
@@ -34,22 +35,34 @@ BLOCKS = (64, 16, 4, 1)
 LEAST = 1 << 12  # elements of all states from which on a Program is worth being compiled
 
 
+def _lstm(gates: Tensor, c: Tensor) -> State:
+    """The next (h, c) from all four gates before they are squashed."""
+    i, f, g, o = chunks(gates, 4)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def _gru(x: Tensor, y: Tensor, h: Tensor) -> Tensor:
+    """The next state from what the input `x` and the state `y` give the three gates."""
+    (xr, xz, xn), (hr, hz, hn) = chunks(x, 3), chunks(y, 3)
+    z = (xz + hz).sigmoid()
+    n = (xn + (xr + hr).sigmoid() * hn).tanh()
+    return n + z * (h - n)
+
+
+_LSTM, _GRU = at_once(_lstm, "dear"), at_once(_gru, "dear")
+
+
 def advance(
     kind: str, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, w_hr: Tensor | None
 ) -> State:
     """The state after one step; `x` is the projected input with its bias."""
     h = state[0]
     if kind == "LSTM":
-        i, f, g, o = chunks(x + F.linear(h, w_hh, b_hh), 4)
-        c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
+        h, c = _LSTM(x + F.linear(h, w_hh, b_hh), state[1])
         return (h if w_hr is None else F.linear(h, w_hr)), c
     if kind == "GRU":
-        xr, xz, xn = chunks(x, 3)
-        hr, hz, hn = chunks(F.linear(h, w_hh, b_hh), 3)
-        z = (xz + hz).sigmoid()
-        n = (xn + (xr + hr).sigmoid() * hn).tanh()
-        return (n + z * (h - n),)
+        return (_GRU(x, F.linear(h, w_hh, b_hh), h),)
     x = x + F.linear(h, w_hh, b_hh)
     return (x.tanh() if kind == "RNN_TANH" else x.relu(),)
 

@@ -363,17 +363,18 @@ def op(
 
 whole: Callable[[str, Callable, bool, tuple, dict], Any] | None = None
 """A backend's way to run a composition on large tensors as one; it gives None where its ops are to run one by one."""
-_LARGE = 1 << 17
+_LARGE, _DEAR = 1 << 17, 1 << 12
 
 
-def _at_once(fn: Callable, moves: bool) -> Callable:
+def at_once(fn: Callable, how: str) -> Callable:
     """A composition that is asked for as a whole where its first tensor is large."""
+    least, moves = _DEAR if how == "dear" else _LARGE, how == "move"
 
     @wraps(fn)
     def run(*args: Any, **kwargs: Any) -> Any:
         if args and not CAPTURING and isinstance(x := args[0], Tensor):
             a = x._a
-            large = a.__class__ is np.ndarray and a.size >= _LARGE
+            large = a.__class__ is np.ndarray and a.size >= least
             if large and whole is not None and kwargs.get("out") is None:
                 r = whole(fn.__name__, fn, moves, args, kwargs)
                 if r is not None:
@@ -417,13 +418,14 @@ def composition(
     """Export a function written in ops under its name, and as a Tensor method.
 
     `inplace` adds the method `name_`, `out` the argument of that name to the function. One that is `fused`
-    runs as one where tensors are large: "rounded" once instead of after each op, or a "move" of elements.
-    It depends on nothing but its arguments, of which tensors stand alone. `lies` is as an op's, of images.
+    runs as one where tensors are large: "rounded" once instead of after each op, "dear" too from fewer
+    elements on, or a "move" of elements. It depends on nothing but its arguments, of which tensors stand alone.
+    `lies` is as an op's, of images.
     """
 
     def register(fn: Callable) -> Callable:
         if fused:
-            fn = _at_once(fn, fused == "move")
+            fn = at_once(fn, fused)
         if lies:
             fn = _of_images(fn, lies)
         room = "nn.functional." if namespace == "F" else f"{namespace}." if namespace else ""
