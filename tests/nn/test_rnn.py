@@ -332,7 +332,7 @@ def test_steps_of_large_cells_run_as_one(kind):
     x = kiln.randn(64, 3, dtype=kiln.float64, requires_grad=True)
     found = []
     for eager in ("cpu", "reference"):
-        with config(eager=eager):
+        with context(eager=eager):
             h = cell(x, cell(x, None))
             h = h[0] if isinstance(h, tuple) else h  # the other result has no gradient
             (g,) = kiln.autograd.grad(h.square().sum(), x, create_graph=True)
