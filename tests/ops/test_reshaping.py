@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -173,3 +175,51 @@ def test_windows_changed_in_place_are_known_to_their_base(flipped):
     base.unfold(0, 2, 2)[:, 1].mul_(3)
     base.sum().backward()
     np.testing.assert_array_equal(x.grad.numpy(), [1, 3, 1, 3])
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+@pytest.mark.parametrize("second", [kiln.float32, kiln.float64, kiln.bfloat16, kiln.int64])
+def test_stacks_of_tensors_with_and_without_history(dim, second):
+    a = kiln.arange(6.0).reshape(2, 3)
+    b = (a.T.contiguous().T * 2).to(second)
+    want = np.stack([a.numpy(), b.float().numpy()], dim)
+    plain = kiln.stack([a, b], dim)
+    tracked = kiln.stack([a.clone().requires_grad_(), b], dim)
+    assert plain.dtype is tracked.dtype is kiln.promote_types(a.dtype, second)
+    assert plain.stride() == tracked.stride()
+    for x in (plain, tracked):
+        np.testing.assert_array_equal(x.detach().float().numpy(), want)
+    assert plain._base is None
+    assert not plain.requires_grad
+    plain.zero_()
+    assert float(a.sum()) == 15
+
+
+def test_a_stack_of_views_of_what_requires_grad_has_history():
+    w = kiln.ones(3, 2, requires_grad=True)
+    kiln.stack(list(w.unbind()), 1).mul(kiln.arange(6.0).reshape(2, 3)).sum().backward()
+    np.testing.assert_array_equal(w.grad.numpy(), [[0, 3], [1, 4], [2, 5]])
+    late = kiln.zeros(2, 2)
+    row = late[0]
+    late.mul_(kiln.ones(2, requires_grad=True))  # the view's history is its base's
+    assert kiln.stack([row, row]).requires_grad
+    batched = kiln.vmap(lambda x: kiln.stack([x, kiln.ones(2)]))(kiln.zeros(3, 2))
+    assert batched.shape == (3, 2, 2)
+
+
+def test_in_place_ops_with_operands_that_broadcast():
+    base = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    for shape in ((4,), (3, 1), (1, 1, 1), (2, 1, 4), ()):
+        b = np.arange(3, 3 + math.prod(shape), dtype=np.float32).reshape(shape)
+        x = kiln.tensor(base)
+        view = x[0]
+        x.sub_(kiln.tensor(b)).div_(kiln.tensor(b))
+        np.testing.assert_array_equal(x.numpy(), (base - b) / b)
+        np.testing.assert_array_equal(view.numpy(), x[0].numpy())
+    x = kiln.tensor(base)
+    for bad in ((2, 2, 3, 4), (1, 2, 3, 4), (2,), (3, 4, 1)):
+        with pytest.raises(RuntimeError):
+            x.add_(kiln.ones(bad))
+    with pytest.raises(RuntimeError, match="single memory location"):
+        x.add_(x[:1])
+    np.testing.assert_array_equal(x.numpy(), base)

@@ -294,8 +294,15 @@ def _fits(op: Op, a: np.ndarray, raw: list) -> bool:
         return kind == "f" and op.promote in ("same", "float") and a.size < LARGE
     b = raw[1]
     if b.__class__ is np.ndarray:
-        return b.dtype is a.dtype and b.shape == a.shape
+        return b.dtype is a.dtype and (b.shape == a.shape or _spreads(b.shape, a.shape))
     return kind == "f" and b.__class__ in (int, float)
+
+
+def _spreads(shape: tuple, over: tuple) -> bool:
+    """Whether an array of one shape broadcasts to just another one."""
+    return len(shape) <= len(over) and all(
+        s == 1 or s == t for s, t in zip(shape[::-1], over[::-1], strict=False)
+    )
 
 
 def _snapshot(op: Op, args: tuple) -> Tensor:

@@ -18,7 +18,7 @@ from ..errors import (
     describe,
 )
 from ..shape import Size, index_int, norm_dim, norm_dims
-from ..tensor import Tensor
+from ..tensor import CAPTURING, Tensor, _fresh, wrap
 from .registry import Sample, VarInts, composition, method
 from .rules import tied
 from .samples import draw, rng
@@ -97,9 +97,11 @@ def _cat_batch(n: int, tensors: Any, dim: int) -> tuple:
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The tensors one after the other along an existing dimension; dtypes promote."""
     real = [x for x in tensors if not (x.ndim == 1 and x.shape[0] == 0)]
-    d = dt.OF_NUMPY[tensors[0].dtype]
+    own = tensors[0].dtype
+    d = dt.OF_NUMPY[own]
     for x in tensors[1:]:
-        d = dt.promote_types(d, dt.OF_NUMPY[x.dtype])
+        if x.dtype is not own:
+            d = dt.promote_types(d, dt.OF_NUMPY[x.dtype])
     parts = [dt.bits(x.astype(d.np, copy=False)) for x in real] or [np.zeros(0, d.np)]
     return np.ascontiguousarray(np.concatenate(parts, dim)).view(d.np)
 
@@ -119,6 +121,13 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Any = None) -> Tensor
                 f"{list(first)} at entry 0 and {list(x._a.shape)} at entry {i}", describe(list(tensors)), "",
             )  # fmt: skip
     d = norm_dim(dim, len(first) + 1, "stack")
+    if (
+        out is None
+        and not CAPTURING
+        and all(x._a.__class__ is np.ndarray and not _fresh(x)._rg for x in tensors)
+    ):  # a loader's batch: making views of many small tensors would take longer than the copy
+        shape = (*first[:d], 1, *first[d:])
+        return wrap(cat.op.eager([x._a.reshape(shape) for x in tensors], d))
     return cat([unsqueeze(x, d) for x in tensors], d, out=out)
 
 
