@@ -256,7 +256,7 @@ def permutation(s: Words, size: Any, dtype: Any, _: Any) -> np.ndarray:
     for row in out:
         row[:] = np.arange(n)
         if n > 1:
-            row[:-1] += s.words(n - 1) % np.arange(n, 1, -1, np.uint32)
+            row[:-1] += s.words(n - 1) % np.arange(n, 1, -1, dtype=np.uint32)
             row[:] = _swapped(row)
     return out
 
