@@ -305,8 +305,8 @@ class Reader:
     def _call(self, new: bool = False) -> Any:
         args, fn = self._pop(), self._pop()
         fn = self.calls.get(id(fn), fn)
-        call = None if type(fn) is not Function else fn.new if new else fn.call
-        if call is None or type(args) is not tuple:
+        call = (fn.new if new else fn.call) if isinstance(fn, Function) else None
+        if not isinstance(fn, Function) or call is None or type(args) is not tuple:
             return self.refuse(f"a call of what is no function: {type(fn).__name__}")
         made = call(*args)
         if fn.build is not None:
