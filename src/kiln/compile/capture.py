@@ -526,6 +526,8 @@ class Capture:
             raise CaptureError(
                 "compile", "view(dtype) can't be captured", self.where(), "use .to(dtype)"
             )
+        if op.name == "as_strided":
+            self._check_memory(sym, rest[2])
         probe = sym.node()
         assert op.infer is not None
         shape, dtype = op.infer(probe, *rest)
@@ -541,6 +543,17 @@ class Capture:
         ):  # fmt: skip
             layout = op.reference(sym.strided(), *rest)
         return SymArray(self, sym.storage, (*sym.chain, (op.name, rest)), shape, dtype.np, layout)
+
+    def _check_memory(self, sym: SymArray, offset: int | None) -> None:
+        """That `as_strided` counts as in eager mode: a Graph's values lie row-major and begin where they do."""
+        if not sym.chain and sym.storage.origin is not None and not sym.storage.written:
+            return  # an argument as it lies
+        whole = offset is None or all(name == "reshape" for name, _ in sym.chain)
+        if not whole or (sym.layout is not None and not sym.layout.flags.c_contiguous):
+            raise CaptureError(
+                "compile", "as_strided can be captured of arguments and of what lies row-major from its memory's start",
+                self.where(), "call it on x.contiguous(), or index x",
+            )  # fmt: skip
 
     def _wrap_view(self, op: Op, args: tuple, sym: SymArray) -> Tensor:
         out = wrap(sym)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided as _np_as_strided
 
 from ..errors import KilnError
-from ..shape import Size, behind, contiguous_strides, norm_dim
+from ..shape import Size, behind, norm_dim
 from ..tensor import Tensor
 from .joining import stack
 from .registry import Sample, method
@@ -42,11 +42,8 @@ def _memory(input: np.ndarray) -> tuple[np.ndarray, int]:
 def _as_strided_rule(
     g: Tensor, input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None
 ) -> Tensor:
-    shape = tuple(input.shape)
-    if isinstance(input._a, np.ndarray):
-        own, start = tuple(input.stride()), input.storage_offset()
-    else:  # what a graph gives to the op lies in row-major order
-        own, start = contiguous_strides(shape), 0
+    shape, own = tuple(input.shape), tuple(input.stride())
+    start = input.storage_offset() if isinstance(input._a, np.ndarray) else 0  # see Capture
     offset = 0 if storage_offset is None else storage_offset - start
     return as_strided_grad(g, shape, own, tuple(size), tuple(stride), offset)
 
