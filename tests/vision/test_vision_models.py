@@ -117,6 +117,9 @@ def test_the_alias():
     from kiln.compat.torch import face
 
     assert face("torchvision.models").resnet18 is models.resnet18
+    assert (
+        face("torchvision.models").__dict__["resnet18"] is models.resnet18
+    )  # as imagenet programs do
     assert face("torchvision.transforms.v2").ToImage is kiln.vision.transforms.v2.ToImage
     assert face("torchvision.datasets.mnist").MNIST is kiln.vision.datasets.MNIST
     assert face("torchvision.models.vgg").VGG is models.VGG

@@ -69,7 +69,10 @@ class Face(ModuleType):
 
     def __init__(self, name: str, target: ModuleType):
         super().__init__(name, target.__doc__)
-        values: dict[str, Any] = {"_target": target, "__path__": [], **VALUES.get(name, {})}
+        values: dict[str, Any] = {  # programs look up models in `torchvision.models.__dict__`
+            n: v for n, v in vars(target).items() if n[0] != "_" and isinstance(v, _KEPT)
+        }
+        values |= {"_target": target, "__path__": [], **VALUES.get(name, {})}
         if getattr(target, "__file__", None):
             values["__file__"] = target.__file__
         self.__dict__.update(values)
