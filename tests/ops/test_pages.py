@@ -31,6 +31,7 @@ def test_examples_run_and_show_what_the_pages_say(found):
     assert wrong == {}
     without = [n for n, p in found.items() if p.samples and not p.example]
     assert without == []
+    assert found["nn.functional.mse_loss"].example  # which autocast wraps
 
 
 def test_an_example_that_shows_something_else_is_found(found):

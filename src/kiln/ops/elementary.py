@@ -126,7 +126,7 @@ def _polar_infer(abs: Any, angle: Any) -> tuple:
     return broadcast_shapes(abs.shape, angle.shape, op="polar"), abs.dtype.to_complex()
 
 
-@op(method=False, out=True, batch=ALIGNED, infer=_polar_infer,
+@op(method=False, out=True, batch=ALIGNED, lies="operands", infer=_polar_infer,
     body=lambda abs, angle: make_complex(abs * angle.cos(), abs * angle.sin()),
     grad={"abs": lambda g, out: real_part(g.conj() * out.sgn()), "angle": lambda g, out: real_part(g.conj() * (out * 1j))},
     samples=lambda: iter([

@@ -205,8 +205,9 @@ def _samples(name: str, fn: Any) -> list[Sample]:
     op: Op | None = getattr(fn, "op", None)
     key = name.removeprefix("nn.functional.")
     maker = op.samples if op is not None else None
-    if maker is None and key in COMPOSITIONS and COMPOSITIONS[key].fn is fn:
-        maker = COMPOSITIONS[key].samples
+    known = COMPOSITIONS.get(key)
+    if maker is None and known is not None and inspect.unwrap(known.fn) is inspect.unwrap(fn):
+        maker = known.samples  # what autocast wraps is the same function
     return list(maker()) if maker is not None else []
 
 
