@@ -445,7 +445,7 @@ def _histc_infer(input: Any, bins: int = 100, min: float = 0, max: float = 0) ->
     return Size((bins,)), input.dtype
 
 
-@op(infer=_histc_infer, out=True, samples=lambda: iter([
+@op(infer=_histc_infer, out=True, exact=True, samples=lambda: iter([
     Sample((np.array([1.0, 2.0, 1.0, 4.0]), 4), grad=False), Sample((np.array([1.0, 2.0, 1.0, 4.0]), 4, 0, 3), grad=False),
     Sample((np.array([1.0, 1.0]), 3), grad=False), Sample((np.array([1.0]), 0), error=RuntimeError),
     Sample((np.array([1]), 4), error=NotImplementedError),
@@ -456,7 +456,12 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
         min, max = float(input.min()), float(input.max())
     if min == max:
         min, max = min - 1, max + 1
-    return np.histogram(input, bins, (min, max))[0].astype(input.dtype)
+    low, high = (np.asarray(v).astype(input.dtype) for v in (min, max))
+    x = input[(input >= low) & (input <= high)]
+    # rounded as the input's dtype after each step, as in PyTorch
+    at = (x - low) * np.asarray(bins).astype(x.dtype) / (high - low)
+    found = np.bincount(np.minimum(at.astype(np.int64), bins - 1), minlength=bins)
+    return found.astype(input.dtype)
 
 
 def _isin_body(
