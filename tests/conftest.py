@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -55,3 +56,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("conformance")
         for what, n in sorted(COUNTS.items()):
             terminalreporter.write_line(f"{n:7d}  {what}")
+
+
+@pytest.fixture
+def torch_stream() -> Iterator[None]:
+    """PyTorch's stream of random numbers; stream and state are what they were afterwards."""
+    import kiln
+
+    kind, state = kiln.random.get_stream(), kiln.get_rng_state()
+    kiln.random.set_stream("torch")
+    yield
+    kiln.random.set_stream(kind)
+    kiln.set_rng_state(state)

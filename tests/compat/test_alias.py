@@ -142,7 +142,6 @@ class alias_installed:
 
         sys.meta_path.remove(alias._finder)
         naming.name = "kiln"
-        kiln.random.set_stream("philox")
         for n in [n for n in sys.modules if n.partition(".")[0] == "torch"]:
             del sys.modules[n]
         sys.modules.update(self.modules)

@@ -16,11 +16,9 @@ pytestmark = [
 
 
 @pytest.fixture
-def both():
+def both(torch_stream):
     torch = pytest.importorskip("torch")
-    kiln.random.set_stream("torch")
-    yield (torch, importlib.import_module("torch.utils.data")), (kiln, kiln.data)
-    kiln.random.set_stream("philox")
+    return (torch, importlib.import_module("torch.utils.data")), (kiln, kiln.data)
 
 
 class Draws:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.pytorch_stream import by_mkl
 
 import kiln
 
@@ -17,21 +18,10 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [pe
 pytestmark = pytest.mark.peers
 
 
-def _by_mkl() -> bool:
-    g = torch.Generator().manual_seed(1)
-    torch.empty(4).bernoulli_(0.5, generator=g)
-    return int(g.get_state()[16]) != 8
-
-
 @pytest.fixture(autouse=True)
-def stream() -> Iterator[None]:
-    if _by_mkl():
+def stream(torch_stream: None) -> None:
+    if by_mkl():
         pytest.skip("this PyTorch takes dropout's trials from MKL")
-    before = kiln.get_rng_state()
-    kiln.random.set_stream("torch")
-    yield
-    kiln.random.set_stream("philox")
-    kiln.set_rng_state(before)
 
 
 def mlp(m: Any) -> Any:

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.pytorch_stream import by_mkl
 
 import kiln
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("torch_stream")]
 
 
-def _by_mkl() -> bool:
-    g = torch.Generator().manual_seed(1)
-    torch.empty(4).bernoulli_(0.5, generator=g)
-    return int(g.get_state()[16]) != 8
-
-
-BY_MKL = _by_mkl()
-"""Whether this PyTorch takes trials of one probability from MKL, as it does on some processors."""
-
-
-@pytest.fixture(autouse=True)
-def stream() -> Iterator[None]:
-    before = kiln.get_rng_state()
-    kiln.random.set_stream("torch")
-    yield
-    kiln.random.set_stream("philox")
-    kiln.set_rng_state(before)
+BY_MKL = by_mkl()
 
 
 def seed(n: int) -> None:

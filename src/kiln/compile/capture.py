@@ -584,26 +584,3 @@ class Capture:
         s.value = make("view_update", (s.value, node, chain), self.where()) if chain else node
         s.written = True
         s.cache.clear()
-
-
-def inline(op: Op, args: tuple, source: str = "") -> Any:
-    """The nodes of an op's body: its decomposition traced with symbolic tensors."""
-    from ..autograd.modes import no_grad
-
-    assert op.body is not None
-    c = Capture(constants=True)
-
-    def symbolic(x: Any) -> Any:
-        if isinstance(x, Node):
-            return wrap(c._fresh(x))
-        return (
-            [symbolic(y) for y in x]
-            if isinstance(x, tuple) and any(isinstance(y, Node) for y in x)
-            else x
-        )
-
-    with c.active(), no_grad():
-        out = op.body(*(symbolic(a) for a in args))
-        if isinstance(out, tuple | list):
-            return tuple(c.value(o) for o in out)
-        return c.value(out)

@@ -31,10 +31,15 @@ def _ordered_pairs() -> Any:
         yield Sample(pair, error=NotImplementedError)
 
 
-def comparison(scalar: str, ufunc: Any, dunder: str, **facts: Any) -> Any:
+def comparison(scalar: str, ufunc: Any, **facts: Any) -> Any:
     """A comparison: promotes its operands, gives bool, has no gradient but in place, where that is zero."""
-    return elementwise("bool", scalar, ufunc=ufunc, dunders=(dunder,), inplace="zero", out=True,
+    return elementwise("bool", scalar, ufunc=ufunc, dunders=(f"__{scalar}__",), inplace="zero", out=True,
                        **{"samples": _pairs, **facts})  # fmt: skip
+
+
+def ordering(scalar: str, ufunc: Any, alias: str) -> Any:
+    """A comparison that complex numbers do not have."""
+    return comparison(scalar, ufunc, infer=_unordered(scalar), samples=_ordered_pairs, aliases=(alias,))  # fmt: skip
 
 
 def _unordered(name: str) -> Any:
@@ -57,65 +62,37 @@ def _ordered(ufunc: Any, input: Any, other: Any) -> Any:
     return ufunc(input, other)
 
 
-@comparison("eq", np.equal, "__eq__")
+@comparison("eq", np.equal)
 def eq(input: Tensor, other: Operand) -> Tensor:
     """Where input == other."""
     return np.equal(input, other)
 
 
-@comparison("ne", np.not_equal, "__ne__", aliases=("not_equal",))
+@comparison("ne", np.not_equal, aliases=("not_equal",))
 def ne(input: Tensor, other: Operand) -> Tensor:
     """Where input != other."""
     return np.not_equal(input, other)
 
 
-@comparison(
-    "lt",
-    np.less,
-    infer=_unordered("lt"),
-    samples=_ordered_pairs,
-    dunder="__lt__",
-    aliases=("less",),
-)
+@ordering("lt", np.less, "less")
 def lt(input: Tensor, other: Operand) -> Tensor:
     """Where input < other."""
     return _ordered(np.less, input, other)
 
 
-@comparison(
-    "le",
-    np.less_equal,
-    infer=_unordered("le"),
-    samples=_ordered_pairs,
-    dunder="__le__",
-    aliases=("less_equal",),
-)
+@ordering("le", np.less_equal, "less_equal")
 def le(input: Tensor, other: Operand) -> Tensor:
     """Where input <= other."""
     return _ordered(np.less_equal, input, other)
 
 
-@comparison(
-    "gt",
-    np.greater,
-    infer=_unordered("gt"),
-    samples=_ordered_pairs,
-    dunder="__gt__",
-    aliases=("greater",),
-)
+@ordering("gt", np.greater, "greater")
 def gt(input: Tensor, other: Operand) -> Tensor:
     """Where input > other."""
     return _ordered(np.greater, input, other)
 
 
-@comparison(
-    "ge",
-    np.greater_equal,
-    infer=_unordered("ge"),
-    samples=_ordered_pairs,
-    dunder="__ge__",
-    aliases=("greater_equal",),
-)
+@ordering("ge", np.greater_equal, "greater_equal")
 def ge(input: Tensor, other: Operand) -> Tensor:
     """Where input >= other."""
     return _ordered(np.greater_equal, input, other)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ...graph.node import ITEM, Graph, Leaf, Node, item, remade
-from ..capture import inline
+from ...ops.registry import Op
+from ...tensor import wrap
+from ..capture import Capture
 
 
 def decompose(graph: Graph, lowers: Callable[[Node], bool]) -> Graph:
@@ -68,3 +71,26 @@ def decompose(graph: Graph, lowers: Callable[[Node], bool]) -> Graph:
         return r
 
     return graph.replace_outputs([rebuild(o) for o in graph.outputs])
+
+
+def inline(op: Op, args: tuple, source: str = "") -> Any:
+    """The nodes of an op's body: its decomposition traced with symbolic tensors."""
+    from ...autograd.modes import no_grad
+
+    assert op.body is not None
+    c = Capture(constants=True)
+
+    def symbolic(x: Any) -> Any:
+        if isinstance(x, Node):
+            return wrap(c._fresh(x))
+        return (
+            [symbolic(y) for y in x]
+            if isinstance(x, tuple) and any(isinstance(y, Node) for y in x)
+            else x
+        )
+
+    with c.active(), no_grad():
+        out = op.body(*(symbolic(a) for a in args))
+        if isinstance(out, tuple | list):
+            return tuple(c.value(o) for o in out)
+        return c.value(out)

@@ -90,6 +90,31 @@ class VisionDataset(Dataset):
         return ""
 
 
+class TrainOrTest(VisionDataset):
+    """A data set of two parts, `train` or not, in files that `download=True` fetches where they are missing."""
+
+    def __init__(
+        self, root: Any, train: bool = True, transform: Callable | None = None,
+        target_transform: Callable | None = None, download: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(root, transform=transform, target_transform=target_transform)
+        self.train = train
+        if download:
+            self.download()
+        self._load()
+
+    def download(self) -> None:
+        """Fetch what is missing."""
+        raise NotImplementedError
+
+    def _load(self) -> None:
+        """Read the part; KilnError where files are missing."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"Split: {'Train' if self.train else 'Test'}"
+
+
 def calculate_md5(path: Any) -> str:
     """The MD5 sum of a file."""
     with open(path, "rb") as f:

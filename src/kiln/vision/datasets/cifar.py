@@ -6,7 +6,6 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ import numpy as np
 from ...errors import KilnError
 from ...io.pickled import Reader
 from ...io.torchnames import plain
-from .base import VisionDataset, check_integrity, download_and_extract_archive, picture
+from .base import TrainOrTest, check_integrity, download_and_extract_archive, picture
 
 
 def read_batch(path: Any) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def read_batch(path: Any) -> dict[str, Any]:
     return out
 
 
-class CIFAR10(VisionDataset):
+class CIFAR10(TrainOrTest):
     """32 x 32 colour pictures of ten classes: 50,000 to learn from, 10,000 to test with.
 
     Reads ROOT/cifar-10-batches-py, whose files' checksums must be right; `download=True` fetches it.
@@ -58,21 +57,14 @@ class CIFAR10(VisionDataset):
         "filename": "batches.meta", "key": "label_names", "md5": "5ff9c542aee3614f3951f8cda6e48888",
     }  # fmt: skip
 
-    def __init__(
-        self, root: Any, train: bool = True, transform: Callable | None = None,
-        target_transform: Callable | None = None, download: bool = False,
-    ) -> None:  # fmt: skip
-        super().__init__(root, transform=transform, target_transform=target_transform)
-        self.train = train
-        if download:
-            self.download()
+    def _load(self) -> None:
         if not self._check_integrity():
             raise KilnError(
                 type(self).__name__, "Dataset not found or corrupted. You can use download=True to download it",
                 os.path.join(self.root, self.base_folder), f"or unpack {self.filename} in {self.root}",
             )  # fmt: skip
         batches = [
-            read_batch(self._path(name)) for name, _ in (self.train_list if train else self.test_list)
+            read_batch(self._path(name)) for name, _ in (self.train_list if self.train else self.test_list)
         ]  # fmt: skip
         self.targets: list[int] = []
         for batch in batches:
@@ -99,9 +91,6 @@ class CIFAR10(VisionDataset):
         """Fetch and unpack the archive."""
         if not self._check_integrity():
             download_and_extract_archive(self.url, self.root, None, self.filename, self.tgz_md5)
-
-    def extra_repr(self) -> str:
-        return f"Split: {'Train' if self.train else 'Test'}"
 
 
 class CIFAR100(CIFAR10):

@@ -9,7 +9,6 @@ import gzip
 import os
 import string
 import struct
-from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +19,7 @@ from ...errors import KilnError, KilnValueError
 from ...ops.creation import from_numpy
 from ...tensor import Tensor
 from .base import (
-    VisionDataset,
+    TrainOrTest,
     check_integrity,
     download_and_extract_archive,
     extract_archive,
@@ -55,7 +54,7 @@ def read_idx(path: Any) -> np.ndarray:
     return a.astype(dtype.newbyteorder("="))
 
 
-class MNIST(VisionDataset):
+class MNIST(TrainOrTest):
     """28 x 28 gray digits: 60,000 to learn from and 10,000 to test with.
 
     Reads ROOT/MNIST/raw/train-images-idx3-ubyte and its three companions, compressed or not;
@@ -77,14 +76,7 @@ class MNIST(VisionDataset):
         "8 - eight", "9 - nine",
     ]  # fmt: skip
 
-    def __init__(
-        self, root: Any, train: bool = True, transform: Callable | None = None,
-        target_transform: Callable | None = None, download: bool = False,
-    ) -> None:  # fmt: skip
-        super().__init__(root, transform=transform, target_transform=target_transform)
-        self.train = train
-        if download:
-            self.download()
+    def _load(self) -> None:
         if not self._check_exists():
             raise KilnError(
                 type(self).__name__, "Dataset not found. You can use download=True to download it",
@@ -146,9 +138,6 @@ class MNIST(VisionDataset):
                 except KilnError:
                     if mirror == self.mirrors[-1]:
                         raise
-
-    def extra_repr(self) -> str:
-        return f"Split: {'Train' if self.train else 'Test'}"
 
 
 class FashionMNIST(MNIST):
