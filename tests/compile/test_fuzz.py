@@ -221,3 +221,14 @@ def test_an_argument_that_the_optimizer_holds_too():
         return out
 
     np.testing.assert_allclose(steps(True), steps(False), rtol=1e-6)
+
+
+def test_the_gradient_of_a_view_changed_in_place_by_a_wider_dtype():
+    w = normal(2, 3).abs().double()
+
+    def fn(x):
+        z = x * 1
+        z[:2].xlogy_(w)
+        return kiln.autograd.grad(z.square().sum(), x)[0]
+
+    agree(fn, normal(3, 3).requires_grad_())

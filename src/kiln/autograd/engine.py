@@ -20,31 +20,7 @@ from ..recording import BLOCK, RECORDING, begin_call, end
 from ..tensor import ACTIVE, CAPTURING, Tensor, _fresh, wrap
 from . import hooks
 from .modes import DISABLED, mode
-from .tape import ANOMALY, TapeNode
-
-
-def _fit(g: Tensor, shape: tuple, np_dtype: Any) -> Tensor:
-    """The gradient summed over broadcast dimensions and cast, to be one of the input."""
-    a = g._a
-    if a.shape != shape:
-        if a.ndim < len(shape):
-            raise KilnError(
-                "backward", "a gradient has the wrong shape", f"{describe(g)} for {list(shape)}",
-                "the gradient of an input has the input's shape",
-            )  # fmt: skip
-        lead = a.ndim - len(shape)
-        dims = tuple(range(lead)) + tuple(
-            i + lead for i, s in enumerate(shape) if s == 1 and a.shape[i + lead] != 1
-        )
-        if dims:
-            g = g.sum(dims, True)
-        g = g.reshape(shape)
-        a = g._a
-    if a.dtype != np_dtype:
-        if a.dtype.kind == "c" and np_dtype.kind != "c":
-            g = g.real
-        g = g.to(dtype=np_dtype)
-    return g
+from .tape import ANOMALY, TapeNode, fit
 
 
 class Targets:
@@ -231,7 +207,7 @@ def _run(
                     owned = alone or sum(r is o for o in results) == 1
                 a = r._a
                 if a.shape != edge[2] or a.dtype != edge[3]:
-                    r = _fit(r, edge[2], edge[3])
+                    r = fit(r, edge[2], edge[3])
                 deliver(edge[0], edge[1], r, owned)
         for leaf, g, owned in work.leaves.values():
             _accumulate(leaf, g, owned, create_graph)
@@ -293,7 +269,7 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
             owned = (ours or a is not g) if single else ids.count(id(a)) == 1
             to, idx, shape, d = edge
             if a.shape != shape or a.dtype is not d:
-                a = _fit(_tensor(a), shape, d)._a
+                a = fit(_tensor(a), shape, d)._a
             if isinstance(to, TapeNode):
                 deliver(to, idx, a, owned)
             else:

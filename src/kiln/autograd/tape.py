@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..dtypes import OF_NUMPY, float32, float64
-from ..errors import KilnError
+from ..errors import KilnError, describe
 from ..ops.registry import GRAD, OUT, PICKS, SHAPE, SIZES, Op, Plan, Rule
 from ..tensor import Tensor, _fresh, wrap
 from .modes import DISABLED, mode
@@ -37,6 +37,30 @@ def edge_of(x: Tensor) -> Edge | None:
         return None
     a = x._a
     return (x._fn or x, x._idx, a.shape, a.dtype)
+
+
+def fit(g: Tensor, shape: tuple, np_dtype: Any) -> Tensor:
+    """The gradient summed over broadcast dimensions and cast, to be one of the input."""
+    a = g._a
+    if a.shape != shape:
+        if a.ndim < len(shape):
+            raise KilnError(
+                "backward", "a gradient has the wrong shape", f"{describe(g)} for {list(shape)}",
+                "the gradient of an input has the input's shape",
+            )  # fmt: skip
+        lead = a.ndim - len(shape)
+        dims = tuple(range(lead)) + tuple(
+            i + lead for i, s in enumerate(shape) if s == 1 and a.shape[i + lead] != 1
+        )
+        if dims:
+            g = g.sum(dims, True)
+        g = g.reshape(shape)
+        a = g._a
+    if a.dtype != np_dtype:
+        if a.dtype.kind == "c" and np_dtype.kind != "c":
+            g = g.real
+        g = g.to(dtype=np_dtype)
+    return g
 
 
 class TapeNode:
@@ -452,6 +476,7 @@ __all__ = [
     "Rule",
     "TapeNode",
     "edge_of",
+    "fit",
     "record",
     "record_binary",
     "record_unary",

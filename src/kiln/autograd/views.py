@@ -8,7 +8,7 @@ from ..errors import KilnError, describe
 from ..ops.registry import REGISTRY, Op
 from ..tensor import Tensor, _fresh
 from .modes import enable_grad, mode
-from .tape import TapeNode, edge_of
+from .tape import TapeNode, edge_of, fit
 
 Chain = tuple  # of (op name, arguments after the input): the view ops from a base to a view
 
@@ -128,6 +128,8 @@ class CopySlices(TapeNode):
         through = inner[i] if i is not None else None
         if through is None:
             through = part.new_zeros(part.shape)
+        else:  # an op of several dtypes computes in the widest
+            through = fit(through, part.shape, part._a.dtype)
         base_grad = view_update(g, through, self.chain)
         rest = [r for j, r in enumerate(inner) if j != i]
         return [base_grad, *rest]
