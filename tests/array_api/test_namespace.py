@@ -133,6 +133,15 @@ def test_signs_and_quotients_of_what_is_no_number_or_infinite() -> None:
     assert math.copysign(1, float(xp.full((), -0.0))) == -1
 
 
+def test_complex_numbers_are_rounded_part_by_part() -> None:
+    z = kiln.tensor([1.5 - 0.5j, -0.2 + 2.7j, math.inf + 1j])
+    for fn in (xp.round, kiln.compile(xp.round)):
+        y = fn(z)
+        assert y.dtype is kiln.complex64
+        np.testing.assert_array_equal(y.numpy(), np.round(z.numpy()))
+        assert math.copysign(1, float(y[0].imag)) == -1
+
+
 def test_complex_functions_at_zero_and_infinity() -> None:
     inf, nan = math.inf, math.nan
     z = kiln.tensor(

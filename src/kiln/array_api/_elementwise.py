@@ -63,7 +63,14 @@ def _floor_divide(a: Tensor, b: Tensor) -> Tensor:
     return where_op(a.isinf() | b.isinf(), (a / b).floor(), q)
 
 
-ADAPTED = {"sign": _sign, "floor_divide": _floor_divide}
+def _round(x: Tensor) -> Tensor:
+    """Of complex numbers each part; PyTorch has none of them."""
+    if not x.is_complex():
+        return x.round()
+    return FUNCTIONS["complex"](x.real.round(), x.imag.round())
+
+
+ADAPTED = {"sign": _sign, "floor_divide": _floor_divide, "round": _round}
 """What the standard defines otherwise than PyTorch does."""
 
 
