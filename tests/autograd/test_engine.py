@@ -359,3 +359,48 @@ def test_arguments_of_older_programs():
     assert x.grad.tolist() == [3.0, 3.0]
     kiln.autograd.backward([(x * 2).sum()], None, None, False, None, [x])
     assert x.grad.tolist() == [5.0, 5.0]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_gradients_of_what_was_joined_lie_in_one_array_that_nobody_else_has(kept):
+    """As in PyTorch no part is copied; but never is `.grad` memory that a hook or the caller holds too."""
+    a, b = kiln.ones(30, 4, requires_grad=True), kiln.ones(20, 4, requires_grad=True)
+    weights, seen = kiln.arange(200.0).reshape(50, 4), []
+    both = kiln.cat([a, b])
+    if kept:
+        both.register_hook(seen.append)
+    (both * weights).sum().backward()
+    assert np.array_equal(np.concatenate([a.grad.numpy(), b.grad.numpy()]), weights.numpy())
+    assert (b.grad.data_ptr() - a.grad.data_ptr() == a.grad.nbytes) is not kept
+    a.grad.zero_()
+    assert np.array_equal(b.grad.numpy(), weights[30:].numpy())
+    assert all(np.array_equal(g.numpy(), weights.numpy()) for g in seen)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda a, b: a.flatten() + b.flatten(),
+        lambda a, b: (a + b).flatten(),
+        lambda a, b: kiln.cat([a.flatten(), b.flatten()])[:12] * 2 + b.flatten(),
+        lambda a, b: a.reshape(12).view(12) * 1 + b.unsqueeze(0).reshape(12),
+    ],
+)
+def test_gradients_of_two_leaves_never_share_memory(of):
+    a, b = (kiln.ones(3, 4, requires_grad=True) for _ in range(2))
+    weights = kiln.arange(12.0)
+    for _ in range(2):
+        (of(a, b) * weights).sum().backward()
+        before = b.grad.clone()
+        a.grad.mul_(3)
+        assert np.array_equal(b.grad.numpy(), before.numpy())
+
+
+def test_a_gradient_that_was_given_stays_as_it_is():
+    """PyTorch keeps it as `.grad`, so that a second backward adds it to itself: 4 in place of 3."""
+    x, g = kiln.ones(3, requires_grad=True), kiln.ones(3, 1)
+    y = x.view(3, 1)
+    for _ in range(3):
+        y.backward(g, retain_graph=True)
+    assert x.grad.tolist() == [3.0, 3.0, 3.0]
+    assert g.flatten().tolist() == [1.0, 1.0, 1.0]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
+import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
+from itertools import pairwise
 from threading import get_ident
 from typing import Any, cast
 
@@ -210,7 +212,8 @@ def _run(
                     r = fit(r, edge[2], edge[3])
                 deliver(edge[0], edge[1], r, owned)
         for leaf, g, owned in work.leaves.values():
-            _accumulate(leaf, g, owned, create_graph)
+            kept = owned and not isinstance(getattr(g._a, "base", None), np.ndarray)
+            _accumulate(leaf, g, kept, create_graph)
     finally:
         mode.grad = old_mode
 
@@ -278,8 +281,47 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
                     leaves[id(to)] = [to, a, owned]
                 else:
                     known[1], known[2] = known[1] + a, True
-    for leaf, a, owned in leaves.values():
-        _accumulate(leaf, _tensor(a), owned, False)
+    g = gs = entry = arrays = a = (
+        None  # no names of gradients, by which they would seem to be shared
+    )
+    parts: set[int] | None = None
+    for known in leaves.values():
+        owned = known[2]
+        if owned and isinstance(getattr(known[1], "base", None), np.ndarray):
+            if parts is None:
+                parts = _apart(leaves.values())
+            owned = id(known) in parts
+        _accumulate(known[0], _tensor(known[1]), owned, False)
+
+
+def _holders(entry: list) -> tuple[int, int]:
+    """How often a leaf's gradient, and the array that it is a view of, are referred to."""
+    a = entry[1]
+    return sys.getrefcount(a), sys.getrefcount(a.base)
+
+
+_ALONE = _holders([None, np.empty(2)[:1]])
+
+
+def _apart(entries: Iterable[list]) -> set[int]:
+    """The ids of entries whose gradients are parts of arrays that nobody else can reach, no two of them the same part.
+
+    So `.grad` may lie in the gradient of what a leaf was reshaped or joined to, but never in one that the user has.
+    """
+    groups: dict[int, list[list]] = {}
+    for e in entries:
+        base = getattr(e[1], "base", None)
+        if isinstance(base, np.ndarray):
+            groups.setdefault(id(base), []).append(e)
+    base = None
+    found: set[int] = set()
+    for group in groups.values():
+        free = all(_holders(e) == (_ALONE[0], _ALONE[1] + len(group) - 1) for e in group)
+        if free and all(e[1].flags.c_contiguous for e in group):
+            bounds = sorted((e[1].ctypes.data, e[1].nbytes) for e in group)
+            if all(a + n <= b for (a, n), (b, _) in pairwise(bounds)):
+                found.update(map(id, group))
+    return found
 
 
 def _tensor(a: Any) -> Tensor:
@@ -292,7 +334,7 @@ def _tensor(a: Any) -> Tensor:
 
 
 def _accumulate(leaf: Tensor, g: Tensor, owned: bool, create_graph: bool) -> None:
-    """Add a gradient to a leaf's `.grad`; its first one is stored in memory of its own."""
+    """Add a gradient to a leaf's `.grad`; its first one is stored in memory of its own, as it is where `owned`."""
     if leaf._hooks is not None:
         hooked = hooks.run_tensor_hooks(leaf, g)
         g, owned = hooked, owned and hooked is g
@@ -300,12 +342,7 @@ def _accumulate(leaf: Tensor, g: Tensor, owned: bool, create_graph: bool) -> Non
     if old is None:
         if not create_graph and (CAPTURING or g._a.__class__ is np.ndarray):
             a = g._a
-            if not CAPTURING and not (
-                owned
-                and not isinstance(a.base, np.ndarray)
-                and a.flags.c_contiguous
-                and a.flags.writeable
-            ):
+            if not CAPTURING and not (owned and a.flags.c_contiguous and a.flags.writeable):
                 a = bits(a).copy().view(a.dtype)
             g = wrap(a)
         if CAPTURING:

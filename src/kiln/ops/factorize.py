@@ -95,15 +95,12 @@ def inverse(input: Tensor, *, out: Tensor | None = None) -> Tensor:
 # ---------------------------------------------------------------- determinants
 
 
-def _slogdet_grad(gs: Any, A: Tensor, outs: Any) -> Tensor:
-    g = gs[1]
-    back = adjoint(inv_ex(A)[0])
-    out = back * g[..., None, None] if g is not None else None
+def _slogdet_grad(gs: Any, A: Tensor, outs: Any) -> Tensor | None:
+    factor = gs[1]
     if gs[0] is not None and A.is_complex():  # the phase turns with the imaginary part of the trace
         spin = (gs[0] * outs[0].conj()).imag * 1j
-        part = back * spin[..., None, None]
-        out = part if out is None else out + part
-    return out
+        factor = spin if factor is None else factor + spin
+    return None if factor is None else adjoint(inv_ex(A)[0]) * factor[..., None, None]
 
 
 @factorization(
