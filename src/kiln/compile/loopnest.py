@@ -59,28 +59,26 @@ FLOAT_UNARY = frozenset(
     ]
 )
 UNARY = FLOAT_UNARY | {"neg", "abs", "sign", "not", "isnan", "isinf", "isfinite"}
+FLOAT_BINARY = frozenset({"div", "pow", "atan2", "copysign", "nextafter"})
+INT_BINARY = frozenset({"shl", "shr", "trunc_div", "gcd", "lcm"})
 COMPARE = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 BINARY = frozenset(
     [
         "add",
         "sub",
         "mul",
-        "div",
         "floor_div",
-        "trunc_div",
         "rem",
         "fmod",
         "maximum",
         "minimum",
         "fmax",
         "fmin",
-        "atan2",
-        "pow",
         "and",
         "or",
         "xor",
-        "shl",
-        "shr",
+        *FLOAT_BINARY,
+        *INT_BINARY,
     ]
 )
 REDUCTIONS = frozenset({"sum", "prod", "max", "min", "any", "all", "argmax", "argmin"})
@@ -224,11 +222,11 @@ def apply(op: str, *args: Expr) -> Expr:
     _require(x.dtype == y.dtype, op, args)
     if op in COMPARE:
         return Expr(op, args, "bool")
-    if op in ("div", "pow", "atan2"):
+    if op in FLOAT_BINARY:
         _require(x.dtype in FLOATS, op, args)
     elif op in ("and", "or", "xor"):
         _require(x.dtype not in FLOATS, op, args)
-    elif op in ("shl", "shr", "trunc_div"):
+    elif op in INT_BINARY:
         _require(x.dtype in INTS, op, args)
     else:
         _require(x.dtype != "bool", op, args)

@@ -41,7 +41,7 @@ _VOCABULARY = ln.UNARY | ln.BINARY | ln.COMPARE
 _DEAR = {"exp": 8, "exp2": 8, "expm1": 10, "log": 8, "log2": 8, "log10": 8, "log1p": 10, "sin": 10, "cos": 10,
          "tan": 14, "tanh": 10, "erf": 10, "erfc": 12, "sigmoid": 10, "pow": 20, "asin": 10, "acos": 10, "atan": 10,
          "atan2": 12, "sinh": 12, "cosh": 12, "div": 3, "sqrt": 3, "rsqrt": 4, "reciprocal": 3, "rem": 5, "fmod": 5,
-         "random_bits": 40, "gather": 3, "index": 3, "index_select": 3}  # fmt: skip
+         "gcd": 60, "lcm": 60, "random_bits": 40, "gather": 3, "index": 3, "index_select": 3}  # fmt: skip
 
 
 def ln_dtype(d: dt.dtype) -> str | None:
@@ -69,6 +69,10 @@ def scalar_op(n: Node) -> str | None:
     if name not in _VOCABULARY:
         return None
     d = n.inputs[0].dtype
+    if name in ln.FLOAT_BINARY and d.category != dt.FLOAT:
+        return None
+    if name == "nextafter" and d in (dt.float16, dt.bfloat16):
+        return None  # their neighbours are not those of the float32 in which they are computed
     if name in ln.FLOAT_UNARY and d.category != dt.FLOAT:
         return "copy" if name in ("floor", "ceil", "trunc", "round") else None
     if name in ("isnan", "isinf", "isfinite") and d.category != dt.FLOAT:
@@ -86,7 +90,7 @@ def scalar_op(n: Node) -> str | None:
         return name if name in ("or", "and", "xor", "not", "eq", "ne", "copy") else None
     if name in ("abs", "sign") and not d.is_signed and d.category == dt.INT:
         return "copy" if name == "abs" else None
-    if d.category == dt.INT and name in ("div", "pow", "rem", "fmod", "floor_div"):
+    if d.category == dt.INT and name in ("rem", "fmod", "floor_div"):
         return None  # integer division by zero raises, which the reference does on the host
     return name
 

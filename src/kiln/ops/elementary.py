@@ -243,7 +243,7 @@ def sinc(input: Tensor) -> Tensor:
 # ---------------------------------------------------------------- parts of numbers
 
 
-@elementwise("float", inplace=True, out=True, samples=binary(away=2.0, away2=2.0), infer=_ordered("copysign"),
+@elementwise("float", "copysign", inplace=True, out=True, samples=binary(away=2.0, away2=2.0), infer=_ordered("copysign"),
              grad={"input": lambda g, input, out: g * where_op(input == 0, 0, out / where_op(input == 0, 1, input)),
                    "other": lambda g: g.new_zeros(g.shape)})  # fmt: skip
 def copysign(input: Tensor, other: Operand) -> Tensor:
@@ -265,6 +265,8 @@ def signbit(input: Tensor) -> Tensor:
 
 
 @elementwise(
+    scalar="nextafter",
+    exact=True,
     inplace=True,
     out=True,
     samples=binary(grad=False, scalar=None),
@@ -313,16 +315,21 @@ def _whole_samples() -> Any:
     yield Sample((draw(r, (3,)), draw(r, (3,))), error=NotImplementedError)
 
 
-@elementwise(inplace=True, out=True, check=True, infer=_whole("gcd"), samples=_whole_samples)
+@elementwise(
+    scalar="gcd", inplace=True, out=True, check=True, infer=_whole("gcd"), samples=_whole_samples
+)
 def gcd(input: Tensor, other: Tensor) -> Tensor:
     """The greatest common divisor of integers."""
     return np.gcd(input, other)
 
 
-@elementwise(inplace=True, out=True, check=True, infer=_whole("lcm"), samples=_whole_samples)
+@elementwise(
+    scalar="lcm", inplace=True, out=True, check=True, infer=_whole("lcm"), samples=_whole_samples
+)
 def lcm(input: Tensor, other: Tensor) -> Tensor:
-    """The least common multiple of integers."""
-    return np.lcm(input, other)
+    """The least common multiple of integers; where that is out of range its low bits, of 32 and 64 bits without sign."""
+    r = np.lcm(input, other)
+    return np.abs(r) if r.dtype.itemsize >= 4 else r
 
 
 @composition(out="cast", inplace=True, samples=lambda: iter([

@@ -65,7 +65,8 @@ BINARY = {
     "minimum": np.minimum, "fmax": np.fmax, "fmin": np.fmin, "atan2": np.arctan2, "pow": np.power,
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
     "ge": np.greater_equal, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
-    "shl": np.left_shift, "shr": np.right_shift,
+    "shl": np.left_shift, "shr": np.right_shift, "copysign": np.copysign, "nextafter": np.nextafter,
+    "gcd": np.gcd, "lcm": lambda x, y: abs(r) if (r := np.lcm(x, y)).itemsize >= 4 else r,
     "trunc_div": lambda x, y: np.where(y == 0, 0, np.trunc(x / np.where(y == 0, 1, y))).astype(x.dtype),
 }  # fmt: skip
 

@@ -173,6 +173,10 @@ class ExprEmitter:
             return self.fmod(x, y)
         if op == "rem":
             return self._python_sign(self.fmod(x, y), y)
+        if op == "copysign":
+            return m.copysign(x, y)
+        if op == "nextafter":
+            return self._nextafter(x, y)
         if op == "floor_div":
             return self._float_floor_div(x, y)
         raise _unknown(op, e.dtype)
@@ -218,6 +222,17 @@ class ExprEmitter:
             b.module.helper(name, lambda module: _frem(module, name, x.ty))
             branch.set(b.select(hard, b.call(name, x.ty, [x, y]), r))
         return branch.results[0]
+
+    def _nextafter(self, x: Val, y: Val) -> Val:
+        """The neighbour of x in the direction of y: floats are ordered as their bits are, away from zero."""
+        b, m = self.b, self.math
+        i, one = m.bits(x), m.ic(x, 1)
+        outward = b.bin("xor", b.fcmp("olt", x, y), b.icmp("slt", i, m.ic(x, 0)))
+        r = m.from_bits(x, b.select(outward, b.bin("add", i, one), b.bin("sub", i, one)))
+        smallest = m.copysign(m.from_bits(x, one), y)
+        r = b.select(b.fcmp("oeq", x, m.c(x, 0.0)), smallest, r)
+        r = b.select(b.fcmp("oeq", x, y), y, r)
+        return b.select(b.fcmp("uno", x, y), m.add(x, y), r)
 
     def _python_sign(self, r: Val, y: Val) -> Val:
         b, zero = self.b, self.math.c(r, 0.0)
@@ -275,6 +290,17 @@ class ExprEmitter:
             return self._shift(op, unsigned, x, y)
         if op in ("floor_div", "trunc_div", "rem", "fmod"):
             return self._int_div(op, unsigned, x, y)
+        if op in ("gcd", "lcm"):
+            if not unsigned:
+                x, y = (b.select(b.icmp("slt", v, zero), b.bin("sub", zero, v), v) for v in (x, y))
+            r = self._gcd(x, y)
+            if op == "gcd":
+                return r
+            one = b.const(x.ty, 1)
+            r = b.bin("mul", b.bin("udiv", x, b.select(b.icmp("eq", r, zero), one, r)), y)
+            if unsigned or bits_of(x.elem) < 32:
+                return r
+            return b.select(b.icmp("slt", r, zero), b.bin("sub", zero, r), r)
         raise _unknown(op, dtype)
 
     def _shift(self, op: str, unsigned: bool, x: Val, y: Val) -> Val:
@@ -307,6 +333,28 @@ class ExprEmitter:
         if op in ("rem", "fmod"):
             return b.select(by_zero, zero, r)  # modulo -1 came out as modulo 1: 0 as well
         return b.select(by_zero, zero, b.select(minus, b.bin("sub", zero, q), q))
+
+    def _gcd(self, x: Val, y: Val) -> Val:
+        """The greatest common divisor of sizes: of odd numbers the difference, halved until it is odd (Stein, 1967)."""
+        b, zero = self.b, self.b.const(x.ty, 0)
+
+        def halvings(v: Val) -> Val:  # for 0 as many as make no difference
+            name = f"llvm.cttz.{mangle(v.ty)}"
+            n = b.call(name, v.ty, [v, Val("false", "i1")])
+            return b.select(b.icmp("eq", v, zero), zero, n)
+
+        both = halvings(b.bin("or", x, y))
+        x, y = (b.bin("lshr", v, halvings(v)) for v in (x, y))
+        with b.repeat((x, y)) as steps:
+            u, v = steps.carried
+            larger = b.icmp("ugt", u, v)
+            u, v = b.select(larger, v, u), b.select(larger, u, v)
+            done = b.icmp("eq", u, zero)
+            rest = b.bin("sub", v, u)
+            rest = b.bin("lshr", rest, halvings(rest))
+            steps.next(b.select(done, zero, rest), b.select(done, v, u))
+            steps.again = self.math.any_true(b.icmp("ne", steps.nexts[0], zero))
+        return b.bin("shl", steps.results[1], both)
 
     # -- conversions ------------------------------------------------------------------------------
 

@@ -134,6 +134,12 @@ class Loop:
         self.nexts = list(values)
 
 
+class Repeat(Loop):
+    """A loop being written that goes round for as long as the scalar ``again`` holds at its end."""
+
+    again: Val
+
+
 class Branch:
     """A one-armed conditional being written: ``set`` its values, read ``results`` after it."""
 
@@ -455,6 +461,26 @@ class Builder:
             body.results = [self.fresh(c.ty) for c in carry]
             for p, c, n in zip(body.results, carry, nexts, strict=True):
                 self._lines.append(_phi(p, (c, before), (n, latch)))
+
+    @contextmanager
+    def repeat(self, carry: Sequence[Val]) -> Iterator[Repeat]:
+        """Write a loop with values carried round it, which runs once at least.
+
+        Set ``again`` and call ``next`` inside; after the ``with`` the last values are in ``results``.
+        """
+        head, done, before = self.label("loop"), self.label("done"), self.block
+        self.line(f"br label %{head}")
+        self.start(head)
+        slot = len(self._lines)
+        body = Repeat(self.i64(0), [self.fresh(c.ty) for c in carry])
+        yield body
+        body.results = _nexts(body, carry)
+        self.line(f"br i1 {body.again.ref}, label %{head}, label %{done}")
+        self._lines[slot:slot] = [
+            _phi(p, (c, before), (n, self.block))
+            for p, c, n in zip(body.carried, carry, body.results, strict=True)
+        ]
+        self.start(done)
 
     @contextmanager
     def if_then(self, cond: Val, defaults: Sequence[Val] = ()) -> Iterator[Branch]:
