@@ -38,6 +38,7 @@ MODULES = {
         for name in ("adadelta", "adagrad", "asgd", "rmsprop", "rprop")
     },
     **{f"torch.optim.{name}": "kiln.optim.matrices" for name in ("_adafactor", "_muon")},
+    "torch.optim._multi_tensor": "kiln.optim",
     "torchvision": "kiln.vision",
     "torchvision.datasets.vision": "kiln.vision.datasets.base",
     "torchvision.transforms.transforms": "kiln.vision.transforms.classes",

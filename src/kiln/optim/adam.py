@@ -221,3 +221,85 @@ class RAdam(PerParameter):
         rectify = (known / ((longest - 4) * (longest - 2) * length)).abs().sqrt()
         adapted = left.sqrt() / (square.sqrt() + eps) * rectify
         p.sub_(mean / (1 - beta1**step) * lr * (length > 5).where(adapted, 1.0))
+
+
+def adam(
+    params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
+    max_exp_avg_sqs: list[Tensor], state_steps: list[Tensor], foreach: bool | None = None,
+    capturable: bool = False, differentiable: bool = False, fused: bool | None = None,
+    grad_scale: Tensor | None = None, found_inf: Tensor | None = None, has_complex: bool = False,
+    decoupled_weight_decay: bool = False, *, amsgrad: bool, beta1: float | Tensor, beta2: float | Tensor,
+    lr: float | Tensor, weight_decay: float, eps: float, maximize: bool,
+) -> None:  # fmt: skip
+    """A step of `Adam` on lists of parameters, gradients and state, all changed in place."""
+    Adam.update_lists(
+        params, grads, {
+            "exp_avg": exp_avgs, "exp_avg_sq": exp_avg_sqs, "max_exp_avg_sq": max_exp_avg_sqs, "step": state_steps,
+        }, {
+            "lr": lr, "betas": (beta1, beta2), "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad,
+            "maximize": maximize, "decoupled_weight_decay": decoupled_weight_decay, "fused": fused, "foreach": foreach,
+        }, grad_scale, found_inf,
+    )  # fmt: skip
+
+
+def adamw(
+    params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
+    max_exp_avg_sqs: list[Tensor], state_steps: list[Tensor], foreach: bool | None = None,
+    capturable: bool = False, differentiable: bool = False, fused: bool | None = None,
+    grad_scale: Tensor | None = None, found_inf: Tensor | None = None, has_complex: bool = False, *,
+    amsgrad: bool, beta1: float | Tensor, beta2: float | Tensor, lr: float | Tensor, weight_decay: float,
+    eps: float, maximize: bool,
+) -> None:  # fmt: skip
+    """A step of `AdamW` on lists of parameters, gradients and state, all changed in place."""
+    adam(
+        params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps, foreach, capturable, differentiable,
+        fused, grad_scale, found_inf, has_complex, True, amsgrad=amsgrad, beta1=beta1, beta2=beta2, lr=lr,
+        weight_decay=weight_decay, eps=eps, maximize=maximize,
+    )  # fmt: skip
+
+
+def nadam(
+    params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
+    mu_products: list[Tensor], state_steps: list[Tensor], decoupled_weight_decay: bool = False,
+    foreach: bool | None = None, capturable: bool = False, differentiable: bool = False,
+    has_complex: bool = False, maximize: bool = False, *, beta1: float, beta2: float, lr: float,
+    weight_decay: float, momentum_decay: float, eps: float,
+) -> None:  # fmt: skip
+    """A step of `NAdam` on lists of parameters, gradients and state, all changed in place."""
+    NAdam.update_lists(
+        params, grads,
+        {"exp_avg": exp_avgs, "exp_avg_sq": exp_avg_sqs, "mu_product": mu_products, "step": state_steps},
+        {
+            "lr": lr, "betas": (beta1, beta2), "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
+            "momentum_decay": momentum_decay, "decoupled_weight_decay": decoupled_weight_decay,
+        },
+    )  # fmt: skip
+
+
+def adamax(
+    params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_infs: list[Tensor],
+    state_steps: list[Tensor], foreach: bool | None = None, maximize: bool = False,
+    differentiable: bool = False, capturable: bool = False, has_complex: bool = False, *, eps: float,
+    beta1: float, beta2: float, lr: float, weight_decay: float,
+) -> None:  # fmt: skip
+    """A step of `Adamax` on lists of parameters, gradients and state, all changed in place."""
+    Adamax.update_lists(
+        params, grads, {"exp_avg": exp_avgs, "exp_inf": exp_infs, "step": state_steps},
+        {"lr": lr, "betas": (beta1, beta2), "eps": eps, "weight_decay": weight_decay, "maximize": maximize},
+    )  # fmt: skip
+
+
+def radam(
+    params: list[Tensor], grads: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
+    state_steps: list[Tensor], decoupled_weight_decay: bool = False, foreach: bool | None = None,
+    differentiable: bool = False, capturable: bool = False, has_complex: bool = False,
+    maximize: bool = False, *, beta1: float, beta2: float, lr: float, weight_decay: float, eps: float,
+) -> None:  # fmt: skip
+    """A step of `RAdam` on lists of parameters, gradients and state, all changed in place."""
+    RAdam.update_lists(
+        params, grads, {"exp_avg": exp_avgs, "exp_avg_sq": exp_avg_sqs, "step": state_steps},
+        {
+            "lr": lr, "betas": (beta1, beta2), "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        },
+    )  # fmt: skip

@@ -233,3 +233,79 @@ class ASGD(PerParameter):
         mean.add_((p - mean) * mu)
         state["eta"].copy_(lr / (1 + lambd * lr * step) ** alpha)
         state["mu"].copy_(1 / (step - t0).clamp(min=1))
+
+
+def rmsprop(
+    params: list[Tensor], grads: list[Tensor], square_avgs: list[Tensor], grad_avgs: list[Tensor],
+    momentum_buffer_list: list[Tensor], state_steps: list[Tensor], foreach: bool | None = None,
+    maximize: bool = False, differentiable: bool = False, capturable: bool = False,
+    has_complex: bool = False, *, lr: float, alpha: float, eps: float, weight_decay: float,
+    momentum: float, centered: bool,
+) -> None:  # fmt: skip
+    """A step of `RMSprop` on lists of parameters, gradients and state, all changed in place."""
+    RMSprop.update_lists(
+        params, grads, {
+            "square_avg": square_avgs, "grad_avg": grad_avgs, "momentum_buffer": momentum_buffer_list,
+            "step": state_steps,
+        }, {
+            "lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum,
+            "centered": centered, "maximize": maximize,
+        },
+    )  # fmt: skip
+
+
+def adagrad(
+    params: list[Tensor], grads: list[Tensor], state_sums: list[Tensor], state_steps: list[Tensor],
+    fused: bool | None = None, grad_scale: Tensor | None = None, found_inf: Tensor | None = None,
+    has_sparse_grad: bool = False, foreach: bool | None = None, differentiable: bool = False,
+    has_complex: bool = False, *, lr: float, weight_decay: float, lr_decay: float, eps: float,
+    maximize: bool,
+) -> None:  # fmt: skip
+    """A step of `Adagrad` on lists of parameters, gradients and state, all changed in place."""
+    Adagrad.update_lists(
+        params, grads, {"sum": state_sums, "step": state_steps}, {
+            "lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay, "maximize": maximize,
+            "fused": fused, "foreach": foreach,
+        }, grad_scale, found_inf,
+    )  # fmt: skip
+
+
+def adadelta(
+    params: list[Tensor], grads: list[Tensor], square_avgs: list[Tensor], acc_deltas: list[Tensor],
+    state_steps: list[Tensor], capturable: bool = False, foreach: bool | None = None,
+    differentiable: bool = False, has_complex: bool = False, *, lr: float, rho: float, eps: float,
+    weight_decay: float, maximize: bool,
+) -> None:  # fmt: skip
+    """A step of `Adadelta` on lists of parameters, gradients and state, all changed in place."""
+    Adadelta.update_lists(
+        params, grads, {"square_avg": square_avgs, "acc_delta": acc_deltas, "step": state_steps},
+        {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize},
+    )  # fmt: skip
+
+
+def rprop(
+    params: list[Tensor], grads: list[Tensor], prevs: list[Tensor], step_sizes: list[Tensor],
+    state_steps: list[Tensor], foreach: bool | None = None, capturable: bool = False,
+    maximize: bool = False, differentiable: bool = False, has_complex: bool = False, *,
+    step_size_min: float, step_size_max: float, etaminus: float, etaplus: float,
+) -> None:  # fmt: skip
+    """A step of `Rprop` on lists of parameters, gradients and state, all changed in place."""
+    Rprop.update_lists(
+        params, grads, {"prev": prevs, "step_size": step_sizes, "step": state_steps},
+        {"etas": (etaminus, etaplus), "step_sizes": (step_size_min, step_size_max), "maximize": maximize},
+    )  # fmt: skip
+
+
+def asgd(
+    params: list[Tensor], grads: list[Tensor], axs: list[Tensor], mus: list[Tensor], etas: list[Tensor],
+    state_steps: list[Tensor], foreach: bool | None = None, maximize: bool = False,
+    differentiable: bool = False, capturable: bool = False, has_complex: bool = False, *, lambd: float,
+    lr: float, t0: float, alpha: float, weight_decay: float,
+) -> None:  # fmt: skip
+    """A step of `ASGD` on lists of parameters, gradients and state, all changed in place."""
+    ASGD.update_lists(
+        params, grads, {"ax": axs, "mu": mus, "eta": etas, "step": state_steps}, {
+            "lr": lr, "lambd": lambd, "alpha": alpha, "t0": t0, "weight_decay": weight_decay,
+            "maximize": maximize,
+        },
+    )  # fmt: skip

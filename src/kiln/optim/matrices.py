@@ -175,3 +175,37 @@ def _check_rate(name: str, lr: Any) -> None:
         check_options(name, lr=lr)
     elif not lr >= 0:
         raise KilnValueError(name, f"Learning rate should be >= 0 but is: {lr}", f"lr={lr}", "")
+
+
+def adafactor(
+    params: list[Tensor], grads: list[Tensor], row_vars: list[Tensor | None], col_vars: list[Tensor | None],
+    variances: list[Tensor | None], state_steps: list[Tensor], foreach: bool | None = None,
+    grad_scale: Tensor | None = None, found_inf: Tensor | None = None, has_complex: bool = False, *,
+    d: float, lr: float | Tensor, beta2_decay: float, weight_decay: float, eps1: float | None, eps2: float,
+    maximize: bool,
+) -> None:  # fmt: skip
+    """A step of `Adafactor` on lists of parameters, gradients and state, all changed in place."""
+    Adafactor.update_lists(
+        params, grads,
+        {"row_var": row_vars, "col_var": col_vars, "variance": variances, "step": state_steps},
+        {
+            "lr": lr, "beta2_decay": beta2_decay, "eps": (eps1, eps2), "d": d, "weight_decay": weight_decay,
+            "maximize": maximize,
+        }, grad_scale, found_inf,
+    )  # fmt: skip
+
+
+def muon(
+    params: list[Tensor], grads: list[Tensor], muon_momentum_bufs: list[Tensor], *,
+    foreach: bool | None = None, lr: float, weight_decay: float, momentum: float, nesterov: bool,
+    ns_coefficients: tuple[float, float, float], ns_steps: int, eps: float, adjust_lr_fn: str | None,
+    has_complex: bool,
+) -> None:  # fmt: skip
+    """A step of `Muon` on lists of parameters, gradients and state, all changed in place."""
+    Muon.update_lists(
+        params, grads, {"momentum_buffer": muon_momentum_bufs}, {
+            "lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov,
+            "ns_coefficients": ns_coefficients, "ns_steps": ns_steps, "eps": eps,
+            "adjust_lr_fn": adjust_lr_fn,
+        },
+    )  # fmt: skip

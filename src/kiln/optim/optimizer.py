@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from itertools import chain
 from typing import Any
@@ -409,16 +409,45 @@ class PerParameter(Optimizer):
                     if g is not None:
                         if g.__class__ is not Tensor and g.layout is not strided:
                             self.check_sparse(g, group)
-                        if (parts := p.dtype.is_complex) and (parts := self.complex_as) is None:
+                        if p.dtype.is_complex and self.complex_as is None:
                             self.refuse_complex(p)
                         state = self.state.get(p) or self._begin(p, group)
-                        if group.get("maximize"):
-                            g = -g
-                        if parts == "parts":
-                            p, g = view_as_real(p), view_as_real(g)
-                            state = {k: _as_real(v) for k, v in state.items()}
-                        self.update(p, g, state, group, scalars)
+                        self._move(p, g, state, group, scalars)
         return loss
+
+    def _move(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        if group.get("maximize"):
+            g = -g
+        if p.dtype.is_complex and self.complex_as == "parts":
+            p, g = view_as_real(p), view_as_real(g)
+            state = {k: _as_real(v) for k, v in state.items()}
+        self.update(p, g, state, group, scalars)
+
+    @classmethod
+    def update_lists(
+        cls, params: Sequence[Tensor], grads: Sequence[Tensor], state: dict[str, Sequence[Any]],
+        group: dict[str, Any], grad_scale: Tensor | None = None, found_inf: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """One step of parameters whose gradients and state are lists: what the functional optimizers are.
+
+        A slot whose list is empty is one that the options don't use. Errors: KilnError where steps are no tensors.
+        """
+        if not all(isinstance(s, Tensor) for s in state.get("step", ())):
+            raise KilnError(
+                cls.__name__, "API has changed, `state_steps` argument must contain a list of singleton tensors",
+                ", ".join(map(describe, state["step"])), "torch.tensor(0.0) for each parameter",
+            )  # fmt: skip
+        check_forms(cls.__name__, group.get("fused"), group.get("foreach"))
+        if found_inf is not None and found_inf.item():
+            return
+        self = cls.__new__(cls)
+        scalars = self.scalars(group)
+        for i, (p, g) in enumerate(zip(params, grads, strict=True)):
+            if grad_scale is not None:
+                g.div_(grad_scale)
+            if g.layout is not strided:
+                self.check_sparse(g, group)
+            self._move(p, g, {k: v[i] for k, v in state.items() if v}, group, scalars)
 
     complex_as: str | None = "parts"
     """How complex parameters are updated: as their "parts", as "numbers", or not at all."""

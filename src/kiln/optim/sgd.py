@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import KilnValueError
 from ..ops.creation import tensor, zeros_like
@@ -14,6 +14,7 @@ class SGD(PerParameter):
     """p -= lr * g, with momentum (PyTorch's form: the buffer is not scaled by lr) and weight decay."""
 
     complex_as = "numbers"
+    _shares: ClassVar[dict[Tensor, Tensor]] = {}  # of each optimizer: Note [Dampening]
 
     def __init__(
         self, params: ParamsT, lr: float | Tensor = 1e-3, momentum: float = 0, dampening: float = 0,
@@ -27,7 +28,7 @@ class SGD(PerParameter):
                 "SGD", "Nesterov momentum requires a momentum and zero dampening",
                 f"momentum={momentum}, dampening={dampening}", "SGD(…, momentum=0.9, nesterov=True)",
             )  # fmt: skip
-        self._shares: dict[Tensor, Tensor] = {}
+        self._shares = {}
         super().__init__(params, {
             "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
             "nesterov": nesterov, "maximize": maximize, "foreach": foreach,
@@ -74,3 +75,28 @@ class SGD(PerParameter):
         now = share.clone()
         share.fill_(later)
         return now
+
+
+def sgd(
+    params: list[Tensor], d_p_list: list[Tensor], momentum_buffer_list: list[Tensor | None],
+    has_sparse_grad: bool = False, foreach: bool | None = None, fused: bool | None = None,
+    grad_scale: Tensor | None = None, found_inf: Tensor | None = None, *, weight_decay: float,
+    momentum: float, lr: float, dampening: float, nesterov: bool, maximize: bool,
+) -> None:  # fmt: skip
+    """A step of `SGD` on lists of parameters, gradients and buffers, all changed in place.
+
+    A buffer that is None starts as the gradient, and is put into the list.
+    """
+    group = {
+        "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
+        "nesterov": nesterov, "maximize": maximize, "foreach": foreach, "fused": fused,
+    }  # fmt: skip
+    for i, p in enumerate(params):
+        buffer = momentum_buffer_list[i] if momentum != 0 else None
+        started = momentum == 0 or buffer is not None
+        if not started:
+            momentum_buffer_list[i] = buffer = zeros_like(p)
+        SGD.update_lists(
+            [p], [d_p_list[i]], {"momentum_buffer": [buffer]},
+            group if started else group | {"dampening": 0.0}, grad_scale, found_inf,
+        )  # fmt: skip
