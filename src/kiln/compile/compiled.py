@@ -14,6 +14,7 @@ from threading import get_ident
 from typing import Any
 
 from .. import dtypes as dt
+from .. import naming
 from ..autograd.modes import mode
 from ..backends import base
 from ..config import config
@@ -25,10 +26,12 @@ from ..tensor import ACTIVE, CAPTURING, Tensor, _fresh, active_capture
 from .capture import Capture
 from .entries import Entry, Key, Path, leaf_fact, passed, shared
 from .facts import Facts, Same
-from .interrupts import Branch, Reached
+from .interrupts import Branch, Eagerly, Reached
 from .plan import Plan
 from .pytree import flatten, unflatten
 from .stretches import Aliased, Apart, stretches
+
+_KILN = __name__.partition(".")[0] + "."
 
 
 @contextmanager
@@ -53,11 +56,14 @@ class CompiledFunction:
         name: str | None = None,
         max_memory: int | None = None,
         dynamic: bool | None = None,
+        whole: bool = True,
     ):
         functools.update_wrapper(self, fn, updated=())
         self.fn, self.backend, self.max_memory = fn, backend, max_memory
         self.name = name or getattr(fn, "__name__", type(fn).__name__)
         self.dynamic, self.told = dynamic, False
+        self.whole = whole
+        self.refused: list[Key] = []  # calls that can't be captured, where that is no error
         self.entries: list[Entry] = []
         self.captures = 0
         self.own: list[Tensor] = []  # arguments that the function reaches by itself as well
@@ -84,6 +90,8 @@ class CompiledFunction:
             return self._find(args, kwargs)
         except Aliased:
             return self._find(args, kwargs, aliased=True)
+        except Eagerly:
+            return self.fn(*args, **kwargs)
 
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any], aliased: bool = False) -> Any:
         """A call that no entry knows at a glance: looks at everything, and captures where nothing serves.
@@ -115,7 +123,7 @@ class CompiledFunction:
                         entry.write_match()
                     return self._resolve(entry, leaves).run(leaves)
                 reasons.append(why)
-        if self._varies(key):
+        if key in self.refused or self._varies(key):
             return self.fn(*args, **kwargs)
         with self.lock:
             entry = Entry(key, self.backend)
@@ -144,16 +152,40 @@ class CompiledFunction:
             return False
         if not self.told and not self.dynamic:
             self.told = True
-            warnings.warn(
-                f"kiln.compile: {self.name} was captured for {len(known)} sizes of its arguments; calls with others run "
-                "in eager mode (KILN_MAX_SIZES; dynamic=True if that is meant, dynamic=False captures all)", stacklevel=4,
-            )  # fmt: skip
+            self._warn(
+                f"was captured for {len(known)} sizes of its arguments; calls with others run "
+                "in eager mode (KILN_MAX_SIZES; dynamic=True if that is meant, dynamic=False captures all)"
+            )
         return True
 
     def _fact(self, x: Any) -> Any:
         return Same(x) if any(x is t for t in self.own) else leaf_fact(x)
 
     def _resolve(self, entry: Entry, leaves: tuple[Any, ...]) -> Plan:
+        """The plan for these arguments; raises Eagerly where there can be none and none must be."""
+        try:
+            return self._follow(entry, leaves)
+        except CaptureError as e:
+            if self.whole:
+                raise
+            self._give_up(entry, e)
+            raise Eagerly from None
+
+    def _give_up(self, entry: Entry, why: CaptureError) -> None:
+        """Remember that calls with these facts run in eager mode, and say so."""
+        with self.lock:
+            if entry in self.entries:
+                self.entries.remove(entry)
+            del self.refused[: -config.max_paths]
+            if not self.refused:
+                what, received, _ = str(why).split("\n")
+                self._warn(
+                    f"runs in eager mode, as it can't be captured whole: {what}; {received} "
+                    "(fullgraph=True makes this an error)"
+                )
+            self.refused.append(entry.key)
+
+    def _follow(self, entry: Entry, leaves: tuple[Any, ...]) -> Plan:
         """The plan for these arguments: follows the branches, capturing paths not seen yet."""
         path, decisions = entry.root, ()
         while path.plan is None:
@@ -188,7 +220,7 @@ class CompiledFunction:
         """Capture along the decisions made so far; ends in a plan, or at the next branch."""
         self.captures += 1
         structure = entry.key.structure
-        capture, facts = Capture(decisions), Facts(self.fn)
+        capture, facts = Capture(decisions), Facts(self.fn, self.whole)
         try:
             with capture.active():
                 for stretch in entry.key.stretches:
@@ -202,6 +234,7 @@ class CompiledFunction:
                     fact = entry.key.facts[i]
                     if isinstance(fact, Same):
                         x = fact.object
+                        facts.argument(x)
                     elif isinstance(x, Tensor):
                         x = capture.argument(_fresh(x), i)
                     given.append(x)
@@ -233,6 +266,7 @@ class CompiledFunction:
             path.apart = apart
         except BaseException:
             capture.undo()
+            facts.undo()
             raise
         finally:
             capture.restore()
@@ -269,6 +303,13 @@ class CompiledFunction:
                 "return the new values instead, or copy the container first",
             )  # fmt: skip
 
+    def _warn(self, text: str) -> None:
+        """A warning at the user's line that called."""
+        level, frame = 1, sys._getframe()
+        while frame.f_back is not None and frame.f_globals["__name__"].startswith(_KILN):
+            level, frame = level + 1, frame.f_back
+        warnings.warn(f"kiln.compile: {self.name} {text}", stacklevel=level)
+
     def _say(self, text: str) -> None:
         print(f"[kiln.compile] {self.name}: {text}", file=sys.stderr)
 
@@ -297,7 +338,7 @@ class CompiledFunction:
 
 
 def compile(
-    model: Callable | None = None, *, fullgraph: bool = True, dynamic: bool | None = None, backend: str | None = None,
+    model: Callable | None = None, *, fullgraph: bool | None = None, dynamic: bool | None = None, backend: str | None = None,
     mode: str | None = None, options: Any = None, disable: bool = False,
     max_memory: int | str | None = None,
 ) -> Any:  # fmt: skip
@@ -306,9 +347,13 @@ def compile(
     Captured again where shapes, dtypes or Python values that it read differ; `KILN_EXPLAIN=1` says
     why. `backend` is "cpu" or "reference" (default: `KILN_BACKEND`), PyTorch's "inductor" being the first and
     "eager" and "aot_eager" the second. Whole training steps, with
-    `backward()` and `optimizer.step()` inside, are one program. `fullgraph`, `mode` (one of PyTorch's)
-    and `options` are accepted for PyTorch's sake: there are never graph breaks, and every mode is the
+    `backward()` and `optimizer.step()` inside, are one program. `mode` (one of PyTorch's)
+    and `options` are accepted for PyTorch's sake: every mode is the
     same, as the forms of kernels follow from shapes by rules that measurements were made for.
+
+    What can't be captured, such as reading a value out or Python's own random numbers, is an error that
+    names the line. With `fullgraph=False`, PyTorch's default and so the default in programs run as PyTorch's, such
+    calls run in eager mode instead, with one warning; so do those that print.
 
     Sizes of arguments that change from call to call, such as lengths of sequences, are captured `KILN_MAX_SIZES`
     times; after that, with a warning, calls with new sizes run in eager mode, whose kernels serve sizes of all
@@ -330,8 +375,8 @@ def compile(
     limit = None if max_memory is None else _bytes(max_memory)
     if model is None:
         return lambda fn: compile(
-            fn, dynamic=dynamic, backend=backend, disable=disable, max_memory=max_memory
-        )
+            fn, fullgraph=fullgraph, dynamic=dynamic, backend=backend, disable=disable, max_memory=max_memory
+        )  # fmt: skip
     if not callable(model):
         raise KilnTypeError(
             "compile", "expected a function or a module", describe(model), "pass a callable"
@@ -343,11 +388,12 @@ def compile(
         return model
     from ..nn.modules.module import Module
 
+    whole = naming.name != "torch" if fullgraph is None else bool(fullgraph)
     if isinstance(model, Module):
         return model.compiled(
-            CompiledFunction(model.__call__, backend, type(model).__name__, limit, dynamic)
+            CompiledFunction(model.__call__, backend, type(model).__name__, limit, dynamic, whole)
         )
-    return CompiledFunction(model, backend, max_memory=limit, dynamic=dynamic)
+    return CompiledFunction(model, backend, max_memory=limit, dynamic=dynamic, whole=whole)
 
 
 _BACKENDS = {

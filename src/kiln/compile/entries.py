@@ -50,6 +50,7 @@ class Key(NamedTuple):
     dtype: dt.dtype
     backend: str
     precision: str
+    autocast: dt.dtype | None
 
     def but_for_sizes(self) -> Key:
         """The key with the number of dimensions for each tensor's sizes."""
@@ -58,8 +59,6 @@ class Key(NamedTuple):
             for f in self.facts
         )
         return self._replace(facts=tuple(facts))
-
-    autocast: dt.dtype | None
 
 
 def leaf_fact(x: Any) -> Any:

@@ -3,7 +3,9 @@
 While a function is captured, every frame of user code that it enters is looked at: the bytecode
 says which globals, closure cells and attribute chains (`self.scale`, `cfg.model.depth`) it loads.
 They become guards: at each call a plain value must be equal to what it was, and any other object the
-same one. What the function makes itself is its own affair: objects younger than the call are no facts.
+same one. What the function makes itself is its own affair: objects younger than the call are no facts. What would
+give another value at each call (`changing`) is refused. Where no program comes of a capture, what the
+function did to the values that it read is taken back.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import dis
 import gc
 import os
+import random
 import sys
 import types
 from collections import defaultdict
@@ -22,6 +25,7 @@ from typing import Any
 
 from ..errors import CaptureError, describe
 from ..tensor import Tensor
+from .changing import Generators, asked, is_iterator
 from .source import Source
 
 _KILN = __name__.split(".")[0]
@@ -31,11 +35,22 @@ _LONG, _DEEP = 1024, 12
 """Containers with more elements, or inside more containers, are compared by identity."""
 
 
+_LIBRARIES = (_KILN, "numpy", "contextlib", "importlib", "rich")
 _STDLIB = os.path.dirname(os.__file__) + os.sep
 
 
 def _is_stdlib(filename: str) -> bool:
     return filename.startswith(_STDLIB) and "site-packages" not in filename
+
+
+def _is_users(frame: types.FrameType) -> bool:
+    """Whether a frame runs the user's code: not Kiln's, Python's or that of libraries known to be harmless."""
+    name = frame.f_code.co_filename
+    return (
+        frame.f_globals.get("__name__", "").split(".")[0] not in _LIBRARIES
+        and not name.startswith(("<frozen", "<kiln"))
+        and not _is_stdlib(name)
+    )
 
 
 @lru_cache(4096)
@@ -80,7 +95,7 @@ def _chains(
         elif kind and name == "LOAD_CONST" and isinstance(i.argval, str) and reads_by_name:
             flush()
             path = [*path, i.argval]
-        elif name in ("PUSH_NULL", "CACHE", "RESUME", "PRECALL", "EXTENDED_ARG"):
+        elif name in ("COPY", "PUSH_NULL", "CACHE", "RESUME", "PRECALL", "EXTENDED_ARG"):
             continue
         else:
             flush()
@@ -161,6 +176,8 @@ class Same:
         return f"{type(self.object).__name__} object"
 
 
+_GLOBAL = random.random.__self__  # type: ignore[attr-defined]
+
 _READ: dict[str, Callable[[Any, Any], Any]] = {
     "item": lambda h, k: h[k],
     "cell": lambda h, _: h.cell_contents,
@@ -202,6 +219,15 @@ class Fact:
         except (KeyError, AttributeError, ValueError):
             return False
 
+    def undo(self) -> None:
+        """Make it what it was."""
+        if self.how == "cell":
+            self.holder.cell_contents = self.keep
+        elif self.how == "attribute":
+            setattr(self.holder, self.key, self.keep)
+        else:
+            (self.holder if self.how == "item" else self.holder.__dict__)[self.key] = self.keep
+
     def explain(self) -> str:
         """What changed, for KILN_EXPLAIN."""
         try:
@@ -226,10 +252,15 @@ def _class_attribute(holder: Any, attr: str) -> Any:
 
 
 class Facts:
-    """The Python values read during a capture."""
+    """The Python values read during a capture; `whole`: what the function prints may be printed once for all calls."""
 
-    def __init__(self, fn: Any) -> None:
+    def __init__(self, fn: Any, whole: bool = True) -> None:
+        self.whole = whole
         self.found: dict[Any, Fact] = {}
+        self.held: dict[int, tuple[Any, Any]] = {}  # containers, and copies of what they held
+        self.generators = Generators()
+        self.seeded: dict[int, Any] = {}  # Python's generators that the function seeded itself
+        self.failure: CaptureError | None = None
         self.young: set[int] = set()  # ids of what was made during the capture
         self.entry: Any = getattr(fn, "__func__", fn)  # the function whose frame comes first
         self.functions: dict[int, list[types.FunctionType]] = defaultdict(list)  # by id of code
@@ -237,17 +268,9 @@ class Facts:
 
     def visit(self, frame: types.FrameType, leaving: bool = False) -> None:
         """Note what the code of a user's frame can read: as it is entered, and by its own variables as it ends."""
-        if frame.f_globals.get("__name__", "").split(".")[0] in (
-            _KILN,
-            "numpy",
-            "contextlib",
-            "importlib",
-            "rich",
-        ):
+        if not _is_users(frame):
             return
         code = frame.f_code
-        if code.co_filename.startswith(("<frozen", "<kiln")) or _is_stdlib(code.co_filename):
-            return
         first = not leaving and getattr(self.entry, "__code__", None) is code
         chains, inner = _chains(code)
         for kind, root, path in chains:
@@ -257,6 +280,7 @@ class Facts:
             if root not in scope:
                 continue
             value = scope[root]
+            self._note_generator(value, root, path)
             if kind in ("local", "variable"):
                 self._follow(value, root, path, inner)
             elif isinstance(value, types.ModuleType) and value.__name__.split(".")[0] in (
@@ -273,6 +297,51 @@ class Facts:
                 self._follow(value, root, path, inner)
         if first:
             self.entry = None  # another frame of this code may be another closure's
+
+    def _note_generator(self, value: Any, root: str, path: tuple[str, ...]) -> None:
+        """Look for NumPy's random generators at the end of `np.random.rand` and the like."""
+        self.generators.note(value, root)
+        for i, attr in enumerate(path):
+            if not isinstance(value, types.ModuleType) and attr not in getattr(
+                value, "__dict__", ()
+            ):
+                return
+            value = getattr(value, attr, None)
+            self.generators.note(value, ".".join((root, *path[: i + 1])))
+
+    def calls(self, frame: types.FrameType, call: Any) -> None:
+        """Refuse calls of builtins that answer otherwise each time."""
+        what = None if id(getattr(call, "__self__", None)) in self.seeded else asked(call)
+        if (
+            what == "random.seed"
+            and frame.f_locals.get("a") is not None
+            and call.__self__ is not _GLOBAL
+        ):
+            self.seeded[id(call.__self__)] = call.__self__
+            return
+        if what is None and (self.whole or call is not print):
+            return
+        if _is_users(frame) or (what is not None and frame.f_globals.get("__name__") == "random"):
+            while not _is_users(frame) and frame.f_back is not None:
+                frame = frame.f_back
+            self.refuse(
+                f"{what} gives another value at each call" if what else "what is printed differs from call to call",
+                f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_name}",
+            )  # fmt: skip
+
+    def argument(self, x: Any) -> None:
+        """Look at an argument that is no tensor and no plain value."""
+        self.generators.note(x, "an argument")
+        if is_iterator(x):
+            self.refuse("an argument is an iterator, of which values are taken", _short(x))
+
+    def refuse(self, what: str, received: str) -> None:
+        """Raise for something that would be frozen; again as the function ends, if it caught that."""
+        self.failure = CaptureError(
+            "compile", f"{what}, and a captured function runs once", received,
+            "pass it as an argument, call it outside, or draw with kiln.rand, whose numbers are new at each call",
+        )  # fmt: skip
+        raise self.failure
 
     def _closures(self, code: types.CodeType) -> list[types.FunctionType]:
         """The functions that a frame of this code may belong to.
@@ -336,6 +405,18 @@ class Facts:
     def _add(self, path: str, holder: Any, how: str, key: Any, value: Any) -> None:
         if (id(holder), key) not in self.found:
             self.found[id(holder), key] = Fact(path, holder, how, key, value)
+            self._hold(value)
+
+    def _hold(self, value: Any, depth: int = 0) -> None:
+        """Keep what a container holds, as deep as it is compared."""
+        if (
+            type(value) not in _CONTAINERS or depth >= _DEEP or len(value) > _LONG
+            or id(value) in self.held
+        ):  # fmt: skip
+            return
+        self.held[id(value)] = (value, value if isinstance(value, tuple) else value.copy())
+        for x in value.values() if isinstance(value, dict) else value:
+            self._hold(x, depth + 1)
 
     @contextmanager
     def watching(self) -> Iterator[Callable]:
@@ -352,6 +433,10 @@ class Facts:
 
         def hook(frame: types.FrameType, event: str, arg: Any) -> None:
             nonlocal importing
+            if event == "c_call":
+                if not importing:
+                    self.calls(frame, arg)
+                return
             if event not in ("call", "return"):
                 return
             if frame.f_code.co_filename.startswith("<frozen importlib"):
@@ -375,9 +460,16 @@ class Facts:
                 gc.enable()
 
     def settle(self) -> list[Fact]:
-        """The guards; an error where the function itself changed a value that it read."""
+        """The guards; an error where the function itself changed a value that it read, or asked what changes by itself."""
+        if self.failure is not None:
+            raise self.failure
+        drawn = self.generators.drawn()
+        if drawn is not None:
+            self.refuse(f"{drawn} gives another value at each call", "a random generator of NumPy")
         found = [f for f in self.found.values() if id(f.holder) not in self.young]
         for f in found:
+            if is_iterator(f.keep):
+                self.refuse(f"{f.path} is an iterator, of which values are taken", _short(f.keep))
             if not f.holds():
                 raise CaptureError(
                     "compile", "the function changes a Python value that it also reads; only tensors can change "
@@ -385,3 +477,23 @@ class Facts:
                     "keep it in a tensor and update it in place, or change it outside the function",
                 )  # fmt: skip
         return found
+
+    def undo(self) -> None:
+        """Take back what the function did to the values that it read, and to the generators that it could reach."""
+        for value, copy in self.held.values():
+            if not isinstance(value, tuple) and (
+                value != copy if isinstance(value, set) else not _same_items(value, copy)
+            ):
+                value.clear()
+                value.update(copy) if not isinstance(value, list) else value.extend(copy)
+        for f in self.found.values():
+            if id(f.holder) not in self.young and not f.holds():
+                f.undo()
+        self.generators.undo()
+
+
+def _same_items(a: Any, b: Any) -> bool:
+    """Whether two lists or two dicts hold the same objects."""
+    if isinstance(a, dict):
+        return same_objects(a, b) and same_objects(a.values(), b.values())
+    return same_objects(a, b)

@@ -24,3 +24,7 @@ class Reached(BaseException):
 
     def __init__(self, t: Tensor):
         self.tensor = t
+
+
+class Eagerly(BaseException):
+    """This call can't be captured, and need not be (`fullgraph=False`): it runs in eager mode."""

@@ -136,7 +136,8 @@ class Module(Hooks, State, Conversions):
             from ...compile import compile
 
             return compile(
-                deepcopy(self, memo), dynamic=call.dynamic, backend=call.backend, max_memory=call.max_memory
+                deepcopy(self, memo), fullgraph=call.whole, dynamic=call.dynamic, backend=call.backend,
+                max_memory=call.max_memory,
             )  # fmt: skip
 
         facts = {"__call__": __call__, "__deepcopy__": __deepcopy__, "__module__": cls.__module__,
