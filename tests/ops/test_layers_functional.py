@@ -125,6 +125,33 @@ def test_a_weight_of_classes_has_no_gradient_and_says_so(loss):
         assert weight.grad is not None
 
 
+@pytest.mark.parametrize(
+    ("argument", "call"),
+    {
+        "weight": lambda x, w: F.binary_cross_entropy(x, x, w),
+        "weight ": lambda x, w: F.binary_cross_entropy_with_logits(x, x, w),
+        "pos_weight": lambda x, w: F.binary_cross_entropy_with_logits(x, x, pos_weight=w),
+        "weight  ": lambda x, w: F.multi_margin_loss(x, kiln.tensor([0, 2]), weight=w),
+        "target": lambda x, w: F.soft_margin_loss(x[0], w),
+        "random_samples": lambda x, w: F.fractional_max_pool2d(
+            kiln.ones(1, 1, 4, 4), 2, 2, _random_samples=w[:2].reshape(1, 1, 2)
+        ),
+        "running_mean": lambda x, w: F.batch_norm(x, w, kiln.ones(3)),
+        "running_var": lambda x, w: F.instance_norm(x[None], kiln.ones(2), w[:2]),
+    }.items(),
+)
+def test_arguments_without_a_gradient_say_so(argument, call):
+    x, w = kiln.full((2, 3), 0.5), kiln.full((3,), 0.5)
+    call(x, w)
+    w.requires_grad_()
+    with pytest.raises(
+        kiln.KilnError, match=f"not differentiable with respect to argument '{argument.strip()}'"
+    ):
+        call(x, w)
+    with kiln.no_grad():
+        call(x, w)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_norm_has_no_gradient_for_its_statistics(training):
     x, mean = kiln.tensor([[3.0], [5.0]]), kiln.ones(1, requires_grad=True)

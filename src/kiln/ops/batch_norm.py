@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..autograd.modes import mode, no_grad
+from ..autograd.modes import no_grad
 from ..errors import KilnError, KilnValueError, describe
 from ..shape import Size, numel
 from ..tensor import Tensor
@@ -24,7 +24,7 @@ from .normalization import (
     standardize_body,
 )
 from .registry import FUNCTIONS, Sample, composition, op
-from .rules import by_body, tied
+from .rules import by_body, constants, tied
 from .samples import draw, rng
 
 # ---------------------------------------------------------------- batches
@@ -189,10 +189,7 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
     In training mean and variance are the batch's, and the running ones move towards them (the
     variance unbiased) by `momentum`; otherwise they are the running ones. https://arxiv.org/abs/1502.03167
     """
-    for name, running in (("running_mean", running_mean), ("running_var", running_var)):
-        if running is not None and mode.grad and running.requires_grad:
-            raise KilnError("batch_norm", f"not differentiable with respect to argument '{name}'",
-                            describe(running), "pass it detached")  # fmt: skip
+    constants("batch_norm", running_mean=running_mean, running_var=running_var)
     if eps < 0 or (training and eps == 0):
         bound = "positive during training" if training else "non-negative"
         raise KilnValueError(

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..autograd.modes import mode
 from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnValueError, describe
 from ..shape import Size, numel
 from ..tensor import Tensor
 from .activation import floating, widen
 from .loss import each_reduction, reduced, resolve_reduction
 from .registry import FUNCTIONS, Sample, composition, op
-from .rules import by_body
+from .rules import by_body, constants
 from .samples import draw, rng
 from .selection import where_op
 from .softmax import log_softmax, softmax
@@ -285,15 +284,6 @@ def cross_entropy_op(
     return _nll_run("cross_entropy", x, target, weight, ignore_index, reduction)
 
 
-def _constant(name: str, weight: Tensor | None) -> None:
-    """Refuse a weight of classes that requires grad: a loss on class indices has no gradient for it."""
-    if weight is not None and mode.grad and weight.requires_grad:
-        raise KilnError(
-            name, "not differentiable with respect to argument 'weight'", describe(weight),
-            "pass weight.detach()",
-        )  # fmt: skip
-
-
 @composition(namespace="F", samples=_index_samples)
 def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
              ignore_index: int = -100, reduce: bool | None = None, reduction: str = "mean") -> Tensor:  # fmt: skip
@@ -302,7 +292,7 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_a
     Targets equal to `ignore_index` count for nothing. The mean is weighted.
     """
     reduction = resolve_reduction("nll_loss", size_average, reduce, reduction)
-    _constant("nll_loss", weight)
+    constants("nll_loss", weight=weight)
     return nll_op(input, target, weight, ignore_index, reduction)
 
 
@@ -387,7 +377,7 @@ def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, s
         )
     if target._a.shape == input._a.shape:
         return _probability_loss(input, target, weight, reduction, label_smoothing)
-    _constant("cross_entropy", weight)
+    constants("cross_entropy", weight=weight)
     if label_smoothing:
         return _smooth_loss(input, target, weight, ignore_index, reduction, label_smoothing)
     return cross_entropy_op(input, target, weight, ignore_index, reduction)
@@ -400,7 +390,7 @@ def _multi_margin_samples() -> Any:
     r = rng(47)
     x, t = draw(r, (5, 4)), r.integers(0, 4, (5,))
     for kw in (*each_reduction(), {"p": 2}, {"margin": 0.5}, {"weight": draw(r, (4,), 0.5, 2)}):
-        yield Sample((x, t), kw)
+        yield Sample((x, t), kw, fixed=_FIXED)
     yield Sample((x[0], np.array(t[0])))
     yield Sample((x[0, 0], np.array(0)))
     yield Sample((x[0], t[:1]))
@@ -425,6 +415,7 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
         raise KilnValueError(name, "only p == 1 and p == 2 supported", p, "")
     if weight is not None and weight.ndim != 1:
         raise KilnValueError(name, "weight must be one-dimensional", describe(weight), "")
+    constants(name, weight=weight)
     if input.ndim < 2:
         input, target = input.reshape(input.numel()), target.reshape(())
     right = input.gather(-1, target.unsqueeze(-1))

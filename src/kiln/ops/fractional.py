@@ -13,7 +13,7 @@ from ..tensor import Tensor
 from .creation import arange
 from .joining import cat
 from .registry import FUNCTIONS, Sample, composition
-from .rules import tied
+from .rules import constants, tied
 from .samples import draw, rng
 
 # ---------------------------------------------------------------- fractional max pooling
@@ -46,6 +46,7 @@ def _pooled(name: str, n: int, input: Tensor, kernel_size: Any, output_size: Any
         raise KilnError(
             name, f"expected an input of {n + 1} or {n + 2} dimensions", describe(input), ""
         )
+    constants(name, random_samples=samples)
     x = input if input.ndim == n + 2 else input.unsqueeze(0)
     shape = x.shape[2:]
     window = _sizes(name, kernel_size, n)

@@ -13,6 +13,7 @@ from ..tensor import Tensor
 from .elementary import logaddexp
 from .linear import pairwise_distance
 from .registry import FUNCTIONS, Sample, composition, op
+from .rules import constants
 from .samples import draw, rng
 from .selection import where_op
 
@@ -178,8 +179,8 @@ def _binary_samples(low: float, high: float, *extra: str) -> Any:
                 )
         x, y = draw(r, (3, 4), low, high), draw(r, (3, 4), 0, 1)
         for what in extra:
-            yield Sample((x, y), {what: draw(r, (4,), 0.5, 2)})
-        yield Sample((x, y), {w: draw(r, (4,), 0.5, 2) for w in extra})
+            yield Sample((x, y), {what: draw(r, (4,), 0.5, 2)}, fixed=extra)
+        yield Sample((x, y), {w: draw(r, (4,), 0.5, 2) for w in extra}, fixed=extra)
         yield Sample((x, y[:, :3]), error=ValueError)
 
     return samples
@@ -216,6 +217,7 @@ def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = 
     """-(target * log(input) + (1 - target) * log(1 - input)) for probabilities; logs count as at least -100."""
     reduction = resolve_reduction("binary_cross_entropy", size_average, reduce, reduction)
     _same_size("binary_cross_entropy", input, target)
+    constants("binary_cross_entropy", weight=weight)
     a = input._a
     if isinstance(a, np.ndarray) and a.size and not (a.min() >= 0 and a.max() <= 1):
         raise KilnError(
@@ -234,7 +236,7 @@ def _logits_body(input: Tensor, target: Tensor, pos_weight: Any) -> Tensor:
 
 
 def _logits_rule(g: Tensor, input: Tensor, target: Tensor, pos_weight: Any, needs: tuple) -> tuple:
-    gx = gt = gw = None
+    gx = gt = None
     if needs[0]:
         s = input.sigmoid()
         if pos_weight is None:
@@ -242,21 +244,20 @@ def _logits_rule(g: Tensor, input: Tensor, target: Tensor, pos_weight: Any, need
         else:
             t = pos_weight * target
             gx = g * ((t + 1 - target) * s - t)
-    if needs[1] or needs[2]:
-        log_s = FUNCTIONS["nn.functional.logsigmoid"](input)
-        if needs[1]:
-            gt = g * (-input if pos_weight is None else -input - (pos_weight - 1) * log_s)
-        if needs[2]:
-            gw = -g * target * log_s
-    return gx, gt, gw
+    if needs[1]:
+        gt = -g * input
+        if pos_weight is not None:
+            gt = gt - g * (pos_weight - 1) * FUNCTIONS["nn.functional.logsigmoid"](input)
+    return gx, gt
 
 
 @op(
     private=True, family="elementwise", promote="same", check=False, body=_logits_body,
-    grad={("input", "target", "pos_weight"): _logits_rule},
+    grad={("input", "target"): _logits_rule},
     samples=lambda: iter([
         Sample((draw(rng(), (3, 4), -4, 4), draw(rng(1), (3, 4), 0, 1), None)),
-        Sample((draw(rng(), (3, 4), -4, 4), draw(rng(1), (3, 4), 0, 1), draw(rng(2), (4,), 0.5, 2))),
+        Sample((draw(rng(), (3, 4), -4, 4), draw(rng(1), (3, 4), 0, 1)),
+               {"pos_weight": draw(rng(2), (4,), 0.5, 2)}, fixed=("pos_weight",)),
     ]),
 )  # fmt: skip
 def bce_logits(input: Tensor, target: Tensor, pos_weight: Tensor | None) -> Tensor:
@@ -276,17 +277,20 @@ def binary_cross_entropy_with_logits(
     name = "binary_cross_entropy_with_logits"
     reduction = resolve_reduction(name, size_average, reduce, reduction)
     _same_size(name, input, target)
+    constants(name, weight=weight, pos_weight=pos_weight)
     loss = bce_logits(input, target, pos_weight)
     return reduced(loss if weight is None else loss * weight, reduction)
 
 
 @composition(namespace="F", samples=lambda: iter([
-    Sample((draw(rng(), (3, 4)), np.sign(draw(rng(1), (3, 4)))), {"reduction": how}) for how in ("mean", "sum", "none")
+    Sample((draw(rng(), (3, 4)),), {"target": np.sign(draw(rng(1), (3, 4))), "reduction": how}, fixed=("target",))
+    for how in ("mean", "sum", "none")
 ]))  # fmt: skip
 def soft_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
                      reduction: str = "mean") -> Tensor:  # fmt: skip
     """log(1 + exp(-target * input)) for targets of -1 and 1, reduced."""
     reduction = resolve_reduction("soft_margin_loss", size_average, reduce, reduction)
+    constants("soft_margin_loss", target=target)
     z = -target * input
     return reduced(logaddexp(z, z.new_zeros(())), reduction)
 

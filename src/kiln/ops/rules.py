@@ -8,7 +8,7 @@ from typing import Any
 from ..autograd.engine import grad
 from ..autograd.modes import enable_grad, mode
 from ..autograd.tape import Zeros, edge_of
-from ..errors import KilnNotImplementedError
+from ..errors import KilnError, KilnNotImplementedError, describe
 from ..shape import Size
 from ..tensor import Tensor, alias
 from .registry import Sample, op, parameter_names
@@ -70,6 +70,15 @@ def tied(out: Tensor, *to: Tensor | None) -> Tensor:
     """A new result of a composition whose backward is an op of its own in PyTorch, one that reads `to`."""
     on = [t for t in to if t is not None and t.requires_grad] if mode.grad else []
     return tied_op(out, on) if on else out
+
+
+def constants(name: str, **given: Tensor | None) -> None:
+    """Refuse arguments that require grad by which an op has no gradient, as PyTorch does where it is called."""
+    for argument, x in given.items():
+        if x is not None and mode.grad and x.requires_grad:
+            raise KilnError(
+                name, f"not differentiable with respect to argument '{argument}'", describe(x), "pass it detached"
+            )  # fmt: skip
 
 
 def not_differentiable(name: str, by: str = "") -> Callable:
