@@ -97,3 +97,13 @@ def test_bools_are_neither_raised_to_powers_nor_shifted(name):
     x = kiln.tensor([True, False])
     with pytest.raises(NotImplementedError, match="bool"):
         getattr(kiln, name)(x, x)
+
+
+@pytest.mark.parametrize("name", ["cumsum_", "cumprod_"])
+def test_in_place_scans_take_no_other_dtype(name):
+    for d, other in ((kiln.int32, kiln.int64), (kiln.float32, kiln.float64)):
+        x = kiln.ones(3, dtype=d)
+        with pytest.raises(RuntimeError, match="should match"):
+            getattr(x, name)(0, dtype=other)
+        assert getattr(x, name)(0, dtype=d) is x
+        assert getattr(x, name)(0).dtype is d

@@ -264,6 +264,7 @@ def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var
         weight=weight,
         bias=bias,
     )
+    constants("instance_norm", running_mean=running_mean, running_var=running_var)
     if weight is not None:
         weight = weight.clone()  # so that it may be written to before backward
     if not use_input_stats:

@@ -124,7 +124,10 @@ def _public(name: str, run: Any, doc: str) -> Any:
         return fn(input.clone(), dim, dtype=dtype)
 
     def into(self: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
-        return assign(self, of_copy, dim, dtype or self.dtype)
+        if dtype is not None and dt.as_dtype(dtype) is not self.dtype:
+            raise KilnError(into.__name__, "bad in-place call: the tensor's dtype and the output's should match",
+                            f"{describe(self)}, dtype={dt.as_dtype(dtype).name}", "leave dtype out, or use the out-of-place form")  # fmt: skip
+        return assign(self, of_copy, dim, self.dtype)
 
     of_copy.__name__ = name
     into.__name__, into.__doc__ = name + "_", f"In-place form of `{name}`."
