@@ -51,7 +51,8 @@ def lgamma(input: Tensor) -> Tensor:
     out = (z - 0.5) * z.log() - z + (0.5 * math.log(2 * math.pi)) + tail
     out = out - where_op(near, product, 1).log()
     out = where_op(left, math.log(math.pi) - turn.sin().abs().log() - out, out)
-    return where_op(x.abs() == math.inf, math.inf, out).to(_float(input))
+    pole = (x.abs() == math.inf) | ((x <= 0) & (turn == 0))
+    return where_op(pole, math.inf, out).to(_float(input))
 
 
 def digamma(input: Tensor) -> Tensor:

@@ -112,8 +112,8 @@ def _relu_infer(input: Any) -> tuple:
 
 
 def _above_zero(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    zero = _ZEROS[x.dtype]
-    return np.maximum(x, zero) if out is None else np.maximum(x, zero, out=out)
+    zero = _ZEROS[x.dtype]  # first, as NumPy gives the second of equal operands: -0 stays -0
+    return np.maximum(zero, x) if out is None else np.maximum(zero, x, out=out)
 
 
 _ZEROS = {
@@ -125,13 +125,13 @@ _ZEROS = {
     family="elementwise", promote="same", ufunc=_above_zero, native="fiu", inplace=True,
     infer=_relu_infer, check=False, grad={"input": lambda g, out: relu_grad(g, out)},
     quick={"input": lambda g, out: relu_grad.op.reference(g, out)},
-    body=lambda input: where_op(input <= 0, 0, input), samples=unary(away=2.0),
+    body=lambda input: where_op(input < 0, 0, input), samples=unary(away=2.0),
 )  # fmt: skip
 def relu(input: Tensor) -> Tensor:
     """max(input, 0)."""
     if input.dtype.kind in "bc":
         raise TypeError
-    return np.maximum(input, 0)
+    return _above_zero(input)
 
 
 _relu_in_place = FUNCTIONS["relu_"]
@@ -238,11 +238,11 @@ FUNCTIONS["nn.functional.rrelu_"] = rrelu_
 @activation(
     store=True, samples=with_args((0.5,), away=8.0),
     grad={"input": lambda g, input, alpha: where_op(input <= 0, g * (input.clamp(max=0).exp() * alpha), g)},
-    body=lambda input, alpha: where_op(input > 0, input, input.clamp(max=0).expm1() * alpha),
+    body=lambda input, alpha: where_op(input >= 0, input, input.clamp(max=0).expm1() * alpha),
 )  # fmt: skip
 def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """input where positive, alpha * (exp(input) - 1) elsewhere."""
-    return np.where(input > 0, input, np.expm1(np.minimum(input, 0)) * alpha)
+    return np.where(input >= 0, input, np.expm1(np.minimum(input, 0)) * alpha)
 
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
@@ -254,24 +254,26 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804
         input <= 0, input.clamp(max=0).exp() * (_SELU_SCALE * _SELU_ALPHA), _SELU_SCALE
     )},
     body=lambda input: where_op(
-        input > 0, input * _SELU_SCALE, input.clamp(max=0).expm1() * (_SELU_SCALE * _SELU_ALPHA)
+        input >= 0, input * _SELU_SCALE, input.clamp(max=0).expm1() * (_SELU_SCALE * _SELU_ALPHA)
     ),
 )  # fmt: skip
 def selu(input: Tensor) -> Tensor:
     """The self-normalising elu: scale * elu(input, alpha), https://arxiv.org/abs/1706.02515."""
     return np.where(
-        input > 0, input * _SELU_SCALE, np.expm1(np.minimum(input, 0)) * (_SELU_SCALE * _SELU_ALPHA)
+        input >= 0,
+        input * _SELU_SCALE,
+        np.expm1(np.minimum(input, 0)) * (_SELU_SCALE * _SELU_ALPHA),
     )
 
 
 @activation(
     store=True, samples=with_args((0.5,), (2.0,), away=8.0),
     grad={"input": lambda g, input, alpha: where_op(input <= 0, g * (input.clamp(max=0) / alpha).exp(), g)},
-    body=lambda input, alpha: where_op(input > 0, input, (input.clamp(max=0) / alpha).expm1() * alpha),
+    body=lambda input, alpha: where_op(input >= 0, input, (input.clamp(max=0) / alpha).expm1() * alpha),
 )  # fmt: skip
 def celu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """max(0, input) + min(0, alpha * (exp(input / alpha) - 1)), smooth at 0 for every alpha."""
-    return np.where(input > 0, input, np.expm1(np.minimum(input, 0) / alpha) * alpha)
+    return np.where(input >= 0, input, np.expm1(np.minimum(input, 0) / alpha) * alpha)
 
 
 def _threshold_infer(input: Any, threshold: Any, value: Any) -> tuple:

@@ -162,9 +162,8 @@ def _integer_division(input: np.ndarray, other: np.ndarray, mode: str) -> np.nda
 
 
 def _div_body(input: Any, other: Any, rounding_mode: str | None) -> Tensor:
-    if dt.result_type(input, other).category >= dt.FLOAT:
-        q = input / other
-        return q.floor() if rounding_mode == "floor" else q.trunc()
+    if rounding_mode == "trunc" and dt.result_type(input, other).category >= dt.FLOAT:
+        return (input / other).trunc()
     q = floor_divide(input, other)
     if rounding_mode == "floor":
         return q
@@ -226,7 +225,8 @@ def floor_divide(input: Operand, other: Operand) -> Tensor:
 def remainder(input: Operand, other: Operand) -> Tensor:
     """input - other * floor(input / other): the sign follows `other`."""
     _check_divisor("remainder", other)
-    return np.remainder(input, other)
+    r = np.remainder(input, other)
+    return np.where(r == 0, np.copysign(r, input), r) if r.dtype.kind == "f" else r
 
 
 @elementwise(
@@ -247,13 +247,23 @@ def reciprocal(input: Tensor) -> Tensor:
     return np.true_divide(input.dtype.type(1), input)
 
 
+def _lerp(input: Any, end: Any, weight: Any) -> Any:
+    """From the end that is nearer, as PyTorch does: a weight of 1 gives `end` to the bit."""
+    step, near = end - input, weight.__abs__() < 0.5
+    if isinstance(weight, Tensor):
+        return (input + step * weight).where(near, end - step * (1 - weight))
+    if not np.ndim(weight):
+        return input + step * weight if near else end - step * (1 - weight)
+    return np.where(near, input + step * weight, end - step * (1 - weight))
+
+
 @elementwise(scalar="lerp", inplace=True, out=True,
     grad={
         "input": lambda g, weight: g * conjugate(1 - weight),
         "end": lambda g, weight: g * conjugate(weight),
         "weight": lambda g, input, end: g * conjugate(end - input),
     },
-    body=lambda input, end, weight: input + (end - input) * weight,
+    body=_lerp,
     samples=lambda: iter([
         Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)), 0.3)),
         Sample((draw(rng(), (3, 1)), draw(rng(1), (1, 4)), draw(rng(2), (3, 4)))),
@@ -264,7 +274,7 @@ def reciprocal(input: Tensor) -> Tensor:
     ]))  # fmt: skip
 def lerp(input: Tensor, end: Tensor, weight: Operand) -> Tensor:
     """input + weight * (end - input)."""
-    return input + weight * (end - input)
+    return _lerp(input, end, weight)
 
 
 def _addcmul(input: Any, tensor1: Any, tensor2: Any, value: Any) -> Any:
@@ -441,6 +451,8 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
     if input.dtype.kind not in "iu" or not np.any(exponent < 0):
         if input.dtype.kind == "b":
             raise TypeError("powers of bools")
+        if not isinstance(exponent, np.ndarray) and exponent == -0.5:
+            return 1 / np.sqrt(input)  # as PyTorch does, and as NumPy takes roots for 0.5
         return np.power(input, exponent)
     if not isinstance(exponent, np.ndarray):
         raise _inverse_power()

@@ -222,9 +222,10 @@ def _sinc_grad(g: Tensor, input: Tensor) -> Tensor:
 
 
 def _sinc_body(input: Tensor) -> Tensor:
-    x = input * math.pi
+    x = widen(input) * math.pi
     zero = input == 0
-    return where_op(zero, 1, x.sin() / where_op(zero, 1, x))
+    r = where_op(zero, 1, x.sin() / where_op(zero, 1, x))
+    return r if input.dtype.category < dt.FLOAT else r.to(input.dtype)
 
 
 @elementwise(
@@ -272,6 +273,7 @@ def signbit(input: Tensor) -> Tensor:
     samples=binary(grad=False, scalar=None),
     infer=_floats("nextafter"),
     check=True,
+    exact=True,
     grad={
         "input": lambda g, input, other: where_op(input == other, 0, g),
         "other": lambda g: g.new_zeros(g.shape),
@@ -376,20 +378,34 @@ def _picked(better: Any) -> dict[str, Any]:
     }
 
 
+def _first_of_equals(pick: Any, input: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of 0 and -0 the first, where NumPy gives one or the other by the place."""
+    r = pick(input, other)
+    return r if r.dtype.kind in "iub" else np.where(input == other, input, r)
+
+
 @elementwise(
-    out=True, samples=binary(scalar=None), infer=_ordered("fmax"), grad=_picked(lambda a, b: a >= b)
+    scalar="fmax",
+    out=True,
+    samples=binary(scalar=None),
+    infer=_ordered("fmax"),
+    grad=_picked(lambda a, b: a >= b),
 )
 def fmax(input: Tensor, other: Tensor) -> Tensor:
     """The larger of two elements; of a number and a NaN the number."""
-    return np.fmax(input, other)
+    return _first_of_equals(np.fmax, input, other)
 
 
 @elementwise(
-    out=True, samples=binary(scalar=None), infer=_ordered("fmin"), grad=_picked(lambda a, b: a <= b)
+    scalar="fmin",
+    out=True,
+    samples=binary(scalar=None),
+    infer=_ordered("fmin"),
+    grad=_picked(lambda a, b: a <= b),
 )
 def fmin(input: Tensor, other: Tensor) -> Tensor:
     """The smaller of two elements; of a number and a NaN the number."""
-    return np.fmin(input, other)
+    return _first_of_equals(np.fmin, input, other)
 
 
 @elementwise(

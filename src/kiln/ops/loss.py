@@ -107,7 +107,7 @@ def _smooth_rule(
     g: Tensor, input: Tensor, target: Tensor, beta: float, scale: float, needs: tuple
 ) -> tuple:
     d = input - target
-    r = g * where_op(d.abs() < beta, d * (scale / beta), d.sign() * scale)
+    r = g * where_op(d.abs() >= beta, d.sign() * scale, d * (scale / beta))
     return r if needs[0] else None, -r if needs[1] else None
 
 

@@ -61,11 +61,9 @@ def cumsum_op(input: Tensor, dim: int) -> Tensor:
         return input.astype(np.int64) if input.dtype.kind in "iub" else input.copy()
     if input.dtype.kind in "iub":
         return np.cumsum(input, dim, np.int64)
-    return (
-        np.cumsum(input, dim, np.float64).astype(_F32)
-        if input.dtype == _F32
-        else np.cumsum(input, dim)
-    )
+    total = np.cumsum(input, dim, np.float64 if input.dtype == _F32 else None)
+    total += 0  # which the sum begins with: -0 comes out as 0
+    return total.astype(input.dtype, copy=False)
 
 
 def _cumprod_grad(g: Tensor, input: Tensor, out: Tensor, dim: int) -> Tensor:
@@ -258,7 +256,9 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
             rows[i] = log_add_exp(rows[i - 1], rows[i])
         return out
     wide = np.float64 if input.dtype == _F32 else None
-    return np.logaddexp.accumulate(input, dim, wide).astype(input.dtype, copy=False)
+    total = np.logaddexp.accumulate(input, dim, wide)
+    total += 0  # as for cumsum
+    return total.astype(input.dtype, copy=False)
 
 
 def _diff_samples() -> Iterator[Sample]:

@@ -176,10 +176,10 @@ def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None)
     """Each element moved into [min, max]; NaN stays. Where min > max the result is max."""
     if min is None and max is None:
         _clamp_infer(input)
-    x = input
+    x = input  # last, as NumPy gives the second of equal operands: -0 within [0, 1] stays -0
     if min is not None:
-        x = np.maximum(x, min)
-    return x if max is None else np.minimum(x, max)
+        x = np.maximum(min, x)
+    return x if max is None else np.minimum(max, x)
 
 
 @composition(

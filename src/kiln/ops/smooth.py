@@ -162,7 +162,7 @@ def mish(input: Tensor) -> Tensor:
 )  # fmt: skip
 def logsigmoid(input: Tensor) -> Tensor:
     """log(sigmoid(input))."""
-    return -np.logaddexp(-input, 0)
+    return np.minimum(input, 0) - np.log1p(np.exp(-np.abs(input)))
 
 
 def _plain() -> Any:

@@ -124,7 +124,7 @@ for _name, _known in _SAME.items():
 
 
 @elementwise("float", private=True, samples=unary(0.1, 2.0), grad={"input": lambda g, input: g * (-input.log() - 1)},
-             body=lambda input: where_op(input < 0, float("-inf"), -xlogy(input, input)))  # fmt: skip
+             body=lambda input: where_op(input < 0, float("-inf"), 0 - xlogy(input, input)))  # fmt: skip
 def _entr(input: Tensor) -> Tensor:
     """-input * log(input)."""
     return np.where(input < 0, -np.inf, np.where(input == 0, 0, -input * np.log(input)))

@@ -150,8 +150,8 @@ class ExprEmitter:
         if op in ("maximum", "minimum"):
             return self.extremum(op == "maximum", x, y, *(_not_nan(a) for a in e.args))
         if op in ("fmax", "fmin"):
-            r = b.select(b.fcmp("ogt" if op == "fmax" else "olt", x, y), x, y)
-            return b.select(b.fcmp("uno", y, y), x, r)
+            r = b.select(b.fcmp("olt" if op == "fmax" else "ogt", x, y), y, x)
+            return b.select(b.fcmp("uno", x, x), y, r)
         if op == "neg":
             return b.fneg(x)
         if op == "abs":

@@ -59,9 +59,11 @@ def _mul(n: Node) -> Node | None:
 
 def _pow(n: Node) -> Node | None:
     x, v = n.args[0], scalar_of(n.args[1])
-    if v not in (1, 2) or n.dtype.category > dt.FLOAT or tuple(x.shape) != tuple(n.shape):
+    if n.dtype.category > dt.FLOAT or tuple(x.shape) != tuple(n.shape):
         return None
-    return x if v == 1 else make("mul", (x, x))
+    if v in (0.5, -0.5) and x.dtype is n.dtype:  # which differ from powers at -0 and -inf
+        return make("sqrt" if v > 0 else "rsqrt", (x,))
+    return x if v == 1 else make("mul", (x, x)) if v == 2 else None
 
 
 def _div(n: Node) -> Node | None:

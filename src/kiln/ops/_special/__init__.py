@@ -17,8 +17,13 @@ def _lift(fn: Any) -> Any:
     return lifted
 
 
+_LARGEST = 2.556348e305  # beyond it log gamma is no float64, which `math.lgamma` refuses
+
+
 def _log_gamma(x: float) -> float:
-    return math.inf if math.isinf(x) or (x <= 0 and x == math.floor(x)) else math.lgamma(x)
+    if math.isinf(x) or x > _LARGEST or (x <= 0 and x == math.floor(x)):
+        return math.inf
+    return math.lgamma(x)
 
 
 erf, erfc, lgamma = _lift(math.erf), _lift(math.erfc), _lift(_log_gamma)

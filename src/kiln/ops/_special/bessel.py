@@ -47,7 +47,7 @@ _D1 = [
 
 def _near(q: Array, x: Array) -> tuple[Array, Array, Array, Array]:
     """Below 1: the solutions of order 0 and 1 that are finite at 0, and those with a logarithm."""
-    log = np.log(x / 2)
+    log = np.log(x) - math.log(2)  # half of the smallest number is 0
     p0, p1 = np.polyval(_P0, q), np.polyval(_P1, q) * (x / 2)
     return p0, p1, (log + _EULER) * p0 - np.polyval(_D0, q), log * p1 - x / 4 * np.polyval(_D1, q)
 

@@ -20,7 +20,7 @@ def _square_exp(x: Array) -> Array:
     low = x - high
     square = x * x
     rest = ((high * high - square) + 2 * high * low) + low * low
-    return np.exp(square) * np.where(np.isfinite(rest), 1 + rest, 1)
+    return np.exp(square) * np.where(np.abs(rest) < 1, 1 + rest, 1)
 
 
 def _midpoint(x: Array) -> Array:

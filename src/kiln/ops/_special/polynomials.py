@@ -22,8 +22,9 @@ def _recurrence(x: Array, n: Array, first: Array, step: Step) -> Array:
 
 
 def _degrees(x: Array, n: Array) -> tuple[Array, Array]:
+    """Operands of one shape, whole degrees; what is no integer of 64 bits (NaN too) counts as negative."""
     x, n = np.broadcast_arrays(x, n)
-    return x, np.trunc(n)
+    return x, np.where(np.abs(n) < 2.0**63, np.trunc(n), -1.0)
 
 
 # of kind t, u, v, w: the degree from which the trigonometric form is taken, the polynomial of degree 1,
