@@ -23,15 +23,21 @@ _NAMES = (
 
 
 @cache
-def _controls() -> tuple[Callable[[], int], Callable[[int], Any]] | None:
-    """How the number of threads is read and set; None where the library has no such functions."""
+def library() -> ctypes.CDLL | None:
+    """The library in which NumPy's linear algebra is, with all that it is linked to."""
     try:
-        library = ctypes.CDLL(np.linalg._umath_linalg.__file__)  # type: ignore[attr-defined]
+        return ctypes.CDLL(np.linalg._umath_linalg.__file__)  # type: ignore[attr-defined]
     except (AttributeError, OSError):
         return None
+
+
+@cache
+def _controls() -> tuple[Callable[[], int], Callable[[int], Any]] | None:
+    """How the number of threads is read and set; None where the library has no such functions."""
+    found = library()
     for name in _NAMES:
         try:
-            return getattr(library, name.format("get")), getattr(library, name.format("set"))
+            return getattr(found, name.format("get")), getattr(found, name.format("set"))
         except AttributeError:
             continue
     return None

@@ -1,6 +1,7 @@
 """Factorisations that `numpy.linalg` lacks, on batches of NumPy arrays: LU, LDL, substitution, exponentials.
 
-Matrices are the last two dimensions. What LAPACK stores (unit diagonals left out, row exchanges
+Matrices that are not small, or stand alone, are LAPACK's (`_calls`) where NumPy's library has it; many small
+ones are eliminated in NumPy, all of them at once. Matrices are the last two dimensions. What LAPACK stores (unit diagonals left out, row exchanges
 counted from 1, the step at which a factorisation broke down) is stored in the same way here.
 """
 
@@ -10,7 +11,11 @@ import math
 
 import numpy as np
 
+from . import _calls
+
 Array = np.ndarray
+LARGE = 32
+"""Rows from where on a call for each of many matrices costs less than elimination of all at once; substitution is less work."""
 NARROW, PANEL = 8, 16
 """Rows that are substituted and columns that are eliminated one by one: wider blocks are halved, their bulk is a product."""
 
@@ -49,8 +54,19 @@ def substitute(a: Array, b: Array, upper: bool, unit: bool = False) -> Array:
     return x
 
 
+def _large(name: str, x: Array, rows: int, least: int = LARGE) -> bool:
+    """Whether LAPACK is to be called for each of these matrices."""
+    return rows >= (least if math.prod(x.shape[:-2]) > 1 else 1) and _calls.has(name, x)
+
+
 def _substitute(a: Array, x: Array, upper: bool, unit: bool) -> None:
-    n = a.shape[-1]
+    n, k = x.shape[-2:]
+    if k and a.dtype is x.dtype and x.flags.c_contiguous and _large("trsm", x, n, 4 * LARGE):
+        one, factors = np.ones(1, x.dtype), np.broadcast_to(a, (*x.shape[:-1], n))
+        for where in np.ndindex(x.shape[:-2]):  # X^T A^T = B^T
+            factor = np.ascontiguousarray(factors[where])
+            _calls.call("trsm", "R", "L" if upper else "U", "N", "U" if unit else "N", k, n, one, factor, n, x[where], k)  # fmt: skip
+        return
     if n > NARROW:
         h = n // 2
         first, second = (slice(h, n), slice(0, h)) if upper else (slice(0, h), slice(h, n))
@@ -76,7 +92,12 @@ def lu(a: Array) -> tuple[Array, Array, Array]:
     k = min(m, n)
     x = np.array(batched(a), order="C")
     swaps = np.empty((len(x), k), np.int32)
-    if x.size:
+    if x.size and _large("getrf", x, k):
+        for matrix, exchanges in zip(x, swaps, strict=True):
+            turned, order = np.array(matrix.T, order="C"), _calls.integers(k)
+            _calls.call("getrf", m, n, turned, m, order, _calls.integers())
+            matrix[...], exchanges[...] = turned.T, order - 1
+    elif x.size:
         with np.errstate(all="ignore"):
             _eliminate(x, swaps)
     x = x.reshape(a.shape)
@@ -170,6 +191,15 @@ def permutation(pivots: Array, m: int) -> Array:
 def cholesky(a: Array) -> tuple[Array, Array]:
     """L of A = L L^H as far as it goes, and the order of the first minor that is not positive (0: none)."""
     info = np.zeros(a.shape[:-2], np.int32)
+    if a.size and _large("potrf", a, a.shape[-1]):
+        out = np.tril(a)
+        for where in np.ndindex(info.shape):
+            failed = _calls.integers()
+            _calls.call("potrf", "U", a.shape[-1], out[where], a.shape[-1], failed)
+            info[where] = failed[0]
+        if not info.any() and np.isfinite(out).all():
+            return out, info
+        info[...] = 0
     try:
         out = np.linalg.cholesky(a)
         if np.isfinite(out).all():
@@ -206,6 +236,18 @@ def ldl(a: Array, hermitian: bool) -> tuple[Array, Array, Array]:
     them (negative in pairs for 2x2 blocks of D), and the first zero on D's diagonal (0: none)."""
     outs = (np.zeros_like(a), np.zeros(a.shape[:-1], np.int32), np.zeros(a.shape[:-2], np.int32))
     hermitian = hermitian and a.dtype.kind == "c"
+    name = "hetrf" if hermitian else "sytrf"
+    if a.size and _calls.has(name, a):
+        n = a.shape[-1]
+        for where in np.ndindex(outs[2].shape):
+            turned, order, info = (
+                np.array(a[where].T, order="C"),
+                _calls.integers(n),
+                _calls.integers(),
+            )
+            _calls.working(name, a.dtype, ("L", n, turned, n, order), (info,))
+            outs[0][where], outs[1][where], outs[2][where] = np.tril(turned.T), order, info[0]
+        return outs
     with np.errstate(all="ignore"):
         for where in np.ndindex(outs[2].shape):
             outs[2][where] = _ldl(a[where], hermitian, outs[0][where], outs[1][where])
@@ -292,6 +334,46 @@ def _ldl_solve(ld: Array, pivots: list[int], x: Array, hermitian: bool) -> None:
     for k, end, exchange in reversed(steps):  # back: L^T, exchanges
         x[k:end] -= turned(ld[end:, k:end], hermitian) @ x[end:]
         x[exchange] = x[exchange[::-1]]
+
+
+# ---------------------------------------------------------------- QR and least squares
+
+
+def qr(a: Array) -> tuple[Array, Array]:
+    """R on and above the diagonal with the reflections' vectors below it, and their factors tau."""
+    *lead, m, n = a.shape
+    if not a.size or not _calls.has("geqrf", a):
+        packed, tau = np.linalg.qr(a, mode="raw")
+        return np.ascontiguousarray(np.swapaxes(packed, -1, -2), a.dtype), tau.astype(
+            a.dtype, copy=False
+        )
+    out, tau = np.empty(a.shape, a.dtype), np.empty((*lead, min(m, n)), a.dtype)
+    for where in np.ndindex(*lead):
+        packed = np.array(a[where].T, order="C")
+        _calls.working("geqrf", a.dtype, (m, n, packed, m, tau[where]), (_calls.integers(),))
+        out[where] = packed.T
+    return out, tau
+
+
+def least_squares(a: Array, b: Array, rcond: float) -> tuple[Array, Array] | None:
+    """The smallest solutions and the ranks, by QR with exchanges of columns; None where there is no gelsy."""
+    *lead, m, n = a.shape
+    k = b.shape[-1]
+    if not a.size or not k or not _calls.has("gelsy", a):
+        return None
+    own, lead = tuple(lead), np.broadcast_shapes(tuple(lead), b.shape[:-2])
+    a, b = np.broadcast_to(a, (*lead, m, n)), np.broadcast_to(b, (*lead, m, k))
+    out, ranks, largest = np.empty((*lead, n, k), a.dtype), np.empty(lead, np.int64), max(m, n)
+    real = np.empty(2 * n, a.real.dtype)
+    more = (real,) if a.dtype.kind == "c" else ()
+    for where in np.ndindex(*lead):
+        left, x = np.array(a[where].T, order="C"), np.zeros((k, largest), a.dtype)
+        x[:, :m] = b[where].T
+        rank, limit = _calls.integers(), np.array([rcond], real.dtype)
+        args = (m, n, k, left, m, x, largest, _calls.integers(n), limit, rank)
+        _calls.working("gelsy", a.dtype, args, (*more, _calls.integers()))
+        out[where], ranks[where] = x[:, :n].T, rank[0]
+    return out, ranks[tuple(slice(1) if s == 1 else slice(None) for s in own)]
 
 
 # ---------------------------------------------------------------- exponentials

@@ -201,14 +201,17 @@ def triangular_solve(input: Tensor, A: Tensor, upper: bool = True, transpose: bo
 DRIVERS = ("gels", "gelsy", "gelsd", "gelss")
 
 
-def _lstsq_infer(A: Any, B: Any, rcond: Any, full_rank: bool) -> list:
+def _lstsq_infer(A: Any, B: Any, rcond: Any, driver: str) -> list:
     *_, m, n = check_matrix("lstsq", A)
     check_same_dtype("lstsq", A, B)
     lead = broadcast_lead("lstsq", A, B)
     return [
         (Size((*lead, n, B.shape[-1])), A.dtype),
         (Size(A.shape[:-2]), dt.int64),
-        (Size((*A.shape[:-2], 0 if full_rank else min(m, n))), A.dtype.to_real()),
+        (
+            Size((*A.shape[:-2], min(m, n) if driver in ("gelsd", "gelss") else 0)),
+            A.dtype.to_real(),
+        ),
     ]
 
 
@@ -231,22 +234,27 @@ def _lstsq_pairs() -> Iterator[Sample]:
 
 
 @factorization(
-    "lstsq", _lstsq_infer, lambda: (Sample((*s.args, None, f)) for s in _lstsq_pairs() for f in (False, True)),
+    "lstsq", _lstsq_infer, lambda: (Sample((*s.args, None, d)) for s in _lstsq_pairs() for d in DRIVERS),
     grad={("A", "B"): _lstsq_grad}, nondiff_outputs=(1, 2), private=True,
 )  # fmt: skip
-def lstsq_op(A: Tensor, B: Tensor, rcond: Any, full_rank: bool) -> Tensor:
-    """The smallest X of those for which |A X - B| is smallest, the rank of A and its singular values."""
+def lstsq_op(A: Tensor, B: Tensor, rcond: Any, driver: str) -> Tensor:
+    """The smallest X of those for which |A X - B| is smallest, the rank of A, and singular values if by them."""
     m, n = A.shape[-2:]
-    if full_rank:
-        rank = np.full(A.shape[:-2], min(m, n))
-        return _full_rank(A, B), rank, np.empty((*A.shape[:-2], 0), A.real.dtype)
+    none = np.empty((*A.shape[:-2], 0), A.real.dtype)
+    if driver == "gels":
+        return _full_rank(A, B), np.full(A.shape[:-2], min(m, n)), none
+    if driver == "gelsy":
+        least = np.finfo(A.dtype).eps * max(m, n) if rcond is None else rcond
+        found = _lapack.least_squares(A, B, float(least))
+        if found is not None:
+            return *found, none
     u, s, vh = run("lstsq", np.linalg.svd, A, full_matrices=False)
     eps = np.finfo(s.dtype).eps * max(m, n)
     floor = (eps if rcond is None else rcond) * s[..., :1]
     kept = s > floor
     inverse = np.where(kept, 1 / np.where(kept, s, 1), 0).astype(s.dtype)
     x = _lapack.turned(vh) @ (inverse[..., None] * (_lapack.turned(u) @ B))
-    return x, np.asarray(kept.sum(-1)), s
+    return x, np.asarray(kept.sum(-1)), none if driver == "gelsy" else s
 
 
 def _full_rank(A: np.ndarray, B: np.ndarray) -> np.ndarray:
@@ -294,7 +302,7 @@ def lstsq(input: Tensor, b: Tensor, rcond: float | None = None, *, driver: str |
     if right.ndim != input.ndim or right.shape[-2] != m:
         raise KilnError("lstsq", "B must have as many dimensions and rows as A, or be a vector for each matrix",
                         describe((input, b)), "expand the smaller one")  # fmt: skip
-    x, rank, values = lstsq_op(input, right, rcond, driver == "gels")
+    x, rank, values = lstsq_op(input, right, rcond, driver)
     real = input.dtype.to_real()
     residuals = (x.real if input.is_complex() else x).reshape(-1)[
         :0

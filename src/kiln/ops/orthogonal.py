@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import KilnError, describe
 from ..shape import Size
 from ..tensor import Tensor
+from . import _lapack
 from ._matrices import check_matrix, diag, eye, factorization, well
 from .dispatch import store_out
 from .registry import FUNCTIONS, Sample, composition, method, named
@@ -107,9 +108,7 @@ def _geqrf_infer(A: Any) -> list:
 )  # fmt: skip
 def geqrf_op(A: Tensor) -> Tensor:
     """R on and above the diagonal with the reflections' vectors below it, and their factors tau."""
-    packed, tau = np.linalg.qr(A, mode="raw")
-    d = A.dtype
-    return np.ascontiguousarray(np.swapaxes(packed, -1, -2), d), tau.astype(d, copy=False)
+    return _lapack.qr(A)
 
 
 @composition(
