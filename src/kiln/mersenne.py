@@ -8,6 +8,7 @@ integers; and the second of a pair of normal numbers, with whether one is kept.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +25,8 @@ FEW = 1 << 9
 
 _WORDS = 624
 _KEYS = slice(24, 24 + 8 * _WORDS)
-_LOW24, _LOW53, _HALF = np.uint32(2**24 - 1), np.uint64(2**53 - 1), np.uint64(32)
+_LOW21, _LOW24 = np.uint32(2**21 - 1), np.uint32(2**24 - 1)
+_LOW53, _HALF = np.uint64(2**53 - 1), np.uint64(32)
 _UNIT24 = np.float32(2.0**-24)
 _LEFT, _SEEDED, _NEXT = 2, 3, 2  # among 32-bit numbers, and among 64-bit ones
 _KEPT, _IS_KEPT = 628, 1260
@@ -105,6 +107,19 @@ class Words:
         """The next n integers of 64 bits, of two words each, the high one first."""
         w = self.words(2 * n).view("<u8")
         return w << _HALF | w >> _HALF
+
+    def below(self, n: int, p: float) -> np.ndarray:
+        """Which of the next n doubles are less than p, in [0, 1]: their 53 bits are compared, not made doubles."""
+        bound = math.ceil(p * 2.0**53)
+        high, low = np.uint32(bound >> 32), np.uint32(bound & 2**32 - 1)
+        out = np.empty(n, np.bool_)
+        for part in pieces(out):
+            w = self.words(2 * len(part))
+            top = w[::2] & _LOW21
+            np.less(top, high, out=part)
+            for i in np.flatnonzero(top == high):
+                part[i] = w[2 * i + 1] < low
+        return out
 
     def floats(self, n: int) -> np.ndarray:
         """n float32 in [0, 1) of 24 bits, a word each."""

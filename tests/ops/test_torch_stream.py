@@ -308,3 +308,19 @@ def test_distributions_draw_the_same(name: str) -> None:
     seed(1)
     for shape in ((), (20,)):
         check(lambda m, shape=shape: FAMILIES[name](m, m.distributions).sample(shape), 100)
+
+
+@pytest.mark.parametrize("n", [0, 7, 9_000])
+@pytest.mark.parametrize("p", [0.0, 1.0, 0.4, 2.0**-53, 5e-324, 1 - 2.0**-53, 1e-3 + 2.0**-50])
+def test_trials_are_doubles_below_their_probability(n, p):
+    from kiln.mersenne import Words, first_state
+
+    a, b = Words(), Words()
+    a.load(first_state(3))
+    b.load(first_state(3))
+    doubles = a.doubles(n)
+    np.testing.assert_array_equal(b.below(n, p), doubles < p)
+    if n:  # where nothing is between, the low words decide
+        a.load(first_state(3))
+        np.testing.assert_array_equal(a.below(n, doubles[n // 2]), doubles < doubles[n // 2])
+    assert b.words(1) == a.words(1)

@@ -292,7 +292,7 @@ def bernoulli(s: Words, size: Any, dtype: Any, given: Any, p: float | None = Non
     """1 with probability p, a number or a tensor."""
     n = numel(size)
     if p is not None:
-        return s.doubles(n) < p
+        return s.below(n, p)
     (q,) = given
     u = s.doubles(n) if q.dtype == np.float64 else s.floats(n)
     return u < q.astype(u.dtype, copy=False).reshape(-1)

@@ -110,6 +110,15 @@ def test_eviction_drops_the_least_recently_used(tmp_path):
     assert total <= 10_000
 
 
+def test_short_processes_keep_to_the_limit_without_listing_each(tmp_path, monkeypatch):
+    listings, entries = [], DiskCache._entries
+    monkeypatch.setattr(DiskCache, "_entries", lambda self: listings.append(1) or entries(self))
+    for i in range(800):
+        DiskCache(tmp_path, 160_000).put(f"{i:064}", bytes(250))
+    assert 0 < len(listings) < 400  # 1 in 10 writes as much as is allowed unseen
+    assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= 200_000
+
+
 def test_size_zero_turns_it_off(tmp_path):
     store = DiskCache(tmp_path / "none", 0)
     with warnings.catch_warnings():

@@ -58,6 +58,7 @@ class DiskCache:
         self.limit_bytes = limit_bytes
         self._usable: bool | None = None
         self._size: int | None = None
+        self._unlisted = secrets.randbelow(max(limit_bytes // 64, 1))
 
     def get(self, key: str) -> bytes | None:
         """The blob stored under ``key``, or None; a damaged entry is deleted."""
@@ -89,7 +90,7 @@ class DiskCache:
     def clear(self) -> None:
         """Delete every entry of this cache."""
         for path, _, _ in self._entries():
-            path.unlink(missing_ok=True)
+            Path(path).unlink(missing_ok=True)
         self._size = None
 
     def _path(self, key: str) -> Path:
@@ -144,20 +145,25 @@ class DiskCache:
             stacklevel=3,
         )
 
-    def _entries(self) -> list[tuple[Path, int, float]]:
+    def _entries(self) -> list[tuple[str, int, float]]:
         found = []
         try:
             with os.scandir(self.directory) as listing:
                 for entry in listing:
                     if entry.name.endswith((_SUFFIX, ".tmp")):
                         info = entry.stat(follow_symlinks=False)
-                        found.append((Path(entry.path), info.st_size, info.st_mtime))
+                        found.append((entry.path, info.st_size, info.st_mtime))
         except OSError:
             pass
         return found
 
     def _grow(self, added: int) -> None:
         if self._size is None:
+            # Listing a full directory takes seconds: a process does so at a random point of
+            # what it writes, so that short ones mostly don't and all together often enough do.
+            self._unlisted -= added
+            if self._unlisted >= 0:
+                return
             self._size = sum(size for _, size, _ in self._entries())
         else:
             self._size += added
@@ -169,7 +175,7 @@ class DiskCache:
         for path, size, _ in entries[:-1]:
             if self._size <= self.limit_bytes * 3 // 4:
                 break
-            self._drop(path)
+            self._drop(Path(path))
             self._size -= size
 
 
