@@ -18,6 +18,11 @@ class device:
     def __init__(self, type: str | device = "cpu", index: int | None = None):
         if isinstance(type, device):
             type, index = type.type, type.index
+        if isinstance(type, int) and not isinstance(type, bool):
+            raise KilnError(
+                "device", "a number is that of an accelerator: there is none here", repr(type),
+                "this build of Kiln computes on 'cpu'",
+            )  # fmt: skip
         if not isinstance(type, str):
             raise KilnTypeError("device", "a device is named by a string", repr(type), "e.g. 'cpu'")
         kind, _, number = type.partition(":")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..device import as_device
 from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
 from ..random import Generator
 from ..shape import broadcast_shapes
@@ -90,6 +91,7 @@ def _of_size(name: str, make: Callable, fill: str, doc: str) -> Callable:
     def new(*size: Any, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
             layout: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False,
             **named: Any) -> Tensor:  # fmt: skip
+        as_device(device)
         if not size and "size" not in named:
             raise KilnTypeError(name, "a size is missing", "()", f"e.g. kiln.{name}(2, 3)")
         shape = _size(size, named.pop("size", None), name)
@@ -103,6 +105,7 @@ def _of_size(name: str, make: Callable, fill: str, doc: str) -> Callable:
 
     def like(input: Tensor, *, generator: Generator | None = None, dtype: Any = None, layout: Any = None,
              device: Any = None, requires_grad: bool = False, memory_format: Any = None) -> Tensor:  # fmt: skip
+        as_device(device)
         d = input.dtype if dtype is None else dt.as_dtype(dtype)
         r = _like(
             input, d, memory_format,
@@ -144,6 +147,7 @@ def randint(*args: Any, generator: Generator | None = None, out: Tensor | None =
             layout: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False,
             **named: Any) -> Tensor:  # fmt: skip
     """Uniform integers: `randint(high, size)` in [0, high) or `randint(low, high, size)` in [low, high)."""
+    as_device(device)
     names = (
         ("low", "high", "size")
         if len(args) + ("size" in named) == 3 or ("high" in named and len(args) == 1)
@@ -173,6 +177,7 @@ def randint_like(input: Tensor, low: int, high: int | None = None, *, generator:
                  dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False,
                  memory_format: Any = None) -> Tensor:  # fmt: skip
     """Uniform integers in [low, high), or [0, low), with the size and dtype of `input`."""
+    as_device(device)
     bounds = (0, low) if high is None else (low, high)
     d = input.dtype if dtype is None else dt.as_dtype(dtype)
     low, high = map(int, bounds)
@@ -188,6 +193,7 @@ def randint_like(input: Tensor, low: int, high: int | None = None, *, generator:
 def randperm(n: int, *, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = dt.int64,
              layout: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
     """The integers from 0 to n - 1 in random order."""
+    as_device(device)
     (n,) = _checked("randperm", (n,))
     r = sample(generator, "permutation", (n,), dt.as_dtype(dtype))
     return _placed(arange_op, r, requires_grad, out)
@@ -197,6 +203,7 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Gene
            out: Tensor | None = None, dtype: Any = None, layout: Any = None, device: Any = None,
            requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
     """Normal numbers with given mean and standard deviation: tensors that broadcast, or numbers and a size."""
+    as_device(device)
     tensors = [x for x in (mean, std) if isinstance(x, Tensor)]
     if size is None and not tensors:
         raise KilnTypeError(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..device import as_device
 from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
 from ..formats import order, preserve_format
 from ..tensor import Tensor, _address, wrap
@@ -203,6 +204,7 @@ def _strided_empty(
 def empty_strided(size: Sequence[int], stride: Sequence[int], *, dtype: Any = None, layout: Any = None, device: Any = None,
                   requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
     """A tensor of this size whose neighbours lie `stride` elements apart; its values are not specified."""
+    as_device(device)
     d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
     return _strided_empty("empty_strided", size, stride, d, requires_grad)
 
@@ -210,6 +212,7 @@ def empty_strided(size: Sequence[int], stride: Sequence[int], *, dtype: Any = No
 def empty_permuted(size: Sequence[int], physical_layout: Sequence[int], *, dtype: Any = None, layout: Any = None,
                    device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
     """A dense tensor of this size whose dimensions lie in memory in the order of `physical_layout`."""
+    as_device(device)
     order = list(physical_layout)
     if sorted(order) != list(range(len(size))):
         raise KilnError(
@@ -232,6 +235,7 @@ FUNCTIONS["empty_strided"], FUNCTIONS["empty_permuted"] = empty_strided, empty_p
 def new_empty_strided(self: Tensor, size: Sequence[int], stride: Sequence[int], dtype: Any = None, layout: Any = None,
                       device: Any = None, pin_memory: bool = False, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """`empty_strided` with this tensor's dtype."""
+    as_device(device)
     d = self.dtype if dtype is None else dt.as_dtype(dtype)
     return _strided_empty("new_empty_strided", size, stride, d, requires_grad)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..device import as_device
 from ..errors import KilnError, KilnIndexError, describe
 from ..shape import Size, norm_dim
 from ..tensor import Tensor
@@ -248,6 +249,7 @@ _family("ihfft", _from_real, True, "The half of a Hermitian signal that has this
 def _frequencies(name: str, count: Callable[[int], np.ndarray], doc: str) -> None:
     def fn(n: int, d: float = 1.0, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
            out: Tensor | None = None) -> Tensor:  # fmt: skip
+        as_device(device)
         kind = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
         r = FUNCTIONS["tensor"](count(n) / (n * d), dtype=kind, requires_grad=requires_grad)
         return store_out(dft.op, r, out)

@@ -123,6 +123,7 @@ for _name, _instead in {
 def range_(start: Any, end: Any = None, step: Any = 1, *, out: Any = None, dtype: Any = None, layout: Any = None,
            device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
     """`arange` with the end included; deprecated in PyTorch too."""
+    as_device(device)
     warnings.warn(
         "range is deprecated, as it differs from Python's: use arange, whose end is exclusive", UserWarning, stacklevel=2
     )  # fmt: skip
@@ -153,6 +154,7 @@ FUNCTIONS["range"] = range_
 def from_file(filename: str, shared: bool | None = None, size: int = 0, *, dtype: Any = None, layout: Any = None,
               device: Any = None, pin_memory: bool = False, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """The first `size` elements of a file's bytes; with `shared` what is written to the tensor is written to the file."""
+    as_device(device)
     d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
     if shared:
         with open(filename, "ab") as f:  # a file is made, and made long enough

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..device import as_device
 from ..errors import KilnError, describe
 from ..formats import contiguous_format
 from ..shape import Size, behind, norm_dim
@@ -252,6 +253,7 @@ def tril_indices(
     row: int, col: int, offset: int = 0, *, dtype: Any = dt.int64, device: Any = None
 ) -> Tensor:
     """Rows and columns, as a 2 x n tensor, of a matrix's lower triangle."""
+    as_device(device)
     return _triangle_places(row, col, offset, True, dtype)
 
 
@@ -259,6 +261,7 @@ def triu_indices(
     row: int, col: int, offset: int = 0, *, dtype: Any = dt.int64, device: Any = None
 ) -> Tensor:
     """Rows and columns, as a 2 x n tensor, of a matrix's upper triangle."""
+    as_device(device)
     return _triangle_places(row, col, offset, False, dtype)
 
 

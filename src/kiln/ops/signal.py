@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..device import as_device
 from ..errors import KilnError, describe
 from ..tensor import Tensor, active_capture, wrap
 from .creation import arange, tensor
@@ -46,6 +47,7 @@ def _windows() -> Iterator[Sample]:
 def hann_window(window_length: int, periodic: bool = True, *, dtype: Any = None, layout: Any = None, device: Any = None,
                 pin_memory: bool = False, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """sin(pi x)**2 for x from 0 to 1."""
+    as_device(device)
     return _window(
         "hann_window",
         window_length,
@@ -61,6 +63,7 @@ def hamming_window(window_length: int, periodic: bool = True, alpha: float = 0.5
                    dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: bool = False,
                    requires_grad: bool = False) -> Tensor:  # fmt: skip
     """alpha - beta * cos(2 pi x) for x from 0 to 1."""
+    as_device(device)
     return _window("hamming_window", window_length, periodic, dtype, requires_grad,
                    lambda x: alpha - beta * np.cos(2 * np.pi * x))  # fmt: skip
 
@@ -69,6 +72,7 @@ def hamming_window(window_length: int, periodic: bool = True, alpha: float = 0.5
 def blackman_window(window_length: int, periodic: bool = True, *, dtype: Any = None, layout: Any = None, device: Any = None,
                     pin_memory: bool = False, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """0.42 - 0.5 cos(2 pi x) + 0.08 cos(4 pi x) for x from 0 to 1."""
+    as_device(device)
     return _window("blackman_window", window_length, periodic, dtype, requires_grad,
                    lambda x: 0.42 - 0.5 * np.cos(2 * np.pi * x) + 0.08 * np.cos(4 * np.pi * x))  # fmt: skip
 
@@ -77,6 +81,7 @@ def blackman_window(window_length: int, periodic: bool = True, *, dtype: Any = N
 def bartlett_window(window_length: int, periodic: bool = True, *, dtype: Any = None, layout: Any = None, device: Any = None,
                     pin_memory: bool = False, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """A triangle: 1 - |2 x - 1| for x from 0 to 1."""
+    as_device(device)
     return _window(
         "bartlett_window",
         window_length,
@@ -93,6 +98,7 @@ def bartlett_window(window_length: int, periodic: bool = True, *, dtype: Any = N
 def kaiser_window(window_length: int, periodic: bool = True, beta: float = 12.0, *, dtype: Any = None, layout: Any = None,
                   device: Any = None, pin_memory: bool = False, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """I0(beta sqrt(1 - (2 x - 1)**2)) / I0(beta) for x from 0 to 1."""
+    as_device(device)
     return _window("kaiser_window", window_length, periodic, dtype, requires_grad,
                    lambda x: np.i0(beta * np.sqrt(np.clip(1 - (2 * x - 1) ** 2, 0, None))) / np.i0(beta))  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..device import as_device
 from ..errors import KilnTypeError, KilnValueError
 from ..tensor import Tensor
 from ._special.bessel import i0
@@ -84,6 +85,7 @@ def _cosines(
 def general_cosine(M: int, *, a: Iterable, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None,
                    requires_grad: bool = False) -> Tensor:  # fmt: skip
     """The sum over i of (-1)**i a[i] cos(2 pi i n / (M - 1))."""
+    as_device(device)
     if not isinstance(a, Iterable):
         raise KilnTypeError("general_cosine", "Coefficients must be a list/tuple", repr(a), "")
     a = list(a)
@@ -96,12 +98,14 @@ def general_cosine(M: int, *, a: Iterable, sym: bool = True, dtype: Any = None, 
 def general_hamming(M: int, *, alpha: float = 0.54, sym: bool = True, dtype: Any = None, layout: Any = None,
                     device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """alpha - (1 - alpha) cos(2 pi n / (M - 1))."""
+    as_device(device)
     return _cosines("general_hamming", M, (alpha, 1 - alpha), sym, dtype, layout, requires_grad)
 
 
 def _named(name: str, a: tuple[float, ...], doc: str) -> None:
     def fn(M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None,
            requires_grad: bool = False) -> Tensor:  # fmt: skip
+        as_device(device)
         return _cosines(name, M, a, sym, dtype, layout, requires_grad)
 
     fn.__name__, fn.__doc__ = name, doc
@@ -125,6 +129,7 @@ _named(
 def bartlett(M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None,
              requires_grad: bool = False) -> Tensor:  # fmt: skip
     """The triangle 1 - |2 n / (M - 1) - 1|."""
+    as_device(device)
     period = _period(M, sym)
     return _made(
         "bartlett",
@@ -140,6 +145,7 @@ def bartlett(M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None,
 def cosine(M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None,
            requires_grad: bool = False) -> Tensor:  # fmt: skip
     """Half a wave: sin(pi (n + 1/2) / M)."""
+    as_device(device)
     return _made(
         "cosine",
         M,
@@ -154,6 +160,7 @@ def cosine(M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, d
 def exponential(M: int, *, center: float | None = None, tau: float = 1.0, sym: bool = True, dtype: Any = None,
                 layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """exp(-|n - center| / tau), by default around the middle."""
+    as_device(device)
     if tau <= 0:
         raise KilnValueError("exponential", f"Tau must be positive, got: {tau} instead.", tau, "")
     if sym and center is not None:
@@ -170,6 +177,7 @@ def exponential(M: int, *, center: float | None = None, tau: float = 1.0, sym: b
 def gaussian(M: int, *, std: float = 1.0, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None,
              requires_grad: bool = False) -> Tensor:  # fmt: skip
     """exp(-(n - (M - 1) / 2)**2 / (2 std**2))."""
+    as_device(device)
     if std <= 0:
         raise KilnValueError(
             "gaussian", f"Standard deviation must be positive, got: {std} instead.", std, ""
@@ -189,6 +197,7 @@ def gaussian(M: int, *, std: float = 1.0, sym: bool = True, dtype: Any = None, l
 def kaiser(M: int, *, beta: float = 12.0, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None,
            requires_grad: bool = False) -> Tensor:  # fmt: skip
     """I0(beta sqrt(1 - (2 n / (M - 1) - 1)**2)) / I0(beta)."""
+    as_device(device)
     if beta < 0:
         raise KilnValueError("kaiser", f"beta must be non-negative, got: {beta} instead.", beta, "")
     period = _period(M, sym)
