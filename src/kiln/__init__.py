@@ -143,6 +143,10 @@ _LAZY_NAMES = {
         "native_dropout", "native_group_norm", "native_layer_norm", "norm_except_dim", "nuclear_norm", "poisson_nll_loss",
         "rnn_relu_cell", "rnn_tanh_cell", "rrelu", "rrelu_", "triplet_margin_loss",
     ), "ops.native"),
+    **{f"_foreach_{n}": "ops.foreach" for stem in ["abs", "acos", "add", "addcdiv", "addcmul", "asin", "atan", "ceil", "clamp_max", "clamp_min", "cos", "cosh", "div", "erf", "erfc", "exp", "expm1", "floor", "frac", "lerp", "lgamma", "log", "log10", "log1p", "log2", "maximum", "minimum", "mul", "neg", "pow", "reciprocal", "round", "rsqrt", "sigmoid", "sign", "sin", "sinh", "sqrt", "sub", "tan", "tanh", "trunc"] for n in (stem, stem + "_")},
+    **dict.fromkeys((
+        "_foreach_clone", "_foreach_copy_", "_foreach_max", "_foreach_mm", "_foreach_norm", "_foreach_powsum", "_foreach_zero_",
+    ), "ops.foreach"),
     "fake_quantize_per_channel_affine": "ops.fake_quantize", "fake_quantize_per_tensor_affine": "ops.fake_quantize",
 }  # fmt: skip
 
