@@ -92,7 +92,7 @@ globals().update(_formats.BY_NAME)  # kiln.strided, kiln.channels_last, …
 _LAZY_MODULES = {
     "_C", "_dynamo", "_inductor", "_six", "_utils", "accelerator", "amp", "array_api", "autograd", "backends",
     "board", "cli", "compat", "compiler", "config", "cpu", "cuda", "data", "datasets", "distributed",
-    "distributions", "fft", "func", "futures", "fx", "graph", "hub", "io", "jit", "library", "linalg", "masked",
+    "distributions", "export", "fft", "func", "futures", "fx", "graph", "hub", "io", "jit", "library", "linalg", "masked",
     "metrics", "mps", "multiprocessing", "naming", "nested", "nn", "onnx", "optim", "overrides", "profiler", "random",
     "runtime", "serialization", "signal", "sparse", "special", "testing", "torch_version", "train", "types",
     "utils", "version", "vision", "xpu",

@@ -211,7 +211,7 @@ def test_scripted_functions_and_modules_run_as_they_are(tmp_path):
     assert isinstance(scripted, nn.Linear)
     assert scripted.weight is net.weight
     with pytest.raises(RuntimeError, match="trace it with an example"):
-        scripted.save(tmp_path / "net.pt")
+        f.save(tmp_path / "f.pt")
     assert kiln.jit.isinstance([1, 2], list[int])
     assert not kiln.jit.isinstance([1, "a"], list[int])
 

@@ -151,7 +151,8 @@ class Tracer(TracerBase):
         path = self.path_of_module(m)
         if self.is_leaf_module(m, path):
             return self.create_proxy("call_module", path, args, kwargs)
-        self._patches.names(type(m).forward.__globals__)
+        self._patches.names(inspect.unwrap(type(m).forward).__globals__)
+        self._patches.names(vars(m))  # as in self.act = F.gelu
         return forward(*args, **kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
@@ -228,6 +229,7 @@ class Tracer(TracerBase):
         with self._patched():
             Module.__call__, Module.__getattr__ = called, read  # type: ignore[method-assign]
             try:
+                self._patches.names(vars(self.root))
                 if hasattr(inspect.unwrap(plain), "__globals__"):
                     self._patches.names(inspect.unwrap(plain).__globals__)
                 result = plain(*given, **named)

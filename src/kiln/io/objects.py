@@ -102,7 +102,7 @@ def find(module: str, name: str) -> Any:
     if _torch(module):
         x = ours(module, name)
         if isinstance(x, types.FunctionType):
-            return x if x.__module__.startswith("kiln.") else None
+            return x if x.__module__.partition(".")[0] == "kiln" else None
     else:
         there = sys.modules.get(module)
         x = vars(there).get(name) if isinstance(there, types.ModuleType) else None

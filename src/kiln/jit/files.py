@@ -13,29 +13,30 @@ from ..compile import CompiledFunction
 from ..compile.pytree import flatten, unflatten
 from ..config import config
 from ..errors import KilnError, KilnTypeError, describe
+from ..fx.program import Program
 from ..graph.node import Graph
 from ..graph.text import parse_graph, print_graph
 from ..nn.modules.module import Module
 from ..nn.parameter import Parameter
 from ..tensor import Tensor, wrap
-from .modules import RecursiveScriptModule, ScriptFunction
+from .modules import RecursiveScriptModule, ScriptFunction, ScriptModule, unscripted
 
-FORMAT = "kiln.jit/1"
+FORMAT, SCRIPTED = "kiln.jit/1", "kiln.jit.script/1"
 
 
 def save(m: Any, f: Any, _extra_files: dict[str, Any] | None = None) -> None:
-    """Write a traced module or function to a path or a binary file, with its weights, for `load`.
+    """Write a scripted or traced module or function to a path or a binary file, with its weights, for `load`.
 
-    What is written is the program of its example inputs' shapes and dtypes, in the mode (`eval()`, `train()`) that
-    the module is in. Errors: KilnError for what was not traced, and for programs that write their state or draw random
-    numbers, which `eval()` mostly cures.
+    Of a traced one, what is written is the program of its example inputs' shapes and dtypes, in the mode (`eval()`, `train()`)
+    that the module is in; of a scripted one, what it calls, for any shapes and both modes. Errors: KilnError for scripted ones
+    that branch on values or sizes, and for traced ones that write their state or draw random numbers, which `eval()` mostly cures.
     """
+    from ..io import save as write
+
     example = getattr(m, "_example", None)
     if example is None:
-        raise KilnError(
-            "jit.save", "a program is saved, and this was not captured yet", describe(m),
-            "trace it with an example input: kiln.jit.trace(model, x)",
-        )  # fmt: skip
+        write({**_scripted(m), "extra": dict(_extra_files or {})}, f, format="torch")
+        return
     fn = m.__wrapped__ if isinstance(m, ScriptFunction) else _plain(m)
     tensors: dict[str, Tensor] = {}
     state: dict[str, Any] = {}
@@ -46,9 +47,32 @@ def save(m: Any, f: Any, _extra_files: dict[str, Any] | None = None) -> None:
     content = _content(fn, example, tensors, state)
     content["parameters"] = parameters
     content["extra"] = dict(_extra_files or {})
-    from ..io import save as write
-
     write(content, f, format="safetensors")
+
+
+def _scripted(m: Any) -> dict[str, Any]:
+    """A module or function as what it calls on arguments of any shapes."""
+    from ..fx.program import encode
+    from ..fx.proxy import TraceError
+    from ..fx.values import symbolic_program
+
+    if isinstance(m, Program):
+        program = m
+    elif isinstance(m, ScriptModule | ScriptFunction):
+        try:
+            program = symbolic_program(
+                m.__wrapped__ if isinstance(m, ScriptFunction) else unscripted(m)
+            )
+        except (TraceError, NotImplementedError) as e:
+            raise KilnError(
+                "jit.save", "a scripted program is saved as what it calls, and this one is more than calls", str(e).partition("\n")[0],
+                "trace it with an example input: kiln.jit.trace(model, x)",
+            ) from None  # fmt: skip
+    else:
+        raise KilnError(
+            "jit.save", "neither scripted nor traced", describe(m), "kiln.jit.script(model)"
+        )
+    return {"format": SCRIPTED, **encode(program, "jit.save")}
 
 
 def _plain(m: Any) -> Callable:
@@ -169,6 +193,10 @@ class _Loaded:
         return build(self.result)
 
 
+class _Script(RecursiveScriptModule, Program):
+    """A scripted module that was loaded: its layers and parameters, and the calls that it consists of."""
+
+
 class _Stored(RecursiveScriptModule):
     """A module that was loaded: its parameters, and the program that reads them."""
 
@@ -190,13 +218,19 @@ def load(
     _extra_files: dict[str, Any] | None = None,
     _restore_shapes: bool = False,
 ) -> Any:
-    """A module from a file of `save`: it computes what was traced, from arguments of the example's shapes.
+    """A module from a file of `save`: it computes what was scripted, or what was traced, from arguments of the example's shapes.
 
-    Its results require no gradient. Errors: KilnError for other files, TorchScript's among them.
+    Results of the latter require no gradient. Errors: KilnError for other files, TorchScript's among them.
     """
     from ..io import load as read
 
-    content = read(f, map_location)
+    content = read(f, map_location, weights_only=False)
+    if isinstance(content, dict) and content.get("format") == SCRIPTED:
+        from ..fx.program import decode
+
+        for name in _extra_files or {}:
+            _extra_files[name] = content["extra"].get(name, "")  # type: ignore[index]
+        return _Script(*decode(content, "jit.load"))
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise KilnError(
             "jit.load", "not a file of kiln.jit.save", str(getattr(f, "name", f)),

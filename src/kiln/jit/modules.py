@@ -76,6 +76,13 @@ class ScriptFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return (self._program or self.__wrapped__)(*args, **kwargs)
 
+    @property
+    def code(self) -> str:
+        """What it calls, as Python text."""
+        from ..fx.values import symbolic_program
+
+        return symbolic_program(self.__wrapped__).code
+
     def __get__(self, obj: Any, cls: Any = None) -> Any:
         return self if obj is None else self.__wrapped__.__get__(obj, cls)
 
@@ -92,6 +99,18 @@ def _shared(module: Module, base: type[ScriptModule]) -> Any:
     out = copy.copy(module)
     name = {"_original_name": kind.__name__, "__module__": kind.__module__}
     out.__class__ = type(f"{base.__name__}({kind.__name__})", (base, kind), name)
+    return out
+
+
+def unscripted(module: Module) -> Module:
+    """A scripted module, and those in it, of their own classes again: the same parameters and buffers."""
+    out = copy.copy(module)
+    if "_original_name" in vars(type(module)):
+        out.__class__ = type(module).__bases__[1]
+    out._modules = {
+        n: None if m is None else unscripted(m) if any(isinstance(k, ScriptModule) for k in m.modules()) else m
+        for n, m in module._modules.items()
+    }  # fmt: skip
     return out
 
 

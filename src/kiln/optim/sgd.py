@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from ..errors import KilnValueError
 from ..ops.creation import tensor, zeros_like
@@ -14,7 +14,6 @@ class SGD(PerParameter):
     """p -= lr * g, with momentum (PyTorch's form: the buffer is not scaled by lr) and weight decay."""
 
     complex_as = "numbers"
-    _shares: ClassVar[dict[Tensor, Tensor]] = {}  # of each optimizer: Note [Dampening]
 
     def __init__(
         self, params: ParamsT, lr: float | Tensor = 1e-3, momentum: float = 0, dampening: float = 0,
@@ -28,7 +27,7 @@ class SGD(PerParameter):
                 "SGD", "Nesterov momentum requires a momentum and zero dampening",
                 f"momentum={momentum}, dampening={dampening}", "SGD(…, momentum=0.9, nesterov=True)",
             )  # fmt: skip
-        self._shares = {}
+        self._shares: dict[Tensor, Tensor] = {}
         super().__init__(params, {
             "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
             "nesterov": nesterov, "maximize": maximize, "foreach": foreach,
@@ -69,7 +68,7 @@ class SGD(PerParameter):
     # The first gradient enters the buffer whole, later ones times 1 - dampening. Which step is the
     # first is no Python fact in a captured step, so the factor is a tensor that each step rewrites.
     def _share(self, p: Tensor, later: Any) -> Tensor:
-        share = self._shares.get(p)
+        share = getattr(self, "_shares", {}).get(p)  # `sgd` has none
         if share is None:  # the buffer came from a state dict: it has started
             return later
         now = share.clone()
