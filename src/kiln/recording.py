@@ -6,11 +6,19 @@ While anybody records, `CAPTURING` holds an entry of no thread, as inside autoca
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
+from types import FrameType
+from typing import Any
+
+import numpy as np
 
 from . import naming
 from .tensor import CAPTURING, Tensor, watch_calls
@@ -18,26 +26,37 @@ from .tensor import CAPTURING, Tensor, watch_calls
 RECORDING: list[Recorder] = []
 """Who records; empty almost always."""
 
-OP, PROGRAM, BLOCK = "cpu_op", "program", "user_annotation"
+OP, PROGRAM, BLOCK, MEMORY = "cpu_op", "program", "user_annotation", "cpu_instant_event"
 
 
 class Event:
     """A stretch of time on a thread, in nanoseconds; `inside` is how much of it other events took."""
 
-    __slots__ = ("children", "end", "inside", "kind", "name", "parent", "shapes", "start", "thread")
+    __slots__ = (
+        "allocated", "children", "end", "flops", "inside", "kind", "name", "parent", "shapes", "stack", "start", "thread",
+    )  # fmt: skip
 
     def __init__(self, name: str, kind: str, shapes: list, parent: Event | None):
         self.name, self.kind, self.shapes, self.parent = name, kind, shapes, parent
         self.thread, self.inside, self.end, self.children = get_ident(), 0, 0, []
+        self.allocated, self.flops = 0, 0
+        self.stack = _stack() if any(r.stacks for r in RECORDING) else []
         self.start = time.perf_counter_ns()
 
 
 class Recorder:
-    """Events from `start` to `stop`, of all threads."""
+    """Events from `start` to `stop`, of all threads.
 
-    def __init__(self, shapes: bool = False):
+    `shapes`, `memory` (bytes of results that events made, less those that died meanwhile), `flops` and `stacks` (the program's
+    lines that called) say what else is looked at.
+    """
+
+    def __init__(
+        self, shapes: bool = False, memory: bool = False, flops: bool = False, stacks: bool = False
+    ):
         self.events: list[Event] = []
-        self.shapes, self.began, self.ended = shapes, 0, 0
+        self.shapes, self.memory, self.flops, self.stacks = shapes, memory, flops, stacks
+        self.began, self.ended = 0, 0
 
     def start(self) -> None:
         """Record from now on."""
@@ -68,9 +87,14 @@ def begin(name: str, kind: str, shapes: list | None = None) -> Event:
     return e
 
 
-def end(e: Event) -> None:
-    """The event ends now."""
+def end(e: Event, args: tuple = (), out: Any = None) -> None:
+    """The event ends now, with what the call made of its arguments."""
     e.end = time.perf_counter_ns()
+    if out is not None:
+        if any(r.memory for r in RECORDING):
+            _count_memory(e, args, out)
+        if any(r.flops for r in RECORDING):
+            e.flops = _flops(e, args, out)
     _open.events.remove(e)
     if e.parent is not None:
         e.parent.inside += e.end - e.start
@@ -105,3 +129,91 @@ def block(name: str) -> Iterator[None]:
     finally:
         if e is not None:
             end(e)
+
+
+# ---------------------------------------------------------------- what is measured besides time
+
+_ROOM = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_alive: dict[int, weakref.ref] = {}
+
+
+def _stack() -> list[str]:
+    """The program's lines that are being run, the innermost first; Kiln's own are left out."""
+    out = []
+    f: FrameType | None = sys._getframe(2)
+    while f is not None:
+        code = f.f_code
+        if not code.co_filename.startswith((_ROOM, "<kiln")):
+            out.append(f"{code.co_filename}({f.f_lineno}): {code.co_name}")
+        f = f.f_back
+    return out
+
+
+def _tensors(x: Any) -> Iterator[Tensor]:
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, list | tuple):
+        for y in x:
+            yield from _tensors(y)
+    elif isinstance(x, dict):
+        yield from _tensors(list(x.values()))
+
+
+def _memory(x: Any) -> dict[int, np.ndarray]:
+    """The arrays that own the memory of tensors, by id."""
+    out = {}
+    for t in _tensors(x):
+        a = t._a
+        while isinstance(a, np.ndarray) and isinstance(a.base, np.ndarray):
+            a = a.base
+        if isinstance(a, np.ndarray):
+            out[id(a)] = a
+    return out
+
+
+def _count_memory(e: Event, args: tuple, out: Any) -> None:
+    """Count what a call's results take, unless it lies in its arguments, or in what a call inside of it made."""
+    given = _memory(args)
+    for key, a in _memory(out).items():
+        if key not in given and key not in _alive:
+            n = a.nbytes
+            e.allocated += n
+            _alive[key] = weakref.ref(a, lambda _, key=key, n=n: _freed(key, n))
+
+
+def _freed(key: int, n: int) -> None:
+    _alive.pop(key, None)
+    if not any(r.memory for r in RECORDING):
+        return
+    if _open.events:
+        _open.events[-1].allocated -= n
+        return
+    e = Event("[memory]", MEMORY, [], None)
+    e.end, e.allocated = e.start, -n
+    for r in RECORDING:
+        r.events.append(e)
+
+
+def _flops(e: Event, args: tuple, out: Any) -> int:
+    """Multiplications and additions of a product or convolution, elements of a sum or product; 0 for all else.
+
+    As PyTorch's profiler counts them; of a call that makes such calls, they count there.
+    """
+    name = e.name.rpartition("::")[2]
+    if not isinstance(out, Tensor) or any(_counted(c) for c in e.children):
+        return 0
+    if name in ("add", "mul"):
+        return out.numel()
+    if name in ("mm", "bmm", "matmul", "linear"):
+        return 2 * out.numel() * args[0].shape[-1]
+    if name in ("addmm", "baddbmm"):
+        return 2 * out.numel() * args[1].shape[-1]
+    if name == "linear_weight_grad":  # PyTorch's backward is a product there
+        return 2 * out.numel() * math.prod(args[0].shape[:-1])
+    if name == "convolution":
+        return 2 * out.numel() * math.prod(args[1].shape[1:])
+    return 0
+
+
+def _counted(e: Event) -> bool:
+    return e.flops > 0 or any(map(_counted, e.children))

@@ -33,15 +33,19 @@ class record_function(ContextDecorator):
 class profile:
     """Records the ops that run inside: on all threads, with the time that each took and what it called.
 
-    A run of a compiled function is one event. Ops of backward run one by one while somebody records. Options for
-    devices, memory, operations and stacks are taken and measure nothing.
+    A run of a compiled function is one event. Ops of backward run one by one while somebody records. `profile_memory`: the
+    bytes of results that each event made, less those that died in it; memory that an op uses meanwhile is not seen. `with_flops`: of
+    products and convolutions. `with_stack`: the program's lines that called.
     """
 
     def __init__(self, enabled: bool = True, *, use_cuda: bool = False, use_device: str | None = None,
                  record_shapes: bool = False, with_flops: bool = False, profile_memory: bool = False,
                  with_stack: bool = False, with_modules: bool = False, use_kineto: bool = False, use_cpu: bool = True,
                  **kwargs: Any):  # fmt: skip
-        self.enabled, self._recorder = enabled, Recorder(record_shapes)
+        self.enabled, self._recorder = (
+            enabled,
+            Recorder(record_shapes, profile_memory, with_flops, with_stack),
+        )
         self._events: EventList | None = None
 
     def __enter__(self) -> Self:
@@ -52,7 +56,7 @@ class profile:
     def __exit__(self, *_: object) -> None:
         if self.enabled:
             self._recorder.stop()
-            self._events = events_of(self._recorder.events, self._recorder.began)
+            self._events = events_of(self._recorder)
 
     @property
     def function_events(self) -> EventList:
@@ -63,7 +67,7 @@ class profile:
 
     def key_averages(self, group_by_input_shape: bool = False, group_by_stack_n: int = 0, group_by_overload_name: bool = False) -> EventList:  # fmt: skip
         """`EventList.key_averages` of the events."""
-        return self.function_events.key_averages(group_by_input_shape)
+        return self.function_events.key_averages(group_by_input_shape, group_by_stack_n)
 
     def table(self, *args: Any, **kwargs: Any) -> str:
         """`EventList.table` of the events."""
@@ -77,6 +81,10 @@ class profile:
     def self_cpu_time_total(self) -> float:
         """The time of all events, in microseconds."""
         return self.function_events.self_cpu_time_total
+
+    def export_stacks(self, path: str, metric: str = "self_cpu_time_total") -> None:
+        """`EventList.export_stacks` of the events; they have stacks where `with_stack` was given."""
+        self.function_events.export_stacks(path, metric)
 
     def export_chrome_trace(self, path: str) -> None:
         """Write the events as a file for chrome://tracing and Perfetto."""

@@ -75,10 +75,12 @@ class CompiledFunction:
                 return self.fn(*args, **kwargs)  # its ops join the Graph of the function around it
             event = begin_call(f"CompiledFunction: {self.name}", PROGRAM) if RECORDING else None
             if event is not None:
+                out = None
                 try:
-                    return self(*args, **kwargs)
+                    out = self(*args, **kwargs)
+                    return out
                 finally:
-                    end(event)
+                    end(event, (*args, kwargs), out)
         try:
             for entry in self.entries:
                 leaves = entry.match(args, kwargs)

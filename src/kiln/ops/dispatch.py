@@ -104,10 +104,12 @@ def apply(op: Op, args: tuple) -> Any:
     """Call an op: arguments bound in the order of its parameters."""
     if CAPTURING:
         if RECORDING and (event := begin_call(op.name, OP, args)) is not None:
+            out = None
             try:
-                return apply(op, args)
+                out = apply(op, args)
+                return out
             finally:
-                end(event)
+                end(event, args, out)
         if ACTIVE:
             args = lowered(op, args)
         if ctx := CAPTURING.get(get_ident()):

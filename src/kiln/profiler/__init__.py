@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..autograd.profiler import record_function
-from ..autograd.profiler_util import EventList, events_of, write_trace
-from ..errors import KilnAssertionError, KilnError
+from ..autograd.profiler_util import DeviceType, EventList, events_of, write_trace
+from ..errors import KilnAssertionError
 from ..recording import BLOCK, Event, Recorder, begin, end
 
 
@@ -95,8 +95,9 @@ _RECORDS = (ProfilerAction.RECORD, ProfilerAction.RECORD_AND_SAVE)
 class profile:
     """Records the ops that run inside, or in the steps that a `schedule` chooses.
 
-    `on_trace_ready(self)` is called at the end of each recording. A run of a compiled function is one event. Options for
-    memory, operations and stacks are taken and measure nothing. Off, it costs nothing.
+    `on_trace_ready(self)` is called at the end of each recording. A run of a compiled function is one event. `profile_memory`: the
+    bytes of results that each event made, less those that died in it; memory that an op uses meanwhile is not seen. `with_flops`: of
+    products and convolutions, as PyTorch's formulas count them. `with_stack`: the program's lines that called. Off, it costs nothing.
     """
 
     def __init__(self, *, activities: Iterable[ProfilerActivity] | None = None,
@@ -108,6 +109,7 @@ class profile:
         self.activities = set(supported_activities() if activities is None else activities)
         self.schedule = schedule or (lambda step: ProfilerAction.RECORD)
         self.on_trace_ready, self.record_shapes = on_trace_ready, record_shapes
+        self._looks = bool(profile_memory), bool(with_flops), bool(with_stack)
         self._marks, self.step_num = schedule is not None, 0
         self.current_action = self.schedule(0)
         self._recorder: Recorder | None = None
@@ -144,7 +146,7 @@ class profile:
 
     def _begin(self) -> None:
         if self.current_action in _RECORDS and self._recorder is None:
-            self._recorder = Recorder(self.record_shapes)
+            self._recorder = Recorder(self.record_shapes, *self._looks)
             self._recorder.start()
         if self._recorder is not None and self._marks:
             self._step = begin(f"ProfilerStep#{self.step_num}", BLOCK)
@@ -159,7 +161,7 @@ class profile:
         if r is None:
             return
         r.stop()
-        self._events = events_of(r.events, r.began)
+        self._events = events_of(r)
         if self.on_trace_ready is not None:
             self.on_trace_ready(self)
 
@@ -173,7 +175,7 @@ class profile:
 
     def key_averages(self, group_by_input_shape: bool = False, group_by_stack_n: int = 0, group_by_overload_name: bool = False) -> EventList:  # fmt: skip
         """Averages over events of one name, and of one choice of shapes if asked for."""
-        return self.events().key_averages(group_by_input_shape)
+        return self.events().key_averages(group_by_input_shape, group_by_stack_n)
 
     def export_chrome_trace(self, path: str) -> None:
         """Write the events as a file for chrome://tracing and Perfetto, compressed where it ends in .gz."""
@@ -181,20 +183,20 @@ class profile:
         write_trace(path, self.events(), self._metadata, opener)
 
     def export_stacks(self, path: str, metric: str = "self_cpu_time_total") -> None:
-        """Stacks are not recorded: an error."""
-        raise KilnError("profile", "stacks are not recorded", path, "use export_chrome_trace")
+        """Write the time of each stack of calls, recorded `with_stack`: what flame graphs are made of."""
+        self.events().export_stacks(path, metric)
 
     def add_metadata(self, key: str, value: str) -> None:
         """Have the trace's file hold a text."""
         self._metadata[key] = value
 
-    add_metadata_json = add_metadata
+    add_metadata_json = preset_metadata_json = add_metadata
 
     def __repr__(self) -> str:
         return f"<profile step={self.step_num} {self.current_action.name}>"
 
 
 __all__ = [
-    "ProfilerAction", "ProfilerActivity", "profile", "record_function", "schedule", "supported_activities",
+    "DeviceType", "ProfilerAction", "ProfilerActivity", "profile", "record_function", "schedule", "supported_activities",
     "tensorboard_trace_handler",
 ]  # fmt: skip
