@@ -267,7 +267,6 @@ def signbit(input: Tensor) -> Tensor:
 
 @elementwise(
     scalar="nextafter",
-    exact=True,
     inplace=True,
     out=True,
     samples=binary(grad=False, scalar=None),

@@ -44,6 +44,9 @@ class Adafactor(PerParameter):
             "foreach": foreach, "maximize": maximize,
         })  # fmt: skip
 
+    def by_element(self, group: dict[str, Any]) -> bool:
+        return False
+
     def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         step = tensor(0.0, dtype=dt.float32)
         if p.ndim < 2:
@@ -121,6 +124,9 @@ class Muon(PerParameter):
                         "Muon", "Muon only supports 2D parameters whereas we found a parameter with "
                         f"size: {tuple(p.shape)}", describe(p), "give others to AdamW",
                     )  # fmt: skip
+
+    def by_element(self, group: dict[str, Any]) -> bool:
+        return False
 
     def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         return {"momentum_buffer": zeros_like(p)}

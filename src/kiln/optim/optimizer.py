@@ -15,6 +15,7 @@ from typing import Any
 
 from ..autograd.hooks import RemovableHandle
 from ..autograd.modes import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from ..backends import updates
 from ..compile.hooks import eager, host_scalar, made, watch
 from ..errors import KilnError, KilnTypeError, KilnValueError, describe
 from ..formats import strided
@@ -404,6 +405,7 @@ class PerParameter(Optimizer):
         with set_grad_enabled(self.defaults.get("differentiable", False)):
             for group in self.param_groups:
                 scalars = self.scalars(group)
+                whole = self._whole(group, scalars)
                 for p in group["params"]:
                     g = p.grad
                     if g is not None:
@@ -412,7 +414,8 @@ class PerParameter(Optimizer):
                         if p.dtype.is_complex and self.complex_as is None:
                             self.refuse_complex(p)
                         state = self.state.get(p) or self._begin(p, group)
-                        self._move(p, g, state, group, scalars)
+                        if whole is None or not whole(p, g, state):
+                            self._move(p, g, state, group, scalars)
         return loss
 
     def _move(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
@@ -448,6 +451,33 @@ class PerParameter(Optimizer):
             if g.layout is not strided:
                 self.check_sparse(g, group)
             self._move(p, g, {k: v[i] for k, v in state.items() if v}, group, scalars)
+
+    def _whole(self, group: dict[str, Any], scalars: Any) -> Callable | None:
+        """What updates a parameter of the group by one Program, where it can: see `by_element`."""
+        if not self.by_element(group) or is_grad_enabled():
+            return None
+        numbers = updates.numbers(scalars)
+        if numbers is None:
+            return None
+        facts = tuple([(k, self._fact(k, v)) for k, v in group.items() if k != "params"])
+        of, turned = type(self), group.get("maximize")
+
+        def run(p: Tensor, g: Tensor, state: dict[str, Any]) -> bool:
+            names = tuple(state)
+
+            def update(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+                held = dict(zip(names, tensors[2:], strict=True))
+                g = -tensors[1] if turned else tensors[1]
+                self.update(tensors[0], g, held, group, values)
+
+            given = (p, g, *state.values())
+            return updates.run(of.__name__, (of, names, facts), update, given, numbers)
+
+        return run
+
+    def by_element(self, group: dict[str, Any]) -> bool:
+        """Whether `update` treats each element by itself, by its arguments and the truth of options alone."""
+        return type(self).update.__module__.startswith("kiln.optim.")
 
     complex_as: str | None = "parts"
     """How complex parameters are updated: as their "parts", as "numbers", or not at all."""

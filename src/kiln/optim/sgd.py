@@ -48,6 +48,9 @@ class SGD(PerParameter):
         self._shares[p] = tensor(1.0, dtype=p.dtype)
         return {"momentum_buffer": zeros_like(p)}
 
+    def by_element(self, group: dict[str, Any]) -> bool:
+        return group["dampening"] == 0 and super().by_element(group)  # see Note [Dampening]
+
     def check_sparse(self, g: Tensor, group: dict[str, Any]) -> None:
         pass  # all it does is defined for them
 

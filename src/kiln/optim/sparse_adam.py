@@ -45,6 +45,9 @@ class SparseAdam(PerParameter):
     def check_sparse(self, g: Tensor, group: dict[str, Any]) -> None:
         pass
 
+    def by_element(self, group: dict[str, Any]) -> bool:
+        return False
+
     def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         return {"step": 0, "exp_avg": zeros_like(p), "exp_avg_sq": zeros_like(p)}
 

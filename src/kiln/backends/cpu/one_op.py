@@ -140,6 +140,27 @@ class Shelf:
                 self._program(made).whole(*_arrays(args), *outs)
         return True
 
+    def change(
+        self, name: str, fn: Callable, arrays: Sequence[np.ndarray], key: Any, own: Sequence[int]
+    ) -> bool:
+        """Run a function of tensors that writes some of them in place, as a Program; False where it has no kernels.
+
+        The arrays are C-contiguous or all lie alike, and only the number of their elements counts: `own` of them
+        are given to the function as rows of so many. `name` and `key` say which function it is.
+        """
+        with self.lock:
+            try:
+                made = self.made[key]
+            except KeyError:
+                if len(self.made) >= _MOST:
+                    self.made = {}
+                flat = [a.ravel("K") if i in own else a for i, a in enumerate(arrays)]
+                made = self.made[key] = _make(name, fn, flat, writes=True)
+            if made is None:
+                return False
+            (made.program or self._program(made)).whole(*arrays)
+        return True
+
     def clear(self) -> None:
         """Forget all Programs, and let go of their memory."""
         with self.lock:
@@ -235,22 +256,29 @@ def _sign(x: Any) -> Any:
     return (c, repr(x)) if c is float else (c, x)
 
 
-def _make(name: str, fn: Callable, args: Sequence[Any]) -> Made | None:
-    """What comes of a function on symbolic tensors; None where a reference would have to do some of it."""
+def _make(name: str, fn: Callable, args: Sequence[Any], writes: bool = False) -> Made | None:
+    """What comes of a function on symbolic tensors; None where a reference would have to do some of it.
+
+    With `writes` it gives nothing, and what it writes to its arguments is what comes of it.
+    """
     capture = Capture(constants=True)
     inputs: list[Node] = []
+    tensors: list[Tensor] = []
 
     def symbolic(x: Any) -> Any:
         if isinstance(x, _Laid):
             return symbolic(x.array).permute(x.back).expand(x.shape)
         if isinstance(x, np.ndarray):
             inputs.append(input_node(len(inputs), x.shape, dt.OF_NUMPY[x.dtype]))
-            return capture.tensor(inputs[-1])
+            tensors.append(capture.tensor(inputs[-1]))
+            return tensors[-1]
         return [symbolic(y) for y in x] if x.__class__ is list else x
 
     try:
         with capture.active(), no_grad():
             out = fn(*map(symbolic, args))
+            if writes:
+                return _changing(name, inputs, [capture.value(t) for t in tensors])
             outs = list(out) if isinstance(out, tuple | list) else [out]
             nodes = [capture.value(o) for o in outs if isinstance(o, Tensor)]
     except Exception:
@@ -269,6 +297,16 @@ def _make(name: str, fn: Callable, args: Sequence[Any]) -> Made | None:
     first = iter(f is inputs[0] for f in final)
     kinds = ("none" if o is None else "first" if next(first) else "made" for o in outs)
     return Made(name, recipe, tuple(kinds))
+
+
+def _changing(name: str, inputs: list[Node], values: list[Node]) -> Made | None:
+    """A Program that stores these values in its inputs."""
+    updates = [i for i, (old, new) in enumerate(zip(inputs, values, strict=True)) if old is not new]
+    graph = Graph(inputs, [values[i] for i in updates], dict(enumerate(updates)))
+    if any(map(is_host, pipeline.optimize(graph, lowers, name).nodes())):
+        return None
+    recipe = recipe_of(graph, name)
+    return None if any(isinstance(s, Host) for s in recipe.steps) else Made(name, recipe, ())
 
 
 def _moves(n: Node) -> bool:
