@@ -26,7 +26,7 @@ from ..ops.sorting import selects
 from ..ops.windows import scatters
 from ..shape import resolve_reshape, view_strides
 from ..tensor import Tensor
-from . import compositions, derived, streams, transforms
+from . import compositions, derived, scripts, streams, transforms
 
 _F16, _BF16 = dt.float16.np, dt.bfloat16.np
 _F32, _F64, _I32, _I8 = dt.float32.np, dt.float64.np, dt.int32.np, dt.int8.np
@@ -250,7 +250,15 @@ for _op in REGISTRY.values():
         _op.eager = derive.of_images(_op, _op.eager)
 streams.bind(_native)
 transforms.bind()
-tape.native = derived.gradients(_native)
+_large_gradients = derived.gradients(_native)
+
+
+def _gradients(node: tape.OpNode, gs: list) -> list | None:
+    r = _large_gradients(node, gs)
+    return scripts.run(node, gs) if r is None and config.eager == "cpu" else r
+
+
+tape.native = _gradients
 registry.whole = compositions.bind(_native)
 
 

@@ -51,14 +51,14 @@ def run(
     `name` and `key` say which function it is: all that it reads besides. It treats each element by itself, of tensors of the
     parameter's shape and of single numbers.
     """
-    first = tensors[0]._a
+    first: Any = tensors[0]._a
     if first.__class__ is not np.ndarray or not first.size or first.dtype not in _FLOATS:
         return False
     shape, d, plain = first.shape, first.dtype, first.flags.c_contiguous
     arrays: list[np.ndarray] = []
     own = []
     for i, x in enumerate(tensors):
-        a = x._a if isinstance(x, Tensor) else None
+        a: Any = x._a if isinstance(x, Tensor) else None
         if a.__class__ is not np.ndarray:
             return False
         if a.shape == shape and a.dtype is d:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..autograd.tape import record_binary, record_unary
+from ..autograd.tape import record, record_binary, record_unary
 from ..formats import images_order, inverse, result_order
 from ..shape import broadcast_shapes
 from ..tensor import CAPTURING, Tensor, _new, wrap
@@ -21,6 +21,7 @@ from .registry import FUNCTIONS, METHODS, Op, named
 
 _HALF = (dt.float16.np, dt.bfloat16.np)
 _F32, _F64 = dt.float32.np, dt.float64.np
+_EXACT = 1 << 24  # integers that all of these have
 
 # ---------------------------------------------------------------- eager runners
 
@@ -85,17 +86,31 @@ def compute_dtype(op: Op, operands: Any) -> dt.dtype:
 def _elementwise_runner(op: Op) -> Callable:
     ref, slots = op.reference, op.tensor_slots
     keep = op.promote in ("same", "float")
-    first = slots[0]
-    second = slots[1] if len(slots) == 2 else None
     rounding = op.index.get("rounding_mode")  # of a division, which gives floats without one
 
     def compute(*args: Any) -> Any:
-        a = args[first]
-        if a.__class__ is np.ndarray and (a.dtype is _F32 or a.dtype is _F64) and len(slots) <= 2:
-            b = a if second is None else args[second]
-            if b.__class__ is np.ndarray and b.dtype is a.dtype:  # nothing to promote
-                r = ref(*args)
-                return r.astype(a.dtype) if keep and r.dtype is not a.dtype else r
+        d = None
+        values: Any = args
+        for i in slots:
+            x = args[i]
+            c = x.__class__
+            if c is np.ndarray:
+                if d is None and (x.dtype is _F32 or x.dtype is _F64):
+                    d = x.dtype
+                elif x.dtype is not d:
+                    break
+            elif c is float or (c is int and -_EXACT < x < _EXACT):
+                values = list(args)
+            elif x is not None:
+                break
+        else:
+            if d is not None:  # nothing to promote
+                if values is not args:
+                    for i in slots:
+                        if args[i] is not None and args[i].__class__ is not np.ndarray:
+                            values[i] = d.type(args[i])
+                r = ref(*values)
+                return r.astype(d) if keep and r.dtype is not d else r
         present = [i for i in slots if args[i] is not None]
         want = compute_dtype(op, [args[i] for i in present])
         if rounding is not None and args[rounding] is None and want.category < dt.FLOAT:
@@ -133,7 +148,14 @@ def _following(op: Op, run: Callable) -> Callable:
     def laid(*args: Any) -> Any:
         r = run(*args)
         if r.__class__ is np.ndarray:
-            return r if r.ndim < 2 else follow(r, [args[i] for i in slots])
+            if r.ndim < 2:
+                return r
+            plain = r.flags.c_contiguous
+            for i in slots:
+                a = args[i]
+                if a.__class__ is np.ndarray and not a.flags.c_contiguous:
+                    plain = False
+            return r if plain else follow(r, [args[i] for i in slots])
         if r.__class__ is tuple:
             return tuple(follow(np.asarray(a), [args[i] for i in slots]) for a in r)
         return r
@@ -269,10 +291,36 @@ def f(p0{extra_sig}):
 """
 
 
+_REFLECTED = """
+def f(p0, p1):
+    if (p0.__class__ is Tensor or isinstance(p0, Tensor)) and not _capturing:
+        a = p0._a
+        c = p1.__class__
+        if (c is float or c is int) and a.dtype.kind == "f" and a.size < _LARGE:
+            try:
+                r = _ufunc(p1, a)
+            except Exception:
+                pass
+            else:
+                if r.__class__ is not _ndarray:
+                    r = _asarray(r)
+                t = _new(Tensor)
+                t._a = r
+                t._fn = t._grad = t._ver = t._base = t._hooks = None
+                t._idx = 0
+                t._rg = False
+                if p0._rg or p0._base is not None:
+                    _record(_op, (p1, p0, *_op.defaults), (t,))
+                return t
+    _expect(_op.name, p0)
+    return _reflect(_op, p1, p0)
+"""
+
+
 def _globals(op: Op) -> dict[str, Any]:
     return {
         "__name__": "kiln.ops.generated", "Tensor": Tensor, "_new": _new, "_capturing": CAPTURING,
-        "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_op": op,
+        "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_record": record, "_op": op,
         "_ufunc": op.ufunc, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_apply": dispatch.apply, "_inplace": dispatch.inplace,
         "_store_out": dispatch.store_out, "_flat": _flat, "_follow": follow, "_alias": _alias,
         "_reflect": _reflect, "_expect": dispatch.expect_tensor,
@@ -413,6 +461,8 @@ _OPERATOR = Form("", "", {"p0": "input", "p1": "other"})
 
 
 def _dunder(op: Op, name: str, reflected: bool) -> Callable:
+    if reflected and op.ufunc is not None:
+        return generated(op, _REFLECTED, _OPERATOR, name)
     if reflected:
         source = "def f(p0, p1):\n    _expect(_op.name, p0)\n    return _reflect(_op, p1, p0)\n"
         return generated(op, source, _OPERATOR, name)

@@ -118,6 +118,7 @@ class Plan:
     quick: (
         tuple[tuple[Callable, tuple[int, ...]], ...] | None
     )  # rules on plain arrays, one for each edge
+    scripts: dict[Any, Any] = field(default_factory=dict, compare=False)  # a backend's, by call
 
 
 class Op:
