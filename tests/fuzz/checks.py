@@ -22,7 +22,9 @@ from kiln.errors import KilnError
 from .programs import BY_VALUE, Program
 from .values import moved
 
-TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+TOLERANCE = {
+    "float64": 1e-9, "complex128": 1e-9, "float32": 1e-4, "complex64": 1e-4, "float16": 2e-2, "bfloat16": 1e-1,
+}  # fmt: skip
 MAGNIFIED = 100  # how much more than eager's own movement a compiled result may be away
 DIVISION = "integer division by zero"
 Arrays = list[tuple[str, np.ndarray]]
@@ -50,7 +52,7 @@ def arrays(tensors: Any) -> Arrays:
             continue
         t = t.detach()
         name = t.dtype.name
-        a = (t.float() if name in ("float16", "bfloat16") else t).numpy()
+        a = (t.float() if name in ("float16", "bfloat16") else t).numpy(force=True)
         found.append((name, np.array(a, copy=True, order="C")))
     return found
 
@@ -87,7 +89,7 @@ class Runs:
         found = []
         for w in self.p.weights.values():
             if isinstance(w, kiln.Tensor):
-                found += [w] if w.is_floating_point() else []
+                found += [w] if w.is_floating_point() or w.is_complex() else []
             else:
                 found += list(w.parameters())
         return found
@@ -120,7 +122,7 @@ class Runs:
             with kiln.no_grad():
                 return arrays([*make(p)(*xs), *xs])
         for t in [*xs, *weights]:
-            if t.is_floating_point():
+            if t.is_floating_point() or t.is_complex():
                 t.requires_grad_(True)
                 t.grad = None
         leaves = [t for t in [*xs, *weights] if t.requires_grad]
@@ -132,7 +134,7 @@ class Runs:
             if opt:
                 opt.zero_grad()
             terms = [
-                ((o.float() * 0.3).cos() * (i + 1)).sum()
+                ((real(o).float() * 0.3).cos() * (i + 1)).sum()
                 for i, o in enumerate(outs)
                 if o.requires_grad
             ]
@@ -153,10 +155,17 @@ class Runs:
         return found
 
 
+def real(t: Any) -> Any:
+    """A tensor, or both parts of a complex one."""
+    return kiln.view_as_real(t.resolve_conj()) if t.is_complex() else t
+
+
 def distance(got: np.ndarray, want: np.ndarray) -> float:
     """The largest distance, relative to each element and the largest one; infinite where NaN or inf differ."""
     if got.dtype.kind in "bi" or got.dtype.kind == "u":
         return 0.0 if np.array_equal(got, want) else np.inf
+    if got.dtype.kind == "c":
+        return max(distance(got.real, want.real), distance(got.imag, want.imag))
     a, b = got.astype(np.float64), want.astype(np.float64)
     special = ~(np.isfinite(a) & np.isfinite(b))
     if not np.array_equal(a[special], b[special], equal_nan=True):

@@ -12,18 +12,19 @@ import numpy as np
 import kiln
 from kiln.errors import CaptureError, KilnError
 
-from . import layers, registered, steps
+from . import layers, registered, sampled, steps, transforms
 from .values import Values, moved
 
 SIZES = {False: [1, 2, 3, 4, 5, 8, 17], True: [1, 3, 16, 33, 64, 70]}
 DTYPES = ["float32"] * 10 + ["float64"] * 2 + ["bfloat16", "float16", "int64", "int64", "int32", "int16", "int8",
-          "uint8", "bool"]  # fmt: skip
+          "uint8", "bool", "complex64", "complex128"]  # fmt: skip
 STEPS = [
     *[steps.unary] * 6, *[steps.binary] * 8, *[steps.reduction] * 5, *[steps.rows] * 3, *[steps.reshaping] * 3,
     *[steps.movement] * 9, *[steps.indexing] * 4, *[steps.write] * 4, steps.casting, steps.casting, steps.drawing,
     *[layers.product] * 5, *[layers.convolution] * 3, layers.pooling, layers.pooling, *[layers.norm] * 2, *[layers.loss] * 2,
     layers.attention, layers.recurrence, layers.control, *[registered.element] * 4, *[registered.into] * 2,
     *[registered.through] * 2, *[registered.picked] * 2, *[registered.placed] * 2, *[registered.complexes] * 2,
+    *[sampled.sampled] * 20, *[transforms.transformed] * 4, *[transforms.layer] * 4,
 ]  # fmt: skip
 BY_VALUE = " by value"
 NEEDS_DIMS = {steps.movement, steps.indexing, steps.write, steps.drawing}
@@ -55,6 +56,9 @@ class Input:
             return self._plain(np.concatenate([a[:1], a]))[1 if len(a) else 0 :]
         if kind == "flipped" and a.ndim:
             return kiln.from_numpy(self._plain(a[..., ::-1]).numpy()[..., ::-1])
+        if kind == "channels last" and a.ndim in (4, 5):
+            last = kiln.channels_last if a.ndim == 4 else kiln.channels_last_3d
+            return self._plain(a).contiguous(memory_format=last)
         if kind == "expanded" and a.ndim and a.shape[0] > 0:
             return self._plain(a[:1]).expand(*a.shape)
         return self._plain(a)
@@ -97,17 +101,19 @@ class Program:
                 if step in self.left_out:
                     raise ValueError("left out")
                 y = make(v, x)
-            except CaptureError:
-                raise
             except (KilnError, IndexError, ValueError) as e:
+                if isinstance(e, CaptureError) and not v.by_value:
+                    raise
                 v.q.setstate(state)  # what is refused draws the same choices wherever it is refused
                 v.q.random()
                 reasons[step] = str(e)
                 # without the reason, which may be another where it is captured
-                self.trail.append(f"{step} {make.__name__} refused")
+                self.trail.append(f"{step} {make.__name__}{v.note} refused")
                 continue
             sizes = BY_VALUE if v.by_value else ""
-            self.trail.append(f"{step} {make.__name__}{sizes} -> {y.dtype.name}{list(y.shape)}")
+            self.trail.append(
+                f"{step} {make.__name__}{v.note}{sizes} -> {y.dtype.name}{list(y.shape)}"
+            )
             if self.jitter is not None:
                 y = moved(y, self.jitter)
             if y.numel() <= v.limit and y.ndim <= 6:
@@ -126,13 +132,14 @@ def program(seed: int) -> Program:
     large = seed % 12 == 7
     rank = q.choice([2, 3]) if large else q.choice([0, 1, 2, 2, 3, 3, 4])
     shape = tuple(q.choice(SIZES[large]) for _ in range(rank))
-    if q.random() < 0.03:
-        shape = tuple(0 if i == 0 else n for i, n in enumerate(shape))
+    if rank and q.random() < 0.05:
+        empty = q.sample(range(rank), q.randint(1, rank))
+        shape = tuple(0 if i in empty else n for i, n in enumerate(shape))
     inputs = []
     for _ in range(q.randint(1, 3)):
         s = tuple(1 if q.random() < 0.2 and n else n for n in shape)
         dtype = q.choice(DTYPES)
-        whole = q.random() < 0.2 or "float" not in dtype
+        whole = q.random() < 0.2 or not ("float" in dtype or "complex" in dtype)
         a = (
             r.integers(0 if dtype == "uint8" else -5, 6, s).astype(np.float32)
             if whole
@@ -140,8 +147,11 @@ def program(seed: int) -> Program:
         )
         if dtype == "bool":
             a = a > 0
+        if "complex" in dtype:
+            a = a + 1j * r.normal(size=s)
         layout = q.choice(
-            ["plain"] * 4 + ["transposed", "stepped", "offset", "flipped", "expanded"]
+            ["plain"] * 4
+            + ["transposed", "stepped", "offset", "flipped", "expanded", "channels last"]
         )
         inputs.append(Input(np.asarray(a), dtype, layout))
     kind = q.choice(["forward"] * 4 + ["gradient", "inside", "inside", "training"])

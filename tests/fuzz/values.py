@@ -55,7 +55,7 @@ class Values:
 
     def begin(self, step: int) -> None:
         """What the next step makes is its own, however much was made for one that was refused."""
-        self.step, self.made = step, 0
+        self.step, self.made, self.note = step, 0, ""
         self.by_value = (
             False  # whether sizes of its result depend on values, which a capture refuses
         )
@@ -100,14 +100,16 @@ class Values:
         shape = tuple(shape)
         return self._kept(lambda r: kiln.tensor(np.asarray(r.random(shape) < 0.6)), "mask", shape)
 
-    def module(self, make: Callable[[], Any], *what: Any) -> Any:
-        """A module that the program reaches as a closure."""
+    def module(self, kind: str, *args: Any, **options: Any) -> Any:
+        """A module of `nn` that the program reaches as a closure."""
 
         def seeded(r: np.random.Generator) -> Any:
             kiln.manual_seed(int(r.integers(1 << 30)))
-            return make()
+            made = getattr(kiln.nn, kind)(*args, **options)
+            made.made = (args, options)
+            return made
 
-        return self._kept(seeded, "module", *what)
+        return self._kept(seeded, "module", kind, args, *options.items())
 
     def dim(self, x: Any) -> int:
         """A dim of `x`, from the front or the back."""
@@ -133,6 +135,8 @@ class Values:
 
     def tame(self, y: Any) -> Any:
         """`y` kept from growing, in one of several ways."""
+        if y.is_complex():
+            return y / (1 + y.abs())
         if not y.is_floating_point():
             return y
         kind = self.q.choice(["clamp", "clamp", "clamp", "scale", "tanh", "softsign"])
@@ -149,6 +153,8 @@ def moved(t: Any, r: np.random.Generator) -> Any:
     What is next to nothing beside 1 or the largest element is moved across zero as well: sin(pi * n) is
     nothing but rounding, and so is its sign.
     """
+    if t.is_complex():
+        return kiln.view_as_complex(moved(kiln.view_as_real(t.resolve_conj()), r))
     if not t.is_floating_point():
         return t
     a = t.detach().double().numpy()
@@ -169,17 +175,18 @@ def fits(a: Any, b: Any, limit: int) -> bool:
 
 
 def floating(x: Any) -> Any:
-    """`x`, or its float32 where it has no floating dtype."""
-    return x if x.is_floating_point() else x.float()
+    """`x`, the real part of a complex one, or its float32 where it has no floating dtype."""
+    return x.real if x.is_complex() else x if x.is_floating_point() else x.float()
 
 
 def unsigned(x: Any) -> Any:
     """`x` with no negative zero: which zero comes of products, sums and equal ones is not promised."""
-    return x + 0 if x.is_floating_point() else x
+    return x + 0 if x.is_floating_point() or x.is_complex() else x
 
 
 def integral(x: Any) -> Any:
     """`x` as integers; floats are rounded within a byte's range."""
     if x.dtype is dt.bool_:
         return x.int()
+    x = x.real if x.is_complex() else x
     return x.clamp(-100, 100).round().int() if x.is_floating_point() else x
