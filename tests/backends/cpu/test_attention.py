@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import guarded, levels, margins_untouched, run, run_threaded, unique
+from harness import guarded, in_turn, levels, margins_untouched, run, run_threaded, unique
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,15 +123,12 @@ SHAPES = [
 ]
 
 
-@ISAS
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("causal", [False, True])
+@in_turn(shape=SHAPES, causal=(False, True))
 def test_shapes(isa, shape, causal):
     Problem(*shape, causal=causal).check(isa)
 
 
-@ISAS
-@pytest.mark.parametrize("mask", ["bool", "full", "keys", "rows"])
+@in_turn(mask=("bool", "full", "keys", "rows"))
 def test_masks(isa, mask):
     Problem(2, 2, 1, 21, 35, 18, 16, mask=mask).check(isa)
     Problem(1, 2, 2, 12, 270, 8, 8, mask=mask, scale=-0.5).check(isa)
@@ -198,8 +195,7 @@ def test_a_mask_of_the_most_negative_number_is_not_minus_infinity(isa):
     np.testing.assert_allclose(out[0, 4, 0], p.v[0, 0].mean(0), rtol=0, atol=1e-5)
 
 
-@ISAS
-@pytest.mark.parametrize("keys", [20, 300])
+@in_turn(keys=(20, 300))
 def test_rows_that_see_nothing_are_zero_and_get_no_gradient(isa, keys):
     p = Problem(1, 2, 2, 9, keys, 8, 8, mask="bool")
     out, lse = p.forward(isa)

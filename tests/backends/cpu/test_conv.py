@@ -8,7 +8,7 @@ from unittest import mock
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from harness import guarded, levels, margins_untouched, run, run_threaded, unique
+from harness import guarded, in_turn, levels, margins_untouched, run, run_threaded, unique
 
 from kiln.backends.cpu import winograd
 from kiln.backends.cpu.conv import emit_backward_data, emit_backward_weight, emit_forward
@@ -20,7 +20,6 @@ from kiln.config import context
 from kiln.errors import KilnError
 
 DTYPES = {"f32": np.float32, "f64": np.float64}
-ISAS = pytest.mark.parametrize("isa", levels(), ids=lambda isa: isa.name)
 rng = np.random.default_rng(0)
 
 
@@ -158,19 +157,7 @@ WINOGRAD = {
 }
 
 
-def winograd_cases():
-    """All problems on all levels in both layouts, of which a quick suite takes each problem and level in one, in turn."""
-    isas = levels()
-    for i, name in enumerate(WINOGRAD):
-        for k, isa in enumerate(isas):
-            for last in (False, True):
-                quick = isa is isas[-1] or last == bool((i + k) % 2)
-                marks = () if quick else pytest.mark.slow
-                layout = "NHWC" if last else "NCHW"
-                yield pytest.param(isa, name, last, marks=marks, id=f"{name}-{layout}-{isa.name}")
-
-
-@pytest.mark.parametrize(("isa", "name", "last"), [*winograd_cases()])
+@in_turn(name=WINOGRAD, last=(False, True))
 def test_winograd(isa, name, last):
     case = {**WINOGRAD[name], "window": (3, 3)}
     with mock.patch.object(winograd, "fits", winograd.possible):
@@ -221,16 +208,13 @@ def test_winograd_error_is_as_documented(offset):
     assert np.sqrt(np.mean((out - want) ** 2) / np.mean(want**2)) < 2e-6
 
 
-@ISAS
-@pytest.mark.parametrize("name", CASES)
+@in_turn(name=CASES)
 def test_against_numpy(isa, name):
     check(isa, **CASES[name])
 
 
-@ISAS
-@pytest.mark.parametrize(
-    "name",
-    [
+@in_turn(
+    name=[
         "same",
         "all at once",
         "grouped",
@@ -240,16 +224,14 @@ def test_against_numpy(isa, name):
         "small stride",
         "wide stride",
         "1x1 groups",
-    ],
+    ]
 )
 def test_f64(isa, name):
     check(isa, **CASES[name], dtype="f64")
 
 
-@ISAS
-@pytest.mark.parametrize(
-    "name",
-    [
+@in_turn(
+    name=[
         "same",
         "grouped",
         "1x1",
@@ -271,14 +253,13 @@ def test_f64(isa, name):
         "wide groups",
         "1x1 chunks",
         "1x1 groups",
-    ],
+    ]
 )
 def test_channels_last(isa, name):
     check(isa, **CASES[name], last=True)
 
 
-@ISAS
-@pytest.mark.parametrize("name", ["same", "grouped", "depthwise twice", "small stride"])
+@in_turn(name=["same", "grouped", "depthwise twice", "small stride"])
 def test_weights_in_another_layout(isa, name):
     check(isa, **CASES[name], w_last=True)
 
@@ -311,10 +292,7 @@ EPILOGUES = {
 }
 
 
-@ISAS
-@pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
-@pytest.mark.parametrize("heavy", [False, True], ids=["light", "heavy"])
-@pytest.mark.parametrize("name", EPILOGUES)
+@in_turn(name=EPILOGUES, heavy=(False, True), last=(False, True))
 def test_epilogue_sees_channels(isa, name, heavy, last):
     case = {"groups": 1, "n": 2, **EPILOGUES[name]}
     n, ci, image, co, groups = (case[k] for k in ("n", "ci", "image", "co", "groups"))

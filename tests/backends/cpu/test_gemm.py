@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import ml_dtypes
 import numpy as np
 import pytest
-from harness import address, guarded, levels, margins_untouched, run, run_threaded, unique
+from harness import address, guarded, in_turn, levels, margins_untouched, run, run_threaded, unique
 
 from kiln.backends.cpu.gemm import Gemm, emit, pack_ahead
 from kiln.backends.cpu.microkernel import Site
@@ -60,25 +60,20 @@ SHAPES = [
 ]  # fmt: skip
 
 
-@ISAS
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@in_turn(shape=SHAPES)
 def test_transpositions(isa, shape):
     m, n, k = shape
     for form in range(4):
         check(isa, operand(m, k, bool(form & 1)), operand(k, n, bool(form & 2)))
 
 
-@ISAS
-@pytest.mark.parametrize("form", range(4), ids=["NN", "TN", "NT", "TT"])
+@in_turn(form=range(4))
 def test_large_enough_for_every_level_of_blocking(isa, form):
     # more than one block of K, of rows, of packed A, and B too large to be read raw
     check(isa, operand(210, 1100, bool(form & 1)), operand(1100, 203, bool(form & 2)))
 
 
-@ISAS
-@pytest.mark.parametrize(
-    "shape", [(9, 30, 20), (60, 70, 500), (1, 50, 30), (3, 9, 40), (50, 2, 33)]
-)
+@in_turn(shape=[(9, 30, 20), (60, 70, 500), (1, 50, 30), (3, 9, 40), (50, 2, 33)])
 def test_f64(isa, shape):
     m, n, k = shape
     for form in range(4):
@@ -86,9 +81,7 @@ def test_f64(isa, shape):
         check(isa, a, b, ("f64",) * 3)
 
 
-@ISAS
-@pytest.mark.parametrize("out", ["f32", "bf16"])
-@pytest.mark.parametrize("shape", [(9, 30, 20), (60, 70, 500), (1, 50, 40), (50, 2, 33)], ids=str)
+@in_turn(out=("f32", "bf16"), shape=[(9, 30, 20), (60, 70, 500), (1, 50, 40), (50, 2, 33)])
 def test_bf16(isa, out, shape):
     m, n, k = shape
     for form in range(4):
@@ -97,11 +90,7 @@ def test_bf16(isa, out, shape):
     check(isa, operand(m, k, False, "f32"), operand(k, n, False, "bf16"), ("f32", "bf16", out))
 
 
-@ISAS
-@pytest.mark.parametrize(
-    "shape", [(40, 100, 64), (20, 49, 2), (210, 30, 36), (300, 120, 600)], ids=str
-)
-@pytest.mark.parametrize("out", ["f32", "bf16"])
+@in_turn(shape=[(40, 100, 64), (20, 49, 2), (210, 30, 36), (300, 120, 600)], out=("f32", "bf16"))
 def test_bf16_sums_of_whole_numbers_are_exact(isa, shape, out):
     m, n, k = shape
     for form in range(4):
@@ -134,12 +123,7 @@ def test_bf16_where_pairs_are_torn(isa):
             check(isa, a, b, ("bf16", "bf16", "f32"))
 
 
-@ISAS
-@pytest.mark.parametrize(
-    "shape",
-    [(9, 30, 20), (60, 49, 500), (1, 50, 40), (50, 2, 33), (300, 130, 64), (5, 3, 0)],
-    ids=str,
-)
+@in_turn(shape=[(9, 30, 20), (60, 49, 500), (1, 50, 40), (50, 2, 33), (300, 130, 64), (5, 3, 0)])
 def test_i8_is_exact(isa, shape):
     m, n, k = shape
     for form in range(4):
@@ -238,12 +222,10 @@ class Affine:
         return b.op(f"fadd {site.vtype} {second}, {more}")
 
 
-@ISAS
-@pytest.mark.parametrize("heavy", [False, True])
-@pytest.mark.parametrize(
-    "shape", [(30, 50, 20), (130, 100, 900), (2, 70, 20), (3, 9, 40), (50, 2, 33), (7, 20, 0)],
-    ids=str,
-)  # fmt: skip
+@in_turn(
+    shape=[(30, 50, 20), (130, 100, 900), (2, 70, 20), (3, 9, 40), (50, 2, 33), (7, 20, 0)],
+    heavy=(False, True),
+)
 def test_epilogue(isa, shape, heavy):
     m, n, k = shape
     for dtype in ("f32", "f64"):
@@ -255,11 +237,10 @@ def test_epilogue(isa, shape, heavy):
         check(isa, a, np.ascontiguousarray(b), (dtype,) * 3, None, epilogue, (row, col, res), want)
 
 
-@ISAS
-@pytest.mark.parametrize("form", range(4), ids=["NN", "TN", "NT", "TT"])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    "shape", [(32, 1024, 65), (33, 95, 402), (7, 129, 1000), (5, 300, 100)], ids=str
+@in_turn(
+    shape=[(32, 1024, 65), (33, 95, 402), (7, 129, 1000), (5, 300, 100)],
+    dtype=DTYPES,
+    form=range(4),
 )
 def test_an_operand_packed_ahead(isa, shape, dtype, form):
     m, n, k = shape
