@@ -84,7 +84,7 @@ class KilnCacheWarning(KilnWarning):
 def describe(x: Any) -> str:
     """A short text for an argument in an error: `f32[2, 3]` for a tensor, its repr otherwise."""
     shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
-    if shape is not None and dtype is not None:
+    if isinstance(shape, tuple) and dtype is not None:
         name = getattr(dtype, "abbr", None) or str(dtype)
         return f"{name}[{', '.join(map(str, shape))}]"
     if isinstance(x, list | tuple) and any(hasattr(v, "shape") for v in x):

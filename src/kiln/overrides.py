@@ -1,4 +1,7 @@
-"""Whether objects take part in PyTorch's functions by a protocol of their own: none do in Kiln."""
+"""Whether objects take part in PyTorch's functions by a protocol of their own.
+
+Ops ask what they are given in place of a tensor (`__torch_function__`); tensors of other classes are not asked.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from .tensor import Tensor
 
 
 def has_torch_function(args: Any) -> bool:
-    """Whether any argument answers for functions itself (`__torch_function__`): False, Kiln asks none."""
+    """Whether any argument answers for functions itself before a function runs: False, ops ask on their own."""
     return False
 
 

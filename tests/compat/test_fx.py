@@ -133,3 +133,43 @@ def test_what_a_trace_cannot_know_is_an_error():
         import pickle
 
         pickle.dumps(fx.symbolic_trace(lambda x: -x))
+
+
+def test_proxies_record_functions_without_a_trace():
+    graph = fx.Graph()
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    a, b = (fx.Proxy(graph.placeholder(n), tracer) for n in "ab")
+    joined = F.leaky_relu(kiln.cat([a, kiln.tanh(b)], dim=1), 0.1)
+    graph.output(kiln.add(joined, kiln.ones(1), alpha=2).node)
+    graph.lint()
+    x, y = kiln.randn(2, 3), kiln.randn(2, 2)
+    want = F.leaky_relu(kiln.cat([x, y.tanh()], 1), 0.1) + 2
+    kiln.testing.assert_close(fx.GraphModule(nn.Module(), graph)(x, y), want)
+    with pytest.raises(TypeError, match="must be a Tensor"):
+        x.add_(a)
+
+
+def test_a_graph_is_put_into_another():
+    gm, inner = fx.symbolic_trace(lambda x: x + 1), fx.symbolic_trace(nn.Sequential(nn.ReLU()))
+    out = gm.graph.output_node()
+    with gm.graph.inserting_before(out):
+        out.args = (nn.functional.softplus(fx.symbolic_trace(lambda x: F.relu(x))(fx.Proxy(out.args[0]))).node,)
+    gm.recompile()
+    x = kiln.tensor([-3.0, 2.0])
+    kiln.testing.assert_close(gm(x), F.softplus(inner(x + 1)))
+
+
+def test_what_is_no_tensor_answers_for_functions():
+    class Interval:
+        def __init__(self, low, high):
+            self.low, self.high = low, high
+
+        @classmethod
+        def __torch_function__(cls, fn, types, args=(), kwargs=None):
+            assert types == (cls,)
+            ends = ([getattr(a, end, a) for a in args] for end in ("low", "high"))
+            return cls(*(fn(*given, **(kwargs or {})) for given in ends))
+
+    r = kiln.exp(kiln.add(Interval(kiln.zeros(2), kiln.ones(2)), 1))
+    kiln.testing.assert_close(r.low, kiln.ones(2).exp())
+    kiln.testing.assert_close(r.high, (2 * kiln.ones(2)).exp())

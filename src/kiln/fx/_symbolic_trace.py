@@ -25,7 +25,7 @@ from ..tensor import Tensor
 from .graph import Graph
 from .graph_module import GraphModule
 from .node import Target
-from .proxy import Proxy, TracerBase, contains_proxy
+from .proxy import TracerBase, contains_proxy, first_proxy
 
 _ROOMS = ("kiln", "kiln.nn.functional", "kiln.linalg", "kiln.fft", "kiln.special", "kiln.nn.init")
 _WRAPPED: list[tuple[dict[str, Any], str]] = []
@@ -48,25 +48,13 @@ def wrap(fn_or_name: str | Callable) -> Any:
 
 def _recorded(fn: Callable) -> Callable:
     def call(*args: Any, **kwargs: Any) -> Any:
-        found = _first((args, kwargs))
+        found = first_proxy((args, kwargs))
         if found is None:
             return fn(*args, **kwargs)
         return found.tracer.create_proxy("call_function", fn, args, kwargs)
 
     call.__name__, call.__wrapped__ = getattr(fn, "__name__", "call"), fn  # type: ignore[attr-defined]
     return call
-
-
-def _first(a: Any) -> Proxy | None:
-    if isinstance(a, Proxy):
-        return a
-    if isinstance(a, slice):
-        a = (a.start, a.stop, a.step)
-    if not isinstance(a, list | tuple | dict):
-        return None
-    return next(
-        (p for p in map(_first, a.values() if isinstance(a, dict) else a) if p is not None), None
-    )
 
 
 class _Patches:

@@ -25,15 +25,21 @@ class TraceError(KilnValueError):
     """What can't be known while a function is traced."""
 
 
+def first_proxy(a: Any) -> Proxy | None:
+    """The first Proxy in nested arguments, if any."""
+    if isinstance(a, Proxy):
+        return a
+    if isinstance(a, slice):
+        a = (a.start, a.stop, a.step)
+    if not isinstance(a, list | tuple | dict):
+        return None
+    inside = map(first_proxy, a.values() if isinstance(a, dict) else a)
+    return next((p for p in inside if p is not None), None)
+
+
 def contains_proxy(a: Any) -> bool:
     """Whether there is a Proxy in nested arguments."""
-    if isinstance(a, Proxy):
-        return True
-    if isinstance(a, list | tuple):
-        return any(map(contains_proxy, a))
-    if isinstance(a, dict):
-        return any(map(contains_proxy, a.values()))
-    return isinstance(a, slice) and any(map(contains_proxy, (a.start, a.stop, a.step)))
+    return first_proxy(a) is not None
 
 
 class TracerBase:
@@ -116,7 +122,7 @@ class GraphAppendingTracer(TracerBase):
 
 
 class Proxy:
-    """What stands for a value: operations on it give proxies and become nodes; functions of it do while a trace is under way."""
+    """What stands for a value: operations and functions of it give proxies and become nodes."""
 
     def __init__(self, node: Node, tracer: TracerBase | None = None):
         self.node, self.tracer = (
@@ -156,6 +162,15 @@ class Proxy:
 
     def __repr__(self) -> str:
         return f"Proxy({self.node.name})"
+
+    @classmethod
+    def __torch_function__(
+        cls, fn: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """What an op answers that is given a proxy while no trace is under way: a node of its call."""
+        found = first_proxy((args, kwargs or {}))
+        assert found is not None
+        return found.tracer.create_proxy("call_function", fn, args, kwargs or {})
 
     __hash__ = object.__hash__
 

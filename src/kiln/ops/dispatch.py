@@ -29,8 +29,15 @@ LARGE = 1 << 17
 _NUMBERS = (int, float, complex, bool, np.generic)
 
 
-def coerce(op: Op, args: tuple) -> tuple:
-    """Arguments with NumPy arrays wrapped; an error for what is not a tensor where one is due."""
+class Answered(Exception):
+    """What an argument that answers for functions itself (`__torch_function__`) has said."""
+
+
+def coerce(op: Op, args: tuple, asks: bool = True) -> tuple:
+    """Arguments with NumPy arrays wrapped; an error for what is not a tensor where one is due.
+
+    `asks`: what has `__torch_function__` is asked instead, and its answer raised as `Answered`.
+    """
     out: list | None = None
     for i in op.tensor_slots:
         x = args[i]
@@ -39,10 +46,10 @@ def coerce(op: Op, args: tuple) -> tuple:
         kind = op.params[i].kind
         if kind == TENSORS:
             if isinstance(x, Tensor) or not isinstance(x, list | tuple):
-                _refuse(op, i, x, "a sequence of tensors")
+                _refuse(op, args, i, x, asks, "a sequence of tensors")
             for y in x:
                 if not isinstance(y, Tensor):
-                    _refuse(op, i, y, "a sequence of tensors")
+                    _refuse(op, args, i, y, asks, "a sequence of tensors")
             continue
         if x is None and kind in (OPTIONAL, "operand?"):
             continue
@@ -57,24 +64,39 @@ def coerce(op: Op, args: tuple) -> tuple:
                 admit(x)
                 out[i] = wrap(dt.known(x))
                 continue
-        _refuse(op, i, x, "a Tensor" if kind in (TENSOR, OPTIONAL) else "a Tensor or a number")
+        due = "a Tensor" if kind in (TENSOR, OPTIONAL) else "a Tensor or a number"
+        _refuse(op, args, i, x, asks, due)
     if not op.numbers and op.tensor_slots and all(
         op.params[i].kind == OPERAND and isinstance(args[i], _NUMBERS) for i in op.tensor_slots
     ):  # fmt: skip
         _refuse(
             op,
+            args,
             op.tensor_slots[0],
             args[op.tensor_slots[0]],
+            False,
             "a Tensor where the others are numbers",
         )
     return args if out is None else tuple(out)
 
 
-def _refuse(op: Op, i: int, x: Any, due: str) -> None:
+def _refuse(op: Op, args: tuple, i: int, x: Any, asks: bool, due: str) -> None:
+    if asks and (answer := getattr(type(x), "__torch_function__", None)) is not None:
+        raise Answered(answer(op.fn, (type(x),), *_given(op, args)))
     raise KilnTypeError(
         op.name, f"argument '{op.params[i].name}' must be {due}, not {type(x).__name__}",
         describe(x), "make one with kiln.tensor(…)",
     )  # fmt: skip
+
+
+def _given(op: Op, args: tuple) -> tuple[tuple, dict[str, Any]]:
+    """Arguments by place and by name, without those that have their defaults at the end or by name."""
+    pairs = list(zip(op.params, args, strict=True))
+    named = {p.name: a for p, a in pairs if p.keyword_only and a is not p.default}
+    placed = [(p, a) for p, a in pairs if not p.keyword_only]
+    while placed and placed[-1][1] is placed[-1][0].default:
+        placed.pop()
+    return tuple(a for _, a in placed), named
 
 
 def expect_tensor(name: str, x: Any) -> None:
@@ -113,7 +135,10 @@ def apply(op: Op, args: tuple) -> Any:
         if ACTIVE:
             args = lowered(op, args)
         if ctx := CAPTURING.get(get_ident()):
-            args = coerce(op, args)
+            try:
+                args = coerce(op, args)
+            except Answered as a:
+                return a.args[0]
             return (
                 ctx.call(op, args)
                 if (calls := _composed(op, args)) is None
@@ -128,7 +153,10 @@ def apply(op: Op, args: tuple) -> Any:
             if x._rg or x._base is not None:
                 tracked = True
         else:
-            args = coerce(op, args)
+            try:
+                args = coerce(op, args)
+            except Answered as a:
+                return a.args[0]
             raw = unwrap(op, args)
             tracked = True
             break
@@ -219,7 +247,7 @@ def inplace(op: Op, args: tuple) -> Tensor:
         finally:
             end(event)
     x = args[0]
-    args = coerce(op, args)
+    args = coerce(op, args, asks=False)
     if (CAPTURING or x._a.__class__ is not np.ndarray) and (
         calls := _composed(op, args)
     ) is not None:
