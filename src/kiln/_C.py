@@ -7,6 +7,9 @@ from typing import Any
 from .random import Generator as Generator
 from .refusal import refuse
 from .shape import Size as Size
+from .tensor import Tensor
+
+_TensorMeta = type(Tensor)
 
 
 def _get_tracing_state() -> None:

@@ -29,8 +29,10 @@ from . import data as data
 from . import datasets as datasets
 from . import distributed as distributed
 from . import distributions as distributions
+from . import export as export
 from . import fft as fft
 from . import func as func
+from . import functional as functional
 from . import futures as futures
 from . import fx as fx
 from . import graph as graph
@@ -51,6 +53,7 @@ from . import optim as optim
 from . import overrides as overrides
 from . import profiler as profiler
 from . import random as random
+from . import return_types as return_types
 from . import runtime as runtime
 from . import serialization as serialization
 from . import signal as signal

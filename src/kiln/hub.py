@@ -32,18 +32,22 @@ __all__ = [
     "set_dir",
 ]
 
-_HASHED = re.compile(r"-([a-f0-9]{8,})\.")  # resnet18-5c106cde.pth
+HASH_REGEX = re.compile(r"-([a-f0-9]*)\.")  # resnet18-5c106cde.pth
+_HASHED = re.compile(r"-([a-f0-9]{8,})\.")
 _folder: str | None = None
+
+
+def _get_torch_home() -> str:
+    """$TORCH_HOME, or torch in the user's cache directory."""
+    home = os.environ.get("TORCH_HOME")
+    if home is None:
+        home = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch")
+    return str(Path(home).expanduser())
 
 
 def get_dir() -> str:
     """Where downloads are kept: `set_dir`'s, $TORCH_HOME/hub, or hub in the user's cache directory."""
-    if _folder is not None:
-        return _folder
-    home = os.environ.get("TORCH_HOME")
-    if home is None:
-        home = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch")
-    return str(Path(home).expanduser() / "hub")
+    return str(Path(_get_torch_home()) / "hub") if _folder is None else _folder
 
 
 def set_dir(d: str | os.PathLike) -> None:

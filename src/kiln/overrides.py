@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from .refusal import Refusal
 from .tensor import Tensor
 
 
 def has_torch_function(args: Any) -> bool:
     """Whether any argument answers for functions itself before a function runs: False, ops ask on their own."""
     return False
+
+
+class TorchFunctionMode(metaclass=Refusal):
+    """A way to stand between programs and functions: not built, it can be imported and subclassed."""
+
+    _name, _why = "overrides.TorchFunctionMode", "functions are not handed to objects of a program"
+    _help = "call a function of your own instead"
 
 
 def is_tensor_like(inp: Any) -> bool:

@@ -153,7 +153,11 @@ def test_a_graph_is_put_into_another():
     gm, inner = fx.symbolic_trace(lambda x: x + 1), fx.symbolic_trace(nn.Sequential(nn.ReLU()))
     out = gm.graph.output_node()
     with gm.graph.inserting_before(out):
-        out.args = (nn.functional.softplus(fx.symbolic_trace(lambda x: F.relu(x))(fx.Proxy(out.args[0]))).node,)
+        out.args = (
+            nn.functional.softplus(
+                fx.symbolic_trace(lambda x: F.relu(x))(fx.Proxy(out.args[0]))
+            ).node,
+        )
     gm.recompile()
     x = kiln.tensor([-3.0, 2.0])
     kiln.testing.assert_close(gm(x), F.softplus(inner(x + 1)))

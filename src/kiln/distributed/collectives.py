@@ -19,6 +19,9 @@ class ReduceOp(Enum):
     SUM, AVG, PRODUCT, MIN, MAX, BAND, BOR, BXOR, PREMUL_SUM, UNUSED = range(10)
 
 
+ReduceOp.RedOpType = ReduceOp  # type: ignore[attr-defined]  # which annotations name
+
+
 reduce_op = ReduceOp
 """The older name of `ReduceOp`."""
 

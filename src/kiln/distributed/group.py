@@ -38,6 +38,7 @@ class Backend(str):
         "undefined", "gloo", "nccl", "mpi", "ucc", "xccl", "fake",
     )  # fmt: skip
     backend_list = [UNDEFINED, GLOO, NCCL, XCCL, UCC, MPI, FAKE]  # noqa: RUF012
+    default_device_backend_map = {"cpu": GLOO, "cuda": NCCL, "xpu": XCCL, "mps": GLOO}  # noqa: RUF012
 
     def __new__(cls, name: str) -> Self:
         if not isinstance(name, str):

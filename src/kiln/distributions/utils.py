@@ -40,9 +40,17 @@ def sum_rightmost(value: Tensor, dim: int) -> Tensor:
     return value.sum(tuple(range(-dim, 0))) if dim else value
 
 
+_sum_rightmost = sum_rightmost
+
+
 def standard_normal(shape: Any, like: Tensor) -> Tensor:
     """Normal numbers of mean 0 and variance 1 in the dtype of a tensor."""
     return kiln.randn(shape, dtype=like.dtype)
+
+
+def _standard_normal(shape: Any, dtype: Any, device: Any) -> Tensor:
+    """Normal numbers of mean 0 and variance 1, by the name that PyTorch's own distributions use."""
+    return kiln.randn(shape, dtype=dtype, device=device)
 
 
 def uniform_inside(shape: Any, like: Tensor) -> Tensor:

@@ -479,7 +479,8 @@ def _result(op: Op) -> Callable:
     """What names an op's results: it gives way to the class when there are any."""
 
     def result(*outs: Any) -> tuple:
-        op.result = named(op.name, op.result_names)
+        room = f"{op.namespace}_" if op.namespace not in ("", "F") else ""
+        op.result = named(room + op.name.removesuffix("_dim"), op.result_names)
         return op.result(*outs)
 
     return result

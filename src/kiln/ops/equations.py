@@ -113,7 +113,7 @@ def solve_ex(
     A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = False, out: Any = None
 ) -> Any:
     """(result, info): the solution, and for each matrix the pivot that is zero (int32; 0 where it succeeded)."""
-    r = named("solve_ex", "result info")(*_solve("solve_ex", A, B, left, check_errors))
+    r = named("linalg_solve_ex", "result info")(*_solve("solve_ex", A, B, left, check_errors))
     return store_out(solve_op.op, r, out)
 
 
@@ -314,7 +314,7 @@ def lstsq(input: Tensor, b: Tensor, rcond: float | None = None, *, driver: str |
         rank = input.new_empty((0,), dtype=dt.int64)
     if driver not in ("gelsd", "gelss"):
         values = input.new_empty((0,), dtype=real)
-    result = named("lstsq", "solution residuals rank singular_values")
+    result = named("linalg_lstsq", "solution residuals rank singular_values")
     return store_out(
         lstsq_op.op,
         result(x.squeeze(-1) if vector else x, residuals, rank, values),

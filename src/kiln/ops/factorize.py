@@ -207,7 +207,7 @@ def cholesky_ex(
     input: Tensor, *, upper: bool = False, check_errors: bool = False, out: Any = None
 ) -> Any:
     """(L, info): the triangular factor, and the order of the minor that is not positive-definite (int32; 0: none)."""
-    r = named("cholesky_ex", "L info")(*cholesky_op(input, upper, check_errors))
+    r = named("linalg_cholesky_ex", "L info")(*cholesky_op(input, upper, check_errors))
     return store_out(cholesky_op.op, r, out)
 
 

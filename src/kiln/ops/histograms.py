@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from ..errors import KilnError, KilnNotImplementedError, describe
 from ..shape import Size
 from ..tensor import Tensor
 from .dispatch import store_out
-from .registry import EACH, Sample, composition, op
+from .registry import EACH, Sample, composition, named, op
 from .samples import draw, rng
 
 # ---------------------------------------------------------------- the two ops
@@ -87,9 +86,6 @@ def bin_counts(
 
 
 # ---------------------------------------------------------------- the two functions
-
-_Histogram = namedtuple("histogram", "hist bin_edges")  # noqa: PYI024
-_Histogram.__module__ = "kiln.return_types"
 
 
 def _checked(name: str, input: Tensor, weight: Tensor | None, points: tuple) -> None:
@@ -172,7 +168,7 @@ def histogram(input: Tensor, bins: Any, *, range: Sequence[float] | None = None,
     x = input.detach().reshape(-1, 1)
     edges = _edges("histogram", x, [bins], range)
     counts = bin_counts(x, edges, None if weight is None else weight.detach().reshape(-1), density)
-    return store_out(bin_counts.op, _Histogram(counts, edges[0]), out)
+    return store_out(bin_counts.op, named("histogram", "hist bin_edges")(counts, edges[0]), out)
 
 
 def _grid_samples() -> Iterator[Sample]:
@@ -200,4 +196,4 @@ def histogramdd(input: Tensor, bins: Any, *, range: Sequence[float] | None = Non
     x = input.detach().reshape(-1, n)
     edges = _edges("histogramdd", x, [bins] * n if isinstance(bins, int) else list(bins), range)
     counts = bin_counts(x, edges, None if weight is None else weight.detach().reshape(-1), density)
-    return _Histogram(counts, tuple(edges))
+    return named("histogramdd", "hist bin_edges")(counts, tuple(edges))

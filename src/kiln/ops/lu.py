@@ -100,7 +100,7 @@ def lu_factor_ex(
     """(LU, pivots, info): both factors in one matrix, row exchanges from 1 (int32), the first zero pivot (0: none)."""
     check_matrix("lu_factor_ex", A)
     _check_pivot("lu_factor_ex", pivot)
-    r = named("lu_factor_ex", "LU pivots info")(*lu_op(A, check_errors))
+    r = named("linalg_lu_factor_ex", "LU pivots info")(*lu_op(A, check_errors))
     return store_out(lu_op.op, r, out)
 
 
@@ -109,7 +109,7 @@ def lu_factor(A: Tensor, *, pivot: bool = True, out: Any = None) -> Any:
     """(LU, pivots): both factors in one matrix, and row exchanges from 1 (int32); an error for a zero pivot."""
     check_matrix("lu_factor", A)
     _check_pivot("lu_factor", pivot)
-    r = named("lu_factor", "LU pivots")(*lu_op(A, True)[:2])
+    r = named("linalg_lu_factor", "LU pivots")(*lu_op(A, True)[:2])
     return store_out(lu_op.op, r, out)
 
 
@@ -119,7 +119,7 @@ def lu(A: Tensor, *, pivot: bool = True, out: Any = None) -> Any:
     check_matrix("lu", A)
     _check_pivot("lu", pivot)
     packed, pivots, _ = lu_op(A, False)
-    r = named("lu", "P L U")(*_unpack(packed, pivots, True, True))
+    r = named("linalg_lu", "P L U")(*_unpack(packed, pivots, True, True))
     return store_out(lu_op.op, r, out)
 
 
@@ -299,14 +299,14 @@ def ldl_factor_ex(
     input: Tensor, *, hermitian: bool = False, check_errors: bool = False, out: Any = None
 ) -> Any:
     """(LD, pivots, info) of symmetric (Hermitian) matrices as LAPACK's sytrf stores them; no gradient."""
-    r = named("ldl_factor_ex", "LD pivots info")(*ldl_op(input, hermitian, check_errors))
+    r = named("linalg_ldl_factor_ex", "LD pivots info")(*ldl_op(input, hermitian, check_errors))
     return store_out(ldl_op.op, r, out)
 
 
 @composition(namespace="linalg", method=False, samples=_symmetric)
 def ldl_factor(input: Tensor, *, hermitian: bool = False, out: Any = None) -> Any:
     """(LD, pivots) of symmetric (Hermitian) matrices, see `ldl_factor_ex`; a LinAlgError for a zero in D."""
-    r = named("ldl_factor", "LD pivots")(*ldl_op(input, hermitian, True)[:2])
+    r = named("linalg_ldl_factor", "LD pivots")(*ldl_op(input, hermitian, True)[:2])
     return store_out(ldl_op.op, r, out)
 
 

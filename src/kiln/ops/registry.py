@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import naming
 from ..formats import channels_last, channels_last_3d, images_order
 from ..tensor import CAPTURING, Tensor
 
@@ -299,9 +300,14 @@ def room(name: str) -> dict[str, Callable]:
 @cache
 def named(name: str, fields: str) -> Any:
     """The class of named results; to be asked for when there are some, as making one takes longer than an import of ten ops."""
-    out = namedtuple(name, fields)  # noqa: PYI024
-    out.__module__ = "kiln.return_types"
-    return out
+    return type(
+        name, (namedtuple(name, fields),), {"__module__": "kiln.return_types", "__slots__": (), "__repr__": _shown}
+    )  # fmt: skip
+
+
+def _shown(result: Any) -> str:
+    values = ",\n".join(f"{f}={v!r}" for f, v in zip(result._fields, result, strict=True))
+    return f"{naming.name}.return_types.{type(result).__name__}(\n{values})"
 
 
 @dataclass

@@ -100,7 +100,7 @@ def eigh_op(A: Tensor, UPLO: str, vectors: bool) -> Tensor:
 @composition(namespace="linalg", method=False, samples=hermitian)
 def eigh(input: Tensor, UPLO: str = "L", *, out: Any = None) -> Any:
     """(eigenvalues, eigenvectors) of Hermitian matrices, ascending; one triangle is read."""
-    r = named("eigh", "eigenvalues eigenvectors")(*eigh_op(input, UPLO, True))
+    r = named("linalg_eigh", "eigenvalues eigenvectors")(*eigh_op(input, UPLO, True))
     return store_out(eigh_op.op, r, out)
 
 
@@ -167,7 +167,7 @@ def _eig_samples() -> Iterator[Sample]:
 @composition(namespace="linalg", method=False, samples=_eig_samples)
 def eig(input: Tensor, *, out: Any = None) -> Any:
     """(eigenvalues, eigenvectors) of square matrices, complex; vectors of length 1 in columns."""
-    r = named("eig", "eigenvalues eigenvectors")(*eig_op(input, True))
+    r = named("linalg_eig", "eigenvalues eigenvectors")(*eig_op(input, True))
     return store_out(eig_op.op, r, out)
 
 
@@ -261,7 +261,7 @@ def svd(
 ) -> Any:
     """(U, S, Vh) of A = U diag(S) Vh: orthonormal U and V, singular values S in descending order."""
     check_driver("svd", driver)
-    r = named("svd", "U S Vh")(*svd_op(A, full_matrices, True))
+    r = named("linalg_svd", "U S Vh")(*svd_op(A, full_matrices, True))
     return store_out(svd_op.op, r, out)
 
 

@@ -1,0 +1,3 @@
+"""The names of `torch.distributed.constants`."""
+
+from .group import default_pg_timeout as default_pg_timeout

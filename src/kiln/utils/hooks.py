@@ -1,0 +1,3 @@
+"""The names of `torch.utils.hooks`."""
+
+from ..autograd.hooks import RemovableHandle as RemovableHandle
