@@ -300,9 +300,10 @@ def room(name: str) -> dict[str, Callable]:
 @cache
 def named(name: str, fields: str) -> Any:
     """The class of named results; to be asked for when there are some, as making one takes longer than an import of ten ops."""
+    fields_of = namedtuple(name, fields)  # noqa: PYI024
     return type(
-        name, (namedtuple(name, fields),), {"__module__": "kiln.return_types", "__slots__": (), "__repr__": _shown}
-    )  # fmt: skip
+        name, (fields_of,), {"__module__": "kiln.return_types", "__slots__": (), "__repr__": _shown}
+    )
 
 
 def _shown(result: Any) -> str:
