@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
+from operator import length_hint
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ _WORDS = 624
 _KEYS = slice(24, 24 + 8 * _WORDS)
 _LOW21, _LOW24 = np.uint32(2**21 - 1), np.uint32(2**24 - 1)
 _LOW53, _HALF = np.uint64(2**53 - 1), np.uint64(32)
+_WIDE24 = np.uint64(2**24 - 1)
 _UNIT24 = np.float32(2.0**-24)
 _LEFT, _SEEDED, _NEXT = 2, 3, 2  # among 32-bit numbers, and among 64-bit ones
 _KEPT, _IS_KEPT = 628, 1260
@@ -66,27 +69,36 @@ class Words:
         struct = ctypes.c_uint32 * (_WORDS + 1)  # NumPy keeps the words, and which comes next
         self._memory = np.ctypeslib.as_array(struct.from_address(bits.ctypes.state_address))
         self._fields: Any = None
-        self._drawn = False
+        self._place = memoryview(self._memory[_WORDS:]).cast("B").cast("I")
+        self._drawn = self._at = 0
+        self._loaded: int | None = None
+        self._version: int | None = None
         self.kept: float | None = None
 
-    def load(self, state: np.ndarray) -> None:
-        """Go on from a state."""
+    def load(self, state: np.ndarray, version: int | None = None) -> None:
+        """Go on from a state; where it is the last one, and of the same `version`, nobody else has written to it."""
         f = self._fields
         if f is None or f.state is not state:
             f = self._fields = _Fields(state)
-        self._memory[:_WORDS] = f.keys
-        self._memory[_WORDS] = _WORDS if f.small[_LEFT] == 1 else f.large[_NEXT]
+            self._version = None
+        if version is None or version != self._version:
+            self._memory[:_WORDS] = f.keys
+        self._loaded, self._version = version, None  # until it is stored
+        self._at = _WORDS if f.small[_LEFT] == 1 else f.large[_NEXT]
+        self._place[0] = self._at
         self.kept = f.real[_KEPT] if f.small[_IS_KEPT] else None
-        self._drawn = False
+        self._drawn = 0
 
     def store(self) -> None:
         """Write into the state that was loaded what has become of it."""
         f = self._fields
         if self._drawn:
-            at = int(self._memory[_WORDS])
-            f.keys[:] = self._memory[:_WORDS]
+            at = self._place[0]
+            if at != self._at + self._drawn:  # the words were renewed
+                f.keys[:] = self._memory[:_WORDS]
             f.small[_LEFT], f.large[_NEXT] = _WORDS + 1 - at, at
         f.real[_KEPT], f.small[_IS_KEPT] = self.kept or 0.0, self.kept is not None
+        self._version = self._loaded
 
     def mark(self) -> np.ndarray:
         """The place in the stream, for `back`."""
@@ -98,10 +110,16 @@ class Words:
 
     def words(self, n: int) -> np.ndarray:
         """The next n words, to be read only."""
-        self._drawn |= n > 0
+        self._drawn += n
         if n <= FEW:
             return self._raw(n).astype(np.uint32)
         return np.frombuffer(self._source.bytes(4 * n), "<u4")
+
+    def few(self, n: int) -> list[float]:
+        """A few float64 in [0, 1) of 53 bits, as Python's numbers."""
+        self._drawn += 2 * n
+        w = self._raw(2 * n).tolist()
+        return [((w[i] << 32 | w[i + 1]) & 0x1FFFFFFFFFFFFF) * 2.0**-53 for i in range(0, 2 * n, 2)]
 
     def pairs(self, n: int) -> np.ndarray:
         """The next n integers of 64 bits, of two words each, the high one first."""
@@ -124,7 +142,12 @@ class Words:
     def floats(self, n: int) -> np.ndarray:
         """n float32 in [0, 1) of 24 bits, a word each."""
         if n <= FEW:
-            return (self.words(n) & _LOW24).astype(np.float32) * _UNIT24
+            self._drawn += n
+            w = self._raw(n)
+            w &= _WIDE24
+            out = w.astype(np.float32)
+            out *= _UNIT24
+            return out
         out = np.empty(n, np.float32)
         for part in pieces(out):
             w = self.words(len(part)) & _LOW24
@@ -152,21 +175,22 @@ def pieces(a: np.ndarray) -> Iterator[np.ndarray]:
 
 
 class Singles:
-    """Doubles of a stream one by one, for draws that don't know how many they take."""
+    """Doubles of a stream one by one, for draws that don't know how many they take: about so many; `next()` gives one."""
 
-    def __init__(self, stream: Words):
-        self._stream, self._start, self._taken = stream, stream.mark(), 0
-        self._ahead = iter(())
+    def __init__(self, stream: Words, about: int):
+        self._stream, self._start, self._drawn = stream, stream.mark(), 0
+        self._size = min(max(about, 4), FEW // 2)
+        self._ahead: Iterator[float] = iter(())
+        self.next: Callable[[], float] = chain.from_iterable(self._chunks()).__next__
 
-    def __call__(self) -> float:
-        """The next one."""
-        for x in self._ahead:
-            self._taken += 1
-            return x
-        self._ahead = iter(self._stream.doubles(256).tolist())
-        return self()
+    def _chunks(self) -> Iterator[Iterator[float]]:
+        while True:
+            n, s = self._size, self._stream
+            self._ahead = iter(s.few(n) if n <= 32 else s.doubles(n).tolist())
+            self._drawn += n
+            yield self._ahead
 
     def close(self) -> None:
         """Leave the stream behind the last one that was taken."""
         self._stream.back(self._start)
-        self._stream.words(2 * self._taken)
+        self._stream.words(2 * (self._drawn - length_hint(self._ahead)))

@@ -92,7 +92,7 @@ class Generator:
     @property
     def stream(self) -> str:
         """Which numbers it draws: "philox" or "torch"."""
-        return "torch" if self.state._a.dtype == np.uint8 else "philox"
+        return "torch" if self.state._a.itemsize == 1 else "philox"
 
     @property
     def device(self) -> device:

@@ -42,6 +42,11 @@ def _size(size: tuple, named: Any, name: str) -> tuple[int, ...]:
         size = (named,)
     if len(size) == 1 and isinstance(size[0], list | tuple):
         size = tuple(size[0])
+    for s in size:
+        if s.__class__ is not int or s < 0:
+            break
+    else:
+        return size
     out = tuple(index_int(s, name, "size") for s in size)
     if any(s < 0 for s in out):
         raise KilnError(name, "sizes must not be negative", f"size={list(out)}", "")

@@ -377,9 +377,16 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Overwrite with another tensor or number, broadcast and cast; returns self."""
     if not isinstance(src, Tensor | int | float | complex):
         src = tensor(src, dtype=self.dtype)
-    if not mode.grad and not CAPTURING and isinstance(src, Tensor) and self._a.flags.writeable:
-        _copy_infer(self, src)
-        a = src._a
+    plain = not self._rg and self._base is None  # nothing to record
+    if (
+        not CAPTURING
+        and isinstance(src, Tensor)
+        and (not mode.grad or (plain and not src._rg and src._base is None))
+        and (a := src._a).__class__ is np.ndarray is self._a.__class__
+        and self._a.flags.writeable
+    ):
+        if a.shape != self._a.shape:
+            _copy_infer(self, src)
         if watched:
             written(self._a)
         np.copyto(
@@ -389,14 +396,18 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
         )
         dispatch.bump(self)
         return self
-    if src.__class__ in (int, float) and self._a.dtype.kind == "f" and not CAPTURING:
-        plain = not self._rg and self._base is None  # nothing to record
-        if self._a.flags.writeable and (plain or not mode.grad):
-            if watched:
-                written(self._a)
-            self._a.fill(src)
-            dispatch.bump(self)
-            return self
+    if (
+        src.__class__ in (int, float)
+        and self._a.dtype.kind == "f"
+        and not CAPTURING
+        and self._a.flags.writeable
+        and (plain or not mode.grad)
+    ):
+        if watched:
+            written(self._a)
+        self._a.fill(src)
+        dispatch.bump(self)
+        return self
     return dispatch.inplace(copy_op.op, (self, src))  # type: ignore[attr-defined]
 
 

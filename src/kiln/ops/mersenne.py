@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from threading import RLock
 from typing import Any
 
@@ -42,16 +43,19 @@ def _law(fn: Callable) -> Callable:
     return fn
 
 
-def _draw(state: np.ndarray, law: str, size: Any, dtype: dt.dtype, parameters: Any, numbers: Any) -> np.ndarray:  # fmt: skip
+def _draw(state: np.ndarray, law: str, size: Any, dtype: dt.dtype, parameters: Any, numbers: Any,
+          version: int | None = None) -> np.ndarray:  # fmt: skip
     """What a law draws from a state, which moves on."""
     global _stream
     with _lock:
         if _stream is None:
             _stream = Words()
-        _stream.load(state)
+        _stream.load(state, version)
         out = LAWS[law](_stream, tuple(size), dtype, parameters, *numbers)
         _stream.store()
-    return out.reshape(size).astype(dtype.np, copy=False)
+    if out.dtype is not dtype.np:
+        out = out.astype(dtype.np)
+    return out if out.shape == size else out.reshape(size)
 
 
 def _samples() -> Iterator[Sample]:
@@ -82,7 +86,11 @@ def draws(state: Tensor, law: str, size: Sequence[int], dtype: dt.dtype, paramet
         values, after = torch_draw(state, list(parameters), law, tuple(size), dtype, numbers)
         state.copy_(after)
         return values
-    out = wrap(_draw(state._a, law, size, dtype, [p._a for p in parameters], numbers))
+    if state._ver is None:
+        state._ver = [0, 0]
+    out = wrap(
+        _draw(state._a, law, size, dtype, [p._a for p in parameters], numbers, state._ver[0])
+    )
     if watched:
         written(state._a)
     return out
@@ -148,6 +156,8 @@ def uniform(s: Words, size: Any, dtype: dt.dtype, _: Any, low: float, high: floa
 def normal(s: Words, size: Any, dtype: dt.dtype, _: Any, mean: float, std: float, dense: bool) -> np.ndarray:  # fmt: skip
     """Pairs by Box and Muller (1958): eight and eight of each 16 where 16 or more lie together, else one by one."""
     n = numel(size)
+    if n < 16 and (mean, std) == (0.0, 1.0):
+        return np.array(_few_normals(s, n), np.float64)
     if n < 16 or not dense:
         return _fma(_one_by_one(s, n), std, mean)
     if dtype.itemsize == 2:  # the last block is drawn anew, and overlaps the one before
@@ -183,18 +193,28 @@ def _pair(turn: float, length: float) -> tuple[float, float]:
 
 def _one_by_one(s: Words, n: int) -> np.ndarray:
     """n float64 normal numbers, the first of which may be the second of a pair drawn before."""
-    first = [] if s.kept is None or n == 0 else [s.kept]
+    if n <= 2 * _SCALARS:
+        return np.array(_few_normals(s, n))
+    first = [] if s.kept is None else [s.kept]
     pairs = (n - len(first) + 1) // 2
     u = s.doubles(2 * pairs).reshape(pairs, 2)
-    if pairs <= _SCALARS:
-        z = np.array([z for a, b in u.tolist() for z in _pair(a, b)])
-    else:
-        r, turn = np.sqrt(np.log1p(-u[:, 1]) * -2.0), u[:, 0] * math.tau
-        z = np.stack([r * np.cos(turn), r * np.sin(turn)], 1).reshape(-1)
+    r, turn = np.sqrt(np.log1p(-u[:, 1]) * -2.0), u[:, 0] * math.tau
+    z = np.stack([r * np.cos(turn), r * np.sin(turn)], 1).reshape(-1)
     z = np.concatenate([first, z]) if first else z
-    if n:
-        s.kept = float(z[-1]) if len(z) > n else None
+    s.kept = float(z[-1]) if len(z) > n else None
     return z[:n]
+
+
+def _few_normals(s: Words, n: int) -> list[float]:
+    """A few normal numbers, as Python's."""
+    if not n:
+        return []
+    z = [] if s.kept is None else [s.kept]
+    u = s.few((n - len(z) + 1) // 2 * 2)
+    for i in range(0, len(u), 2):
+        z += _pair(u[i], u[i + 1])
+    s.kept = z.pop() if len(z) > n else None
+    return z
 
 
 @_law
@@ -340,10 +360,10 @@ def _elementwise(fn: Callable) -> Callable:
     """Bind `fn(uniform, stream, dtype, *parameters)`, one number, as a law of parameters of the size."""
 
     def law(s: Words, size: Any, dtype: dt.dtype, given: Any) -> np.ndarray:
-        one = Singles(s)
+        one = Singles(s, 4 * numel(size))
         columns = [np.broadcast_to(p, size).astype(np.float64).ravel().tolist() for p in given]
         out = [
-            fn(one, s, dtype, *values) if min(values) >= 0 else math.nan
+            fn(one.next, s, dtype, *values) if min(values) >= 0 else math.nan
             for values in zip(*columns, strict=True)
         ]
         one.close()
@@ -353,33 +373,43 @@ def _elementwise(fn: Callable) -> Callable:
     return fn
 
 
-def _single_normal(u: Singles, s: Words) -> float:
-    if s.kept is not None:
-        z, s.kept = s.kept, None
-        return z
-    z, s.kept = _pair(u(), u())
-    return z
+@cache
+def _tiny(dtype: dt.dtype) -> float:
+    return float(dt.finfo(dtype).tiny)
 
 
-@_elementwise
-def _gamma(u: Singles, s: Words, dtype: dt.dtype, alpha: float) -> float:
+@_law
+def gamma(s: Words, size: Any, dtype: dt.dtype, given: Any) -> np.ndarray:
     """Marsaglia and Tsang (2000), with a third in single precision."""
-    kind, scale, least = dtype.np.type, 1.0, float(dt.finfo(dtype).tiny)
-    if alpha == 0:
-        return least
-    if alpha < 1:
-        scale = (1 - u()) ** float(kind(1) / kind(alpha))
-        alpha = float(kind(alpha) + kind(1))
-    d = float(kind(alpha) - kind(np.float32(1 / 3)))
-    c = 1 / math.sqrt(9 * d)
-    while True:
-        y = 0.0
-        while y <= 0:
-            x = _single_normal(u, s)
-            y = 1 + c * x
-        v, w, xx = y * y * y, 1 - u(), x * x
-        if w < 1 - 0.0331 * xx * xx or math.log(w) < 0.5 * xx + d * (1 - v + math.log(v)):
-            return max(least, scale * d * v)
+    kind, least = dtype.np.type, _tiny(dtype)
+    alpha = np.broadcast_to(given[0], size).astype(dtype.np).ravel()
+    below = alpha < 1
+    with np.errstate(divide="ignore", over="ignore"):
+        power = (kind(1) / alpha).astype(np.float64).tolist()
+    d = (np.where(below, alpha + kind(1), alpha) - kind(np.float32(1 / 3))).astype(np.float64)
+    out, one, sqrt, log = [], Singles(s, 3 * alpha.size), math.sqrt, math.log
+    u, kept = one.next, s.kept
+    for a, small, p, size_ in zip(alpha.tolist(), below.tolist(), power, d.tolist(), strict=True):
+        if not a > 0:
+            out.append(least if a == 0 else math.nan)
+            continue
+        scale = (1 - u()) ** p if small else 1.0
+        c = 1 / sqrt(9 * size_)
+        while True:
+            y = 0.0
+            while y <= 0:
+                if kept is None:
+                    x, kept = _pair(u(), u())
+                else:
+                    x, kept = kept, None
+                y = 1 + c * x
+            v, w, xx = y * y * y, 1 - u(), x * x
+            if w < 1 - 0.0331 * xx * xx or log(w) < 0.5 * xx + size_ * (1 - v + log(v)):
+                out.append(max(least, scale * size_ * v))
+                break
+    s.kept = kept
+    one.close()
+    return np.array(out, np.float64)
 
 
 @_law
@@ -390,7 +420,7 @@ def dirichlet(s: Words, size: Any, dtype: dt.dtype, given: Any) -> np.ndarray:
 
 
 @_elementwise
-def _poisson(u: Singles, s: Words, dtype: dt.dtype, rate: float) -> float:
+def _poisson(u: Callable[[], float], s: Words, dtype: dt.dtype, rate: float) -> float:
     """Products of uniform numbers; for rates of 10 and more Hörmann's PTRS (1993)."""
     if rate == 0:
         return 0.0
@@ -416,7 +446,7 @@ def _poisson(u: Singles, s: Words, dtype: dt.dtype, rate: float) -> float:
 
 
 @_elementwise
-def _binomial(u: Singles, s: Words, dtype: dt.dtype, count: float, p: float) -> float:
+def _binomial(u: Callable[[], float], s: Words, dtype: dt.dtype, count: float, p: float) -> float:
     """Sums of geometric numbers; where 10 successes or more are due, Hörmann's BTRS (1993)."""
     if count <= 0 or p <= 0:
         return 0.0
@@ -427,14 +457,14 @@ def _binomial(u: Singles, s: Words, dtype: dt.dtype, count: float, p: float) -> 
     return k if p <= 0.5 else count - k
 
 
-def _by_waiting(u: Singles, count: float, p: float) -> float:
+def _by_waiting(u: Callable[[], float], count: float, p: float) -> float:
     waited, k = 0, -1
     while waited <= count:
         waited, k = waited + math.ceil(math.log(u()) / math.log1p(-p)), k + 1
     return float(k)
 
 
-def _transformed(u: Singles, n: float, p: float) -> float:
+def _transformed(u: Callable[[], float], n: float, p: float) -> float:
     spread = math.sqrt(n * p * (1 - p))
     b = 1.15 + 2.53 * spread
     a, c, steep = -0.0873 + 0.0248 * b + 0.01 * p, n * p + 0.5, 0.92 - 4.2 / b

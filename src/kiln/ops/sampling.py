@@ -17,7 +17,7 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnValueError, describe
 from ..random import Generator
 from ..shape import Size, broadcast_shapes
-from ..tensor import Tensor, active_capture
+from ..tensor import CAPTURING, Tensor, active_capture
 from .dispatch import expect_tensor
 from .drawing import demand, floating, sample
 from .implicit import dirichlet_grad, standard_gamma_grad
@@ -158,7 +158,7 @@ def _standard_gamma(input: Tensor, generator: Generator | None = None) -> Tensor
     expect_tensor("_standard_gamma", input)
     floating("_standard_gamma", input.dtype)
     drawn = sample(generator, "gamma", input._a.shape, input.dtype, parameters=[input.detach()])
-    return _moving_gamma(drawn, input)
+    return _moving_gamma(drawn, input) if CAPTURING or input.requires_grad else drawn
 
 
 @composition(method=False, samples=lambda: iter([
@@ -170,7 +170,7 @@ def _sample_dirichlet(input: Tensor, generator: Generator | None = None) -> Tens
     expect_tensor("_sample_dirichlet", input)
     floating("_sample_dirichlet", input.dtype)
     drawn = sample(generator, "dirichlet", input._a.shape, input.dtype, parameters=[input.detach()])
-    return _moving_dirichlet(drawn, input)
+    return _moving_dirichlet(drawn, input) if CAPTURING or input.requires_grad else drawn
 
 
 @composition(method=False, samples=lambda: iter([
