@@ -1,5 +1,6 @@
 """Datasets, samplers, collation and the loader."""
 
+import pickle
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -225,3 +226,8 @@ def test_datasets_that_fetch_whole_batches():
 def test_options_that_contradict(options):
     with pytest.raises(ValueError):  # noqa: PT011
         DataLoader(Squares(4), **options)
+
+
+def test_batches_of_unpickled_arrays_have_kilns_own_dtype_object():
+    arrays = [pickle.loads(pickle.dumps(np.arange(3, dtype=np.float32))) for _ in range(2)]
+    assert default_collate(arrays)._a.dtype is kiln.float32.np  # fast paths ask by identity

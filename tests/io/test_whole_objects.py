@@ -107,3 +107,53 @@ def test_models_in_several_files(name, tmp_path):
         kiln.save({"a": 1}, path)
     with pytest.raises(ValueError, match="format"):
         kiln.save(state, tmp_path / "model.index.json")
+
+
+def test_functions_go_by_the_names_that_pytorch_has():
+    F = nn.functional
+    for f in (
+        F.relu,
+        F.gelu,
+        F.silu,
+        F.softmax,
+        F.cross_entropy,
+        kiln.tanh,
+        kiln.sigmoid,
+        kiln.linalg.norm,
+        kiln.swapaxes,
+    ):
+        assert again({"f": f}, weights_only=False)["f"] is f
+    with pytest.raises(RuntimeError, match="relu"):
+        again({"f": F.relu})
+
+
+@pytest.mark.peers
+def test_functions_in_files_travel_both_ways():
+    torch = pytest.importorskip("torch")
+    f = io.BytesIO()
+    layer = nn.TransformerEncoderLayer(8, 2, 16, activation=nn.functional.gelu, dropout=0.0).eval()
+    kiln.save({"layer": layer, "act": nn.functional.relu}, f, format="torch")
+    got = torch.load(io.BytesIO(f.getvalue()), weights_only=False)
+    assert got["act"] is torch.nn.functional.relu
+    x = np.ones((1, 2, 8), np.float32)
+    theirs = got["layer"](torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(layer(kiln.from_numpy(x)).detach().numpy(), theirs, atol=1e-5)
+    for name in (
+        "nn.functional.relu",
+        "relu",
+        "nn.functional.gelu",
+        "tanh",
+        "linalg.norm",
+        "special.expit",
+        "fft.rfft",
+    ):
+        theirs, ours = torch, kiln
+        for part in name.split("."):
+            theirs, ours = getattr(theirs, part), getattr(ours, part)
+        f = io.BytesIO()
+        torch.save({"f": theirs}, f)
+        assert kiln.load(io.BytesIO(f.getvalue()), weights_only=False)["f"] is ours
+    f = io.BytesIO()
+    torch.save({"f": torch.Tensor.relu}, f)
+    with pytest.raises(RuntimeError, match=r"getattr|TensorBase"):
+        kiln.load(io.BytesIO(f.getvalue()), weights_only=False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import argparse
 import copyreg
+import functools
 import importlib
 import pathlib
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import KilnError
+from ..ops.registry import FUNCTIONS
 from .pickled import Call, Function, Global
 
 _HARMLESS: dict[str, Callable] = {
@@ -64,12 +66,32 @@ def attributes(x: Any) -> dict[str, Any] | None:
 
 def _name(x: Any) -> Global | None:
     """The name under which a class or function is found; Kiln's own go by PyTorch's."""
+    public = _functions().get(x) if isinstance(x, types.FunctionType) else None
+    if public is not None:
+        return public
     module, name = x.__module__, x.__qualname__
     if module == "builtins" or getattr(sys.modules.get(module), name, None) is not x:
         return None
     if module == "kiln" or module.startswith("kiln."):
         module = f"torch{module[4:]}"
     return Global(module, name)
+
+
+@functools.cache
+def _functions() -> dict[Any, Global]:
+    """The public names of Kiln's functions on tensors: of `torch.nn.functional` where it has them, as in PyTorch's files."""
+
+    def rank(item: tuple[str, Any]) -> tuple[int, bool]:
+        room, _, name = item[0].rpartition(".")
+        return ("", "nn.functional").index(room) if room in (
+            "",
+            "nn.functional",
+        ) else -1, name == item[1].__name__
+
+    functions = [x for x in FUNCTIONS.items() if isinstance(x[1], types.FunctionType)]
+    return {
+        f: Global(*f"torch.{name}".rpartition(".")[::2]) for name, f in sorted(functions, key=rank)
+    }
 
 
 def _numbers(x: Any) -> Call | None:
@@ -99,8 +121,16 @@ def find(module: str, name: str) -> Any:
     full = f"{module}.{name}"
     if full in _HARMLESS:
         return Function(_HARMLESS[full])
+    if full == "builtins.getattr":
+        return Function(_builtin)
+    if full == "torch._C._VariableFunctionsClass":
+        return _VARIABLE_FUNCTIONS
     if _torch(module):
-        x = ours(module, name)
+        x = (
+            FUNCTIONS.get(f"{_BUILTIN[module]}{name.removeprefix(module[10:] + '_')}")
+            if module in _BUILTIN
+            else ours(module, name)
+        )
         if isinstance(x, types.FunctionType):
             return x if x.__module__.partition(".")[0] == "kiln" else None
     else:
@@ -109,6 +139,20 @@ def find(module: str, name: str) -> Any:
     if not isinstance(x, type) or not _plain(x):
         return None
     return Function(_never, _build, lambda: object.__new__(x), x)
+
+
+_VARIABLE_FUNCTIONS = object()
+_BUILTIN = {
+    "torch._C._nn": "nn.functional.", "torch._C._linalg": "linalg.", "torch._C._special": "special.", "torch._C._fft": "fft.",
+}  # fmt: skip
+"""Where PyTorch's files find functions that it has from C++."""
+
+
+def _builtin(room: Any, name: str) -> Any:
+    """A function by the name that `torch` has it by: all that getattr in a file may ask for."""
+    if room is not _VARIABLE_FUNCTIONS or not isinstance(FUNCTIONS.get(name), types.FunctionType):
+        raise ValueError(f"an attribute {name!r}")
+    return FUNCTIONS[name]
 
 
 def _torch(module: str) -> bool:

@@ -158,7 +158,8 @@ default_collate_fn_map: CollateMap = {
 
 def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
     first = arrays[0]
-    out = info.room((len(arrays), *first.shape), first.dtype)
+    kind = OF_NUMPY[first.dtype].np  # the very object: that of an array out of a pickle is another
+    out = info.room((len(arrays), *first.shape), kind)
     for i, a in enumerate(arrays):
         out[i] = a
     return out
