@@ -30,7 +30,10 @@ DEAR = 1 << 12
 """Elements from where on several passes do, or one over elements that NumPy takes one by one."""
 STREAM = 1 << 19
 """Elements from where on kernels beat NumPy where its own loops go as fast as memory does."""
+_READY = 4096  # prepared calls that are kept in mind
 _BLOCKS = (1 << 20, 1 << 18, 1 << 17, 1 << 15, 1 << 12)  # elements of a block
+SMALL = 1 << 6
+"""Elements from where on a call that is prepared costs less than several of NumPy's."""
 FEW = 64  # fewer rows are those of a decoding step, whose length is another each time
 
 _F32 = dt.float32.np
@@ -317,12 +320,50 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
         r = native_result(args)
         return run(*args) if r is None else r
 
+    def brief(*args: Any) -> Any:
+        x = args[0]
+        if (
+            x.__class__ is np.ndarray
+            and x.dtype is _F32
+            and SMALL <= x.size < LARGE
+            and x.flags.c_contiguous
+        ):
+            call = prepared(name, fn, (x,), 1, args[1:], native)
+            if call is not None:
+                return call(x)
+        return eager(*args)
+
     def into(*args: Any) -> bool:
         x = args[first]
         return x.flags.writeable and native_result(args, x) is not None
 
     op.into = into
-    return eager
+    brief.small = True  # type: ignore[attr-defined]
+    return brief if slots == (0,) and not once and not cast else eager
+
+
+def prepared(
+    name: str, fn: Callable, arrays: tuple, cut: int, rest: tuple, native: Callable[[], bool], cols: int = 0
+) -> Callable | None:  # fmt: skip
+    """An elementwise function, or one of rows of so many, as a function of arrays like these; `cut` of them have rows.
+
+    `rest` are its further arguments. The arrays are C-contiguous, of one dtype and few enough to be small beside a
+    call. None where the reference is to do it.
+    """
+    if config.eager != "cpu" or not native():
+        return None
+    ready, x = shelf().ready, arrays[0]
+    key = name, x.shape, x.dtype.num, str(rest), cols, config.cpu_isa, len(arrays)
+    try:
+        return ready[key]
+    except KeyError:
+        if len(ready) >= _READY:
+            ready.clear()
+    rows = [a.reshape(-1, cols) if cols else a.reshape(-1) for a in arrays[:cut]]
+    most = block_rows(len(rows[0]), max(1, cols))
+    args = [*rows, *arrays[cut:], *rest]
+    ready[key] = shelf().prepare(name, fn, args, range(cut), most, x.shape)
+    return ready[key]
 
 
 # ---------------------------------------------------------------- by shape

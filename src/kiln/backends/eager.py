@@ -20,6 +20,7 @@ from ..config import config
 from ..errors import KilnError
 from ..formats import contiguous_format
 from ..ops import derive, registry
+from ..ops.dispatch import apply
 from ..ops.linalg import SMALL
 from ..ops.registry import REGISTRY, Op
 from ..ops.sorting import selects
@@ -328,14 +329,34 @@ def _rows(op: Op, x: np.ndarray, cols: int, args: list[Any], cut: tuple[int, ...
     return None if r is None else r[0].reshape(x.shape)
 
 
+_FEW_COLS = 1 << 6
+"""Elements of rows up to which kernels for each number of them are few."""
+
+
+def _brief(x: np.ndarray, *others: np.ndarray) -> bool:
+    """Whether arrays are of a size for which calls are prepared, of one dtype and in row-major order."""
+    d = x.dtype
+    if not derived.SMALL <= x.size < derived.LARGE or d is not _F32 or not x.flags.c_contiguous:
+        return False
+    return all(a.dtype is d and a.flags.c_contiguous for a in others)
+
+
 def _softmax(name: str) -> None:
     op = REGISTRY[name]
     others = op.eager
+
+    def few(x: Tensor) -> Tensor:
+        return apply(op, (x, 1, None))
 
     @routine(name)
     def run(input: np.ndarray, dim: int, dtype: Any) -> np.ndarray:
         """Along the last dimension."""
         r = None
+        cols = input.shape[-1] if input.ndim else 0
+        if dtype is None and cols <= _FEW_COLS and dim in (-1, input.ndim - 1) and _brief(input):
+            call = derived.prepared(name, few, (input,), 1, (), _native, cols)
+            if call is not None:
+                return call(input)
         if dtype is None and input.ndim > 1 and dim in (-1, input.ndim - 1):
             r = _rows(op, input, input.shape[-1], [input, 1, None], (0,))
         return others(input, dim, dtype) if r is None else r
@@ -345,12 +366,29 @@ _softmax("softmax")
 _softmax("log_softmax")
 
 
+def _normed(x: Tensor, weight: Tensor, bias: Tensor, cols: int, eps: float) -> Tensor:
+    return apply(_layer_norm, (x, (cols,), weight.reshape(cols), bias.reshape(cols), eps))
+
+
+def _plain_normed(x: Tensor, cols: int, eps: float) -> Tensor:
+    return apply(_layer_norm, (x, (cols,), None, None, eps))
+
+
 @routine("layer_norm")
 def layer_norm(
     input: np.ndarray, normalized_shape: tuple, weight: Any, bias: Any, eps: float
 ) -> np.ndarray:
     """Over the last dimension or more."""
     cols = prod(normalized_shape)
+    given = [w for w in (weight, bias) if w is not None]
+    if (
+        cols and len(given) != 1 and _brief(input, *given) and all(w.size == cols for w in given)
+        and input.shape[-len(normalized_shape) :] == tuple(normalized_shape)
+    ):  # fmt: skip
+        fn, rest = (_normed if given else _plain_normed), (cols, eps)
+        call = derived.prepared("layer_norm", fn, (input, *given), 1, rest, _native, cols)
+        if call is not None:
+            return call(input, *given)
     flat = [None if w is None else w.reshape(-1) for w in (weight, bias)]
     r = _rows(_layer_norm, input, cols, [input, (cols,), *flat, eps], (0,))
     return _layer_norm.run(input, normalized_shape, weight, bias, eps) if r is None else r
@@ -363,6 +401,10 @@ _norm_grad = REGISTRY["norm_grad"]
 _norm_others = _norm_grad.eager
 
 
+def _row_grad(grad: Tensor, input: Tensor, eps: float) -> Tensor:
+    return apply(_norm_grad, (grad, input, (1,), eps))
+
+
 @routine("norm_grad")
 def norm_grad(grad: np.ndarray, input: np.ndarray, dims: tuple, eps: float) -> np.ndarray:
     """Of a layer norm by rows, of a batch norm by shape."""
@@ -370,5 +412,12 @@ def norm_grad(grad: np.ndarray, input: np.ndarray, dims: tuple, eps: float) -> n
     last = tuple(range(input.ndim - len(dims), input.ndim))
     if dims == last and dims[0] > 0:
         cols = prod(input.shape[dims[0] :])
+        if cols and _brief(input, grad) and grad.shape == input.shape:
+            call = derived.prepared("norm_grad", _row_grad, (grad, input), 2, (eps,), _native, cols)
+            if call is not None:
+                return call(grad, input)
         r = _rows(_norm_grad, input, cols, [grad, input, (1,), eps], (0, 1))
     return _norm_others(grad, input, dims, eps) if r is None else r
+
+
+norm_grad.small = True  # type: ignore[attr-defined]

@@ -63,6 +63,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.made: dict[Any, Made | None] = {}
+        self.ready: dict[Any, Callable | None] = {}  # prepared calls
         self.arena, self.size = Room(0), 0
         self.lock = own_lock(self)
 
@@ -140,6 +141,47 @@ class Shelf:
                 self._program(made).whole(*_arrays(args), *outs)
         return True
 
+    def prepare(
+        self, name: str, fn: Callable, args: Sequence[Any], cut: Sequence[int], most: int, shape: tuple[int, ...]
+    ) -> Callable | None:  # fmt: skip
+        """`run_blocks` of arguments like these as a function of the arrays at `cut` and then of all others.
+
+        It gives the one result, of this shape. The arrays are C-contiguous, those at `cut` of any shape with as many elements.
+        """
+        n = len(args[cut[0]])
+        row = args[cut[0]].size // n
+        calls: list[tuple[int, int, Made]] = []
+        with self.lock:
+            for start, block in blocks_of(n, most):
+                given = [a[start : start + block] if i in cut else a for i, a in enumerate(args)]
+                made = self._find(name, fn, given, ((), block))
+                if made is None or made.results != ("made",):
+                    return None
+                spec = self._program(made).results
+                if len(spec) != 1 or prod(spec[0][1]) != block * row:
+                    return None
+                calls.append((start * row, (start + block) * row, made))
+        d, whole, split = spec[0][2], calls[0][2], len(cut)
+
+        empty = allocator(prod(shape) * d.itemsize)
+
+        def once(*arrays: np.ndarray) -> np.ndarray:
+            out = empty(shape, d)
+            with self.lock:
+                (whole.program or self._program(whole)).whole(*arrays, out)
+            return out
+
+        def parts(*arrays: np.ndarray) -> np.ndarray:
+            out = empty(shape, d)
+            flat = [*[a.reshape(-1) for a in arrays[:split]], out.reshape(-1)]
+            with self.lock:
+                for start, stop, made in calls:
+                    *given, to = [a[start:stop] for a in flat]
+                    (made.program or self._program(made)).whole(*given, *arrays[split:], to)
+            return out
+
+        return once if len(calls) == 1 else parts
+
     def change(
         self, name: str, fn: Callable, arrays: Sequence[np.ndarray], key: Any, own: Sequence[int]
     ) -> bool:
@@ -164,7 +206,7 @@ class Shelf:
     def clear(self) -> None:
         """Forget all Programs, and let go of their memory."""
         with self.lock:
-            self.made = {}
+            self.made, self.ready = {}, {}
             self.arena, self.size = Room(0), 0
 
     def _find(self, name: str, fn: Callable, args: Sequence[Any], more: Any) -> Made | None:
