@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import dtypes as dt
+from . import naming
 from .device import CPU, as_device, device
 from .errors import KilnError, KilnTypeError
 from .ops.legacy import TensorType, tensor_type
@@ -113,6 +114,8 @@ def typename(obj: Any) -> str:
         return obj.type()
     owner = obj if hasattr(obj, "__qualname__") else type(obj)
     module = getattr(owner, "__module__", "") or ""
+    if module.split(".")[0] == "kiln":
+        module = naming.name + module.removeprefix("kiln")
     name = getattr(owner, "__qualname__", type(obj).__name__)
     return name if module in ("", "builtins") else f"{module}.{name}"
 

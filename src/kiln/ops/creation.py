@@ -196,9 +196,24 @@ def from_numpy(ndarray: np.ndarray) -> Tensor:
     return wrap(dt.known(ndarray.view(np.ndarray) if type(ndarray) is not np.ndarray else ndarray))
 
 
+class _Capsule:
+    """What gives a capsule of data in the CPU's memory, as `__dlpack__` of its maker did."""
+
+    def __init__(self, capsule: Any) -> None:
+        self.capsule = capsule
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
 def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: bool | None = None) -> Tensor:
-    """A tensor on the memory of any object that speaks DLPack, or a copy of it where `copy` is True."""
+    """A tensor on the memory of any object that speaks DLPack (its capsule will do), or a copy of it where `copy` is True."""
     as_device(device)
+    if type(ext_tensor).__name__ == "PyCapsule":
+        ext_tensor = _Capsule(ext_tensor)
     if isinstance(ext_tensor, Tensor) and not ext_tensor.requires_grad:
         return ext_tensor.clone() if copy else ext_tensor.detach()
     try:

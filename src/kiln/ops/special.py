@@ -12,11 +12,12 @@ from ..errors import KilnError, KilnNotImplementedError
 from ..tensor import Tensor
 from . import arithmetic, softmax, statistics, transcendental  # noqa: F401  (define what is named here)
 from .arithmetic import elementwise, only
+from .creation import tensor
 from .dispatch import expect_tensor, store_out
 from .elementary import lgamma, xlogy
 from .implicit import standard_gamma_grad
 from .indexing import assign
-from .registry import FUNCTIONS, Sample, composition, method
+from .registry import FUNCTIONS, Operand, Sample, composition, method
 from .samples import binary, draw, rng, unary
 from .selection import where_op
 
@@ -153,10 +154,12 @@ def _xlog1py(input: Tensor, other: Tensor) -> Tensor:
 
 
 @composition(out="cast", namespace="special", method=False, samples=binary(0.2, 2.0, scalar=None))
-def xlog1py(input: Tensor, other: Tensor) -> Tensor:
-    """input * log(1 + other); 0 where input is 0 and other a number."""
+def xlog1py(input: Operand, other: Operand) -> Tensor:
+    """input * log(1 + other); 0 where input is 0 and other a number. One of the two is a tensor."""
+    if isinstance(input, Tensor):
+        return _xlog1py(input, other if isinstance(other, Tensor) else tensor(other))
     expect_tensor("xlog1py", other)
-    return _xlog1py(input, other)
+    return _xlog1py(tensor(input), other)
 
 
 @composition(out="cast", namespace="special", method=False, samples=unary())
