@@ -9,7 +9,7 @@ import logging
 import random
 import time
 import warnings
-from collections import deque
+from collections import OrderedDict, deque
 
 import numpy as np
 import pytest
@@ -64,6 +64,63 @@ def test_what_answers_otherwise_each_time_is_refused(source):
     assert before == (
         random.getstate(), OWN.getstate(), np.random.get_state()[1].tolist(), STATE.get_state()[2],
     )  # fmt: skip
+
+
+ARRAY, LIST, DEQUE = np.ones(3, np.float32), [1.0, 2.0], deque([1.0])
+ORDERED = OrderedDict(a=1.0)
+
+
+class Fields:
+    def __init__(self):
+        self.v, self.array = 1.0, np.ones(3, np.float32)
+
+
+FIELDS = Fields()
+READ = {
+    "array": (lambda x: x * ARRAY, lambda: ARRAY.__imul__(2)),
+    "tensor of an array": (lambda x: x * kiln.tensor(ARRAY), lambda: ARRAY.__imul__(2)),
+    "from_numpy": (lambda x: x * kiln.from_numpy(ARRAY), lambda: ARRAY.__imul__(2)),
+    "element": (lambda x: x * float(ARRAY[0]), lambda: ARRAY.__imul__(2)),
+    "sum": (lambda x: x * FIELDS.array.sum(), lambda: FIELDS.array.__iadd__(1)),
+    "deque": (lambda x: x * DEQUE[0], lambda: DEQUE.appendleft(DEQUE[0] + 1)),
+    "OrderedDict": (lambda x: x * ORDERED["a"], lambda: ORDERED.update(a=ORDERED["a"] + 1)),
+    "__dict__": (lambda x: x * FIELDS.__dict__["v"], lambda: setattr(FIELDS, "v", FIELDS.v + 1)),
+    "default": (lambda x, k=LIST: x * k[0], lambda: LIST.insert(0, LIST[0] + 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("fn", "change"), READ.values(), ids=READ)
+def test_what_is_read_is_read_as_it_is_at_each_call(fn, change):
+    compiled, x = kiln.compile(fn), kiln.ones(3)
+    for _ in range(3):
+        assert compiled(x).tolist() == compiled(x).tolist() == fn(x).tolist()
+        change()
+
+
+def test_an_array_that_programs_read_where_it_lies_is_no_constant():
+    scale = np.ones(3, np.float32)
+    f = kiln.compile(lambda x: x * kiln.from_numpy(scale))
+    for k in range(3):
+        scale[:] = k
+        assert f(kiln.ones(3)).tolist() == [k] * 3
+    assert f.captures == 1
+
+
+def test_containers_and_arrays_are_as_they_were_after_a_capture_that_failed():
+    array, queue, names, table = np.zeros(2), deque([1]), {"a"}, OrderedDict(a=[1])
+
+    @kiln.compile
+    def f(x):
+        array[0] = 5
+        queue.append(2)
+        names.add("b")
+        table["a"].append(3)
+        table["b"] = 4
+        return x * x.sum().item()
+
+    with pytest.raises(CaptureError, match="item"):
+        f(kiln.ones(2))
+    assert (array.tolist(), list(queue), names, table) == ([0, 0], [1], {"a"}, OrderedDict(a=[1]))
 
 
 def test_an_error_that_the_function_catches_is_raised_at_its_end():
@@ -140,11 +197,12 @@ def test_without_fullgraph_it_runs_eagerly_and_says_so_once():
 
 
 def test_only_calls_that_cannot_be_captured_run_eagerly():
-    runs = deque()
+    runs = []
+    keep = runs.append
 
     def f(x, log):
         if log:
-            runs.append(x.sum().item())
+            keep(x.sum().item())
         return x * 2
 
     f = kiln.compile(f, fullgraph=False)
@@ -153,7 +211,7 @@ def test_only_calls_that_cannot_be_captured_run_eagerly():
         assert f(kiln.ones(2), True).tolist() == [2, 2]
     assert f(kiln.ones(2) * 3, False).tolist() == [6, 6]
     assert f(kiln.ones(2), True).tolist() == [2, 2]
-    assert (list(runs), f.captures) == ([2.0, 2.0], 2)
+    assert (runs, f.captures) == ([2.0, 2.0], 2)
 
 
 def test_a_path_that_cannot_be_captured():

@@ -394,6 +394,10 @@ class Capture:
         storages = [sym.storage for sym, _ in self.storages.values()]
         return list(dict.fromkeys(s.origin for s in storages if s.written and s.origin is not None))
 
+    def arrays(self) -> list[np.ndarray]:
+        """The memory of tensors that the function reached."""
+        return [a for _, a in self.storages.values()]
+
     def _given_twice(self, t: Tensor) -> bool:
         return sum(s._a.storage is t._a.storage for _, s, _ in self.stand_ins.values()) > 1
 

@@ -252,14 +252,14 @@ class CompiledFunction:
                 self._check_containers((args, kwargs), structure, given)
                 capture.settle()
                 capture.check()
-                guards = facts.settle()
+                guards = facts.settle(capture.arrays())
                 plan = Plan(capture, result, self._program, self.name, len(leaves))
             entry.learn(capture, guards)
             path.plan = plan
             capture.kept = True
         except Branch as b:
             apart = Apart(capture.inputs, capture.written())
-            guards = facts.settle()
+            guards = facts.settle(capture.arrays())
             graph = Graph([i.node for i in capture.inputs], [b.node])
             predicate = self._program(graph, self.name + ".branch")
             capture.restore()

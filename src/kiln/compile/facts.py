@@ -16,23 +16,27 @@ import os
 import random
 import sys
 import types
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import lru_cache
 from operator import is_
 from typing import Any
 
+import numpy as np
+
 from ..errors import CaptureError, describe
+from ..sharing import root_of
 from ..tensor import Tensor
 from .changing import Generators, asked, is_iterator
 from .source import Source
 
 _KILN = __name__.split(".")[0]
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
-_CONTAINERS = (dict, list, tuple, set)
-_LONG, _DEEP = 1024, 12
-"""Containers with more elements, or inside more containers, are compared by identity."""
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
+_LONG, _DEEP, _LARGE = 1024, 12, 1 << 16
+"""Containers with more elements, or inside more containers, and larger arrays are compared by identity."""
 
 
 _LIBRARIES = (_KILN, "numpy", "contextlib", "importlib", "rich")
@@ -69,7 +73,7 @@ def _chains(
         if kind:
             out.append((kind, root, tuple(path)))
 
-    reads_by_name = "getattr" in code.co_names
+    reads_by_name = "getattr" in code.co_names or "__dict__" in code.co_names
     stored = set()
     for i in dis.get_instructions(code):
         name = i.opname
@@ -91,7 +95,8 @@ def _chains(
         elif name in ("LOAD_ATTR", "LOAD_METHOD"):
             if not kind:
                 kind, root, path = "element", "", []
-            path.append(i.argval)
+            if i.argval != "__dict__":
+                path.append(i.argval)
         elif kind and name == "LOAD_CONST" and isinstance(i.argval, str) and reads_by_name:
             flush()
             path = [*path, i.argval]
@@ -116,9 +121,11 @@ def _snapshot(value: Any, depth: int = 0) -> Any:
     """A comparable copy of a plain value; any other object stands for itself."""
     if isinstance(value, _SCALARS):
         return plain(value)
-    if depth < _DEEP and type(value) in _CONTAINERS and len(value) <= _LONG:
-        if isinstance(value, set):
-            return (set, frozenset(value))
+    if _is_small_array(value):
+        return (Same(value), value.dtype, value.shape, value.tobytes())
+    if depth < _DEEP and _is_container(value):
+        if isinstance(value, set | frozenset):
+            return (type(value), frozenset(value))
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return (
             type(value),
@@ -127,13 +134,23 @@ def _snapshot(value: Any, depth: int = 0) -> Any:
     return Same(value)
 
 
+def _is_container(value: Any) -> bool:
+    return isinstance(value, _CONTAINERS) and len(value) <= _LONG
+
+
+def _is_small_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.size <= _LARGE and not value.dtype.hasobject
+
+
 def unchanged(value: Any, s: Source, depth: int = 0) -> list[str]:
     """Expressions that say that a container holds the same objects as now, as deep as a snapshot looks."""
-    if type(value) not in _CONTAINERS or depth >= _DEEP or len(value) > _LONG:
+    if _is_small_array(value):
+        return [f"{s.constant(value)}.tobytes() == {s.constant(value.tobytes())}"]
+    if depth >= _DEEP or not _is_container(value):
         return []
     name = s.constant(value)
     s.names["same_objects"] = same_objects
-    if isinstance(value, set):
+    if isinstance(value, set | frozenset):
         return [f"{name} == {s.constant(frozenset(value))}"]
     items = list(value.values() if isinstance(value, dict) else value)
     out = [] if isinstance(value, tuple) else [f"same_objects({name}, {s.constant(list(value))})"]
@@ -195,11 +212,12 @@ _TEXT = {
 class Fact:
     """One Python value that was read: `key` of `holder` ("item", "cell", "field" or "attribute"), and what it was."""
 
-    __slots__ = ("holder", "how", "keep", "key", "path", "seen", "was")
+    __slots__ = ("holder", "how", "keep", "key", "live", "path", "seen", "was")
 
     def __init__(self, path: str, holder: Any, how: str, key: Any, value: Any):
         self.path, self.holder, self.how, self.key = path, holder, how, key
         self.seen, self.keep, self.was = _snapshot(value), value, _short(value)
+        self.live = False  # an array that programs read where it lies
 
     def read(self) -> Any:
         """The value now."""
@@ -213,7 +231,7 @@ class Fact:
         """Whether the value is still what it was."""
         try:
             now = self.read()
-            if now is self.keep and type(now) not in _CONTAINERS:
+            if now is self.keep and (self.live or not isinstance(now, (*_CONTAINERS, np.ndarray))):
                 return True
             return _snapshot(now) == self.seen
         except (KeyError, AttributeError, ValueError):
@@ -296,6 +314,15 @@ class Facts:
                     self._add_cell([self.entry] if first else self._closures(code), root, value)
                 self._follow(value, root, path, inner)
         if first:
+            defaults = getattr(self.entry, "__defaults__", None) or ()
+            if any(isinstance(x, (*_CONTAINERS, np.ndarray)) for x in defaults):
+                self._add(
+                    f"{code.co_name}.__defaults__",
+                    self.entry,
+                    "attribute",
+                    "__defaults__",
+                    defaults,
+                )
             self.entry = None  # another frame of this code may be another closure's
 
     def _note_generator(self, value: Any, root: str, path: tuple[str, ...]) -> None:
@@ -393,10 +420,10 @@ class Facts:
             except AttributeError:
                 return
             self._add(text, holder, "attribute", attr, value)
-        if type(value) in _CONTAINERS and len(value) <= _LONG and depth < 4:
+        if _is_container(value) and depth < 4:
             items = value.items() if isinstance(value, dict) else enumerate(value)
             for k, x in items:
-                if type(x) in _CONTAINERS:
+                if isinstance(x, _CONTAINERS):
                     self._follow(x, f"{text}[{k!r}]", (), inner, depth + 1)
                 elif not isinstance(x, (*_SCALARS, Tensor, type, types.ModuleType)):
                     for p in inner:
@@ -409,12 +436,11 @@ class Facts:
 
     def _hold(self, value: Any, depth: int = 0) -> None:
         """Keep what a container holds, as deep as it is compared."""
-        if (
-            type(value) not in _CONTAINERS or depth >= _DEEP or len(value) > _LONG
-            or id(value) in self.held
-        ):  # fmt: skip
+        if _is_small_array(value):
+            self.held.setdefault(id(value), (value, value.copy()))
+        if depth >= _DEEP or not _is_container(value) or id(value) in self.held:
             return
-        self.held[id(value)] = (value, value if isinstance(value, tuple) else value.copy())
+        self.held[id(value)] = (value, value if isinstance(value, tuple) else copy(value))
         for x in value.values() if isinstance(value, dict) else value:
             self._hold(x, depth + 1)
 
@@ -459,15 +485,17 @@ class Facts:
             if collecting:
                 gc.enable()
 
-    def settle(self) -> list[Fact]:
-        """The guards; an error where the function itself changed a value that it read, or asked what changes by itself."""
+    def settle(self, read: Collection[np.ndarray] = ()) -> list[Fact]:
+        """The guards, of arrays `read` by the program not their elements; an error where the function itself changed a value that it read, or asked what changes by itself."""
         if self.failure is not None:
             raise self.failure
         drawn = self.generators.drawn()
         if drawn is not None:
             self.refuse(f"{drawn} gives another value at each call", "a random generator of NumPy")
         found = [f for f in self.found.values() if id(f.holder) not in self.young]
+        roots = {id(root_of(a)) for a in read}
         for f in found:
+            f.live = isinstance(f.keep, np.ndarray) and id(root_of(f.keep)) in roots
             if is_iterator(f.keep):
                 self.refuse(f"{f.path} is an iterator, of which values are taken", _short(f.keep))
             if not f.holds():
@@ -480,12 +508,15 @@ class Facts:
 
     def undo(self) -> None:
         """Take back what the function did to the values that it read, and to the generators that it could reach."""
-        for value, copy in self.held.values():
-            if not isinstance(value, tuple) and (
-                value != copy if isinstance(value, set) else not _same_items(value, copy)
-            ):
+        for value, was in self.held.values():
+            if isinstance(value, np.ndarray):
+                if value.tobytes() != was.tobytes():
+                    value[...] = was
+            elif isinstance(value, set):
+                value.symmetric_difference_update(value ^ was)
+            elif not isinstance(value, tuple | frozenset) and not _same_items(value, was):
                 value.clear()
-                value.update(copy) if not isinstance(value, list) else value.extend(copy)
+                value.update(was) if isinstance(value, dict) else value.extend(was)
         for f in self.found.values():
             if id(f.holder) not in self.young and not f.holds():
                 f.undo()

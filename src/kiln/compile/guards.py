@@ -183,7 +183,7 @@ class ValueGuard(Guard):
         for f in self.known.values():
             name = s.variable(f.keep)
             out.append(f"{f.text(s.constant(f.holder))} is {name}")
-            inside = unchanged(f.keep, s)
+            inside = [] if f.live else unchanged(f.keep, s)
             out += inside
             if not inside:
                 self.slots.append((name, f))
