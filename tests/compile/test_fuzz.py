@@ -1,6 +1,7 @@
 """Random programs, and the smallest ones for what they found."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -232,3 +233,17 @@ def test_the_gradient_of_a_view_changed_in_place_by_a_wider_dtype():
         return kiln.autograd.grad(z.square().sum(), x)[0]
 
     agree(fn, normal(3, 3).requires_grad_())
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_silu_ends_where_the_exponential_is_infinite(large):
+    """Seed 10001797: a comparison with zero tells; PyTorch's ends there as well."""
+    x = kiln.tensor([-88.0, -89.0, -94.5, -120.0, -math.inf, 100.0] * (20_000 if large else 1))
+    x.requires_grad_()
+    for run in (F.silu, kiln.compile(F.silu)):
+        y = run(x)
+        (g,) = kiln.autograd.grad(y.sum(), x)
+        for a, ends in ((y, [0, 0, 0, math.nan, 100]), (g, [0, 0, 0, math.nan, 1])):
+            first, *rest = a[:6].tolist()
+            np.testing.assert_array_equal(rest, ends)
+            assert -1e-35 < first < 0

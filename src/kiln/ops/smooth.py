@@ -24,7 +24,7 @@ def _np_sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _silu_grad_body(grad: Tensor, input: Tensor) -> Tensor:
-    s = input.sigmoid()
+    s = 1 / (1 + (-input).exp())
     return grad * (s * (1 + input * (1 - s)))
 
 
@@ -56,11 +56,11 @@ def _silu_samples() -> Any:
 
 
 @activation(
-    grad={"input": _silu_rule}, samples=_silu_samples, body=lambda input: input * input.sigmoid(), infer=_silu_infer,
+    grad={"input": _silu_rule}, samples=_silu_samples, body=lambda input: input / (1 + (-input).exp()), infer=_silu_infer,
 )  # fmt: skip
 def silu(input: Tensor) -> Tensor:
-    """input * sigmoid(input), https://arxiv.org/abs/1702.03118."""
-    return input * _np_sigmoid(input)
+    """input * sigmoid(input), https://arxiv.org/abs/1702.03118; zero where exp(-input) is infinite."""
+    return input / (1 + np.exp(-input))
 
 
 _SQRT_HALF, _INV_SQRT_2PI = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
