@@ -247,3 +247,13 @@ def test_silu_ends_where_the_exponential_is_infinite(large):
             first, *rest = a[:6].tolist()
             np.testing.assert_array_equal(rest, ends)
             assert -1e-35 < first < 0
+
+
+def test_what_is_normalized_of_equal_elements_is_nothing():
+    """Seed 10002197: PyTorch's variance of them is their rounding."""
+    w, b, x = normal(4), normal(4), kiln.full((3, 4, 12, 4), 3470.1)
+    for run in (F.batch_norm, kiln.compile(F.batch_norm)):
+        y = run(x, None, None, w, b, True, eps=1e-3)
+        np.testing.assert_allclose(y.mean((0, 2, 3)).numpy(), b.numpy(), atol=1e-2)
+        y = run(x.round(), None, None, w, b, True, eps=1e-3)
+        np.testing.assert_allclose(y.mean((0, 2, 3)).numpy(), b.numpy(), atol=1e-6)

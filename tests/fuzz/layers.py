@@ -110,10 +110,15 @@ def pooling(v: Values, x: Any) -> Any:
     ])()  # fmt: skip
 
 
+def varied(v: Values, y: Any) -> Any:
+    """`y` of small numbers that differ: PyTorch's variance of equal ones is their rounding (10002197)."""
+    return v.tame(y) + v.weight(y.shape, y.dtype)
+
+
 def norm(v: Values, x: Any) -> Any:
     q = v.q
     if q.random() < 0.5:
-        y = floating(x)
+        y = varied(v, floating(x))
         if y.ndim == 0:
             y = y.reshape(1)
         if y.shape[-1] == 1:  # the variance of one element is nothing but rounding (7403218)
@@ -125,7 +130,7 @@ def norm(v: Values, x: Any) -> Any:
             lambda: F.layer_norm(y + 1, tail, w, b, 1e-3).relu(), lambda: F.rms_norm(y * 2, tail, eps=1e-3),
         ])())  # fmt: skip
     g = q.choice([1, 2, 3])
-    y = image(v, x, c := g * q.choice([1, 2, 4]), sizes(v, q.choice([1, 2])))
+    y = varied(v, image(v, x, c := g * q.choice([1, 2, 4]), sizes(v, q.choice([1, 2]))))
     w, b = v.weight((c,), y.dtype), v.weight((c,), y.dtype)
     means, spread = v.weight((c,), y.dtype), v.weight((c,), y.dtype).abs() + 0.5
     return v.tame(q.choice([

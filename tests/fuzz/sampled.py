@@ -24,13 +24,14 @@ for _room in ("masked", "signal", "special"):  # loaded when first asked for
 
 LEFT_OUT = {"random", "random_parameter", "control"}  # families
 RANDOM = {"bernoulli"}
+BRANCHES = {"linalg.lstsq"}  # by value, in which a program's notes on its steps would differ
 WRONG = {"as_strided_scatter"}  # PyTorch's gradient (docs/coverage.md)
 READS = {
-    "argwhere", "masked_select", "nn.functional.one_hot", "nonzero", "repeat_interleave", "tensor_split", "unique",
+    "argwhere", "bincount", "masked_select", "nn.functional.ctc_loss", "nn.functional.one_hot", "nonzero", "repeat_interleave", "tensor_split", "unique",
     "unique_consecutive",
 }  # fmt: skip
 """What reads values: a capture refuses it."""
-NO_GRADIENT = {name for name in REGISTRY if "bessel" in name}
+NO_GRADIENT = {"native_group_norm", *(name for name in REGISTRY if "bessel" in name)}
 """What PyTorch has no derivative of, without saying so."""
 
 
@@ -42,7 +43,7 @@ def _path(o: Any) -> str:
 ENTRIES: dict[str, Any] = {
     path: o
     for o in (*REGISTRY.values(), *COMPOSITIONS.values())
-    if o.samples and o.family not in LEFT_OUT and not getattr(o, "private", False) and (path := _path(o)) in FUNCTIONS and path not in RANDOM | WRONG
+    if o.samples and o.family not in LEFT_OUT and not getattr(o, "private", False) and (path := _path(o)) in FUNCTIONS and path not in RANDOM | WRONG | BRANCHES
 }  # fmt: skip
 PATHS = sorted(ENTRIES)
 
@@ -114,8 +115,8 @@ class _Operands:
         )
         self.dtype = v.q.choice(["float32"] * 5 + ["float64"] * 2 + halves)
         self.varies = v.q.random() < 0.8
-        # what order a capture has an operand in is its own choice; PyTorch's kron takes few
-        self.ordered = path == "kron" or getattr(ENTRIES[path], "layout", False)
+        # what order a capture has an operand in is its own choice; some of PyTorch's take few
+        self.ordered = path in ("conv_tbc", "kron") or getattr(ENTRIES[path], "layout", False)
 
     def of(self, given: Any) -> Any:
         """A part of the arguments."""
