@@ -23,7 +23,9 @@ for _room in ("masked", "signal", "special"):  # loaded when first asked for
     import_module(f"kiln.{_room}")
 
 LEFT_OUT = {"random", "random_parameter", "control"}  # families
-RANDOM = {"bernoulli"}
+RANDOM = {
+    "_sample_dirichlet", "_standard_gamma", "bernoulli", "binomial", "nn.functional.gumbel_softmax", "poisson",
+}  # fmt: skip
 BRANCHES = {"linalg.lstsq"}  # by value, in which a program's notes on its steps would differ
 WRONG = {"as_strided_scatter"}  # PyTorch's gradient (docs/coverage.md)
 READS = {
