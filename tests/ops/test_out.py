@@ -24,6 +24,84 @@ def test_results_do_not_lie_across_an_input():
     assert square.flatten().tolist() == list(range(9))
 
 
+def test_what_is_copied_to_the_output_first_does_not_lie_across_it():
+    x = kiln.arange(13.0)
+    a, b, ones, index = (
+        x[:9].view(3, 3),
+        x[1:10].view(3, 3),
+        kiln.ones(3, 3),
+        kiln.tensor([0, 1, 2]),
+    )
+    wide = index.expand(3, 3)
+    for call in (
+        lambda: kiln.addmm(a, ones, ones, out=b),
+        lambda: kiln.addmv(x[:3], ones, x[3:6], out=x[1:4]),
+        lambda: kiln.addbmm(a, ones[None], ones[None], out=b),
+        lambda: kiln.baddbmm(a[None], ones[None], ones[None], out=b[None]),
+        lambda: kiln.sgn(a, out=b),
+        lambda: kiln.conj_physical(a, out=b),
+        lambda: kiln.msort(a, out=b),
+        lambda: kiln.outer(x[:3], x[9:12], out=x[1:10].view(3, 3)),
+        lambda: kiln.nn.functional.normalize(a, out=b),
+        lambda: kiln.index_copy(a, 0, index, ones, out=b),
+        lambda: kiln.index_reduce(ones, 0, index, a, "amax", out=b),
+        lambda: kiln.scatter(ones, 0, wide, a, out=b),
+        lambda: kiln.cumsum(a, 0, out=b),
+    ):
+        refused(call)
+    assert x.tolist() == list(range(13))
+    kiln.addmm(a, ones, ones, beta=0, out=b)  # which is not read
+    assert b.tolist() == [[3.0] * 3] * 3
+    x = kiln.zeros(4)
+    assert kiln.logsumexp(x[:4].view(2, 2), 1, out=x[1:3]).exp().tolist() == pytest.approx([2, 2])
+    assert kiln.special.ndtr(kiln.zeros(4)[:3], out=kiln.zeros(3)).tolist() == [0.5] * 3
+
+
+def test_spectra_are_stored_in_their_kind_of_numbers():
+    x = kiln.ones(4)
+    for fn, given in (("rfft", x), ("fft", x), ("irfft", x * 1j), ("hfft2", kiln.ones(2, 4) * 1j)):
+        real = fn in ("irfft", "hfft2")
+        wrong = kiln.empty(0, dtype=kiln.complex64 if real else kiln.float32)
+        with pytest.raises(RuntimeError, match="floating point" if real else "complex"):
+            getattr(kiln.fft, fn)(given, out=wrong)
+        wide = kiln.empty(0, dtype=kiln.float64 if real else kiln.complex128)
+        assert getattr(kiln.fft, fn)(given, out=wide).dtype is wide.dtype
+
+
+def test_outputs_that_no_kernel_fills_are_refused():
+    x = kiln.ones(2, 3)
+    for call in (
+        lambda: kiln.cumsum(x, 0, dtype=kiln.bool),
+        lambda: kiln.cumprod(x, 0, out=kiln.ones(2, 3) > 0),
+        lambda: kiln.nansum(x, out=kiln.zeros((), dtype=kiln.int64)),
+        lambda: kiln.nanmean(x, out=kiln.zeros((), dtype=kiln.complex64)),
+    ):
+        with pytest.raises(NotImplementedError, match="not implemented"):
+            call()
+    with pytest.raises(RuntimeError, match="as_tuple"):
+        kiln.nonzero(x, as_tuple=True, out=kiln.zeros(0, dtype=kiln.int64))
+
+
+def test_copies_are_stored_in_any_dtype():
+    x, wide = kiln.eye(2) * 2, kiln.zeros(2, 2, dtype=kiln.float64)
+    assert kiln.cholesky(x * 2, out=wide).tolist() == [[2, 0], [0, 2]]
+    assert kiln.linalg.matrix_power(x, 1, out=wide).tolist() == [[2, 0], [0, 2]]
+    with pytest.raises(RuntimeError, match="expected out="):
+        kiln.linalg.matrix_power(x, 2, out=wide)
+    whole = kiln.zeros(2, 2, dtype=kiln.int64), kiln.zeros(2, dtype=kiln.int64)
+    assert kiln.lu(x, out=whole)[0].tolist() == [[2, 0], [0, 2]]
+
+
+@pytest.mark.parametrize("n", [5, 200_000])
+def test_quotients_of_half_floats_are_rounded_before_they_are_cut_off(n):
+    x, y = (kiln.full((n,), v, dtype=kiln.bfloat16) for v in (36.0, 2.125))  # 16.94, or 17
+
+    def cut(x, y):
+        return kiln.div(x, y, rounding_mode="trunc")
+
+    assert cut(x, y).tolist() == kiln.compile(cut)(x, y).tolist() == [17.0] * n
+
+
 def test_an_input_itself_may_be_the_output_of_elementwise_ops_only():
     x = kiln.tensor([0.0, 1.0])
     assert kiln.add(x, x, out=x).tolist() == [0, 2]

@@ -277,7 +277,7 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
     run, slots, name, body = op.run, op.tensor_slots, op.name, op.body
     once = op.ufunc is not None or op.exact or op.promote == "bool" or not (op.scalar or body)
     first = slots[0]
-    factor = op.factor
+    factor, cutting = op.factor, op.index.get("rounding_mode")
     cast = op.family == "cast"
     streamed = cast or op.ufunc in _STREAMED
     fn = calling(op)
@@ -311,8 +311,8 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
                 return None
             given[factor] = np.array(given[factor], x.dtype)
             places, call = [*places, factor], scaled
-        if half is not None and not op.exact:
-            call = _widened(call, dt.OF_NUMPY[half])
+        if half is not None and not op.exact and (cutting is None or args[cutting] != "trunc"):
+            call = _widened(call, dt.OF_NUMPY[half])  # which rounds once
         r = _mapped(name, call, given, places, into=into)
         return None if r is None else r[0]
 

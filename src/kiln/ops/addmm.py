@@ -13,7 +13,7 @@ from ..shape import Size, broadcast_shapes
 from ..tensor import Tensor
 from ._matrices import tracked
 from .arithmetic import conjugate
-from .dispatch import store_out
+from .dispatch import keep_apart, store_out
 from .linalg import bmm, matmul_op, mm, mv, outer, same_dtype
 from .reduction import sum_op
 from .registry import Sample, composition, op
@@ -53,6 +53,13 @@ def _rounded_once(
     return _blend(name, input, product(a, b), beta, alpha)
 
 
+def _stored(result: Tensor, out: Tensor | None, input: Tensor, beta: Any) -> Tensor:
+    """The result, in `out` if there is one: not across an input that PyTorch copies there first."""
+    if beta and input.shape == result.shape:
+        keep_apart(matmul_op.op, out, input)
+    return store_out(matmul_op.op, result, out)
+
+
 def _adding(*shapes: tuple, bad: tuple) -> Callable[[], Iterator[Sample]]:
     def samples() -> Iterator[Sample]:
         r = rng(22)
@@ -77,7 +84,7 @@ def addmm(
     out: Tensor | None = None,
 ) -> Tensor:
     """beta * input + alpha * (mat1 @ mat2)."""
-    return store_out(matmul_op.op, _rounded_once("addmm", mm, input, mat1, mat2, beta, alpha), out)
+    return _stored(_rounded_once("addmm", mm, input, mat1, mat2, beta, alpha), out, input, beta)
 
 
 @composition(inplace=True, samples=_adding(((2,), (2, 3), (3,)), bad=(((3,), (2, 3), (3,)),)))
@@ -91,7 +98,7 @@ def addmv(
     out: Tensor | None = None,
 ) -> Tensor:
     """beta * input + alpha * (mat @ vec)."""
-    return store_out(matmul_op.op, _rounded_once("addmv", mv, input, mat, vec, beta, alpha), out)
+    return _stored(_rounded_once("addmv", mv, input, mat, vec, beta, alpha), out, input, beta)
 
 
 def _addr_body(input: Tensor, vec1: Tensor, vec2: Tensor, beta: Any, alpha: Any) -> Tensor:
@@ -147,9 +154,8 @@ def baddbmm(
     out: Tensor | None = None,
 ) -> Tensor:
     """beta * input + alpha * bmm(batch1, batch2)."""
-    return store_out(
-        matmul_op.op, _rounded_once("baddbmm", bmm, input, batch1, batch2, beta, alpha), out
-    )
+    r = _rounded_once("baddbmm", bmm, input, batch1, batch2, beta, alpha)
+    return _stored(r, out, input, beta)
 
 
 @composition(
@@ -167,6 +173,4 @@ def addbmm(
 ) -> Tensor:
     """beta * input + alpha * (the sum of bmm(batch1, batch2) over the batch)."""
     product = sum_op(bmm(batch1, batch2), 0, False)
-    return store_out(
-        matmul_op.op, _blend("addbmm", input, product.to(batch1.dtype), beta, alpha), out
-    )
+    return _stored(_blend("addbmm", input, product.to(batch1.dtype), beta, alpha), out, input, beta)

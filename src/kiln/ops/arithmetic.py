@@ -162,7 +162,11 @@ def _integer_division(input: np.ndarray, other: np.ndarray, mode: str) -> np.nda
 
 
 def _div_body(input: Any, other: Any, rounding_mode: str | None) -> Tensor:
-    if rounding_mode == "trunc" and dt.result_type(input, other).category >= dt.FLOAT:
+    d = dt.result_type(input, other)
+    if rounding_mode == "trunc" and d.category >= dt.FLOAT:
+        if d in (dt.bfloat16, dt.float16):  # whose quotient is rounded before it is cut off
+            wide = (x.float() if isinstance(x, Tensor) else x for x in (input, other))
+            return (next(wide) / next(wide)).to(d).float().trunc().to(d)
         return (input / other).trunc()
     q = floor_divide(input, other)
     if rounding_mode == "floor":
@@ -386,7 +390,7 @@ def sign(input: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-@composition(out=True, inplace=True, samples=unary(away=2.0))
+@composition(out="beside", inplace=True, samples=unary(away=2.0))
 def sgn(input: Tensor) -> Tensor:
     """The sign; of complex numbers input / |input|, 0 at 0."""
     expect_tensor("sgn", input)

@@ -134,6 +134,9 @@ def _elementwise_runner(op: Op) -> Callable:
                     op.infer(*args)
                     values[i] = np.int64(x).astype(np_type)
         r = ref(*values)
+        if half and rounding is not None and args[rounding] == "trunc":
+            values[rounding] = None  # PyTorch rounds the quotient to the dtype before cutting off
+            r = np.trunc(ref(*values).astype(want.np).astype(_F32))
         if (keep and r.dtype != want.np) or (half and r.dtype == _F32):
             r = r.astype(want.np)
         return r

@@ -274,7 +274,7 @@ def inplace(op: Op, args: tuple) -> Tensor:
         if x._ver is not None:
             for i in op.tensor_slots[1:]:
                 if getattr(args[i], "_ver", None) is x._ver and args[i] is not x:
-                    _keep_apart(op, x, args[i], False)
+                    keep_apart(op, x, args[i])
         raw = unwrap(op, args)
         a = x._a
         if watched:
@@ -367,14 +367,14 @@ _STEPWISE = ("elementwise", "indexing", "movement", "scan", "sort")
 """Families that write a result as they go on reading, so that it may not lie across an input."""
 
 
-def _keep_apart(op: Any, out: Tensor, x: Any, whole: bool, grown: bool = False) -> None:
+def keep_apart(op: Any, out: Any, x: Any, whole: bool = False, grown: bool = False) -> None:
     """Refuse to write to memory that an input lies in: in part or, if `whole`, at all.
 
     Memory that `grown` means to resize is in the way of all that shares it.
     """
-    if not isinstance(x, Tensor) or out._a.__class__ is not np.ndarray:
+    if not isinstance(out, Tensor) or out._a.__class__ is not np.ndarray:
         return
-    if x._a.__class__ is not np.ndarray or not x._a.size:
+    if not isinstance(x, Tensor) or x._a.__class__ is not np.ndarray or not x._a.size:
         return
     found = overlap(out._a, x._a)
     if grown and whole and root_of(out._a) is root_of(x._a):
@@ -422,7 +422,8 @@ def store_out(op: Any, result: Any, out: Any, inputs: tuple = (), cast: bool = F
     """Place results in `out=` tensors, resizing empty ones, and return them; None leaves them as they are.
 
     `op.out` says of which dtype these may be ("cast": any that the result's can be cast to, as also in
-    elementwise ops; otherwise the result's) and whether, "apart", none of the inputs may lie there.
+    elementwise ops; otherwise the result's), whether, "apart", none of the inputs may lie there, and whether one
+    may lie "across" it, which it may not, "beside" it, where PyTorch copies or reads it as it writes.
     `cast` is for functions that are looser than their op.
     """
     if out is None:
@@ -441,10 +442,11 @@ def store_out(op: Any, result: Any, out: Any, inputs: tuple = (), cast: bool = F
     if op.family == "movement" and not dt.can_cast(result.dtype, out.dtype):
         raise KilnTypeError(op.name, f"{result.dtype.name} can't be cast to the output's {out.dtype.name}",
                             describe(out), "give out= a dtype that can hold the result's")  # fmt: skip
-    if "apart" in kind or "cast" in kind or op.family in _STEPWISE:
+    stepwise = "cast" in kind or "beside" in kind or op.family in _STEPWISE
+    if "apart" in kind or (stepwise and "across" not in kind):
         for x in inputs:
             for t in x if x.__class__ in (list, tuple) else (x,):
-                _keep_apart(op, out, t, "apart" in kind, out._a.shape != result._a.shape)
+                keep_apart(op, out, t, "apart" in kind, out._a.shape != result._a.shape)
     if mode.grad and (_fresh(out)._rg or _fresh(result)._rg):
         raise KilnError(
             op.name, "functions with out=... arguments don't support automatic differentiation, "

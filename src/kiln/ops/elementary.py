@@ -144,7 +144,7 @@ def polar(abs: Tensor, angle: Tensor) -> Tensor:
     return out
 
 
-@composition(out=True, inplace=True, samples=lambda: iter([
+@composition(out="beside", inplace=True, samples=lambda: iter([
     Sample((draw(rng(), (3, 4)),)), Sample((draw(rng(), (3,)) * (1 + 2j),)),
 ]))  # fmt: skip
 def conj_physical(input: Tensor) -> Tensor:

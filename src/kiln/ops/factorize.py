@@ -213,7 +213,7 @@ def cholesky_ex(
 
 def _old_cholesky(input: Tensor, upper: bool = False, *, out: Tensor | None = None) -> Tensor:
     """The triangular factor of Hermitian positive-definite matrices."""
-    return cholesky(input, upper=upper, out=out)
+    return store_out(cholesky_op.op, cholesky_op(input, upper, True)[0], out, cast=True)
 
 
 FUNCTIONS["cholesky"] = _old_cholesky

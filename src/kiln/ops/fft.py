@@ -208,23 +208,26 @@ def _samples(kind: Callable, many: bool) -> Callable[[], Iterator[Sample]]:
 
 
 def _family(stem: str, kind: Callable, inverse: bool, what: str) -> None:
+    def stored(name: str, r: Tensor, out: Tensor | None) -> Tensor:
+        real = kind is _to_real
+        if isinstance(out, Tensor) and not (
+            out.dtype.is_floating_point if real else out.dtype.is_complex
+        ):
+            raise KilnError(name, f"{name} expects a {'floating point' if real else 'complex'} output tensor",
+                            describe(out), "")  # fmt: skip
+        return store_out(dft.op, r, out, cast=name != "ihfft")
+
     def one(input: Tensor, n: int | None = None, dim: int = -1, norm: str | None = None, *,
             out: Tensor | None = None) -> Tensor:  # fmt: skip
-        return store_out(
-            dft.op, kind(stem, input, n, dim, norm, inverse), out, cast=kind is _to_real
-        )
+        return stored(stem, kind(stem, input, n, dim, norm, inverse), out)
 
     def two(input: Tensor, s: Any = None, dim: Any = (-2, -1), norm: str | None = None, *,
             out: Tensor | None = None) -> Tensor:  # fmt: skip
-        return store_out(
-            dft.op, kind(stem + "2", input, s, dim, norm, inverse), out, cast=kind is _to_real
-        )
+        return stored(stem + "2", kind(stem + "2", input, s, dim, norm, inverse), out)
 
     def several(input: Tensor, s: Any = None, dim: Any = None, norm: str | None = None, *,
                 out: Tensor | None = None) -> Tensor:  # fmt: skip
-        return store_out(
-            dft.op, kind(stem + "n", input, s, dim, norm, inverse), out, cast=kind is _to_real
-        )
+        return stored(stem + "n", kind(stem + "n", input, s, dim, norm, inverse), out)
 
     for fn, end, over in (
         (one, "", "one dimension"),

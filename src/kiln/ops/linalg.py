@@ -311,7 +311,7 @@ def outer(input: Tensor, vec2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The matrix of all products of two vectors' elements."""
     _ranks("outer", (1, 1), input, vec2)
     r = apply(REGISTRY["mul"], (input.unsqueeze(1), vec2))  # large, whatever they are
-    return store_out(_matmul, r, out, cast=True)
+    return store_out(REGISTRY["mul"], r, out, (input, vec2))
 
 
 def chain_matmul(*matrices: Tensor, out: Tensor | None = None) -> Tensor:

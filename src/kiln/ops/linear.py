@@ -205,7 +205,7 @@ def normalize(
 ) -> Tensor:
     """input divided by its p-norm along dim, which counts as at least eps."""
     r = input / input.norm(p, dim, True).clamp_min(eps).expand_as(input)
-    return store_out(REGISTRY["div"], r, out)
+    return store_out(REGISTRY["div"], r, out, (input,))
 
 
 @composition(fused="rounded", method=False, samples=lambda: iter([

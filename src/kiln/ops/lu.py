@@ -128,12 +128,12 @@ def _old_lu(A: Tensor, pivot: bool = True, get_infos: bool = False, out: Any = N
     check_matrix("lu", A)
     _check_pivot("lu", pivot)
     r = lu_op(A, False)
-    return store_out(
-        lu_op.op,
-        named("lu_with_info", "LU pivots info")(*r) if get_infos else r[:2],
-        out,
-        cast=True,
-    )
+    r = named("lu_with_info", "LU pivots info")(*r) if get_infos else r[:2]
+    if out is None:
+        return r
+    for x, o in zip(r, out, strict=True):  # of whatever dtypes these are
+        o.resize_as_(x).copy_(x)
+    return out
 
 
 FUNCTIONS["lu"] = _old_lu

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError, describe
+from ..errors import KilnError, KilnTypeError, describe
 from ..shape import broadcast_shapes, numel
 from ..tensor import Tensor
 from . import dispatch
@@ -138,6 +138,11 @@ def nonzero_op(input: Tensor) -> Tensor:
 def nonzero(input: Tensor, *, out: Any = None, as_tuple: bool = False) -> Any:
     """Coordinates of the elements that are not zero: an (n, ndim) tensor, or a tuple of columns."""
     if as_tuple:
+        if out is not None:
+            kind = KilnError if isinstance(out, Tensor) else KilnTypeError
+            raise kind(
+                "nonzero", "nonzero does not support out= when as_tuple is True", describe(out), ""
+            )
         coords = nonzero_op(input.reshape(1) if input._a.ndim == 0 else input)
         return tuple(coords[:, i] for i in range(coords._a.shape[1]))
     r = nonzero_op(input)

@@ -32,6 +32,7 @@ def _power_samples() -> Iterator[Sample]:
 def matrix_power(input: Tensor, n: int, *, out: Tensor | None = None) -> Tensor:
     """The n-th power of square matrices; negative powers are those of the inverse."""
     shape = check_matrix("matrix_power", input, True, floats=n < 0)
+    copied = n in (0, 1)
     if n < 0:
         input, n = inv(input), -n
     power: Tensor | None = None
@@ -43,7 +44,7 @@ def matrix_power(input: Tensor, n: int, *, out: Tensor | None = None) -> Tensor:
             input = matmul(input, input)
     if power is None:
         power = zero_gradient(eye(shape[-1], input).expand(shape).clone(), input)
-    return store_out(inv.op, power, out)
+    return store_out(inv.op, power, out, cast=copied)
 
 
 FUNCTIONS["linalg.matrix_power"] = matrix_power

@@ -76,7 +76,7 @@ def _index_reduce_samples() -> Iterator[Sample]:
     yield Sample((x, 0, src[0], src, "prod"), error=RuntimeError)
 
 
-@composition(samples=_index_reduce_samples, inplace=True, out=True)
+@composition(samples=_index_reduce_samples, inplace=True, out="beside")
 def index_reduce(
     input: Tensor,
     dim: int,

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..autograd.tape import record_unary
-from ..errors import KilnError, KilnIndexError, KilnTypeError, describe
+from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnTypeError, describe
 from ..shape import Size, norm_dims, numel
 from ..tensor import CAPTURING, Tensor, wrap
 from .dispatch import LARGE, apply, store_out
@@ -306,12 +306,24 @@ def nan_is_zero(input: Tensor) -> Tensor:
     return where_op(input.isnan(), 0, input) if input.dtype.category >= dt.FLOAT else input
 
 
-@composition(out="cast", samples=lambda: iter([
+def store_nan_free(entry: str, input: Tensor, r: Tensor, out: Tensor | None) -> Tensor:
+    """A reduction of what is not NaN in `out`, which is floating where the input is."""
+    if isinstance(out, Tensor) and input.dtype.category == dt.FLOAT != out.dtype.category:
+        raise KilnNotImplementedError(
+            entry, f"not implemented for {out.dtype.name} results", describe((input, out)), "give a floating out="
+        )  # fmt: skip
+    return store_out(_sum, r, out, cast=True)
+
+
+@composition(samples=lambda: iter([
     Sample((np.array([[1.0, np.nan], [2.0, 3.0]]), 0)), Sample((np.array([np.nan]),)),
 ]))  # fmt: skip
-def nansum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+def nansum(
+    input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None
+) -> Tensor:  # fmt: skip
     """The sum with NaN counted as 0."""
-    return sum(nan_is_zero(input), dim, keepdim, dtype=dtype)
+    r = sum(nan_is_zero(input), dim, keepdim, dtype=dtype)
+    return store_nan_free("nansum", input, r, out)
 
 
 @composition(samples=lambda: iter([

@@ -108,9 +108,13 @@ def _public(name: str, run: Any, doc: str) -> Any:
     def scan(input: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
         if dtype is None and out is not None:
             dtype = out.dtype
+        if dtype is dt.bool_ and input.numel() and len(input.shape):
+            raise KilnNotImplementedError(
+                name, "not implemented for bool results", describe(input), "any(), all()"
+            )
         r = run(input if dtype is None else input.to(dt.as_dtype(dtype)), dim)
         r = r if dtype is None else r.to(dtype)
-        return store_out(run.op, r, out)
+        return store_out(run.op, r, out, (input,))
 
     scan.__name__, scan.__doc__ = name, doc
     fn = composition(samples=lambda: iter([

@@ -321,7 +321,7 @@ def _reduced(input: Tensor, dim: int, index: Tensor, src: Any, how: str) -> Tens
     )
 
 
-@composition(out=True, samples=_unique_samples)
+@composition(out="beside", samples=_unique_samples)
 def scatter(
     input: Tensor,
     dim: int,
@@ -529,7 +529,7 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
     return out
 
 
-@composition(out=True, samples=lambda: iter([
+@composition(out="beside", samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), 0, np.array([0, 2]), draw(rng(1), (2, 4)))),
     Sample((draw(rng(), ()), 0, np.array([0]), draw(rng(1), (1,))))]))  # fmt: skip
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool
     return sort_op(input, dim, descending)[1]
 
 
-@composition(out=True, samples=lambda: iter([Sample((draw(rng(), (3, 4)),))]))
+@composition(out="beside", samples=lambda: iter([Sample((draw(rng(), (3, 4)),))]))
 def msort(input: Tensor) -> Tensor:
     """The elements in order along the first dimension."""
     return sort_op(input, 0, False)[0]

@@ -162,7 +162,7 @@ def xlog1py(input: Operand, other: Operand) -> Tensor:
     return _xlog1py(tensor(input), other)
 
 
-@composition(out="cast", namespace="special", method=False, samples=unary())
+@composition(out="cast across", namespace="special", method=False, samples=unary())
 def ndtr(input: Tensor) -> Tensor:
     """The area under the standard normal density up to input."""
     expect_tensor("ndtr", input)

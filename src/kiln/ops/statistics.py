@@ -28,6 +28,7 @@ from .reduction import (
     reduced_shape,
     reductions,
     spread,
+    store_nan_free,
     sum_op,
 )
 from .registry import FUNCTIONS, Sample, composition, op
@@ -79,15 +80,18 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
     return store_out(_mean, r, out, cast=True)
 
 
-@composition(out="cast", samples=lambda: iter([
+@composition(samples=lambda: iter([
     Sample((np.array([[1.0, np.nan], [2.0, 3.0]]), 0)), Sample((np.arange(3),), error=RuntimeError),
 ]))  # fmt: skip
-def nanmean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+def nanmean(
+    input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None
+) -> Tensor:  # fmt: skip
     """The mean of the elements that are not NaN."""
     if input.dtype.category < dt.FLOAT:
         _mean_infer(input)
     x = converted(input, dtype)
-    return sum_op(nan_is_zero(x), dim, keepdim) / sum_op(~x.isnan(), dim, keepdim)
+    r = sum_op(nan_is_zero(x), dim, keepdim) / sum_op(~x.isnan(), dim, keepdim)
+    return store_nan_free("nanmean", input, r, out)
 
 
 def _variance_rule(name: str) -> Callable:
@@ -265,7 +269,7 @@ def _lse_body(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
 
 
 @op(
-    name="logsumexp", check=False, infer=_lse_infer, body=_lse_body, out="cast",
+    name="logsumexp", check=False, infer=_lse_infer, body=_lse_body, out="cast across",
     grad={"input": lambda g, input, out, dim, keepdim: (
         spread(g, input.shape, dim, keepdim) * conjugate((input - spread(out, input.shape, dim, keepdim)).exp())
     )},
