@@ -185,3 +185,34 @@ def test_in_place_scans_take_no_other_dtype(name):
             getattr(x, name)(0, dtype=other)
         assert getattr(x, name)(0, dtype=d) is x
         assert getattr(x, name)(0).dtype is d
+
+
+def test_what_expand_gave_is_written_to_where_elements_have_places_of_their_own():
+    x = kiln.arange(6.0).reshape(2, 3)
+    x.expand(1, 2, 3).add_(1)
+    x[:1].expand(4, 3)[2].mul_(10)
+    x[0].expand(5, 3)[1, 2] = 7
+    assert x.tolist() == [[10, 20, 7], [4, 5, 6]]
+    rows = x[:1].expand(4, 3)
+    for call in (lambda: rows.add_(1), lambda: rows.copy_(kiln.zeros(4, 3)), lambda: rows.sqrt_()):
+        refused(call)
+    refused(lambda: rows.__setitem__(..., 1))
+    refused(lambda: x.as_strided((2, 2), (0, 1)).add_(1))
+    version = x._version
+    assert rows.fill_(3).shape == (4, 3)
+    assert x.tolist() == [[3, 3, 3], [4, 5, 6]]
+    assert x._version > version
+    rows.zero_()
+    assert x[0].tolist() == [0, 0, 0]
+
+
+def test_attention_without_a_dimension_of_heads_keeps_copies():
+    q, k, v = (kiln.ones(2, 3, 4, requires_grad=True) for _ in range(3))
+    a, b = q.clone(), k.clone()
+    out = kiln.nn.functional.scaled_dot_product_attention(a, b, v)
+    with kiln.no_grad():
+        a.zero_()
+        b.zero_()
+    out.mul_(2)
+    out.sum().backward()
+    assert v.grad.tolist() == [[[2.0] * 4] * 3] * 2

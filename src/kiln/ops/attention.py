@@ -10,7 +10,8 @@ import numpy as np
 from .. import dtypes as dt
 from ..errors import KilnError, describe
 from ..shape import Size, broadcast_shapes, numel
-from ..tensor import Tensor
+from ..tensor import CAPTURING, Tensor
+from ._matrices import tracked
 from .activation import floating, widen
 from .creation import full_op
 from .registry import FUNCTIONS, Sample, composition, op
@@ -415,5 +416,11 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
         return FUNCTIONS["nn.functional.dropout"](p, dropout_p, True) @ value
     q, k, v = _four(query, batch), _four(key, groups), _four(value, groups)
     mask = attn_mask if attn_mask is None else _four_mask(attn_mask, batch)
+    # Of other than four dimensions PyTorch keeps copies, scaled, and not the result: all may be written to.
+    copied = len(batch) != 2 and not CAPTURING and tracked(query, key, value)
+    q, k = (q.clone(), k.clone()) if copied else (q, k)
     out = attention(q, k, v, mask, is_causal, float(scale))[0].transpose(1, 2)
-    return out if len(batch) == 2 else out.reshape(*batch, *out.shape[2:])
+    if len(batch) == 2:
+        return out
+    out = out.reshape(*batch, *out.shape[2:])
+    return out.clone() if copied else out

@@ -277,6 +277,8 @@ def inplace(op: Op, args: tuple) -> Tensor:
                     keep_apart(op, x, args[i])
         raw = unwrap(op, args)
         a = x._a
+        if not a.flags.writeable:
+            open_memory(op.name, x, a)
         if watched:
             written(a)
         uf = op.ufunc
@@ -405,10 +407,23 @@ def store(op: Any, x: Tensor, value: np.ndarray) -> None:
     """Write a result into a tensor's memory; nothing is written where it does not fit."""
     check_result(op.name, x, value)
     if not x._a.flags.writeable:
-        _shared(op.name, x)
+        open_memory(op.name, x, x._a)
     if watched:
         written(x._a)
     np.copyto(x._a, value, casting="unsafe")
+
+
+def open_memory(name: str, x: Tensor, a: np.ndarray) -> None:
+    """Make an array writable that is not only because it is part of what `expand` gave; else an error.
+
+    Each of its elements has to have a place of its own.
+    """
+    if any(n > 1 and not s for n, s in zip(a.shape, a.strides, strict=True)):
+        _shared(name, x)
+    try:
+        a.flags.writeable = True
+    except ValueError:
+        _shared(name, x)
 
 
 def _shared(name: str, x: Tensor) -> None:

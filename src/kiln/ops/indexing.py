@@ -12,7 +12,7 @@ from ..autograd.modes import mode
 from ..errors import KilnError, KilnIndexError, describe
 from ..shape import Size, behind, broadcast_shapes
 from ..sharing import watched, written
-from ..tensor import CAPTURING, Tensor, _fresh, active_capture, wrap
+from ..tensor import CAPTURING, Tensor, _fresh, active_capture, differentiated, wrap
 from . import dispatch
 from .creation import arange_op, tensor
 from .registry import Operand, Sample, composition, method, op
@@ -437,6 +437,18 @@ def fill_(self: Tensor, value: Any) -> Tensor:
         raise KilnError(
             "fill_", "fill_ only supports 0-dimension value tensors", describe(value), ""
         )
+    a = self._a
+    if (
+        not CAPTURING
+        and 0 in a.strides
+        and not a.flags.writeable
+        and not (mode.grad and differentiated(self))
+    ):
+        once = wrap(a[tuple(slice(None) if s else slice(1) for s in a.strides)])
+        dispatch.open_memory("fill_", self, once._a)
+        copy_(once, value)  # each place that elements share
+        dispatch.bump(self)
+        return self
     return copy_(self, value)
 
 
@@ -449,4 +461,4 @@ def fill(input: Tensor, value: Any) -> Tensor:
 @method("zero_")
 def zero_(self: Tensor) -> Tensor:
     """Set every element to zero; returns self."""
-    return copy_(self, 0)
+    return fill_(self, 0)

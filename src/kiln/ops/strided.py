@@ -24,8 +24,8 @@ def _strided_view(
     """Elements of a row of memory, known to NumPy as a view of it (np.lib's `as_strided` hides its base)."""
     plain = flat if flat.dtype.isbuiltin == 1 else flat.view(f"V{flat.itemsize}")
     out = np.ndarray(tuple(size), plain.dtype, plain, start * flat.itemsize, tuple(strides))
-    if not flat.flags.writeable:
-        out.flags.writeable = False
+    if not flat.flags.writeable or any(n > 1 and not s for n, s in zip(size, strides, strict=True)):
+        out.flags.writeable = False  # as what `expand` gives
     return out if plain is flat else out.view(flat.dtype)
 
 
