@@ -357,3 +357,50 @@ def test_a_composition_s_errors_are_its_own():
         kiln.randn(512, 301).roll(1, 2)
     with pytest.raises(RuntimeError):
         F.pad(kiln.randn(1, 512, 301), (400, 400), "reflect")
+
+
+def test_rows_at_any_number_of_places_make_no_new_kernels():
+    """Sequences of many lengths, and what masks pick, would each be compiled for otherwise."""
+    x = kiln.arange(4096 * 64.0).reshape(4096, 64)
+    places = np.random.default_rng(1).integers(0, 4096, (4, 2500))
+
+    def run(n: int) -> None:
+        index = kiln.tensor(places[:, :n])
+        for got in (x[index], F.embedding(index, x), x.index_select(0, index[0])):
+            want = places[0, :n] if got.ndim == 2 else places[:, :n]
+            assert np.array_equal(got[..., 3].numpy(), want * 64 + 3)
+        mask = kiln.tensor(places[0] < n)
+        assert np.array_equal(x[:2500][mask].numpy(), x.numpy()[:2500][places[0] < n])
+
+    for n in (2048, 2500):
+        run(n)
+    before = set(one_op.shelf.made)
+    for n in (2049, 2111, 2499):
+        run(n)
+    assert {k[0] for k in set(one_op.shelf.made) - before} <= {"rows_at"}
+    assert len(set(one_op.shelf.made) - before) <= 4
+    with pytest.raises(IndexError):
+        x[kiln.tensor(places + 4000)]
+
+
+def test_large_masks_pick_what_numpy_picks():
+    """Across the pieces in which masks are gone through, in any layout, and backward twice."""
+    a = rng.standard_normal((300, 70, 5)).astype(np.float32)
+    for x, m in (
+        (a, a > 0.3),
+        (a, a[..., 0] > 0.3),
+        (a.T, a.T > 2),
+        (a, a > 9),
+        (a[:0], a[:0] > 0),
+    ):
+        t, mask = kiln.tensor(a), kiln.tensor(m)
+        t = t.permute(2, 1, 0) if x.shape == a.T.shape else t[: len(x)]
+        t = t.detach().requires_grad_()
+        got = t[mask]
+        assert np.array_equal(got.detach().numpy(), x[m])
+        assert np.array_equal(mask.nonzero().numpy(), np.argwhere(m))
+        (g,) = kiln.autograd.grad((got**2).sum(), t, create_graph=True)
+        want = np.where(m if m.ndim == x.ndim else m[..., None], 2 * x, 0)
+        np.testing.assert_allclose(g.detach().numpy(), want)
+        g.sum().backward()
+        np.testing.assert_allclose(t.grad.numpy(), (want != 0) * 2)

@@ -31,7 +31,7 @@ DEAR = 1 << 12
 STREAM = 1 << 19
 """Elements from where on kernels beat NumPy where its own loops go as fast as memory does."""
 _READY = 4096  # prepared calls that are kept in mind
-_BLOCKS = (1 << 20, 1 << 18, 1 << 17, 1 << 15, 1 << 12)  # elements of a block
+BLOCKS = (1 << 20, 1 << 18, 1 << 17, 1 << 15, 1 << 12)  # elements of a block
 SMALL = 1 << 6
 """Elements from where on a call that is prepared costs less than several of NumPy's."""
 FEW = 64  # fewer rows are those of a decoding step, whose length is another each time
@@ -199,7 +199,7 @@ def _arrange(
 def block_rows(rows: int, cols: int) -> int:
     """How many rows of so many elements a block has: the same for most numbers of rows, so that they share kernels."""
     size = rows * cols
-    return max(1, next((b for b in _BLOCKS if b <= size), _BLOCKS[-1]) // cols)
+    return max(1, next((b for b in BLOCKS if b <= size), BLOCKS[-1]) // cols)
 
 
 def _mapped(

@@ -19,12 +19,13 @@ from ..autograd import tape
 from ..config import config
 from ..errors import KilnError
 from ..formats import contiguous_format
-from ..ops import derive, registry
+from ..ops import derive, picking, registry
 from ..ops.dispatch import apply
 from ..ops.linalg import SMALL
 from ..ops.registry import REGISTRY, Op
 from ..ops.sorting import selects
 from ..ops.windows import scatters
+from ..runtime.blocks import allocator
 from ..shape import resolve_reshape, view_strides
 from ..tensor import Tensor
 from . import compositions, derived, scripts, streams, transforms
@@ -272,6 +273,88 @@ def topk(input: np.ndarray, k: int, dim: int, largest: bool, sorted: bool) -> An
     """NumPy's selection of few elements: kernels would sort them all."""
     few = input.ndim and selects(k, input.shape[dim])
     return (_topk.run if few else _topk_sorted)(input, k, dim, largest, sorted)
+
+
+# ---------------------------------------------------------------- one value everywhere
+
+
+@routine("full")
+def full(size: tuple, fill_value: Any, dtype: dt.dtype) -> np.ndarray:
+    """A large tensor of one value; zeros cost nothing before they are read."""
+    n = prod(size)
+    zero = fill_value == 0 and "-" not in str(fill_value)
+    if n < derived.LARGE or zero or dtype.is_complex or config.eager != "cpu" or not _native():
+        return _full.run(size, fill_value, dtype)
+    from .cpu.one_op import blocks_of
+
+    with np.errstate(over="ignore"):
+        value = np.array(dt.element(fill_value, dtype, "full"), dtype.np)
+    out = _empty(size, dtype.np)
+    flat = out.reshape(n)
+    calls = [((value, (b,)), (flat[at : at + b],)) for at, b in blocks_of(n, derived.BLOCKS[0])]
+    made = derived.shelf().fill("full", lambda x, to: x.expand(to), calls)
+    return out if made else _full.run(size, fill_value, dtype)
+
+
+_full = REGISTRY["full"]
+
+
+# ---------------------------------------------------------------- rows at places, of any number
+
+
+def _rows_at(x: np.ndarray, index: np.ndarray) -> np.ndarray | None:
+    """The rows of x at these places, in blocks: how many differs from call to call where sequences have many lengths."""
+    cols = x.size // max(1, x.shape[0]) if x.ndim else 0
+    n = index.size
+    if (
+        n * cols < derived.LARGE or n < derived.FEW or x.dtype.kind == "c" or index.dtype.kind != "i"
+        or not x.flags.c_contiguous or not index.flags.c_contiguous
+        or config.eager != "cpu" or not _native()
+    ):  # fmt: skip
+        return None
+    args, most = [x, index.reshape(n)], derived.block_rows(n, cols)
+    r = derived.shelf().run_blocks("rows_at", _index_rows, args, (1,), most, (n,))
+    return None if r is None else r[0].reshape(*index.shape, *x.shape[1:])
+
+
+def _index_rows(x: Tensor, index: Tensor) -> Tensor:
+    return derived.calling(REGISTRY["index"])(x, [index], (0,))
+
+
+def _picking(name: str, rows: Callable[..., tuple[np.ndarray, np.ndarray] | None]) -> None:
+    """Have an op's calls that `rows` knows as rows at places run so."""
+    others = REGISTRY[name].eager
+
+    @routine(name)
+    def run(*args: Any) -> Any:
+        found = rows(*args)
+        r = None if found is None else _rows_at(*found)
+        return others(*args) if r is None else r
+
+
+_picking("index", lambda x, indices, dims: (x, indices[0]) if dims == (0,) else None)
+_picking("index_select", lambda x, dim, index: (x, index) if dim == 0 and index.ndim == 1 and (index >= 0).all() else None)  # fmt: skip
+_picking("embedding", lambda index, weight, *rest: (weight, index) if (index >= 0).all() else None)
+
+
+# ---------------------------------------------------------------- what a mask picks
+
+
+def _empty(shape: tuple[int, ...], d: np.dtype) -> np.ndarray:
+    """Memory that was used before: where how much is picked differs from call to call, fresh one costs more than the rest."""
+    return allocator(prod(shape) * d.itemsize)(shape, d)
+
+
+@routine("nonzero_op")
+def nonzero(input: np.ndarray) -> np.ndarray:
+    """Coordinates of the elements that are not zero."""
+    return picking.coordinates(input, empty=_empty)
+
+
+@routine("masked_select_op")
+def masked_select(input: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """What lies where a mask is True."""
+    return picking.selected(input, mask, _empty)
 
 
 # ---------------------------------------------------------------- copies of views

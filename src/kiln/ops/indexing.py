@@ -14,8 +14,10 @@ from ..shape import Size, behind, broadcast_shapes
 from ..sharing import watched, written
 from ..tensor import CAPTURING, Tensor, _fresh, active_capture, differentiated, wrap
 from . import dispatch
-from .creation import arange_op, tensor
+from .creation import arange_op, full_like, tensor
+from .picking import masked_select_op
 from .registry import Operand, Sample, composition, method, op
+from .rules import zero_gradient
 from .samples import draw, rng
 from .slicing import basic_index, normalize_index
 
@@ -72,6 +74,15 @@ def getitem(self: Tensor, index: Any) -> Tensor:
     items, basic = _split_index(index)
     if basic:
         return basic_index(self, normalize_index(items, shape))
+    mask = items[0]
+    if len(items) == 1 and mask.dtype is dt.bool_ and not CAPTURING:
+        size = mask._a.shape
+        if (
+            size
+            and size == shape[: len(size)]
+            and mask._a.__class__ is self._a.__class__ is np.ndarray
+        ):
+            return masked_select_op(self, mask)
     x, tensors = _advanced(self, items)
     return gather_index(x, tensors)
 
@@ -455,6 +466,8 @@ def fill_(self: Tensor, value: Any) -> Tensor:
 @composition(method=True, samples=lambda: iter([Sample((draw(rng(), (3, 4)), 2.0))]))
 def fill(input: Tensor, value: Any) -> Tensor:
     """A tensor like input with one value everywhere."""
+    if value.__class__ in (int, float) and input.is_floating_point():
+        return zero_gradient(full_like(input, value), input)
     return fill_(input.clone(), value)
 
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, KilnTypeError, describe
-from ..shape import broadcast_shapes, numel
+from ..shape import broadcast_shapes
 from ..tensor import Tensor
 from . import dispatch
-from .indexing import assign, index_op, indexing
+from .indexing import assign, index_op
+from .picking import masked_scatter_op, nonzero_op
 from .registry import Sample, composition, method
 from .samples import draw, rng
 from .selection import where_op
@@ -71,35 +72,6 @@ def masked_select(input: Tensor, mask: Tensor, *, out: Tensor | None = None) -> 
     return dispatch.store_out(index_op.op, r, out, (input, mask))
 
 
-@indexing(
-    private=True, name="masked_scatter_op", infer=lambda input, mask, source: (input.shape, input.dtype),
-    grad={
-        "input": lambda g, mask: g.masked_fill(mask, 0),
-        "source": lambda g, mask, in_shape: _masked_scatter_grad(g, mask, in_shape),
-    },
-    samples=lambda: iter([Sample((draw(rng(), (3, 4)), rng(1).random((3, 4)) > 0.5, draw(rng(2), (12,))))]),
-)  # fmt: skip
-def masked_scatter_op(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
-    """input with consecutive elements of source where the mask is True."""
-    out = np.array(input)
-    mask = np.broadcast_to(mask, input.shape)
-    n = int(mask.sum())
-    if source.size < n:
-        raise KilnError(
-            "masked_scatter", "source has fewer elements than the mask selects",
-            f"{source.size} < {n}", "",
-        )  # fmt: skip
-    out[mask] = source.reshape(-1)[:n]
-    return out
-
-
-def _masked_scatter_grad(g: Tensor, mask: Tensor, shape: tuple) -> Tensor:
-    n = numel(shape)
-    order = (mask.expand(g.shape).reshape(-1).long().cumsum(0) - 1).clamp(min=0, max=max(n - 1, 0))
-    picked = where_op(mask.expand(g.shape).reshape(-1), g.reshape(-1), g.new_zeros(()))
-    return g.new_zeros(n).scatter_add(0, order, picked).reshape(shape)
-
-
 @composition(samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), rng(1).random((4,)) > 0.5, draw(rng(2), (3, 4)))),
     Sample((draw(rng(), (4,)), rng(1).random((3, 4)) > 0.5, draw(rng(2), (3, 4)))),
@@ -123,15 +95,6 @@ def masked_scatter_(self: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------- coordinates
-
-
-@indexing(private=True, name="nonzero_op", samples=lambda: iter([
-    Sample((np.array([[1, 0], [0, 2]]),), grad=False), Sample((np.zeros((0, 2)),), grad=False), Sample((np.array(3.0),), grad=False)]))  # fmt: skip
-def nonzero_op(input: Tensor) -> Tensor:
-    """Coordinates of the elements that are not zero, one row each."""
-    if input.ndim == 0:
-        return np.zeros((int(input != 0), 0), np.int64)
-    return np.argwhere(input).astype(np.int64)
 
 
 @composition(samples=None)

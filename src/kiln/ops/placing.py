@@ -14,6 +14,7 @@ from ..tensor import Tensor
 from .assembling import _scattered
 from .creation import tensor
 from .indexing import copy_, index_put_op, indexing
+from .picking import coordinates
 from .registry import Sample, composition, method
 from .samples import draw, rng
 from .scatter import scatter_reduce
@@ -180,7 +181,7 @@ def _static_infer(input: Any, size: int, fill_value: int) -> tuple:
 @indexing(infer=_static_infer, samples=_static_samples, out=True)
 def nonzero_static(input: Tensor, *, size: int, fill_value: int = -1) -> Tensor:
     """The first `size` rows of `nonzero`, filled up with `fill_value` where there are fewer."""
-    found = np.argwhere(input)[:size] if input.ndim else np.zeros((min(size, int(input != 0)), 0))
+    found = coordinates(input, size)
     out = np.full((size, input.ndim), fill_value, np.int64)
     out[: len(found)] = found
     return out

@@ -52,7 +52,7 @@ class Made:
         ]
 
 
-COPIES = {"copy"}
+COPIES = {"copy", "full"}
 """Calls that are to copy what they are given."""
 FIRST = object()
 """The result that is the first array which a call was given."""
