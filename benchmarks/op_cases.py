@@ -148,6 +148,7 @@ def _softmaxed(*shape: int) -> np.ndarray:
 F = "nn.functional."
 Maker = Callable[[int], tuple]
 WRITTEN: dict[str, Maker] = {
+    "_standard_gamma": lambda n: (_positive(*_rows(n)),),
     "add": lambda n: (_f(*_rows(n)), _f(*_rows(n))),
     "add row": lambda n: (_f(*_rows(n)), _f(_rows(n)[1])),
     "add column": lambda n: (_f(*_rows(n)), _f(_rows(n)[0], 1)),

@@ -59,7 +59,10 @@ FLOAT_UNARY = frozenset(
     ]
 )
 UNARY = FLOAT_UNARY | {"neg", "abs", "sign", "not", "isnan", "isinf", "isfinite"}
-FLOAT_BINARY = frozenset({"div", "pow", "atan2", "copysign", "nextafter"})
+FLOAT_BINARY = frozenset(
+    ["div", "pow", "atan2", "copysign", "nextafter", "igamma", "igammac", "gamma_slope"]
+)
+FLOAT_TERNARY = frozenset({"beta_slope"})
 INT_BINARY = frozenset({"shl", "shr", "trunc_div", "gcd", "lcm"})
 COMPARE = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 BINARY = frozenset(
@@ -214,6 +217,10 @@ def apply(op: str, *args: Expr) -> Expr:
         _require(op != "neg" or x.dtype != "bool", op, args)
         _require(op != "not" or x.dtype not in FLOATS, op, args)
         return Expr(op, args, "bool" if op.startswith("is") else x.dtype)
+    if op in FLOAT_TERNARY:
+        same = len({a.dtype for a in args}) == 1 and args[0].dtype in FLOATS
+        _require(len(args) == 3 and same, op, args)
+        return Expr(op, args, args[0].dtype)
     if op not in BINARY and op not in COMPARE:
         raise _error(
             f"no operation {op!r} in the loop nest vocabulary", ", ".join(a.dtype for a in args)

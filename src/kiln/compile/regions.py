@@ -37,11 +37,11 @@ _VIEW = 0.25
 """What a node that only moves elements counts among the operations that `loopnest.HIGHEST` caps."""
 _TWICE = 24
 """The weight of an expression that takes as long as to store and load its values."""
-_VOCABULARY = ln.UNARY | ln.BINARY | ln.COMPARE
+_VOCABULARY = ln.UNARY | ln.BINARY | ln.COMPARE | ln.FLOAT_TERNARY
 _DEAR = {"exp": 8, "exp2": 8, "expm1": 10, "log": 8, "log2": 8, "log10": 8, "log1p": 10, "sin": 10, "cos": 10,
          "tan": 14, "tanh": 10, "erf": 10, "erfc": 12, "sigmoid": 10, "pow": 20, "asin": 10, "acos": 10, "atan": 10,
          "atan2": 12, "sinh": 12, "cosh": 12, "div": 3, "sqrt": 3, "rsqrt": 4, "reciprocal": 3, "rem": 5, "fmod": 5,
-         "gcd": 60, "lcm": 60, "random_bits": 40, "gather": 3, "index": 3, "index_select": 3}  # fmt: skip
+         "gcd": 60, "lcm": 60, "igamma": 90, "igammac": 90, "gamma_slope": 90, "beta_slope": 90, "random_bits": 40, "gather": 3, "index": 3, "index_select": 3}  # fmt: skip
 
 
 def ln_dtype(d: dt.dtype) -> str | None:
@@ -69,7 +69,7 @@ def scalar_op(n: Node) -> str | None:
     if name not in _VOCABULARY:
         return None
     d = n.inputs[0].dtype
-    if name in ln.FLOAT_BINARY and d.category != dt.FLOAT:
+    if name in ln.FLOAT_BINARY | ln.FLOAT_TERNARY and d.category != dt.FLOAT:
         return None
     if name == "nextafter" and d in (dt.float16, dt.bfloat16):
         return None  # their neighbours are not those of the float32 in which they are computed

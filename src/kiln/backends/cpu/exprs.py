@@ -177,6 +177,10 @@ class ExprEmitter:
             return m.copysign(x, y)
         if op == "nextafter":
             return self._nextafter(x, y)
+        if op in ("igamma", "igammac", "gamma_slope", "beta_slope"):
+            from kiln.backends.cpu import vgamma  # which few programs need
+
+            return vgamma.call(b, m, self.isa, op, args)
         if op == "floor_div":
             return self._float_floor_div(x, y)
         raise _unknown(op, e.dtype)

@@ -22,9 +22,9 @@ def log1p_minus(m: Array) -> Array:
     return np.where(near, 2 * r**3 * odd - m * r, np.log1p(m) - m)
 
 
-_STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
+STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
 _ZETA = [math.fsum(j**-k for j in range(1, 60)) + 59.5 ** (1 - k) / (k - 1) for k in range(9, 42)]
-_LGAMMA1P = [-0.5772156649015329] + [
+LGAMMA1P = [-0.5772156649015329] + [
     (-1) ** k * z / k
     for k, z in enumerate(
         [1.6449340668482264, 1.2020569031595942, 1.0823232337111382, 1.0369277551433699,
@@ -35,7 +35,7 @@ _LGAMMA1P = [-0.5772156649015329] + [
 
 def _lgamma1p(a: Array) -> Array:
     """log(gamma(1 + a)) for |a| <= 0.5, exact near 0."""
-    return np.polyval([*_LGAMMA1P[::-1], 0.0], a)
+    return np.polyval([*LGAMMA1P[::-1], 0.0], a)
 
 
 def _density(a: Array, x: Array) -> Array:
@@ -43,7 +43,7 @@ def _density(a: Array, x: Array) -> Array:
     large = a >= 10
     b = np.where(large, a, 10.0)
     z = 1 / (b * b)
-    stirling = np.polyval(_STIRLING[::-1], z) / b
+    stirling = np.polyval(STIRLING[::-1], z) / b
     far = np.sqrt(b / math.tau) * np.exp(b * log1p_minus((x - b) / b) - stirling)
     s = np.where(large, 1.0, a)
     gamma = np.where(s < 1e-300, np.inf, np.exp(lgamma(1 + s)) / s)
@@ -100,9 +100,9 @@ def _small_q(a: Array, x: Array) -> Array:
 
 
 @cache
-def _nodes() -> list[tuple[float, float]]:
-    """Points and weights of Gauss and Legendre's rule on [0, 1], by Newton's steps in 40 digits."""
-    n, out = 72, []
+def gauss_legendre(n: int) -> list[tuple[float, float]]:
+    """Points and weights of Gauss and Legendre's rule of even order on [0, 1], by Newton's steps in 40 digits."""
+    out = []
     with localcontext() as context:
         context.prec = 40
         for i in range(n // 2):
@@ -126,7 +126,7 @@ def _peak(a: Array, x: Array, up: bool) -> Array:
     y = (np.sqrt(slope * slope + 160 * curve) - slope) / (2 * curve) * (1.3 if up else 1.0)
     y = y if up else np.minimum(y, 1.0)
     total = np.zeros_like(x)
-    for t, w in _nodes():
+    for t, w in gauss_legendre(72):
         m = y * t
         total = total + w * np.exp((a - 1) * log1p_minus(m if up else -m) - slope * m)
     return total * y * _density(a, x)
