@@ -404,3 +404,25 @@ def test_a_gradient_that_was_given_stays_as_it_is():
         y.backward(g, retain_graph=True)
     assert x.grad.tolist() == [3.0, 3.0, 3.0]
     assert g.flatten().tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (60, 70, 40)])
+def test_first_gradients_are_row_major_whatever_comes_in(shape):
+    """Views that lie in another order, expanded ones and ones of another dtype, small and large."""
+    weights = kiln.arange(float(np.prod(shape))).reshape(shape)
+    for of, want in (
+        (lambda x: x.transpose(0, -1), weights),
+        (lambda x: x[:, 1:-1], kiln.nn.functional.pad(weights[:, 1:-1], (0, 0, 1, 1))),
+        (lambda x: x.double(), weights),
+        (lambda x: x.sum(-1, True).expand(shape), weights.sum(-1, True).expand(shape)),
+    ):
+        x = kiln.ones(shape, requires_grad=True)
+        out = of(x)
+        w = weights.transpose(0, -1) if out.shape != weights.shape else weights
+        w = weights[:, 1:-1] if out.shape[1] < shape[1] else w
+        g = w.to(out.dtype).contiguous()
+        out.backward(g)
+        assert np.array_equal(x.grad.numpy(), want.numpy())
+        assert x.grad.is_contiguous()
+        x.grad.zero_()
+        assert np.array_equal(g.numpy(), w.to(out.dtype).numpy())

@@ -17,7 +17,8 @@ import numpy as np
 from ..composed import ComposedTensor
 from ..dtypes import bits
 from ..errors import KilnError, KilnTypeError, describe
-from ..formats import strided
+from ..formats import contiguous_format, strided
+from ..ops.registry import REGISTRY
 from ..recording import BLOCK, RECORDING, begin_call, end
 from ..tensor import ACTIVE, CAPTURING, Tensor, _fresh, wrap
 from . import hooks
@@ -209,7 +210,7 @@ def _run(
                     owned = alone or sum(r is o for o in results) == 1
                 a = r._a
                 if a.shape != edge[2] or a.dtype != edge[3]:
-                    r = fit(r, edge[2], edge[3])
+                    r, owned = fit(r, edge[2], edge[3]), True
                 deliver(edge[0], edge[1], r, owned)
         for leaf, g, owned in work.leaves.values():
             kept = owned and not isinstance(getattr(g._a, "base", None), np.ndarray)
@@ -272,7 +273,10 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
             owned = (ours or a is not g) if single else ids.count(id(a)) == 1
             to, idx, shape, d = edge
             if a.shape != shape or a.dtype is not d:
-                a = fit(_tensor(a), shape, d)._a
+                a, owned = (
+                    fit(_tensor(a), shape, d)._a,
+                    True,
+                )  # or a view, whose memory is asked about below
             if isinstance(to, TapeNode):
                 deliver(to, idx, a, owned)
             else:
@@ -343,7 +347,10 @@ def _accumulate(leaf: Tensor, g: Tensor, owned: bool, create_graph: bool) -> Non
         if not create_graph and (CAPTURING or g._a.__class__ is np.ndarray):
             a = g._a
             if not CAPTURING and not (owned and a.flags.c_contiguous and a.flags.writeable):
-                a = bits(a).copy().view(a.dtype)
+                if a.flags.c_contiguous:
+                    a = bits(a).copy().view(a.dtype)
+                else:
+                    a = REGISTRY["clone"].eager(a, contiguous_format)
             g = wrap(a)
         if CAPTURING:
             leaf.grad = g

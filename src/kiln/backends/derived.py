@@ -131,7 +131,7 @@ def _order(a: np.ndarray) -> tuple[int, ...]:
     return tuple(sorted(range(a.ndim), key=lambda i: -a.strides[i]))
 
 
-def _dense(a: np.ndarray) -> bool:
+def dense(a: np.ndarray) -> bool:
     """Whether an array's elements lie side by side, in some order of its dimensions."""
     return a.transpose(_order(a)).flags.c_contiguous
 
@@ -299,7 +299,7 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
             _quick_cast(x.dtype, args[1].np) if cast else factor is None or args[factor] == 1
         ) and len({a.strides for a in arrays if a.size == size}) == 1:  # fmt: skip
             return None
-        if once and not all(a.flags.c_contiguous or 0 in a.strides or _dense(a) for a in arrays):
+        if once and not all(a.flags.c_contiguous or 0 in a.strides or dense(a) for a in arrays):
             return None  # NumPy's one pass is less than a copy and one
         if half is None and size < LARGE and x.dtype.kind != "f":
             return None

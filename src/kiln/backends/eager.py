@@ -366,6 +366,9 @@ def _copied(a: np.ndarray) -> np.ndarray | None:
         return None
     if config.eager != "cpu" or not _native():
         return None
+    once = a[tuple(slice(1) if step == 0 else slice(None) for step in a.strides)]
+    if not derived.dense(once):
+        return None  # kernels would be given a copy
     r = derived.shelf().run("copy", Tensor.contiguous, [a])
     return r[0] if r is not None and r[0].__class__ is np.ndarray else None
 
