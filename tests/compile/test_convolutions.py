@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.turns import in_turn
 
 import kiln
 import kiln.nn.functional as F
@@ -90,22 +91,20 @@ def check(name, transposed, layout, isa=""):
     alike(got, step(*args), 1e-4)
 
 
-@pytest.mark.parametrize("layout", ["row_major", "channels_last"])
-@pytest.mark.parametrize("name", CASES)
+@in_turn("layout", ["row_major", "channels_last"], name=CASES)
 def test_conv3d_is_eager(name, layout):
     check(name, False, layout)
 
 
-@pytest.mark.parametrize("layout", ["row_major", "channels_last"])
-@pytest.mark.parametrize("name", TRANSPOSED)
+@in_turn("layout", ["row_major", "channels_last"], name=TRANSPOSED)
 def test_conv_transpose3d_is_eager(name, layout):
     check(name, True, layout)
 
 
-@pytest.mark.parametrize("isa", ["avx2", "sse2"])
-@pytest.mark.parametrize(
-    "name",
-    ["each its own", "groups", "depthwise stride", "many channels", "some channels", "1x3x3"],
+@in_turn(
+    "isa",
+    ["avx2", "sse2"],
+    name=["each its own", "groups", "depthwise stride", "many channels", "some channels", "1x3x3"],
 )
 def test_conv3d_at_every_level(name, isa):
     check(name, False, "auto", isa)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.turns import in_turn
 
 import kiln
 import kiln.nn.functional as F
@@ -36,10 +37,13 @@ def pooled(pool, x, geometry):
     return step, x
 
 
-@pytest.mark.parametrize("layout", ["row_major", "channels_last"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", GEOMETRIES)
-@pytest.mark.parametrize("pool", ["max_pool2d", "avg_pool2d"])
+@in_turn(
+    "layout",
+    ["row_major", "channels_last"],
+    pool=["max_pool2d", "avg_pool2d"],
+    name=GEOMETRIES,
+    shape=SHAPES,
+)
 def test_pooling_is_eager_pooling(pool, name, shape, layout):
     step, x = pooled(getattr(F, pool), array(shape), GEOMETRIES[name])
     want = step(x)
@@ -49,9 +53,9 @@ def test_pooling_is_eager_pooling(pool, name, shape, layout):
         np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("isa", ["avx2", "sse2"])
-@pytest.mark.parametrize("layout", ["row_major", "channels_last"])
-@pytest.mark.parametrize("name", ["halves", "overlapping"])
+@in_turn(
+    "isa", ["avx2", "sse2"], layout=["row_major", "channels_last"], name=["halves", "overlapping"]
+)
 def test_pooling_at_every_level(name, layout, isa):
     step, x = pooled(F.max_pool2d, array(SHAPES[0]), GEOMETRIES[name])
     want = step(x)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import itertools
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from kiln.backends.cpu import jit
 from kiln.backends.cpu.isa import Isa, make_isa
@@ -26,23 +23,6 @@ def levels() -> list[Isa]:
         return [best]
     ladder = ["sse2", "avx2", "avx512"]
     return [make_isa(name) for name in ladder[: ladder.index(best.name) + 1]]
-
-
-def in_turn(**axes: Iterable) -> pytest.MarkDecorator:
-    """Parametrizes `isa` and these arguments with every combination of values at every level.
-
-    A quick suite runs each combination at one level, the levels in turn: they are one generator with other
-    widths, so each path of it is met at some level and each level meets most paths; the full suite runs all.
-    """
-    isas, names = levels(), [list(values) for values in axes.values()]
-    cases = []
-    for places in itertools.product(*map(range, map(len, names))):
-        values = [v[i] for v, i in zip(names, places, strict=True)]
-        told = [f"{a}={v}" if isinstance(v, bool) else str(v) for a, v in zip(axes, values, strict=True)]  # fmt: skip
-        for k, isa in enumerate(isas):
-            marks = () if (sum(places) + k) % len(isas) == 0 else pytest.mark.slow
-            cases.append(pytest.param(isa, *values, marks=marks, id="-".join([*told, isa.name])))
-    return pytest.mark.parametrize(("isa", *axes), cases)
 
 
 def unique(*parts: object) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import guarded, in_turn, levels, margins_untouched, run, run_threaded, unique
+from harness import guarded, levels, margins_untouched, run, run_threaded, unique
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.turns import in_turn
 
 import kiln
 import kiln.nn.functional as F
@@ -123,12 +124,12 @@ SHAPES = [
 ]
 
 
-@in_turn(shape=SHAPES, causal=(False, True))
+@in_turn("isa", levels(), shape=SHAPES, causal=(False, True))
 def test_shapes(isa, shape, causal):
     Problem(*shape, causal=causal).check(isa)
 
 
-@in_turn(mask=("bool", "full", "keys", "rows"))
+@in_turn("isa", levels(), mask=("bool", "full", "keys", "rows"))
 def test_masks(isa, mask):
     Problem(2, 2, 1, 21, 35, 18, 16, mask=mask).check(isa)
     Problem(1, 2, 2, 12, 270, 8, 8, mask=mask, scale=-0.5).check(isa)
@@ -195,7 +196,7 @@ def test_a_mask_of_the_most_negative_number_is_not_minus_infinity(isa):
     np.testing.assert_allclose(out[0, 4, 0], p.v[0, 0].mean(0), rtol=0, atol=1e-5)
 
 
-@in_turn(keys=(20, 300))
+@in_turn("isa", levels(), keys=(20, 300))
 def test_rows_that_see_nothing_are_zero_and_get_no_gradient(isa, keys):
     p = Problem(1, 2, 2, 9, keys, 8, 8, mask="bool")
     out, lse = p.forward(isa)

@@ -8,7 +8,8 @@ from unittest import mock
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from harness import guarded, in_turn, levels, margins_untouched, run, run_threaded, unique
+from harness import guarded, levels, margins_untouched, run, run_threaded, unique
+from tests.turns import in_turn
 
 from kiln.backends.cpu import winograd
 from kiln.backends.cpu.conv import emit_backward_data, emit_backward_weight, emit_forward
@@ -157,7 +158,7 @@ WINOGRAD = {
 }
 
 
-@in_turn(name=WINOGRAD, last=(False, True))
+@in_turn("isa", levels(), name=WINOGRAD, last=(False, True))
 def test_winograd(isa, name, last):
     case = {**WINOGRAD[name], "window": (3, 3)}
     with mock.patch.object(winograd, "fits", winograd.possible):
@@ -208,12 +209,14 @@ def test_winograd_error_is_as_documented(offset):
     assert np.sqrt(np.mean((out - want) ** 2) / np.mean(want**2)) < 2e-6
 
 
-@in_turn(name=CASES)
+@in_turn("isa", levels(), name=CASES)
 def test_against_numpy(isa, name):
     check(isa, **CASES[name])
 
 
 @in_turn(
+    "isa",
+    levels(),
     name=[
         "same",
         "all at once",
@@ -224,13 +227,15 @@ def test_against_numpy(isa, name):
         "small stride",
         "wide stride",
         "1x1 groups",
-    ]
+    ],
 )
 def test_f64(isa, name):
     check(isa, **CASES[name], dtype="f64")
 
 
 @in_turn(
+    "isa",
+    levels(),
     name=[
         "same",
         "grouped",
@@ -253,13 +258,13 @@ def test_f64(isa, name):
         "wide groups",
         "1x1 chunks",
         "1x1 groups",
-    ]
+    ],
 )
 def test_channels_last(isa, name):
     check(isa, **CASES[name], last=True)
 
 
-@in_turn(name=["same", "grouped", "depthwise twice", "small stride"])
+@in_turn("isa", levels(), name=["same", "grouped", "depthwise twice", "small stride"])
 def test_weights_in_another_layout(isa, name):
     check(isa, **CASES[name], w_last=True)
 
@@ -292,7 +297,7 @@ EPILOGUES = {
 }
 
 
-@in_turn(name=EPILOGUES, heavy=(False, True), last=(False, True))
+@in_turn("isa", levels(), name=EPILOGUES, heavy=(False, True), last=(False, True))
 def test_epilogue_sees_channels(isa, name, heavy, last):
     case = {"groups": 1, "n": 2, **EPILOGUES[name]}
     n, ci, image, co, groups = (case[k] for k in ("n", "ci", "image", "co", "groups"))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import ml_dtypes
 import numpy as np
 import pytest
-from harness import address, guarded, in_turn, levels, margins_untouched, run, run_threaded, unique
+from harness import address, guarded, levels, margins_untouched, run, run_threaded, unique
+from tests.turns import in_turn
 
 from kiln.backends.cpu.gemm import Gemm, emit, pack_ahead
 from kiln.backends.cpu.microkernel import Site
@@ -60,20 +61,20 @@ SHAPES = [
 ]  # fmt: skip
 
 
-@in_turn(shape=SHAPES)
+@in_turn("isa", levels(), shape=SHAPES)
 def test_transpositions(isa, shape):
     m, n, k = shape
     for form in range(4):
         check(isa, operand(m, k, bool(form & 1)), operand(k, n, bool(form & 2)))
 
 
-@in_turn(form=range(4))
+@in_turn("isa", levels(), form=range(4))
 def test_large_enough_for_every_level_of_blocking(isa, form):
     # more than one block of K, of rows, of packed A, and B too large to be read raw
     check(isa, operand(210, 1100, bool(form & 1)), operand(1100, 203, bool(form & 2)))
 
 
-@in_turn(shape=[(9, 30, 20), (60, 70, 500), (1, 50, 30), (3, 9, 40), (50, 2, 33)])
+@in_turn("isa", levels(), shape=[(9, 30, 20), (60, 70, 500), (1, 50, 30), (3, 9, 40), (50, 2, 33)])
 def test_f64(isa, shape):
     m, n, k = shape
     for form in range(4):
@@ -81,7 +82,12 @@ def test_f64(isa, shape):
         check(isa, a, b, ("f64",) * 3)
 
 
-@in_turn(out=("f32", "bf16"), shape=[(9, 30, 20), (60, 70, 500), (1, 50, 40), (50, 2, 33)])
+@in_turn(
+    "isa",
+    levels(),
+    out=("f32", "bf16"),
+    shape=[(9, 30, 20), (60, 70, 500), (1, 50, 40), (50, 2, 33)],
+)
 def test_bf16(isa, out, shape):
     m, n, k = shape
     for form in range(4):
@@ -90,7 +96,12 @@ def test_bf16(isa, out, shape):
     check(isa, operand(m, k, False, "f32"), operand(k, n, False, "bf16"), ("f32", "bf16", out))
 
 
-@in_turn(shape=[(40, 100, 64), (20, 49, 2), (210, 30, 36), (300, 120, 600)], out=("f32", "bf16"))
+@in_turn(
+    "isa",
+    levels(),
+    shape=[(40, 100, 64), (20, 49, 2), (210, 30, 36), (300, 120, 600)],
+    out=("f32", "bf16"),
+)
 def test_bf16_sums_of_whole_numbers_are_exact(isa, shape, out):
     m, n, k = shape
     for form in range(4):
@@ -123,7 +134,11 @@ def test_bf16_where_pairs_are_torn(isa):
             check(isa, a, b, ("bf16", "bf16", "f32"))
 
 
-@in_turn(shape=[(9, 30, 20), (60, 49, 500), (1, 50, 40), (50, 2, 33), (300, 130, 64), (5, 3, 0)])
+@in_turn(
+    "isa",
+    levels(),
+    shape=[(9, 30, 20), (60, 49, 500), (1, 50, 40), (50, 2, 33), (300, 130, 64), (5, 3, 0)],
+)
 def test_i8_is_exact(isa, shape):
     m, n, k = shape
     for form in range(4):
@@ -223,6 +238,8 @@ class Affine:
 
 
 @in_turn(
+    "isa",
+    levels(),
     shape=[(30, 50, 20), (130, 100, 900), (2, 70, 20), (3, 9, 40), (50, 2, 33), (7, 20, 0)],
     heavy=(False, True),
 )
@@ -238,6 +255,8 @@ def test_epilogue(isa, shape, heavy):
 
 
 @in_turn(
+    "isa",
+    levels(),
     shape=[(32, 1024, 65), (33, 95, 402), (7, 129, 1000), (5, 300, 100)],
     dtype=DTYPES,
     form=range(4),
