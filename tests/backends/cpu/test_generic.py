@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from harness import guarded, levels, margins_untouched
+from tests.turns import in_turn
 
 from kiln.backends.cpu import cache, products
 from kiln.config import context
@@ -16,6 +17,7 @@ from kiln.runtime import threads as pool
 DTYPES = {
     "f32": np.float32, "f64": np.float64, "bf16": ml_dtypes.bfloat16, "i32": np.int32, "i8": np.int8,
 }  # fmt: skip
+LEVELS = [isa.name for isa in levels()]
 rng = np.random.default_rng(0)
 
 
@@ -25,10 +27,15 @@ def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return product(a, b)
 
 
-@pytest.fixture(params=[isa.name for isa in levels()], autouse=True)
+@pytest.fixture(params=LEVELS)
 def level(request):
-    with context(cpu_isa=request.param):
-        yield request.param
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _at_the_level(level):
+    with context(cpu_isa=level):
+        yield
 
 
 def whole(shape, dtype: str) -> np.ndarray:
@@ -61,7 +68,7 @@ SHAPES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@in_turn("level", LEVELS, dtype=DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_transpositions(shape, dtype):
     m, n, k = shape
@@ -71,7 +78,7 @@ def test_transpositions(shape, dtype):
         check(a, b, dtype, accumulate=bool(form & 1))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@in_turn("level", LEVELS, dtype=DTYPES)
 def test_any_strides(dtype):
     base = whole((60, 90), dtype)
     a, b = base[::-2, ::-3], base.T[::3, ::2]
@@ -81,7 +88,7 @@ def test_any_strides(dtype):
     check(base[:, 1:78], base.T[1:78, 3:58], dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@in_turn("level", LEVELS, dtype=DTYPES)
 def test_batches(dtype):
     a, b = whole((2, 3, 20, 33), dtype), whole((3, 33, 50), dtype)
     check(a, b, dtype)

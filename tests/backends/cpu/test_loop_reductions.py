@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from nest_reference import DTYPE, check, isas, launch, rng, unary_nest, values
+from tests.turns import in_turn
 
 from kiln.backends.cpu import schedule
 from kiln.backends.cpu.loops import emit
@@ -37,8 +38,12 @@ def reduce_nest(kind, dtype, outer, inner, at, result, final_at):
     return LoopNest(outer, inner, (dtype, result), (Stage((r,)),), (out,))
 
 
-@pytest.mark.parametrize("kind", ["sum", "prod", "max", "min", "argmax", "argmin"])
-@pytest.mark.parametrize("size", [1, 5, 16, 37, 64, 131, 1000])
+@in_turn(
+    "isa",
+    isas(),
+    kind=["sum", "prod", "max", "min", "argmax", "argmin"],
+    size=[1, 5, 16, 37, 64, 131, 1000],
+)
 def test_row_reductions(isa, kind, size):
     x = values("f32", (6, size), 0.9, 1.1)
     result = "i64" if kind.startswith("arg") else "f32"
@@ -60,7 +65,7 @@ def test_column_reductions(isa, kind, shape):
     check(nest, [x, np.zeros(cols, DTYPE[result])], isa, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", ["f64", "f16", "bf16", "i8", "u8", "i32", "i64", "bool"])
+@in_turn("isa", isas(), dtype=["f64", "f16", "bf16", "i8", "u8", "i32", "i64", "bool"])
 def test_reductions_of_other_dtypes(isa, dtype):
     x = values(dtype, (3, 83))
     result = "i64" if dtype[0] in "iub" and dtype != "bf16" else dtype
@@ -309,7 +314,7 @@ class RandomNest:
         return Stage(tuple(reductions), tuple(stores))
 
 
-@pytest.mark.parametrize("seed", range(60))
+@in_turn("isa", isas(), seed=range(60))
 def test_random_nests(isa, seed, monkeypatch):
     if seed % 2:  # make small nests split into tasks and phases too
         monkeypatch.setattr(schedule, "TASK_COST", 500)

@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from nest_reference import DTYPE, isas, launch, values
+from tests.turns import in_turn
 
 from kiln.backends.cpu.scan import Scan, emit
 from kiln.compile.loopnest import DTYPES, FLOATS
@@ -51,7 +52,7 @@ def test_shapes(isa, kind, shape):
     check(isa, kind, shape, "i64", "i64")
 
 
-@pytest.mark.parametrize("dtype", [d for d in DTYPES if d != "bool"])
+@in_turn("isa", isas(), dtype=[d for d in DTYPES if d != "bool"])
 def test_dtypes(isa, dtype):
     for kind in ("sum", "prod"):
         check(isa, kind, (3, 20, 1), dtype, dtype)

@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from nest_reference import DTYPE, isas, launch, rng, rowmajor, values
+from tests.turns import in_turn
 
 from kiln.backends.cpu.scatter import MODES, Scatter, emit
 from kiln.compile.loopnest import DTYPES, FLOATS, IndexMap, apply, cast, const, index, load
@@ -69,8 +70,7 @@ def test_rows_of_any_width(isa, width):
     np.testing.assert_array_equal(out, want)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@in_turn("isa", isas(), mode=MODES, dtype=DTYPES)
 def test_dtypes_and_modes(isa, dtype, mode):
     n, table, width = 12, 5, 21
     out, value = values(dtype, (table, width)), values(dtype, (n, width), -3, 3)

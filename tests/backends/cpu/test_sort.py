@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from nest_reference import DTYPE, isas, launch, rng, values
+from tests.turns import in_turn
 
 from kiln.backends.cpu.sort import Sort, emit
 from kiln.compile.loopnest import DTYPES, FLOATS
@@ -49,8 +50,7 @@ def test_any_length(isa, n, descending):
     check(isa, x, "f32", descending)
 
 
-@pytest.mark.parametrize("descending", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES)
+@in_turn("isa", isas(), descending=[False, True], dtype=DTYPES)
 def test_dtypes(isa, dtype, descending):
     for n in (20, 400):
         check(isa, values(dtype, (3, n)), dtype, descending)

@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from nest_reference import DTYPE, isas, launch, rowmajor, unary_nest, values
+from tests.turns import in_turn
 
 import kiln
 import kiln.nn.functional as F
@@ -61,8 +62,12 @@ def same(nest, x, shape, dtype, isa, streams):
     assert (raw[stop:] == 0xA5).all()
 
 
-@pytest.mark.parametrize("shape", [(64,), (1000,), (1001,), (100_003,), (7, 64)], ids=str)
-@pytest.mark.parametrize("dtype", ["f32", "f64", "bf16", "bool", "i64"])
+@in_turn(
+    "isa",
+    isas(),
+    shape=[(64,), (1000,), (1001,), (100_003,), (7, 64)],
+    dtype=["f32", "f64", "bf16", "bool", "i64"],
+)
 def test_elementwise(isa, shape, dtype):
     def build(x):
         return apply("gt", x, apply("neg", x)) if dtype == "bool" else cast(apply("exp", x), dtype)
