@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 COUNTS: Counter = Counter()
+LEFT: dict[str, int] = {}
 # or every process that a test starts compiles all of Kiln's text again, two seconds each
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -24,10 +25,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--full"):
         return
-    skip = pytest.mark.skip(reason="part of the full suite: --full")
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+    slow = [item for item in items if "slow" in item.keywords]
+    items[:] = [item for item in items if "slow" not in item.keywords]
+    config.hook.pytest_deselected(items=slow)
+    LEFT["cases"] = len(slow)
 
 
 @pytest.hookimpl(trylast=True)
@@ -51,12 +52,14 @@ def counts() -> Counter:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):  # one of several processes (-n)
-        session.config.workeroutput["counts"] = dict(COUNTS)
+        session.config.workeroutput.update(counts=dict(COUNTS), left=LEFT)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    COUNTS.update(node.workeroutput["counts"] if hasattr(node, "workeroutput") else {})
+    if hasattr(node, "workeroutput"):
+        COUNTS.update(node.workeroutput["counts"])
+        LEFT.update(node.workeroutput["left"])  # each process collects the same
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -64,6 +67,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("conformance")
         for what, n in sorted(COUNTS.items()):
             terminalreporter.write_line(f"{n:7d}  {what}")
+    if LEFT.get("cases"):
+        terminalreporter.section(f"{LEFT['cases']} cases are part of the full suite only: --full")
 
 
 @pytest.fixture
