@@ -215,3 +215,18 @@ def test_only_what_was_asked_for_is_measured() -> None:
     with old.profile(profile_memory=True) as p:
         y = step(x)
     assert p.key_averages()[0].cpu_memory_usage == y.nbytes
+
+
+def test_a_graph_of_calls_records_blocks():
+    from kiln import fx
+
+    graph = fx.Graph()
+    x = fx.Proxy(graph.placeholder("x"))
+    block = graph.call_function(kiln.ops.profiler._record_function_enter, ("inner",))
+    y = kiln.exp(x)
+    kiln.ops.profiler._record_function_exit(fx.Proxy(block))
+    graph.output(y.node)
+    run = fx.GraphModule(kiln.nn.Module(), graph)
+    with profile() as p:
+        run(kiln.ones(2))
+    assert {"inner", "kiln::exp"} <= {e.key for e in p.key_averages()}

@@ -23,7 +23,7 @@ __all__ = [
     "register_kernel",
 ]
 
-DEFINED: dict[str, dict[str, CustomOpDef]] = {}
+DEFINED: dict[str, dict[str, Any]] = {}
 """The ops of each namespace."""
 
 

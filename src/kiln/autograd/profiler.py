@@ -9,6 +9,7 @@ from contextlib import ContextDecorator
 from typing import Any, NoReturn, Self
 
 from ..errors import KilnError
+from ..library import DEFINED
 from ..recording import BLOCK, RECORDING, Event, Recorder, begin, end
 from .profiler_util import EventList, FunctionEvent, FunctionEventAvg, events_of
 
@@ -28,6 +29,21 @@ class record_function(ContextDecorator):
         e = self._events.pop()
         if e is not None:
             end(e)
+
+
+def _record_function_enter(name: str, args: str | None = None) -> Any:
+    """Begin a block, as Graphs of `kiln.fx` do by calls: what to hand to `_record_function_exit`."""
+    return record_function(name, args).__enter__()
+
+
+def _record_function_exit(handle: Any) -> Any:
+    """End a block that `_record_function_enter` began."""
+    if (ask := getattr(type(handle), "__torch_function__", None)) is not None:
+        return ask(_record_function_exit, (type(handle),), (handle,))
+    return handle.__exit__()
+
+
+DEFINED["profiler"] = {f.__name__: f for f in (_record_function_enter, _record_function_exit)}
 
 
 class profile:
