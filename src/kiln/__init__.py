@@ -127,9 +127,13 @@ _LAZY_NAMES = {
         "split_copy", "split_with_sizes_copy", "squeeze_copy", "t_copy", "transpose_copy", "unbind_copy", "unfold_copy",
         "unsqueeze_copy", "view_copy", "view_as_complex_copy", "view_as_real_copy",
     ), "ops.copies"),
+    **dict.fromkeys((
+        "_check", "_check_index", "_check_is_size", "_check_not_implemented", "_check_tensor_all", "_check_tensor_all_with",
+        "_check_type", "_check_value", "_check_with",
+    ), "checking"),
     "is_storage": "storage",
     **dict.fromkeys((
-        "_assert_async", "are_deterministic_algorithms_enabled", "get_default_device", "get_deterministic_debug_mode",
+        "_assert_async", "are_deterministic_algorithms_enabled", "get_default_device", "get_device_module", "get_deterministic_debug_mode",
         "get_num_interop_threads", "is_deterministic_algorithms_warn_only_enabled", "is_warn_always_enabled",
         "set_default_device", "set_default_tensor_type", "set_deterministic_debug_mode", "set_flush_denormal",
         "set_num_interop_threads", "set_warn_always", "typename", "use_deterministic_algorithms",
@@ -140,7 +144,7 @@ _LAZY_NAMES = {
         "feature_alpha_dropout", "feature_alpha_dropout_", "feature_dropout", "feature_dropout_", "frobenius_norm",
         "grid_sampler", "grid_sampler_2d", "grid_sampler_3d", "gru_cell", "hinge_embedding_loss", "instance_norm", "kl_div",
         "lstm_cell", "margin_ranking_loss", "max_pool1d_with_indices", "native_batch_norm", "native_channel_shuffle",
-        "native_dropout", "native_group_norm", "native_layer_norm", "norm_except_dim", "nuclear_norm", "poisson_nll_loss",
+        "native_dropout", "native_group_norm", "native_layer_norm", "_softmax_backward_data", "norm_except_dim", "nuclear_norm", "poisson_nll_loss",
         "rnn_relu_cell", "rnn_tanh_cell", "rrelu", "rrelu_", "triplet_margin_loss",
     ), "ops.native"),
     **{f"_foreach_{n}": "ops.foreach" for stem in ["abs", "acos", "add", "addcdiv", "addcmul", "asin", "atan", "ceil", "clamp_max", "clamp_min", "cos", "cosh", "div", "erf", "erfc", "exp", "expm1", "floor", "frac", "lerp", "lgamma", "log", "log10", "log1p", "log2", "maximum", "minimum", "mul", "neg", "pow", "reciprocal", "round", "rsqrt", "sigmoid", "sign", "sin", "sinh", "sqrt", "sub", "tan", "tanh", "trunc"] for n in (stem, stem + "_")},

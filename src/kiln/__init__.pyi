@@ -150,6 +150,7 @@ from .amp.autocast_mode import get_autocast_gpu_dtype as get_autocast_gpu_dtype
 from .switches import get_default_device as get_default_device
 from .dtypes import get_default_dtype as get_default_dtype
 from .switches import get_deterministic_debug_mode as get_deterministic_debug_mode
+from .switches import get_device_module as get_device_module
 from .config import get_float32_matmul_precision as get_float32_matmul_precision
 from .switches import get_num_interop_threads as get_num_interop_threads
 from .runtime.threads import get_num_threads as get_num_threads

@@ -256,6 +256,11 @@ class finfo:
     """Limits of a floating dtype: `eps`, `max`, `min`, `tiny`, `smallest_normal`, `resolution`, `bits`."""
 
     def __init__(self, type: dtype | None = None):
+        if (limits := getattr(type, "limits", None)) is not None:  # a type that can only be named
+            self.bits, self.dtype, self.resolution = 8, type.name, 1.0
+            self.eps, self.min, self.max, self.tiny = limits
+            self.smallest_normal = self.tiny
+            return
         d = (type or _default).to_real()
         if not d.is_floating_point:
             raise KilnTypeError("finfo", "not a floating dtype", d, "use kiln.iinfo")
@@ -268,7 +273,7 @@ class finfo:
     def __repr__(self) -> str:
         return (
             f"finfo(resolution={self.resolution:g}, min={self.min:g}, max={self.max:g}, "
-            f"eps={self.eps:g}, smallest_normal={self.smallest_normal:g}, dtype={self.dtype})"
+            f"eps={self.eps:g}, smallest_normal={self.smallest_normal:g}, tiny={self.tiny:g}, dtype={self.dtype})"
         )
 
 

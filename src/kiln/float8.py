@@ -17,8 +17,8 @@ class Float8:
     _why = "tensors of this element type are not built yet"
     itemsize, is_floating_point, is_complex, is_signed = 1, True, False, True
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, limits: tuple[float, float, float, float]):
+        self.name, self.limits = name, limits
 
     @property
     def np(self) -> Any:
@@ -36,7 +36,10 @@ class Float8:
         return f"{naming.name}.{self.name}"
 
 
-float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, float8_e8m0fnu = map(
-    Float8, ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu")
-)
+# Their limits are eps, min, max and the smallest normal number.
+float8_e4m3fn = Float8("float8_e4m3fn", (0.125, -448.0, 448.0, 2.0**-6))
+float8_e4m3fnuz = Float8("float8_e4m3fnuz", (0.125, -240.0, 240.0, 2.0**-7))
+float8_e5m2 = Float8("float8_e5m2", (0.25, -57344.0, 57344.0, 2.0**-14))
+float8_e5m2fnuz = Float8("float8_e5m2fnuz", (0.125, -57344.0, 57344.0, 2.0**-15))
+float8_e8m0fnu = Float8("float8_e8m0fnu", (1.0, 2.0**-127, 2.0**127, 2.0**-127))
 _scaled_mm = refused("_scaled_mm", "products of float8 matrices are not built yet", _HELP)

@@ -6,11 +6,13 @@ nothing; what was asked for is remembered.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from . import dtypes as dt
 from . import naming
 from .device import CPU, as_device, device
+from .device import device as _device
 from .errors import KilnError, KilnTypeError
 from .ops.legacy import TensorType, tensor_type
 from .tensor import Tensor
@@ -133,3 +135,11 @@ def _assert_async(
         )
     if not input:
         raise KilnError("_assert_async", message, input, "")
+
+
+def get_device_module(device: Any = None) -> Any:
+    """The module of a kind of device: `kiln.cpu` for the CPU, and where none is named."""
+    kind = "cpu" if device is None else _device(device).type
+    if kind not in ("cpu", "cuda", "mps", "xpu"):
+        raise KilnError("get_device_module", f"{kind} has no module", repr(device), "")
+    return importlib.import_module(f".{kind}", __package__)

@@ -378,3 +378,69 @@ def test_make_tensor(dtype):
     assert low.min() >= 2
     with pytest.raises(ValueError, match="less than"):
         kiln.testing.make_tensor(2, dtype=kiln.int64, low=3, high=1)
+
+
+# ---------------------------------------------------------------- names that libraries import
+
+
+@pytest.mark.parametrize(("call", "error"), [
+    (lambda: kiln._check(False, lambda: "why"), RuntimeError), (lambda: kiln._check_index(False, lambda: "why"), IndexError),
+    (lambda: kiln._check_value(False, lambda: "why"), ValueError), (lambda: kiln._check_type(False, lambda: "why"), TypeError),
+    (lambda: kiln._check_not_implemented(False, lambda: "why"), NotImplementedError),
+    (lambda: kiln._check_with(ZeroDivisionError, False, lambda: "why"), ZeroDivisionError),
+    (lambda: kiln._check_tensor_all(kiln.tensor([True, False]), lambda: "why"), RuntimeError),
+    (lambda: kiln._check_tensor_all_with(KeyError, kiln.tensor([False]), lambda: "why"), KeyError),
+    (lambda: kiln._check_is_size(-1, lambda: "why"), RuntimeError),
+])  # fmt: skip
+def test_conditions_as_calls_raise_where_they_do_not_hold(call, error):
+    with pytest.raises(error, match="why"):
+        call()
+
+
+def test_conditions_as_calls_pass_where_they_hold_and_take_only_truth():
+    kiln._check(True)
+    kiln._check_tensor_all(kiln.tensor([True, True]))
+    kiln._check_is_size(3, max=3)
+    for wrong in (
+        lambda: kiln._check(1),
+        lambda: kiln._check(False, "text"),
+        lambda: kiln._check_tensor_all(kiln.ones(2)),
+    ):
+        with pytest.raises(TypeError):
+            wrong()
+
+
+def test_the_module_of_a_device():
+    assert kiln.get_device_module() is kiln.get_device_module("cpu") is kiln.cpu
+    assert kiln.get_device_module(kiln.device("cuda", 1)) is kiln.cuda
+    with pytest.raises(RuntimeError):
+        kiln.get_device_module("meta")
+
+
+def test_limits_of_types_that_can_only_be_named():
+    info = kiln.finfo(kiln.float8_e4m3fn)
+    assert (info.max, info.min, info.eps, info.tiny, info.bits) == (448, -448, 0.125, 2**-6, 8)
+    assert "tiny=" in repr(kiln.finfo(kiln.float32))
+
+
+def test_gradient_of_softmax_from_its_output():
+    x = kiln.tensor([[0.1, 2.0, -1.0]], requires_grad=True)
+    y, g = x.softmax(-1), kiln.tensor([[1.0, -2.0, 0.5]])
+    y.backward(g)
+    got = kiln._softmax_backward_data(g, y.detach(), -1, kiln.float32)
+    kiln.testing.assert_close(got, x.grad)
+
+
+def test_functions_of_the_functional_module_are_kilns_own():
+    assert kiln.functional.einsum is kiln.einsum
+    assert kiln.functional.norm is kiln.norm
+
+
+def test_what_is_sharded_can_be_imported_and_is_refused():
+    from kiln.distributed._composable.fsdp import FSDPModule, fully_shard
+    from kiln.overrides import TorchFunctionMode
+
+    assert not isinstance(nn.Linear(1, 1), FSDPModule)
+    for refused in (lambda: fully_shard(nn.Linear(1, 1)), type("Mode", (TorchFunctionMode,), {})):
+        with pytest.raises(NotImplementedError):
+            refused()

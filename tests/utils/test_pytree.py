@@ -194,3 +194,25 @@ def test_errors():
         pytree.treespec_dumps(pytree.tree_structure(Point(1, 2)))
     with pytest.raises(NotImplementedError, match=r"os\.system"):
         pytree.treespec_loads('[1, {"type": "os.system", "context": "null", "children_spec": []}]')
+
+
+def test_supported_nodes_take_containers_apart_and_put_them_together():
+
+    pair = NamedTuple("pair", [("a", int), ("b", int)])
+    for tree in (
+        [1, 2],
+        (1, 2),
+        {"a": 1},
+        OrderedDict(b=2, a=1),
+        defaultdict(list, {1: 2}),
+        deque([1, 2], 3),
+        pair(1, 2),
+    ):
+        node = pytree.SUPPORTED_NODES[pytree._get_node_type(tree)]
+        values, context = node.flatten_fn(tree)
+        back = node.unflatten_fn(values, context)
+        assert type(back) is type(tree)
+        assert back == tree
+        assert [v for _, v in node.flatten_with_keys_fn(tree)[0]] == values
+    assert pytree._get_node_type(3) not in pytree.SUPPORTED_NODES
+    assert pytree._dict_flatten({"a": 1}) == ([1], ["a"])

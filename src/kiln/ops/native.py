@@ -457,3 +457,11 @@ def _rnn_cell(name: str, squash: Callable) -> Callable:
 
 rnn_tanh_cell = _rnn_cell("rnn_tanh_cell", Tensor.tanh)
 rnn_relu_cell = _rnn_cell("rnn_relu_cell", Tensor.relu)
+
+
+def _softmax_backward_data(
+    grad_output: Tensor, output: Tensor, dim: int, input_dtype: Any
+) -> Tensor:
+    """The gradient of a softmax's input, of that of its output and the output itself."""
+    product = grad_output * output
+    return (product - output * product.sum(dim, keepdim=True)).to(input_dtype)

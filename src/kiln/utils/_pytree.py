@@ -19,6 +19,7 @@ from ..compile.pytree import count as _count
 from ..compile.pytree import flatten as _flatten
 from ..compile.pytree import unflatten as _unflatten
 from ..errors import KilnNotImplementedError, KilnTypeError, KilnValueError, describe
+from ._pytree_builtin import *  # noqa: F403  (what __all__ there names)
 from ._pytree_nodes import (  # noqa: F401  (what PyTorch has here, and some are for others)
     _DICTS,
     BUILTIN_TYPES,

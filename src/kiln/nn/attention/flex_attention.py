@@ -16,6 +16,7 @@ from ...ops.creation import arange, ones, zeros
 from ...tensor import Tensor
 from .block_mask import BlockMask, blocks_of, noop_mask, pair
 
+_DEFAULT_SPARSE_BLOCK_SIZE = 128
 Mod = Callable[..., Tensor]
 
 

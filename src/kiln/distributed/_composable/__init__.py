@@ -1,0 +1,1 @@
+"""Ways to spread modules over processes that compose: not built yet."""
