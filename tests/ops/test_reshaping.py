@@ -223,3 +223,20 @@ def test_in_place_ops_with_operands_that_broadcast():
     with pytest.raises(RuntimeError, match="single memory location"):
         x.add_(x[:1])
     np.testing.assert_array_equal(x.numpy(), base)
+
+
+def test_what_expand_does_not_repeat_may_be_written_to():
+    base = kiln.arange(4)
+    row = base.expand(1, -1)
+    row.copy_(kiln.arange(4) + 1)
+    assert base.tolist() == [1, 2, 3, 4]
+    assert row.stride() == (4, 1)
+    base[::2].expand((1, 1, 2)).zero_()
+    assert base.tolist() == [0, 2, 0, 4]
+    kiln.nn.init.constant_(base.expand(1, 4), 7)
+    assert base.tolist() == [7] * 4
+    one = kiln.tensor(3.0)
+    one.expand(1, 1).mul_(2)
+    assert one.item() == 6
+    with pytest.raises(RuntimeError, match="share memory"):
+        base.expand(2, 4).zero_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -312,6 +313,13 @@ def _expand_sizes(shape: Any, sizes: Any) -> tuple:
 def broadcast_array(a: np.ndarray, shape: tuple) -> np.ndarray:
     if a.shape == shape:
         return a
+    if a.size and a.size == math.prod(shape):  # nothing is repeated, so it may be written to
+        lead = len(shape) - a.ndim
+        outer = a.shape[0] * a.strides[0] if a.ndim else 0
+        strides = (outer,) * lead + a.strides
+        if a.dtype.isbuiltin == 1 and a.flags.c_contiguous:
+            return np.ndarray(shape, a.dtype, a, 0, strides)
+        return np.lib.stride_tricks.as_strided(a, shape, strides)
     if a.dtype.isbuiltin == 1 and a.flags.c_contiguous and a.size:
         # several times quicker than np.broadcast_to, which builds an iterator
         lead = len(shape) - a.ndim
@@ -340,7 +348,7 @@ def _expand_batch(n: int, input: Any, sizes: Any) -> tuple:
     ]),
 )  # fmt: skip
 def expand(input: Tensor, *sizes: VarInts) -> Tensor:
-    """Dimensions of size 1 repeated without copying; -1 keeps a size. A read-only view."""
+    """Dimensions of size 1 repeated without copying; -1 keeps a size. A view, read-only where it repeats."""
     return broadcast_array(input, _expand_sizes(input.shape, sizes))
 
 
