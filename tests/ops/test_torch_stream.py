@@ -299,10 +299,28 @@ FAMILIES: dict[str, Callable[[Any, Any], Any]] = {
     "MixtureSameFamily": lambda m, d: d.MixtureSameFamily(d.Categorical(m.ones(3)), d.Normal(m.zeros(3), m.ones(3))),
     "StudentT": lambda m, d: d.StudentT(m.full((3,), 3.0)), "VonMises": lambda m, d: d.VonMises(m.zeros(3), m.full((3,), 2.0)),
     "Weibull": lambda m, d: d.Weibull(m.ones(3), m.full((3,), 2.0)),
+    "Binomial": lambda m, d: d.Binomial(m.full((3,), 20.0), m.full((3,), 0.3)), "Chi2": lambda m, d: d.Chi2(m.full((3,), 3.0)),
+    "ContinuousBernoulli": lambda m, d: d.ContinuousBernoulli(m.full((3,), 0.3)),
+    "Dirichlet": lambda m, d: d.Dirichlet(m.full((2, 3), 1.5)), "Wishart": lambda m, d: d.Wishart(m.full((2,), 4.5), m.eye(3)),
+    "FisherSnedecor": lambda m, d: d.FisherSnedecor(m.full((3,), 3.0), m.full((3,), 6.0)),
+    "GeneralizedPareto": lambda m, d: d.GeneralizedPareto(m.zeros(3), m.ones(3), m.full((3,), 0.1)),
+    "HalfCauchy": lambda m, d: d.HalfCauchy(m.ones(3)), "HalfNormal": lambda m, d: d.HalfNormal(m.ones(3)),
+    "InverseGamma": lambda m, d: d.InverseGamma(m.full((3,), 3.0), m.ones(3)),
+    "Kumaraswamy": lambda m, d: d.Kumaraswamy(m.ones(3), m.full((3,), 3.0)),
+    "LKJCholesky": lambda m, d: d.LKJCholesky(4, m.full((2,), 1.5)), "LogNormal": lambda m, d: d.LogNormal(m.zeros(3), m.ones(3)),
+    "LogisticNormal": lambda m, d: d.LogisticNormal(m.zeros(3), m.ones(3)),
+    "LowRankMultivariateNormal": lambda m, d: d.LowRankMultivariateNormal(m.zeros(3), m.ones(3, 1), m.ones(3)),
+    "NegativeBinomial": lambda m, d: d.NegativeBinomial(m.full((3,), 4.0), m.full((3,), 0.4)),
+    "OneHotCategorical": lambda m, d: d.OneHotCategorical(m.ones(4)), "Pareto": lambda m, d: d.Pareto(m.ones(3), m.full((3,), 3.0)),
+    "RelaxedBernoulli": lambda m, d: d.RelaxedBernoulli(m.tensor(0.5), m.full((3,), 0.4)),
+    "RelaxedOneHotCategorical": lambda m, d: d.RelaxedOneHotCategorical(m.tensor(0.5), m.ones(3)),
+    "Uniform": lambda m, d: d.Uniform(m.zeros(3), m.ones(3)),
+    "scalar Wishart": lambda m, d: d.Wishart(m.tensor(5.0), scale_tril=m.eye(2)),
 }  # fmt: skip
 
 
 @pytest.mark.skipif(BY_MKL, reason="this PyTorch takes trials from MKL")
+@pytest.mark.filterwarnings("ignore:Singular sample")  # PyTorch says so of regular ones
 @pytest.mark.parametrize("name", FAMILIES)
 def test_distributions_draw_the_same(name: str) -> None:
     seed(1)

@@ -13,6 +13,7 @@ from ..errors import KilnAssertionError, KilnError, KilnValueError, describe
 from ..linalg import cholesky, slogdet, solve_triangular
 from ..ops.sampling import _standard_gamma
 from ..ops.special import mvlgamma
+from ..random import default_generator
 from ..shape import Size, broadcast_shapes
 from ..tensor import Tensor, active_capture
 from . import constraints
@@ -339,29 +340,46 @@ class Wishart(_OfMatrix, ExponentialFamily):
         d = v.diagonal(0, -2, -1)
         return self._by_matrix(self.df) * (v.square() + d.unsqueeze(-1) * d.unsqueeze(-2))
 
-    def _bartlett(self, shape: Size) -> Tensor:
+    def _bartlett(self, sample_shape: _Shape) -> Tensor:
         """Samples by Bartlett's decomposition: chi numbers on the diagonal, normal ones below it."""
-        p = self._event_shape[-1]
-        half = (self.df.unsqueeze(-1) / 2 - _halves(p, self.df)).expand(shape[:-1])
-        chi = (2 * _standard_gamma(half)).sqrt().clamp(min=kiln.finfo(self.df.dtype).eps)
-        noise = standard_normal(shape, self.df).tril(-1) + chi.diag_embed()
+        p, lead = self._event_shape[-1], (*sample_shape, *self._batch_shape)
+        half = (self.df.unsqueeze(-1) / 2 - _halves(p, self.df)).expand((*lead, p))
+        noise = (
+            (2 * _standard_gamma(half)).sqrt().clamp(min=kiln.finfo(self.df.dtype).eps).diag_embed()
+        )
+        row, column = kiln.tril_indices(p, p, -1)
+        noise[..., row, column] = standard_normal(Size((*lead, p * (p - 1) // 2)), self.df)
         factor = self._unbroadcasted_scale_tril @ noise
         return factor @ factor.mT
 
     def rsample(self, sample_shape: _Shape = (), max_try_correction: int | None = None) -> Tensor:
-        """Samples; matrices that rounding made singular are drawn again, so many times at most (10)."""
-        shape = self._extended_shape(sample_shape)
-        sample = self._bartlett(shape)
+        """Samples; matrices that rounding made singular are drawn again, so many times at most (10).
+
+        PyTorch draws those again at first that are not singular; on its stream so is done here, for its numbers.
+        """
+        sample = self._bartlett(sample_shape)
         if active_capture() is not None:
             return sample
-        for _ in range(10 if max_try_correction is None else max_try_correction):
-            with no_grad():
-                singular = kiln.linalg.cholesky_ex(sample)[1] != 0
-            if not bool(singular.any()):
-                break
+        again = self._is_singular(sample)
+        if bool(again.any()):
             warnings.warn("Singular sample detected.", stacklevel=2)
-            sample = kiln.where(self._by_matrix(singular), self._bartlett(shape), sample)
+        again = ~again if default_generator.stream == "torch" else again
+        for _ in range(10 if max_try_correction is None else max_try_correction):
+            if not bool(again.any()):
+                break
+            new = self._bartlett((int(again.sum()),))
+            sample, again = sample.clone(), again.clone()
+            sample[again] = new
+            again[again.clone()] = self._is_singular(new)
         return sample
+
+    def _is_singular(self, sample: Tensor) -> Tensor:
+        """Whether any matrix of the batch is singular."""
+        with no_grad():
+            out = kiln.linalg.cholesky_ex(sample)[1] != 0
+            return (
+                out.flatten(out.ndim - len(self._batch_shape)).any(-1) if self._batch_shape else out
+            )
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)
@@ -402,16 +420,23 @@ class LKJCholesky(Distribution):
             _refuse("LKJCholesky", f"Expected dim to be an integer greater than or equal to 2. Found dim={dim}.", dim)  # fmt: skip
         self.dim = dim
         (self.concentration,) = broadcast_all(concentration)
-        row = (kiln.arange(dim, dtype=self.concentration.dtype) - 1).clamp(min=0) / 2
-        most = self.concentration.unsqueeze(-1) + (dim - 2) / 2
-        self._beta = Beta(row + 0.5, most - row)
         super().__init__(self.concentration.shape, (dim, dim), validate_args=validate_args)
+
+    def _beta(self) -> Beta:
+        """The distribution of the squares of rows' lengths before the diagonal.
+
+        PyTorch takes one of twice the elements, whose matrices are more correlated than `log_prob` says; on its stream
+        so is done here, for its numbers.
+        """
+        row = (kiln.arange(self.dim, dtype=self.concentration.dtype) - 1).clamp(min=0)
+        most = self.concentration.unsqueeze(-1) + (self.dim - 2) / 2
+        return Beta((row if default_generator.stream == "torch" else row / 2) + 0.5, most - row / 2)
 
     def sample(self, sample_shape: _Shape = ()) -> Tensor:
         with no_grad():
             shape = self._extended_shape(sample_shape)
-            length = self._beta.sample(sample_shape).unsqueeze(
-                -1
+            length = (
+                self._beta().sample(sample_shape).unsqueeze(-1)
             )  # of each row before the diagonal
             z = standard_normal(shape, self.concentration).tril(-1)
             norm = z.square().sum(-1, True).sqrt()
