@@ -198,7 +198,10 @@ def test_errors():
 
 def test_supported_nodes_take_containers_apart_and_put_them_together():
 
-    pair = NamedTuple("pair", [("a", int), ("b", int)])
+    class pair(NamedTuple):
+        a: int
+        b: int
+
     for tree in (
         [1, 2],
         (1, 2),
