@@ -104,8 +104,11 @@ class Tensor(TensorMethods):
 
     def size(self, dim: int | None = None) -> Any:
         """The shape, or the size of one dimension."""
+        shape = self._a.shape
         if dim is None:
-            return Size(self._a.shape)
+            return Size(shape)
+        if dim.__class__ is int and -len(shape) <= dim < len(shape):
+            return shape[dim]
         from .shape import norm_dim
 
         return self._a.shape[norm_dim(dim, self._a.ndim, "size")]

@@ -426,3 +426,9 @@ def test_first_gradients_are_row_major_whatever_comes_in(shape):
         assert x.grad.is_contiguous()
         x.grad.zero_()
         assert np.array_equal(g.numpy(), w.to(out.dtype).numpy())
+
+
+def test_inputs_of_grad_are_any_iterable():
+    w = {"a": kiln.ones(2, requires_grad=True), "b": kiln.ones(2, requires_grad=True)}
+    found = kiln.autograd.grad((w["a"] * 2 + w["b"] * 3).sum(), w.values())
+    assert [g.tolist() for g in found] == [[2, 2], [3, 3]]

@@ -365,7 +365,7 @@ def _accumulate(leaf: Tensor, g: Tensor, owned: bool, create_graph: bool) -> Non
 
 
 def _as_tensors(x: Any, op: str, what: str) -> list[Tensor]:
-    out = list(x) if isinstance(x, list | tuple) else [x]
+    out = [x] if isinstance(x, Tensor) or not isinstance(x, Iterable) else list(x)
     for t in out:
         if not isinstance(t, Tensor):
             raise KilnTypeError(

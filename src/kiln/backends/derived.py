@@ -30,7 +30,7 @@ DEAR = 1 << 12
 """Elements from where on several passes do, or one over elements that NumPy takes one by one."""
 STREAM = 1 << 19
 """Elements from where on kernels beat NumPy where its own loops go as fast as memory does."""
-_READY = 4096  # prepared calls that are kept in mind
+READY = 4096  # prepared calls that are kept in mind
 BLOCKS = (1 << 20, 1 << 18, 1 << 17, 1 << 15, 1 << 12)  # elements of a block
 SMALL = 1 << 6
 """Elements from where on a call that is prepared costs less than several of NumPy's."""
@@ -357,7 +357,7 @@ def prepared(
     try:
         return ready[key]
     except KeyError:
-        if len(ready) >= _READY:
+        if len(ready) >= READY:
             ready.clear()
     rows = [a.reshape(-1, cols) if cols else a.reshape(-1) for a in arrays[:cut]]
     most = block_rows(len(rows[0]), max(1, cols))
@@ -447,6 +447,10 @@ LEFT: dict[str, Callable[..., bool]] = {}
 """By op, the calls whose gradient rules are quicker with the ops' own routines than as one Program."""
 
 
+EARLY: dict[str, int] = {}
+"""By op, elements from where on its gradients are one Program, where that is sooner than for others."""
+
+
 def gradients(native: Callable[[], bool]) -> Callable[[OpNode, list], list | None]:
     """What the tape asks for the gradients of large calls: an array, or None, for each edge; None where rules are to run one by one."""
 
@@ -463,7 +467,9 @@ def gradients(native: Callable[[], bool]) -> Callable[[OpNode, list], list | Non
         for e in node.edges:
             if e is not None:
                 size = max(size, prod(e[2]))
-        least = LARGE if node.plan.quick is not None or not mapping else DEAR * 4
+        least = (
+            EARLY.get(op.name) or LARGE if node.plan.quick is not None or not mapping else DEAR * 4
+        )
         if size < least or config.eager != "cpu" or not native():
             return None
         return _differentiated(node, gs, mapping)

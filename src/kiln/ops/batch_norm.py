@@ -10,8 +10,10 @@ from .. import dtypes as dt
 from ..autograd.modes import no_grad
 from ..errors import KilnError, KilnValueError, describe
 from ..shape import Size, numel
+from ..sharing import watched, written
 from ..tensor import Tensor
 from .activation import floating, widen
+from .dispatch import bump
 from .normalization import (
     affine,
     affine_body,
@@ -156,8 +158,24 @@ def _check_batch(name: str, input: Any, **vectors: Any) -> None:
             )  # fmt: skip
 
 
-def _update_running(running: Any, value: Tensor, momentum: float) -> None:
-    if running is not None:
+def _update_running(running: Any, value: Tensor, momentum: float, scale: float = 1.0) -> None:
+    """Move running statistics towards scale * value."""
+    if running is None:
+        return
+    a, b = running._a, value._a
+    if (
+        a.__class__ is np.ndarray
+        and b.__class__ is np.ndarray
+        and a.dtype is b.dtype
+        and a.flags.writeable
+    ):
+        if watched:
+            written(a)
+        a *= 1 - momentum
+        a += (b if scale == 1 else b * scale) * momentum
+        bump(running)
+    else:
+        value = value if scale == 1 else value * scale
         with no_grad():
             running.mul_(1 - momentum).add_(value.to(running.dtype), alpha=momentum)
 
@@ -223,7 +241,7 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
     if running_mean is not None or running_var is not None:
         n = numel(input.shape) // input.shape[1]
         _update_running(running_mean, mean, momentum)
-        _update_running(running_var, var * (n / (n - 1)), momentum)
+        _update_running(running_var, var, momentum, n / (n - 1))
     return out
 
 

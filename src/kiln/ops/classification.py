@@ -27,42 +27,44 @@ def _index_infer(name: str) -> Any:
     """The shape rule of a loss on class indices: input (C), (N, C) or (N, C, …), target without C."""
 
     def infer(input: Any, target: Any, weight: Any, ignore_index: int, reduction: str) -> tuple:
-        given = f"input={describe(input)}, target={describe(target)}"
+        def given() -> str:
+            return f"input={describe(input)}, target={describe(target)}"
+
         floating(name, input)
         xs, ts = tuple(input.shape), tuple(target.shape)
         if not len(xs) >= 1:
-            raise KilnError(name, "input needs a dimension of classes", given, "unsqueeze it")
+            raise KilnError(name, "input needs a dimension of classes", given(), "unsqueeze it")
         c = _class_dim(input)
         if len(ts) != len(xs) - 1:
             raise KilnError(
                 name,
                 f"target must have {len(xs) - 1} dimensions",
-                given,
+                given(),
                 "one class index for each prediction",
             )
         if len(xs) > 1 and xs[0] != ts[0]:
             raise KilnValueError(
                 name,
                 f"Expected input batch_size ({xs[0]}) to match target batch_size ({ts[0]}).",
-                given,
+                given(),
                 "",
             )
         if xs[:c] + xs[c + 1 :] != ts:
             raise KilnError(
-                name, f"expected target of size {list(xs[:c] + xs[c + 1 :])}", given, ""
+                name, f"expected target of size {list(xs[:c] + xs[c + 1 :])}", given(), ""
             )
         if target.dtype not in (dt.int64, dt.uint8):
             raise KilnError(
                 name,
                 f"expected class indices of int64, got {target.dtype.name}",
-                given,
+                given(),
                 "target.long()",
             )
         if weight is not None:
             if tuple(weight.shape) != (xs[c],):
                 raise KilnError(
                     name, f"weight must be defined for all {xs[c]} classes or no classes",
-                    f"{given}, weight={describe(weight)}", "one weight for each class",
+                    f"{given()}, weight={describe(weight)}", "one weight for each class",
                 )  # fmt: skip
             if weight.dtype is not input.dtype:
                 raise KilnError(

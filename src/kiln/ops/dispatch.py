@@ -145,21 +145,39 @@ def apply(op: Op, args: tuple) -> Any:
                 else calls.call(op, args)
             )
     raw = list(args)
-    tracked = False
+    tracked = seen = False
     for i in op.tensor_slots:
         x = args[i]
         if isinstance(x, Tensor):
             raw[i] = x._a
+            seen = True
             if x._rg or x._base is not None:
                 tracked = True
+        elif (x is None and i in op.absent) or (
+            (x.__class__ is float or x.__class__ is int) and i in op.plain
+        ):
+            continue
+        elif (x.__class__ is list or x.__class__ is tuple) and i in op.list_slots and x:
+            raw[i] = several = []
+            for y in x:
+                if not isinstance(y, Tensor):
+                    break
+                several.append(y._a)
+                if y._rg or y._base is not None:
+                    tracked = True
+            seen = len(several) == len(x)
+            if not seen:
+                break
         else:
-            try:
-                args = coerce(op, args)
-            except Answered as a:
-                return a.args[0]
-            raw = unwrap(op, args)
-            tracked = True
+            seen = False
             break
+    if not seen:
+        try:
+            args = coerce(op, args)
+        except Answered as a:
+            return a.args[0]
+        raw = unwrap(op, args)
+        tracked = True
     if op.check and op.infer is not None:
         op.infer(*args)
     try:
@@ -247,6 +265,8 @@ def inplace(op: Op, args: tuple) -> Tensor:
         finally:
             end(event)
     x = args[0]
+    if op.ufunc is not None and not CAPTURING and _at_once(op, args):
+        return x
     args = coerce(op, args, asks=False)
     if (CAPTURING or x._a.__class__ is not np.ndarray) and (
         calls := _composed(op, args)
@@ -314,6 +334,53 @@ def inplace(op: Op, args: tuple) -> Tensor:
             if any(edges) and (x.is_floating_point() or x.is_complex()):
                 rebase(x, Zeros([e for e in edges if e], 1), edge)
     return x
+
+
+def _at_once(op: Op, args: tuple) -> bool:
+    """Let the op's ufunc write where there is nothing to record, promote or check: the common case, kept short."""
+    x, y = args[0], args[1] if len(args) > 1 else None
+    a = x._a
+    if a.__class__ is not np.ndarray or a.size >= LARGE:
+        return False
+    kind = a.dtype.kind
+    recorded = not DISABLED or get_ident() not in DISABLED
+    if (
+        len(op.tensor_slots) != 2
+        or kind not in op.native
+        or kind == "b"
+        or (recorded and (x._rg or x._base is not None))
+    ):
+        return False
+    if isinstance(y, Tensor):
+        b = y._a
+        if b.__class__ is not np.ndarray or b.dtype is not a.dtype or b.shape != a.shape:
+            return False
+        if (recorded and (y._rg or y._base is not None)) or (
+            y._ver is not None and y._ver is x._ver
+        ):
+            return False
+    elif y.__class__ is int or (y.__class__ is float and kind == "f"):
+        b = y
+    else:
+        return False
+    if args[2:] != op.defaults:
+        factor = args[2].__class__
+        if (
+            op.factor != 2
+            or len(args) != 3
+            or b is y
+            or not (factor is int or (factor is float and kind == "f"))
+        ):
+            return False
+        b = b * a.dtype.type(args[2])
+    if watched:
+        written(a)
+    try:
+        op.ufunc(a, b, a)
+    except Exception:
+        return False
+    bump(x)
+    return True
 
 
 def _fits(op: Op, a: np.ndarray, raw: list) -> bool:

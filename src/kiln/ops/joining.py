@@ -92,7 +92,7 @@ def _cat_batch(n: int, tensors: Any, dim: int) -> tuple:
     return [x.whole.to(d) for x in real], norm_dim(dim, real[0].ndim) + 1
 
 
-@movement(lies="joined", infer=_cat_infer, grad={"tensors": _cat_grad}, batch=_cat_batch, method=False, out="apart cast", samples=_cat_samples,
+@movement(lies="joined", check=False, infer=_cat_infer, grad={"tensors": _cat_grad}, batch=_cat_batch, method=False, out="apart cast", samples=_cat_samples,
           aliases=("concat", "concatenate"))  # fmt: skip
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The tensors one after the other along an existing dimension; dtypes promote."""

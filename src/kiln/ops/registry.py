@@ -131,6 +131,13 @@ class Op:
         self.params = _params(reference)
         self.index = {p.name: i for i, p in enumerate(self.params)}
         self.tensor_slots = tuple(i for i, p in enumerate(self.params) if p.is_tensor)
+        # where None, or a number beside tensors, is what it should be
+        self.absent = frozenset(
+            i for i in self.tensor_slots if self.params[i].kind in (OPTIONAL, "operand?")
+        )
+        self.plain = frozenset(
+            i for i in self.tensor_slots if self.params[i].kind in (OPERAND, "operand?")
+        )
         self.list_slots = tuple(i for i, p in enumerate(self.params) if p.kind == TENSORS)
         self.infer: Callable | None = facts.get("infer")
         self.body: Callable | None = facts.get("body")

@@ -141,6 +141,22 @@ class Shelf:
                 self._program(made).whole(*_arrays(args), *outs)
         return True
 
+    def exact(self, name: str, fn: Callable, args: Sequence[Any]) -> Callable | None:
+        """`run` of arguments like these, C-contiguous arrays and plain values, as a function of the arrays."""
+        with self.lock:
+            made = self._find(name, fn, args, ())
+            if made is None or any(r != "made" for r in made.results):
+                return None
+            makers = self._program(made).results
+
+        def call(*arrays: np.ndarray) -> list[np.ndarray]:
+            outs = [make(shape, d) for make, shape, d in makers]
+            with self.lock:
+                (made.program or self._program(made)).whole(*arrays, *outs)
+            return outs
+
+        return call
+
     def prepare(
         self, name: str, fn: Callable, args: Sequence[Any], cut: Sequence[int], most: int, shape: tuple[int, ...]
     ) -> Callable | None:  # fmt: skip
