@@ -239,4 +239,4 @@ def test_what_expand_does_not_repeat_may_be_written_to():
     one.expand(1, 1).mul_(2)
     assert one.item() == 6
     with pytest.raises(RuntimeError, match="share memory"):
-        base.expand(2, 4).zero_()
+        base.expand(2, 4).add_(1)

@@ -295,6 +295,8 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
         half = _half_of(arrays)
         if half is False or config.eager != "cpu" or not native():
             return None
+        if op.lies == "rows" and not x.flags.c_contiguous:
+            return None
         if streamed and size < STREAM and half is None and (
             _quick_cast(x.dtype, args[1].np) if cast else factor is None or args[factor] == 1
         ) and len({a.strides for a in arrays if a.size == size}) == 1:  # fmt: skip

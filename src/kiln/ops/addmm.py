@@ -173,4 +173,5 @@ def addbmm(
 ) -> Tensor:
     """beta * input + alpha * (the sum of bmm(batch1, batch2) over the batch)."""
     product = sum_op(bmm(batch1, batch2), 0, False)
-    return _stored(_blend("addbmm", input, product.to(batch1.dtype), beta, alpha), out, input, beta)
+    r = _blend("addbmm", input, product.to(batch1.dtype), beta, alpha).contiguous()
+    return _stored(r, out, input, beta)

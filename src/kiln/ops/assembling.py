@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, KilnTypeError, describe
+from ..formats import contiguous_format
 from ..shape import norm_dim
 from ..tensor import Tensor, wrap
 from .joining import cat, meshgrid, stack
@@ -218,7 +219,7 @@ def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
         raise KilnError("rot90", f"expected rotation dims to be different, but got dim0 = {a} and dim1 = {b}",
                         describe(input), "")  # fmt: skip
     if k % 4 == 0:
-        return input.clone()
+        return input.clone(memory_format=contiguous_format)
     if k % 4 == 1:
         return input.flip(b).transpose(a, b).clone()
     return input.flip(a, b) if k % 4 == 2 else input.flip(a).transpose(a, b).clone()

@@ -143,7 +143,9 @@ def _elementwise_runner(op: Op) -> Callable:
             r = r.astype(want.np)
         return r
 
-    return compute if "memory_format" in op.index else _following(op, compute)
+    if "memory_format" in op.index:
+        return compute
+    return _row_major(compute) if op.lies == "rows" else _following(op, compute)
 
 
 def _following(op: Op, run: Callable) -> Callable:

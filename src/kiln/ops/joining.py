@@ -17,6 +17,7 @@ from ..errors import (
     KilnValueError,
     describe,
 )
+from ..formats import contiguous_format
 from ..shape import Size, index_int, norm_dim, norm_dims
 from ..tensor import CAPTURING, Tensor, _fresh, wrap
 from .registry import Sample, VarInts, composition, method
@@ -210,7 +211,7 @@ def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
         if n and s % n:
             k = n - s % n
             rolled = cat([narrow(rolled, d, k, n - k), narrow(rolled, d, 0, k)], d)
-    return input.clone() if rolled is input else rolled
+    return input.clone(memory_format=contiguous_format) if rolled is input else rolled
 
 
 # ---------------------------------------------------------------- repeating

@@ -53,7 +53,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
         value = value.to(input.dtype)
     elif input.dtype.category < dt.FLOAT or isinstance(value, complex):
         value = dt.element(value, input.dtype, "masked_fill")
-    return where_op(mask, value, input)
+    return where_op(mask, value, input).contiguous()
 
 
 @method("masked_fill_")

@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import dtypes as dt
 from ..errors import KilnError, describe
+from ..formats import contiguous_format
 from ..shape import Size
 from ..tensor import Tensor
 from . import _lapack
@@ -44,6 +45,8 @@ def matrix_power(input: Tensor, n: int, *, out: Tensor | None = None) -> Tensor:
             input = matmul(input, input)
     if power is None:
         power = zero_gradient(eye(shape[-1], input).expand(shape).clone(), input)
+    if power is input and out is None:
+        return input.clone(memory_format=contiguous_format)
     return store_out(inv.op, power, out, cast=copied)
 
 

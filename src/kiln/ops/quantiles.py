@@ -260,7 +260,7 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     d = norm_dim(dim, input.ndim, "renorm")
     others = tuple(i for i in range(input.ndim) if i != d)
     size = input.norm(p, others, True)
-    return input * where_op(size > maxnorm, maxnorm / (size + 1e-7), 1.0)
+    return (input * where_op(size > maxnorm, maxnorm / (size + 1e-7), 1.0)).contiguous()
 
 
 # ---------------------------------------------------------------- trapezoids

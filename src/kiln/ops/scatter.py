@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, describe
+from ..formats import contiguous_format
 from ..shape import Size, broadcast_shapes, norm_dim, numel
 from ..tensor import Tensor
 from . import dispatch
@@ -536,7 +537,7 @@ def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor
     """A copy of input with slices of one dimension replaced."""
     _index_dtype("index_copy", index)
     d = norm_dim(dim, input._a.ndim, "index_copy")
-    out = input.clone()
+    out = input.clone(memory_format=contiguous_format)
     if input._a.ndim:
         out[(slice(None),) * d + (index,)] = source
     elif index.numel():

@@ -12,6 +12,7 @@ import numpy as np
 from .. import dtypes as dt
 from ..autograd.views import region, together
 from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, describe
+from ..formats import contiguous_format
 from ..shape import Size, index_int, norm_dim, numel
 from ..tensor import Tensor
 from .registry import LEADING, REGISTRY, Sample, composition
@@ -213,7 +214,7 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
 @composition(out=True, samples=lambda: iter([Sample((draw(rng(), (3, 4)), 1, 1, 2))]))
 def narrow_copy(input: Tensor, dim: int, start: int, length: int) -> Tensor:
     """`narrow` with memory of its own."""
-    return narrow(input, dim, start, length).clone()
+    return narrow(input, dim, start, length).clone(memory_format=contiguous_format)
 
 
 @composition(samples=lambda: iter([

@@ -11,7 +11,6 @@ import kiln
 from ...errors import KilnTypeError, KilnValueError, describe
 from ...extras import need
 from ...tensor import Tensor
-from ..tv_tensors import BoundingBoxes
 
 
 def _is_pil(img: Any) -> bool:
@@ -118,9 +117,7 @@ def convert_image_dtype(image: Tensor, dtype: Any = None) -> Tensor:
 
 
 def get_dimensions(img: Any) -> list[int]:
-    """Channels, height and width; of boxes, those of their canvas."""
-    if isinstance(img, BoundingBoxes):
-        return [1, *img.canvas_size]
+    """Channels, height and width."""
     _need_image("get_dimensions", img)
     if isinstance(img, Tensor):
         return [1 if img.ndim == 2 else img.shape[-3], *img.shape[-2:]]
