@@ -438,8 +438,7 @@ def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = 
     if n < 0:
         raise KilnError("linspace", "number of steps must be non-negative", f"steps={n}", "")
     d = _spaced_dtype((start, end), dtype, out)
-    t = wrap(_spaced(start, end, n, d).astype(d.np))
-    return _placed(arange_op, t, requires_grad, out)
+    return _placed(arange_op, wrap(_spaced(start, end, n, d, d.np)), requires_grad, out)
 
 
 def _spaced_dtype(bounds: tuple, dtype: Any, out: Any) -> dt.dtype:
@@ -451,14 +450,25 @@ def _spaced_dtype(bounds: tuple, dtype: Any, out: Any) -> dt.dtype:
     )
 
 
-def _spaced(start: Any, end: Any, n: int, d: dt.dtype) -> np.ndarray:
-    """n wide numbers from start to end, counted from the nearer one; of an integer dtype the bounds are too."""
+_PIECE = 1 << 14  # elements whose intermediate values stay in cache
+
+
+def _spaced(start: Any, end: Any, n: int, d: dt.dtype, into: Any) -> np.ndarray:
+    """n numbers from start to end, counted from the nearer one; of an integer dtype the bounds are too.
+
+    They are computed in float64 and rounded to `into`.
+    """
     if d.category <= dt.INT:
         start, end = int(start), int(end)
     step = (end - start) / (n - 1) if n > 1 else 0
     half = n // 2 + (n == 1)
-    first, last = start + step * np.arange(half), end - step * np.arange(n - half - 1, -1, -1)
-    return np.concatenate([first, last])
+    out, counts = np.empty(n, into), np.arange(float(min(n, _PIECE)))
+    for low, high in ((0, half), (half, n)):
+        for at in range(low, high, _PIECE):
+            i = counts[: high - at]
+            part = start + step * (i + at) if low == 0 else end - step * (n - 1 - at - i)
+            out[at : at + len(i)] = part
+    return out
 
 
 def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any = None, dtype: Any = None,
@@ -470,8 +480,8 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any =
     if n < 0:
         raise KilnError("logspace", "number of steps must be non-negative", f"steps={n}", "")
     d = _spaced_dtype((start, end, base), dtype, out)
-    powers = _spaced(start, end, n, d)
-    wide = np.result_type(powers.dtype, type(base), np.float64)
+    wide = np.result_type(np.float64, *map(type, (start, end, base)))
+    powers = _spaced(start, end, n, d, np.result_type(np.float64, type(start), type(end)))
     with np.errstate(all="ignore"):
         t = wrap(np.power(np.asarray(base, wide), powers).astype(d.np))
     return _placed(arange_op, t, requires_grad, out)

@@ -245,15 +245,16 @@ def f(p0, p1{extra_sig}):
         a = p0._a
         if p1.__class__ is Tensor or isinstance(p1, Tensor):
             b = p1._a
+            n = b.size
             d = a.dtype
             ok = d is b.dtype and (d is _F32 or d.kind in {native!r})
         else:
-            b = p1
+            b, n = p1, 0
             c = b.__class__
             ok = (c is float or c is int) and a.dtype.kind == "f"
         if ok:
             try:
-                r = _ufunc(a, b) if a.size < _LARGE else _op.eager(a, b{rest})
+                r = _ufunc(a, b) if a.size < _LARGE > n else _op.eager(a, b{rest})
             except Exception:
                 pass
             else:
