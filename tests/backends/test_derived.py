@@ -404,3 +404,18 @@ def test_large_masks_pick_what_numpy_picks():
         np.testing.assert_allclose(g.detach().numpy(), want)
         g.sum().backward()
         np.testing.assert_allclose(t.grad.numpy(), (want != 0) * 2)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_large_complex_numbers_of_two_parts(dtype):
+    a = rng.standard_normal((2, 300, 500)).astype(dtype)
+    a[0, 0, :4], a[1, 0, :4] = [np.inf, np.nan, -0.0, 1], [-0.0, 1, np.inf, np.nan]
+    for x, y in ((a[0], a[1]), (a[0].T, a[1].T), (a[0], a[1, :1])):
+        if dtype == "float16" and x is not a[0]:
+            continue
+        z = kiln.complex(kiln.tensor(x), kiln.tensor(y))
+        parts = np.broadcast_to(x, z.shape), np.broadcast_to(y, z.shape)
+        for got, want in zip((z.real, z.imag), parts, strict=True):
+            assert got.dtype is kiln.tensor(x).dtype
+            np.testing.assert_array_equal(got.numpy(), want)
+            assert np.array_equal(np.signbit(got.numpy()), np.signbit(want))

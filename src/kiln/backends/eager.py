@@ -22,7 +22,7 @@ from ..formats import contiguous_format
 from ..ops import derive, picking, registry
 from ..ops.dispatch import apply
 from ..ops.linalg import SMALL
-from ..ops.registry import REGISTRY, Op
+from ..ops.registry import FUNCTIONS, REGISTRY, Op
 from ..ops.sorting import selects
 from ..ops.windows import scatters
 from ..runtime.blocks import allocator
@@ -332,6 +332,33 @@ def full(size: tuple, fill_value: Any, dtype: dt.dtype) -> np.ndarray:
 
 
 _full = REGISTRY["full"]
+
+
+# ---------------------------------------------------------------- complex numbers of two parts
+
+
+@routine("complex_of")
+def complex_of(real: np.ndarray, imag: np.ndarray) -> np.ndarray:
+    """Large parts of one shape, a number after the other."""
+    n, d = real.size, real.dtype
+    if (
+        n < derived.LARGE or d not in (_F32, _F64) or d is not imag.dtype or real.shape != imag.shape
+        or not (real.flags.c_contiguous and imag.flags.c_contiguous)
+        or config.eager != "cpu" or not _native()
+    ):  # fmt: skip
+        return _complex_of.run(real, imag)
+    parts, most = [real.reshape(n), imag.reshape(n)], derived.block_rows(n, 1)
+    r = derived.shelf().run_blocks("complex_of", _beside, parts, (0, 1), most, (n,))
+    if r is None:
+        return _complex_of.run(real, imag)
+    return r[0].view(np.result_type(d, np.complex64)).reshape(real.shape)
+
+
+def _beside(x: Tensor, y: Tensor) -> Tensor:
+    return FUNCTIONS["stack"]([x, y], -1)
+
+
+_complex_of = REGISTRY["complex_of"]
 
 
 # ---------------------------------------------------------------- rows at places, of any number
