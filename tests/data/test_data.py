@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from tests.data.plain import plain
 
 import kiln
 from kiln.data import (
@@ -56,14 +57,6 @@ class Count(IterableDataset):
 def table(n=10):
     x = kiln.arange(n * 2).reshape(n, 2).float()
     return TensorDataset(x, kiln.arange(n))
-
-
-def plain(x):
-    if isinstance(x, kiln.Tensor):
-        return x.tolist()
-    if isinstance(x, dict):
-        return {k: plain(v) for k, v in x.items()}
-    return [plain(v) for v in x] if isinstance(x, list | tuple) else x
 
 
 def test_tensor_dataset():

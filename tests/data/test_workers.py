@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from tests.data.plain import plain
 
 import kiln
 from kiln.data import (
@@ -93,14 +94,6 @@ class Computing(Dataset):
 
     def __getitem__(self, i):
         return self.fn(kiln.full((96, 96), float(i))) + kiln.ones(96, 96).matmul(kiln.ones(96))
-
-
-def plain(x):
-    if isinstance(x, kiln.Tensor):
-        return x.tolist()
-    if isinstance(x, dict):
-        return {k: plain(v) for k, v in x.items()}
-    return [plain(v) for v in x] if isinstance(x, list | tuple) else x
 
 
 def batch_of_arrays(samples):

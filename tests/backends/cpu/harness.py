@@ -30,6 +30,11 @@ def unique(*parts: object) -> str:
     return "t" + hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
 
+def strides(array: np.ndarray) -> tuple[int, ...]:
+    """How many elements apart neighbours along each dimension are."""
+    return tuple(s // array.itemsize for s in array.strides)
+
+
 def address(array: np.ndarray) -> int:
     """Address of element (0, ..., 0)."""
     return array.__array_interface__["data"][0]

@@ -1,6 +1,5 @@
 """What a loop nest means, in NumPy: the oracle of the loop kernel tests, and a launcher for kernels."""
 
-import contextlib
 import ctypes
 
 import ml_dtypes
@@ -8,10 +7,8 @@ import numpy as np
 from scipy import special
 
 from kiln.backends.cpu import jit
-from kiln.backends.cpu.isa import make_isa
 from kiln.backends.cpu.loops import emit
 from kiln.compile.loopnest import FLOATS, IndexMap, Store, elementwise, load
-from kiln.errors import KilnError
 
 DTYPE = {
     "f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": ml_dtypes.bfloat16,
@@ -164,14 +161,6 @@ class Reference:
         if e.op in UNARY:
             return UNARY[e.op](args[0])
         return BINARY[e.op](*args)
-
-
-def isas():
-    found = []
-    for name in ("avx512", "avx2", "sse2", "neon"):
-        with contextlib.suppress(KilnError):
-            found.append(make_isa(name))
-    return found
 
 
 def rng():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from harness import guarded, levels, margins_untouched, run, run_threaded, unique
+from harness import guarded, levels, margins_untouched, run, run_threaded, strides, unique
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.turns import in_turn
@@ -17,13 +17,8 @@ from kiln.backends.cpu.isa import make_isa
 from kiln.ops.attention import attention as op
 from kiln.ops.attention import attention_grad as grad_op
 
-ISAS = pytest.mark.parametrize("isa", levels(), ids=lambda isa: isa.name)
 DTYPES = {"f32": np.float32, "f64": np.float64}
 TOLERANCE = {"f32": 3e-5, "f64": 1e-12}
-
-
-def strides(a: np.ndarray) -> tuple[int, ...]:
-    return tuple(s // a.itemsize for s in a.strides)
 
 
 class Problem:
@@ -135,13 +130,11 @@ def test_masks(isa, mask):
     Problem(1, 2, 2, 12, 270, 8, 8, mask=mask, scale=-0.5).check(isa)
 
 
-@ISAS
 def test_doubles(isa):
     Problem(1, 2, 1, 40, 150, 20, 12, "f64", causal=True).check(isa)
     Problem(1, 2, 2, 19, 23, 7, 9, "f64", mask="bool").check(isa)
 
 
-@ISAS
 def test_query_key_and_value_side_by_side_in_one_array(isa):
     Problem(2, 4, 2, 30, 30, 16, 16, packed=True, causal=True).check(isa)
 
@@ -174,7 +167,6 @@ def test_the_same_bits_on_any_number_of_threads(causal):
             np.testing.assert_array_equal(x, y)
 
 
-@ISAS
 def test_large_scores_do_not_overflow(isa):
     p = Problem(1, 1, 1, 40, 300, 16, 16)
     p.q *= 1000
@@ -185,7 +177,6 @@ def test_large_scores_do_not_overflow(isa):
     np.testing.assert_allclose(out, want[0], rtol=0, atol=1e-2)
 
 
-@ISAS
 def test_a_mask_of_the_most_negative_number_is_not_minus_infinity(isa):
     p = Problem(1, 1, 1, 9, 20, 8, 8, mask="full")
     p.mask[...] = 0
@@ -208,7 +199,6 @@ def test_rows_that_see_nothing_are_zero_and_get_no_gradient(isa, keys):
     assert np.isfinite(dv).all()
 
 
-@ISAS
 def test_nan_stays_in_its_row(isa):
     p = Problem(1, 1, 1, 20, 30, 8, 8)
     p.q[0, 0, 3] = np.nan

@@ -8,7 +8,7 @@ from unittest import mock
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from harness import guarded, levels, margins_untouched, run, run_threaded, unique
+from harness import guarded, levels, margins_untouched, run, run_threaded, strides, unique
 from tests.turns import in_turn
 
 from kiln.backends.cpu import winograd
@@ -22,10 +22,6 @@ from kiln.errors import KilnError
 
 DTYPES = {"f32": np.float32, "f64": np.float64}
 rng = np.random.default_rng(0)
-
-
-def strides(a: np.ndarray) -> tuple[int, ...]:
-    return tuple(s // a.itemsize for s in a.strides)
 
 
 def windows(x: np.ndarray, c: Conv) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import ml_dtypes
 import numpy as np
 import pytest
-from harness import address, guarded, levels, margins_untouched, run, run_threaded, unique
+from harness import address, guarded, levels, margins_untouched, run, run_threaded, strides, unique
 from tests.turns import in_turn
 
 from kiln.backends.cpu.gemm import Gemm, emit, pack_ahead
@@ -18,12 +18,7 @@ from kiln.errors import KilnError
 
 DTYPES = {"f32": np.float32, "f64": np.float64, "bf16": ml_dtypes.bfloat16}
 TOLERANCE = {"f32": 2e-6, "f64": 1e-14, "bf16": 1e-2}
-ISAS = pytest.mark.parametrize("isa", levels(), ids=lambda isa: isa.name)
 rng = np.random.default_rng(0)
-
-
-def strides(a: np.ndarray) -> tuple[int, ...]:
-    return tuple(s // a.itemsize for s in a.strides)
 
 
 def random(shape, dtype: str) -> np.ndarray:
@@ -114,7 +109,6 @@ def test_bf16_sums_of_whole_numbers_are_exact(isa, shape, out):
         np.testing.assert_array_equal(got.astype(np.float32), want.astype(np.float32))
 
 
-@ISAS
 def test_bf16_where_pairs_are_torn(isa):
     """An odd depth, odd rows, odd batches, and memory that ends with the operand."""
     for k, gap, batch in ((33, 0, 0), (34, 1, 0), (34, 0, 1), (34, 1, 1)):
@@ -155,7 +149,6 @@ def test_i8_is_exact(isa, shape):
         assert margins_untouched(out)
 
 
-@ISAS
 def test_i8_at_any_address(isa):
     # groups of four begin wherever a view of bytes does
     data = rng.integers(-128, 128, 40 * 64 + 3).astype(np.int8)
@@ -168,7 +161,6 @@ def test_i8_at_any_address(isa):
         np.testing.assert_array_equal(out, a.astype(np.int32) @ b.astype(np.int32))
 
 
-@ISAS
 def test_bf16_rounding_keeps_nan_and_infinity(isa):
     a = np.array([[np.nan, 0], [np.inf, 0], [-np.inf, 1], [1, 2**-9]], np.float32)
     out = guarded((4, 2), DTYPES["bf16"])
@@ -178,7 +170,6 @@ def test_bf16_rounding_keeps_nan_and_infinity(isa):
     np.testing.assert_array_equal(out.astype(np.float32), np.stack([want, want], 1))
 
 
-@ISAS
 def test_zero_negative_and_odd_strides(isa):
     base = random((60, 90), "f32")
     a, b = base[::-2, ::-3], base.T[::3, ::2]  # 30 x 30 each
@@ -194,14 +185,12 @@ def test_zero_negative_and_odd_strides(isa):
     check(isa, a[:, :0], b[:0], c=np.zeros((30, 30), np.float32).T)
 
 
-@ISAS
 @pytest.mark.parametrize("shape", [(0, 5, 5), (5, 0, 5), (5, 6, 0), (1, 40, 0), (0, 0, 0)], ids=str)
 def test_empty(isa, shape):
     m, n, k = shape
     check(isa, np.zeros((m, k), np.float32), np.zeros((k, n), np.float32))
 
 
-@ISAS
 def test_batches(isa):
     a, b = random((3, 4, 10, 20), "f32"), random((3, 4, 20, 30), "f32")
     check(isa, a, b)
@@ -288,7 +277,6 @@ def test_an_operand_packed_ahead(isa, shape, dtype, form):
     assert margins_untouched(out)
 
 
-@ISAS
 def test_nothing_is_packed_ahead_without_need(isa):
     small, few = (40, 30, 20), (1, 900, 900)
     for m, n, k in (small, few):

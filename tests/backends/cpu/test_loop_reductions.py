@@ -1,15 +1,11 @@
 """Reductions, softmax and norms as loop nests, and random nests, against their meaning in NumPy."""
 
 import random
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from nest_reference import DTYPE, check, isas, launch, rng, unary_nest, values
+from harness import levels
+from nest_reference import DTYPE, check, launch, rng, unary_nest, values
 from tests.turns import in_turn
 
 from kiln.backends.cpu import schedule
@@ -27,11 +23,6 @@ from kiln.compile.loopnest import (
 )
 
 
-@pytest.fixture(params=isas(), ids=lambda i: i.name)
-def isa(request):
-    return request.param
-
-
 def reduce_nest(kind, dtype, outer, inner, at, result, final_at):
     r = Reduction(kind, load(0, dtype, at), result)
     out = Store(1, final_at, ref(0, 0, result))
@@ -40,7 +31,7 @@ def reduce_nest(kind, dtype, outer, inner, at, result, final_at):
 
 @in_turn(
     "isa",
-    isas(),
+    levels(),
     kind=["sum", "prod", "max", "min", "argmax", "argmin"],
     size=[1, 5, 16, 37, 64, 131, 1000],
 )
@@ -65,7 +56,7 @@ def test_column_reductions(isa, kind, shape):
     check(nest, [x, np.zeros(cols, DTYPE[result])], isa, atol=1e-4)
 
 
-@in_turn("isa", isas(), dtype=["f64", "f16", "bf16", "i8", "u8", "i32", "i64", "bool"])
+@in_turn("isa", levels(), dtype=["f64", "f16", "bf16", "i8", "u8", "i32", "i64", "bool"])
 def test_reductions_of_other_dtypes(isa, dtype):
     x = values(dtype, (3, 83))
     result = "i64" if dtype[0] in "iub" and dtype != "bf16" else dtype
@@ -314,7 +305,7 @@ class RandomNest:
         return Stage(tuple(reductions), tuple(stores))
 
 
-@in_turn("isa", isas(), seed=range(60))
+@in_turn("isa", levels(), seed=range(60))
 def test_random_nests(isa, seed, monkeypatch):
     if seed % 2:  # make small nests split into tasks and phases too
         monkeypatch.setattr(schedule, "TASK_COST", 500)

@@ -1,24 +1,14 @@
 """Scan kernels for every instruction set of this host, against NumPy's accumulations."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from nest_reference import DTYPE, isas, launch, values
+from harness import levels
+from nest_reference import DTYPE, launch, values
 from tests.turns import in_turn
 
 from kiln.backends.cpu.scan import Scan, emit
 from kiln.compile.loopnest import DTYPES, FLOATS
 from kiln.errors import KilnError
-
-
-@pytest.fixture(params=isas(), ids=lambda i: i.name)
-def isa(request):
-    return request.param
 
 
 def check(isa, kind, shape, source, dtype):
@@ -52,7 +42,7 @@ def test_shapes(isa, kind, shape):
     check(isa, kind, shape, "i64", "i64")
 
 
-@in_turn("isa", isas(), dtype=[d for d in DTYPES if d != "bool"])
+@in_turn("isa", levels(), dtype=[d for d in DTYPES if d != "bool"])
 def test_dtypes(isa, dtype):
     for kind in ("sum", "prod"):
         check(isa, kind, (3, 20, 1), dtype, dtype)

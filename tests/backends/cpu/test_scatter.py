@@ -1,25 +1,14 @@
 """Scatter kernels for every instruction set of this host, against NumPy's unbuffered updates."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from nest_reference import DTYPE, isas, launch, rng, rowmajor, values
+from harness import levels
+from nest_reference import DTYPE, launch, rng, rowmajor, values
 from tests.turns import in_turn
 
 from kiln.backends.cpu.scatter import MODES, Scatter, emit
 from kiln.compile.loopnest import DTYPES, FLOATS, IndexMap, apply, cast, const, index, load
 from kiln.errors import KilnError
-
-
-@pytest.fixture(params=isas(), ids=lambda i: i.name)
-def isa(request):
-    return request.param
-
 
 UFUNC = {"add": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 LOGICAL = {
@@ -70,7 +59,7 @@ def test_rows_of_any_width(isa, width):
     np.testing.assert_array_equal(out, want)
 
 
-@in_turn("isa", isas(), mode=MODES, dtype=DTYPES)
+@in_turn("isa", levels(), mode=MODES, dtype=DTYPES)
 def test_dtypes_and_modes(isa, dtype, mode):
     n, table, width = 12, 5, 21
     out, value = values(dtype, (table, width)), values(dtype, (n, width), -3, 3)

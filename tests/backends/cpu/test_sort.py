@@ -1,24 +1,14 @@
 """Sort kernels for every instruction set of this host, against NumPy's stable sort."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from nest_reference import DTYPE, isas, launch, rng, values
+from harness import levels
+from nest_reference import DTYPE, launch, rng, values
 from tests.turns import in_turn
 
 from kiln.backends.cpu.sort import Sort, emit
 from kiln.compile.loopnest import DTYPES, FLOATS
 from kiln.errors import KilnError
-
-
-@pytest.fixture(params=isas(), ids=lambda i: i.name)
-def isa(request):
-    return request.param
 
 
 def order_of(x, descending):
@@ -50,7 +40,7 @@ def test_any_length(isa, n, descending):
     check(isa, x, "f32", descending)
 
 
-@in_turn("isa", isas(), descending=[False, True], dtype=DTYPES)
+@in_turn("isa", levels(), descending=[False, True], dtype=DTYPES)
 def test_dtypes(isa, dtype, descending):
     for n in (20, 400):
         check(isa, values(dtype, (3, n)), dtype, descending)

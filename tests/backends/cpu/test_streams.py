@@ -1,14 +1,9 @@
 """Results written past the cache: the same bits, nothing outside the array, and only where nobody reads them."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from nest_reference import DTYPE, isas, launch, rowmajor, unary_nest, values
+from harness import levels
+from nest_reference import DTYPE, launch, rowmajor, unary_nest, values
 from tests.turns import in_turn
 
 import kiln
@@ -31,11 +26,6 @@ from kiln.config import context
 from kiln.runtime import threads
 
 MARGIN = 256
-
-
-@pytest.fixture(params=isas(), ids=lambda i: i.name)
-def isa(request):
-    return request.param
 
 
 def aligned(shape, dtype):
@@ -64,7 +54,7 @@ def same(nest, x, shape, dtype, isa, streams):
 
 @in_turn(
     "isa",
-    isas(),
+    levels(),
     shape=[(64,), (1000,), (1001,), (100_003,), (7, 64)],
     dtype=["f32", "f64", "bf16", "bool", "i64"],
 )

@@ -1,31 +1,19 @@
 """Vector math against NumPy in extended precision, at every instruction set that this host runs."""
 
-import contextlib
 import ctypes
 import math
 
 import numpy as np
 import pytest
+from harness import levels
 
 from kiln.backends.cpu import jit
 from kiln.backends.cpu.ir import Module, vec
-from kiln.backends.cpu.isa import make_isa
 from kiln.backends.cpu.vmath import VMath
-from kiln.errors import KilnError
 
-scipy_special = pytest.importorskip("scipy.special")
 mpmath = pytest.importorskip("mpmath")
 
-LANES = 64
 N = 1 << 13
-
-
-def isas():
-    found = []
-    for name in ("avx512", "avx2", "sse2", "neon"):
-        with contextlib.suppress(KilnError):
-            found.append(make_isa(name))
-    return found
 
 
 def compile_functions(isa, elem, names, lanes):
@@ -147,7 +135,7 @@ def arguments(name, dtype, n):
         return np.concatenate([wide, near, unit, deep, huge]).astype(dtype)
 
 
-CASES = [(i, e) for i in isas() for e in ("float", "double")]
+CASES = [(i, e) for i in levels() for e in ("float", "double")]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda c: f"{c[0].name}-{c[1]}")
@@ -248,7 +236,7 @@ def test_atan2(functions):
 
 
 def test_scalars_and_odd_widths_agree_with_vectors():
-    isa = isas()[0]
+    isa = levels()[-1]
     x = arguments("sin", np.float32, 500)
     wide = compile_functions(
         isa, "float", ["sin", "exp", "tanh", "log"], 16 if isa.vector_bytes == 64 else 4
