@@ -197,8 +197,10 @@ def test_errors():
 
 
 def test_supported_nodes_take_containers_apart_and_put_them_together():
+    class pair(NamedTuple):
+        a: int
+        b: int
 
-    pair = NamedTuple("pair", [("a", int), ("b", int)])
     for tree in (
         [1, 2],
         (1, 2),
