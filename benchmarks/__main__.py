@@ -10,7 +10,7 @@ COMMANDS = {
     "eager": "a + b, with grad, and Linear forward + backward on small tensors, against torch",
     "ops": "large calls of every op in eager mode, forward and backward, against torch",
     "steps": "training steps: Kiln eager, Kiln compiled and torch eager, at 1 and 2 threads",
-    "programs": "whole programs written for torch, unmodified, under kiln run --torch and under torch",
+    "programs": "programs written for torch, unmodified, whole and 30 kinds by the step, under kiln run --torch and under torch",
     "loading": "batches a second of a DataLoader, with and without workers, against torch",
     "matmul": "compiled fp32 matmul in its four forms on one thread, against torch.mm",
     "startup": "import time and what it imports, installed size, first step from a cold and a warm cache",

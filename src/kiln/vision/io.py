@@ -15,14 +15,14 @@ import numpy as np
 
 import kiln
 
-from ..errors import KilnError, describe
+from ..errors import KilnError, KilnValueError, describe
 from ..extras import need
 from ..refusal import refuse
 from ..tensor import Tensor
 
 __all__ = [
-    "ImageReadMode", "decode_image", "decode_jpeg", "decode_png", "encode_jpeg", "encode_png", "read_file", "read_image",
-    "write_file", "write_jpeg", "write_png",
+    "ImageReadMode", "decode_gif", "decode_image", "decode_jpeg", "decode_png", "decode_webp", "encode_jpeg", "encode_png",
+    "read_file", "read_image", "write_file", "write_jpeg", "write_png",
 ]  # fmt: skip
 
 
@@ -67,6 +67,10 @@ def decode_image(
     if apply_exif_orientation:
         picture = need("PIL.ImageOps", "vision", "decode_image").exif_transpose(picture)
     name = mode.upper() if isinstance(mode, str) else mode.name
+    if name not in ImageReadMode.__members__:
+        raise KilnValueError(
+            "decode_image", "no such mode", mode, ", ".join(ImageReadMode.__members__)
+        )
     as_is = "RGB" if picture.mode in ("P", "CMYK", "YCbCr") else picture.mode
     pixels = np.array(picture.convert(_MODES.get(name, as_is)), np.uint8)
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
@@ -80,7 +84,7 @@ def read_image(
     return decode_image(read_file(path), mode, apply_exif_orientation)
 
 
-decode_png = decode_jpeg = decode_image
+decode_png = decode_jpeg = decode_webp = decode_gif = decode_image
 
 
 def _encoded(name: str, input: Tensor, form: str, **options: Any) -> Tensor:

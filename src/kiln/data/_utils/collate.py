@@ -101,7 +101,7 @@ def collate_tensor_fn(batch: Any, *, collate_fn_map: CollateMap | None = None) -
         )  # fmt: skip
     a = first._a
     if type(a) is not np.ndarray or any(
-        type(x) is not Tensor or x._rg or x._fn is not None or x._a.shape != a.shape
+        type(x._a) is not np.ndarray or x._rg or x._fn is not None or x._a.shape != a.shape
         or x._a.dtype != a.dtype
         for x in batch
     ):  # fmt: skip

@@ -32,6 +32,7 @@ from .colors import (  # noqa: F401
     solarize,
     to_grayscale,
 )
+from .kinds import of_kinds
 from .pictures import (  # noqa: F401
     _is_pil,
     _need_image,
@@ -83,18 +84,21 @@ def _pair(size: Any) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
+@of_kinds
 def hflip(img: Any) -> Any:
     """Left and right exchanged."""
     _need_image("hflip", img)
     return img.transpose(0) if _is_pil(img) else img.flip(-1)
 
 
+@of_kinds
 def vflip(img: Any) -> Any:
     """Top and bottom exchanged."""
     _need_image("vflip", img)
     return img.transpose(1) if _is_pil(img) else img.flip(-2)
 
 
+@of_kinds
 def crop(img: Any, top: int, left: int, height: int, width: int) -> Any:
     """A part of a picture; what lies outside of it is 0."""
     _need_image("crop", img)
@@ -121,6 +125,7 @@ def center_crop(img: Any, output_size: Any) -> Any:
     return crop(img, round((h - height) / 2.0), round((w - width) / 2.0), height, width)
 
 
+@of_kinds
 def pad(img: Any, padding: Any, fill: Any = 0, padding_mode: str = "constant") -> Any:
     """A border: one number, two (left and right, top and bottom) or four (left, top, right, bottom)."""
     _need_image("pad", img)
@@ -179,6 +184,7 @@ def _output_size(h: int, w: int, size: Any, max_size: int | None) -> tuple[int, 
     return (new_long, new_short) if w <= h else (new_short, new_long)
 
 
+@of_kinds
 def resize(
     img: Any, size: Any, interpolation: Any = InterpolationMode.BILINEAR, max_size: int | None = None,
     antialias: bool | None = True,
@@ -271,6 +277,7 @@ def gaussian_blur(img: Any, kernel_size: Any, sigma: Any = None) -> Any:
     return x.to(img.dtype) if img.is_floating_point() else x.round().to(img.dtype)
 
 
+@of_kinds
 def rotate(
     img: Any, angle: float, interpolation: Any = InterpolationMode.NEAREST, expand: bool = False,
     center: Sequence[float] | None = None, fill: Any = None,
@@ -293,6 +300,7 @@ def rotate(
     return _sample(img, matrix, size, _mode(interpolation), fill)
 
 
+@of_kinds
 def affine(
     img: Any, angle: float, translate: Sequence[float], scale: float, shear: Any,
     interpolation: Any = InterpolationMode.NEAREST, fill: Any = None, center: Sequence[float] | None = None,

@@ -11,6 +11,7 @@ import kiln
 from ...errors import KilnTypeError, KilnValueError, describe
 from ...extras import need
 from ...tensor import Tensor
+from ..tv_tensors import BoundingBoxes
 
 
 def _is_pil(img: Any) -> bool:
@@ -117,7 +118,9 @@ def convert_image_dtype(image: Tensor, dtype: Any = None) -> Tensor:
 
 
 def get_dimensions(img: Any) -> list[int]:
-    """Channels, height and width."""
+    """Channels, height and width; of boxes, those of their canvas."""
+    if isinstance(img, BoundingBoxes):
+        return [1, *img.canvas_size]
     _need_image("get_dimensions", img)
     if isinstance(img, Tensor):
         return [1 if img.ndim == 2 else img.shape[-3], *img.shape[-2:]]
