@@ -37,6 +37,25 @@ def test_random_programs(seed):
     assert verdict.status != "differs", (verdict.detail, describe(p))
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", range(4))
+def test_random_programs_of_any_op(seed):
+    p = program(seed, wide=True)
+    verdict = check(p)
+    assert verdict.status != "differs", (verdict.detail, describe(p))
+
+
+def test_a_run_leaves_the_weights_as_they_were():
+    """Seed 10002710: what runs next began elsewhere."""
+    runs = next(
+        r for s in range(40) if (r := Runs(p := program(s))).first() and p.kind == "training" and r.parameters()
+    )  # fmt: skip
+    before = [w.detach().clone() for w in runs.parameters()]
+    runs.run(False, np.random.default_rng(0))
+    for w, b in zip(runs.parameters(), before, strict=True):
+        np.testing.assert_array_equal(w.detach().float().numpy(), b.float().numpy())
+
+
 @pytest.mark.parametrize("away", [1e-2, 0.5])
 def test_a_wrong_number_is_found(monkeypatch, away):
     run = Runs.run

@@ -44,6 +44,9 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=200, help="programs a process")
     parser.add_argument("--one", type=int, help="run this seed here and tell everything about it")
     parser.add_argument("--torch", action="store_true", help="hold eager mode to PyTorch's, too")
+    parser.add_argument(
+        "--wide", action="store_true", help="programs of any public op, see tests/fuzz/programs.py"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--seeds", default="", help=argparse.SUPPRESS)
@@ -51,18 +54,18 @@ def main() -> int:
     if args.isa:
         os.environ["KILN_CPU_ISA"] = args.isa
     if args.one is not None:
-        return _one(args.one, args.torch)
+        return _one(args.one, args.torch, args.wide)
     if args.worker:
-        return _work([int(s) for s in args.seeds.split(",")], args.torch)
+        return _work([int(s) for s in args.seeds.split(",")], args.torch, args.wide)
     return _all(args)
 
 
-def _one(seed: int, torch: bool) -> int:
+def _one(seed: int, torch: bool, wide: bool) -> int:
     from . import checks
     from .checks import describe
     from .programs import program
 
-    p = program(seed)
+    p = program(seed, wide)
     if torch:
         from . import peer
 
@@ -73,7 +76,7 @@ def _one(seed: int, torch: bool) -> int:
     return int(verdict.status == "differs")
 
 
-def _work(seeds: list[int], torch: bool) -> int:
+def _work(seeds: list[int], torch: bool, wide: bool) -> int:
     """Check programs, a line of JSON for each."""
     import gc
     import warnings
@@ -99,7 +102,7 @@ def _work(seeds: list[int], torch: bool) -> int:
         if torch:
             peer.stage = stage
         try:
-            v = check(program(seed), deep=seed % DEEP == 0)
+            v = check(program(seed, wide), deep=seed % DEEP == 0)
             line = {"seed": seed, **vars(v)}
         except Exception:
             line = {"seed": seed, "status": "failed", "detail": traceback.format_exc()[-600:]}
@@ -107,7 +110,7 @@ def _work(seeds: list[int], torch: bool) -> int:
     return 0
 
 
-def _batch(seeds: list[int], cache: str, torch: bool) -> dict[int, dict[str, Any]]:
+def _batch(seeds: list[int], cache: str, *flags: str) -> dict[int, dict[str, Any]]:
     """What a process says of the programs; one that dies leaves the rest to another."""
     found: dict[int, dict[str, Any]] = {}
     while left := [s for s in seeds if s not in found]:
@@ -118,7 +121,7 @@ def _batch(seeds: list[int], cache: str, torch: bool) -> dict[int, dict[str, Any
             "--worker",
             "--seeds",
             ",".join(map(str, left)),
-            *["--torch"] * torch,
+            *flags,
         ]
         env = {**os.environ, "KILN_CACHE_DIR": cache}
         done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
@@ -133,12 +136,14 @@ def _batch(seeds: list[int], cache: str, torch: bool) -> dict[int, dict[str, Any
     return found
 
 
-def _both(seeds: list[int], cache: str, torch: bool) -> dict[int, dict[str, Any]]:
+def _both(
+    seeds: list[int], cache: str, torch: list[str], wide: list[str]
+) -> dict[int, dict[str, Any]]:
     """What is said of the programs, every tenth again from the disk."""
-    cold = _batch(seeds, cache, torch)
+    cold = _batch(seeds, cache, *torch, *wide)
     # with steps left out it was another program
     again = [s for s in seeds if s % DEEP == 0 and not cold[s].get("gaps")]
-    for seed, line in (_batch(again, cache, False) if again else {}).items():
+    for seed, line in (_batch(again, cache, *wide) if again else {}).items():
         digest = cold[seed].get("digest")
         if digest and digest != line.get("digest"):
             detail = f"other bits from a warm cache; {cold[seed].get('detail')}"
@@ -149,6 +154,7 @@ def _both(seeds: list[int], cache: str, torch: bool) -> dict[int, dict[str, Any]
 def _all(args: argparse.Namespace) -> int:
     counts: Counter[str] = Counter()
     gaps: Counter[str] = Counter()
+    torch, wide = ["--torch"] * args.torch, ["--wide"] * args.wide
     start, end = time.monotonic(), args.seed + args.count
     batches = [
         list(range(first, min(first + args.batch, end)))
@@ -158,7 +164,7 @@ def _all(args: argparse.Namespace) -> int:
         tempfile.TemporaryDirectory(prefix="kiln-fuzz.") as cache,
         ThreadPoolExecutor(args.jobs) as jobs,
     ):
-        for found in jobs.map(lambda seeds: _both(seeds, cache, args.torch), batches):
+        for found in jobs.map(lambda seeds: _both(seeds, cache, torch, wide), batches):
             for seed, line in found.items():
                 counts[line["status"]] += 1
                 gaps.update(line.get("gaps", []))

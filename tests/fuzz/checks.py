@@ -97,12 +97,21 @@ class Runs:
     def run(
         self, compiled: bool, jitter: np.random.Generator | None = None, **options: Any
     ) -> Arrays:
-        """Results, then arguments and weights afterwards, gradients where there are any."""
-        p, weights = self.p, self.parameters()
+        """Results, then arguments and weights afterwards, gradients where there are any; weights are as before then."""
+        weights = self.parameters()
         with kiln.no_grad():
             for w in weights:
                 value = self.start.setdefault(id(w), w.detach().clone()) * self.scale
                 w.copy_(value if jitter is None else moved(value, jitter))
+        try:
+            return self._run(weights, compiled, jitter, options)
+        finally:
+            with kiln.no_grad():
+                for w in weights:
+                    w.copy_(self.start[id(w)])
+
+    def _run(self, weights: list[Any], compiled: bool, jitter: Any, options: dict) -> Arrays:
+        p = self.p
         kiln.manual_seed(p.seed)
         p.jitter = jitter
         xs = [i.tensor() for i in p.inputs]

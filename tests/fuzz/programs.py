@@ -17,15 +17,16 @@ from .values import Values, moved
 
 SIZES = {False: [1, 2, 3, 4, 5, 8, 17], True: [1, 3, 16, 33, 64, 70]}
 DTYPES = ["float32"] * 10 + ["float64"] * 2 + ["bfloat16", "float16", "int64", "int64", "int32", "int16", "int8",
-          "uint8", "bool", "complex64", "complex128"]  # fmt: skip
+          "uint8", "bool"]  # fmt: skip
+LAYOUTS = ["plain"] * 4 + ["transposed", "stepped", "offset", "flipped", "expanded"]
 STEPS = [
     *[steps.unary] * 6, *[steps.binary] * 8, *[steps.reduction] * 5, *[steps.rows] * 3, *[steps.reshaping] * 3,
     *[steps.movement] * 9, *[steps.indexing] * 4, *[steps.write] * 4, steps.casting, steps.casting, steps.drawing,
     *[layers.product] * 5, *[layers.convolution] * 3, layers.pooling, layers.pooling, *[layers.norm] * 2, *[layers.loss] * 2,
     layers.attention, layers.recurrence, layers.control, *[registered.element] * 4, *[registered.into] * 2,
     *[registered.through] * 2, *[registered.picked] * 2, *[registered.placed] * 2, *[registered.complexes] * 2,
-    *[sampled.sampled] * 20, *[transforms.transformed] * 4, *[transforms.layer] * 4,
 ]  # fmt: skip
+WIDE = [*STEPS, *[sampled.sampled] * 20, *[transforms.transformed] * 4, *[transforms.layer] * 4]
 BY_VALUE = " by value"
 NEEDS_DIMS = {steps.movement, steps.indexing, steps.write, steps.drawing}
 # eps: what is next to nothing is not to be scaled to the size of others
@@ -86,6 +87,7 @@ class Program:
     reasons: dict[int, str] = field(default_factory=dict)
     jitter: np.random.Generator | None = None
     large: bool = False
+    wide: bool = False
 
     def __call__(self, *xs: Any) -> tuple:
         v = Values(self.seed + 1, xs, self.weights, self.large)
@@ -93,7 +95,7 @@ class Program:
         reasons: dict[int, str] = {}
         for step in range(self.length):
             v.begin(step)
-            x, make = v.pick(), v.q.choice(STEPS)
+            x, make = v.pick(), v.q.choice(WIDE if self.wide else STEPS)
             if x.ndim == 0 and make in NEEDS_DIMS:
                 continue
             state = v.q.getstate()
@@ -126,19 +128,21 @@ class Program:
         return random.Random(self.seed + 2).choice(OPTIMIZERS)(parameters)
 
 
-def program(seed: int) -> Program:
-    """The program of a seed."""
+def program(seed: int, wide: bool = False) -> Program:
+    """The program of a seed; a `wide` one has any public op, transforms and layers, complex and emptier inputs."""
     q, r = random.Random(seed), np.random.default_rng(seed)
     large = seed % 12 == 7
     rank = q.choice([2, 3]) if large else q.choice([0, 1, 2, 2, 3, 3, 4])
     shape = tuple(q.choice(SIZES[large]) for _ in range(rank))
-    if rank and q.random() < 0.05:
+    if q.random() < 0.03:
+        shape = tuple(0 if i == 0 else n for i, n in enumerate(shape))
+    if wide and rank and q.random() < 0.05:
         empty = q.sample(range(rank), q.randint(1, rank))
         shape = tuple(0 if i in empty else n for i, n in enumerate(shape))
     inputs = []
     for _ in range(q.randint(1, 3)):
         s = tuple(1 if q.random() < 0.2 and n else n for n in shape)
-        dtype = q.choice(DTYPES)
+        dtype = q.choice(DTYPES + ["complex64", "complex128"] * wide)
         whole = q.random() < 0.2 or not ("float" in dtype or "complex" in dtype)
         a = (
             r.integers(0 if dtype == "uint8" else -5, 6, s).astype(np.float32)
@@ -149,14 +153,11 @@ def program(seed: int) -> Program:
             a = a > 0
         if "complex" in dtype:
             a = a + 1j * r.normal(size=s)
-        layout = q.choice(
-            ["plain"] * 4
-            + ["transposed", "stepped", "offset", "flipped", "expanded", "channels last"]
-        )
+        layout = q.choice(LAYOUTS + ["channels last"] * wide)
         inputs.append(Input(np.asarray(a), dtype, layout))
     kind = q.choice(["forward"] * 4 + ["gradient", "inside", "inside", "training"])
     if kind == "training":  # nobody can write to elements that share their memory
         inputs = [
             replace(i, layout="plain") if i.layout in ("expanded", "flipped") else i for i in inputs
         ]
-    return Program(seed, inputs, q.randint(1, 6 if large else 10), kind, large=large)
+    return Program(seed, inputs, q.randint(1, 6 if large else 10), kind, large=large, wide=wide)
