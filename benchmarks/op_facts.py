@@ -72,4 +72,6 @@ def why(
     if fixed > 0.5 * seconds:
         return f"{fixed * 1e6:.0f} µs of Python at any size"
     where = spent(call)
-    return f"PyTorch's shares memory, Kiln's is a copy: {where}" if theirs_shares else where
+    if not theirs_shares:
+        return where
+    return f"PyTorch's shares memory with what it was given, Kiln's is a copy: {where}"

@@ -4,7 +4,8 @@ Each op and composition of the registry is called once with arguments of about a
 from its own samples with all sizes multiplied (`op_cases`), and so is torch's function of that name.
 Both run in this process in turn, A B A B, on the same values; times and ratios are those of the quickest
 rounds, as other work on the machine slows torch's threads down far more than Kiln's (`--clock cpu` takes
-medians of processor time, at one thread). Backward is `out.backward(g)` of the first floating result.
+medians of processor time, at one thread). Backward is `out.backward(g)` of the first floating result; where
+that only reshapes g, PyTorch keeps g as `.grad`, to which a second backward then adds, and Kiln copies it.
 Where either needs long, arguments have fewer elements. Results add up in one file, so that the whole
 can be measured in pieces: `python -m benchmarks.ops --only '^a' --out ops.json`, and `--table` writes
 the Markdown page.

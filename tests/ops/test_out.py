@@ -216,3 +216,13 @@ def test_attention_without_a_dimension_of_heads_keeps_copies():
     out.mul_(2)
     out.sum().backward()
     assert v.grad.tolist() == [[[2.0] * 4] * 3] * 2
+
+
+@pytest.mark.parametrize("out", [kiln.empty(2), kiln.empty(0), (kiln.empty(0),)], ids=len)
+def test_several_results_take_as_many_tensors(out):
+    for call in (
+        lambda: kiln.frexp(kiln.ones(3), out=out),
+        lambda: kiln.linalg.qr(kiln.ones(3, 3), out=out),
+    ):
+        with pytest.raises(TypeError, match="tuple of 2 tensors"):
+            call()

@@ -511,6 +511,10 @@ def store_out(op: Any, result: Any, out: Any, inputs: tuple = (), cast: bool = F
     if out is None:
         return result
     if isinstance(result, tuple):
+        if not isinstance(out, list | tuple) or len(out) != len(result):
+            raise KilnTypeError(
+                op.name, f"out= takes a tuple of {len(result)} tensors", describe(out), ""
+            )
         for r, o in zip(result, out, strict=True):
             store_out(op, r, o, inputs, cast)
         return out
