@@ -226,3 +226,13 @@ def test_several_results_take_as_many_tensors(out):
     ):
         with pytest.raises(TypeError, match="tuple of 2 tensors"):
             call()
+
+
+def test_what_a_number_is_divided_by_may_be_written_to():
+    x = kiln.tensor([2.0, 4.0], requires_grad=True)
+    y = x.clone()
+    z = 8 / y
+    y.add_(1)
+    z.mul_(1)
+    z.sum().backward()
+    assert x.grad.tolist() == [-2, -0.5]

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.modes import mode
 from ..errors import KilnError, KilnNotImplementedError, describe
 from ..shape import broadcast_shapes
-from ..tensor import Tensor
+from ..tensor import CAPTURING, Tensor, differentiated
 from .derive import elementwise_infer
 from .dispatch import expect_tensor
 from .registry import REGISTRY, Operand, Sample, composition, op
@@ -200,6 +201,19 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
     if rounding_mode == "floor":
         return np.where(other == 0, np.true_divide(input, other), np.floor_divide(input, other))
     return np.trunc(np.true_divide(input, other))
+
+
+_over: Any = Tensor.__rtruediv__  # type: ignore[attr-defined]
+
+
+def _number_over(self: Tensor, other: Any) -> Any:
+    """other / self. Of a number over it PyTorch keeps 1 / self, so that self may be written to."""
+    if mode.grad and not CAPTURING and differentiated(self) and other.__class__ in (int, float):
+        self = self.clone()
+    return _over(self, other)
+
+
+Tensor.__rtruediv__ = _number_over  # type: ignore[attr-defined]
 
 
 @composition(out="cast", inplace=True, samples=binary(low2=0.5), method=True)
