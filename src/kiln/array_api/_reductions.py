@@ -190,7 +190,7 @@ _Inverse = namedtuple("unique_inverse_result", "values inverse_indices")  # noqa
 
 def unique_all(x: Tensor, /) -> _All:
     """The distinct elements, where each was first, where each element went, and how often each occurs."""
-    values, inverse, counts = map(array, sorting.unique_op(checked("unique_all", EVERY, x).detach(), None))  # fmt: skip
+    values, inverse, counts = map(array, sorting.unique_op(checked("unique_all", EVERY, x).detach(), None, True))  # fmt: skip
     places = sorting.sort_op(inverse.reshape(-1), 0, False)[1]  # by value, then by place
     first = counts.cumsum(0) - counts
     return _All(values, array(places[first]), inverse, counts)

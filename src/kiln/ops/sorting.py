@@ -319,37 +319,43 @@ def bucketize(
 
 
 def _counted(name: str, run: Callable) -> Callable:
-    def reference(input: Tensor, dim: int | None) -> Tensor:
-        return run(input, dim)
+    def reference(input: Tensor, dim: int | None, inverse: bool) -> Tensor:
+        return run(input, dim, inverse)
 
-    reference.__name__, reference.__doc__ = name, "Distinct values, where they were, and how often."
+    reference.__name__ = name
+    reference.__doc__ = "Distinct values, where they were (empty unless asked for), and how often."
     return op(name=name, private=True, exact=True, family="data-dependent", samples=lambda: iter([
-        Sample((np.array([[3, 1, 3], [1, 2, 1]]), None), grad=False), Sample((np.array([[3, 1, 3], [1, 2, 1]]), 1), grad=False),
-        Sample((np.zeros((0,)), None), grad=False),
+        Sample((np.array([[3, 1, 3], [1, 2, 1]]), None, True), grad=False), Sample((np.array([[3, 1, 3], [1, 2, 1]]), 1, False), grad=False),
+        Sample((np.zeros((0,)), None, True), grad=False), Sample((np.array([[3.0, 1], [np.nan, 1]]), None, False), grad=False),
     ]))(reference)  # fmt: skip
 
 
-def _distinct(input: np.ndarray, dim: int | None) -> tuple:
+_NOWHERE = np.empty(0, np.int64)
+
+
+def _distinct(input: np.ndarray, dim: int | None, inverse: bool) -> tuple:
     wide = input.astype(np.float32) if input.dtype == dt.bfloat16.np else input  # puts NaN last
-    values, inverse, counts = np.unique(
-        wide, return_inverse=True, return_counts=True, axis=dim, equal_nan=False
+    values, *places, counts = np.unique(
+        wide, return_inverse=inverse, return_counts=True, axis=dim, equal_nan=False
     )
     shape = input.shape if dim is None else (input.shape[dim],)
-    return values.astype(input.dtype, copy=False), inverse.reshape(shape), counts
+    where = places[0].reshape(shape) if inverse else _NOWHERE.copy()
+    return values.astype(input.dtype, copy=False), where, counts
 
 
-def _runs(input: np.ndarray, dim: int | None) -> tuple:
+def _runs(input: np.ndarray, dim: int | None, inverse: bool) -> tuple:
     """Distinct neighbours: a run of equal slices is one."""
     rows = input.reshape(-1) if dim is None else np.moveaxis(input, dim, 0)
     n = rows.shape[0]
     differs = rows[1:] != rows[:-1]
     new = np.ones(n, bool)
-    new[1:] = differs.reshape(max(n - 1, 0), -1).any(1) if n > 1 else False
+    if n > 1:
+        new[1:] = differs if differs.ndim == 1 else differs.reshape(n - 1, -1).any(1)
     starts = np.flatnonzero(new)
     values = rows[starts] if dim is None else np.moveaxis(rows[starts], 0, dim)
-    inverse = np.cumsum(new) - 1
     shape = input.shape if dim is None else (n,)
-    return values, inverse.reshape(shape), np.diff(np.append(starts, n))
+    where = (np.cumsum(new) - 1).reshape(shape) if inverse else _NOWHERE.copy()
+    return values, where, np.diff(np.append(starts, n))
 
 
 unique_op = _counted("unique_op", _distinct)
@@ -381,16 +387,16 @@ def _checked(input: Tensor, dim: int | None) -> int | None:
 def unique(input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False,
            dim: int | None = None) -> Any:  # fmt: skip
     """The distinct elements in order (or slices along `dim`); where each went; how often each occurs."""
-    return _picked(unique_op(input.detach(), _checked(input, dim)), return_inverse, return_counts)
+    found = unique_op(input.detach(), _checked(input, dim), return_inverse)
+    return _picked(found, return_inverse, return_counts)
 
 
 @composition(samples=_unique_samples)
 def unique_consecutive(input: Tensor, return_inverse: bool = False, return_counts: bool = False,
                        dim: int | None = None) -> Any:  # fmt: skip
     """The elements (or slices along `dim`) without repetitions of the one before."""
-    return _picked(
-        unique_consecutive_op(input.detach(), _checked(input, dim)), return_inverse, return_counts
-    )
+    found = unique_consecutive_op(input.detach(), _checked(input, dim), return_inverse)
+    return _picked(found, return_inverse, return_counts)
 
 
 def _bincount_samples() -> Iterator[Sample]:
