@@ -419,3 +419,28 @@ def test_large_complex_numbers_of_two_parts(dtype):
             assert got.dtype is kiln.tensor(x).dtype
             np.testing.assert_array_equal(got.numpy(), want)
             assert np.array_equal(np.signbit(got.numpy()), np.signbit(want))
+
+
+def test_large_tensors_are_written_at_places_where_they_lie():
+    """No element is written where an index is out of range or values don't fit; views and their bases go along."""
+    a = rng.standard_normal((600, 400)).astype(np.float32)
+    x, want = kiln.tensor(a), a.copy()
+    rows, columns = np.array([5, 599, 5, 0]), np.array([[3], [-1]])
+    for place, value in (
+        ((rows,), rng.standard_normal((4, 400)).astype(np.float32)),
+        ((slice(None), columns), np.float32(2)),
+        ((rows[:2], columns), rng.standard_normal((2, 2)).astype(np.float32)),
+    ):
+        index = tuple(kiln.tensor(i) if isinstance(i, np.ndarray) else i for i in place)
+        x[index] = kiln.tensor(value)
+        want[place] = value
+    part, of = x[:, ::2], want[:, ::2]
+    part[kiln.tensor(rows)] = 7.0
+    of[rows] = 7
+    assert np.array_equal(x.numpy(), want)
+    for index, value, error in ((600, kiln.ones(400), IndexError), (5, kiln.ones(3), RuntimeError)):
+        with pytest.raises(error):
+            x[kiln.tensor([1, index])] = value
+    assert np.array_equal(x.numpy(), want)
+    assert np.array_equal(x.index_put((kiln.tensor(rows),), kiln.zeros(400))[5].numpy(), 0 * a[5])
+    assert np.array_equal(x.numpy(), want)

@@ -294,13 +294,31 @@ def index_put_op(
 ) -> Tensor:
     """A copy of input with values put (or added) at broadcast integer indices."""
     out = input.copy()
-    _check_bounds("index_put", input.shape, indices, dims)
-    where = tuple(slice(None) if i is None else i for i in _full(indices, dims, input.ndim))
+    where = _where("index_put", input, indices, dims)
     if accumulate:
         gathered_at(np.add, out, where, values)
     else:
         out[where] = values
     return out
+
+
+def _where(name: str, x: np.ndarray, indices: Any, dims: tuple) -> tuple:
+    """NumPy's index for what lies at these, once all are known to be in range."""
+    _check_bounds(name, x.shape, indices, dims)
+    return tuple(slice(None) if i is None else i for i in _full(indices, dims, x.ndim))
+
+
+def _put_into(
+    input: np.ndarray, values: np.ndarray, indices: list, dims: tuple, accumulate: bool
+) -> bool:
+    """Put values into an array's own memory, unless they or the indices lie there too."""
+    if accumulate or any(np.may_share_memory(input, a) for a in (values, *indices)):
+        return False
+    input[_where("index_put", input, indices, dims)] = values
+    return True
+
+
+index_put_op.op.into = _put_into
 
 
 @method("index_put_")
