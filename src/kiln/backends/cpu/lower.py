@@ -154,7 +154,7 @@ class Lowering:
         return (
             n.name == "reshape"
             and n.args[0] not in self.last
-            and any(u.numel() > n.numel() for u in self.users[n])
+            and any(u.outputs is None and u.numel() > n.numel() for u in self.users[n])
         )
 
     def row_major_only(self) -> Iterator[Node]:
