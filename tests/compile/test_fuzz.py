@@ -17,6 +17,12 @@ from kiln.config import context
 from kiln.graph import spec
 
 rng = np.random.default_rng(0)
+START = rng.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers_whatever_ran_before():
+    rng.bit_generator.state = START
 
 
 def normal(*shape):
