@@ -146,3 +146,16 @@ def test_numbers_beyond_the_range_of_an_integer_wrap_in_arithmetic(run):
 def test_numbers_that_are_no_elements_of_an_integer_dtype_are_refused(run, fn):
     with pytest.raises(RuntimeError, match=r"without overflow|negative integer powers"):
         run(fn)(BYTES)
+
+
+def test_numbers_beside_integers_and_floats():
+    small, large = kiln.tensor([3, 100], dtype=kiln.int8), kiln.tensor([3, 2**62])
+    assert (small < 300).tolist() == [True, False]  # 300 is 44 there
+    assert (large + 1).tolist() == [4, 2**62 + 1]
+    assert (large + 2.0).dtype is kiln.float32
+    assert (large * True).dtype is kiln.int64
+    assert (large / 2).dtype is kiln.float32
+    for x in (large, large.float()):
+        with pytest.raises(TypeError):
+            kiln.maximum(x, 2)
+    assert kiln.tensor([1.0, -9.0]).clamp(-1, 0.1).dtype is kiln.float32

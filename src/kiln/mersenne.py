@@ -128,6 +128,8 @@ class Words:
 
     def below(self, n: int, p: float) -> np.ndarray:
         """Which of the next n doubles are less than p, in [0, 1]: their 53 bits are compared, not made doubles."""
+        if n <= FEW:
+            return self.doubles(n) < p
         bound = math.ceil(p * 2.0**53)
         high, low = np.uint32(bound >> 32), np.uint32(bound & 2**32 - 1)
         out = np.empty(n, np.bool_)

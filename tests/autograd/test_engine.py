@@ -432,3 +432,32 @@ def test_inputs_of_grad_are_any_iterable():
     w = {"a": kiln.ones(2, requires_grad=True), "b": kiln.ones(2, requires_grad=True)}
     found = kiln.autograd.grad((w["a"] * 2 + w["b"] * 3).sum(), w.values())
     assert [g.tolist() for g in found] == [[2, 2], [3, 3]]
+
+
+@pytest.mark.parametrize("dtype", [kiln.float32, kiln.float64])
+def test_plain_backward_is_that_of_gradients_with_history(dtype):
+    """Backward of first order has rules on arrays for some ops, the others' rules are the reference."""
+    index = kiln.tensor([[1, 1, 2], [2, 1, 1]])
+
+    def f(x, y):
+        p = (x / y + y.exp()).log().softmax(1).clamp(0.1, 0.6)
+        z = (x / 2.0).log_softmax(0) + (3.0 / y) + x / index
+        return (p.gather(1, index) * z.gather(0, index - 1).square()[:, :1]).sum() + (
+            1 / z[0, 0]
+        ).clamp(max=0.2)
+
+    x = (kiln.arange(6).reshape(2, 3) / 3 + 0.4).to(dtype).requires_grad_()
+    y = kiln.tensor([0.5, 1.5, 2.5], dtype=dtype, requires_grad=True)
+    want = grad(f(x, y), (x, y), create_graph=True)
+    f(x, y).backward()
+    for a, b in zip((x.grad, y.grad), want, strict=True):
+        assert a.dtype is dtype
+        kiln.testing.assert_close(a, b.detach())
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("f", [kiln.log, kiln.reciprocal, lambda x: 1 / x, lambda x: x.softmax(0)])
+def test_backward_is_silent_where_warnings_are_errors(f):
+    x = leaf(0, 1)
+    f(x)[0].backward()
+    assert x.grad.shape == (2,)

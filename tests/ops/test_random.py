@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -273,3 +274,19 @@ def test_bernoulli_in_place_draws_with_p_alone(p):
     assert set(np.unique(x.numpy())) == {0.0, 1.0}
     want = np.broadcast_to(np.asarray(p, np.float32), (2, 1))
     np.testing.assert_allclose(x.numpy().mean(1, keepdims=True), want, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "bad", [[math.nan, 1.0], [1.0, math.inf], [-0.1, 1.0], [0.0, 0.0], [[1.0, 0.0], [0.0, 0.0]]]
+)
+def test_weights_that_nothing_can_be_drawn_with(bad):
+    with pytest.raises(RuntimeError, match="prob"):
+        kiln.multinomial(kiln.tensor(bad), 1)
+
+
+def test_categories_without_weight_are_not_drawn():
+    weights = kiln.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5]])
+    for replacement in (False, True):
+        drawn = kiln.cat([kiln.multinomial(weights, 1, replacement) for _ in range(30)], 1)
+        assert set(drawn[0].tolist()) == {1}
+        assert set(drawn[1].tolist()) == {0, 2}

@@ -88,10 +88,11 @@ class Categorical(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)
-        index = value.long().unsqueeze(-1)
-        shape = kiln.broadcast_shapes(index.shape[:-1], self.logits.shape[:-1])
-        logits = self.logits.expand((*shape, self._num_events))
-        return logits.gather(-1, index.expand((*shape, 1))).squeeze(-1)
+        index, logits = value.long().unsqueeze(-1), self.logits
+        if value.shape != self._batch_shape:
+            shape = kiln.broadcast_shapes(value.shape, self._batch_shape)
+            index, logits = index.expand((*shape, 1)), logits.expand((*shape, self._num_events))
+        return logits.gather(-1, index).squeeze(-1)
 
     def entropy(self) -> Tensor:
         logits = self.logits.clamp(min=kiln.finfo(self.logits.dtype).min)

@@ -230,6 +230,11 @@ class _Boolean(Constraint):
         return (value == 0) | (value == 1)
 
 
+def _whole(value: Tensor, inside: Tensor) -> Tensor:
+    """Where values are inside and whole, as those of integer dtypes all are."""
+    return inside & (value % 1 == 0) if value.is_floating_point() else inside
+
+
 class _IntegerInterval(Constraint):
     """Whole numbers in [lower_bound, upper_bound]."""
 
@@ -239,7 +244,7 @@ class _IntegerInterval(Constraint):
         self.lower_bound, self.upper_bound = lower_bound, upper_bound
 
     def check(self, value: Tensor) -> Tensor:
-        return (value % 1 == 0) & (value >= self.lower_bound) & (value <= self.upper_bound)
+        return _whole(value, (value >= self.lower_bound) & (value <= self.upper_bound))
 
 
 class _IntegerGreaterThan(Constraint):
@@ -251,7 +256,7 @@ class _IntegerGreaterThan(Constraint):
         self.lower_bound = lower_bound
 
     def check(self, value: Tensor) -> Tensor:
-        return (value % 1 == 0) & (value >= self.lower_bound)
+        return _whole(value, value >= self.lower_bound)
 
 
 class _Real(Constraint):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -68,9 +69,14 @@ def logits_to_probs(logits: Tensor, is_binary: bool = False) -> Tensor:
     return logits.sigmoid() if is_binary else logits.softmax(-1)
 
 
+@cache
+def _resolution(dtype: Any) -> float:
+    return kiln.finfo(dtype).eps
+
+
 def clamp_probs(probs: Tensor) -> Tensor:
     """Probabilities away from 0 and 1 by the dtype's resolution."""
-    eps = kiln.finfo(probs.dtype).eps
+    eps = _resolution(probs.dtype)
     return probs.clamp(min=eps, max=1 - eps)
 
 

@@ -190,6 +190,12 @@ def _div_samples() -> Any:
         "input": lambda g, other, rounding_mode: None if rounding_mode else g / conjugate(other),
         "other": _div_grad_other,
     },
+    quick={
+        "input": lambda g, other, rounding_mode: None if rounding_mode else g / other,
+        "other": lambda g, input, other, rounding_mode: None
+        if rounding_mode
+        else -g * (input / other / other),
+    },
     body=_div_body, infer=_div_infer, samples=_div_samples,
 )  # fmt: skip
 def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Tensor:

@@ -17,10 +17,10 @@ from ..formats import images_order, inverse, result_order
 from ..shape import broadcast_shapes
 from ..tensor import CAPTURING, Tensor, _new, wrap
 from . import _blas, dispatch
-from .registry import FUNCTIONS, METHODS, Op, named
+from .registry import FUNCTIONS, METHODS, TENSOR, Op, named
 
 _HALF = (dt.float16.np, dt.bfloat16.np)
-_F32, _F64 = dt.float32.np, dt.float64.np
+_F32, _F64, _I64 = dt.float32.np, dt.float64.np, dt.int64.np
 _EXACT = 1 << 24  # integers that all of these have
 
 # ---------------------------------------------------------------- eager runners
@@ -251,7 +251,12 @@ def f(p0, p1{extra_sig}):
         else:
             b, n = p1, 0
             c = b.__class__
-            ok = (c is float or c is int) and a.dtype.kind == "f"
+            d = a.dtype
+            ok = {numbers!r} and (
+                (c is float or c is int)
+                if d.kind == "f"
+                else c is int and d is _I64 and {whole!r} and -_FAR < b < _FAR
+            )
         if ok:
             try:
                 r = _ufunc(a, b) if a.size < _LARGE > n else _op.eager(a, b{rest})
@@ -329,7 +334,7 @@ def _globals(op: Op) -> dict[str, Any]:
     return {
         "__name__": "kiln.ops.generated", "Tensor": Tensor, "_new": _new, "_capturing": CAPTURING,
         "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_record": record, "_op": op,
-        "_ufunc": op.ufunc, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_apply": dispatch.apply, "_inplace": dispatch.inplace,
+        "_ufunc": op.ufunc, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_I64": _I64, "_FAR": 2**63, "_apply": dispatch.apply, "_inplace": dispatch.inplace,
         "_store_out": dispatch.store_out, "_flat": _flat, "_follow": follow, "_alias": _alias,
         "_reflect": _reflect, "_expect": dispatch.expect_tensor,
     }  # fmt: skip
@@ -455,9 +460,23 @@ def function(op: Op) -> Callable:
     sig = f", *, {', '.join(rest)}" if rest else ""
     template = _BINARY if n == 2 else _UNARY
     source = template.format(
-        extra_sig=sig, extra_test=test, native=op.native, tail=tail, rest=_rest(op)
+        extra_sig=sig,
+        extra_test=test,
+        native=op.native,
+        **_scalars(op),
+        tail=tail,
+        rest=_rest(op),
     )
     return generated(op, source, f)
+
+
+def _scalars(op: Op) -> dict[str, bool]:
+    """Whether the second operand may be a number, and an integer beside integers."""
+    return (
+        {"numbers": op.params[1].kind != TENSOR, "whole": "i" in op.native}
+        if len(op.tensor_slots) == 2
+        else {}
+    )
 
 
 def _rest(op: Op) -> str:
@@ -478,7 +497,12 @@ def _dunder(op: Op, name: str, reflected: bool) -> Callable:
     if op.ufunc is None:
         return generated(op, f"def f(p0, p1):\n    {tail}\n", _OPERATOR, name)
     source = _BINARY.format(
-        extra_sig="", extra_test="", native=op.native, tail=tail, rest=_rest(op)
+        extra_sig="",
+        extra_test="",
+        native=op.native,
+        **_scalars(op),
+        tail=tail,
+        rest=_rest(op),
     )
     return generated(op, source, _OPERATOR, name)
 

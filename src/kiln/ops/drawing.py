@@ -390,7 +390,8 @@ def _bernoulli_(self: Tensor, generator: Any, p: Any = 0.5) -> Tensor:
     return sample_like(self, generator, "bernoulli", float(p))
 
 
-def _check_weights(input: Tensor, num_samples: int, replacement: bool) -> None:
+def _check_weights(input: Tensor, num_samples: int, replacement: bool) -> bool:
+    """Errors for what can't be drawn from; whether all weights are known to be positive."""
     n = len(input.shape)
     demand("multinomial", 1 <= n <= 2, "prob_dist must be 1 or 2 dim", input)
     demand(
@@ -402,20 +403,28 @@ def _check_weights(input: Tensor, num_samples: int, replacement: bool) -> None:
     demand("multinomial", num_samples > 0, "cannot sample n_sample <= 0 samples", num_samples)
     demand("multinomial", replacement or num_samples <= input.shape[-1],
             "cannot sample n_sample > prob_dist.size(-1) samples without replacement", num_samples)  # fmt: skip
-    if active_capture() is None:
-        weights = input._host("multinomial")
+    if active_capture() is not None:
+        return False
+    weights = input._host("multinomial")
+    if not weights.size:
+        return False
+    most = np.maximum.reduce(weights, -1)  # NaN where there is one
+    least = weights.min()
+    if not (least >= 0 and most.max() < math.inf):
         demand(
             "multinomial",
-            bool(((weights >= 0) & (weights < np.inf)).all()),
+            False,
             "probability tensor contains either `inf`, `nan` or element < 0",
             input,
         )
+    if not most.min() > 0:
         demand(
             "multinomial",
-            bool((weights > 0).any(-1).all()),
+            False,
             "invalid multinomial distribution (sum of probabilities <= 0)",
             input,
         )
+    return bool(least > 0)
 
 
 @composition(samples=lambda: iter([
@@ -426,7 +435,7 @@ def _check_weights(input: Tensor, num_samples: int, replacement: bool) -> None:
 def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None,
                 out: Tensor | None = None) -> Tensor:  # fmt: skip
     """Indices of categories drawn with probabilities proportional to each row of `input`."""
-    _check_weights(input, num_samples, replacement)
+    positive = _check_weights(input, num_samples, replacement)
     p = input.detach()
     if replacement and num_samples > 1:
         size = (*p._a.shape[:-1], num_samples)
@@ -435,7 +444,7 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
         if reached(generator).stream != "torch":
             p = p.double()
         waiting = sample(generator, "exponential", p._a.shape, p.dtype, 1.0)
-        race = where_op(p > 0, p / waiting, -1.0)
+        race = p / waiting if positive else where_op(p > 0, p / waiting, -1.0)
         r = race.argmax(-1, keepdim=True) if num_samples == 1 else topk(race, num_samples)[1]
     if out is not None and out.dtype is not dt.int64:
         raise KilnError("multinomial", "expects an int64 tensor as out=", describe(out), "")

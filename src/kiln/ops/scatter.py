@@ -31,14 +31,18 @@ def _index_dtype(name: str, index: Any, allow_int32: bool = True) -> None:
 
 
 def _along(shape: tuple, index: np.ndarray, dim: int) -> tuple:
-    grids = list(np.ogrid[tuple(slice(0, n) for n in index.shape)])
-    if index.ndim:
-        grids[dim] = index
-    return tuple(grids)
+    n = index.ndim
+    return tuple(
+        index
+        if i == dim
+        else np.arange(index.shape[i]).reshape((1,) * i + (-1,) + (1,) * (n - 1 - i))
+        for i in range(n)
+    )
 
 
 def _check_index(name: str, index: np.ndarray, n: int, dim: int) -> None:
-    if index.size and (index.max() >= n or index.min() < 0):
+    """An error where an index lies outside of a dimension; negative ones are large where they are unsigned."""
+    if index.size and index.view(f"u{index.itemsize}").max() >= n:
         bad = index.max() if index.max() >= n else index.min()
         raise KilnError(
             name, f"index {bad} is out of bounds for dimension {dim} with size {n}", f"index {bad}",
@@ -83,7 +87,8 @@ def _gather_samples() -> Any:
 
 
 @indexing(infer=_gather_infer, samples=_gather_samples, out="apart",
-    grad={"input": lambda g, in_shape, dim, index: g.new_zeros(in_shape).scatter_add(dim, index, g)})  # fmt: skip
+    grad={"input": lambda g, in_shape, dim, index: g.new_zeros(in_shape).scatter_add(dim, index, g)},
+    quick={"input": lambda g, in_shape, dim, index: _added(np.zeros(in_shape, g.dtype), dim, index, g)})  # fmt: skip
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
     """out[i][j] = input[index[i][j]][j] for dim 0: values along one dimension at given indices."""
     if index.size == 0:
@@ -239,6 +244,14 @@ def _places(name: str, out: np.ndarray, dim: int, index: np.ndarray) -> tuple[np
     return out, _along(out.shape, index, d)
 
 
+def _added(out: np.ndarray, dim: int, index: np.ndarray, src: np.ndarray) -> np.ndarray:
+    """Numbers added to an array along one dimension, at indices."""
+    if index.size:
+        x, at = _places("scatter_add", out, dim, index)
+        gathered_at(np.add, x, at, _clip_src(src, index))
+    return out
+
+
 def _clip_src(src: Any, index: np.ndarray) -> Any:
     """The part of src that the index covers."""
     if not isinstance(src, np.ndarray) or (not src.ndim and not index.ndim):
@@ -297,11 +310,7 @@ def scatter_op(input: Tensor, dim: int, index: Tensor, src: Operand) -> Tensor:
     grad={"input": lambda g: g, "src": lambda g, dim, index, in_shape: _window(gather(g, dim, index), in_shape)})  # fmt: skip
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """A copy of input with src[i][j] added at [index[i][j]][j] for dim 0."""
-    out = input.copy()
-    if index.size:
-        x, at = _places("scatter_add", out, dim, index)
-        gathered_at(np.add, x, at, _clip_src(src, index))
-    return out
+    return _added(input.copy(), dim, index, src)
 
 
 def _reduced(input: Tensor, dim: int, index: Tensor, src: Any, how: str) -> Tensor:

@@ -171,6 +171,7 @@ def _clamp_samples() -> Any:
             (input > max) if min is None else (input > max) | (_as_tensor(max, g) < min), g, g.new_zeros(())
         ),
     },
+    quick={"input": lambda g, input, min, max: np.where(_clamp_mask(input, min, max), g, g.dtype.type(0))},
 )  # fmt: skip
 def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
     """Each element moved into [min, max]; NaN stays. Where min > max the result is max."""

@@ -83,8 +83,13 @@ def _softmax_grad(g: Tensor, out: Tensor, dim: int) -> Tensor:
     return h - out * h.sum(dim, True)
 
 
+def _softmax_quick(g: np.ndarray, out: np.ndarray, dim: int) -> np.ndarray:
+    h = g * out
+    return h - out * np.add.reduce(h, axis=_axis(h, dim), keepdims=True)
+
+
 @op(out=True, infer=_softmax_infer("softmax"), samples=_softmax_samples, grad={"input": _softmax_grad},
-    body=_softmax_body)  # fmt: skip
+    quick={"input": _softmax_quick}, body=_softmax_body)  # fmt: skip
 def softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """exp(input) / sum(exp(input)) along dim; computed in `dtype` if given."""
     x = _as_float(input, dtype)
@@ -94,7 +99,8 @@ def softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
 
 
 @op(out=True, infer=_softmax_infer("log_softmax"), samples=_softmax_samples, body=_log_softmax_body,
-    grad={"input": lambda g, out, dim: g - out.exp() * g.sum(dim, True)})  # fmt: skip
+    grad={"input": lambda g, out, dim: g - out.exp() * g.sum(dim, True)},
+    quick={"input": lambda g, out, dim: g - np.exp(out) * np.add.reduce(g, axis=_axis(g, dim), keepdims=True)})  # fmt: skip
 def log_softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """log(softmax(input)) along dim, without overflow."""
     x = _as_float(input, dtype)

@@ -13,7 +13,8 @@ from .samples import binary, unary
 
 
 @elementwise("float", "exp", ufunc=np.exp, native="f", inplace=True, out=True,
-             grad={"input": lambda g, out: g * conjugate(out)}, samples=unary())  # fmt: skip
+             grad={"input": lambda g, out: g * conjugate(out)}, quick={"input": lambda g, out: g * out},
+             samples=unary())  # fmt: skip
 def exp(input: Tensor) -> Tensor:
     """e to the power of each element."""
     return np.exp(input)
@@ -46,7 +47,8 @@ def expm1(input: Tensor) -> Tensor:
 
 
 @elementwise("float", "log", ufunc=np.log, native="f", inplace=True, out=True,
-             grad={"input": lambda g, input: g / conjugate(input)}, samples=unary(0.2, 3.0))  # fmt: skip
+             grad={"input": lambda g, input: g / conjugate(input)}, quick={"input": lambda g, input: g / input},
+             samples=unary(0.2, 3.0))  # fmt: skip
 def log(input: Tensor) -> Tensor:
     """The natural logarithm."""
     return np.log(input)
