@@ -252,7 +252,7 @@ def f(p0, p1{extra_sig}):
             b, n = p1, 0
             c = b.__class__
             d = a.dtype
-            ok = {numbers!r} and (
+            ok = (
                 (c is float or c is int)
                 if d.kind == "f"
                 else c is int and d is _I64 and {whole!r} and -_FAR < b < _FAR
@@ -463,20 +463,16 @@ def function(op: Op) -> Callable:
         extra_sig=sig,
         extra_test=test,
         native=op.native,
-        **_scalars(op),
+        whole=_whole(op),
         tail=tail,
         rest=_rest(op),
     )
     return generated(op, source, f)
 
 
-def _scalars(op: Op) -> dict[str, bool]:
-    """Whether the second operand may be a number, and an integer beside integers."""
-    return (
-        {"numbers": op.params[1].kind != TENSOR, "whole": "i" in op.native}
-        if len(op.tensor_slots) == 2
-        else {}
-    )
+def _whole(op: Op) -> bool:
+    """Whether the second operand may be a Python integer beside integers."""
+    return len(op.tensor_slots) == 2 and op.params[1].kind != TENSOR and "i" in op.native
 
 
 def _rest(op: Op) -> str:
@@ -500,7 +496,7 @@ def _dunder(op: Op, name: str, reflected: bool) -> Callable:
         extra_sig="",
         extra_test="",
         native=op.native,
-        **_scalars(op),
+        whole=_whole(op),
         tail=tail,
         rest=_rest(op),
     )
