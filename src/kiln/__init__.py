@@ -90,12 +90,13 @@ globals().update(_formats.BY_NAME)  # kiln.strided, kiln.channels_last, …
 
 # Modules and functions that are imported when first used, so that `import kiln` stays quick.
 _LAZY_MODULES = {
-    "_C", "_dynamo", "_inductor", "_jit_internal", "_six", "_utils", "accelerator", "amp", "array_api",
-    "autograd", "backends", "board", "cli", "compat", "compiler", "config", "cpu", "cuda", "data", "datasets",
-    "distributed", "distributions", "export", "fft", "func", "functional", "futures", "fx", "graph", "hub",
-    "io", "jit", "library", "linalg", "masked", "metrics", "mps", "multiprocessing", "naming", "nested", "nn",
-    "onnx", "optim", "overrides", "profiler", "random", "return_types", "runtime", "serialization", "signal",
-    "sparse", "special", "testing", "torch_version", "train", "types", "utils", "version", "vision", "xpu",
+    "_C", "_dynamo", "_higher_order_ops", "_inductor", "_jit_internal", "_six", "_utils", "accelerator",
+    "amp", "array_api", "autograd", "backends", "board", "cli", "compat", "compiler", "config", "cpu", "cuda",
+    "data", "datasets", "distributed", "distributions", "export", "fft", "func", "functional", "futures",
+    "fx", "graph", "hub", "io", "jit", "library", "linalg", "masked", "metrics", "mps", "multiprocessing",
+    "naming", "nested", "nn", "onnx", "optim", "overrides", "profiler", "random", "return_types", "runtime",
+    "serialization", "signal", "sparse", "special", "testing", "torch_version", "train", "types", "utils",
+    "version", "vision", "xpu",
 }  # fmt: skip
 _LAZY_NAMES = {
     "Node": "_C",

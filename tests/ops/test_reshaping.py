@@ -240,3 +240,12 @@ def test_what_expand_does_not_repeat_may_be_written_to():
     assert one.item() == 6
     with pytest.raises(RuntimeError, match="share memory"):
         base.expand(2, 4).add_(1)
+
+
+def test_the_method_split_calls_its_sizes_split_size_and_the_function_does_not():
+    x = kiln.arange(6)
+    assert [p.tolist() for p in x.split(split_size=[2, 4], dim=0)] == [[0, 1], [2, 3, 4, 5]]
+    assert len(kiln.split(tensor=x, split_size_or_sections=4)) == len(x.split(4)) == 2
+    for wrong in (lambda: kiln.split(x, split_size=2), lambda: x.split(split_size_or_sections=2)):
+        with pytest.raises(TypeError):
+            wrong()

@@ -18,7 +18,7 @@ from . import config
 
 __all__ = [
     "allow_in_graph", "assume_constant_result", "config", "disable", "graph_break", "is_compiling", "list_backends",
-    "mark_dynamic", "mark_static", "maybe_mark_dynamic", "optimize", "reset",
+    "mark_dynamic", "mark_static", "mark_static_address", "maybe_mark_dynamic", "optimize", "reset",
 ]  # fmt: skip
 
 
@@ -37,6 +37,10 @@ def mark_dynamic(t: Any, index: Any, **options: Any) -> None:
 
 def maybe_mark_dynamic(t: Any, index: Any) -> None:
     """Say that a size may vary: a program is captured for each size that is met."""
+
+
+def mark_static_address(t: Any, guard: bool = True) -> None:
+    """Say that a tensor's memory stays where it is: programs read state where it lies."""
 
 
 def mark_static(t: Any, index: Any = None) -> None:

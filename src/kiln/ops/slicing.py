@@ -15,7 +15,7 @@ from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, d
 from ..formats import contiguous_format
 from ..shape import Size, index_int, norm_dim, numel
 from ..tensor import Tensor
-from .registry import LEADING, REGISTRY, Sample, composition
+from .registry import LEADING, REGISTRY, Sample, composition, method
 from .samples import draw, rng
 from .views import movement, view
 
@@ -272,12 +272,15 @@ def _pieces(input: Tensor, sizes: Sequence[int], dim: int) -> tuple[Tensor, ...]
 @composition(samples=lambda: iter([
     Sample((draw(rng(), (5, 2)), 2)), Sample((draw(rng(), (5, 2)), (1, 4))), Sample((draw(rng(), (2, 5)), 2, -1)),
     Sample((draw(rng(), (5, 2)), (1, 3)), error=RuntimeError)]))  # fmt: skip
-def split(
-    tensor: Tensor, split_size_or_sections: Any, dim: int = 0, *, split_size: Any = None
-) -> tuple[Tensor, ...]:
+def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
     """Views of equal size (the last may be smaller), or of the given sizes, along one dimension."""
-    s = split_size_or_sections if split_size is None else split_size
-    return together(_split(tensor, s, dim))
+    return together(_split(tensor, split_size_or_sections, dim))
+
+
+@method("split")
+def _split_method(self: Tensor, split_size: Any, dim: int = 0) -> tuple[Tensor, ...]:
+    """Views of equal size (the last may be smaller), or of the given sizes, along one dimension."""
+    return split(self, split_size, dim)
 
 
 def _split(tensor: Tensor, s: Any, dim: int) -> tuple[Tensor, ...]:

@@ -119,17 +119,26 @@ class VGG(nn.Module):
 _STAGES = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
-def _vgg(depth: int, norm: bool, options: dict[str, Any]) -> VGG:
+def make_layers(cfg: Sequence[int | str], batch_norm: bool = False) -> nn.Sequential:
+    """Convolutions with these numbers of channels, and a pooling for each "M"."""
     layers: list[nn.Module] = []
     inputs = 3
+    for outputs in cfg:
+        if isinstance(outputs, str):
+            layers.append(nn.MaxPool2d(2, 2))
+            continue
+        layers.append(nn.Conv2d(inputs, outputs, 3, padding=1))
+        layers += [nn.BatchNorm2d(outputs)] if batch_norm else []
+        layers.append(nn.ReLU(inplace=True))
+        inputs = outputs
+    return nn.Sequential(*layers)
+
+
+def _vgg(depth: int, norm: bool, options: dict[str, Any]) -> VGG:
+    cfg: list[int | str] = []
     for count, outputs in zip(_STAGES[depth], (64, 128, 256, 512, 512), strict=True):
-        for _ in range(count):
-            layers.append(nn.Conv2d(inputs, outputs, 3, padding=1))
-            layers += [nn.BatchNorm2d(outputs)] if norm else []
-            layers.append(nn.ReLU(inplace=True))
-            inputs = outputs
-        layers.append(nn.MaxPool2d(2, 2))
-    return VGG(nn.Sequential(*layers), **options)
+        cfg += [outputs] * count + ["M"]
+    return VGG(make_layers(cfg, norm), **options)
 
 
 VGG11_Weights = weights("VGG11_Weights", "vgg11-8a719046.pth")
