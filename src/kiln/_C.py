@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+from .device import device
+from .nn._conversions import parse_to
 from .random import Generator as Generator
 from .refusal import refuse
 from .shape import Size as Size
 from .tensor import Tensor
 
 _TensorMeta = type(Tensor)
+
+
+def _parse_to(*args: Any, **kwargs: Any) -> tuple[Any, Any, bool, Any]:
+    """The device, dtype, `non_blocking` and memory format that arguments of `Module.to` name."""
+    place, dtype, waits, form = parse_to(*args, **kwargs)
+    return None if place is None else device(place), dtype, waits, form
+
+
+_nn = SimpleNamespace(_parse_to=_parse_to)
+"""Names of PyTorch's compiled part of `nn`."""
 
 
 def _get_tracing_state() -> None:
@@ -44,6 +57,12 @@ for _name in [
 ]:
     globals()[_name] = _setting(_name)
 
+refuse(
+    __name__,
+    "PyTorchFileReader PyTorchFileWriter",
+    "files are read and written by Kiln's own code",
+    "use kiln.load and kiln.save",
+)
 refuse(
     __name__,
     "Graph Node Value",

@@ -99,7 +99,7 @@ _LAZY_MODULES = {
     "version", "vision", "xpu",
 }  # fmt: skip
 _LAZY_NAMES = {
-    "Node": "_C",
+    "Node": "_C", "PyTorchFileReader": "_C", "PyTorchFileWriter": "_C", "ScriptModule": "jit",
     **dict.fromkeys((
         "_scaled_mm", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
     ), "float8"),

@@ -93,6 +93,9 @@ from .storage import LongStorage as LongStorage
 from .ops.legacy import LongTensor as LongTensor
 from ._C import Node as Node
 from .errors import OutOfMemoryError as OutOfMemoryError
+from ._C import PyTorchFileReader as PyTorchFileReader
+from ._C import PyTorchFileWriter as PyTorchFileWriter
+from .jit import ScriptModule as ScriptModule
 from .storage import ShortStorage as ShortStorage
 from .ops.legacy import ShortTensor as ShortTensor
 from .train import Trainer as Trainer

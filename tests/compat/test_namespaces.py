@@ -444,3 +444,27 @@ def test_what_is_sharded_can_be_imported_and_is_refused():
     for refused in (lambda: fully_shard(nn.Linear(1, 1)), type("Mode", (TorchFunctionMode,), {})):
         with pytest.raises(NotImplementedError):
             refused()
+
+
+def test_compiled_modules_are_told_apart():
+    from kiln._dynamo import OptimizedModule
+
+    layer = nn.Linear(2, 2)
+    assert isinstance(kiln.compile(layer), OptimizedModule)
+    assert not isinstance(layer, OptimizedModule)
+
+
+def test_arguments_of_to_are_taken_apart():
+    from kiln._C import _nn
+
+    cpu = kiln.device("cpu")
+    assert _nn._parse_to("cpu", kiln.float16, True) == (cpu, kiln.float16, True, None)
+    assert _nn._parse_to(kiln.ones(1)) == (cpu, kiln.float32, False, None)
+    assert _nn._parse_to(memory_format=kiln.channels_last) == (
+        None,
+        None,
+        False,
+        kiln.channels_last,
+    )
+    with pytest.raises(TypeError):
+        _nn._parse_to(where="cpu")

@@ -14,12 +14,22 @@ from ..compiler import (
     list_backends,
     reset,
 )
+from ..nn.modules.module import Module
 from . import config
 
 __all__ = [
-    "allow_in_graph", "assume_constant_result", "config", "disable", "graph_break", "is_compiling", "list_backends",
+    "OptimizedModule", "allow_in_graph", "assume_constant_result", "config", "disable", "graph_break", "is_compiling", "list_backends",
     "mark_dynamic", "mark_static", "mark_static_address", "maybe_mark_dynamic", "optimize", "reset",
 ]  # fmt: skip
+
+
+class _CompiledModule(type):
+    def __instancecheck__(cls, x: Any) -> bool:
+        return isinstance(x, Module) and hasattr(x, "_orig_mod")
+
+
+class OptimizedModule(metaclass=_CompiledModule):
+    """The kind of modules that `kiln.compile` gives: for `isinstance` alone."""
 
 
 def optimize(backend: Any = "inductor", *, nopython: bool = False, **options: Any) -> Callable:

@@ -15,6 +15,26 @@ from ..tensor import Tensor
 from ._hooks import CONFIG_VERSION
 
 
+def parse_to(*args: Any, **kwargs: Any) -> tuple[Any, Any, bool, Any]:
+    """The device, dtype, `non_blocking` and memory format that the arguments of `Module.to` name; None where they don't."""
+    unknown = kwargs.keys() - {"device", "dtype", "tensor", "non_blocking", "memory_format"}
+    if unknown:
+        raise KilnTypeError(
+            "to", "to() got an unexpected keyword argument", ", ".join(sorted(unknown)),
+            "to(device), to(dtype), to(tensor), to(device=…, dtype=…)",
+        )  # fmt: skip
+    device, dtype = kwargs.get("device"), kwargs.get("dtype")
+    for a in (*args, *([kwargs["tensor"]] if "tensor" in kwargs else [])):
+        if isinstance(a, Tensor):
+            dtype, device = a.dtype, a.device
+        elif isinstance(a, dt.dtype):
+            dtype = a
+        elif not isinstance(a, bool):
+            device = a
+    waits = kwargs.get("non_blocking", any(a for a in args if isinstance(a, bool)))
+    return device, dtype, waits, kwargs.get("memory_format")
+
+
 class Conversions:
     """What a module offers for converting all its tensors."""
 
@@ -54,20 +74,7 @@ class Conversions:
 
         `to(device)`, `to(dtype)`, `to(tensor)`, `to(device=…, dtype=…)`, `to(memory_format=channels_last)`.
         """
-        unknown = kwargs.keys() - {"device", "dtype", "tensor", "non_blocking", "memory_format"}
-        if unknown:
-            raise KilnTypeError(
-                "to", "to() got an unexpected keyword argument", ", ".join(sorted(unknown)),
-                "to(device), to(dtype), to(tensor), to(device=…, dtype=…)",
-            )  # fmt: skip
-        device, dtype = kwargs.get("device"), kwargs.get("dtype")
-        for a in (*args, *([kwargs["tensor"]] if "tensor" in kwargs else [])):
-            if isinstance(a, Tensor):
-                dtype, device = a.dtype, a.device
-            elif isinstance(a, dt.dtype):
-                dtype = a
-            elif not isinstance(a, bool):
-                device = a
+        device, dtype, _, format = parse_to(*args, **kwargs)
         if device is not None:
             as_device(device)
         if dtype is not None and dtype.category < dt.FLOAT:
@@ -77,7 +84,6 @@ class Conversions:
             )  # fmt: skip
         if dtype is not None:
             self._cast(dtype)
-        format = kwargs.get("memory_format")
         if format is not None:
             rank = len(CHANNELS_LAST.get(as_format("to", format), ()))
             self._apply(lambda x: x.to(memory_format=format) if rank in (0, x.ndim) else x)

@@ -196,6 +196,11 @@ class profile:
         return f"<profile step={self.step_num} {self.current_action.name}>"
 
 
+def kineto_available() -> bool:
+    """Whether PyTorch's library for traces is there: False, Kiln writes them itself."""
+    return False
+
+
 __all__ = [
     "DeviceType", "ProfilerAction", "ProfilerActivity", "profile", "record_function", "schedule", "supported_activities",
     "tensorboard_trace_handler",

@@ -21,6 +21,13 @@ class ShardingStrategy(Enum):
     _HYBRID_SHARD_ZERO2 = auto()
 
 
+class OptimStateKeyType(Enum):
+    """What an optimizer's state is filed under."""
+
+    PARAM_NAME = auto()
+    PARAM_ID = auto()
+
+
 class BackwardPrefetch(Enum):
     """When the next shards are fetched in backward."""
 
