@@ -100,6 +100,25 @@ _LAZY_MODULES = {
 }  # fmt: skip
 _LAZY_NAMES = {
     "Node": "_C", "PyTorchFileReader": "_C", "PyTorchFileWriter": "_C", "ScriptModule": "jit",
+    "_C", "_dynamo", "_inductor", "_jit_internal", "_six", "_utils", "accelerator", "amp", "array_api",
+    "autograd", "backends", "board", "cli", "compat", "compiler", "config", "cpu", "cuda", "data", "datasets",
+    "distributed", "distributions", "export", "fft", "func", "functional", "futures", "fx", "graph", "hub",
+    "io", "jit", "library", "linalg", "masked", "metrics", "mps", "multiprocessing", "naming", "nested", "nn",
+    "onnx", "optim", "overrides", "package", "profiler", "quantization", "random", "return_types", "runtime",
+    "serialization", "signal", "sparse", "special", "symbols", "testing", "torch_version", "train", "types", "utils",
+    "version", "vision", "xpu",
+}  # fmt: skip
+_LAZY_NAMES = {
+    "Node": "_C", "Future": "futures", "is_inference": "switches",
+    **dict.fromkeys(("ScriptModule", "ScriptFunction", "fork", "wait"), "jit"),
+    **dict.fromkeys((
+        "SymBool", "SymFloat", "SymInt", "sym_float", "sym_int", "sym_ite", "sym_max", "sym_min", "sym_not", "sym_sqrt", "sym_sum",
+    ), "symbols"),
+    **dict.fromkeys((
+        "qint8", "qint32", "quint8", "quint4x2", "quint2x4", "per_tensor_affine", "per_tensor_symmetric", "per_channel_affine",
+        "per_channel_symmetric", "quantize_per_tensor", "quantize_per_channel", "quantize_per_tensor_dynamic", "q_scale",
+        "q_zero_point", "int_repr", "q_per_channel_axis", "q_per_channel_scales", "q_per_channel_zero_points",
+    ), "quantization"),
     **dict.fromkeys((
         "_scaled_mm", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
     ), "float8"),
@@ -113,7 +132,7 @@ _LAZY_NAMES = {
     "set_rng_state": "random", "default_generator": "random",
     **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "sparse_csc_tensor", "sparse_bsr_tensor", "sparse_bsc_tensor", "sparse_compressed_tensor", "spmm", "smm", "hspmm", "sspaddmm"), "sparse"),
     **{n + "Storage": "storage" for n in (
-        "Untyped", "Typed", "Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool",
+        "ComplexDouble", "ComplexFloat", "Untyped", "Typed", "Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool",
     )},
     "GradScaler": "amp", "autocast": "amp",
     **dict.fromkeys((

@@ -212,6 +212,12 @@ def _flops(e: Event, args: tuple, out: Any) -> int:
         return 2 * out.numel() * math.prod(args[0].shape[:-1])
     if name == "convolution":
         return 2 * out.numel() * math.prod(args[1].shape[1:])
+    if name in (
+        "conv_input_grad",
+        "conv_weight_grad",
+    ):  # of which PyTorch's profiler knows nothing, its flop counter does
+        weight = args[1] if name == "conv_input_grad" else out
+        return 2 * args[0].numel() * math.prod(weight.shape[1:])
     return 0
 
 

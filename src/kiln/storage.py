@@ -44,6 +44,32 @@ class UntypedStorage:
 
     is_cuda = is_sparse = property(lambda self: False)
 
+    def get_device(self) -> int:
+        """-1: the CPU."""
+        return -1
+
+    def is_shared(self) -> bool:
+        """Whether other processes see it: False, see `Tensor.share_memory_`."""
+        return False
+
+    def is_pinned(self, device: Any = None) -> bool:
+        """Whether a device may read it by itself: False."""
+        return False
+
+    def untyped(self) -> UntypedStorage:
+        """Itself."""
+        return self
+
+    def fill_(self, value: int) -> UntypedStorage:
+        """Set every byte."""
+        self[:] = value
+        return self
+
+    def copy_(self, source: UntypedStorage, non_blocking: bool | None = None) -> UntypedStorage:
+        """Overwrite with the bytes of another storage of this size."""
+        self[:] = source._bytes
+        return self
+
     def data_ptr(self) -> int:
         """The address of the first byte."""
         expose(self._bytes)
@@ -110,6 +136,27 @@ class TypedStorage:
         return self._untyped._bytes.view(self.dtype.np)
 
     device = property(lambda self: CPU)
+    is_cuda = is_sparse = property(lambda self: False)
+
+    def get_device(self) -> int:
+        """-1: the CPU."""
+        return -1
+
+    def is_shared(self) -> bool:
+        """Whether other processes see it: False, see `Tensor.share_memory_`."""
+        return False
+
+    def cpu(self) -> TypedStorage:
+        """Itself: it is there."""
+        return self
+
+    def type(self, dtype: Any = None, non_blocking: bool = False) -> Any:
+        """The name of its type."""
+        return (
+            f"torch.{type(self).__name__}"
+            if dtype is None
+            else TypedStorage(self._values, dtype=dtype)
+        )
 
     def untyped(self) -> UntypedStorage:
         """The bytes."""
@@ -192,6 +239,26 @@ HalfStorage, BFloat16Storage = (
 LongStorage, IntStorage = _typed("LongStorage", dt.int64), _typed("IntStorage", dt.int32)
 ShortStorage, CharStorage = _typed("ShortStorage", dt.int16), _typed("CharStorage", dt.int8)
 ByteStorage, BoolStorage = _typed("ByteStorage", dt.uint8), _typed("BoolStorage", dt.bool_)
+ComplexFloatStorage, ComplexDoubleStorage = (
+    _typed("ComplexFloatStorage", dt.complex64),
+    _typed("ComplexDoubleStorage", dt.complex128),
+)
+
+
+def _cast(d: dt.dtype) -> Any:
+    def cast(self: TypedStorage) -> TypedStorage:
+        return TypedStorage(self._values.astype(d.np), dtype=d)
+
+    cast.__doc__ = f"The elements as {d.name}, in memory of their own."
+    return cast
+
+
+for _name, _dtype in (
+    ("float", dt.float32), ("double", dt.float64), ("half", dt.float16), ("bfloat16", dt.bfloat16), ("long", dt.int64),
+    ("int", dt.int32), ("short", dt.int16), ("char", dt.int8), ("byte", dt.uint8), ("bool", dt.bool_),
+    ("complex_float", dt.complex64), ("complex_double", dt.complex128),
+):  # fmt: skip
+    setattr(TypedStorage, _name, _cast(_dtype))
 
 
 def is_storage(obj: Any) -> bool:

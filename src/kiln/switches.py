@@ -143,3 +143,8 @@ def get_device_module(device: Any = None) -> Any:
     if kind not in ("cpu", "cuda", "mps", "xpu"):
         raise KilnError("get_device_module", f"{kind} has no module", repr(device), "")
     return importlib.import_module(f".{kind}", __package__)
+
+
+def is_inference(input: Tensor) -> bool:
+    """Whether a tensor was made for inference only: False, tensors of inference mode are like others here."""
+    return False

@@ -39,6 +39,23 @@ MODULES = {
     },
     **{f"torch.optim.{name}": "kiln.optim.matrices" for name in ("_adafactor", "_muon")},
     "torch.optim._multi_tensor": "kiln.optim",
+    **dict.fromkeys(
+        (
+            "torch.ao",
+            "torch.nn.intrinsic",
+            "torch.nn.qat",
+            "torch.nn.quantizable",
+            "torch.nn.quantized",
+        ),
+        "kiln.quantization",
+    ),
+    "torch.__config__": "kiln.building",
+    "torch.__future__": "kiln.building",
+    "torch._tensor": "kiln.tensor",
+    "torch.autograd.anomaly_mode": "kiln.autograd.anomaly",
+    "torch.autograd.grad_mode": "kiln.autograd.modes",
+    "torch.autograd.gradcheck": "kiln.autograd.checks",
+    "torch.profiler.profiler": "kiln.profiler",
     "torchvision": "kiln.vision",
     "torchvision.datasets.vision": "kiln.vision.datasets.base",
     "torchvision.transforms.transforms": "kiln.vision.transforms.classes",
@@ -87,7 +104,7 @@ class Face(ModuleType):
             value = getattr(target, name)
         except AttributeError:
             full = f"{self.__name__}.{name}"
-            if name[:2] != "__" and target_of(full) is not None:
+            if (name[:2] != "__" or full in MODULES) and target_of(full) is not None:
                 return face(full)
             raise AttributeError(absent(full), name=name, obj=self) from None
         if isinstance(value, ModuleType) and not callable(value):
@@ -99,7 +116,10 @@ class Face(ModuleType):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Face) or (name[:2] == "__" and name[-2:] == "__"):
-            self.__dict__[name] = value  # what the import system sets
+            if not isinstance(getattr(self.__dict__["_target"], name, None), FunctionType):
+                self.__dict__[name] = (
+                    value  # what the import system sets; `autograd.gradcheck` stays a function
+                )
         else:
             self.__dict__.pop(name, None)
             setattr(self.__dict__["_target"], name, value)

@@ -3,6 +3,7 @@
 https://docs.pytorch.org/docs/stable/data.html
 """
 
+from ..refusal import refuse
 from .dataloader import (
     DataLoader,
     _DatasetKind,
@@ -29,6 +30,12 @@ from .sampler import (
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+
+refuse(
+    __name__, "IterDataPipe MapDataPipe DFIterDataPipe DataChunk functional_datapipe guaranteed_datapipes_determinism "
+    "non_deterministic argument_validation runtime_validation runtime_validation_disabled",
+    "data pipes", "use Dataset or IterableDataset",
+)  # fmt: skip
 
 __all__ = [
     "BatchSampler", "ChainDataset", "ConcatDataset", "DataLoader", "Dataset", "DistributedSampler", "IterableDataset",

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 __all__ = ["checkpoint", "data"]
 
 _ROOMS = {
-    "_pytree", "benchmark", "checkpoint", "collect_env", "cpp_extension", "data", "dlpack", "model_zoo",
-    "tensorboard",
+    "_pytree", "benchmark", "checkpoint", "collect_env", "cpp_extension", "data", "dlpack", "flop_counter", "hooks",
+    "model_zoo", "tensorboard", "weak",
 }  # fmt: skip
 
 

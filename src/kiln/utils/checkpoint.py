@@ -19,6 +19,7 @@ from ..autograd.saved import saved_tensors_hooks
 from ..compile.pytree import flatten, unflatten
 from ..errors import KilnError, KilnValueError, describe
 from ..random import default_generator, fork_rng
+from ..refusal import refuse
 from ..tensor import ACTIVE, Tensor, alias
 
 _DEFAULT = "default"
@@ -156,5 +157,24 @@ def set_checkpoint_early_stop(enable: bool) -> Iterator[None]:
     finally:
         _early_stop[0] = old
 
+
+def noop_context_fn() -> tuple[AbstractContextManager, AbstractContextManager]:
+    """A `context_fn` that changes nothing."""
+    return nullcontext(), nullcontext()
+
+
+def detach_variable(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Tensors without their history, which require grad as they did."""
+    if not isinstance(inputs, tuple):
+        raise KilnError("detach_variable", "Only tuple of tensors is supported. Got Unsupported input type: ", describe(inputs), "(x,)")  # fmt: skip
+    return tuple(
+        x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in inputs
+    )
+
+
+refuse(
+    __name__, "CheckpointFunction CheckpointPolicy SelectiveCheckpointContext create_selective_checkpoint_contexts",
+    "a choice of ops whose results checkpoints keep", "checkpoint smaller parts of the model",
+)  # fmt: skip
 
 __all__ = ["CheckpointError", "checkpoint", "checkpoint_sequential", "set_checkpoint_early_stop"]
