@@ -94,22 +94,12 @@ _LAZY_MODULES = {
     "amp", "array_api", "autograd", "backends", "board", "cli", "compat", "compiler", "config", "cpu", "cuda",
     "data", "datasets", "distributed", "distributions", "export", "fft", "func", "functional", "futures",
     "fx", "graph", "hub", "io", "jit", "library", "linalg", "masked", "metrics", "mps", "multiprocessing",
-    "naming", "nested", "nn", "onnx", "optim", "overrides", "profiler", "random", "return_types", "runtime",
-    "serialization", "signal", "sparse", "special", "testing", "torch_version", "train", "types", "utils",
-    "version", "vision", "xpu",
-}  # fmt: skip
-_LAZY_NAMES = {
-    "Node": "_C", "PyTorchFileReader": "_C", "PyTorchFileWriter": "_C", "ScriptModule": "jit",
-    "_C", "_dynamo", "_inductor", "_jit_internal", "_six", "_utils", "accelerator", "amp", "array_api",
-    "autograd", "backends", "board", "cli", "compat", "compiler", "config", "cpu", "cuda", "data", "datasets",
-    "distributed", "distributions", "export", "fft", "func", "functional", "futures", "fx", "graph", "hub",
-    "io", "jit", "library", "linalg", "masked", "metrics", "mps", "multiprocessing", "naming", "nested", "nn",
-    "onnx", "optim", "overrides", "package", "profiler", "quantization", "random", "return_types", "runtime",
+    "naming", "nested", "nn", "onnx", "optim", "overrides", "package", "profiler", "quantization", "random", "return_types", "runtime",
     "serialization", "signal", "sparse", "special", "symbols", "testing", "torch_version", "train", "types", "utils",
     "version", "vision", "xpu",
 }  # fmt: skip
 _LAZY_NAMES = {
-    "Node": "_C", "Future": "futures", "is_inference": "switches",
+    "Node": "_C", "PyTorchFileReader": "_C", "PyTorchFileWriter": "_C", "Future": "futures", "is_inference": "switches",
     **dict.fromkeys(("ScriptModule", "ScriptFunction", "fork", "wait"), "jit"),
     **dict.fromkeys((
         "SymBool", "SymFloat", "SymInt", "sym_float", "sym_int", "sym_ite", "sym_max", "sym_min", "sym_not", "sym_sqrt", "sym_sum",

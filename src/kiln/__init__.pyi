@@ -51,7 +51,9 @@ from . import nn as nn
 from . import onnx as onnx
 from . import optim as optim
 from . import overrides as overrides
+from . import package as package
 from . import profiler as profiler
+from . import quantization as quantization
 from . import random as random
 from . import return_types as return_types
 from . import runtime as runtime
@@ -59,6 +61,7 @@ from . import serialization as serialization
 from . import signal as signal
 from . import sparse as sparse
 from . import special as special
+from . import symbols as symbols
 from . import testing as testing
 from . import torch_version as torch_version
 from . import train as train
@@ -76,10 +79,13 @@ from .ops.legacy import ByteTensor as ByteTensor
 from .errors import CaptureError as CaptureError
 from .storage import CharStorage as CharStorage
 from .ops.legacy import CharTensor as CharTensor
+from .storage import ComplexDoubleStorage as ComplexDoubleStorage
+from .storage import ComplexFloatStorage as ComplexFloatStorage
 from .storage import DoubleStorage as DoubleStorage
 from .ops.legacy import DoubleTensor as DoubleTensor
 from .storage import FloatStorage as FloatStorage
 from .ops.legacy import FloatTensor as FloatTensor
+from .futures import Future as Future
 from .random import Generator as Generator
 from .amp import GradScaler as GradScaler
 from .storage import HalfStorage as HalfStorage
@@ -95,9 +101,13 @@ from ._C import Node as Node
 from .errors import OutOfMemoryError as OutOfMemoryError
 from ._C import PyTorchFileReader as PyTorchFileReader
 from ._C import PyTorchFileWriter as PyTorchFileWriter
+from .jit import ScriptFunction as ScriptFunction
 from .jit import ScriptModule as ScriptModule
 from .storage import ShortStorage as ShortStorage
 from .ops.legacy import ShortTensor as ShortTensor
+from .symbols import SymBool as SymBool
+from .symbols import SymFloat as SymFloat
+from .symbols import SymInt as SymInt
 from .train import Trainer as Trainer
 from .storage import TypedStorage as TypedStorage
 from .storage import UntypedStorage as UntypedStorage
@@ -146,6 +156,7 @@ from .float8 import float8_e4m3fnuz as float8_e4m3fnuz
 from .float8 import float8_e5m2 as float8_e5m2
 from .float8 import float8_e5m2fnuz as float8_e5m2fnuz
 from .float8 import float8_e8m0fnu as float8_e8m0fnu
+from .jit import fork as fork
 from .ops.native import frobenius_norm as frobenius_norm
 from .amp.autocast_mode import get_autocast_cpu_dtype as get_autocast_cpu_dtype
 from .amp.autocast_mode import get_autocast_dtype as get_autocast_dtype
@@ -169,6 +180,7 @@ from .dtypes import iinfo as iinfo
 from .autograd.modes import inference_mode as inference_mode
 from .random import initial_seed as initial_seed
 from .ops.native import instance_norm as instance_norm
+from .quantization import int_repr as int_repr
 from .autograd.anomaly import is_anomaly_check_nan_enabled as is_anomaly_check_nan_enabled
 from .autograd.anomaly import is_anomaly_enabled as is_anomaly_enabled
 from .amp.autocast_mode import is_autocast_available as is_autocast_available
@@ -177,6 +189,7 @@ from .amp.autocast_mode import is_autocast_cpu_enabled as is_autocast_cpu_enable
 from .amp.autocast_mode import is_autocast_enabled as is_autocast_enabled
 from .switches import is_deterministic_algorithms_warn_only_enabled as is_deterministic_algorithms_warn_only_enabled
 from .autograd.modes import is_grad_enabled as is_grad_enabled
+from .switches import is_inference as is_inference
 from .autograd.modes import is_inference_mode_enabled as is_inference_mode_enabled
 from .storage import is_storage as is_storage
 from .switches import is_warn_always_enabled as is_warn_always_enabled
@@ -198,9 +211,26 @@ from .ops.native import native_layer_norm as native_layer_norm
 from .autograd.modes import no_grad as no_grad
 from .ops.native import norm_except_dim as norm_except_dim
 from .ops.native import nuclear_norm as nuclear_norm
+from .quantization import per_channel_affine as per_channel_affine
+from .quantization import per_channel_symmetric as per_channel_symmetric
+from .quantization import per_tensor_affine as per_tensor_affine
+from .quantization import per_tensor_symmetric as per_tensor_symmetric
 from .ops.copies import permute_copy as permute_copy
 from .ops.native import poisson_nll_loss as poisson_nll_loss
 from .dtypes import promote_types as promote_types
+from .quantization import q_per_channel_axis as q_per_channel_axis
+from .quantization import q_per_channel_scales as q_per_channel_scales
+from .quantization import q_per_channel_zero_points as q_per_channel_zero_points
+from .quantization import q_scale as q_scale
+from .quantization import q_zero_point as q_zero_point
+from .quantization import qint32 as qint32
+from .quantization import qint8 as qint8
+from .quantization import quantize_per_channel as quantize_per_channel
+from .quantization import quantize_per_tensor as quantize_per_tensor
+from .quantization import quantize_per_tensor_dynamic as quantize_per_tensor_dynamic
+from .quantization import quint2x4 as quint2x4
+from .quantization import quint4x2 as quint4x2
+from .quantization import quint8 as quint8
 from .dtypes import result_type as result_type
 from .nn.recurrent import rnn_relu as rnn_relu
 from .ops.native import rnn_relu_cell as rnn_relu_cell
@@ -244,6 +274,14 @@ from .ops.copies import split_with_sizes_copy as split_with_sizes_copy
 from .sparse import spmm as spmm
 from .ops.copies import squeeze_copy as squeeze_copy
 from .sparse import sspaddmm as sspaddmm
+from .symbols import sym_float as sym_float
+from .symbols import sym_int as sym_int
+from .symbols import sym_ite as sym_ite
+from .symbols import sym_max as sym_max
+from .symbols import sym_min as sym_min
+from .symbols import sym_not as sym_not
+from .symbols import sym_sqrt as sym_sqrt
+from .symbols import sym_sum as sym_sum
 from .ops.copies import t_copy as t_copy
 from .ops.copies import transpose_copy as transpose_copy
 from .ops.native import triplet_margin_loss as triplet_margin_loss
@@ -256,6 +294,7 @@ from .ops.copies import view_as_complex_copy as view_as_complex_copy
 from .ops.copies import view_as_real_copy as view_as_real_copy
 from .ops.copies import view_copy as view_copy
 from .func import vmap as vmap
+from .jit import wait as wait
 from .compile.control import while_loop as while_loop
 
 TYPE_CHECKING: builtins.bool

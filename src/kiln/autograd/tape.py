@@ -451,7 +451,12 @@ def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False)
             needed += tuple((i, j) for j, _ in found)
     if not edges or not op.rules:
         return None
-    tracked = [i for i, o in enumerate(outs) if i not in op.nondiff_outputs and _differentiable(o)]
+    if len(outs) == 1 and not op.nondiff_outputs:
+        tracked: Any = (0,) if _differentiable(outs[0]) else ()
+    else:
+        tracked = [
+            i for i, o in enumerate(outs) if i not in op.nondiff_outputs and _differentiable(o)
+        ]
     if not tracked:
         return None
     plan = op._plans.get(needed) or op.plan(needed)

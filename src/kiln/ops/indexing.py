@@ -21,6 +21,8 @@ from .rules import zero_gradient
 from .samples import draw, rng
 from .slicing import basic_index, normalize_index
 
+_I64 = dt.int64.np
+
 
 def indexing(**facts: Any) -> Any:
     """An op that reads or writes at indices."""
@@ -71,6 +73,14 @@ def getitem(self: Tensor, index: Any) -> Tensor:
     shape = self._a.shape
     if index.__class__ is int and shape and not CAPTURING and -shape[0] <= index < shape[0]:
         return basic_index(self, (index % shape[0], *[(0, n, 1) for n in shape[1:]]))
+    if (
+        isinstance(index, Tensor)
+        and index._a.__class__ is np.ndarray
+        and index._a.dtype is _I64
+        and shape
+        and not CAPTURING
+    ):
+        return index_op(self, [index], (0,))
     items, basic = _split_index(index)
     if basic:
         return basic_index(self, normalize_index(items, shape))

@@ -1,0 +1,98 @@
+"""Small calls that are prepared Programs: what the reference gives, for any number of elements, in memory of their own."""
+
+import numpy as np
+import pytest
+
+import kiln
+from kiln.config import context
+from kiln.nn import functional as F
+
+CALLS = {
+    "sigmoid": kiln.sigmoid,
+    "gelu": F.gelu,
+    "gelu tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "elu": lambda x: F.elu(x, 0.5),
+    "leaky_relu": lambda x: F.leaky_relu(x, -0.0),
+    "softplus": F.softplus,
+    "softmax": lambda x: x.softmax(-1),
+    "log_softmax": lambda x: F.log_softmax(x, 1),
+    "layer_norm": lambda x: F.layer_norm(x, x.shape[1:]),
+    "affine": lambda x: F.layer_norm(x, x.shape[1:], x.detach()[0] + 2, x.detach()[-1]),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("shape", [(64, 1), (1, 64), (8, 10), (13, 31), (3, 1365)])
+def test_as_the_reference(name, shape):
+    call, x = (
+        CALLS[name],
+        kiln.from_numpy(np.random.default_rng(0).standard_normal(shape, np.float32)),
+    )
+    runs = []
+    for eager in ("cpu", "reference"):
+        with context(eager=eager):
+            y = x.clone().requires_grad_()
+            out = call(y)
+            out.backward(x.cos())
+            runs.append((out.detach().numpy(), y.grad.numpy()))
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_allclose(a, b, 1e-4, 2e-6)
+
+
+def test_each_call_has_memory_of_its_own():
+    x = kiln.randn(16, 16)
+    a, b = kiln.sigmoid(x), kiln.sigmoid(x + 1)
+    kept = a.clone()
+    b.zero_()
+    assert kiln.equal(a, kept)
+
+
+def test_attributes_tell_calls_apart():
+    x = -kiln.ones(100)
+    assert F.leaky_relu(x, 0.5)[0] == -0.5
+    assert F.leaky_relu(x, 0.25)[0] == -0.25
+    signs = [kiln.signbit(F.leaky_relu(x, s))[0].item() for s in (0.0, -0.0)]
+    assert signs == [True, False]
+
+
+def test_other_layouts_and_dtypes():
+    x = kiln.randn(20, 30).t()
+    assert F.gelu(x).stride() == x.stride()
+    kiln.testing.assert_close(F.gelu(x), F.gelu(x.contiguous()))
+    assert kiln.sigmoid(x.double()).dtype is kiln.float64
+    assert kiln.sigmoid(x.bfloat16()).dtype is kiln.bfloat16
+
+
+def test_ops_in_place_at_once():
+    x = kiln.arange(6.0)
+    version = x._version
+    x.add_(kiln.ones(6), alpha=2).mul_(2).sub_(x.clone()).add_(1)
+    assert x.tolist() == [1.0] * 6
+    assert x._version == version + 4
+    y = kiln.arange(6.0)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        y[1:].add_(y[:-1])
+    n = kiln.tensor([1, 2])
+    with pytest.raises(RuntimeError):
+        n.add_(0.5)
+    with pytest.raises(RuntimeError):
+        n.div_(2)
+    leaf = kiln.ones(2, requires_grad=True)
+    with pytest.raises(RuntimeError, match="leaf"):
+        leaf.add_(1)
+    z = kiln.ones(2)
+    z.mul_(leaf)
+    assert z.requires_grad
+    with pytest.raises(RuntimeError):
+        kiln.ones(1).expand(3).add_(kiln.ones(3))
+
+
+def test_running_statistics():
+    norm = kiln.nn.BatchNorm1d(3, momentum=0.5)
+    x = kiln.randn(8, 3)
+    version = norm.running_mean._version
+    norm(x)
+    kiln.testing.assert_close(norm.running_mean, x.mean(0) * 0.5)
+    kiln.testing.assert_close(norm.running_var, 0.5 + x.var(0) * 0.5)
+    assert norm.running_mean._version > version
+    assert norm.num_batches_tracked == 1
