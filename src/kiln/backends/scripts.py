@@ -42,10 +42,8 @@ def run(node: OpNode, gs: list) -> list | None:
             x = x._a
             c = x.__class__
         if c is np.ndarray:
-            if not x.flags.c_contiguous:
-                return None
             arrays.append(x)
-            key.append((x.shape, x.dtype.num))
+            key.append((x.shape, x.dtype.num, x.flags.c_contiguous))
         elif c in _PLAIN:
             key.append((c, x) if c is not float else (c, repr(x)))
         elif (k := _several(x, arrays)) is not None:
@@ -85,10 +83,10 @@ def _several(x: Any, arrays: list[np.ndarray]) -> Any:
             key.append((c, repr(y)))
         elif isinstance(y, Tensor):
             a = y._a
-            if a.__class__ is not np.ndarray or not a.flags.c_contiguous:
+            if a.__class__ is not np.ndarray:
                 return None
             arrays.append(a)
-            key.append((a.shape, a.dtype.num))
+            key.append((a.shape, a.dtype.num, a.flags.c_contiguous))
         elif isinstance(y, tuple) and (k := _several(tuple(y), arrays)) is not None:
             key.append(k)
         else:
@@ -105,6 +103,7 @@ def _written(node: OpNode, values: list, n: int) -> Callable | None:
     m = n + len(node.args)
     capture = Capture(constants=True)
     inputs: list[Node] = []
+    row: set[Node] = set()
 
     def symbolic(x: Any) -> Any:
         if x.__class__ is list or x.__class__ is tuple:
@@ -113,6 +112,8 @@ def _written(node: OpNode, values: list, n: int) -> Callable | None:
         if x.__class__ is not np.ndarray:
             return x
         inputs.append(input_node(len(inputs), x.shape, dt.OF_NUMPY[x.dtype]))
+        if x.flags.c_contiguous:
+            row.add(inputs[-1])
         return capture.tensor(inputs[-1])
 
     try:
@@ -122,16 +123,20 @@ def _written(node: OpNode, values: list, n: int) -> Callable | None:
             results = [None if r is None else capture.value(r) for r in found]
     except Exception:
         return None
-    return write(inputs, results)
+    return write(inputs, results, row)
 
 
-def write(inputs: Sequence[Node], results: Sequence[Node | None]) -> Callable | None:
-    """A function of the inputs' arrays that gives the results' as a list; None where it can't be one."""
+def write(
+    inputs: Sequence[Node], results: Sequence[Node | None], row: set[Node]
+) -> Callable | None:
+    """A function of the inputs' arrays that gives the results' as a list; None where it can't be one.
+
+    `row` are the nodes that surely lie in row-major order.
+    """
     lines: list[str] = []
     names: dict[Node, str] = {}
     scope: dict[str, Any] = {"__name__": "kiln.backends.scripts", "asarray": np.asarray}
     fixed: dict[Node, Any] = {}  # what depends on no input
-    row: set[Node] = set(inputs)  # what surely lies in row-major order
 
     def keep(x: Any) -> str:
         name = f"c{len(scope)}"

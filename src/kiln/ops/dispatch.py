@@ -336,7 +336,7 @@ def inplace(op: Op, args: tuple) -> Tensor:
     return x
 
 
-def _at_once(op: Op, args: tuple) -> bool:
+def _at_once(op: Op, args: tuple[Any, ...]) -> bool:
     """Let the op's ufunc write where there is nothing to record, promote or check: the common case, kept short."""
     x, y = args[0], args[1] if len(args) > 1 else None
     a = x._a
@@ -363,20 +363,16 @@ def _at_once(op: Op, args: tuple) -> bool:
         b = y
     else:
         return False
-    if args[2:] != op.defaults:
-        factor = args[2].__class__
-        if (
-            op.factor != 2
-            or len(args) != 3
-            or b is y
-            or not (factor is int or (factor is float and kind == "f"))
-        ):
+    rest = args[2:]
+    if rest != op.defaults:
+        if op.factor != 2 or len(rest) != 1 or b is y:
             return False
-        b = b * a.dtype.type(args[2])
+        if rest[0].__class__ is not int and (rest[0].__class__ is not float or kind != "f"):
+            return False
     if watched:
         written(a)
     try:
-        op.ufunc(a, b, a)
+        op.ufunc(a, b if rest == op.defaults else b * a.dtype.type(rest[0]), a)
     except Exception:
         return False
     bump(x)
