@@ -85,6 +85,13 @@ def test_signs_of_what_is_nothing_but_rounding_may_differ():
     assert {s[0] for s in signs} == {1.0, -1.0}
 
 
+def test_whole_numbers_of_half_floats_may_be_rounded():
+    r = np.random.default_rng(0)
+    for d, truncated in ((kiln.bfloat16, {0.0, 1.0}), (kiln.float32, {1.0})):
+        x = kiln.ones((), dtype=d)
+        assert {moved(x, r).trunc().item() for _ in range(40)} == truncated
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [{"no_fuse": True}, {"no_simplify": True}], ids=str)
 @pytest.mark.parametrize("seed", range(5, 176, 11))
