@@ -37,9 +37,8 @@ def _mask_samples() -> Any:
     yield Sample((np.array([1, 2]), some, np.array(1j)), error=RuntimeError)
 
 
-@composition(samples=_mask_samples)
-def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
-    """input with `value` where the mask is True."""
+def filled(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """input with `value` where the mask is True, in the order in which input lies."""
     _mask_check("masked_fill", mask)
     if isinstance(value, Tensor):
         if value._a.ndim:
@@ -53,7 +52,13 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
         value = value.to(input.dtype)
     elif input.dtype.category < dt.FLOAT or isinstance(value, complex):
         value = dt.element(value, input.dtype, "masked_fill")
-    return where_op(mask, value, input).contiguous()
+    return where_op(mask, value, input)
+
+
+@composition(samples=_mask_samples)
+def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """input with `value` where the mask is True."""
+    return filled(input, mask, value).contiguous()
 
 
 @method("masked_fill_")

@@ -14,7 +14,7 @@ from ..tensor import Tensor
 from . import dispatch
 from .creation import arange, tensor, zeros
 from .indexing import assign, gathered_at, index_op, index_put_op, indexing
-from .masks import masked_fill
+from .masks import filled
 from .registry import Operand, Sample, composition, method
 from .samples import draw, rng
 from .selection import where_op
@@ -573,9 +573,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
         )
     n = input._a.shape[d] if input._a.ndim else 1
     hit = index_put_op(zeros(n, dtype=dt.bool_), tensor(True), [index.reshape(-1)], (0,), False)
-    return masked_fill(
-        input, hit.reshape([n if i == d else 1 for i in range(input._a.ndim)]), value
-    )
+    return filled(input, hit.reshape([n if i == d else 1 for i in range(input._a.ndim)]), value)
 
 
 @method("index_fill_")
