@@ -91,8 +91,10 @@ class Program:
 
     def __call__(self, *xs: Any) -> tuple:
         v = Values(self.seed + 1, xs, self.weights, self.large)
-        self.trail.clear()
+        trail: list[str] = []
         reasons: dict[int, str] = {}
+        # assigned, not changed: what a captured function changes it may not read
+        self.trail, self.reasons = trail, reasons
         for step in range(self.length):
             v.begin(step)
             x, make = v.pick(), v.q.choice(WIDE if self.wide else STEPS)
@@ -110,17 +112,14 @@ class Program:
                 v.q.random()
                 reasons[step] = str(e)
                 # without the reason, which may be another where it is captured
-                self.trail.append(f"{step} {make.__name__}{v.note} refused")
+                trail.append(f"{step} {make.__name__}{v.note} refused")
                 continue
             sizes = BY_VALUE if v.by_value else ""
-            self.trail.append(
-                f"{step} {make.__name__}{v.note}{sizes} -> {y.dtype.name}{list(y.shape)}"
-            )
+            trail.append(f"{step} {make.__name__}{v.note}{sizes} -> {y.dtype.name}{list(y.shape)}")
             if self.jitter is not None:
                 y = moved(y, self.jitter)
             if y.numel() <= v.limit and y.ndim <= 6:
                 v.all.append(y)
-        self.reasons = reasons
         return tuple(v.all[len(xs) :][-3:])
 
     def optimizer(self, parameters: list[Any]) -> Any:
