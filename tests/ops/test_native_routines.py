@@ -109,7 +109,8 @@ def test_elementwise_ops_on_large_arrays(op):
                     return
                 got = op.eager(*args)
             assert got.dtype == want.dtype
-            assert got.flags.f_contiguous if turned else got.flags.c_contiguous
+            follows = turned and op.lies != "rows"
+            assert got.flags.f_contiguous if follows else got.flags.c_contiguous
             np.testing.assert_allclose(got, want, 2e-5, 2e-6)
 
 
