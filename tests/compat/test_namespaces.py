@@ -468,3 +468,11 @@ def test_arguments_of_to_are_taken_apart():
     )
     with pytest.raises(TypeError):
         _nn._parse_to(where="cpu")
+
+
+def test_one_process_joins_nobody():
+    from kiln.distributed.algorithms.join import Join, Joinable
+
+    model = Joinable()
+    with Join([model], enable=True):
+        assert Join.notify_join_context(model) is None
