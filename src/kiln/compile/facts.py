@@ -16,6 +16,7 @@ import os
 import random
 import sys
 import types
+import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -191,6 +192,23 @@ class Same:
 
     def __repr__(self) -> str:
         return f"{type(self.object).__name__} object"
+
+
+_hidden: list[weakref.ref] = []
+_hidden_at = 0
+
+
+def _frozen() -> list[types.FunctionType]:
+    """The closures that `gc.freeze` keeps out of walks of the heap: looked for once after it, frozen again."""
+    global _hidden_at
+    if gc.get_freeze_count() > _hidden_at:
+        gc.unfreeze()
+        _hidden[:] = [
+            weakref.ref(x) for x in gc.get_objects() if type(x) is types.FunctionType and x.__closure__
+        ]  # fmt: skip
+        gc.freeze()
+    _hidden_at = gc.get_freeze_count()
+    return [f for r in _hidden if (f := r()) is not None]
 
 
 _GLOBAL = random.random.__self__  # type: ignore[attr-defined]
@@ -377,6 +395,8 @@ class Facts:
         """
         if id(code) not in self.looked_up:
             objects = gc.get_objects(0 if self.looked_up else None)
+            if not self.looked_up:
+                objects += _frozen()
             for f in [x for x in objects if type(x) is types.FunctionType]:
                 self.functions[id(f.__code__)].append(f)
             self.looked_up.add(id(code))
