@@ -256,7 +256,8 @@ class finfo:
     """Limits of a floating dtype: `eps`, `max`, `min`, `tiny`, `smallest_normal`, `resolution`, `bits`."""
 
     def __init__(self, type: dtype | None = None):
-        if (limits := getattr(type, "limits", None)) is not None:  # a type that can only be named
+        limits = getattr(type, "limits", None)
+        if type is not None and limits is not None:  # a type that can only be named
             self.bits, self.dtype, self.resolution = 8, type.name, 1.0
             self.eps, self.min, self.max, self.tiny = limits
             self.smallest_normal = self.tiny

@@ -41,7 +41,7 @@ def coerce(op: Op, args: tuple, asks: bool = True) -> tuple:
     out: list | None = None
     for i in op.tensor_slots:
         x = args[i]
-        if isinstance(x, Tensor):
+        if isinstance(x, Tensor) and i not in op.list_slots:
             continue
         kind = op.params[i].kind
         if kind == TENSORS:
@@ -171,6 +171,8 @@ def apply(op: Op, args: tuple) -> Any:
         else:
             seen = False
             break
+    if op.list_slots and seen:  # a tensor is no sequence of tensors
+        seen = all(raw[i].__class__ is list for i in op.list_slots)
     if not seen:
         try:
             args = coerce(op, args)

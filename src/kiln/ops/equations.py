@@ -327,7 +327,7 @@ def lstsq(input: Tensor, b: Tensor, rcond: float | None = None, *, driver: str |
 
 
 @composition(namespace="linalg", method=False, samples=lambda: iter([
-    Sample((well(rng(1), 6, 6).reshape(2, 3, 6),)), Sample((well(rng(1), 6, 6).reshape(6, 3, 2), 1)),
+    Sample((well(rng(1), 4, 4).reshape(2, 2, 4),)), Sample((well(rng(1), 6, 6).reshape(2, 3, 6),)), Sample((well(rng(1), 6, 6).reshape(6, 3, 2), 1)),
     Sample((draw(rng(), (2, 3, 5)),), error=RuntimeError), Sample((draw(rng(), (2, 3, 6)), 0), error=RuntimeError),
 ]))  # fmt: skip
 def tensorinv(input: Tensor, ind: int = 2, *, out: Tensor | None = None) -> Tensor:

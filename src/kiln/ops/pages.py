@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import doctest
+import importlib
 import inspect
 import io
+import pkgutil
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -116,9 +118,11 @@ class Page:
     def _gradient(self) -> str:
         if self.sample is None or not any(_floating(a) for a in _arrays(self.sample)):
             return ""
-        args, kwargs = (
-            _tensors(x, dt.float64, True) for x in (self.sample.args, self.sample.kwargs)
-        )
+        args = _tensors(self.sample.args, dt.float64, True)
+        kwargs = {
+            k: _tensors(v, dt.float64, k not in self.sample.fixed)
+            for k, v in self.sample.kwargs.items()
+        }
         with _quiet():
             out = self.fn(*args, **kwargs)
         outs = out if isinstance(out, list | tuple) else [out]
@@ -137,6 +141,10 @@ class Page:
 
 def pages() -> Iterator[Page]:
     """A page for each public function, in the order of names; an alias has its function's."""
+    for module in pkgutil.iter_modules(
+        kiln.ops.__path__
+    ):  # those that are imported when first used too
+        importlib.import_module(f"kiln.ops.{module.name}")
     for name, fn in sorted(FUNCTIONS.items()):
         if _listed(name) and _first_name(fn, name) == name:
             yield Page(name, fn)
