@@ -23,6 +23,7 @@ import kiln
 
 from .. import dtypes as dt
 from ..tensor import Tensor
+from . import precision
 from .registry import COMPOSITIONS, FUNCTIONS, METHODS, Op, Sample
 
 SMALL = 24  # as many elements are written out
@@ -141,10 +142,10 @@ class Page:
 
 def pages() -> Iterator[Page]:
     """A page for each public function, in the order of names; an alias has its function's."""
-    for module in pkgutil.iter_modules(
-        kiln.ops.__path__
-    ):  # those that are imported when first used too
-        importlib.import_module(f"kiln.ops.{module.name}")
+    modules = [f"ops.{m.name}" for m in pkgutil.iter_modules(kiln.ops.__path__)]
+    for module in (*modules, "nn.functional"):  # which are imported when first used
+        importlib.import_module(f"kiln.{module}")
+    precision.install()
     for name, fn in sorted(FUNCTIONS.items()):
         if _listed(name) and _first_name(fn, name) == name:
             yield Page(name, fn)
