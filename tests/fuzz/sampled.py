@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 import kiln
+from kiln.ops import import_all
 from kiln.ops.registry import COMPOSITIONS, FUNCTIONS, METHODS, REGISTRY, Sample
 
 from .registered import finite
 from .values import Values
 
+import_all()
 for _room in ("masked", "signal", "special"):  # loaded when first asked for
     import_module(f"kiln.{_room}")
 

@@ -85,3 +85,14 @@ def __getattr__(name: str) -> object:
 
 
 precision.install()
+
+
+def import_all() -> None:
+    """Import the modules of ops that are otherwise imported when first used, so that the registry is whole."""
+    import importlib
+    import pkgutil
+
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    importlib.import_module("kiln.nn.functional")
+    precision.install()

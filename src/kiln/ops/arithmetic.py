@@ -214,7 +214,13 @@ _over: Any = Tensor.__rtruediv__  # type: ignore[attr-defined]
 
 def _number_over(self: Tensor, other: Any) -> Any:
     """other / self. Of a number over it PyTorch keeps 1 / self, so that self may be written to."""
-    if mode.grad and not CAPTURING and differentiated(self) and other.__class__ in (int, float):
+    if (
+        mode.grad
+        and not CAPTURING
+        and isinstance(self, Tensor)
+        and differentiated(self)
+        and other.__class__ in (int, float)
+    ):
         self = self.clone()
     return _over(self, other)
 

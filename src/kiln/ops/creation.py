@@ -493,6 +493,14 @@ def eye(n: int, m: int | None = None, *, out: Any = None, dtype: Any = None, lay
     as_device(device)
     d = _dtype_of(dtype, out)
     columns = n if m is None else m
+    for name, size in (("n", n), ("m", columns)):
+        if size < 0:
+            raise KilnError(
+                "eye",
+                f"{name} must be greater or equal to 0, got {size}",
+                str(size),
+                "a size of 0 or more",
+            )
     if active_capture() is None:  # zeros cost nothing until they are read
         t = wrap(np.eye(n, columns, dtype=d.np))
     else:

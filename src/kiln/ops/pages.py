@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import doctest
-import importlib
 import inspect
 import io
-import pkgutil
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,7 +21,7 @@ import kiln
 
 from .. import dtypes as dt
 from ..tensor import Tensor
-from . import precision
+from . import import_all
 from .registry import COMPOSITIONS, FUNCTIONS, METHODS, Op, Sample
 
 SMALL = 24  # as many elements are written out
@@ -142,10 +140,7 @@ class Page:
 
 def pages() -> Iterator[Page]:
     """A page for each public function, in the order of names; an alias has its function's."""
-    modules = [f"ops.{m.name}" for m in pkgutil.iter_modules(kiln.ops.__path__)]
-    for module in (*modules, "nn.functional"):  # which are imported when first used
-        importlib.import_module(f"kiln.{module}")
-    precision.install()
+    import_all()
     for name, fn in sorted(FUNCTIONS.items()):
         if _listed(name) and _first_name(fn, name) == name:
             yield Page(name, fn)
