@@ -195,20 +195,27 @@ class Same:
 
 
 _hidden: list[weakref.ref] = []
-_hidden_at = 0
+_hidden_at, _thawed = 0, False
 
 
 def _frozen() -> list[types.FunctionType]:
-    """The closures that `gc.freeze` keeps out of walks of the heap: looked for once after it, frozen again."""
-    global _hidden_at
+    """The closures that `gc.freeze` keeps out of walks of the heap: looked for once after it."""
+    global _thawed
     if gc.get_freeze_count() > _hidden_at:
         gc.unfreeze()
+        _thawed = True
         _hidden[:] = [
             weakref.ref(x) for x in gc.get_objects() if type(x) is types.FunctionType and x.__closure__
         ]  # fmt: skip
-        gc.freeze()
-    _hidden_at = gc.get_freeze_count()
     return [f for r in _hidden if (f := r()) is not None]
+
+
+def _freeze_again() -> None:
+    """Freeze what was; not before the end of a capture, which tells by generations what the function made."""
+    global _hidden_at, _thawed
+    if _thawed:
+        gc.freeze()
+        _hidden_at, _thawed = gc.get_freeze_count(), False
 
 
 _GLOBAL = random.random.__self__  # type: ignore[attr-defined]
@@ -502,6 +509,7 @@ class Facts:
                 old.enable()
             holders = {id(f.holder) for f in self.found.values()}
             self.young = holders.intersection(map(id, gc.get_objects(0)))
+            _freeze_again()
             if collecting:
                 gc.enable()
 
