@@ -233,9 +233,12 @@ def test_closures_that_the_collector_was_told_to_pass_by_are_followed():
     class Notes:
         n = 0
 
+        def note(self):
+            self.n += 1  # what the function made is its own affair still
+
     def noting(x):
         notes = Notes()
-        notes.n += 1  # what the function made is its own affair still
+        notes.note()
         return helper(x) * notes.n
 
     gc.freeze()
