@@ -30,6 +30,7 @@ from kiln.sharing import Watch
 from kiln.tensor import Tensor
 
 # how far a result in a narrow dtype may be from the same computation in float64
+COARSE = {"grid_sample"}  # bfloat16 tells positions by a hundredth of a picture
 TOLERANCE = {dt.float32: 2e-4, dt.float16: 2e-2, dt.bfloat16: 8e-2}
 DTYPES = (dt.float32, dt.float16, dt.bfloat16, dt.int64, dt.int32, dt.uint8, dt.bool_)
 QUICK = (dt.float32, dt.bfloat16, dt.int64, dt.bool_)
@@ -99,7 +100,7 @@ def test_dtypes(case, full, counts):
             if d in TOLERANCE and s.grad and not case.random:
                 args, kwargs = tensors(s, lambda a, d=d: cast(a, d).astype(a.dtype))
                 for x, y in zip(leaves(result), leaves(case(*args, **kwargs)), strict=True):
-                    tol = TOLERANCE[d]
+                    tol = TOLERANCE[d] * (3 if case.name in COARSE else 1)
                     if x.dtype is d and not np.allclose(
                         x._a.astype(np.float64), y._a, tol, tol, equal_nan=True
                     ):
