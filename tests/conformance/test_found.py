@@ -80,6 +80,11 @@ def gradients_of_powers_of_special_numbers(m, x, y):
     return x**y
 
 
+@found([False, True, False], [1.5, -1.0, 2.0])
+def gradients_of_powers_of_bools(m, x, y):  # seed 10005269
+    return x**y
+
+
 @found(SPECIAL)
 def gradients_of_special_numbers(m, x):
     return (

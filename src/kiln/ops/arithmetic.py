@@ -443,7 +443,7 @@ def _pow_grad_base(g: Tensor, input: Any, exponent: Any) -> Any:
 def _pow_grad_exponent(g: Tensor, input: Any, exponent: Tensor, out: Tensor) -> Any:
     if isinstance(input, Tensor):
         zero = (input == 0) & ((exponent.real if exponent.is_complex() else exponent) >= 0)
-        log = zero.where(input.new_ones(()), input).log()  # -inf at 0 to a negative power
+        log = zero.where(out.new_ones(()), input).log()  # -inf at 0 to a negative power
         return zero.where(g.new_zeros(()), g * conjugate(out * log))
     if input == 0:
         return (exponent == 0).where(g.new_zeros(()), g * 0)

@@ -483,7 +483,7 @@ def open_memory(name: str, x: Tensor, a: np.ndarray) -> None:
 
     Each of its elements has to have a place of its own.
     """
-    if any(n > 1 and not s for n, s in zip(a.shape, a.strides, strict=True)):
+    if a.size and any(n > 1 and not s for n, s in zip(a.shape, a.strides, strict=True)):
         _shared(name, x)
     try:
         a.flags.writeable = True

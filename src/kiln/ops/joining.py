@@ -288,6 +288,8 @@ def _pad_samples() -> Any:
     yield Sample((x > 0, (1, 1), "circular"), grad=False)
     for mode in ("reflect", "replicate"):
         yield Sample((x > 0, (1, 1), mode), error=NotImplementedError)
+        yield Sample((x[:0], (1, 1), mode))
+        yield Sample((x[:, :0], (1, 1), mode), error=RuntimeError)
     yield Sample((x, (1,)), error=RuntimeError)
 
 
@@ -318,6 +320,11 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = 
             raise KilnNotImplementedError(
                 "pad", f"padding size {len(p)} is not supported for {n}-d input", describe(input),
                 "pad the last 1, 2 or 3 dimensions of (C, …) or (N, C, …)",
+            )  # fmt: skip
+        if mode != "circular" and 0 in input._a.shape[n - len(p) // 2 - 1 :]:
+            raise KilnError(
+                "pad", f"expected {len(p) // 2 + 1} or {len(p) // 2 + 2} dimensions, of which only the batch's may be empty",
+                describe(input), "",
             )  # fmt: skip
         if input.dtype is dt.bool_ and mode != "circular":
             raise KilnNotImplementedError("pad", f"{mode} padding is not defined for bool tensors",
