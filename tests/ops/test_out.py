@@ -200,6 +200,8 @@ def test_what_expand_gave_is_written_to_where_elements_have_places_of_their_own(
     refused(lambda: x.as_strided((2, 2), (0, 1)).add_(1))
     nothing = kiln.zeros(0, 1, 2).expand(0, 3, 2)  # seed 10009958
     assert nothing.eq_(1).add_(nothing).copy_(nothing) is nothing
+    wrote = kiln.compile(lambda x: x.unfold(-1, 1, 2).eq_(1).sum() + x.sum())(kiln.zeros(0, 5))
+    assert wrote == 0
     version = x._version
     assert rows.fill_(3).shape == (4, 3)
     assert x.tolist() == [[3, 3, 3], [4, 5, 6]]

@@ -414,5 +414,6 @@ def view_update(input: Tensor, value: Tensor, chain: tuple) -> Tensor:
     """A copy of `input` in which the view described by `chain` holds `value`."""
     out = np.array(input, order="C")
     region = replay_chain(out, chain)
-    region[...] = value
+    if region.size:  # an expanded one is not writable
+        region[...] = value
     return out
