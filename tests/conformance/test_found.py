@@ -80,6 +80,11 @@ def gradients_of_powers_of_special_numbers(m, x, y):
     return x**y
 
 
+@found([0.0, -0.0, -1.0, -3.0, -0.5, 0.25, 2.0])
+def trigamma_at_poles(m, x):  # seed 10014261
+    return m.polygamma(1, x.detach())
+
+
 @found([False, True, False], [1.5, -1.0, 2.0])
 def gradients_of_powers_of_bools(m, x, y):  # seed 10005269
     return x**y

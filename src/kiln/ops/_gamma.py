@@ -83,7 +83,9 @@ def trigamma(input: Tensor) -> Tensor:
     for k in range(_STEPS):
         part = (y + k).reciprocal()
         out = out + part * part
-    mirror = math.pi / turn.sin()
+    narrow = input if input.dtype is dt.float64 else input.float()
+    pole = (narrow * math.pi).sin().double()  # PyTorch: what rounding leaves of infinity
+    mirror = math.pi / where_op(turn == 0, pole, turn.sin())
     return where_op(left, mirror * mirror - out, out).to(_float(input))
 
 
