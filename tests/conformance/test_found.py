@@ -80,6 +80,11 @@ def gradients_of_powers_of_special_numbers(m, x, y):
     return x**y
 
 
+@found([1.0, 2.0])
+def lgamma_at_its_zeros(m, x):  # seed 10016329
+    return (m.lgamma(x.detach()) != 0).sum()
+
+
 @found([0.0, -0.0, -1.0, -3.0, -0.5, 0.25, 2.0])
 def trigamma_at_poles(m, x):  # seed 10014261
     return m.polygamma(1, x.detach())
