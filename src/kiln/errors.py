@@ -6,7 +6,10 @@ instance of the class that a PyTorch user would catch (`TypeError`, `ValueError`
 
 from __future__ import annotations
 
+import sys
 from typing import Any
+
+_KILN = __name__.partition(".")[0] + "."
 
 
 class KilnError(RuntimeError):
@@ -79,6 +82,20 @@ class KilnWarning(UserWarning):
 
 class KilnCacheWarning(KilnWarning):
     """The disk cache of compiled kernels can't be used; work goes on without it."""
+
+
+def users_frame() -> Any:
+    """The innermost frame that runs code other than Kiln's; None where there is none."""
+    f: Any = sys._getframe(1)
+    while f is not None and f.f_globals.get("__name__", "").startswith(_KILN):
+        f = f.f_back
+    return f
+
+
+def place(frame: Any) -> str:
+    """The line that a frame runs, as messages name it: `train.py:12 in step`."""
+    code = frame.f_code
+    return f"{code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno} in {code.co_name}"
 
 
 def describe(x: Any) -> str:

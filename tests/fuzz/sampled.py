@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,6 @@ from .registered import finite
 from .values import Values
 
 import_all()
-for _room in ("masked", "signal", "special"):  # loaded when first asked for
-    import_module(f"kiln.{_room}")
 
 LEFT_OUT = {"random", "random_parameter", "control"}  # families
 RANDOM = {

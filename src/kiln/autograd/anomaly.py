@@ -7,32 +7,24 @@ looked at, nor paid, while it is off.
 from __future__ import annotations
 
 import linecache
-import sys
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ..errors import KilnError
+from ..errors import KilnError, place, users_frame
 from ..tensor import Tensor
 from . import tape
 from .tape import ANOMALY, TapeNode
 
-_KILN = __name__.split(".")[0] + "."
-
 
 def line() -> str:
     """The user's line that runs now: `train.py:12 in loss: y = x.sqrt()`."""
-    f: Any = sys._getframe(1)
-    while f is not None and f.f_globals.get("__name__", "").startswith(_KILN):
-        f = f.f_back
+    f = users_frame()
     if f is None:
         return "a line that is not known"
-    path, number = f.f_code.co_filename, f.f_lineno
-    text = linecache.getline(path, number).strip()
-    return f"{path.rsplit('/', 1)[-1]}:{number} in {f.f_code.co_name}" + (
-        f": {text}" if text else ""
-    )
+    text = linecache.getline(f.f_code.co_filename, f.f_lineno).strip()
+    return place(f) + (f": {text}" if text else "")
 
 
 class Watch:

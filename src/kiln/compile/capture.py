@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 from .. import dtypes as dt
 from ..autograd.tape import Through, edge_of, record
 from ..autograd.views import tie
-from ..errors import CaptureError, KilnError, describe
+from ..errors import CaptureError, KilnError, describe, place, users_frame
 from ..formats import channels_order
 from ..graph.node import Node, const, input_node, item, literal, make
 from ..ops.registry import REGISTRY, Op
@@ -130,14 +130,8 @@ class Capture:
 
     def where(self) -> str:
         """The user's line that runs now: `file.py:12 in step`."""
-        f: Any = sys._getframe(1)
-        while f is not None and f.f_globals.get("__name__", "").startswith(_KILN):
-            f = f.f_back
-        return (
-            ""
-            if f is None
-            else f"{f.f_code.co_filename.rsplit('/', 1)[-1]}:{f.f_lineno} in {f.f_code.co_name}"
-        )
+        f = users_frame()
+        return "" if f is None else place(f)
 
     def refuse(self, what: str) -> None:
         """Raise for something that a captured function cannot do."""

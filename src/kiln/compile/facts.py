@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CaptureError, describe
+from ..errors import CaptureError, describe, place
 from ..sharing import root_of
 from ..tensor import Tensor
 from .changing import Generators, asked, is_iterator
@@ -378,7 +378,7 @@ class Facts:
                 frame = frame.f_back
             self.refuse(
                 f"{what} gives another value at each call" if what else "what is printed differs from call to call",
-                f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_name}",
+                place(frame),
             )  # fmt: skip
 
     def argument(self, x: Any) -> None:
