@@ -11,7 +11,7 @@ from typing import Any
 import kiln
 from kiln.ops.registry import REGISTRY
 
-from .values import Values, floating, unsigned
+from .values import Values, floating, signed, unsigned
 
 WIDE = ["float32", "float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64", "bool"]  # fmt: skip
 
@@ -63,9 +63,8 @@ def element(v: Values, x: Any) -> Any:
         return finite(v, getattr(kiln, name)(x.clamp(-3, 3) if x.is_floating_point() else x))
     y, name = v.other(x), q.choice(BINARY)
     y = cast(v, y) if isinstance(y, kiln.Tensor) and q.random() < 0.5 else y
-    return finite(
-        v, getattr(kiln, name)(x, unsigned(y if isinstance(y, kiln.Tensor) else kiln.tensor(y)))
-    )
+    y = unsigned(y if isinstance(y, kiln.Tensor) else kiln.tensor(y))
+    return finite(v, getattr(kiln, name)(x, signed(y) if name == "copysign" else y))
 
 
 def into(v: Values, x: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import kiln
 import kiln.nn.functional as F
 
-from .values import Values, floating, integral, unsigned
+from .values import Values, floating, integral, signed, unsigned
 
 SMOOTH = [
     "sin", "cos", "atan", "tanh", "sigmoid", "erf", "erfc", "asinh", "expm1_", "log1p_", "exp_",
@@ -45,9 +45,7 @@ def unary(v: Values, x: Any) -> Any:
     y = floating(x)
     if kind == "float":
         name = q.choice(FLOATS)
-        # which zero comes of equal ones is not promised, nor a NaN's sign: clamp, maximum (1011752)
-        y = kiln.where((y == 0) | (y != y), 0.0, y) if name == "signbit" else y
-        return getattr(kiln, name)(y)
+        return getattr(kiln, name)(signed(y) if name == "signbit" else y)
     if kind == "activation":
         return getattr(F, q.choice(ACTIVATIONS))(y)
     if kind == "gelu":
@@ -71,7 +69,8 @@ def binary(v: Values, x: Any) -> Any:
     kind = q.choice(["named"] * 6 + ["where", "div", "affine", "rsub", "lerp", "addcmul", "pow", "mod", "bits",
                      "masked", "clamped", "compare"])  # fmt: skip
     if kind == "named":
-        return v.tame(getattr(kiln, q.choice(BINARY))(unsigned(x), unsigned(tensor(y))))
+        name, y = q.choice(BINARY), unsigned(tensor(y))
+        return v.tame(getattr(kiln, name)(unsigned(x), signed(y) if name == "copysign" else y))
     if kind == "where":
         return kiln.where(v.mask(x.shape[q.randint(0, x.ndim) :]), x, y)
     if kind == "div":

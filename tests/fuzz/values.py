@@ -185,6 +185,11 @@ def unsigned(x: Any) -> Any:
     return x + 0 if x.is_floating_point() or x.is_complex() else x
 
 
+def signed(x: Any) -> Any:
+    """`x` without zeros and NaN, whose signs are not promised: of clamp, maximum (1011752), sums (10015959)."""
+    return kiln.where((x == 0) | (x != x), 0.0, x) if x.is_floating_point() else x
+
+
 def integral(x: Any) -> Any:
     """`x` as integers; floats are rounded within a byte's range."""
     if x.dtype is dt.bool_:
