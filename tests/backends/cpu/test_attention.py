@@ -208,6 +208,25 @@ def test_nan_stays_in_its_row(isa):
     assert np.isfinite(np.delete(out[0], 3, 0)).all()
 
 
+@in_turn(
+    "isa", levels(), shape=[(1, 2, 2, 21, 35, 18, 16), (1, 2, 1, 300, 290, 8, 8)],
+    value=(np.nan, np.inf), which="qkvg",
+)  # fmt: skip
+def test_causal_attention_hides_no_nan_behind_weights_of_zero(isa, shape, value, which):
+    p = Problem(*shape, causal=True)
+    x = getattr(p, which)
+    for at in ((0, -1, -2, 1), (0, 0, 2, 0)):
+        if which == "g":
+            at = (at[0], at[2], at[1], at[3])
+        x[at] = value
+        with np.errstate(invalid="ignore", over="ignore"):
+            want = op.op.reference(*p.call)
+            grads = grad_op.op.reference(p.g, *p.call[:4], *want, *p.call[4:])
+        got = *p.forward(isa), *p.backward(isa, *want)
+        for found, due in zip(got, (*want, *grads), strict=True):
+            np.testing.assert_array_equal(np.isfinite(found), np.isfinite(due))
+
+
 # -- in programs -----------------------------------------------------------------------------------
 
 

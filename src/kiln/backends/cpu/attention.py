@@ -95,11 +95,14 @@ class _Forward(Driver):
             size = 1 if spec.mask.dtype == "bool" else self.size
             strides = spec.mask.strides
             self.mask = self.move_by(mask, size, (n, strides[0]), (h, strides[1]))
+        if spec.causal:
+            finite = self.all_finite(space, (self.v, spec.keys, spec.v[2], spec.values))
+            self.whole = b.op(f"xor i1 {finite}, true")
         with b.loop(0, self.key_blocks) as block:
             first = b.mul(block.index, self.block)
             end = b.least(b.add(first, self.block), spec.keys)
             if spec.causal:
-                end = b.least(end, b.mul(rows[1], self.mr))
+                end = self.unless_whole(b.least(end, b.mul(rows[1], self.mr)), end)
             self.pack_keys(self.k, spec.k[2], spec.features, b.at(space, self.packed), first, end)
             self.each_tile(*rows, lambda tile, count: self._tile(tile, count, first))
 
@@ -124,8 +127,9 @@ class _Forward(Driver):
         more = last = ""
         if self.several:
             more = b.op(f"icmp ne i64 {first}, 0")
-            seen = b.add(row, rows) if spec.causal else str(spec.keys)
-            seen = b.least(seen, spec.keys)
+            seen = str(spec.keys)
+            if spec.causal:
+                seen = self.unless_whole(b.least(b.add(row, rows), spec.keys), seen)
             last = b.op(f"icmp sge i64 {b.add(first, self.block)}, {seen}")
         local = b.mul(b.op(f"sub i64 {tile}, {self.first_tile}"), self.mr)
         inverse = b.at(self.space, self.inverse)

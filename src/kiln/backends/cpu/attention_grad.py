@@ -54,7 +54,6 @@ class _Backward(Driver):
             with b.loop(*share.batch) as unit:
                 self._unit(unit.index, pointers)
         self._define_row()
-        self._define_delta()
         self.define_parts()
         return Kernel(b.module(), self.symbol, self.ntasks, self.ntasks * self.workspace_bytes)
 
@@ -71,6 +70,9 @@ class _Backward(Driver):
         self.k = self.move(pointers[4], (self.n, spec.k[0]), (g, spec.k[1]))
         self.v = self.move(pointers[5], (self.n, spec.v[0]), (g, spec.v[1]))
         self._deltas()
+        if spec.causal:
+            self._head(self.first_head)
+            self._find_whole()
         with b.loop(0, self.key_blocks) as block:
             first = b.mul(block.index, self.block)
             end = b.least(b.add(first, self.block), spec.keys)
@@ -81,11 +83,22 @@ class _Backward(Driver):
                 self.pack_keys(source, stride, depth, b.at(self.space, target), first, end)
             self._key_block(first, end)
 
+    def _find_whole(self) -> None:
+        """Whether all is computed: what is not finite in q shows in lse, in g, v and the result in delta."""
+        b, spec = self.b, self.spec
+        finite = self.all_finite(
+            self.space,
+            (self.k, spec.keys, spec.k[2], spec.features),
+            (b.at(self.space, self.delta), 1, 0, self.repeat * spec.length),
+            (self.lse, 1, 0, self.repeat * spec.length),
+        )
+        self.whole = b.op(f"xor i1 {finite}, true")
+
     def _key_block(self, first: str, end: str) -> None:
         b, spec = self.b, self.spec
         start = "0"
         if spec.causal:  # rows before the first key don't see it
-            start = b.op(f"udiv i64 {first}, {self.row_block}")
+            start = self.unless_whole(b.op(f"udiv i64 {first}, {self.row_block}"), "0")
             if spec.keys > spec.length:
                 none = b.op(f"icmp sge i64 {start}, {self.row_blocks}")
                 with b.when(none):
@@ -135,6 +148,7 @@ class _Backward(Driver):
             rows, (q, spec.q[2]), b.at(self.space, self.packed_k), spec.features, p, columns
         )
         self.scores(rows, (g, spec.g[1]), b.at(self.space, self.packed_v), spec.values, ds, columns)
+        keys = b.op(f"sub i64 {spec.keys}, {first}")
         with b.loop(0, rows) as r:
             i = b.add(row, r.index)
             step = b.mul(r.index, self.pitch)
@@ -142,7 +156,7 @@ class _Backward(Driver):
                 f"call void @{self.symbol}.row(ptr {b.at(p, step, self.size)}, "
                 f"ptr {b.at(ds, step, self.size)}, ptr {self.mask_at(self.mask, i, first)}, "
                 f"i64 {columns}, i64 {self.row_live(first, i, columns)}, "
-                f"ptr {b.at(self.lse, i, self.size)}, ptr {b.at(self.my_delta, i, self.size)})"
+                f"i64 {keys}, ptr {b.at(self.lse, i, self.size)}, ptr {b.at(self.my_delta, i, self.size)})"
             )
         width = spec.heads * spec.features
         more = b.op(f"icmp ne i64 {first}, 0") if self.key_blocks > 1 else "false"
@@ -159,7 +173,7 @@ class _Backward(Driver):
         more = more if self.row_blocks * self.repeat > 1 else "false"
 
         def tile(key: str, keys: int) -> None:
-            start = b.most(row, key) if spec.causal else row
+            start = self.unless_whole(b.most(row, key), row) if spec.causal else row
             depth = b.op(f"sub i64 {stop}, {start}")
             if spec.causal:
                 depth = b.most(depth, 0)
@@ -212,36 +226,16 @@ class _Backward(Driver):
             out = self.move(self.pointers[7], (self.n, spec.length * width), (h, spec.values))
             target = self.move(b.at(self.space, self.delta), (r.index, spec.length))
             with b.loop(0, spec.length) as i:
-                b.emit(
-                    f"call void @{self.symbol}.delta(ptr {self.move(g, (i.index, spec.g[1]))}, "
-                    f"ptr {self.move(out, (i.index, width))}, ptr {b.at(target, i.index, self.size)})"
-                )
-
-    def _define_delta(self) -> None:
-        b, n = self.b, self.spec.values
-        params = [("ptr", "g"), ("ptr", "out"), ("ptr", "delta")]
-        with b.function(f"{self.symbol}.delta", params, internal=True):
-            ir = b.ir
-            rows = Rows(self, ir)
-            g, out = Val("%g", "ptr"), Val("%out", "ptr")
-            tail = n % self.lanes
-            total = rows.splat(0.0)
-            if n - tail:
-                with ir.loop(ir.i64(0), ir.i64(n - tail), self.lanes, [total]) as loop:
-                    x, y = rows.load(g, loop.i), rows.load(out, loop.i)
-                    loop.next(rows.math.fma(x, y, loop.carried[0]))
-                total = loop.results[0]
-            if tail:
-                mask, at = ir.active_lanes(ir.i64(tail), self.lanes), ir.i64(n - tail)
-                x, y = (ir.masked_load(rows.type, rows.at(base, at), mask, self.size) for base in (g, out))  # fmt: skip
-                total = rows.math.fma(x, y, total)
-            ir.store(rows.fold(total, False), Val("%delta", "ptr"), self.size)
+                self.dot(
+                    self.move(g, (i.index, spec.g[1])), self.move(out, (i.index, width)),
+                    spec.values, b.at(target, i.index, self.size),
+                )  # fmt: skip
 
     def _define_row(self) -> None:
         """The function that turns rows of products into p and ds."""
         b, e = self.b, self.element
         params = [("ptr noalias", "p"), ("ptr noalias", "ds"), ("ptr", "mask"), ("i64", "columns"),
-                  ("i64", "live"), ("ptr", "lse"), ("ptr", "delta")]  # fmt: skip
+                  ("i64", "live"), ("i64", "keys"), ("ptr", "lse"), ("ptr", "delta")]  # fmt: skip
         with b.function(f"{self.symbol}.row", params, internal=True):
             ir = b.ir
             rows = Rows(self, ir)
@@ -256,7 +250,8 @@ class _Backward(Driver):
                 x = rows.score(rows.load(p, loop.i), mask, loop.i, on)
                 x = m.exp(m.sub(x, lse))
                 d = m.mul(m.mul(x, m.sub(rows.load(ds, loop.i), delta)), scale)
-                if on is not None:  # what lies past the last key may be anything
+                if self.spec.keys % self.lanes:  # what lies past the last key may be anything
+                    on = rows.active(loop.i, Val("%keys", "i64"))
                     x, d = (ir.select(on, y, rows.splat(0.0)) for y in (x, d))
                 ir.store(x, rows.at(p, loop.i), self.size)
                 ir.store(d, rows.at(ds, loop.i), self.size)

@@ -59,6 +59,10 @@ class Driver:
     Note [Blocks of attention]: scores exist for one block of rows and keys at a time, in memory that
     stays in L1 or L2. Rows are cut into tiles of ``mr``; keys into blocks of ``block``, whose
     transposed rows are packed once and read by every tile. Everything is cut by shape alone.
+
+    Note [What causal attention leaves out]: keys after a row have a weight of zero, so that their
+    products are not computed. But zero times NaN or infinity is NaN, and must be seen: where a head's
+    numbers are not all finite, ``whole`` holds and nothing of it is left out.
     """
 
     def __init__(self, spec: Attention, isa: Isa, symbol: str, block: int) -> None:
@@ -83,7 +87,10 @@ class Driver:
         self.pitch = self.block + 64 // self.size
         self.names: dict[Tile, str] = {}
         self.packs: dict[tuple[int, int], str] = {}
+        self.dots: dict[tuple[int, int, int], str] = {}
         self.workspace_bytes = 0
+        self.squares = self.reserve(1)
+        self.whole = "false"
 
     # -- memory -----------------------------------------------------------------------------------
 
@@ -194,8 +201,50 @@ class Driver:
             f"i1 {last}, i64 0, i64 0, i64 0, ptr {args})"
         )
 
+    # -- sums -------------------------------------------------------------------------------------
+
+    def dot(self, x: str, y: str, n: int, target: str, rows: int = 1, stride: int = 0) -> None:
+        """Store the products of two rows of ``n`` numbers, summed, of all rows that are ``stride`` apart."""
+        name = self.dots.setdefault((n, rows, stride), f"{self.symbol}.dot{len(self.dots)}")
+        self.b.emit(f"call void @{name}(ptr {x}, ptr {y}, ptr {target})")
+
+    def all_finite(self, space: str, *parts: tuple[str, int, int, int]) -> str:
+        """i1: whether no number of some (pointer, rows, stride, n) is infinite or NaN, nor the sum of their squares."""
+        b, e = self.b, self.element
+        finite = "true"
+        for pointer, rows, stride, n in parts:
+            target = b.at(space, self.squares)
+            self.dot(pointer, pointer, n, target, rows, stride)
+            x = b.op(f"load {e}, ptr {target}")
+            here = b.op(f"fcmp ord {e} {b.op(f'fsub {e} {x}, {x}')}, 0.0")
+            finite = b.op(f"and i1 {finite}, {here}")
+        return finite
+
+    def _define_dot(self, n: int, count: int, stride: int, name: str) -> None:
+        with self.b.function(name, [("ptr", "x"), ("ptr", "y"), ("ptr", "target")], internal=True):
+            ir = self.b.ir
+            rows = Rows(self, ir)
+            tail = n % self.lanes
+            with ir.loop(ir.i64(0), ir.i64(count), 1, [rows.splat(0.0)]) as each:
+                start = ir.mul(each.i, ir.i64(stride))
+                x, y = (rows.at(Val(base, "ptr"), start) for base in ("%x", "%y"))
+                total = each.carried[0]
+                if n - tail:
+                    with ir.loop(ir.i64(0), ir.i64(n - tail), self.lanes, [total]) as loop:
+                        both = (rows.load(base, loop.i) for base in (x, y))
+                        loop.next(rows.math.fma(*both, loop.carried[0]))
+                    total = loop.results[0]
+                if tail:
+                    mask, at = ir.active_lanes(ir.i64(tail), self.lanes), ir.i64(n - tail)
+                    both = (ir.masked_load(rows.type, rows.at(base, at), mask, self.size) for base in (x, y))  # fmt: skip
+                    total = rows.math.fma(*both, total)
+                each.next(total)
+            ir.store(rows.fold(each.results[0], False), Val("%target", "ptr"), self.size)
+
     def define_parts(self) -> None:
-        """Define the tiles and packing functions that were called."""
+        """Define the tiles, packing functions and sums that were called."""
+        for shape, name in self.dots.items():
+            self._define_dot(*shape, name)
         for tile, name in self.names.items():
             emit_tile(self.b, tile, name)
         for (stride, live), name in self.packs.items():
@@ -222,7 +271,13 @@ class Driver:
         count = b.least(self.block, b.op(f"sub i64 {self.spec.keys}, {first}"))
         if not self.spec.causal:
             return count
-        return b.least(count, b.op(f"sub i64 {b.add(row, rows)}, {first}"))
+        return self.unless_whole(
+            b.least(count, b.op(f"sub i64 {b.add(row, rows)}, {first}")), count
+        )
+
+    def unless_whole(self, some: str, everything: str) -> str:
+        """An i64 of causal attention; see Note [What causal attention leaves out]."""
+        return self.b.op(f"select i1 {self.whole}, i64 {everything}, i64 {some}")
 
     def row_live(self, first: str, row: str, columns: str) -> str:
         """How many of a tile's columns one row sees; may be negative."""
