@@ -133,6 +133,14 @@ def test_signs_and_quotients_of_what_is_no_number_or_infinite() -> None:
     assert math.copysign(1, float(xp.full((), -0.0))) == -1
 
 
+@pytest.mark.parametrize("how", [lambda f: f, kiln.compile])
+def test_a_remainder_of_zero_has_the_sign_of_the_divisor(how) -> None:
+    x = xp.asarray([0.0, -0.0, 6.0, -6.0])
+    for divisor in (3.0, -3.0):
+        zeros = how(lambda x, d=divisor: x % d)(x)
+        assert [math.copysign(1, z) for z in zeros.tolist()] == [math.copysign(1, divisor)] * 4
+
+
 def test_complex_numbers_are_rounded_part_by_part() -> None:
     z = kiln.tensor([1.5 - 0.5j, -0.2 + 2.7j, math.inf + 1j])
     for fn in (xp.round, kiln.compile(xp.round)):

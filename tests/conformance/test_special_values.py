@@ -51,7 +51,7 @@ MEANT_VALUES = {
 # Signs of zero that are PyTorch's alone.
 MEANT_SIGNS = {
     "i1e": "0 for -0, of an odd function", "lerp": "a product too small for its dtype, which is added before it is rounded",
-    "msort": "0 and -0 in the order of an unstable sort",
+    "remainder": "the dividend's, where the Array API standard asks for the divisor's", "msort": "0 and -0 in the order of an unstable sort",
 }  # fmt: skip
 MEANT_GRADIENTS = MEANT_VALUES | {
     "digamma": "at poles, of which the sign of rounding decides", "i1e": "a number for NaN",
@@ -220,7 +220,6 @@ ZEROS: dict[str, Callable] = {
     "clamp with tensors": lambda m, x: m.clamp(x, -m.zeros_like(x), m.zeros_like(x)),
     "relu6": lambda m, x: m.nn.functional.relu6(x),
     "leaky_relu downwards": lambda m, x: m.nn.functional.leaky_relu(x, -0.5),
-    "remainder": lambda m, x: x % -3,
     "root": lambda m, x: x**0.5,
     "one over root": lambda m, x: x**-0.5,
     "sums": lambda m, x: m.cumsum(x[0:40:2], 0),

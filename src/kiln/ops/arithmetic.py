@@ -253,10 +253,9 @@ def floor_divide(input: Operand, other: Operand) -> Tensor:
     samples=binary(low2=0.7, high2=0.9, low=-0.6, high=0.6, away=0.4),
 )  # fmt: skip
 def remainder(input: Operand, other: Operand) -> Tensor:
-    """input - other * floor(input / other): the sign follows `other`."""
+    """input - other * floor(input / other): the sign follows `other`, of zero too (the Array API standard)."""
     _check_divisor("remainder", other)
-    r = np.remainder(input, other)
-    return np.where(r == 0, np.copysign(r, input), r) if r.dtype.kind == "f" else r
+    return np.remainder(input, other)
 
 
 @elementwise(

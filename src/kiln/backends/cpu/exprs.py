@@ -242,7 +242,8 @@ class ExprEmitter:
         b, zero = self.b, self.math.c(r, 0.0)
         differ = b.bin("xor", b.fcmp("olt", r, zero), b.fcmp("olt", y, zero))
         wrong = b.bin("and", b.fcmp("one", r, zero), differ)
-        return b.select(wrong, b.bin("fadd", r, y), r)
+        r = b.select(wrong, b.bin("fadd", r, y), r)
+        return b.select(b.fcmp("oeq", r, zero), self.math.copysign(zero, y), r)
 
     def _float_floor_div(self, x: Val, y: Val) -> Val:
         """floor(x / y) from the exact remainder, as Python and PyTorch define it."""
