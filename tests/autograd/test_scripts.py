@@ -51,10 +51,10 @@ def test_the_same_bits(name):
 
 
 def test_scripts_are_written():
-    x = kiln.randn(3, 4, requires_grad=True)
+    x = kiln.rand(3, 4, requires_grad=True)
     for _ in range(6):
-        x.tanh().backward(kiln.ones(3, 4))
-    held = [s for p in REGISTRY["tanh"]._plans.values() for s in p.scripts.values()]
+        x.log1p().backward(kiln.ones(3, 4))
+    held = [s for p in REGISTRY["log1p"]._plans.values() for s in p.scripts.values()]
     assert any(callable(s) for s in held)
 
 
@@ -70,11 +70,11 @@ def test_results_have_memory_of_their_own():
 
 
 def test_errors_are_the_rules():
-    x = kiln.randn(3, requires_grad=True)
+    x = kiln.rand(3, requires_grad=True)
     for _ in range(6):
-        y = x.tanh()
+        y = x.expm1()
         y.sum().backward()
-    y = x.tanh()
+    y = x.expm1()
     with kiln.no_grad():
         y.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

@@ -19,11 +19,13 @@ from ..dtypes import bits
 from ..errors import KilnError, KilnTypeError, describe
 from ..formats import contiguous_format, strided
 from ..ops.registry import REGISTRY
+from ..ops.dispatch import bump
 from ..recording import BLOCK, RECORDING, begin_call, end
+from ..sharing import watched, written
 from ..tensor import ACTIVE, CAPTURING, Tensor, _fresh, wrap
 from . import hooks
 from .modes import DISABLED, mode
-from .tape import ANOMALY, TapeNode, fit
+from .tape import ANOMALY, OpNode, TapeNode, fit
 
 
 class Targets:
@@ -239,6 +241,34 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
         e = old[idx]
         old[idx] = (a, owned) if e is None else (e[0] + a, True)
 
+    def add_part(edge: Any, place: tuple, g: np.ndarray) -> None:
+        """Add the gradient of a part of a tensor to that of the whole, in memory that is only for this."""
+        to, idx, shape, d = edge
+        node = isinstance(to, TapeNode)
+        old = pending.get(to) if node else leaves.get(id(to))
+        if old is not None and node and to.n_out > 1:
+            old = old[idx]
+        if old is not None and old[-1] is _PARTS:
+            old[-2][place] += g
+            return
+        whole = np.zeros(shape, d)
+        whole[place] = g
+        if old is not None:
+            whole = whole + old[-2]
+        entry = (whole, _PARTS if whole.__class__ is np.ndarray else True)
+        if not node:
+            leaves[id(to)] = [to, *entry]
+            return
+        slots = pending.get(to)
+        if slots is None:
+            heappush(heap, (-to.seq, to))
+            slots = cast(list, [None] * to.n_out)
+        if to.n_out == 1:
+            pending[to] = entry
+        else:
+            pending[to] = slots
+            slots[idx] = entry
+
     for r, seed in zip(roots, grads, strict=True):
         fn = _fresh(r)._fn
         if fn is None:
@@ -261,6 +291,15 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
             g, ours = gs[0], False
             arrays = [None if r is None else r._a for r in results]
         else:
+            if node.__class__ is OpNode and (part := node.op.part) is not None:
+                edge = node.edges[0]
+                if edge is not None and g.__class__ is np.ndarray and g.dtype is edge[3]:
+                    if node.freed:
+                        node.check()
+                    add_part(edge, part(*node.args[1:]), g)
+                    if not retain_graph:
+                        node.free()
+                    continue
             arrays = node.backward_arrays(gs)
         if not retain_graph:
             node.free()
@@ -296,6 +335,10 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
                 parts = _apart(leaves.values())
             owned = id(known) in parts
         _accumulate(known[0], _tensor(known[1]), owned, False)
+
+
+_PARTS = 2
+"""That memory is ours, and holds nothing but a sum of gradients: whoever adds to it may do so in place."""
 
 
 def _holders(entry: list) -> tuple[int, int]:
@@ -356,6 +399,19 @@ def _accumulate(leaf: Tensor, g: Tensor, owned: bool, create_graph: bool) -> Non
             leaf.grad = g
         else:
             leaf._grad = g
+    elif (
+        not create_graph
+        and not CAPTURING
+        and (a := g._a).__class__ is np.ndarray is old._a.__class__
+        and a.dtype is old._a.dtype
+        and a.shape == old._a.shape
+        and old._fn is old._base is None
+        and old._a.flags.writeable
+    ):  # nothing to record, promote or broadcast
+        if watched:
+            written(old._a)
+        np.add(old._a, a, old._a)
+        bump(old)
     elif create_graph or g.layout is not strided or old.layout is not strided:
         leaf.grad = old + g
     else:

@@ -283,8 +283,12 @@ class OpNode(TapeNode):
             self.check()
         args, edges = self.args, self.edges
         out = []
+        parts: Any = None  # of a sequence's rule, which is asked once
         try:
-            for fn, slots in quick:
+            for fn, slots, place in quick:
+                if place is not None and parts is not None:
+                    out.append(parts[place])
+                    continue
                 values: list[Any] = []
                 for s in slots:
                     if s >= 0:
@@ -294,9 +298,15 @@ class OpNode(TapeNode):
                         values.append(g)
                     elif s == OUT:
                         values.append(self.outs[0][0])
+                    elif s <= SIZES:
+                        values.append(_shape_of(args[SIZES - s]))
                     else:
                         values.append(edges[len(out)][2])  # type: ignore[index]
-                out.append(fn(*values))
+                if place is None:
+                    out.append(fn(*values))
+                else:
+                    parts = fn(*values)
+                    out.append(parts[place])
         except RuntimeWarning:  # somebody turns warnings into errors
             return super().backward_arrays(gs)
         return out
@@ -329,7 +339,7 @@ class Zeros(TapeNode):
 
 _node: Any = object.__new__
 _F32, _F64 = float32.np, float64.np
-_LARGE = 1 << 16
+_LARGE = 1 << 14
 native: Callable[[OpNode, list[Any]], list[Any] | None] | None = None
 """A backend's first-order gradients of large calls on plain arrays; None where it leaves one to the rules."""
 
@@ -390,6 +400,28 @@ def record_unary(op: Op, x: Tensor, out: Tensor) -> None:
         node.args, node.versions = plan.blank, ()
     else:
         _save(node, plan, (x, *op.defaults), (out,), False)
+    out._fn, out._rg = node, True
+
+
+def record_view(op: Op, x: Tensor, args: tuple, out: Tensor) -> None:
+    """`record` for a view of `x`, the first argument, of which rules ask for the shape at most: the hot path."""
+    if DISABLED and get_ident() in DISABLED:
+        return
+    if x._base is not None:
+        _fresh(x)
+    if not x._rg or not op.rules:
+        return
+    plan = op._plans.get(_FIRST) or op.plan(_FIRST)
+    a = out._a
+    if plan.keep or plan.sizes or plan.save_out or (a.dtype is not _F32 and a.dtype is not _F64):
+        record(op, args, (out,))
+        return
+    node = _node(OpNode)
+    a = x._a
+    edges: list[Edge | None] = [(x._fn or x, x._idx, a.shape, a.dtype)]
+    node.op, node.plan, node.edges, node.seq = op, plan, edges, next_seq()
+    node.n_out, node.hooks, node.freed, node.outs = 1, None, False, None
+    node.args, node.versions = (None, *args[1:]), ()
     out._fn, out._rg = node, True
 
 
@@ -488,4 +520,5 @@ __all__ = [
     "record",
     "record_binary",
     "record_unary",
+    "record_view",
 ]

@@ -469,9 +469,8 @@ def gradients(native: Callable[[], bool]) -> Callable[[OpNode, list], list | Non
         for e in node.edges:
             if e is not None:
                 size = max(size, prod(e[2]))
-        least = (
-            EARLY.get(op.name) or LARGE if node.plan.quick is not None or not mapping else DEAR * 4
-        )
+        once = not mapping or (node.plan.quick is not None and op.ufunc is not None)
+        least = EARLY.get(op.name) or (LARGE if once else DEAR * 4)
         if size < least or config.eager != "cpu" or not native():
             return None
         return _differentiated(node, gs, mapping)

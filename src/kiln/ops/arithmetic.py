@@ -14,7 +14,7 @@ from ..shape import broadcast_shapes
 from ..tensor import CAPTURING, Tensor, differentiated
 from .derive import elementwise_infer
 from .dispatch import expect_tensor
-from .registry import REGISTRY, Operand, Sample, composition, op
+from .registry import REGISTRY, Op, Operand, Sample, composition, op
 from .rules import not_differentiable
 from .samples import binary, draw, rng, unary
 
@@ -99,6 +99,7 @@ def _sub_samples() -> Iterator[Sample]:
     ufunc=np.subtract, scalar="sub", numbers=True, inplace=True, out=True, aliases=("subtract",), native="fiu",
     dunders=("__sub__", "__rsub__", "__isub__"),
     grad={"input": lambda g: g, "other": lambda g, alpha: -g if alpha == 1 else g * -alpha},
+    quick={"input": lambda g: g, "other": lambda g, alpha: -g if alpha == 1 else g * -alpha},
     body=lambda input, other, alpha: input - other * alpha,
     infer=_sub_infer, check=True, samples=_sub_samples,
 )  # fmt: skip
@@ -367,7 +368,7 @@ def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) 
 
 @elementwise(
     ufunc=np.negative, scalar="neg", inplace=True, out="same", aliases=("negative",), native="fiu",
-    dunders=("__neg__",), grad={"input": lambda g: -g},
+    dunders=("__neg__",), grad={"input": lambda g: -g}, quick={"input": lambda g: -g},
     infer=lambda input: _no_bool("neg")(input), samples=unary(),
 )  # fmt: skip
 def neg(input: Tensor) -> Tensor:
@@ -395,7 +396,7 @@ def _abs_samples() -> Iterator[Sample]:
 @elementwise(
     promote="real", ufunc=np.absolute, scalar="abs", inplace=True, out="same", native="fiu",
     aliases=("absolute",), dunders=("__abs__",), grad={"input": lambda g, input: g * input.sgn()},
-    infer=_no_bool("abs"), check=True, samples=_abs_samples,
+    quick={"input": lambda g, input: g * np.sign(input)}, infer=_no_bool("abs"), check=True, samples=_abs_samples,
 )  # fmt: skip
 def abs(input: Tensor) -> Tensor:
     """The absolute value; of complex numbers the magnitude, as a real tensor. Not defined for bool."""
@@ -439,6 +440,17 @@ def _pow_grad_base(g: Tensor, input: Any, exponent: Any) -> Any:
     return (exponent == 0).where(g.new_zeros(()), g * conjugate(exponent * input ** (exponent - 1)))
 
 
+def _quick_pow_base(g: np.ndarray, input: Any, exponent: Any) -> np.ndarray:
+    if exponent.__class__ is np.ndarray:
+        d = g * (exponent * pow_op.reference(input, exponent - 1))
+        return np.where(exponent == 0, g.dtype.type(0), d)
+    if exponent == 0:
+        return np.zeros_like(g)
+    if exponent == 2:
+        return g * (input * 2)
+    return g * (pow_op.reference(input, exponent - 1) * exponent)
+
+
 def _pow_grad_exponent(g: Tensor, input: Any, exponent: Tensor, out: Tensor) -> Any:
     if isinstance(input, Tensor):
         zero = (input == 0) & ((exponent.real if exponent.is_complex() else exponent) >= 0)
@@ -472,7 +484,7 @@ def _inverse_power() -> KilnError:
 
 @elementwise(
     scalar="pow", inplace=True, out=True, dunders=("__pow__", "__rpow__", "__ipow__"), infer=_pow_infer,
-    grad={"input": _pow_grad_base, "exponent": _pow_grad_exponent},
+    grad={"input": _pow_grad_base, "exponent": _pow_grad_exponent}, quick={"input": _quick_pow_base},
     samples=binary(low=0.4, high=2.0, low2=-1.5, high2=2.5, scalar=2),
 )  # fmt: skip
 def pow(input: Operand, exponent: Operand) -> Tensor:
@@ -493,6 +505,9 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
     )
 
 
+pow_op: Op = pow.op  # type: ignore[attr-defined]
+
+
 @composition(out=True, samples=binary(low=0.4, high=2.0))
 def float_power(input: Operand, exponent: Operand) -> Tensor:
     """input ** exponent in float64, or complex128."""
@@ -508,7 +523,7 @@ def float_power(input: Operand, exponent: Operand) -> Tensor:
 
 @elementwise(
     ufunc=np.square, promote="square", inplace=True, out=True, native="fiu",
-    grad={"input": lambda g, input: g * (conjugate(input) * 2)},
+    grad={"input": lambda g, input: g * (conjugate(input) * 2)}, quick={"input": lambda g, input: g * (input * 2)},
     infer=lambda input: (input.shape, dt.int64 if input.dtype is dt.bool_ else input.dtype),
     body=lambda input: input * input if input.dtype is not dt.bool_ else input.to(dt.int64), samples=unary(),
 )  # fmt: skip

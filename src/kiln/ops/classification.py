@@ -159,6 +159,43 @@ def _nll_grad(
     return where_op(_is_class(target, input), scale, 0).to(input.dtype)
 
 
+def _quick_scale(
+    g: np.ndarray, target: np.ndarray, weight: Any, ignore_index: int, reduction: str, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`_sample_scale` of plain arrays, and the targets with a class in place of those that don't count."""
+    valid = _check_classes("nll_loss", target, classes, ignore_index)
+    if valid is None and weight is None:
+        if reduction == "mean":
+            g = g / g.dtype.type(target.size)
+        return np.broadcast_to(g, target.shape), target
+    safe = target if valid is None else np.where(valid, target, 0)
+    w = np.ones(target.shape, g.dtype) if weight is None else weight[safe]
+    w = w if valid is None else np.where(valid, w, g.dtype.type(0))
+    return w * (g / np.add.reduce(w, axis=None) if reduction == "mean" else g), safe
+
+
+def _nll_quick(
+    g: np.ndarray, in_shape: tuple, target: np.ndarray, weight: Any, ignore_index: int, reduction: str
+) -> np.ndarray:  # fmt: skip
+    c = 1 if len(in_shape) > 1 else 0
+    scale, safe = _quick_scale(g, target, weight, ignore_index, reduction, in_shape[c])
+    out = np.zeros(in_shape, g.dtype)
+    if len(in_shape) == 2:
+        out[np.arange(len(safe)), safe] = -scale
+    else:
+        at = np.expand_dims(safe, c).astype(np.int64, copy=False)
+        np.put_along_axis(out, at, np.expand_dims(-scale, c), c)
+    return out
+
+
+def _ce_quick(
+    g: np.ndarray, input: np.ndarray, target: np.ndarray, weight: Any, ignore_index: int, reduction: str
+) -> np.ndarray:  # fmt: skip
+    classes = input.shape[1 if input.ndim > 1 else 0]
+    scale, safe = _quick_scale(g, target, weight, ignore_index, reduction, classes)
+    return softmax_excess.op.eager(scale, input, safe)
+
+
 def _nll_body(
     input: Tensor, target: Tensor, weight: Any, ignore_index: int, reduction: str
 ) -> Tensor:
@@ -214,7 +251,7 @@ def _op_samples() -> Any:
 
 @op(
     name="nll_loss", private=True, formal=("input",), infer=_index_infer("nll_loss"), body=_nll_body, samples=_op_samples,
-    grad={"input": _nll_grad},
+    grad={"input": _nll_grad}, quick={"input": _nll_quick},
 )  # fmt: skip
 def nll_op(
     input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
@@ -275,6 +312,7 @@ def _ce_body(
     grad={"input": lambda g, input, target, weight, ignore_index, reduction: softmax_excess(
         _sample_scale(g, target, weight, ignore_index, reduction), input, target
     )},
+    quick={"input": _ce_quick},
 )  # fmt: skip
 def cross_entropy_op(
     input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str

@@ -334,7 +334,7 @@ def _globals(op: Op) -> dict[str, Any]:
     return {
         "__name__": "kiln.ops.generated", "Tensor": Tensor, "_new": _new, "_capturing": CAPTURING,
         "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_record": record, "_op": op,
-        "_ufunc": op.ufunc, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_I64": _I64, "_FAR": 2**63, "_apply": dispatch.apply, "_inplace": dispatch.inplace,
+        "_ufunc": op.ufunc, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_I64": _I64, "_FAR": 2**63, "_apply": dispatch.apply, "_view": dispatch.view, "_inplace": dispatch.inplace,
         "_store_out": dispatch.store_out, "_flat": _flat, "_follow": follow, "_alias": _alias,
         "_reflect": _reflect, "_expect": dispatch.expect_tensor,
     }  # fmt: skip
@@ -445,7 +445,7 @@ def function(op: Op) -> Callable:
     """The public function of an op, with its signature; elementwise ufuncs get a short path."""
     op.native = op.native or "fiub"
     f = form(op, op.out)
-    tail = f"return _apply(_op, {f.call})"
+    tail = f"return {'_view' if op.view and not op.layout else '_apply'}(_op, {f.call})"
     if op.out:
         tail = f"r = _apply(_op, {f.call})\n    return r if out is None else _store_out(_op, r, out, {f.call})"
     if op.ufunc is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..autograd.modes import DISABLED, mode
-from ..autograd.tape import Zeros, edge_of, record
+from ..autograd.tape import Zeros, edge_of, record, record_view
 from ..autograd.views import check_inplace, rebase
 from ..errors import KilnError, KilnMemoryError, KilnTypeError, describe
 from ..recording import OP, RECORDING, begin_call, end
@@ -181,7 +181,7 @@ def apply(op: Op, args: tuple) -> Any:
         raw = unwrap(op, args)
         tracked = True
     if op.check and op.infer is not None:
-        op.infer(*args)
+        _agree(op, args, raw)
     try:
         r = op.eager(*raw)
     except Exception as e:
@@ -203,6 +203,60 @@ def apply(op: Op, args: tuple) -> Any:
         _mark_view(op, args, out)
     if tracked:
         record(op, args, (out,))
+    return out
+
+
+def _agree(op: Op, args: tuple, raw: list) -> None:
+    """Ask the shape rule, which sees shapes, dtypes and attributes alone: what it let pass once it lets pass."""
+    key: list[Any] = []
+    for x in raw:
+        c = x.__class__
+        if c is np.ndarray:
+            key.append(x.shape)
+            key.append(x.dtype.num)
+        elif c is int or c is str or x is None or c is bool:
+            key.append(c)
+            key.append(x)
+        elif c is tuple and all(y.__class__ is int for y in x):
+            key.append(x)
+        elif c is float:
+            key.append(repr(x))
+        else:
+            op.infer(*args)  # type: ignore[misc]
+            return
+    known, passed = tuple(key), op.passed
+    if known not in passed:
+        op.infer(*args)  # type: ignore[misc]
+        if len(passed) >= _PASSED:
+            passed.clear()
+        passed.add(known)
+
+
+_PASSED = 256  # calls of an op that are kept in mind
+
+
+def view(op: Op, args: tuple) -> Any:
+    """`apply` for a view of its first argument, all of whose others are plain: the common case, kept short."""
+    x = args[0]
+    if CAPTURING or not isinstance(x, Tensor):
+        return apply(op, args)
+    a = x._a
+    if a.__class__ is not np.ndarray:
+        return apply(op, args)
+    try:
+        r = op.eager(a, *args[1:])
+    except Exception:
+        return apply(op, args)  # which tells what is wrong
+    out = _new(Tensor)
+    out._a = r
+    out._fn = out._grad = out._ver = out._base = out._hooks = None
+    out._idx = 0
+    out._rg = False
+    base = r.base
+    if base is a or r is a or (base is not None and base is a.base):
+        _tie(op, x, args, out)
+    if x._rg or x._base is not None:
+        record_view(op, x, args, out)
     return out
 
 
@@ -244,6 +298,10 @@ def _mark_view(op: Op, args: tuple, out: Tensor) -> None:
         root = a if a.base is None else a.base
         if b.base is not root and b.base is not a:
             return  # the op had to copy (reshape of a transposed tensor)
+    _tie(op, x, args, out)
+
+
+def _tie(op: Op, x: Tensor, args: tuple, out: Tensor) -> None:
     if x._ver is None:
         x._ver = [0, 0]
     out._ver = x._ver

@@ -54,6 +54,31 @@ def _matmul_grad_other(g: Tensor, in_shape: Any, input: Tensor) -> Tensor:
     return _turned(input) @ g
 
 
+def _quick_input(g: np.ndarray, in_shape: Any, other: np.ndarray) -> np.ndarray:
+    if g.ndim == 2 and other.ndim == 2 and len(in_shape) == 2:
+        return product(g, other.T)
+    if len(in_shape) == 1:
+        return g * other if other.ndim == 1 else np.matmul(other, g[..., None])[..., 0]
+    if other.ndim == 1:
+        return g[..., None] * other
+    return _matmul.eager(g, other.swapaxes(-2, -1))
+
+
+def _quick_other(g: np.ndarray, in_shape: Any, input: np.ndarray) -> np.ndarray:
+    n = input.ndim
+    if n == 2 and g.ndim == 2 and len(in_shape) == 2:
+        return product(input.T, g)
+    if len(in_shape) == 1:
+        return (
+            g * input if n == 1 else np.matmul(input.reshape(-1, input.shape[-1]).T, g.reshape(-1))
+        )
+    if n == 1:
+        return input[:, None] * g[..., None, :]
+    if len(in_shape) == 2 and n > 2:
+        return product(input.reshape(-1, input.shape[-1]).T, g.reshape(-1, g.shape[-1]))
+    return _matmul.eager(input.swapaxes(-2, -1), g)
+
+
 def _rows(x: Tensor) -> Tensor:
     shape = x.shape
     return x.reshape((numel(shape[:-1]), shape[-1]))
@@ -152,6 +177,7 @@ def _matmul_batch(n: int, input: Any, other: Any) -> Any:
     name="matmul", private=True, family="contraction", check=False, infer=_matmul_infer, samples=_matmul_samples,
     batch=_matmul_batch,
     grad={"input": _matmul_grad_input, "other": _matmul_grad_other},
+    quick={"input": _quick_input, "other": _quick_other},
 )  # fmt: skip
 def matmul_op(input: Tensor, other: Tensor) -> Tensor:
     """The matrix product over the last two dimensions; see `matmul`."""

@@ -52,7 +52,8 @@ def spread(x: Tensor, shape: Sequence[Any], dim: Dims, keepdim: bool) -> Tensor:
     return x.expand(shape)
 
 
-def _spread_array(g: np.ndarray, shape: tuple, dim: Dims, keepdim: bool) -> np.ndarray:
+def spread_array(g: np.ndarray, shape: tuple, dim: Dims, keepdim: bool) -> np.ndarray:
+    """`spread` of a plain array."""
     if not g.ndim and numel(shape) < _FEW:
         out = np.empty(shape, g.dtype)  # half the time of a view that repeats it
         out.fill(g)
@@ -186,7 +187,7 @@ def _pairwise(a: np.ndarray, axis: Any) -> bool:
 @op(
     name="sum", private=True, family="reduction", check=False, infer=reduction_rule("sum", _widened),
     grad={"input": lambda g, in_shape, dim, keepdim: spread(g, in_shape, dim, keepdim)},
-    quick={"input": lambda g, in_shape, dim, keepdim: _spread_array(g, in_shape, dim, keepdim)},
+    quick={"input": lambda g, in_shape, dim, keepdim: spread_array(g, in_shape, dim, keepdim)},
     samples=reductions(integers=True),
 )  # fmt: skip
 def sum_op(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:

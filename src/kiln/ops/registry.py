@@ -117,8 +117,8 @@ class Plan:
         tuple | None
     )  # the arguments to keep where no tensor is saved and attributes have their defaults
     quick: (
-        tuple[tuple[Callable, tuple[int, ...]], ...] | None
-    )  # rules on plain arrays, one for each edge
+        tuple[tuple[Callable, tuple[int, ...], int | None], ...] | None
+    )  # rules on plain arrays: for each edge, and which of its results is meant where it gives several
     scripts: dict[Any, Any] = field(default_factory=dict, compare=False)  # a backend's, by call
 
 
@@ -145,6 +145,8 @@ class Op:
         self.scalar: str | None = facts.get("scalar")
         self.promote: str | None = facts.get("promote")
         self.view: bool = facts.get("view", False)
+        # of a view of a part: NumPy's index of that part, from the arguments after the input
+        self.part: Callable[..., tuple] | None = facts.get("part")
         self.check: bool = facts.get("check", True)
         self.exact: bool = facts.get("exact", False)
         self.samples: Callable[[], Iterator[Sample]] | None = facts.get("samples")
@@ -181,6 +183,7 @@ class Op:
             for r in (self._rule(k, fn) for k, fn in (facts.get("quick") or {}).items())
         }
         self._plans: dict[Any, Any] = {}
+        self.passed: set[tuple] = set()  # calls that the shape rule let pass
         self.fn: Callable = None  # type: ignore[assignment]  # set by `op`
 
     def _rule(self, key: Any, fn: Callable) -> Rule:
@@ -215,8 +218,8 @@ class Op:
             found = self._plans[needed] = Plan(
                 rules, slots, wanted, () if self.layout else keep, drop, sizes, results, int(OUT not in saved),
                 blank if not keep and not sizes and not results else None,
-                tuple((self.quick[i].fn, self.quick[i].slots) for i, _ in slots)
-                if slots and all(i in self.quick and j is None for i, j in slots) else None,
+                tuple((self.quick[i].fn, self.quick[i].slots, j) for i, j in slots)
+                if slots and all(i in self.quick for i, _ in slots) else None,
             )  # fmt: skip
         return found
 
@@ -345,11 +348,13 @@ def op(
     function written in ops whose argument names say what it needs: `g` (`gs` for many outputs), the
     op's parameters, `out`/`outs`, `needs` (which targets of a joint rule are wanted), `in_shape` (the
     shape of the target, which costs no saved tensor).
-    `quick` may give some of the same rules on plain float arrays, for first-order eager backward.
+    `quick` may give some of the same rules on plain float arrays, for first-order eager backward; that of a
+    sequence gives a list, an array for each of it.
     `infer(*args) -> (shape, dtype)`, or a list of these, is the shape rule; it raises on bad input.
     `body` is the decomposition in ops; `scalar` the name of a primitive elementwise expression.
     `batch` says how vmap calls it, where that does not follow from the rest (`ops/batching.py`).
-    `view` results share memory; `exact` ops do no arithmetic (no upcast of half floats);
+    `view` results share memory, with `part` (NumPy's index, of the arguments after the first) where they are a part
+    and its gradient goes there; `exact` ops do no arithmetic (no upcast of half floats);
     `lies` says how results lie in memory: as the "operands" do, in "rows", or, of convolutions and the like, with
     "channels" innermost where an operand has them so ("images": not of volumes; "joined": where all have);
     `formal` names inputs that gradients depend on, be it by zeros: under `create_graph` all gradients

@@ -110,6 +110,8 @@ def _index_samples() -> Any:
     private=True, infer=lambda input, index: (Size(_basic_shape(index)[0]), input.dtype),
     batch=lambda n, input, index: (input.tensor, ((0, n, 1), *index)),
     grad={"input": lambda g, in_shape, index: basic_index_grad(g, tuple(in_shape), index)},
+    quick={"input": lambda g, in_shape, index: basic_index_grad.op.reference(g, in_shape, index)},
+    part=lambda index: _as_slices(index),
     body=lambda input, index: slice_op(input, *_bounds(index)).reshape(tuple(_basic_shape(index)[0])),
     samples=_index_samples,
 )  # fmt: skip

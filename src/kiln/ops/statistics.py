@@ -28,6 +28,7 @@ from .reduction import (
     reduced_shape,
     reductions,
     spread,
+    spread_array,
     store_nan_free,
     sum_op,
 )
@@ -53,6 +54,7 @@ def _mean_infer(input: Any, dim: Dims = None, keepdim: bool = False) -> tuple:
 @op(
     name="mean", private=True, family="composite", check=False, infer=_mean_infer,
     grad={"input": lambda g, in_shape, dim, keepdim: spread(g / reduced_count(in_shape, dim), in_shape, dim, keepdim)},
+    quick={"input": lambda g, in_shape, dim, keepdim: spread_array(g / reduced_count(in_shape, dim), in_shape, dim, keepdim)},
     body=lambda input, dim, keepdim: sum_op(input, dim, keepdim) / reduced_count(input.shape, dim),
     samples=reductions(bad=lambda: iter([Sample((np.arange(3), None, False), error=RuntimeError)])),
 )  # fmt: skip

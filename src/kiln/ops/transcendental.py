@@ -76,7 +76,8 @@ def log1p(input: Tensor) -> Tensor:
 
 
 @elementwise("float", "sqrt", ufunc=np.sqrt, native="f", inplace=True, out=True,
-             grad={"input": lambda g, out: g / conjugate(out * 2)}, samples=unary(0.2, 3.0))  # fmt: skip
+             grad={"input": lambda g, out: g / conjugate(out * 2)}, quick={"input": lambda g, out: g / (out * 2)},
+             samples=unary(0.2, 3.0))  # fmt: skip
 def sqrt(input: Tensor) -> Tensor:
     """The square root."""
     return np.sqrt(input)
@@ -97,7 +98,8 @@ def _stable_sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 @elementwise("float", "sigmoid", inplace=True, out=True, aliases=(),
-             grad={"input": lambda g, out: g * conjugate((1 - out) * out)}, samples=unary(-4, 4))  # fmt: skip
+             grad={"input": lambda g, out: g * conjugate((1 - out) * out)},
+             quick={"input": lambda g, out: g * ((1 - out) * out)}, samples=unary(-4, 4))  # fmt: skip
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + exp(-input))."""
     return _stable_sigmoid(input)
@@ -204,7 +206,8 @@ def cosh(input: Tensor) -> Tensor:
 
 
 @elementwise("float", "tanh", ufunc=np.tanh, native="f", inplace=True, out=True,
-             grad={"input": lambda g, out: g * conjugate(1 - out * out)}, samples=unary())  # fmt: skip
+             grad={"input": lambda g, out: g * conjugate(1 - out * out)},
+             quick={"input": lambda g, out: g * (1 - out * out)}, samples=unary())  # fmt: skip
 def tanh(input: Tensor) -> Tensor:
     """The hyperbolic tangent."""
     return np.tanh(input)
