@@ -157,6 +157,14 @@ def lies_in(format: Any, shape: Sequence[int], strides: Sequence[int]) -> bool:
     return True
 
 
+def dense(a: Any) -> bool:
+    """Whether an array's elements lie side by side, in some order of its dimensions."""
+    if a.flags.c_contiguous:
+        return True
+    order = sorted(range(a.ndim), key=lambda i: -a.strides[i])
+    return a.transpose(order).flags.c_contiguous
+
+
 def channels_order(a: Any) -> tuple[int, ...] | None:
     """The order in which an array of images or filters is dense with channels innermost; None for row-major ones."""
     if a.ndim < 4 or a.flags.c_contiguous:

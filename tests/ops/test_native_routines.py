@@ -210,3 +210,49 @@ def test_blocks_are_never_written_past_the_cache(monkeypatch):
             same(got.numpy(), want.numpy())
     finally:
         one_op.shelf.clear()
+
+
+def taken_apart(cut):
+    """Large calls on arrays that `cut` gives of a larger one, each with what it computes."""
+    x = kiln.from_numpy(rng.standard_normal((4, 64, 384), np.float32))
+    q, k, v = (cut(t).view(4, 64, 4, 32).transpose(1, 2) for t in x.split(128, 2))
+    yield F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    yield F.scaled_dot_product_attention(q[:, :, ::2], k[:, :, 8:40], v[:, :, 8:40])
+    wide = kiln.from_numpy(rng.standard_normal((8, 16, 33, 40), np.float32))
+    yield F.max_pool2d(cut(wide[:, 2:10, 1:, 3:35]), 2)
+    yield F.avg_pool2d(cut(wide[..., ::2]), 2)
+    yield cut(wide[..., 3:35]).softmax(1)
+
+
+def test_arrays_with_gaps_are_read_where_they_lie():
+    rng.bit_generator.state = start = np.random.default_rng(5).bit_generator.state
+    found = list(taken_apart(lambda t: t))
+    rng.bit_generator.state = start
+    for got, want in zip(found, taken_apart(lambda t: t.clone()), strict=True):
+        np.testing.assert_array_equal(got.numpy(), want.numpy())
+
+
+def images(last: bool):
+    """A residual block's results and gradients, by name, its images and weights lying one way or the other."""
+    kiln.manual_seed(0)
+    format = kiln.channels_last if last else kiln.contiguous_format
+    model = kiln.nn.Sequential(
+        kiln.nn.Conv2d(3, 16, 3, 1, 1, bias=False), kiln.nn.BatchNorm2d(16), kiln.nn.ReLU(), kiln.nn.MaxPool2d(2),
+        kiln.nn.Conv2d(16, 32, 3, 2, 1, bias=False), kiln.nn.BatchNorm2d(32), kiln.nn.AvgPool2d(2),
+    ).to(memory_format=format)  # fmt: skip
+    x = kiln.from_numpy(np.random.default_rng(1).standard_normal((4, 3, 32, 32), np.float32))
+    x = x.contiguous(memory_format=format).requires_grad_()
+    y = model(x)
+    (y * y * kiln.arange(y.numel()).view(y.shape).sin()).sum().backward()
+    return {"y": y, "x": x.grad, **{n: p.grad for n, p in model.named_parameters()}}
+
+
+def test_images_that_lie_channels_last_stay_so_and_give_the_same():
+    found, want = images(True), images(False)
+    for name, t in want.items():
+        got = found[name]
+        if t.ndim == 4:
+            assert got.is_contiguous(memory_format=kiln.channels_last), name
+        np.testing.assert_allclose(
+            got.detach().numpy(), t.detach().numpy(), 1e-3, 1e-4 * float(t.abs().max()), err_msg=name
+        )  # fmt: skip

@@ -17,7 +17,7 @@ import numpy as np
 from ..composed import ComposedTensor
 from ..dtypes import bits
 from ..errors import KilnError, KilnTypeError, describe
-from ..formats import contiguous_format, strided
+from ..formats import contiguous_format, dense, strided
 from ..ops.registry import REGISTRY
 from ..ops.dispatch import bump
 from ..recording import BLOCK, RECORDING, begin_call, end
@@ -364,7 +364,7 @@ def _apart(entries: Iterable[list]) -> set[int]:
     found: set[int] = set()
     for group in groups.values():
         free = all(_holders(e) == (_ALONE[0], _ALONE[1] + len(group) - 1) for e in group)
-        if free and all(e[1].flags.c_contiguous for e in group):
+        if free and all(dense(e[1]) for e in group):
             bounds = sorted((e[1].ctypes.data, e[1].nbytes) for e in group)
             if all(a + n <= b for (a, n), (b, _) in pairwise(bounds)):
                 found.update(map(id, group))
@@ -381,15 +381,26 @@ def _tensor(a: Any) -> Tensor:
 
 
 def _accumulate(leaf: Tensor, g: Tensor, owned: bool, create_graph: bool) -> None:
-    """Add a gradient to a leaf's `.grad`; its first one is stored in memory of its own, as it is where `owned`."""
+    """Add a gradient to a leaf's `.grad`; its first one is stored in memory of its own, as it is where `owned`.
+
+    It lies as the leaf does, where that is dense, as PyTorch has it.
+    """
     if leaf._hooks is not None:
         hooked = hooks.run_tensor_hooks(leaf, g)
         g, owned = hooked, owned and hooked is g
     old = leaf.grad if CAPTURING else leaf._grad
     if old is None:
         if not create_graph and (CAPTURING or g._a.__class__ is np.ndarray):
-            a = g._a
-            if not CAPTURING and not (owned and a.flags.c_contiguous and a.flags.writeable):
+            a, like = g._a, leaf._a
+            if (
+                a.__class__ is np.ndarray is like.__class__
+                and not like.flags.c_contiguous
+                and dense(like)
+            ):
+                if a.strides != like.strides or not (owned and a.flags.writeable):
+                    a = np.empty_like(like, a.dtype)
+                    np.copyto(a, g._a)
+            elif not CAPTURING and not (owned and a.flags.c_contiguous and a.flags.writeable):
                 if a.flags.c_contiguous:
                     a = bits(a).copy().view(a.dtype)
                 else:

@@ -20,7 +20,8 @@ from .. import dtypes as dt
 from ..autograd.tape import OpNode
 from ..config import config
 from ..errors import KilnError
-from ..formats import result_order
+from ..formats import dense, images_order, inverse, result_order
+from ..ops.derive import IMAGES
 from ..ops.dispatch import LARGE, apply
 from ..ops.registry import SHAPE, Op
 from ..shape import broadcast_shapes
@@ -126,16 +127,6 @@ def calling(op: Op, half: Any = None) -> Callable:
 # ---------------------------------------------------------------- how operands lie
 
 
-def _order(a: np.ndarray) -> tuple[int, ...]:
-    """The dimensions of an array from the largest stride to the smallest."""
-    return tuple(sorted(range(a.ndim), key=lambda i: -a.strides[i]))
-
-
-def dense(a: np.ndarray) -> bool:
-    """Whether an array's elements lie side by side, in some order of its dimensions."""
-    return a.transpose(_order(a)).flags.c_contiguous
-
-
 def _arrange(
     arrays: list[np.ndarray],
 ) -> tuple[list[np.ndarray], list[int], tuple, tuple | None] | None:
@@ -194,6 +185,40 @@ def _arrange(
             cut.append(k)
         out.append(a.reshape(p))
     return (out, cut, shape, order) if cut else None
+
+
+def order_of(op: Op, args: Sequence[Any]) -> tuple[int, ...] | None:
+    """The order in which results of images of a call are to lie; None for row-major."""
+    if op.lies not in IMAGES:
+        return None
+    operands = [a for a in args if a.__class__ is np.ndarray]
+    n = max((a.ndim for a in operands), default=0)
+    if n < 4 or all(a.flags.c_contiguous for a in operands):
+        return None
+    return images_order(op.lies, n, operands)
+
+
+def lying(fn: Callable, order: tuple[int, ...] | None) -> Callable:
+    """A function of tensors whose results of images have their dimensions in this order."""
+    if order is None:
+        return fn
+
+    def turned(x: Any) -> Any:
+        return x.permute(order) if isinstance(x, Tensor) and x.ndim == len(order) else x
+
+    def run(*args: Any) -> Any:
+        r = fn(*args)
+        return [turned(y) for y in r] if isinstance(r, tuple | list) else turned(r)
+
+    return run
+
+
+def laid(results: list, order: tuple[int, ...] | None) -> list:
+    """The results of what is `lying` in an order, as they were."""
+    if order is None:
+        return results
+    back = inverse(order)
+    return [a.transpose(back) if getattr(a, "ndim", 0) == len(order) else a for a in results]
 
 
 def block_rows(rows: int, cols: int) -> int:
@@ -517,7 +542,10 @@ def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:
         most = block_rows(*given[cut[0]].shape)
         r = shelf().run_blocks(name, call, given, cut, most, shape[:-1], (key, "rows"))
     else:
-        r = shelf().run(name, call, values, (key, shapes))
+        order = order_of(op, values)
+        r = shelf().run(name, lying(call, order), values, (key, shapes, order))
+        if r is not None:
+            r = laid(r, order)
     if r is None:
         return None
     first = next(g for g in gs if g is not None)

@@ -159,23 +159,23 @@ _linear, _weight_grad = REGISTRY["linear"], REGISTRY["linear_weight_grad"]
 # ---------------------------------------------------------------- Programs of one op, for each shape
 
 
-def _exact(name: str, call: Callable, args: tuple) -> Callable | None:
-    """The Program of a call as a function of its arrays, where these are in row-major order."""
-    key: list[Any] = [name, config.cpu_isa, config.float32_matmul_precision, config.layout]
+def _exact(
+    name: str, call: Callable, args: tuple, order: tuple[int, ...] | None
+) -> Callable | None:
+    """The Program of a call as a function of its arrays, results in this order; None where it is to be found each time."""
+    key: list[Any] = [name, order, config.cpu_isa, config.float32_matmul_precision, config.layout]
     for a in args:
-        if a.__class__ is not np.ndarray:
-            key.append((a.__class__, a) if a.__class__ is not float else repr(a))
-        elif a.flags.c_contiguous:
-            key.append((a.shape, a.dtype.num))
+        if a.__class__ is np.ndarray:
+            key.append((a.shape, None if a.flags.c_contiguous else a.strides, a.dtype.num))
         else:
-            return None
+            key.append((a.__class__, a) if a.__class__ is not float else repr(a))
     ready, known = derived.shelf().ready, tuple(key)
     try:
         return ready[known]
     except KeyError:
         if len(ready) >= derived.READY:
             ready.clear()
-        found = ready[known] = derived.shelf().exact(name, call, args)
+        found = ready[known] = derived.shelf().exact(name, derived.lying(call, order), args, order)
         return found
     except TypeError:  # a list among the arguments
         return None
@@ -198,12 +198,14 @@ def by_shape(name: str, least: int) -> Callable[[Callable[..., int]], Callable[.
         if d is _F32 or d is _F64 or half:
             work, least = WORK[name]
             if work(*args) >= least and config.eager == "cpu" and _native():
-                if not half and (known := _exact(name, call, args)) is not None:
+                order = derived.order_of(op, args)
+                if half or (known := _exact(name, call, args, order)) is None:
+                    fn = derived.lying(derived.calling(op, dt.OF_NUMPY[d]) if half else call, order)
+                    r = derived.shelf().run(name, fn, args, order)
+                else:
                     r = known(*[a for a in args if a.__class__ is np.ndarray])
-                    return r[0] if len(r) == 1 else tuple(r)
-                fn = derived.calling(op, dt.OF_NUMPY[d]) if half else call
-                r = derived.shelf().run(name, fn, args)
                 if r is not None:
+                    r = derived.laid(r, order)
                     return r[0] if len(r) == 1 else tuple(r)
         return op.run(*args)
 

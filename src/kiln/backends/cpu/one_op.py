@@ -75,12 +75,14 @@ class Shelf:
         compiled is kept on disk. Bits are not the reference's, so whether a call comes here must depend on
         its shapes and dtypes alone.
         """
-        args = [_laid(a) if a.__class__ is np.ndarray else a for a in args]
+        args = list(map(_in_place, args))
         with self.lock:
             made = self._find(name, fn, args, key)
             if made is None:
                 return None
-            outputs = self._program(made).run(_arrays(args))
+            program = self._program(made)
+            outputs = program.empty()
+            program.whole(*_arrays(args), *outputs)
         return made.give(outputs)
 
     def run_blocks(
@@ -141,18 +143,24 @@ class Shelf:
                 self._program(made).whole(*_arrays(args), *outs)
         return True
 
-    def exact(self, name: str, fn: Callable, args: Sequence[Any]) -> Callable | None:
-        """`run` of arguments like these, C-contiguous arrays and plain values, as a function of the arrays."""
+    def exact(self, name: str, fn: Callable, args: Sequence[Any], key: Any = ()) -> Callable | None:
+        """`run` of arguments like these, arrays of these strides and plain values, as a function of the arrays."""
+        args = list(map(_in_place, args))
         with self.lock:
-            made = self._find(name, fn, args, ())
+            made = self._find(name, fn, args, key)
             if made is None or any(r != "made" for r in made.results):
                 return None
             makers = self._program(made).results
+        plain = [a.__class__ is np.ndarray for a in args if a.__class__ in (np.ndarray, _Laid)]
 
         def call(*arrays: np.ndarray) -> list[np.ndarray]:
             outs = [make(shape, d) for make, shape, d in makers]
+            given = [
+                np.ascontiguousarray(a) if p and not a.flags.c_contiguous else a
+                for a, p in zip(arrays, plain, strict=True)
+            ]
             with self.lock:
-                (made.program or self._program(made)).whole(*arrays, *outs)
+                (made.program or self._program(made)).whole(*given, *outs)
             return outs
 
         return call
@@ -269,24 +277,70 @@ def blocks_of(n: int, most: int) -> list[tuple[int, int]]:
 
 
 class _Laid:
-    """An array whose dimensions lie in another order, or that is repeated along some: what it is made of, and how."""
+    """An array as kernels read it in place: a part of a dense one, its dimensions in another order or repeated.
 
-    __slots__ = ("array", "back", "shape")
+    It begins where the dense one does, whose sizes are `pitch`, and has the first `sizes` of its elements along each
+    dimension, which are its own of more than one element by descending strides.
+    """
 
-    def __init__(self, array: np.ndarray, back: tuple[int, ...], shape: tuple[int, ...]):
-        self.array, self.back, self.shape = array, back, shape
+    __slots__ = ("array", "back", "pitch", "sizes", "turned")
+
+    def __init__(
+        self, array: np.ndarray, pitch: tuple[int, ...], sizes: tuple[int, ...], turned: tuple[int, ...],
+        back: tuple[int, ...],
+    ):  # fmt: skip
+        self.array, self.pitch, self.sizes, self.turned, self.back = (
+            array,
+            pitch,
+            sizes,
+            turned,
+            back,
+        )
+
+    def view(self, whole: Tensor) -> Tensor:
+        """The array as a view of the dense one."""
+        part = whole
+        if self.sizes != self.pitch:
+            part = whole[tuple(slice(n) for n in self.sizes)]
+        return part.reshape(self.turned).permute(self.back).expand(self.array.shape)
 
 
 def _laid(a: np.ndarray) -> Any:
-    """An array as kernels read it in place, where its elements lie side by side in some order."""
+    """An array as kernels read it in place; a copy where its dimensions do not lie one inside the other."""
     if a.flags.c_contiguous or a.size < 2:
         return a
-    once = a[tuple(slice(1) if step == 0 else slice(None) for step in a.strides)]
-    order = sorted(range(a.ndim), key=lambda i: -a.strides[i])
-    turned = once.transpose(order)
-    if not turned.flags.c_contiguous:
-        return a
-    return _Laid(turned, tuple(sorted(range(a.ndim), key=order.__getitem__)), a.shape)
+    strides = a.strides
+    once = tuple(s if t else 1 for s, t in zip(a.shape, strides, strict=True))
+    order = sorted(range(a.ndim), key=lambda i: -strides[i])
+    sizes, pitch, outer = [], [], 0
+    for i in order:
+        n, step = once[i], strides[i]
+        if n == 1:
+            continue
+        if outer and (step <= 0 or outer % step or outer < n * step):
+            return np.ascontiguousarray(a)
+        pitch.append(outer // step if outer else n)
+        sizes.append(n)
+        outer = step
+    if outer != a.itemsize:
+        if outer < 0 or outer % a.itemsize:
+            return np.ascontiguousarray(a)
+        pitch.append(outer // a.itemsize)
+        sizes.append(1)
+    turned = tuple([once[i] for i in order])
+    back = tuple(sorted(range(a.ndim), key=order.__getitem__))
+    return _Laid(a, tuple(pitch), tuple(sizes), turned, back)
+
+
+def _in_place(x: Any) -> Any:
+    """An argument as kernels read it."""
+    return (
+        _laid(x)
+        if x.__class__ is np.ndarray
+        else [*map(_in_place, x)]
+        if x.__class__ is list
+        else x
+    )
 
 
 def _arrays(args: Sequence[Any]) -> list[np.ndarray]:
@@ -308,7 +362,7 @@ def _sign(x: Any) -> Any:
     if c is np.ndarray:
         return x.shape, x.dtype.num
     if c is _Laid:
-        return x.array.shape, x.back, x.shape, x.array.dtype.num
+        return x.pitch, x.sizes, x.turned, x.back, x.array.shape, x.array.dtype.num
     if c is list or c is tuple:
         return c, *map(_sign, x)
     return (c, repr(x)) if c is float else (c, x)
@@ -323,13 +377,16 @@ def _make(name: str, fn: Callable, args: Sequence[Any], writes: bool = False) ->
     inputs: list[Node] = []
     tensors: list[Tensor] = []
 
+    def given(shape: tuple[int, ...], d: np.dtype) -> Tensor:
+        inputs.append(input_node(len(inputs), shape, dt.OF_NUMPY[d]))
+        tensors.append(capture.tensor(inputs[-1]))
+        return tensors[-1]
+
     def symbolic(x: Any) -> Any:
         if isinstance(x, _Laid):
-            return symbolic(x.array).permute(x.back).expand(x.shape)
+            return x.view(given(x.pitch, x.array.dtype))
         if isinstance(x, np.ndarray):
-            inputs.append(input_node(len(inputs), x.shape, dt.OF_NUMPY[x.dtype]))
-            tensors.append(capture.tensor(inputs[-1]))
-            return tensors[-1]
+            return given(x.shape, x.dtype)
         return [symbolic(y) for y in x] if x.__class__ is list else x
 
     try:

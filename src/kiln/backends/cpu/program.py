@@ -144,11 +144,7 @@ class CpuProgram:
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Execute once; safe to call from several threads, one of which runs at a time."""
-        try:
-            outputs = [make(shape, d) for make, shape, d in self.results]
-        except MemoryError:
-            size = sum(math.prod(shape) * d.itemsize for _, shape, d in self.results)
-            raise too_large(f"results of {self.name}", size) from None
+        outputs = self.empty()
         whole = [np.asarray(a, order="C") for a in inputs]
         with self.lock:
             self.whole(*whole, *outputs)
@@ -156,6 +152,14 @@ class CpuProgram:
             if whole[i] is not inputs[i]:
                 np.copyto(inputs[i], whole[i])
         return outputs
+
+    def empty(self) -> list[np.ndarray]:
+        """Memory for the results."""
+        try:
+            return [make(shape, d) for make, shape, d in self.results]
+        except MemoryError:
+            size = sum(math.prod(shape) * d.itemsize for _, shape, d in self.results)
+            raise too_large(f"results of {self.name}", size) from None
 
     @cached_property
     def whole(self) -> Callable[..., None]:
