@@ -18,8 +18,8 @@ from ..composed import ComposedTensor
 from ..dtypes import bits
 from ..errors import KilnError, KilnTypeError, describe
 from ..formats import contiguous_format, dense, strided
-from ..ops.registry import REGISTRY
 from ..ops.dispatch import bump
+from ..ops.registry import REGISTRY
 from ..recording import BLOCK, RECORDING, begin_call, end
 from ..sharing import watched, written
 from ..tensor import ACTIVE, CAPTURING, Tensor, _fresh, wrap
