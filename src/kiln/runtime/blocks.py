@@ -2,7 +2,8 @@
 
 Fresh memory is mapped and zeroed page by page by the system, which for a result of 64 MB takes longer than
 computing it. So a large array lies in a block that goes back to a cache with the last array that lies in it.
-The cache is bounded (`config.memory_cache_mb`); `kiln.cpu.empty_cache` gives it back to the system.
+The cache is bounded (`config.memory_cache_mb`); `kiln.cpu.empty_cache` gives it back to the system. Smaller
+arrays lie in the C library's heap, which is told to keep as much (`heap`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from ..config import config
 from ..sharing import OWNERS
+from . import heap
 from .arena import ALIGN
 
 SMALL = 1 << 19
@@ -136,5 +138,6 @@ def allocator(size: int) -> Callable[[tuple[int, ...], np.dtype], np.ndarray]:
 
 blocks = Blocks()
 OWNERS.append(_Lease)
+heap.keep(config.memory_cache_mb << 20)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=blocks.reset)
