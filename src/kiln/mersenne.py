@@ -30,9 +30,14 @@ _KEYS = slice(24, 24 + 8 * _WORDS)
 _LOW21, _LOW24 = np.uint32(2**21 - 1), np.uint32(2**24 - 1)
 _LOW53, _HALF = np.uint64(2**53 - 1), np.uint64(32)
 _WIDE24 = np.uint64(2**24 - 1)
+_TRUE = np.True_
 _UNIT24 = np.float32(2.0**-24)
 _LEFT, _SEEDED, _NEXT = 2, 3, 2  # among 32-bit numbers, and among 64-bit ones
 _KEPT, _IS_KEPT = 628, 1260
+
+
+native: Callable[[], dict[str, Callable]] = dict
+"""A backend's kernels (`backends.cpu.twister`) by name, functions of addresses; none where there are none."""
 
 
 def first_state(seed: int) -> np.ndarray:
@@ -68,6 +73,7 @@ class Words:
         self._raw, self._source = bits.random_raw, np.random.RandomState(bits)
         struct = ctypes.c_uint32 * (_WORDS + 1)  # NumPy keeps the words, and which comes next
         self._memory = np.ctypeslib.as_array(struct.from_address(bits.ctypes.state_address))
+        self._address = bits.ctypes.state_address
         self._fields: Any = None
         self._place = memoryview(self._memory[_WORDS:]).cast("B").cast("I")
         self._drawn = self._at = 0
@@ -113,7 +119,21 @@ class Words:
         self._drawn += n
         if n <= FEW:
             return self._raw(n).astype(np.uint32)
+        if (out := self._made("words", n, np.dtype(np.uint32))) is not None:
+            return out
         return np.frombuffer(self._source.bytes(4 * n), "<u4")
+
+    def _made(self, kind: str, n: int, dtype: np.dtype, *numbers: Any) -> np.ndarray | None:
+        """n elements that a kernel makes of the next words; None where there is none."""
+        kernel = native().get(kind)
+        if kernel is None:
+            return None
+        out = np.empty(n, dtype)
+        given = np.zeros(2, np.uint64)
+        for i, x in enumerate(numbers):
+            given[i : i + 1].view(x.dtype)[0] = x
+        kernel(self._address, out.ctypes.data, n, given.ctypes.data)
+        return out
 
     def few(self, n: int) -> list[float]:
         """A few float64 in [0, 1) of 53 bits, as Python's numbers."""
@@ -126,11 +146,15 @@ class Words:
         w = self.words(2 * n).view("<u8")
         return w << _HALF | w >> _HALF
 
-    def below(self, n: int, p: float) -> np.ndarray:
-        """Which of the next n doubles are less than p, in [0, 1]: their 53 bits are compared, not made doubles."""
+    def below(self, n: int, p: float, value: np.generic = _TRUE) -> np.ndarray:
+        """A value where the next n doubles are less than p, in [0, 1], else 0: their 53 bits are compared, not made doubles."""
         if n <= FEW:
-            return self.doubles(n) < p
+            return _where(self.doubles(n) < p, value)
         bound = math.ceil(p * 2.0**53)
+        out = self._made(f"below_{value.dtype}", n, value.dtype, np.uint64(bound), value)
+        if out is not None:
+            self._drawn += 2 * n
+            return out
         high, low = np.uint32(bound >> 32), np.uint32(bound & 2**32 - 1)
         out = np.empty(n, np.bool_)
         for part in pieces(out):
@@ -139,7 +163,7 @@ class Words:
             np.less(top, high, out=part)
             for i in np.flatnonzero(top == high):
                 part[i] = w[2 * i + 1] < low
-        return out
+        return _where(out, value)
 
     def floats(self, n: int) -> np.ndarray:
         """n float32 in [0, 1) of 24 bits, a word each."""
@@ -149,6 +173,9 @@ class Words:
             w &= _WIDE24
             out = w.astype(np.float32)
             out *= _UNIT24
+            return out
+        if (out := self._made("float32", n, np.dtype(np.float32))) is not None:
+            self._drawn += n
             return out
         out = np.empty(n, np.float32)
         for part in pieces(out):
@@ -161,6 +188,9 @@ class Words:
         """n float64 in [0, 1) of 53 bits, two words each."""
         if n <= FEW:
             return (self.pairs(n) & _LOW53).astype(np.float64) * 2.0**-53
+        if (out := self._made("float64", n, np.dtype(np.float64))) is not None:
+            self._drawn += 2 * n
+            return out
         out = np.empty(n, np.float64)
         for part in pieces(out):
             w = self.pairs(len(part))
@@ -168,6 +198,15 @@ class Words:
             np.copyto(part, w.view(np.int64), casting="unsafe")
             part *= 2.0**-53
         return out
+
+
+def _where(chosen: np.ndarray, value: np.generic) -> np.ndarray:
+    """A value in some places, 0 elsewhere."""
+    if value is _TRUE:
+        return chosen
+    out = np.zeros(chosen.shape, value.dtype)
+    out[chosen] = value
+    return out
 
 
 def pieces(a: np.ndarray) -> Iterator[np.ndarray]:

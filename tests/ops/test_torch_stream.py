@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.pytorch_stream import by_mkl
 
 import kiln
+from kiln.config import context
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")
 pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("torch_stream")]
@@ -342,3 +343,31 @@ def test_trials_are_doubles_below_their_probability(n, p):
         a.load(first_state(3))
         np.testing.assert_array_equal(a.below(n, doubles[n // 2]), doubles < doubles[n // 2])
     assert b.words(1) == a.words(1)
+
+
+@pytest.mark.parametrize("n", [513, 5_000, 20_001])
+def test_kernels_give_the_words_that_numpy_gives(n):
+    from kiln.mersenne import Words, first_state
+
+    half, single = np.float16(1.5), np.float32(1) / np.float32(0.9)
+    draws = [
+        lambda s: s.words(n), lambda s: s.words(3), lambda s: s.floats(n), lambda s: s.doubles(n),
+        *(lambda s, v=v: s.below(n, 0.3, v) for v in (np.True_, half, single, np.float64(1) / 0.7)),
+    ]  # fmt: skip
+    found = []
+    for eager in ("cpu", "reference"):
+        state, stream = first_state(3), Words()
+        stream.load(state)
+        with context(eager=eager):
+            found.append([draw(stream) for draw in draws])
+        stream.store()
+        found[-1].append(state)
+    for a, b in zip(*found, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_dropout_keeps_is_rounded_as_a_quotient():
+    for name in FLOATS:
+        seed(1)
+        check(lambda m, d=name: m.nn.functional.dropout(m.ones(3_000, dtype=getattr(m, d)), 0.3))

@@ -1,7 +1,7 @@
 """Random numbers in eager mode: large ones by kernels, in blocks that begin further on in the stream.
 
 A counter-based stream has no past, so a block of it is a call with a larger counter, and one kernel
-serves any number of elements.
+serves any number of elements. The words of PyTorch's stream, a chain, come from kernels of their own (`cpu/twister.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from .. import mersenne
 from ..config import config
 from ..ops.random import normal_pair, wide_words
 from ..ops.registry import REGISTRY, Op
@@ -33,6 +34,15 @@ def bind(native: Callable[[], bool]) -> None:
         _of_one_word(REGISTRY[name], native)
     _normal(REGISTRY["random_normal"], native)
     _integers(REGISTRY["random_integers"], native)
+
+    def twister() -> dict[str, Callable]:
+        if config.eager != "cpu" or not native():
+            return {}
+        from .cpu import isa, twister
+
+        return twister.kernels(isa.host_isa())
+
+    mersenne.native = twister
 
 
 def _able(n: int, dtype: dt.dtype, native: Callable[[], bool]) -> bool:

@@ -56,19 +56,24 @@ def _mask(input: Tensor, p: float, shape: Any = None) -> Tensor:
             "convert the input",
         )
     if reached(None).stream == "torch":
-        return _kept(input, p, shape) / (1.0 - p)
+        return _trials(input, p, shape, 1.0 - p)
     shape = input._a.shape if shape is None else shape
     return draw(None, numel(shape), dropout_mask, shape, p, input.dtype.to_real())
 
 
 def _kept(input: Tensor, p: float, shape: Any = None) -> Tensor:
     """0 where an element, or one of a shape, is dropped with probability p, else 1."""
-    d = input.dtype.to_real()
     if reached(None).stream != "torch":
         return _mask(input, p, shape) * (1.0 - p)
+    return _trials(input, p, shape, 1.0)
+
+
+def _trials(input: Tensor, p: float, shape: Any, scale: float) -> Tensor:
+    """0 with probability p, else 1 / scale, by PyTorch's stream."""
+    d = input.dtype.to_real()
     if shape is None:
-        return sample_like(input, None, "bernoulli", 1.0 - p, dtype=d)
-    return sample(None, "bernoulli", shape, d, 1.0 - p)
+        return sample_like(input, None, "bernoulli", 1.0 - p, scale, dtype=d)
+    return sample(None, "bernoulli", shape, d, 1.0 - p, scale)
 
 
 def _times(input: Tensor, mask: Any, inplace: bool) -> Tensor:

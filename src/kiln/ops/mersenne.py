@@ -308,11 +308,13 @@ def _swapped(other: np.ndarray) -> Any:
 
 
 @_law
-def bernoulli(s: Words, size: Any, dtype: Any, given: Any, p: float | None = None) -> np.ndarray:
-    """1 with probability p, a number or a tensor."""
+def bernoulli(s: Words, size: Any, dtype: Any, given: Any, p: float | None = None, scale: float = 1.0) -> np.ndarray:  # fmt: skip
+    """1 with probability p, a number or a tensor; with a scale 1 / scale, rounded as the quotient of such numbers."""
     n = numel(size)
     if p is not None:
-        return s.below(n, p)
+        wide = np.float64 if dtype is dt.float64 else np.float32
+        one = wide(1) / wide(scale)
+        return s.below(n, p, one.astype(dtype.np) if dtype.category == dt.FLOAT else np.True_)
     (q,) = given
     u = s.doubles(n) if q.dtype == np.float64 else s.floats(n)
     return u < q.astype(u.dtype, copy=False).reshape(-1)
