@@ -444,3 +444,31 @@ def test_large_tensors_are_written_at_places_where_they_lie():
     assert np.array_equal(x.numpy(), want)
     assert np.array_equal(x.index_put((kiln.tensor(rows),), kiln.zeros(400))[5].numpy(), 0 * a[5])
     assert np.array_equal(x.numpy(), want)
+
+
+@pytest.mark.parametrize("dims", [(48,), (4, 12)], ids=str)
+@pytest.mark.parametrize("affine", [True, False], ids=["weighted", "plain"])
+def test_gradients_of_norms_of_any_number_of_rows_make_few_kernels(affine, dims):
+    def gradients(n: int) -> list:
+        r = np.random.default_rng(n)
+        x, g = (kiln.from_numpy(r.standard_normal((n, 3, *dims), np.float32)) for _ in range(2))
+        w, b = (kiln.from_numpy(r.standard_normal(dims, np.float32)) for _ in range(2))
+        given = [x, w, b] if affine else [x]
+        for t in given:
+            t.requires_grad_()
+        F.layer_norm(x, dims, *given[1:]).backward(g)
+        F.rms_norm(x, dims, *given[1:2]).backward(g)
+        return [t.grad.numpy() for t in given]
+
+    for n in (682, 341):  # 2046 and 1023 rows: all powers of two
+        gradients(n)
+    before = set(one_op.shelf.made)
+    for n in (500, 333, 57):
+        found = gradients(n)
+        with context(eager="reference"):
+            want = gradients(n)
+        for a, b in zip(found, want, strict=True):
+            np.testing.assert_allclose(a, b, 1e-3, 1e-5 * float(np.abs(b).max()))
+        assert all(np.array_equal(a, b) for a, b in zip(found, gradients(n), strict=True))
+    made = {k[0] for k in set(one_op.shelf.made) - before}
+    assert not {k for k in made if "backward" in k}

@@ -526,7 +526,7 @@ def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:
         return node.differentiate(given[:n], given[n:m], lambda: given[m:])
 
     call = fn if half is None else _widened(fn, dt.OF_NUMPY[half])
-    name = op.name + "_backward"
+    name, rows = op.name + "_backward", None
     key = plan.slots, plan.save_out
     if mapping and not any(SHAPE in r.slots for r in plan.rules):
         slots = [i for i, x in enumerate(values) if x.__class__ is np.ndarray]
@@ -537,6 +537,10 @@ def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:
             places.append(n + op.factor)
         slots = sorted({*slots, *places})
         r = _mapped(name, call, values, slots, key)
+    elif half is None and (rows := _normed_rows(node, values, n)) is not None:
+        given, cut, sums = rows
+        most = max(1, BLOCKS[0] // given[cut[0]].shape[1])
+        r = shelf().run_sums(name, call, given, cut, most, sums, key)
     elif (rows := _rows(node, values, n)) is not None:
         given, cut, shape = rows
         most = block_rows(*given[cut[0]].shape)
@@ -549,7 +553,37 @@ def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:
     if r is None:
         return None
     first = next(g for g in gs if g is not None)
-    return [x if x is None or x.__class__ is np.ndarray else first for x in r]
+    found = [x if x is None or x.__class__ is np.ndarray else first for x in r]
+    if rows is not None:
+        found = [
+            x if x is None or e is None else x.reshape(e[2])
+            for x, e in zip(found, node.edges, strict=True)
+        ]
+    return found
+
+
+def _normed_rows(node: OpNode, values: list, n: int) -> tuple[list, list[int], list[int]] | None:
+    """What the rules of a norm of trailing dimensions are given by rows: which arguments have them, which results are sums.
+
+    These are the gradients of what all rows share, such as a weight.
+    """
+    slot = node.op.index.get("normalized_shape")
+    if slot is None:
+        return None
+    shape, last = values[n].shape, tuple(values[n + slot])
+    cols = prod(last)
+    if not cols or len(shape) == len(last):
+        return None
+    given, cut = list(values), []
+    for i, a in enumerate(values):
+        if a.__class__ is np.ndarray:
+            if not a.flags.c_contiguous or a.shape not in (shape, last):
+                return None
+            given[i] = a.reshape((-1, cols) if a.shape == shape else cols)
+            if a.shape == shape:
+                cut.append(i)
+    given[n + slot] = (cols,)
+    return given, cut, [k for k, (i, _) in enumerate(node.plan.slots) if n + i not in cut]
 
 
 def _rows(node: OpNode, values: list, n: int) -> tuple[list, list[int], tuple] | None:

@@ -265,7 +265,7 @@ def _elements(input: np.ndarray, *rest: Any) -> int:
     return input.size
 
 
-derived.EARLY["batch_norm_train"] = 1 << 13
+derived.EARLY |= {"batch_norm_train": 1 << 13, "layer_norm": 1 << 12, "rms_norm": 1 << 12}
 
 
 @by_shape("max_pool_grad", 1 << 13)

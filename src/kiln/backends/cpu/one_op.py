@@ -131,6 +131,39 @@ class Shelf:
                 program.whole(*_arrays(given), *[o[part] for o in flat])
         return made.give(outs)
 
+    def run_sums(
+        self, name: str, fn: Callable, args: Sequence[Any], cut: Sequence[int], most: int, sums: Sequence[int],
+        key: Any = (),
+    ) -> list | None:  # fmt: skip
+        """`run_blocks` for a function of rows whose results at `sums` are sums over all rows: blocks' sums are added."""
+        n = len(args[cut[0]])
+        outs: list[np.ndarray] = []
+        with self.lock:
+            calls = []
+            for start, block in parts_of(n, most):
+                given = [a[start : start + block] if i in cut else a for i, a in enumerate(args)]
+                made = self._find(name, fn, given, (key, block, "sums"))
+                if made is None or any(r == "first" for r in made.results):
+                    return None
+                calls.append((start, given, made))
+            live = [i for i, r in enumerate(calls[0][2].results) if r == "made"]
+            for k, (start, given, made) in enumerate(calls):
+                program = self._program(made)
+                if not outs:
+                    for i, (_, shape, d) in zip(live, program.results, strict=True):
+                        whole = (len(calls), *shape) if i in sums else (n, *shape[1:])
+                        outs.append(allocator(prod(whole) * d.itemsize)(whole, d))
+                parts = [
+                    o[k] if i in sums else o[start : start + r[1][0]]
+                    for i, o, r in zip(live, outs, program.results, strict=True)
+                ]
+                program.whole(*_arrays(given), *parts)
+        alone = len(calls) == 1
+        return calls[0][2].give([
+            (o[0] if alone else np.add.reduce(o, axis=0)) if i in sums else o
+            for i, o in zip(live, outs, strict=True)
+        ])  # fmt: skip
+
     def fill(
         self, name: str, fn: Callable, calls: Sequence[tuple[Sequence[Any], Sequence[np.ndarray]]]
     ) -> bool:
@@ -273,6 +306,17 @@ def blocks_of(n: int, most: int) -> list[tuple[int, int]]:
             block //= 8
         if rest <= block:
             return [*found, (n - block, block)] if rest else found
+    return found
+
+
+@lru_cache(_MOST)
+def parts_of(n: int, most: int) -> list[tuple[int, int]]:
+    """Where blocks of powers of two, `most` at most, begin that together are n rows, and how many each has."""
+    found, start = [], 0
+    while start < n:
+        block = 1 << min(n - start, most).bit_length() - 1
+        found.append((start, block))
+        start += block
     return found
 
 
