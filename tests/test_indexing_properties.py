@@ -149,3 +149,24 @@ def test_what_an_index_tensor_writes_is_of_the_same_dtype():
     x[0, kiln.tensor([False, True])] = kiln.tensor(2)
     x[1] = kiln.tensor([3, 4])
     assert x.tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("index", [0, slice(0, 2), (slice(None), 1), Ellipsis, (0, 1)])
+def test_what_is_written_may_have_more_dimensions_of_size_one_in_front(index):
+    picked = np.zeros((3, 4))[index]
+    value = np.arange(1.0, picked.size + 1).reshape(1, 1, *picked.shape)
+    want = np.zeros((3, 4))
+    want[index] = value[0, 0]
+
+    def write(x, v):
+        x[index] = v
+        return x
+
+    x, v = kiln.zeros(3, 4, dtype=kiln.float64), kiln.tensor(value, requires_grad=True)
+    write(x, v).sum().backward()
+    np.testing.assert_array_equal(x.detach().numpy(), want)
+    assert v.grad.shape == v.shape
+    got = kiln.compile(write)(kiln.zeros(3, 4, dtype=kiln.float64), v.detach())
+    np.testing.assert_array_equal(got.numpy(), want)
+    with pytest.raises(RuntimeError):
+        write(kiln.zeros(3, 4), kiln.ones(2, *picked.shape, 1, 1))

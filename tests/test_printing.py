@@ -127,3 +127,15 @@ def test_as_torch_prints(options, monkeypatch):
 def test_summaries_keep_the_edges():
     a = np.arange(60 * 70.0).reshape(60, 70)
     assert printing._edges(a).shape == (6, 6)
+
+
+def test_str_says_what_repr_says():
+    p = kiln.nn.Parameter(kiln.ones(2))
+    assert str(p) == f"{p}" == repr(p)
+    assert repr(p) == "Parameter containing:\ntensor([1., 1.], requires_grad=True)"
+
+    class Named(kiln.Tensor):
+        def __repr__(self, *, tensor_contents=None):
+            return "named"
+
+    assert str(kiln.ones(2).as_subclass(Named)) == "named"

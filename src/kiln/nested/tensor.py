@@ -170,8 +170,6 @@ class NestedTensor(ComposedTensor):
         )
         return f"nested_tensor([\n{inner}\n])"
 
-    __str__ = __repr__
-
     def __reduce_ex__(self, protocol: Any) -> Any:
         a = self._a
         return _unpickled, (a.layout, a.parts[0], a.lengths, a.at)

@@ -357,7 +357,10 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
     """
     items, basic = _split_index(index)
     if basic:
-        copy_(basic_index(self, normalize_index(items, self._a.shape)), value)
+        picked = basic_index(self, normalize_index(items, self._a.shape))
+        if isinstance(value, Tensor) and value._a.ndim > picked._a.ndim:
+            value = _shortened(value, picked._a.ndim)
+        copy_(picked, value)
         return
     if (
         len(items) == 1
@@ -376,9 +379,15 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
     if len(tensors) == 1 and tensors[0].dtype is dt.bool_ and tensors[0].ndim and v.numel() == 1:
         v = v.to(self.dtype)  # fills what the mask picks
     shape = _index_infer(x, compact, dims)[0]
-    while v._a.ndim > len(shape) and v._a.shape[0] == 1:
-        v = v.squeeze(0)
+    v = _shortened(v, len(shape))
     dispatch.inplace(index_put_op.op, (x, v, compact, dims, False))  # type: ignore[attr-defined]
+
+
+def _shortened(v: Tensor, ndim: int) -> Tensor:
+    """What is written at an index: it may have more dimensions than there, of size 1 and first."""
+    while v._a.ndim > ndim and v._a.shape[0] == 1:
+        v = v.squeeze(0)
+    return v
 
 
 Tensor.__getitem__ = getitem  # type: ignore[attr-defined]

@@ -149,8 +149,6 @@ class SparseTensor(ComposedTensor):
 
         return sparse_repr(self)
 
-    __str__ = __repr__
-
     # ---- copies
 
     def _with(self, values: Tensor, shape: Any = None) -> SparseTensor:
