@@ -465,8 +465,6 @@ class Tensor(TensorMethods):
 
         return tensor_repr(self)
 
-    __str__ = __repr__
-
     def __deepcopy__(self, memo: dict) -> Tensor:
         if _fresh(self)._fn is not None:
             raise KilnError(
