@@ -7,10 +7,13 @@ from typing import Any
 
 from .device import device
 from .nn._conversions import parse_to
+from .overrides import DisableTorchFunction as DisableTorchFunction
+from .overrides import DisableTorchFunctionSubclass as DisableTorchFunctionSubclass
 from .random import Generator as Generator
 from .refusal import refuse
 from .shape import Size as Size
 from .tensor import Tensor
+from .tensor import _disabled_torch_function_impl as _disabled_torch_function_impl
 
 _TensorMeta = type(Tensor)
 

@@ -17,7 +17,7 @@ import numpy as np
 from . import formats
 from .errors import KilnAttributeError, KilnNotImplementedError, KilnTypeError, describe
 from .shape import numel
-from .tensor import Tensor, _new
+from .tensor import Tensor, _disabled_torch_function_impl, _new
 
 
 class Composed:
@@ -66,6 +66,8 @@ def composed(cls: type, a: Composed) -> Any:
 
 class ComposedTensor(Tensor):
     """A tensor made of others."""
+
+    __torch_function__ = _disabled_torch_function_impl  # type: ignore[assignment]
 
     __slots__ = ()
     _a: Any

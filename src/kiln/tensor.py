@@ -34,6 +34,15 @@ else:
 _new = object.__new__
 
 
+def _disabled_torch_function_impl(
+    func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+) -> Any:
+    """The `__torch_function__` of classes whose tensors functions treat as any others: they give plain ones."""
+    from .overrides import run_plain
+
+    return run_plain(func, args, kwargs)
+
+
 class Tensor(TensorMethods):
     """An n-dimensional array of one dtype that remembers how it was computed.
 
@@ -73,6 +82,39 @@ class Tensor(TensorMethods):
         if cls is not Tensor:
             out.__class__ = cls
         return out
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__torch_function__ is _disabled_torch_function_impl:
+            PLAIN.add(cls)
+        else:
+            from .overrides import intercept
+
+            intercept(cls)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """What a function gives that is called with tensors of this class: of the class as well."""
+        from .overrides import default
+
+        return default(cls, func, types, args, kwargs)
+
+    @staticmethod
+    def _make_subclass(kind: type, data: Tensor, require_grad: bool = False) -> Any:
+        """The memory of a tensor as a new leaf of a subclass."""
+        from .overrides import as_class, run_plain
+
+        out = as_class(run_plain(Tensor.detach, (data,), None), kind)
+        return run_plain(Tensor.requires_grad_, (out, require_grad), None)
+
+    @staticmethod
+    def _make_wrapper_subclass(kind: type, *args: Any, **kwargs: Any) -> Any:
+        """A tensor without memory, for `__torch_dispatch__`: refused."""
+        from .overrides import refuse_dispatch
+
+        refuse_dispatch(kind.__name__)
 
     # ---- what it is
 
@@ -566,6 +608,12 @@ def differentiated(t: Tensor) -> bool:
     return True
 
 
+PLAIN: set[type] = {Tensor}
+"""Classes of tensors that leave functions as they are; those of others are asked: Note [Who is asked] in `overrides`."""
+OVERRIDING: list[type] = []
+"""The classes of tensors that are not among these."""
+MODES: list[Any] = []
+"""The modes that are entered, on all threads: see `overrides.TorchFunctionMode`."""
 CAPTURING: dict[int, Any] = {}
 """The capture, or the level of vmap, under way on each thread that has one, by thread id; empty almost always."""
 ACTIVE: dict[int, dt.dtype] = {}

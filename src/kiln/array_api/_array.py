@@ -7,7 +7,7 @@ from typing import Any
 from .. import dtypes as dt
 from ..device import as_device
 from ..errors import KilnError, describe
-from ..tensor import Tensor
+from ..tensor import Tensor, _disabled_torch_function_impl
 
 
 class _Count(int):
@@ -25,6 +25,8 @@ class Array(Tensor):
     Functions of this namespace take any tensor and give Arrays. An Array is a Tensor in all else: methods,
     gradients, modules and `kiln.compile` take it, and PyTorch's methods give plain tensors again.
     """
+
+    __torch_function__ = _disabled_torch_function_impl  # type: ignore[assignment]
 
     __slots__ = ()
 

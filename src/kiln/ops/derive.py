@@ -15,7 +15,7 @@ from .. import dtypes as dt
 from ..autograd.tape import record, record_binary, record_unary
 from ..formats import images_order, inverse, result_order
 from ..shape import broadcast_shapes
-from ..tensor import CAPTURING, Tensor, _new, wrap
+from ..tensor import CAPTURING, PLAIN, Tensor, _new, wrap
 from . import _blas, dispatch
 from .registry import FUNCTIONS, METHODS, TENSOR, Op, named
 
@@ -241,9 +241,9 @@ def elementwise_infer(op: Op) -> Callable:
 _UNSET = object()
 _BINARY = """
 def f(p0, p1{extra_sig}):
-    if (p0.__class__ is Tensor or isinstance(p0, Tensor)) and not _capturing{extra_test}:
+    if (p0.__class__ is Tensor or p0.__class__ in _PLAIN) and not _capturing{extra_test}:
         a = p0._a
-        if p1.__class__ is Tensor or isinstance(p1, Tensor):
+        if p1.__class__ is Tensor or p1.__class__ in _PLAIN:
             b = p1._a
             n = b.size
             d = a.dtype
@@ -281,7 +281,7 @@ def f(p0, p1{extra_sig}):
 """
 _UNARY = """
 def f(p0{extra_sig}):
-    if (p0.__class__ is Tensor or isinstance(p0, Tensor)) and not _capturing{extra_test}:
+    if (p0.__class__ is Tensor or p0.__class__ in _PLAIN) and not _capturing{extra_test}:
         a = p0._a
         d = a.dtype
         if d is _F32 or d.kind in {native!r}:
@@ -306,7 +306,7 @@ def f(p0{extra_sig}):
 
 _REFLECTED = """
 def f(p0, p1):
-    if (p0.__class__ is Tensor or isinstance(p0, Tensor)) and not _capturing:
+    if (p0.__class__ is Tensor or p0.__class__ in _PLAIN) and not _capturing:
         a = p0._a
         c = p1.__class__
         if (c is float or c is int) and a.dtype.kind == "f" and a.size < _LARGE:
@@ -332,7 +332,7 @@ def f(p0, p1):
 
 def _globals(op: Op) -> dict[str, Any]:
     return {
-        "__name__": "kiln.ops.generated", "Tensor": Tensor, "_new": _new, "_capturing": CAPTURING,
+        "__name__": "kiln.ops.generated", "Tensor": Tensor, "_PLAIN": PLAIN, "_new": _new, "_capturing": CAPTURING,
         "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_record": record, "_op": op,
         "_ufunc": op.ufunc, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_I64": _I64, "_FAR": 2**63, "_apply": dispatch.apply, "_view": dispatch.view, "_inplace": dispatch.inplace,
         "_store_out": dispatch.store_out, "_flat": _flat, "_follow": follow, "_alias": _alias,
@@ -356,7 +356,9 @@ def _alias(value: Any, other: Any) -> Any:
 def _reflect(op: Op, input: Any, other: Any) -> Any:
     """A binary operator's slow path: NotImplemented lets the other operand try."""
     for x in (input, other):
-        if not isinstance(x, (Tensor, np.ndarray, *dispatch._NUMBERS)):
+        if not isinstance(x, (Tensor, np.ndarray, *dispatch._NUMBERS)) and not hasattr(
+            type(x), "__torch_function__"
+        ):
             return NotImplemented
     return dispatch.apply(op, op.bind((input, other), {}))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
@@ -15,9 +16,9 @@ from ..autograd.views import check_inplace, rebase
 from ..errors import KilnError, KilnMemoryError, KilnTypeError, describe
 from ..recording import OP, RECORDING, begin_call, end
 from ..sharing import admit, overlap, root_of, watched, written
-from ..tensor import ACTIVE, CAPTURING, Tensor, _fresh, _new, wrap
+from ..tensor import ACTIVE, CAPTURING, MODES, PLAIN, Tensor, _fresh, _new, wrap
 from .precision import lowered
-from .registry import OPERAND, OPTIONAL, TENSOR, TENSORS, Op
+from .registry import FUNCTIONS, OPERAND, OPTIONAL, TENSOR, TENSORS, Op
 
 # A tensor's arithmetic is silent on division by zero and overflow, as in PyTorch. NumPy's warnings
 # are filtered for Kiln's own modules only; where somebody turns warnings into errors, the op is
@@ -29,15 +30,34 @@ LARGE = 1 << 17
 _NUMBERS = (int, float, complex, bool, np.generic)
 
 
-class Answered(Exception):
-    """What an argument that answers for functions itself (`__torch_function__`) has said."""
+NOBODY: Any = object()
+"""What `asked` gives where an op is to run."""
 
 
-def coerce(op: Op, args: tuple, asks: bool = True) -> tuple:
-    """Arguments with NumPy arrays wrapped; an error for what is not a tensor where one is due.
+def asked(op: Op, fn: Callable, args: tuple) -> Any:
+    """What an argument or a mode says in an op's place; NOBODY where the op is to run."""
+    from ..overrides import asked
 
-    `asks`: what has `__torch_function__` is asked instead, and its answer raised as `Answered`.
-    """
+    return asked(op, fn, args)
+
+
+def somebody(op: Op, args: tuple) -> bool:
+    """Whether a mode, or one of the arguments, may answer for functions: Note [Who is asked] in `overrides`."""
+    if MODES:
+        return True
+    for i in op.tensor_slots:
+        x = args[i]
+        c = x.__class__
+        if c in PLAIN:
+            continue
+        for y in x if c is list or c is tuple else (x,):
+            if y.__class__ not in PLAIN and hasattr(y.__class__, "__torch_function__"):
+                return True
+    return False
+
+
+def coerce(op: Op, args: tuple) -> tuple:
+    """Arguments with NumPy arrays wrapped; an error for what is not a tensor where one is due."""
     out: list | None = None
     for i in op.tensor_slots:
         x = args[i]
@@ -46,10 +66,10 @@ def coerce(op: Op, args: tuple, asks: bool = True) -> tuple:
         kind = op.params[i].kind
         if kind == TENSORS:
             if isinstance(x, Tensor) or not isinstance(x, list | tuple):
-                _refuse(op, args, i, x, asks, "a sequence of tensors")
+                _refuse(op, args, i, x, "a sequence of tensors")
             for y in x:
                 if not isinstance(y, Tensor):
-                    _refuse(op, args, i, y, asks, "a sequence of tensors")
+                    _refuse(op, args, i, y, "a sequence of tensors")
             continue
         if x is None and kind in (OPTIONAL, "operand?"):
             continue
@@ -65,7 +85,7 @@ def coerce(op: Op, args: tuple, asks: bool = True) -> tuple:
                 out[i] = wrap(dt.known(x))
                 continue
         due = "a Tensor" if kind in (TENSOR, OPTIONAL) else "a Tensor or a number"
-        _refuse(op, args, i, x, asks, due)
+        _refuse(op, args, i, x, due)
     if not op.numbers and op.tensor_slots and all(
         op.params[i].kind == OPERAND and isinstance(args[i], _NUMBERS) for i in op.tensor_slots
     ):  # fmt: skip
@@ -74,29 +94,16 @@ def coerce(op: Op, args: tuple, asks: bool = True) -> tuple:
             args,
             op.tensor_slots[0],
             args[op.tensor_slots[0]],
-            False,
             "a Tensor where the others are numbers",
         )
     return args if out is None else tuple(out)
 
 
-def _refuse(op: Op, args: tuple, i: int, x: Any, asks: bool, due: str) -> None:
-    if asks and (answer := getattr(type(x), "__torch_function__", None)) is not None:
-        raise Answered(answer(op.fn, (type(x),), *_given(op, args)))
+def _refuse(op: Op, args: tuple, i: int, x: Any, due: str) -> None:
     raise KilnTypeError(
         op.name, f"argument '{op.params[i].name}' must be {due}, not {type(x).__name__}",
         describe(x), "make one with kiln.tensor(…)",
     )  # fmt: skip
-
-
-def _given(op: Op, args: tuple) -> tuple[tuple, dict[str, Any]]:
-    """Arguments by place and by name, without those that have their defaults at the end or by name."""
-    pairs = list(zip(op.params, args, strict=True))
-    named = {p.name: a for p, a in pairs if p.keyword_only and a is not p.default}
-    placed = [(p, a) for p, a in pairs if not p.keyword_only]
-    while placed and placed[-1][1] is placed[-1][0].default:
-        placed.pop()
-    return tuple(a for _, a in placed), named
 
 
 def expect_tensor(name: str, x: Any) -> None:
@@ -134,11 +141,12 @@ def apply(op: Op, args: tuple) -> Any:
                 end(event, args, out)
         if ACTIVE:
             args = lowered(op, args)
+        if MODES and (said := asked(op, op.fn, args)) is not NOBODY:
+            return said
         if ctx := CAPTURING.get(get_ident()):
-            try:
-                args = coerce(op, args)
-            except Answered as a:
-                return a.args[0]
+            if somebody(op, args) and (said := asked(op, op.fn, args)) is not NOBODY:
+                return said
+            args = coerce(op, args)
             return (
                 ctx.call(op, args)
                 if (calls := _composed(op, args)) is None
@@ -148,7 +156,7 @@ def apply(op: Op, args: tuple) -> Any:
     tracked = seen = False
     for i in op.tensor_slots:
         x = args[i]
-        if isinstance(x, Tensor):
+        if x.__class__ is Tensor or x.__class__ in PLAIN:
             raw[i] = x._a
             seen = True
             if x._rg or x._base is not None:
@@ -160,7 +168,7 @@ def apply(op: Op, args: tuple) -> Any:
         elif (x.__class__ is list or x.__class__ is tuple) and i in op.list_slots and x:
             raw[i] = several = []
             for y in x:
-                if not isinstance(y, Tensor):
+                if y.__class__ not in PLAIN:
                     break
                 several.append(y._a)
                 if y._rg or y._base is not None:
@@ -174,10 +182,9 @@ def apply(op: Op, args: tuple) -> Any:
     if op.list_slots and seen:  # a tensor is no sequence of tensors
         seen = all(raw[i].__class__ is list for i in op.list_slots)
     if not seen:
-        try:
-            args = coerce(op, args)
-        except Answered as a:
-            return a.args[0]
+        if somebody(op, args) and (said := asked(op, op.fn, args)) is not NOBODY:
+            return said
+        args = coerce(op, args)
         raw = unwrap(op, args)
         tracked = True
     if op.check and op.infer is not None:
@@ -327,7 +334,11 @@ def inplace(op: Op, args: tuple) -> Tensor:
     x = args[0]
     if op.ufunc is not None and not CAPTURING and _at_once(op, args):
         return x
-    args = coerce(op, args, asks=False)
+    if somebody(op, args):
+        fn = getattr(Tensor, op.name + "_", None) or FUNCTIONS[f"nn.functional.{op.name}_"]
+        if (said := asked(op, fn, args)) is not NOBODY:
+            return said
+    args = coerce(op, args)
     if (CAPTURING or x._a.__class__ is not np.ndarray) and (
         calls := _composed(op, args)
     ) is not None:
@@ -400,7 +411,7 @@ def _at_once(op: Op, args: tuple[Any, ...]) -> bool:
     """Let the op's ufunc write where there is nothing to record, promote or check: the common case, kept short."""
     x, y = args[0], args[1] if len(args) > 1 else None
     a = x._a
-    if a.__class__ is not np.ndarray or a.size >= LARGE:
+    if a.__class__ is not np.ndarray or a.size >= LARGE or x.__class__ not in PLAIN:
         return False
     kind = a.dtype.kind
     recorded = not DISABLED or get_ident() not in DISABLED
@@ -411,7 +422,7 @@ def _at_once(op: Op, args: tuple[Any, ...]) -> bool:
         or (recorded and (x._rg or x._base is not None))
     ):
         return False
-    if isinstance(y, Tensor):
+    if y.__class__ in PLAIN:
         b = y._a
         if b.__class__ is not np.ndarray or b.dtype is not a.dtype or b.shape != a.shape:
             return False

@@ -392,6 +392,7 @@ def _shortened(v: Tensor, ndim: int) -> Tensor:
 
 Tensor.__getitem__ = getitem  # type: ignore[attr-defined]
 Tensor.__setitem__ = setitem  # type: ignore[attr-defined]
+getitem.__name__, setitem.__name__ = "__getitem__", "__setitem__"
 
 
 # ---------------------------------------------------------------- copy, fill

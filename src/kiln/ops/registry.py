@@ -28,7 +28,7 @@ import numpy as np
 
 from .. import naming
 from ..formats import channels_last, channels_last_3d, images_order
-from ..tensor import CAPTURING, Tensor
+from ..tensor import CAPTURING, PLAIN, Tensor
 
 Number = bool | int | float | complex
 Operand = Tensor | Number
@@ -392,7 +392,7 @@ def at_once(fn: Callable, how: str) -> Callable:
 
     @wraps(fn)
     def run(*args: Any, **kwargs: Any) -> Any:
-        if args and not CAPTURING and isinstance(x := args[0], Tensor):
+        if args and not CAPTURING and (x := args[0]).__class__ in PLAIN:
             a = x._a
             large = a.__class__ is np.ndarray and a.size >= least
             if large and whole is not None and kwargs.get("out") is None:

@@ -12,11 +12,13 @@ from typing import Any, Self
 
 from ..errors import KilnValueError, describe
 from ..ops.creation import as_tensor
-from ..tensor import Tensor
+from ..tensor import Tensor, _disabled_torch_function_impl
 
 
 class TVTensor(Tensor):
     """A tensor of one of these kinds. What ops give of it is a plain tensor; `to`, `clone` and `detach` keep the kind."""
+
+    __torch_function__ = _disabled_torch_function_impl  # type: ignore[assignment]
 
     def __new__(
         cls, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool | None = None

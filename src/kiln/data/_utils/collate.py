@@ -17,7 +17,7 @@ from ...dtypes import OF_NUMPY
 from ...errors import KilnError, KilnTypeError, describe
 from ...ops.creation import as_tensor, tensor
 from ...ops.joining import stack
-from ...tensor import Tensor, wrap
+from ...tensor import PLAIN, Tensor, wrap
 from . import info
 
 CollateMap = dict[type | tuple[type, ...], Callable[..., Any]]
@@ -102,7 +102,7 @@ def collate_tensor_fn(batch: Any, *, collate_fn_map: CollateMap | None = None) -
     a = first._a
     if type(a) is not np.ndarray or any(
         type(x._a) is not np.ndarray or x._rg or x._fn is not None or x._a.shape != a.shape
-        or x._a.dtype != a.dtype
+        or x._a.dtype != a.dtype or type(x) not in PLAIN
         for x in batch
     ):  # fmt: skip
         return stack(list(batch))

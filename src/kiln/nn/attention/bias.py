@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import KilnValueError
 from ...ops.creation import ones
-from ...tensor import Tensor
+from ...tensor import Tensor, _disabled_torch_function_impl
 
 
 class CausalVariant(IntEnum):
@@ -19,6 +19,8 @@ class CausalVariant(IntEnum):
 
 class CausalBias(Tensor):
     """A causal mask (queries, keys), True where a key takes part: an `attn_mask` of scaled_dot_product_attention."""
+
+    __torch_function__ = _disabled_torch_function_impl  # type: ignore[assignment]
 
     variant: CausalVariant
     seq_len_q: int
