@@ -1,7 +1,11 @@
 """The committed type stubs are those that the registry gives."""
 
-from kiln.ops import stubs
+import subprocess
+import sys
 
 
 def test_stubs_are_up_to_date():
-    assert stubs.outdated() == [], "run: python -m kiln.ops.stubs"
+    # a process of its own: functions that ask who answers for them (`kiln.overrides`) are written otherwise
+    run = [sys.executable, "-m", "kiln.ops.stubs", "--check"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

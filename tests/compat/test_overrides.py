@@ -308,3 +308,16 @@ def test_functions_keep_their_code_until_a_class_answers():
         assert inspect.signature(F.mse_loss) == given
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(text)], check=True, timeout=60)
+
+
+@pytest.mark.peers
+def test_tensors_of_pytorch_are_not_asked():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")
+
+    class Own(kiln.Tensor):
+        pass
+
+    assert type(kiln.ones(2).as_subclass(Own) + 1) is Own  # from here on functions ask
+    assert kiln.from_dlpack(torch.ones(2)).tolist() == [1, 1]
+    with pytest.raises(TypeError, match="must be a Tensor"):
+        kiln.add(kiln.ones(2), torch.ones(2))
