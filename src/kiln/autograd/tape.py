@@ -271,7 +271,8 @@ class OpNode(TapeNode):
 
     def backward_arrays(self, gs: list[Any]) -> list[Any]:
         quick = self.plan.quick
-        g = gs[0]
+        single = self.n_out == 1
+        g: Any = gs[0] if single else next(x for x in gs if x is not None)
         if quick is None or g.size >= _LARGE:
             if self.freed or self.versions:
                 self.check()
@@ -295,9 +296,9 @@ class OpNode(TapeNode):
                         x = args[s]
                         values.append(x._a if isinstance(x, Tensor) else x)
                     elif s == GRAD:
-                        values.append(g)
+                        values.append(g if single else gs)
                     elif s == OUT:
-                        values.append(self.outs[0][0])
+                        values.append(self.outs[0][0] if single else self.outs[0])
                     elif s <= SIZES:
                         values.append(_shape_of(args[SIZES - s]))
                     else:

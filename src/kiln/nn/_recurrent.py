@@ -11,6 +11,8 @@ from functools import lru_cache
 from threading import get_ident
 from typing import Any
 
+import numpy as np
+
 from .. import dtypes as dt
 from ..autograd import Function, grad
 from ..autograd.modes import enable_grad, mode, no_grad
@@ -20,10 +22,14 @@ from ..config import config
 from ..ops.control import chunks
 from ..ops.joining import cat, stack
 from ..ops.precision import off
+from ..ops.recurrent import gru_gates, lstm_gates
+from ..ops.reduction import accurate_sum
 from ..ops.registry import at_once
-from ..tensor import ACTIVE, Tensor, active_capture
+from ..tensor import ACTIVE, CAPTURING, Tensor, active_capture, wrap
 from . import functional as F
+from ._steps import KINDS
 
+_F32, _F64 = dt.float32.np, dt.float64.np
 State = tuple[Tensor, ...]
 Weights = tuple[Tensor | None, ...]
 
@@ -53,16 +59,24 @@ def _gru(x: Tensor, y: Tensor, h: Tensor) -> Tensor:
 _LSTM, _GRU = at_once(_lstm, "dear"), at_once(_gru, "dear")
 
 
+def _small(x: Tensor) -> bool:
+    """Whether the ops of a step's gates cost more than their numbers, in eager mode."""
+    a = x._a
+    return not CAPTURING and a.__class__ is np.ndarray and a.size < LEAST and config.eager == "cpu"
+
+
 def advance(
     kind: str, x: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None, w_hr: Tensor | None
 ) -> State:
     """The state after one step; `x` is the projected input with its bias."""
     h = state[0]
     if kind == "LSTM":
-        h, c = _LSTM(x + F.linear(h, w_hh, b_hh), state[1])
+        gates = x + F.linear(h, w_hh, b_hh)
+        h, c = lstm_gates(gates, state[1])[:2] if _small(gates) else _LSTM(gates, state[1])
         return (h if w_hr is None else F.linear(h, w_hr)), c
     if kind == "GRU":
-        return (_GRU(x, F.linear(h, w_hh, b_hh), h),)
+        y = F.linear(h, w_hh, b_hh)
+        return (gru_gates(x, y, h)[0] if _small(x) else _GRU(x, y, h),)
     x = x + F.linear(h, w_hh, b_hh)
     return (x.tanh() if kind == "RNN_TANH" else x.relu(),)
 
@@ -110,7 +124,10 @@ def recur(
     projected = F.linear(x, w_ih, b_ih)
     given = (projected, mask, w_hh, b_hh, w_hr, *state)
     if not _native(given):
-        return _steps(kind, reverse, given)
+        if not _brief(given):
+            return _steps(kind, reverse, given)
+        ys, *last = Brief.apply(kind, reverse, projected, w_hh, b_hh, *state)
+        return tuple(last), ys
     parts, pieces = [], list(_pieces(projected.shape[0]))
     for start, stop in reversed(pieces) if reverse else pieces:
         part = (projected[start:stop], None if mask is None else mask[start:stop])
@@ -142,6 +159,18 @@ def _native(given: tuple) -> bool:
     return same and x.is_floating_point() and x.shape[0] * state[-1].numel() >= LEAST
 
 
+def _brief(given: tuple) -> bool:
+    """Whether short steps on plain arrays are all that is asked for."""
+    x, mask, w_hh, b_hh, w_hr, *state = given
+    if CAPTURING or mask is not None or w_hr is not None or config.eager != "cpu":
+        return False
+    d = x._a.dtype
+    if (d is not _F32 and d is not _F64) or not x.numel():
+        return False
+    known = [t for t in (x, w_hh, b_hh, *state) if t is not None]
+    return all(t._a.__class__ is np.ndarray and t._a.dtype is d for t in known)
+
+
 def _pieces(length: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of the blocks of a sequence."""
     start = 0
@@ -160,6 +189,52 @@ def _program(kind: str, reverse: bool, sizes: tuple) -> CompiledFunction:
         return ys, *state
 
     return CompiledFunction(block, "cpu", f"{kind} block")
+
+
+class Brief(Function):
+    """The steps of a small layer, one after the other on plain arrays: the outputs, and the state behind them."""
+
+    @staticmethod
+    def forward(ctx: Any, kind: str, reverse: bool, *given: Tensor | None) -> tuple[Tensor, ...]:
+        x, w, b, *state = (None if t is None else t._a for t in given)
+        steps = KINDS[kind](x[::-1] if reverse else x, w, b, tuple(state))  # type: ignore[index]
+        if any(ctx.needs_input_grad):
+            ctx.kind, ctx.reverse, ctx.steps = kind, reverse, steps
+            ctx.save_for_backward(*given)
+        ys = steps.ys[::-1] if reverse else steps.ys
+        return tuple(wrap(a.copy()) for a in (ys, *steps.last))  # whose own may be written to
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        given = ctx.saved_tensors
+        if mode.grad:
+            return _again(ctx, given, grads)
+        gy, *gs = (None if g is None else g._a for g in grads)
+        if gy is not None and ctx.reverse:
+            gy = gy[::-1]
+        dx, dy, state = ctx.steps.back(gy, *gs)
+        rows, before = dy.reshape(-1, dy.shape[-1]), ctx.steps.befores()
+        dw = rows.T.dot(before.reshape(-1, before.shape[-1]))
+        db = None if given[2] is None else accurate_sum(rows, 0)
+        found = (dx[::-1] if ctx.reverse else dx, dw, db, *state)
+        return None, None, *(None if a is None else wrap(a) for a in found)
+
+
+def _again(ctx: Any, given: Sequence[Any], grads: Sequence[Tensor | None]) -> tuple:
+    """The gradients of small steps, which have gradients themselves: those of the ops."""
+    # views, as the weights are also below the state that the layer before has handed on
+    leaves = [t if t is None else t.view_as(t) for t in given]
+    x, w_hh, b_hh, *state = leaves
+    last, ys = _steps(ctx.kind, ctx.reverse, (x, None, w_hh, b_hh, None, *state))
+    at = [i for i, wanted in enumerate(ctx.needs_input_grad[2:]) if wanted]
+    wanted = [leaves[i] for i in at]
+    found = grad(
+        (ys, *last), wanted, grads, create_graph=True, retain_graph=True, allow_unused=True
+    )
+    out: list[Tensor | None] = [None] * len(leaves)
+    for i, g in zip(at, found, strict=True):
+        out[i] = g
+    return (None, None, *out)
 
 
 class Block(Function):

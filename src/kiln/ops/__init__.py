@@ -52,6 +52,7 @@ from . import (  # noqa: F401
     quantiles,
     quantized,
     random,
+    recurrent,
     reduction,
     resampling,
     reshaping,

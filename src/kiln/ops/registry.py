@@ -178,10 +178,10 @@ class Op:
         self.torch_name: str | None = facts.get("torch_name")
         self.rules = tuple(self._rule(k, fn) for k, fn in (facts.get("grad") or {}).items())
         self.defaults = tuple(p.default for p in self.params if not p.is_tensor)
-        self.quick = {
-            r.targets[0]: r
-            for r in (self._rule(k, fn) for k, fn in (facts.get("quick") or {}).items())
-        }
+        quick = [self._rule(k, fn) for k, fn in (facts.get("quick") or {}).items()]
+        self.quick = {i: r for r in quick for i in r.targets}
+        # the result of several that must not change where rules read any, if not the first
+        self.seen: int | None = facts.get("seen")
         self._plans: dict[Any, Any] = {}
         self.passed: set[tuple] = set()  # calls that the shape rule let pass
         self.fn: Callable = None  # type: ignore[assignment]  # set by `op`
@@ -209,17 +209,19 @@ class Op:
             slots = tuple((n, None) if isinstance(n, int) else n for n in needed)
             wanted = frozenset(i for i, _ in slots)
             rules = tuple(r for r in self.rules if wanted.intersection(r.targets))
-            saved = {s for r in rules for s in r.slots}
+            short = slots and all(i in self.quick for i, _ in slots)
+            quick = [(self.quick[i], i, j) for i, j in slots] if short else []
+            saved = {s for r in (*rules, *(q for q, _, _ in quick)) for s in r.slots}
             keep = tuple(i for i in self.tensor_slots if i in saved)
             drop = tuple(i for i in self.tensor_slots if i not in saved)
             sizes = tuple(i for i in drop if SIZES - i in saved)
             results = OUT in saved or PICKS in saved
             blank = tuple(None if p.is_tensor else p.default for p in self.params)
             found = self._plans[needed] = Plan(
-                rules, slots, wanted, () if self.layout else keep, drop, sizes, results, int(OUT not in saved),
+                rules, slots, wanted, () if self.layout else keep, drop, sizes, results,
+                int(OUT not in saved) if self.seen is None else self.seen,
                 blank if not keep and not sizes and not results else None,
-                tuple((self.quick[i].fn, self.quick[i].slots, j) for i, j in slots)
-                if slots and all(i in self.quick for i, _ in slots) else None,
+                tuple((q.fn, q.slots, q.targets.index(i) if q.joint else j) for q, i, j in quick) or None,
             )  # fmt: skip
         return found
 
