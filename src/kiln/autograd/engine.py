@@ -290,40 +290,48 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
             gs = [None if g is None else g._a for g in hooked]
             g, ours = gs[0], False
             arrays = [None if r is None else r._a for r in results]
+        elif (
+            node.__class__ is OpNode
+            and (part := node.op.part) is not None
+            and (edge := node.edges[0]) is not None
+            and g.__class__ is np.ndarray
+            and g.dtype is edge[3]
+        ):
+            if node.freed:
+                node.check()
+            add_part(edge, part(*node.args[1:]), g)
+            if not retain_graph:
+                node.free()
+            continue
         else:
-            if node.__class__ is OpNode and (part := node.op.part) is not None:
-                edge = node.edges[0]
-                if edge is not None and g.__class__ is np.ndarray and g.dtype is edge[3]:
-                    if node.freed:
-                        node.check()
-                    add_part(edge, part(*node.args[1:]), g)
-                    if not retain_graph:
-                        node.free()
-                    continue
             arrays = node.backward_arrays(gs)
+        edges = node.edges
         if not retain_graph:
             node.free()
         single = len(arrays) == len(gs) == 1
-        ids = [] if single else [id(x) for x in (*arrays, *gs)]
-        for edge, a in zip(node.edges, arrays, strict=True):
+        ids = None if single else [id(x) for x in (*arrays, *gs)]
+        for edge, a in zip(edges, arrays, strict=True):
             if a is None or edge is None:
                 continue
             # what is the incoming gradient itself, or goes two ways, may not become a leaf's own memory
-            owned = (ours or a is not g) if single else ids.count(id(a)) == 1
+            owned = (ours or a is not g) if ids is None else ids.count(id(a)) == 1
             to, idx, shape, d = edge
             if a.shape != shape or a.dtype is not d:
                 a, owned = (
                     fit(_tensor(a), shape, d)._a,
                     True,
                 )  # or a view, whose memory is asked about below
-            if isinstance(to, TapeNode):
-                deliver(to, idx, a, owned)
-            else:
+            if not isinstance(to, TapeNode):
                 known = leaves.get(id(to))
                 if known is None:
                     leaves[id(to)] = [to, a, owned]
                 else:
                     known[1], known[2] = known[1] + a, True
+            elif to in pending or to.n_out > 1:
+                deliver(to, idx, a, owned)
+            else:
+                heappush(heap, (-to.seq, to))
+                pending[to] = (a, owned)
     g = gs = entry = arrays = a = (
         None  # no names of gradients, by which they would seem to be shared
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..dtypes import OF_NUMPY, float32, float64
 from ..errors import KilnError, describe
-from ..ops.registry import GRAD, OUT, PICKS, SHAPE, SIZES, Op, Plan, Rule
+from ..ops.registry import GRAD, OUT, PICKS, SHAPE, SIZES, Op, Plan, Rule, _shape_of
 from ..tensor import Tensor, _fresh, wrap
 from .modes import DISABLED, mode
 
@@ -282,35 +282,13 @@ class OpNode(TapeNode):
             return super().backward_arrays(gs)
         if self.freed or self.versions:
             self.check()
-        args, edges = self.args, self.edges
-        out = []
-        parts: Any = None  # of a sequence's rule, which is asked once
+        outs = self.outs
+        if outs is not None:
+            outs = outs[0][0] if single else outs[0]
         try:
-            for fn, slots, place in quick:
-                if place is not None and parts is not None:
-                    out.append(parts[place])
-                    continue
-                values: list[Any] = []
-                for s in slots:
-                    if s >= 0:
-                        x = args[s]
-                        values.append(x._a if isinstance(x, Tensor) else x)
-                    elif s == GRAD:
-                        values.append(g if single else gs)
-                    elif s == OUT:
-                        values.append(self.outs[0][0] if single else self.outs[0])
-                    elif s <= SIZES:
-                        values.append(_shape_of(args[SIZES - s]))
-                    else:
-                        values.append(edges[len(out)][2])  # type: ignore[index]
-                if place is None:
-                    out.append(fn(*values))
-                else:
-                    parts = fn(*values)
-                    out.append(parts[place])
+            return quick(g if single else gs, self.args, outs, self.edges)
         except RuntimeWarning:  # somebody turns warnings into errors
             return super().backward_arrays(gs)
-        return out
 
     def free(self) -> None:
         self.freed = True
@@ -452,14 +430,6 @@ def _save(node: OpNode, plan: Plan, args: tuple, outs: tuple[Tensor, ...], inpla
     node.args, node.versions = args, versions
     if SAVING:
         SAVING[0](node, outs)
-
-
-def _shape_of(x: Any) -> Any:
-    """The shape of a tensor, those of several; what is one already."""
-    if isinstance(x, Tensor):
-        return x._a.shape
-    several = isinstance(x, list | tuple) and x and isinstance(x[0], Tensor)
-    return [y._a.shape for y in x] if several else x
 
 
 def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False) -> OpNode | None:

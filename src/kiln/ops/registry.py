@@ -117,8 +117,8 @@ class Plan:
         tuple | None
     )  # the arguments to keep where no tensor is saved and attributes have their defaults
     quick: (
-        tuple[tuple[Callable, tuple[int, ...], int | None], ...] | None
-    )  # rules on plain arrays: for each edge, and which of its results is meant where it gives several
+        Callable[[Any, Sequence[Any], Any, Sequence[Any]], list] | None
+    )  # the rules on plain arrays: of the gradient(s), the arguments, the results and the edges
     scripts: dict[Any, Any] = field(default_factory=dict, compare=False)  # a backend's, by call
 
 
@@ -221,7 +221,7 @@ class Op:
                 rules, slots, wanted, () if self.layout else keep, drop, sizes, results,
                 int(OUT not in saved) if self.seen is None else self.seen,
                 blank if not keep and not sizes and not results else None,
-                tuple((q.fn, q.slots, q.targets.index(i) if q.joint else j) for q, i, j in quick) or None,
+                _written(quick) if quick else None,
             )  # fmt: skip
         return found
 
@@ -245,6 +245,50 @@ class Op:
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
+
+
+def _written(rules: list[tuple[Rule, int, int | None]]) -> Callable:
+    """Quick rules for edges (a parameter, its place in a sequence) as one function: see `Plan.quick`."""
+    scope: dict[str, Any] = {"Tensor": Tensor, "shape_of": _shape_of}
+    lines, results, asked = [], [], {}
+    for k, (rule, i, j) in enumerate(rules):
+        values = []
+        for s in rule.slots:
+            if s >= 0:
+                values.append(f"(x._a if isinstance(x := args[{s}], Tensor) else x)")
+            elif s == SHAPE:
+                values.append(f"edges[{k}][2]")
+            elif s <= SIZES:
+                values.append(f"shape_of(args[{SIZES - s}])")
+            else:
+                values.append({GRAD: "g", OUT: "outs"}[s])
+        place = rule.targets.index(i) if rule.joint else j
+        if id(rule) in asked:  # a rule of several gradients
+            results.append(f"{asked[id(rule)]}[{place}]")
+            continue
+        scope[f"f{k}"] = rule.fn
+        call = f"f{k}({', '.join(values)})"
+        if place is not None:
+            asked[id(rule)] = f"r{k}"
+            lines.append(f"    r{k} = {call}\n")
+            call = f"r{k}[{place}]"
+        results.append(call)
+    source = f"def quick(g, args, outs, edges):\n{''.join(lines)}    return [{', '.join(results)}]"
+    return types.FunctionType(_code(source), scope, "quick")
+
+
+@cache
+def _code(source: str) -> types.CodeType:
+    module = compile(source, "<kiln quick>", "exec")
+    return next(c for c in module.co_consts if isinstance(c, types.CodeType))
+
+
+def _shape_of(x: Any) -> Any:
+    """The shape of a tensor, those of several; what is one already."""
+    if isinstance(x, Tensor):
+        return x._a.shape
+    several = isinstance(x, list | tuple) and x and isinstance(x[0], Tensor)
+    return [y._a.shape for y in x] if several else x
 
 
 def _positional(fn: Any) -> Callable:
