@@ -414,6 +414,8 @@ def _save(node: OpNode, plan: Plan, args: tuple, outs: tuple[Tensor, ...], inpla
         args = tuple(kept)
     for i in plan.keep:
         x = args[i]
+        if x is None:
+            continue
         for y in (x,) if isinstance(x, Tensor) else x if isinstance(x, list | tuple) else ():
             ver = y._ver
             if ver is None:
@@ -437,7 +439,7 @@ def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False)
     if DISABLED and get_ident() in DISABLED:
         return None
     edges: list[Edge | None] = []
-    needed: tuple = ()
+    needed: list = []
     for i in op.tensor_slots:
         x = args[i]
         if isinstance(x, Tensor):
@@ -446,12 +448,16 @@ def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False)
             if x._rg:
                 a = x._a
                 edges.append((x._fn or x, x._idx, a.shape, a.dtype))
-                needed += (i,)
-        elif isinstance(x, list | tuple):
-            found = [(j, edge_of(y)) for j, y in enumerate(x) if isinstance(y, Tensor)]
-            found = [(j, e) for j, e in found if e is not None]
-            edges += [e for _, e in found]
-            needed += tuple((i, j) for j, _ in found)
+                needed.append(i)
+        elif x.__class__ is list or x.__class__ is tuple:
+            for j, y in enumerate(x):
+                if isinstance(y, Tensor):
+                    if y._base is not None:
+                        _fresh(y)
+                    if y._rg:
+                        a = y._a
+                        edges.append((y._fn or y, y._idx, a.shape, a.dtype))
+                        needed.append((i, j))
     if not edges or not op.rules:
         return None
     if len(outs) == 1 and not op.nondiff_outputs:
@@ -462,7 +468,8 @@ def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False)
         ]
     if not tracked:
         return None
-    plan = op._plans.get(needed) or op.plan(needed)
+    which = tuple(needed)
+    plan = op._plans.get(which) or op.plan(which)
     node = _node(OpNode)
     node.op, node.plan, node.edges, node.seq = op, plan, edges, next_seq()
     node.n_out, node.hooks, node.freed, node.outs = len(outs), None, False, None

@@ -21,7 +21,7 @@ from ..errors import KilnError
 from ..formats import contiguous_format
 from ..ops import derive, picking, registry
 from ..ops.dispatch import apply
-from ..ops.linalg import SMALL
+from ..ops.linalg import MATRIX, SMALL
 from ..ops.registry import FUNCTIONS, REGISTRY, Op
 from ..ops.sorting import selects
 from ..ops.windows import scatters
@@ -40,9 +40,6 @@ _LEAST = {
         (_F32, 1 << 14), (_F64, 1 << 14), (_F16, 1 << 15), (_BF16, 1 << 9), (_I32, 1 << 12), (_I8, 1 << 12),
     )
 }  # fmt: skip
-_MATRIX = (
-    1 << 18
-)  # elements of a matrix from where on NumPy's threads, which wait by spinning, lose
 _DEEP = 1 << 13  # a sum of bf16 is not cut, and its panels grow with it
 
 
@@ -87,7 +84,7 @@ def _multiply(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None) -> 
         return None
     (m, k), n = a.shape[-2:], b.shape[-1]
     # a small matrix times a vector takes as long as reading it, by either
-    few = (m == 1 or n == 1) and max(a.size, b.size) < _MATRIX and (d is _F32 or d is _F64)
+    few = (m == 1 or n == 1) and max(a.size, b.size) < MATRIX and (d is _F32 or d is _F64)
     if max(a.size * n, b.size * m) < least or few or b.shape[-2] != k:
         return None
     if (
@@ -114,7 +111,7 @@ def _multiply(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None) -> 
 @routine("matmul")
 def matmul(input: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The product of matrices or of batches of them, or of a large matrix and a vector."""
-    if other.ndim == 1 and input.ndim == 2 and input.size >= _MATRIX:
+    if other.ndim == 1 and input.ndim == 2 and input.size >= MATRIX:
         r = _multiply(input, other[:, None])
         r = None if r is None else r.reshape(-1)
     else:
@@ -134,7 +131,11 @@ def int_mm(input: np.ndarray, mat2: np.ndarray) -> np.ndarray:
 @routine("linear")
 def linear(input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """input @ weight.T + bias: the sums begin with the bias."""
-    if input.size * weight.size < SMALL and input.dtype is _F32:
+    d = input.dtype
+    if (d is _F32 or d is _F64) and (
+        input.size * weight.size < SMALL
+        or (input.ndim == 2 and len(input) == 1 and weight.size < MATRIX)
+    ):
         return _linear.reference(input, weight, bias)  # row-major as it is
     start = bias is None or (bias.dtype is input.dtype and bias.shape == weight.shape[:1])
     if start and weight.ndim == 2 and input.dtype.kind in "fV":

@@ -109,8 +109,14 @@ def _cat_batch(n: int, tensors: Any, dim: int) -> tuple:
           aliases=("concat", "concatenate"))  # fmt: skip
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """The tensors one after the other along an existing dimension; dtypes promote."""
-    real = [x for x in tensors if not (x.ndim == 1 and x.shape[0] == 0)]
     own = tensors[0].dtype
+    for x in tensors:
+        if x.dtype is not own or own.isbuiltin != 1 or (x.ndim == 1 and not x.size):
+            break
+    else:
+        r = np.concatenate(tensors, dim)
+        return r if r.flags.c_contiguous else np.ascontiguousarray(r)
+    real = [x for x in tensors if not (x.ndim == 1 and x.shape[0] == 0)]
     d = dt.OF_NUMPY[own]
     for x in tensors[1:]:
         if x.dtype is not own:
