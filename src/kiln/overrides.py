@@ -8,6 +8,7 @@ asks and then runs theirs (`_Entry`). So is that of Tensor's own methods while a
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -293,9 +294,9 @@ class _Entry:
         self.run.__kwdefaults__ = fn.__kwdefaults__
         consts = tuple(self if c == "entry" else c for c in _TEMPLATE.co_consts)
         self.objects = fn.__name__ != "tensor"  # which copies any tensor as a plain one
-        self.wrapped = "__wrapped__" in fn.__dict__
-        if not self.wrapped:  # by which `inspect` finds the signature
-            fn.__wrapped__ = self.run  # type: ignore[attr-defined]
+        self.named = "__wrapped__" not in fn.__dict__
+        if self.named:
+            fn.__signature__ = inspect.signature(fn)  # type: ignore[attr-defined]
         fn.__code__ = _TEMPLATE.replace(
             co_consts=consts, co_freevars=self.code.co_freevars, co_name=self.code.co_name,
             co_qualname=self.code.co_qualname, co_filename=self.code.co_filename, co_firstlineno=self.code.co_firstlineno,
@@ -312,8 +313,8 @@ class _Entry:
     def remove(self) -> None:
         """Give the function its own code back."""
         self.fn.__code__ = self.code
-        if not self.wrapped:
-            del self.fn.__wrapped__  # type: ignore[attr-defined]
+        if self.named:
+            del self.fn.__signature__  # type: ignore[attr-defined]
 
 
 def _template() -> CodeType:
@@ -519,7 +520,6 @@ def get_overridable_functions() -> dict[Any, list[Callable]]:
 
 def get_testing_overrides() -> dict[Callable, Callable]:
     """For each function that can be answered for, one of its signature that gives -1."""
-    import inspect
 
     def stand_in(fn: Callable) -> Callable:
         def other(*args: Any, **kwargs: Any) -> int:

@@ -21,7 +21,7 @@ from kiln.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
         "torch.ao.quantization.get_default_qconfig", "torch.quantization.quantize_dynamic", "torch.nn.quantized.dynamic.Linear",
         "torch.nn.intrinsic.qat.ConvBn2d", "torch.ao.nn.quantized.Linear", "torch.package.PackageExporter", "torch.quint8",
         "torch.quantize_per_tensor", "torch.masked.masked_tensor", "torch.utils.data.IterDataPipe", "torch.SymInt",
-        "torch.export.draft_export",
+        "torch.utils.checkpoint.create_selective_checkpoint_contexts", "torch.export.draft_export",
     ],
 )  # fmt: skip
 def test_what_is_not_built_is_refused_by_name(name):
