@@ -375,13 +375,15 @@ class TorchFunctionMode:
         if not MODES:
             _engage()
             watch_calls("modes", True)
+            done = set(_functions)
             for _, member in _members():
                 pairs = (
                     ((member.fget, member.__get__), (member.fset, member.__set__))
                     if isinstance(member, property) else ((member, member),)
                 )  # fmt: skip
                 for fn, public in pairs:
-                    if isinstance(fn, FunctionType) and id(fn) not in _functions:
+                    if isinstance(fn, FunctionType) and id(fn) not in done:
+                        done.add(id(fn))
                         _methods.append(_Entry(fn, public))
         MODES.append(self)
         _state.modes = (*_state.modes, self)
