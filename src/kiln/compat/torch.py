@@ -59,6 +59,7 @@ MODULES = {
     "torchvision": "kiln.vision",
     "torchvision.datasets.vision": "kiln.vision.datasets.base",
     "torchvision.transforms.transforms": "kiln.vision.transforms.classes",
+    "torchvision.transforms.autoaugment": "kiln.vision.transforms.augment",
     **{
         f"torchvision.ops.{name}": "kiln.vision.ops"
         for name in ("boxes", "misc", "stochastic_depth")

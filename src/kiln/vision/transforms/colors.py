@@ -169,3 +169,57 @@ def adjust_gamma(img: Any, gamma: float, gain: float = 1) -> Any:
         return to_pil_image(adjust_gamma(pil_to_tensor(img), gamma, gain), img.mode)
     x = convert_image_dtype(img, kiln.float32)
     return convert_image_dtype((gain * x**gamma).clamp(0, 1), img.dtype)
+
+
+def adjust_sharpness(img: Any, sharpness_factor: float) -> Any:
+    """0 is blurred, 1 the picture, 2 twice as sharp."""
+    _need_image("adjust_sharpness", img)
+    if _is_pil(img):
+        return _enhance("Sharpness", img, sharpness_factor)
+    if sharpness_factor < 0:
+        raise KilnValueError("adjust_sharpness", f"sharpness_factor ({sharpness_factor}) is not non-negative.", sharpness_factor, "")  # fmt: skip
+    if min(img.shape[-2:]) <= 2:
+        return img
+    kernel = kiln.ones(3, 3)
+    kernel[1, 1] = 5.0
+    x = img.reshape(-1, 1, *img.shape[-2:]).float()
+    blurred = kiln.nn.functional.conv2d(x, (kernel / kernel.sum())[None, None])
+    blurred = blurred if img.is_floating_point() else blurred.round()
+    other = img.clone()
+    other[..., 1:-1, 1:-1] = blurred.reshape(*img.shape[:-2], *blurred.shape[-2:]).to(img.dtype)
+    return _blend(img, other, sharpness_factor)
+
+
+def autocontrast(img: Any) -> Any:
+    """The values of each channel spread over the whole range."""
+    _need_image("autocontrast", img)
+    if _is_pil(img):
+        return need("PIL.ImageOps", "vision", "autocontrast").autocontrast(img)
+    x = img if img.is_floating_point() else img.float()
+    low, high = x.amin((-2, -1), keepdim=True), x.amax((-2, -1), keepdim=True)
+    scale = _bound(img) / (high - low)
+    flat = ~scale.isfinite()
+    low, scale = low.masked_fill(flat, 0), scale.masked_fill(flat, 1)
+    return ((x - low) * scale).clamp(0, _bound(img)).to(img.dtype)
+
+
+def equalize(img: Any) -> Any:
+    """The bytes of each channel spread so that each comes up about as often."""
+    _need_image("equalize", img)
+    if _is_pil(img):
+        return need("PIL.ImageOps", "vision", "equalize").equalize(img)
+    if img.dtype != kiln.uint8:
+        raise KilnTypeError("equalize", f"Only kiln.uint8 image tensors are supported, but found {img.dtype}", describe(img), "x.to(kiln.uint8)")  # fmt: skip
+    if img.numel() == 0:
+        return img
+
+    def spread(channel: np.ndarray) -> np.ndarray:
+        counts = np.bincount(channel.ravel(), minlength=256)
+        step = (counts.sum() - counts[counts > 0][-1]) // 255
+        if step == 0:
+            return channel
+        table = (np.cumsum(counts) + step // 2) // step
+        return np.concatenate([[0], table[:-1]]).clip(0, 255).astype(np.uint8)[channel]
+
+    channels = img.numpy().reshape(-1, *img.shape[-2:])
+    return kiln.from_numpy(np.stack([spread(c) for c in channels])).reshape(img.shape)

@@ -25,6 +25,9 @@ from .colors import (  # noqa: F401
     adjust_gamma,
     adjust_hue,
     adjust_saturation,
+    adjust_sharpness,
+    autocontrast,
+    equalize,
     invert,
     normalize,
     posterize,
@@ -365,6 +368,13 @@ def _sample(
     )
     half = kiln.tensor([0.5 * w, 0.5 * h])
     grid = (at.reshape(1, -1, 3) @ (theta.transpose(1, 2) / half)).reshape(1, height, width, 2)
+    return _at(img, grid, mode, fill)
+
+
+def _at(img: Tensor, grid: Tensor, mode: str, fill: Any) -> Tensor:
+    """The picture's pixels at the places of a grid [1, H, W, 2], from -1 to 1."""
+    h, w = img.shape[-2:]
+    height, width = grid.shape[1:3]
     x = img.reshape(1, -1, h, w).float()
     if fill is not None:  # what was outside is told by a channel of ones
         x = kiln.cat([x, kiln.ones(1, 1, h, w)], 1)
@@ -379,3 +389,49 @@ def _sample(
             out = out * inside + (1.0 - inside) * ground
     out = out.reshape(*img.shape[:-2], height, width)
     return out.to(img.dtype) if img.is_floating_point() else out.round().to(img.dtype)
+
+
+def _homography(startpoints: Any, endpoints: Any) -> list[float]:
+    """The eight numbers that take places in the result to places in the picture, from four points in each."""
+    rows, values = [], []
+    for (x, y), (u, v) in zip(endpoints, startpoints, strict=True):
+        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
+        values += [u, v]
+    found = np.linalg.lstsq(np.array(rows, np.float64), np.array(values, np.float64), rcond=None)
+    return found[0].astype(np.float32).tolist()
+
+
+@of_kinds
+def perspective(
+    img: Any, startpoints: Sequence[Sequence[int]], endpoints: Sequence[Sequence[int]],
+    interpolation: Any = InterpolationMode.BILINEAR, fill: Any = None,
+) -> Any:  # fmt: skip
+    """A picture as seen from elsewhere, so that four points of it come to lie at four others."""
+    _need_image("perspective", img)
+    m = _homography(startpoints, endpoints)
+    if _is_pil(img):
+        return img.transform(img.size, 2, m, _PIL[_mode(interpolation)], fillcolor=_fill(img, fill))
+    h, w = img.shape[-2:]
+    xs = kiln.linspace(0.5, w - 0.5, w).expand(h, w)
+    ys = kiln.linspace(0.5, h - 0.5, h)[:, None].expand(h, w)
+    at = kiln.stack([xs, ys, kiln.ones(h, w)], -1).reshape(-1, 3)
+    top = kiln.tensor([m[:3], m[3:6]]).T / kiln.tensor([0.5 * w, 0.5 * h])
+    below = kiln.tensor([[*m[6:], 1.0]]).T
+    grid = ((at @ top) / (at @ below) - 1.0).reshape(1, h, w, 2)
+    return _at(img, grid, _mode(interpolation), fill)
+
+
+@of_kinds
+def elastic_transform(
+    img: Any, displacement: Tensor, interpolation: Any = InterpolationMode.BILINEAR, fill: Any = None
+) -> Any:  # fmt: skip
+    """A picture whose pixels are moved by `displacement` [1, H, W, 2], in halves of its size."""
+    _need_image("elastic_transform", img)
+    x = pil_to_tensor(img) if _is_pil(img) else img
+    h, w = x.shape[-2:]
+    if tuple(displacement.shape) != (1, h, w, 2):
+        raise KilnValueError("elastic_transform", f"Argument displacement shape should be {(1, h, w, 2)}, but given {tuple(displacement.shape)}", list(displacement.shape), "")  # fmt: skip
+    xs = kiln.linspace((-w + 1) / w, (w - 1) / w, w).expand(h, w)
+    ys = kiln.linspace((-h + 1) / h, (h - 1) / h, h)[:, None].expand(h, w)
+    out = _at(x, kiln.stack([xs, ys], -1)[None] + displacement, _mode(interpolation), fill)
+    return to_pil_image(out, img.mode) if _is_pil(img) else out

@@ -129,6 +129,44 @@ def _affine(
     return _moved(c, canvas, angle, translate, scale, slant, center, False)
 
 
+@_rule
+def _perspective(
+    c: Tensor, canvas: tuple[int, int], startpoints: Any, endpoints: Any, interpolation: Any = None, fill: Any = None
+) -> Any:  # fmt: skip
+    from .functional import _homography
+
+    forward = np.linalg.inv(np.array([*_homography(startpoints, endpoints), 1.0]).reshape(3, 3))
+
+    def through(points: np.ndarray) -> np.ndarray:
+        moved = points @ forward[:, :2].T + forward[:, 2]
+        return moved[..., :2] / moved[..., 2:]
+
+    return clamped(_around(c, through), canvas), canvas
+
+
+@_rule
+def _elastic_transform(
+    c: Tensor, canvas: tuple[int, int], displacement: Tensor, interpolation: Any = None, fill: Any = None
+) -> Any:  # fmt: skip
+    h, w = canvas
+    ways = displacement[0].numpy() * np.array([w, h]) / 2
+
+    def through(points: np.ndarray) -> np.ndarray:
+        x, y = (points[..., i].astype(int).clip(0, n - 1) for i, n in ((0, w), (1, h)))
+        return points - ways[y, x]
+
+    return clamped(_around(c, through), canvas), canvas
+
+
+def _around(
+    c: Tensor, through: Callable[[np.ndarray], np.ndarray], by: np.ndarray | float = 0.0
+) -> Tensor:
+    """The boxes around boxes whose corners were moved."""
+    a = c.detach().numpy()
+    moved = through(a[:, [[0, 1], [2, 1], [2, 3], [0, 3]]].astype(np.float64)) + by
+    return kiln.from_numpy(np.concatenate([moved.min(1), moved.max(1)], 1)).to(c.dtype)
+
+
 def _moved(
     c: Tensor, canvas: tuple[int, int], angle: float, translate: Any, scale: float, shear: Any, center: Any, expand: bool,
 ) -> Any:  # fmt: skip
@@ -145,13 +183,10 @@ def _moved(
     def through(points: np.ndarray) -> np.ndarray:
         return points @ forward[:, :2].T + forward[:, 2]
 
-    a = c.detach().numpy()
-    moved = through(a[:, [[0, 1], [2, 1], [2, 3], [0, 3]]].astype(np.float64))
-    new = (h, w)
+    new, by = (h, w), np.zeros(2)
     if expand:
         corners = through(np.array([[0.0, 0.0], [w, 0.0], [w, h], [0.0, h]]))
         low, high = np.floor(corners.min(0) + 1e-3), np.ceil(corners.max(0) - 1e-3)
         new = int(high[1] - low[1]), int(high[0] - low[0])
-        moved = moved - (corners.max(0) + corners.min(0)) / 2 + np.array([new[1], new[0]]) / 2
-    around = kiln.from_numpy(np.concatenate([moved.min(1), moved.max(1)], 1)).to(c.dtype)
-    return clamped(around, new), new
+        by = np.array([new[1], new[0]]) / 2 - (corners.max(0) + corners.min(0)) / 2
+    return clamped(_around(c, through, by), new), new

@@ -8,7 +8,7 @@ import numpy as np
 
 import kiln
 
-from ....errors import KilnTypeError, describe
+from ....errors import KilnTypeError, KilnValueError, describe
 from ....tensor import Tensor
 from ...ops import box_convert
 from ...tv_tensors import BoundingBoxes, BoundingBoxFormat, Image, TVTensor, wrap
@@ -19,10 +19,14 @@ from ..functional import (
     adjust_gamma,
     adjust_hue,
     adjust_saturation,
+    adjust_sharpness,
     affine,
+    autocontrast,
     center_crop,
     convert_image_dtype,
     crop,
+    elastic_transform,
+    equalize,
     erase,
     five_crop,
     gaussian_blur,
@@ -32,6 +36,7 @@ from ..functional import (
     invert,
     normalize,
     pad,
+    perspective,
     pil_to_tensor,
     posterize,
     resize,
@@ -50,11 +55,52 @@ from ..kinds import clamped
 horizontal_flip, vertical_flip, get_size = hflip, vflip, get_image_size
 
 __all__ = [
-    "InterpolationMode", "adjust_brightness", "adjust_contrast", "adjust_gamma", "adjust_hue", "adjust_saturation",
-    "affine", "center_crop", "clamp_bounding_boxes", "convert_bounding_box_format", "convert_image_dtype", "crop", "erase", "five_crop", "gaussian_blur", "get_dimensions",
-    "get_image_size", "get_size", "hflip", "horizontal_flip", "invert", "normalize", "pad", "pil_to_tensor",
-    "posterize", "resize", "resized_crop", "rgb_to_grayscale", "rotate", "sanitize_bounding_boxes", "solarize", "ten_crop", "to_dtype",
-    "to_grayscale", "to_image", "to_pil_image", "to_tensor", "vertical_flip", "vflip",
+    "InterpolationMode",
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_gamma",
+    "adjust_hue",
+    "adjust_saturation",
+    "adjust_sharpness",
+    "affine",
+    "autocontrast",
+    "center_crop",
+    "clamp_bounding_boxes",
+    "convert_bounding_box_format",
+    "convert_image_dtype",
+    "crop",
+    "elastic_transform",
+    "equalize",
+    "erase",
+    "five_crop",
+    "gaussian_blur",
+    "gaussian_noise",
+    "get_dimensions",
+    "get_image_size",
+    "get_size",
+    "hflip",
+    "horizontal_flip",
+    "invert",
+    "normalize",
+    "pad",
+    "permute_channels",
+    "perspective",
+    "pil_to_tensor",
+    "posterize",
+    "resize",
+    "resized_crop",
+    "rgb_to_grayscale",
+    "rotate",
+    "sanitize_bounding_boxes",
+    "solarize",
+    "ten_crop",
+    "to_dtype",
+    "to_grayscale",
+    "to_image",
+    "to_pil_image",
+    "to_tensor",
+    "vertical_flip",
+    "vflip",
 ]  # fmt: skip
 
 
@@ -129,3 +175,31 @@ def _valid(boxes: BoundingBoxes, min_size: float, min_area: float) -> Tensor:
     ).unbind(1)
     large = (x2 - x1 >= min_size) & (y2 - y1 >= min_size) & ((x2 - x1) * (y2 - y1) >= min_area)
     return large & (x1 >= 0) & (x2 <= w) & (y1 >= 0) & (y2 <= h)
+
+
+def permute_channels(inpt: Any, permutation: Any) -> Any:
+    """The channels of a picture in another order."""
+    if not isinstance(inpt, Tensor):
+        return to_pil_image(permute_channels(pil_to_tensor(inpt), permutation))
+    if inpt.shape[-3] != len(permutation):
+        raise KilnValueError("permute_channels", f"Length of permutation does not match number of channels: {len(permutation)} != {inpt.shape[-3]}", describe(inpt), "")  # fmt: skip
+    out = inpt.as_subclass(Tensor)[..., list(permutation), :, :]
+    return wrap(out, like=inpt) if isinstance(inpt, TVTensor) else out
+
+
+def gaussian_noise(inpt: Tensor, mean: float = 0.0, sigma: float = 0.1, clip: bool = True) -> Any:
+    """Noise on top of a picture of floats in [0, 1], or of bytes."""
+    if not isinstance(inpt, Tensor):
+        raise KilnTypeError("gaussian_noise", "not defined for PIL pictures", describe(inpt), "pil_to_tensor first")  # fmt: skip
+    if sigma < 0:
+        raise KilnValueError("gaussian_noise", f"sigma shouldn't be negative. Got {sigma}", sigma, "")  # fmt: skip
+    x = inpt.as_subclass(Tensor)
+    if x.is_floating_point():
+        noisy = x + mean + kiln.randn_like(x) * sigma
+        out = noisy.clamp(0, 1) if clip else noisy
+    elif x.dtype == kiln.uint8:
+        noisy = x + (mean * 255 + kiln.randn_like(x, dtype=kiln.float32) * sigma * 255)
+        out = (noisy.clamp(0, 255) if clip else noisy).to(kiln.uint8)
+    else:
+        raise KilnValueError("gaussian_noise", f"Input tensor is expected to be in uint8 or float dtype, got dtype={x.dtype}", describe(x), "")  # fmt: skip
+    return wrap(out, like=inpt) if isinstance(inpt, TVTensor) else out
