@@ -64,6 +64,8 @@ def index_int(x: Any, op: str, name: str) -> int:
 
 def norm_dim(dim: Any, ndim: int, op: str = "dim") -> int:
     """A dimension counted from the front; 0-d tensors accept -1 and 0."""
+    if dim.__class__ is int and -ndim <= dim < ndim:
+        return dim + ndim if dim < 0 else dim
     d = index_int(dim, op, "dim")
     n = max(ndim, 1)
     if not -n <= d < n:

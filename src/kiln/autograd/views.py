@@ -22,7 +22,10 @@ class Several(tuple):
 def together(views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Views that one call gave: marked as such."""
     for v in views:
-        if v._view:
+        if v._view and len(v._view) == 1:
+            ((name, rest),) = v._view
+            v._view = ((name, Several(rest)),)
+        elif v._view:
             *chain, (name, rest) = v._view
             v._view = (*chain, (name, Several(rest)))
     return views

@@ -14,8 +14,8 @@ from ..errors import KilnBufferError, KilnError, KilnTypeError, KilnValueError, 
 from ..formats import contiguous_format, inverse, order, preserve_format
 from ..shape import Size, index_int
 from ..sharing import admit
-from ..tensor import Tensor, active_capture, wrap
-from .dispatch import store_out
+from ..tensor import CAPTURING, Tensor, active_capture, wrap
+from .dispatch import LARGE, store_out
 from .registry import FUNCTIONS, Sample, method, op
 
 
@@ -283,14 +283,21 @@ def _filled(name: str, value: Any, doc: str) -> Any:
     def make(*size: Any, out: Any = None, dtype: Any = None, layout: Any = None, device: Any = None,
              requires_grad: bool = False, pin_memory: bool = False, memory_format: Any = None,
              **named: Any) -> Tensor:  # fmt: skip
-        as_device(device)
-        shape = _size(size, named.pop("size", None), name)
+        if device is not None:
+            as_device(device)
+        shape = _size(size, named.pop("size", None) if named else None, name)
         if named:
             raise KilnTypeError(
                 name, "unexpected argument", ", ".join(named), "see its documentation"
             )
         d = _dtype_of(dtype, out)
-        t = _laid(name, memory_format or contiguous_format, shape, (), value, d)
+        if memory_format is None and not CAPTURING and (n := math.prod(shape)) < LARGE:
+            a = np.empty(shape, d.np) if value else np.zeros(shape, d.np)
+            if value and n:
+                a.fill(value)
+            t = wrap(a)
+        else:
+            t = _laid(name, memory_format or contiguous_format, shape, (), value, d)
         return _placed(full_op, t, requires_grad, out)
 
     make.__name__, make.__doc__ = name, doc

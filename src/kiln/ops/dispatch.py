@@ -242,18 +242,22 @@ def _agree(op: Op, args: tuple, raw: list) -> None:
 _PASSED = 256  # calls of an op that are kept in mind
 
 
-def view(op: Op, args: tuple) -> Any:
-    """`apply` for a view of its first argument, all of whose others are plain: the common case, kept short."""
+def view(op: Op, args: tuple, r: Any = None) -> Any:
+    """`apply` for a view of its first argument, all of whose others are plain: the common case, kept short.
+
+    `r` is the result's array, where somebody has it.
+    """
     x = args[0]
     if CAPTURING or not isinstance(x, Tensor):
         return apply(op, args)
     a = x._a
     if a.__class__ is not np.ndarray:
         return apply(op, args)
-    try:
-        r = op.eager(a, *args[1:])
-    except Exception:
-        return apply(op, args)  # which tells what is wrong
+    if r is None:
+        try:
+            r = op.eager(a, *args[1:])
+        except Exception:
+            return apply(op, args)  # which tells what is wrong
     out = _new(Tensor)
     out._a = r
     out._fn = out._grad = out._ver = out._base = out._hooks = None

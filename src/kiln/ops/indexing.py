@@ -22,6 +22,7 @@ from .samples import draw, rng
 from .slicing import basic_index, normalize_index
 
 _I64 = dt.int64.np
+_basic = basic_index.op  # type: ignore[attr-defined]
 
 
 def indexing(**facts: Any) -> Any:
@@ -72,7 +73,10 @@ def getitem(self: Tensor, index: Any) -> Tensor:
     """Elements by ints, slices, None, Ellipsis (views) and by integer or bool tensors (copies)."""
     shape = self._a.shape
     if index.__class__ is int and shape and not CAPTURING and -shape[0] <= index < shape[0]:
-        return basic_index(self, (index % shape[0], *[(0, n, 1) for n in shape[1:]]))
+        i = index % shape[0]
+        a = self._a
+        r = a[i, ...] if a.__class__ is np.ndarray else None
+        return dispatch.view(_basic, (self, (i, *[(0, n, 1) for n in shape[1:]])), r)
     if (
         isinstance(index, Tensor)
         and index._a.__class__ is np.ndarray

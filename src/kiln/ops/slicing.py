@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +14,8 @@ from ..autograd.views import region, together
 from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, describe
 from ..formats import contiguous_format
 from ..shape import Size, index_int, norm_dim, numel
-from ..tensor import Tensor
+from ..tensor import CAPTURING, Tensor
+from . import dispatch
 from .registry import LEADING, REGISTRY, Sample, composition, method
 from .samples import draw, rng
 from .views import movement, view
@@ -25,16 +26,16 @@ from .views import movement, view
 def normalize_index(index: Any, shape: Any, name: str = "index") -> tuple:
     """A basic index as a full tuple of ints, (start, stop, step) triples and None for new dimensions."""
     items = list(index) if isinstance(index, tuple) else [index]
-    used = sum(1 for i in items if i is not None and i is not Ellipsis)
+    used = len([i for i in items if i is not None and i is not Ellipsis])
     if used > len(shape):
         raise KilnIndexError(
             name, f"too many indices for tensor of dimension {len(shape)}", f"{used} indices", ""
         )
-    if Ellipsis in [i for i in items if i is Ellipsis]:
-        at = next(j for j, i in enumerate(items) if i is Ellipsis)
-        items[at : at + 1] = [slice(None)] * (len(shape) - used)
+    at = next((j for j, i in enumerate(items) if i is Ellipsis), None) if len(items) > used else None
+    if at is None:
+        items += [_ALL] * (len(shape) - used)
     else:
-        items += [slice(None)] * (len(shape) - used)
+        items[at : at + 1] = [_ALL] * (len(shape) - used)
     out: list[Any] = []
     dim = 0
     for i in items:
@@ -43,8 +44,15 @@ def normalize_index(index: Any, shape: Any, name: str = "index") -> tuple:
             continue
         n = shape[dim]
         if isinstance(i, slice):
-            if i == slice(None):
+            a, b, step = i.start, i.stop, i.step
+            if a is None and b is None and step is None:
                 out.append((0, n, 1))
+            elif (
+                step is None and n.__class__ is int
+                and (a is None or a.__class__ is int) and (b is None or b.__class__ is int)
+            ):  # fmt: skip
+                a, b, step = i.indices(n)
+                out.append((a, b if b > a else a, 1))
             else:
                 bounds = (
                     None if v is None else index_int(v, name, "slice bound")
@@ -71,8 +79,11 @@ def normalize_index(index: Any, shape: Any, name: str = "index") -> tuple:
     return tuple(out)
 
 
+_ALL = slice(None)
+
+
 def _as_slices(index: tuple) -> tuple:
-    return tuple(slice(*i) if isinstance(i, tuple) else i for i in index)
+    return tuple([slice(*i) if i.__class__ is tuple else i for i in index])
 
 
 def _basic_shape(index: tuple) -> tuple[list, list]:
@@ -117,7 +128,10 @@ def _index_samples() -> Any:
 )  # fmt: skip
 def basic_index(input: Tensor, index: tuple) -> Tensor:
     """Ints, slices and new dimensions, from `normalize_index`. A view."""
-    return input[(*_as_slices(index), ...)]  # the Ellipsis keeps a 0-d result a view
+    return input[_as_slices(index) + (...,)]  # the Ellipsis keeps a 0-d result a view
+
+
+_basic = basic_index.op  # type: ignore[attr-defined]
 
 
 def _index_grad_body(grad: Tensor, size: tuple, index: tuple) -> Tensor:
@@ -208,9 +222,7 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
             "narrow", f"start ({start}) + length ({length}) exceeds dimension size ({n})",
             describe(input), "",
         )  # fmt: skip
-    return basic_index(
-        input, tuple((s, s + length, 1) if i == d else (0, m, 1) for i, m in enumerate(shape))
-    )
+    return _parts(input, d, [(s, s + length, 1)])[0]
 
 
 @composition(out=True, samples=lambda: iter([Sample((draw(rng(), (3, 4)), 1, 1, 2))]))
@@ -235,7 +247,7 @@ def select(input: Tensor, dim: int, index: int) -> Tensor:
             "select", f"index {k} out of range for tensor of size {list(shape)} at dimension {d}",
             f"index={k}", "",
         )  # fmt: skip
-    return basic_index(input, tuple(k % n if i == d else (0, m, 1) for i, m in enumerate(shape)))
+    return _parts(input, d, [k % n])[0]
 
 
 # ---------------------------------------------------------------- splitting
@@ -250,25 +262,26 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
             "unbind", "dimension specified but the tensor has no dimensions", describe(input), ""
         )
     d = norm_dim(dim, input._a.ndim, "unbind")
-    before, after = _around(input, d)
-    return together(
-        tuple([basic_index(input, (*before, i, *after)) for i in range(input._a.shape[d])])
-    )
+    return together(_parts(input, d, range(input._a.shape[d])))
 
 
-def _around(input: Tensor, d: int) -> tuple[tuple, tuple]:
-    """Basic indices that take all of the dimensions before and after one."""
-    whole = tuple((0, n, 1) for n in input._a.shape)
-    return whole[:d], whole[d + 1 :]
+def _parts(input: Tensor, d: int, places: Iterable[Any]) -> tuple[Tensor, ...]:
+    """The views at several ints or (start, stop, step) triples of one dimension."""
+    a = input._a
+    whole = tuple([(0, n, 1) for n in a.shape])
+    before, after = whole[:d], whole[d + 1 :]
+    if CAPTURING or a.__class__ is not np.ndarray:
+        return tuple([basic_index(input, (*before, i, *after)) for i in places])
+    lead, found = (_ALL,) * d, []
+    for i in places:
+        r = a[(*lead, slice(*i) if i.__class__ is tuple else i, ...)]
+        found.append(dispatch.view(_basic, (input, (*before, i, *after)), r))
+    return tuple(found)
 
 
 def _pieces(input: Tensor, sizes: Sequence[int], dim: int) -> tuple[Tensor, ...]:
-    before, after = _around(input, dim)
-    out, at = [], 0
-    for n in sizes:
-        out.append(basic_index(input, (*before, (at, at + n, 1), *after)))
-        at += n
-    return tuple(out)
+    ends = list(accumulate(sizes))
+    return _parts(input, dim, [(b - n, b, 1) for b, n in zip(ends, sizes, strict=True)])
 
 
 @composition(samples=lambda: iter([

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from ..shape import (
     view_strides,
 )
 from ..tensor import CAPTURING, Tensor
+from . import dispatch
 from .registry import LEADING, Sample, VarInts, composition, method, op
 from .samples import draw, rng, strided
 
@@ -60,6 +60,9 @@ def reshape(input: Tensor, *shape: VarInts) -> Tensor:
     return input.reshape(shape)
 
 
+_reshape = reshape.op  # type: ignore[attr-defined]
+
+
 @method("view")
 def view_method(self: Tensor, *shape: Any, size: Any = None) -> Tensor:
     """The same memory in another shape (one size may be -1), or with another dtype of equal width."""
@@ -69,8 +72,13 @@ def view_method(self: Tensor, *shape: Any, size: Any = None) -> Tensor:
     sizes = size if size is not None else sizes
     a = self._a
     if not CAPTURING and a.__class__ is np.ndarray and a.flags.c_contiguous:
-        with suppress(KilnError):  # told below, in this method's name
-            return reshape(self, sizes)
+        try:
+            sizes = tuple(sizes)
+            r = a.reshape(sizes)
+        except Exception:  # noqa: S110  # told below, in this method's name
+            pass
+        else:
+            return dispatch.view(_reshape, (self, sizes), r)
     full = resolve_reshape(sizes, self.numel(), "view")
     if view_strides(self._a.shape, self.stride(), full) is None:
         raise KilnError(
@@ -152,7 +160,8 @@ def squeeze(input: Tensor, dim: Any = None) -> Tensor:
     """Without the dimensions of size 1 (all of them, or those named)."""
     shape = input._a.shape
     drop = norm_dims(dim, len(shape), "squeeze")
-    return reshape(input, tuple(s for i, s in enumerate(shape) if s != 1 or i not in drop))
+    kept = tuple([s for i, s in enumerate(shape) if s != 1 or i not in drop])
+    return dispatch.view(_reshape, (input, kept))
 
 
 @composition(samples=lambda: iter([Sample((draw(rng(), (2, 3)), 1)), Sample((draw(rng(), ()), -1)),
@@ -161,7 +170,7 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """With a dimension of size 1 inserted at `dim`."""
     shape = input._a.shape
     d = norm_dim(dim, len(shape) + 1, "unsqueeze")
-    return reshape(input, (*shape[:d], 1, *shape[d:]))
+    return dispatch.view(_reshape, (input, (*shape[:d], 1, *shape[d:])))
 
 
 @method("view_as")
@@ -213,6 +222,9 @@ def permute(input: Tensor, *dims: VarInts) -> Tensor:
     return input.transpose(dims)
 
 
+_permute = permute.op  # type: ignore[attr-defined]
+
+
 @composition(aliases=("swapaxes", "swapdims"), samples=lambda: iter([
     Sample((draw(rng(), (2, 3, 4)), 0, -1)), Sample((draw(rng(), ()), 0, -1)), Sample((draw(rng(), (2, 3)), 0, 2), error=IndexError)]))  # fmt: skip
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
@@ -222,7 +234,7 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     order = list(range(n))
     if n:
         order[a], order[b] = b, a
-    return permute(input, order)
+    return dispatch.view(_permute, (input, tuple(order)))
 
 
 @composition(samples=lambda: iter([Sample((draw(rng(), (2, 3)),)), Sample((draw(rng(), (2,)),)),
