@@ -317,10 +317,9 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
             owned = (ours or a is not g) if ids is None else ids.count(id(a)) == 1
             to, idx, shape, d = edge
             if a.shape != shape or a.dtype is not d:
-                a, owned = (
-                    fit(_tensor(a), shape, d)._a,
-                    True,
-                )  # or a view, whose memory is asked about below
+                summed = _summed(a, shape) if a.dtype is d else None
+                # or a view, whose memory is asked about below
+                a, owned = fit(_tensor(a), shape, d)._a if summed is None else summed, True
             if not isinstance(to, TapeNode):
                 known = leaves.get(id(to))
                 if known is None:
@@ -343,6 +342,14 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
                 parts = _apart(leaves.values())
             owned = id(known) in parts
         _accumulate(known[0], _tensor(known[1]), owned, False)
+
+
+def _summed(a: Any, shape: tuple) -> np.ndarray | None:
+    """A gradient summed over the dimensions that broadcasting its input has added; None in other cases."""
+    lead = a.ndim - len(shape)
+    if a.__class__ is not np.ndarray or lead <= 0 or a.shape[lead:] != shape:
+        return None
+    return np.asarray(REGISTRY["sum"].eager(a, tuple(range(lead)), False))
 
 
 _PARTS = 2

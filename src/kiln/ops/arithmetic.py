@@ -494,6 +494,8 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
             raise TypeError("powers of bools")
         if not isinstance(exponent, np.ndarray) and exponent == -0.5:
             return 1 / np.sqrt(input)  # as PyTorch does, and as NumPy takes roots for 0.5
+        if not isinstance(exponent, np.ndarray) and exponent == 2:
+            return np.square(input)
         return np.power(input, exponent)
     if not isinstance(exponent, np.ndarray):
         raise _inverse_power()

@@ -189,7 +189,7 @@ def _in_order(r: np.ndarray, dims: tuple[int, ...] | None) -> np.ndarray:
 
 def _half_runner(op: Op) -> Callable:
     ref = op.reference
-    dtype_slot = op.index.get("dtype")
+    dtype_slot, slots = op.index.get("dtype"), op.tensor_slots
 
     def up(x: Any) -> Any:
         if x.__class__ is np.ndarray and x.dtype in _HALF:
@@ -198,9 +198,11 @@ def _half_runner(op: Op) -> Callable:
 
     def run(*args: Any) -> Any:
         half = None
-        for i in op.tensor_slots:
+        for i in slots:
             for x in args[i] if args[i].__class__ is list else (args[i],):
-                if half is None and x.__class__ is np.ndarray and x.dtype in _HALF:
+                if x.__class__ is not np.ndarray or x.dtype is _F32 or x.dtype is _F64:
+                    continue
+                if half is None and x.dtype in _HALF:
                     half = x.dtype
         if half is None:
             return ref(*args)
@@ -356,11 +358,12 @@ def _alias(value: Any, other: Any) -> Any:
 def _reflect(op: Op, input: Any, other: Any) -> Any:
     """A binary operator's slow path: NotImplemented lets the other operand try."""
     for x in (input, other):
-        if not isinstance(x, (Tensor, np.ndarray, *dispatch._NUMBERS)) and not hasattr(
-            type(x), "__torch_function__"
-        ):
+        if not isinstance(x, _OPERANDS) and not hasattr(type(x), "__torch_function__"):
             return NotImplemented
-    return dispatch.apply(op, op.bind((input, other), {}))
+    return dispatch.apply(op, (input, other, *op.defaults))
+
+
+_OPERANDS = (Tensor, np.ndarray, *dispatch._NUMBERS)
 
 
 @dataclass(frozen=True)
