@@ -138,6 +138,12 @@ def _arrange(
     shape = arrays[0].shape
     if all(a.shape == shape and a.flags.c_contiguous for a in arrays):
         return [a.reshape(-1) for a in arrays], list(range(len(arrays))), shape, None
+    strides = arrays[0].strides
+    if 1 not in shape and all(a.strides == strides and a.shape == shape for a in arrays):
+        order = tuple(sorted(range(len(shape)), key=lambda i: -strides[i]))
+        turned = [a.transpose(order) for a in arrays]
+        if turned[0].flags.c_contiguous:
+            return [a.reshape(-1) for a in turned], list(range(len(arrays))), turned[0].shape, order
     try:
         shape = tuple(broadcast_shapes(*[a.shape for a in arrays]))
     except KilnError:
