@@ -31,7 +31,9 @@ def normalize_index(index: Any, shape: Any, name: str = "index") -> tuple:
         raise KilnIndexError(
             name, f"too many indices for tensor of dimension {len(shape)}", f"{used} indices", ""
         )
-    at = next((j for j, i in enumerate(items) if i is Ellipsis), None) if len(items) > used else None
+    at = (
+        next((j for j, i in enumerate(items) if i is Ellipsis), None) if len(items) > used else None
+    )
     if at is None:
         items += [_ALL] * (len(shape) - used)
     else:
@@ -128,7 +130,7 @@ def _index_samples() -> Any:
 )  # fmt: skip
 def basic_index(input: Tensor, index: tuple) -> Tensor:
     """Ints, slices and new dimensions, from `normalize_index`. A view."""
-    return input[_as_slices(index) + (...,)]  # the Ellipsis keeps a 0-d result a view
+    return input[(*_as_slices(index), ...)]  # the Ellipsis keeps a 0-d result a view
 
 
 _basic = basic_index.op  # type: ignore[attr-defined]
