@@ -166,6 +166,10 @@ def normal(s: Words, size: Any, dtype: dt.dtype, _: Any, mean: float, std: float
     else:
         take = s.doubles if dtype is dt.float64 else s.floats
         z = take(n)
+        if n % 16 and n <= FEW:  # all of these at once
+            whole = _blocks(np.concatenate([z[: n // 16 * 16], take(16)]))
+            z[:-16], z[-16:] = whole[: n - 16], whole[-16:]
+            return z if (mean, std) == (0.0, 1.0) else _fma(z, std, mean)
         for part in pieces(z[: n // 16 * 16]):
             part[:] = _blocks(part)
         if n % 16:
