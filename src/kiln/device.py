@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from typing import Any, Self
 
 from .errors import KilnError, KilnTypeError
 
@@ -52,8 +53,25 @@ class device:
     def __str__(self) -> str:
         return self.type if self.index is None else f"{self.type}:{self.index}"
 
+    def __enter__(self) -> Self:
+        """Have new tensors made on this device until the block ends."""
+        places.stack = (*places.stack, anywhere(self))
+        return self
 
-CPU = device("cpu")
+    def __exit__(self, *error: object) -> None:
+        places.stack = places.stack[:-1]
+
+
+CPU, META = device("cpu"), device("meta")
+
+
+class _Places(threading.local):
+    """The devices on which new tensors are made, the last of them counts; none where it is the CPU."""
+
+    stack: tuple[device, ...] = ()
+
+
+places = _Places()
 
 
 def as_device(d: Any) -> device:
@@ -67,3 +85,11 @@ def as_device(d: Any) -> device:
             "this build of Kiln computes on 'cpu'",
         )  # fmt: skip
     return out
+
+
+def anywhere(d: Any) -> device:
+    """The device, which may be `meta`; that of the `with` block, or the default one, for None."""
+    if d is None:
+        return places.stack[-1] if places.stack else CPU
+    out = d if isinstance(d, device) else device(d)
+    return META if out.type == "meta" else as_device(out)

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import dtypes as dt
 from . import naming
-from .device import CPU, as_device, device
+from .device import anywhere, as_device, device, places
 from .device import device as _device
 from .errors import KilnError, KilnTypeError
 from .ops.legacy import TensorType, tensor_type
@@ -88,12 +88,12 @@ def set_flush_denormal(mode: bool) -> bool:
 
 def set_default_device(device: Any) -> None:
     """Where new tensors are made; an error for a device that is not there."""
-    as_device(device)
+    places.stack = () if device is None else (anywhere(device),)
 
 
 def get_default_device() -> device:
     """Where new tensors are made."""
-    return CPU
+    return anywhere(None)
 
 
 def set_default_tensor_type(t: Any) -> None:

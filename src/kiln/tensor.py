@@ -15,7 +15,7 @@ import numpy as np
 
 from . import dtypes as dt
 from . import formats
-from .device import CPU, as_device, device
+from .device import CPU, META, as_device, device
 from .errors import (
     KilnBufferError,
     KilnError,
@@ -131,7 +131,8 @@ class Tensor(TensorMethods):
     @property
     def device(self) -> device:
         """Where the data lives."""
-        return CPU
+        a = self._a
+        return CPU if a.__class__ is np.ndarray else getattr(type(a), "place", CPU)
 
     @property
     def ndim(self) -> int:
@@ -240,13 +241,14 @@ class Tensor(TensorMethods):
         """Whether the dtype can hold negative numbers."""
         return self.dtype.is_signed
 
-    is_cuda = is_mps = is_xpu = is_xla = is_meta = is_mkldnn = is_vulkan = is_ipu = is_maia = property(
+    is_cuda = is_mps = is_xpu = is_xla = is_mkldnn = is_vulkan = is_ipu = is_maia = property(
         lambda self: False, doc="Whether the data lives on such a device: it is on the CPU."
     )  # fmt: skip
     is_sparse = is_sparse_csr = is_quantized = is_nested = property(
         lambda self: False, doc="Whether the elements are stored in such a way: they are strided."
     )
-    is_cpu = property(lambda self: True, doc="Whether the data lives on the CPU.")
+    is_cpu = property(lambda self: self.device is CPU, doc="Whether the data lives on the CPU.")
+    is_meta = property(lambda self: self.device is META, doc="Whether there is no data.")
     layout = property(lambda self: formats.strided, doc="How the elements are stored.")
 
     # ---- gradient fields
@@ -534,7 +536,7 @@ class Tensor(TensorMethods):
 
     def cpu(self, memory_format: Any = None) -> Tensor:
         """This tensor on the CPU; itself where it is there already."""
-        return self
+        return self._a.host("cpu") if self.is_meta else self
 
     def cuda(self, device: Any = None, non_blocking: bool = False) -> Tensor:
         """This tensor on a CUDA device; an error where there is none."""

@@ -165,7 +165,8 @@ def _run(
     targets: Targets | None,
     accumulate: bool,
 ) -> None:
-    if targets is None and not create_graph and not CAPTURING and not ANOMALY:
+    plain = targets is None and not create_graph and not CAPTURING and not ANOMALY
+    if plain and all(r._a.__class__ is np.ndarray for r in roots):
         thread = get_ident()
         recording = thread not in DISABLED
         DISABLED.add(thread)
@@ -480,7 +481,8 @@ def _root_grads(roots: list[Tensor], grads: Any, op: str) -> list[Tensor]:
                     op, "grad can be implicitly created only for scalar outputs", describe(r),
                     "reduce it (loss.mean()) or pass gradient=",
                 )  # fmt: skip
-            g = r.detach().new_ones(r.shape) if CAPTURING else wrap(np.ones(r._a.shape, r._a.dtype))
+            plain = not CAPTURING and r._a.__class__ is np.ndarray
+            g = wrap(np.ones(r._a.shape, r._a.dtype)) if plain else r.detach().new_ones(r.shape)
         elif g._a.shape != r._a.shape:
             raise KilnError(
                 op, "mismatch in shape: a gradient has the shape of its tensor",
@@ -555,8 +557,11 @@ def tensor_backward(
     `gradient` weights self's elements and may be left out for a single element; `create_graph` makes
     the gradients differentiable; `inputs` restricts the leaves.
     """
-    if gradient is None and inputs is None and self._rg and not CAPTURING and self._a.size == 1:
-        a = self._a
+    a = self._a
+    if (
+        gradient is None and inputs is None and self._rg and not CAPTURING and a.size == 1
+        and a.__class__ is np.ndarray
+    ):  # fmt: skip
         seed = wrap(np.ones(a.shape, a.dtype) if a.ndim else np.array(1, a.dtype))
         keep = create_graph if retain_graph is None else bool(retain_graph)
         run((self,), (seed,), keep, create_graph)

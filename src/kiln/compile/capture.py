@@ -110,6 +110,9 @@ class Capture:
         self.made: list[tuple[dict, Any]] = []  # state made meanwhile, as (table, key)
         self.kept = False  # whether a Program came of it
         self.done = False
+        self.valueless = (
+            False  # whether nobody wants values, numbers drawn included: see Note [Meta tensors]
+        )
 
     # ---- entering and leaving
 

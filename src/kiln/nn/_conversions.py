@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from .. import dtypes as dt
 from ..autograd.modes import no_grad
-from ..device import as_device
+from ..device import META, anywhere
 from ..errors import KilnTypeError
 from ..formats import CHANNELS_LAST, as_format
 from ..ops.creation import empty_like
@@ -75,13 +75,17 @@ class Conversions:
         `to(device)`, `to(dtype)`, `to(tensor)`, `to(device=…, dtype=…)`, `to(memory_format=channels_last)`.
         """
         device, dtype, _, format = parse_to(*args, **kwargs)
-        if device is not None:
-            as_device(device)
+        moves = device is not None and (
+            anywhere(device) is META
+            or any(x.is_meta for x in (*self.parameters(), *self.buffers()))
+        )
         if dtype is not None and dtype.category < dt.FLOAT:
             raise KilnTypeError(
                 "to", f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}",
                 dtype, "convert single tensors with x.to(dtype)",
             )  # fmt: skip
+        if moves:
+            self._apply(lambda x: x.to(device))
         if dtype is not None:
             self._cast(dtype)
         if format is not None:

@@ -86,6 +86,8 @@ def trunc_normal_(
             "The distribution of values may be incorrect.", stacklevel=2,
         )  # fmt: skip
 
+    if tensor.is_meta:
+        return tensor
     spread = NormalDist(mean, std)
     with no_grad():
         if spread.cdf(b) - spread.cdf(a) < 0.3:
@@ -227,7 +229,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
         raise KilnValueError(
             "orthogonal_", "only tensors with 2 or more dimensions are supported", describe(tensor)
         )
-    if tensor.numel() == 0:
+    if tensor.numel() == 0 or tensor.is_meta:
         return tensor
     rows = tensor.shape[0]
     columns = tensor.numel() // rows
@@ -243,6 +245,8 @@ def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any =
         raise KilnValueError(
             "sparse_", "only tensors with 2 dimensions are supported", describe(tensor)
         )
+    if tensor.is_meta:
+        return tensor
     from .. import randperm
 
     rows, columns = tensor.shape

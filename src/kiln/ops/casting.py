@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..device import as_device
+from ..device import anywhere
 from ..device import device as Device
 from ..errors import KilnError, KilnTypeError, describe
 from ..formats import contiguous_format, inverse, lies_in, order, preserve_format
+from ..meta import without_data
 from ..tensor import Tensor
 from .registry import Sample, composition, method, op
 from .samples import draw, rng
@@ -54,8 +55,8 @@ def cast(input: Tensor, dtype: dt.dtype) -> Tensor:
     return input.astype(dtype.np)
 
 
-def _to_target(args: tuple, kwargs: dict) -> tuple[Any, bool, Any]:
-    """What `to` is asked for: a dtype, whether to copy at all events, and a memory format."""
+def _to_target(args: tuple, kwargs: dict) -> tuple[Any, bool, Any, Any]:
+    """What `to` is asked for: a dtype, whether to copy at all events, a memory format and a device."""
     known = {"dtype", "device", "other", "tensor", "non_blocking", "copy", "memory_format"}
     if unknown := kwargs.keys() - known:
         raise KilnTypeError("to", "unexpected argument", ", ".join(unknown), "to(device, dtype)")
@@ -65,7 +66,7 @@ def _to_target(args: tuple, kwargs: dict) -> tuple[Any, bool, Any]:
         if a is True or a is False:
             flags.append(a)
         elif isinstance(a, Tensor):
-            dtype = a.dtype
+            dtype, device = a.dtype, a.device
         elif isinstance(a, dt.dtype) or a in (float, int, bool, complex):
             dtype = a
         elif isinstance(a, str | int | Device):
@@ -74,17 +75,18 @@ def _to_target(args: tuple, kwargs: dict) -> tuple[Any, bool, Any]:
             raise KilnTypeError(
                 "to", "neither a dtype, a device nor a tensor", describe(a), "to(device, dtype)"
             )
-    if device is not None:
-        as_device(device)
+    place = None if device is None else anywhere(device)
     copy = kwargs.get("copy", flags[1] if len(flags) > 1 else False)
-    return dtype, bool(copy), kwargs.get("memory_format")
+    return dtype, bool(copy), kwargs.get("memory_format"), place
 
 
 @method("to")
 def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """This tensor with another dtype, device or memory format; itself where nothing changes and copy is False."""
-    dtype, copy, format = _to_target(args, kwargs)
+    dtype, copy, format, place = _to_target(args, kwargs)
     d = self.dtype if dtype is None else dt.as_dtype(dtype)
+    if place is not None and place.type != self.device.type:
+        return self._a.host("to") if self.is_meta else without_data(self, d.np)
     if d is not self.dtype:
         r = cast(self, d)
         return r if format is None else contiguous_in(r, format)

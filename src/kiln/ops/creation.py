@@ -12,6 +12,7 @@ from .. import dtypes as dt
 from ..device import as_device
 from ..errors import KilnBufferError, KilnError, KilnTypeError, KilnValueError, describe
 from ..formats import contiguous_format, inverse, order, preserve_format
+from ..meta import makes, makes_like
 from ..shape import Size, index_int
 from ..sharing import admit
 from ..tensor import CAPTURING, Tensor, active_capture, wrap
@@ -96,6 +97,7 @@ def _holds_arrays(data: Any) -> bool:
     return isinstance(data, np.ndarray | np.generic | Tensor)
 
 
+@makes
 def tensor(
     data: Any,
     *,
@@ -128,6 +130,7 @@ def _has_tensor(data: Any) -> bool:
     )
 
 
+@makes
 def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     """A tensor of `data` that shares memory with it where it can."""
     as_device(device)
@@ -139,6 +142,7 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     return tensor(data, dtype=dtype)
 
 
+@makes
 def asarray(
     obj: Any,
     *,
@@ -237,6 +241,7 @@ def frombuffer(
     return _finish(wrap(a), requires_grad)
 
 
+@makes
 def scalar_tensor(
     s: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
@@ -280,6 +285,7 @@ def _laid(
 
 
 def _filled(name: str, value: Any, doc: str) -> Any:
+    @makes
     def make(*size: Any, out: Any = None, dtype: Any = None, layout: Any = None, device: Any = None,
              requires_grad: bool = False, pin_memory: bool = False, memory_format: Any = None,
              **named: Any) -> Tensor:  # fmt: skip
@@ -309,6 +315,7 @@ ones = _filled("ones", 1, "A tensor of ones of the given size and dtype (default
 empty = _filled("empty", 0, "A tensor whose values are not specified.")
 
 
+@makes
 def full(size: Any, fill_value: Any, *, out: Any = None, dtype: Any = None, layout: Any = None,
          device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
     """A tensor of one value; its dtype is the value's unless given."""
@@ -329,6 +336,7 @@ def _beside(x: Tensor, t: Tensor) -> Tensor:
 
 
 def _like(name: str, value: Any) -> Any:
+    @makes_like
     def make(input: Tensor, *args: Any, dtype: Any = None, layout: Any = None, device: Any = None,
              requires_grad: bool = False, memory_format: Any = None, pin_memory: bool = False,
              fill_value: Any = None) -> Tensor:  # fmt: skip
@@ -356,6 +364,7 @@ zeros_like, ones_like, empty_like, full_like = (
 
 
 def _new_filled(name: str, value: Any) -> Any:
+    @makes_like
     def make(self: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
              layout: Any = None, pin_memory: bool = False, **named: Any) -> Tensor:  # fmt: skip
         as_device(device)
@@ -405,6 +414,7 @@ def arange_op(start: Any, step: Any, n: int, dtype: dt.dtype) -> Tensor:
     return (start + step * np.arange(n, dtype=np.float64)).astype(dtype.np, copy=False)
 
 
+@makes
 def arange(start: Any, end: Any = None, step: Any = 1, *, out: Any = None, dtype: Any = None,
            layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """Values from start up to (not including) end, step apart."""
@@ -436,6 +446,7 @@ def arange(start: Any, end: Any = None, step: Any = 1, *, out: Any = None, dtype
     return _placed(arange_op, arange_op(start, step, n, d), requires_grad, out)
 
 
+@makes
 def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = None, layout: Any = None,
              device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """`steps` values evenly from start to end, both included."""
@@ -478,6 +489,7 @@ def _spaced(start: Any, end: Any, n: int, d: dt.dtype, into: Any) -> np.ndarray:
     return out
 
 
+@makes
 def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any = None, dtype: Any = None,
              layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """base to the powers that linspace gives."""
@@ -494,6 +506,7 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any =
     return _placed(arange_op, t, requires_grad, out)
 
 
+@makes
 def eye(n: int, m: int | None = None, *, out: Any = None, dtype: Any = None, layout: Any = None,
         device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """The n x m matrix with ones on its diagonal."""

@@ -274,7 +274,8 @@ def view(op: Op, args: tuple, r: Any = None) -> Any:
 def _composed(op: Op, args: tuple) -> Any:
     """What calls ops on composed tensors, where one is among these: see Note [Composed tensors]."""
     for x in op.flat_tensors(args):
-        if (calls := getattr(x, "_calls", None)) is not None:
+        calls = getattr(x, "_calls", None) or getattr(type(x._a), "calls", None)
+        if calls is not None:
             return calls
     return None
 

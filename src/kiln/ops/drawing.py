@@ -11,9 +11,10 @@ import numpy as np
 from .. import dtypes as dt
 from ..device import as_device
 from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
+from ..meta import makes, makes_like, without_data
 from ..random import Generator
 from ..shape import broadcast_shapes
-from ..tensor import Tensor, active_capture
+from ..tensor import CAPTURING, Tensor, active_capture
 from . import mersenne
 from .complex import view_as_complex, view_as_real
 from .creation import _finish, _placed, _size, arange_op, empty_like, full_op
@@ -30,6 +31,8 @@ FEW = 16
 def sample(generator: Generator | None, law: str, size: Sequence[int], dtype: dt.dtype, *numbers: Any,
            parameters: Sequence[Tensor] = ()) -> Tensor:  # fmt: skip
     """Numbers of a law, by the generator's stream."""
+    if CAPTURING and getattr(active_capture(), "valueless", False):
+        return full_op(tuple(size), 0, dtype)
     g = reached(generator)
     if g.stream == "torch":
         return mersenne.draws(g.state, law, size, dtype, parameters, numbers)
@@ -40,6 +43,8 @@ def sample_like(x: Tensor, generator: Generator | None, law: str, *numbers: Any,
                 parameters: Sequence[Tensor] = ()) -> Tensor:  # fmt: skip
     """Numbers of a law for each element of a tensor; PyTorch's stream goes along its memory."""
     shape, d = tuple(x._a.shape), dtype or x.dtype
+    if x.is_meta:
+        return without_data(x, d.np)
     parameters = [p.expand(shape) for p in parameters]
     if x.is_contiguous() or reached(generator).stream != "torch":
         return sample(generator, law, shape, d, *numbers, parameters=parameters)
@@ -91,6 +96,7 @@ def _like(
 
 
 def _of_size(name: str, make: Callable, fill: str, doc: str) -> Callable:
+    @makes
     def new(*size: Any, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
             layout: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False,
             **named: Any) -> Tensor:  # fmt: skip
@@ -106,6 +112,7 @@ def _of_size(name: str, make: Callable, fill: str, doc: str) -> Callable:
         r = make(shape, d, generator, name)
         return _placed(arange_op, r, requires_grad, out)
 
+    @makes_like
     def like(input: Tensor, *, generator: Generator | None = None, dtype: Any = None, layout: Any = None,
              device: Any = None, requires_grad: bool = False, memory_format: Any = None) -> Tensor:  # fmt: skip
         as_device(device)
@@ -148,6 +155,7 @@ def _check_range(d: dt.dtype, low: int, high: int) -> None:
             )
 
 
+@makes
 def randint(*args: Any, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
             layout: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False,
             **named: Any) -> Tensor:  # fmt: skip
@@ -178,6 +186,7 @@ def randint(*args: Any, generator: Generator | None = None, out: Tensor | None =
     return _placed(arange_op, r, requires_grad, out)
 
 
+@makes_like
 def randint_like(input: Tensor, low: int, high: int | None = None, *, generator: Generator | None = None,
                  dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False,
                  memory_format: Any = None) -> Tensor:  # fmt: skip
@@ -195,6 +204,7 @@ def randint_like(input: Tensor, low: int, high: int | None = None, *, generator:
     return _finish(r, requires_grad)
 
 
+@makes
 def randperm(n: int, *, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = dt.int64,
              layout: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
     """The integers from 0 to n - 1 in random order."""
@@ -204,6 +214,7 @@ def randperm(n: int, *, generator: Generator | None = None, out: Tensor | None =
     return _placed(arange_op, r, requires_grad, out)
 
 
+@makes
 def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None,
            out: Tensor | None = None, dtype: Any = None, layout: Any = None, device: Any = None,
            requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip

@@ -1,0 +1,183 @@
+"""Tensors without data, on the device `meta`: they have a shape, a dtype and an order in memory.
+
+Note [Meta tensors]: such a tensor's payload is no array, so that what NumPy is asked to do with it raises and
+dispatch looks here for what to do instead (Note [Composed tensors]): calls on plain tensors pay nothing. An op's
+result is found by capturing the op alone, the Graph is thrown away; so is a new tensor's by capturing the function
+that makes it. Nothing is computed and no random number is drawn. Source: torch.device("meta").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from . import dtypes as dt
+from .autograd.modes import no_grad
+from .autograd.tape import record
+from .device import CPU, META, anywhere, device, places
+from .errors import KilnError, KilnNotImplementedError, describe
+from .shape import contiguous_strides, numel
+from .tensor import Tensor, wrap
+
+
+class Nothing:
+    """The payload of a meta tensor; `strides` count elements."""
+
+    __slots__ = ("dtype", "shape", "strides")
+    __array_ufunc__ = None
+    place = META
+    calls: Any = None  # what calls ops on such tensors
+    tensor = None  # that this stands for: see `SymArray`
+    flags = SimpleNamespace(c_contiguous=False, f_contiguous=False, writeable=False)
+
+    def __init__(self, shape: Any, dtype: np.dtype, strides: Any = None):
+        self.shape, self.dtype = tuple(shape), dtype
+        self.strides = contiguous_strides(self.shape) if strides is None else tuple(strides)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return numel(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    def strided(self) -> np.ndarray:
+        """The layout as a dummy array; its strides count elements."""
+        return np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), self.shape, self.strides)
+
+    def copy(self, order: str = "K") -> Nothing:
+        return Nothing(self.shape, self.dtype, self.strides)
+
+    def text(self, prefix: str) -> str:
+        """How a tensor that holds this prints."""
+        d = dt.OF_NUMPY[self.dtype]
+        kind = "" if d in (dt.get_default_dtype(), dt.int64, dt.bool_) else f", dtype={d!r}"
+        return f"{prefix}..., device='meta', size={self.shape}{kind})"
+
+    def host(self, why: str) -> Any:
+        """The value for Python: there is none."""
+        raise KilnNotImplementedError(
+            why, "Cannot copy out of meta tensor; no data!", f"{self.dtype}{list(self.shape)}",
+            "give it memory first: kiln.empty_like(x, device='cpu'), Module.to_empty(device='cpu')",
+        )  # fmt: skip
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        self.host("numpy")
+
+    def __bool__(self) -> bool:
+        return bool(self.host("bool"))
+
+
+def without_data(t: Tensor, dtype: Any = None) -> Tensor:
+    """A meta tensor with the shape, dtype and order in memory of any tensor."""
+    return wrap(Nothing(t._a.shape, t._a.dtype if dtype is None else dtype, t.stride()))
+
+
+# ---------------------------------------------------------------- ops
+
+
+def _capture() -> Any:
+    from .compile.capture import Capture
+
+    capture = Capture(constants=True)
+    capture.valueless = True
+    return capture
+
+
+def _stand_in(capture: Any, x: Any) -> Any:
+    from .compile.symbolic import Storage, SymArray, layout_of
+
+    if isinstance(x, list | tuple):
+        return type(x)(_stand_in(capture, y) for y in x)
+    if not isinstance(x, Tensor):
+        return x
+    a = x._a
+    node = capture._input("arg", a.shape, x.dtype, tensor=x).node
+    layout = a.strided() if isinstance(a, Nothing) else layout_of(a)
+    return wrap(SymArray(capture, Storage(node), (), a.shape, a.dtype, layout))
+
+
+def call(op: Any, args: tuple) -> Any:
+    """The result of an op of which an argument has no data."""
+    capture = _capture()
+    with capture.active(), no_grad():
+        r = capture.call(op, tuple(_stand_in(capture, a) for a in args))
+    if isinstance(r, Tensor):
+        out = without_data(r)
+        record(op, args, (out,))
+        return out
+    outs = tuple(without_data(t) for t in r)
+    record(op, args, outs)
+    return op.result(*outs) if op.result is not None else outs
+
+
+def inplace(op: Any, args: tuple) -> Tensor:
+    """An op whose result would be stored in its first argument: shapes are checked, nothing else happens."""
+    x = args[0]
+    if not isinstance(x._a, Nothing):
+        raise KilnNotImplementedError(
+            op.name + "_", "Cannot copy out of meta tensor; no data!", describe(x), "give it memory first"
+        )  # fmt: skip
+    with no_grad():
+        r = call(op, args)
+    if r.shape != x.shape:
+        raise KilnError(
+            op.name + "_", "the result has another shape", f"{describe(r)} into {describe(x)}", ""
+        )
+    return x
+
+
+Nothing.calls = SimpleNamespace(call=call, inplace=inplace)
+
+
+# ---------------------------------------------------------------- new tensors
+
+
+def makes(fn: Callable) -> Callable:
+    """A function that makes tensors, on the device that is asked for or that of a `with` block."""
+
+    @wraps(fn)
+    def make(*args: Any, **kwargs: Any) -> Any:
+        d = kwargs.get("device")
+        if d is None and not places.stack:
+            return fn(*args, **kwargs)
+        return _placed(fn, args, kwargs, anywhere(d))
+
+    make.plain = fn  # type: ignore[attr-defined]
+    return make
+
+
+def makes_like(fn: Callable) -> Callable:
+    """A function that makes tensors, on the device that is asked for or that of its first argument."""
+
+    @wraps(fn)
+    def make(*args: Any, **kwargs: Any) -> Any:
+        d = kwargs.get("device")
+        if d is None and args and args[0]._a.__class__ is not Nothing:
+            return fn(*args, **kwargs)
+        given: Any = args[0] if args else kwargs["input"]
+        return _placed(fn, args, kwargs, given.device if d is None else anywhere(d))
+
+    make.plain = fn  # type: ignore[attr-defined]
+    return make
+
+
+def _placed(fn: Callable, args: tuple, kwargs: dict[str, Any], d: device) -> Any:
+    kwargs = kwargs | {"device": CPU}
+    if d is not META:
+        return fn(*args, **kwargs)
+    needs = kwargs.pop("requires_grad", False)
+    capture = _capture()
+    with capture.active(), no_grad():
+        t = fn(*args, **kwargs)
+    out = without_data(t)
+    return out.requires_grad_() if needs else out
