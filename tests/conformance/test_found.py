@@ -161,6 +161,13 @@ def a_margin_that_is_just_kept_costs_nothing(m, x):
     return F.multi_margin_loss(x, m.tensor([1, 0])), F.multilabel_margin_loss(x, several)
 
 
+@found([[3.0], [-2.0]], [[1.0, INF, -INF], [NAN, 2.0, 0.5]], [0.0, INF])
+def a_margin_alone_counts(m, one, x, zero):  # seed 30000717
+    loss = m.nn.functional.multi_margin_loss
+    first = m.tensor([0, 0])
+    return loss(one, first) / zero, loss(x.detach(), first), loss(x.detach(), first, p=2)
+
+
 @found([0.0, 1.0], [2.0, 1.0])
 def nothing_that_arrives_stays_in_its_part_of_a_complex_number(m, x, y):
     z = m.complex(x, y) * 1

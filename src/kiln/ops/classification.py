@@ -459,15 +459,17 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
     if input.ndim < 2:
         input, target = input.reshape(input.numel()), target.reshape(())
     right = input.gather(-1, target.unsqueeze(-1))
-    loss = (margin - right + input).relu()
+    loss = margin - right + input
+    counts = (loss > 0) & ~_is_class(target, input)
+    # by a product, so that NaN among the incoming gradients is seen: as PyTorch's
+    loss = where_op(counts | loss.isfinite(), loss, 0) * counts
     if p == 2:
         loss = loss * loss
     if weight is not None:
         loss = loss * weight.index_select(0, target.reshape(target.numel())).reshape(
             *target.shape, 1
         )
-    loss = where_op(_is_class(target, input), 0, loss).sum(-1) / input.shape[-1]
-    return reduced(loss, reduction)
+    return reduced(loss.sum(-1) / input.shape[-1], reduction)
 
 
 def _multilabel_samples() -> Any:
