@@ -31,7 +31,7 @@ from ..tensor import Tensor
 from . import compositions, derived, scripts, streams, transforms
 
 _F16, _BF16 = dt.float16.np, dt.bfloat16.np
-_F32, _F64, _I32, _I8 = dt.float32.np, dt.float64.np, dt.int32.np, dt.int8.np
+_F32, _F64, _I64, _I32, _I8 = dt.float32.np, dt.float64.np, dt.int64.np, dt.int32.np, dt.int8.np
 
 # The least products of elements for which native code gains, measured beside NumPy's loops and OpenBLAS.
 _LEAST = {
@@ -400,6 +400,78 @@ def _picking(name: str, rows: Callable[..., tuple[np.ndarray, np.ndarray] | None
 _picking("index", lambda x, indices, dims: (x, indices[0]) if dims == (0,) else None)
 _picking("index_select", lambda x, dim, index: (x, index) if dim == 0 and index.ndim == 1 and (index >= 0).all() else None)  # fmt: skip
 _picking("embedding", lambda index, weight, *rest: (weight, index) if (index >= 0).all() else None)
+
+
+_embedding_grad, _index_put = (REGISTRY[n].eager for n in ("embedding_grad", "index_put_op"))
+
+
+def _add_rows(out: Tensor, index: Tensor, values: Tensor) -> None:
+    out.index_add_(0, index, values)
+
+
+_LAST = 8  # rows of the smallest kernel
+
+
+def _rows_added(out: np.ndarray, index: np.ndarray, values: np.ndarray) -> bool:
+    """Add rows to those of `out` at these places, in blocks of powers of two; False where the reference is to do it.
+
+    The places are flat and in range, `out` is in memory of its own.
+    """
+    n, d = index.size, out.dtype
+    if (
+        not 1 << 9 <= values.size < derived.LARGE or n < _LAST or (d is not _F32 and d is not _F64)
+        or d is not values.dtype or index.dtype is not _I64 or config.eager != "cpu" or not _native()
+        or not (out.flags.c_contiguous and index.flags.c_contiguous and values.flags.c_contiguous)
+    ):  # fmt: skip
+        return False
+    rows, added = out.reshape(len(out), -1), values.reshape(n, -1)
+    if rows.shape[1] != added.shape[1]:
+        return False
+    shelf, at = derived.shelf(), 0
+    while n - at >= _LAST:
+        block = 1 << (n - at).bit_length() - 1
+        key = ("add_rows", block, rows.shape, d.num, config.cpu_isa)
+        part = [rows, index[at : at + block], added[at : at + block]]
+        if not shelf.change("add_rows", _add_rows, part, key, ()):
+            return False
+        at += block
+    if at < n:
+        np.add.at(rows, index[at:], added[at:])
+    return True
+
+
+@routine("embedding_grad")
+def embedding_grad(
+    grad: np.ndarray, input: np.ndarray, rows: int, padding_idx: int | None, by_freq: bool
+) -> np.ndarray:
+    """Few gradients of rows of a table, added one after the other."""
+    out = np.zeros((rows, grad.shape[-1]), grad.dtype)
+    index = input.reshape(-1)
+    within = index.size and index.dtype is _I64 and index.view(np.uint64).max() < rows
+    if by_freq or not within or not _rows_added(out, index, grad):
+        return _embedding_grad(grad, input, rows, padding_idx, by_freq)
+    if padding_idx is not None:
+        out[padding_idx] = 0
+    return out
+
+
+@routine("index_put_op")
+def index_put(
+    input: np.ndarray, values: np.ndarray, indices: list, dims: tuple, accumulate: bool
+) -> np.ndarray:
+    """Few rows, added one after the other."""
+    if accumulate and dims == (0,) and input.ndim and values.size < derived.LARGE:
+        (index,) = indices
+        if index.dtype is _I64 and index.size and values.shape == index.shape + input.shape[1:] and (
+            index.view(np.uint64).max() < len(input)
+        ):  # fmt: skip
+            out = input.copy()
+            if _rows_added(out, index.reshape(-1), values):
+                return out
+    return _index_put(input, values, indices, dims, accumulate)
+
+
+embedding_grad.small = index_put.small = True  # type: ignore[attr-defined]
 
 
 # ---------------------------------------------------------------- what a mask picks

@@ -274,6 +274,8 @@ def _put_batch(n: int, input: Any, values: Any, indices: Any, dims: tuple, accum
 @indexing(
     private=True, name="index", out="apart", batch=_index_batch, infer=_index_infer, samples=_adv_samples, check=False,
     grad={"input": lambda g, in_shape, indices, dims: index_put_op(g.new_zeros(in_shape), g, indices, dims, True)},
+    quick={"input": lambda g, in_shape, indices, dims: index_put_op.op.eager(
+        np.zeros(in_shape, g.dtype), g, [i._a for i in indices], dims, True)},
 )  # fmt: skip
 def index_op(input: Tensor, indices: Sequence[Tensor], dims: tuple) -> Tensor:
     """input at broadcast integer indices of the dimensions `dims`."""

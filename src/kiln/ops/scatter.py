@@ -156,8 +156,17 @@ def _select_batch(n: int, input: Any, dim: int, index: Any) -> Any:
     return index_op(input.tensor.movedim(d + 1, 1), [rows, at], (0, 1)).movedim(1, d + 1)
 
 
+def _quick_select(g: np.ndarray, in_shape: tuple, dim: int, index: np.ndarray) -> np.ndarray:
+    if not in_shape:
+        return g.sum().reshape(())
+    d = dim % len(in_shape)
+    flat = index.reshape(-1)
+    return index_put_op.op.eager(np.zeros(in_shape, g.dtype), g, [flat], (d,), True)
+
+
 @indexing(out="apart", batch=_select_batch, infer=_select_infer,
     grad={"input": lambda g, in_shape, dim, index: g.new_zeros(in_shape).index_add(dim, index, g)},
+    quick={"input": lambda g, in_shape, dim, index: _quick_select(g, in_shape, dim, index)},
     samples=lambda: iter([
         Sample((draw(rng(), (3, 4)), 1, np.array([0, 3, 3]))), Sample((draw(rng(), (3,)), -1, np.array(2))),
         Sample((draw(rng(), (3,)), 0, np.zeros(0, np.int64))), Sample((draw(rng(), (3, 4)), 0, np.array([3])), error=IndexError),
