@@ -421,9 +421,10 @@ def _rows_added(out: np.ndarray, index: np.ndarray, values: np.ndarray) -> bool:
     if (
         not 1 << 9 <= values.size < derived.LARGE or n < _LAST or (d is not _F32 and d is not _F64)
         or d is not values.dtype or index.dtype is not _I64 or config.eager != "cpu" or not _native()
-        or not (out.flags.c_contiguous and index.flags.c_contiguous and values.flags.c_contiguous)
+        or not (out.flags.c_contiguous and index.flags.c_contiguous)
     ):  # fmt: skip
         return False
+    values = np.ascontiguousarray(values)
     rows, added = out.reshape(len(out), -1), values.reshape(n, -1)
     if rows.shape[1] != added.shape[1]:
         return False

@@ -29,7 +29,7 @@ def _copied(a: np.ndarray) -> np.ndarray:
 
 
 @op(family="elementwise", promote="same", scalar="copy", exact=True, check=False, grad={"input": lambda g: g},
-    samples=_clone_samples)  # fmt: skip
+    quick={"input": lambda g: g}, samples=_clone_samples)  # fmt: skip
 def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
     """A copy with its own memory, which lies as the tensor does unless a format is given."""
     if (memory_format is None and input.flags.c_contiguous) or memory_format is contiguous_format:

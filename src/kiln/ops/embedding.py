@@ -98,6 +98,14 @@ def embedding_grad(
     return out
 
 
+def _quick_rows(
+    g: np.ndarray, input: np.ndarray, in_shape: tuple, padding_idx: Any, by_freq: bool, sparse: bool
+) -> np.ndarray:
+    if sparse:
+        raise NotImplementedError  # of arrays
+    return embedding_grad.op.eager(g, input, in_shape[0], padding_idx, by_freq)
+
+
 def _embedding_grad_grad(
     g: Tensor, input: Tensor, padding_idx: int | None, by_freq: bool
 ) -> Tensor:
@@ -142,6 +150,8 @@ def _embedding_samples() -> Any:
         _sparse_grad(g, input, in_shape, padding_idx, scale_grad_by_freq) if sparse else
         embedding_grad(g, input, in_shape[0], padding_idx, scale_grad_by_freq)
     )},
+    quick={"weight": lambda g, input, in_shape, padding_idx, scale_grad_by_freq, sparse: _quick_rows(
+        g, input, in_shape, padding_idx, scale_grad_by_freq, sparse)},
 )  # fmt: skip
 def embedding_op(
     input: Tensor,

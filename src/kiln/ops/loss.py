@@ -111,6 +111,13 @@ def _smooth_rule(
     return r if needs[0] else None, -r if needs[1] else None
 
 
+def _smooth_quick(g: np.ndarray, input: np.ndarray, target: np.ndarray, beta: float, scale: float) -> tuple:  # fmt: skip
+    d = input - target
+    r = np.where(np.abs(d) >= beta, np.sign(d) * scale, d * (scale / beta))
+    r *= g
+    return r, -r
+
+
 def _smooth_body(input: Tensor, target: Tensor, beta: float, scale: float) -> Tensor:
     d = (input - target).abs()
     return where_op(d < beta, d * d * (0.5 * scale / beta), (d - 0.5 * beta) * scale)
@@ -118,7 +125,7 @@ def _smooth_body(input: Tensor, target: Tensor, beta: float, scale: float) -> Te
 
 @op(
     private=True, family="elementwise", promote="same", check=False, body=_smooth_body,
-    grad={("input", "target"): _smooth_rule},
+    grad={("input", "target"): _smooth_rule}, quick={("input", "target"): _smooth_quick},
     samples=lambda: iter([
         Sample((draw(rng(), s), draw(rng(1), s), beta, scale))
         for s in ((3, 4), (), (0,)) for beta, scale in ((1.0, 1.0), (0.5, 2.0))
