@@ -145,6 +145,19 @@ def test_numpy_operands():
     assert (np.float32(2) * kiln.ones(2)).tolist() == [2, 2]
 
 
+def test_a_storage_may_be_a_file(tmp_path):
+    path = tmp_path / "weights"
+    kiln.arange(6, dtype=kiln.float32).numpy().tofile(path)
+    storage = kiln.UntypedStorage.from_file(str(path), shared=False, nbytes=24)
+    rest = kiln.asarray(storage[8:24], dtype=kiln.uint8).view(dtype=kiln.float32).view(size=(2, 2))
+    assert rest.tolist() == [[2.0, 3.0], [4.0, 5.0]]
+    rest.fill_(7.0)  # a copy is written to, not the file
+    assert np.fromfile(path, np.float32).tolist() == [0, 1, 2, 3, 4, 5]
+    shared = kiln.UntypedStorage.from_file(str(path), shared=True, nbytes=4)
+    shared[:] = 0
+    assert np.fromfile(path, np.uint8)[:4].tolist() == [0] * 4
+
+
 def test_storages_are_the_whole_memory():
     x = kiln.arange(12, dtype=kiln.int32).reshape(3, 4)
     row = x[1]

@@ -31,6 +31,16 @@ def memory(a: np.ndarray) -> np.ndarray:
     return items.view(np.uint8)
 
 
+def mapped(filename: Any, shared: bool | None, size: int, dtype: np.dtype) -> np.ndarray:
+    """The first elements of a file; a shared one is made, and made long enough, and sees what is written."""
+    if shared:
+        with open(filename, "ab") as f:
+            f.truncate(max(f.tell(), size * dtype.itemsize))
+    if not size:
+        return np.empty(0, dtype)
+    return np.asarray(np.memmap(filename, dtype, "r+" if shared else "c", shape=(size,)))
+
+
 class UntypedStorage:
     """The bytes that tensors lie in."""
 
@@ -112,6 +122,16 @@ class UntypedStorage:
     def from_buffer(buffer: Any, *_: Any, **__: Any) -> UntypedStorage:
         """A copy of the bytes of an object with Python's buffer interface."""
         return UntypedStorage(np.frombuffer(buffer, np.uint8).copy())
+
+    @staticmethod
+    def from_file(filename: Any, shared: bool = False, nbytes: int = 0) -> UntypedStorage:
+        """A file's first bytes, read where they are touched; with `shared` what is written goes to the file."""
+        return UntypedStorage(mapped(filename, shared, nbytes, np.dtype(np.uint8)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The bytes, which are shared."""
+        expose(self._bytes)
+        return np.array(self._bytes, dtype, copy=copy)
 
     def __repr__(self) -> str:
         return f"<kiln.UntypedStorage of {self.nbytes()} bytes>"

@@ -449,6 +449,8 @@ def test_compiled_modules_are_told_apart():
 
     layer = nn.Linear(2, 2)
     assert isinstance(kiln.compile(layer), OptimizedModule)
+    assert kiln._dynamo.eval_frame.OptimizedModule is OptimizedModule
+    assert issubclass(kiln._dynamo.exc.Unsupported, RuntimeError)
     assert not isinstance(layer, OptimizedModule)
 
 

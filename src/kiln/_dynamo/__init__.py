@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from ..compile import compile
@@ -30,6 +31,12 @@ class _CompiledModule(type):
 
 class OptimizedModule(metaclass=_CompiledModule):
     """The kind of modules that `kiln.compile` gives: for `isinstance` alone."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("eval_frame", "exc"):
+        return import_module("." + name, __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def optimize(backend: Any = "inductor", *, nopython: bool = False, **options: Any) -> Callable:

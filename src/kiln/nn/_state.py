@@ -14,7 +14,7 @@ from ..tensor import Tensor
 from ._hooks import add_hook
 from .parameter import Parameter, is_lazy
 
-EXTRA = "_extra_state"
+_EXTRA_STATE_KEY_SUFFIX = "_extra_state"
 
 
 class _IncompatibleKeys(namedtuple("IncompatibleKeys", ["missing_keys", "unexpected_keys"])):  # noqa: PYI024
@@ -111,7 +111,7 @@ class State:
         for name, x in self._own_state().items():
             destination[prefix + name] = x if keep_vars else x.detach()
         if self._has_extra("get_extra_state"):
-            destination[prefix + EXTRA] = self.get_extra_state()
+            destination[prefix + _EXTRA_STATE_KEY_SUFFIX] = self.get_extra_state()
 
     def _own_state(self) -> dict[str, Tensor]:
         skip = self._non_persistent_buffers_set
@@ -266,7 +266,7 @@ class State:
         self._load_extra(state_dict, prefix, strict, missing_keys, unexpected_keys, writes)
         if strict:
             for key in state_dict:
-                if key.startswith(prefix) and key != prefix + EXTRA:
+                if key.startswith(prefix) and key != prefix + _EXTRA_STATE_KEY_SUFFIX:
                     head, *rest = key[len(prefix) :].split(".", 1)
                     if (rest and head not in self._modules) or (not rest and head not in own):
                         unexpected_keys.append(key)
@@ -280,7 +280,7 @@ class State:
         unexpected: list,
         writes: Any,
     ) -> None:
-        key = prefix + EXTRA
+        key = prefix + _EXTRA_STATE_KEY_SUFFIX
         if self._has_extra("set_extra_state"):
             if key in state_dict:
 

@@ -156,15 +156,9 @@ def from_file(filename: str, shared: bool | None = None, size: int = 0, *, dtype
     """The first `size` elements of a file's bytes; with `shared` what is written to the tensor is written to the file."""
     as_device(device)
     d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
-    if shared:
-        with open(filename, "ab") as f:  # a file is made, and made long enough
-            f.truncate(max(f.tell(), size * d.itemsize))
-    mapped = (
-        np.memmap(filename, d.np, "r+" if shared else "c", shape=(size,))
-        if size
-        else np.empty(0, d.np)
-    )
-    return as_tensor(np.asarray(mapped)).requires_grad_(requires_grad)
+    from ..storage import mapped
+
+    return as_tensor(mapped(filename, shared, size, d.np)).requires_grad_(requires_grad)
 
 
 def to_dlpack(tensor: Tensor) -> Any:

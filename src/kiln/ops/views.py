@@ -64,10 +64,12 @@ _reshape = reshape.op  # type: ignore[attr-defined]
 
 
 @method("view")
-def view_method(self: Tensor, *shape: Any, size: Any = None) -> Tensor:
+def view_method(self: Tensor, *shape: Any, size: Any = None, dtype: Any = None) -> Tensor:
     """The same memory in another shape (one size may be -1), or with another dtype of equal width."""
     if len(shape) == 1 and isinstance(shape[0], dt.dtype):
-        return _view_dtype(self, shape[0])
+        dtype = shape[0]
+    if dtype is not None:
+        return _view_dtype(self, dtype)
     sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], list | tuple) else shape
     sizes = size if size is not None else sizes
     a = self._a

@@ -36,7 +36,7 @@ from .._hooks import (
     register_module_parameter_registration_hook,
     registered,
 )
-from .._state import State, _IncompatibleKeys, _WrappedHook
+from .._state import _EXTRA_STATE_KEY_SUFFIX, State, _IncompatibleKeys, _WrappedHook
 from ..parameter import Buffer, Parameter, UninitializedBuffer, UninitializedParameter, is_lazy
 
 _HOOKS = (
@@ -534,7 +534,7 @@ def _count(old: Any, new: Any) -> None:
 
 
 __all__ = [
-    "CONFIG_VERSION", "Buffer", "Module", "Parameter", "UninitializedBuffer", "UninitializedParameter",
+    "CONFIG_VERSION", "_EXTRA_STATE_KEY_SUFFIX", "Buffer", "Module", "Parameter", "UninitializedBuffer", "UninitializedParameter",
     "_IncompatibleKeys", "_WrappedHook", "_addindent", "is_lazy", "register_module_backward_hook",
     "register_module_buffer_registration_hook", "register_module_forward_hook",
     "register_module_forward_pre_hook", "register_module_full_backward_hook",
