@@ -4,13 +4,25 @@ import pytest
 
 import kiln
 from kiln.vision import models
+from kiln.vision.models import swin_transformer
+from kiln.vision.models.convnext import CNBlockConfig
 
 PARAMETERS = {  # as torchvision's documentation tells them
     "densenet121": 7_978_856, "efficientnet_b0": 5_288_548, "mobilenet_v2": 3_504_872,
     "mobilenet_v3_small": 2_542_856, "resnet18": 11_689_512, "squeezenet1_0": 1_248_424,
-    "squeezenet1_1": 1_235_496,
+    "squeezenet1_1": 1_235_496, "googlenet": 13_004_888, "mnasnet0_5": 2_218_512, "shufflenet_v2_x0_5": 1_366_792,
+    "regnet_x_400mf": 5_495_976, "swin_t": 28_288_354,
 }  # fmt: skip
 MORE = {
+    "convnext_base": 88_591_464, "convnext_large": 197_767_336, "convnext_small": 50_223_688, "convnext_tiny": 28_589_128,
+    "efficientnet_v2_l": 118_515_272, "efficientnet_v2_m": 54_139_356, "efficientnet_v2_s": 21_458_488,
+    "inception_v3": 27_161_264, "mnasnet0_75": 3_170_208, "mnasnet1_0": 4_383_312, "mnasnet1_3": 6_282_256,
+    "regnet_x_16gf": 54_278_536, "regnet_x_1_6gf": 9_190_136, "regnet_x_32gf": 107_811_560, "regnet_x_3_2gf": 15_296_552,
+    "regnet_x_800mf": 7_259_656, "regnet_x_8gf": 39_572_648, "regnet_y_16gf": 83_590_140,
+    "regnet_y_1_6gf": 11_202_430, "regnet_y_32gf": 145_046_770, "regnet_y_3_2gf": 19_436_338, "regnet_y_400mf": 4_344_144,
+    "regnet_y_800mf": 6_432_512, "regnet_y_8gf": 39_381_472, "resnext101_64x4d": 83_455_272, "shufflenet_v2_x1_0": 2_278_604,
+    "shufflenet_v2_x1_5": 3_503_624, "shufflenet_v2_x2_0": 7_393_996, "swin_b": 87_768_224, "swin_s": 49_606_258,
+    "swin_v2_b": 87_930_848, "swin_v2_s": 49_737_442, "swin_v2_t": 28_351_570,
     "alexnet": 61_100_840, "densenet161": 28_681_000, "densenet169": 14_149_480, "densenet201": 20_013_928,
     "efficientnet_b1": 7_794_184, "efficientnet_b2": 9_109_994, "efficientnet_b3": 12_233_232,
     "efficientnet_b4": 19_341_616, "efficientnet_b5": 30_389_784, "efficientnet_b6": 43_040_704,
@@ -22,6 +34,41 @@ MORE = {
 }  # fmt: skip
 NAMES = {  # a few of each model's, which tell its structure
     "alexnet": ["features.0.weight", "features.10.bias", "classifier.6.weight"],
+    "convnext_tiny": [
+        "features.0.0.weight", "features.0.1.bias", "features.1.0.layer_scale", "features.1.0.block.0.weight",
+        "features.1.2.block.2.bias", "features.1.2.block.5.weight", "features.2.0.weight", "features.2.1.bias",
+        "features.7.2.block.3.weight", "classifier.0.weight", "classifier.2.bias",
+    ],
+    "efficientnet_v2_s": [
+        "features.1.0.block.0.0.weight", "features.2.0.block.1.1.bias", "features.4.0.block.2.fc1.weight",
+        "features.7.0.weight",
+    ],
+    "googlenet": [
+        "conv1.conv.weight", "inception3a.branch1.bn.running_mean", "inception4e.branch3.1.conv.weight",
+        "inception5b.branch4.1.bn.bias", "aux1.conv.bn.weight", "aux2.fc2.bias", "fc.weight",
+    ],
+    "inception_v3": [
+        "Conv2d_1a_3x3.conv.weight", "Mixed_5b.branch5x5_2.bn.bias", "Mixed_6c.branch7x7dbl_5.conv.weight",
+        "Mixed_7c.branch3x3dbl_3b.conv.weight", "AuxLogits.conv1.bn.weight", "AuxLogits.fc.bias", "fc.weight",
+    ],
+    "mnasnet0_5": ["layers.0.weight", "layers.7.bias", "layers.8.0.layers.3.weight", "layers.15.running_var", "classifier.1.bias"],
+    "regnet_x_400mf": [
+        "stem.0.weight", "stem.1.bias", "trunk_output.block1.block1-0.proj.0.weight",
+        "trunk_output.block4.block4-11.f.c.1.bias", "fc.weight",
+    ],
+    "regnet_y_400mf": ["trunk_output.block1.block1-0.f.se.fc1.weight", "trunk_output.block2.block2-0.f.a.0.weight"],
+    "shufflenet_v2_x0_5": [
+        "conv1.0.weight", "stage2.0.branch1.0.weight", "stage2.0.branch2.6.running_mean", "stage4.3.branch2.5.weight",
+        "conv5.1.bias", "fc.weight",
+    ],
+    "swin_t": [
+        "features.0.0.weight", "features.0.2.bias", "features.1.0.attn.relative_position_bias_table",
+        "features.1.1.attn.relative_position_index", "features.1.0.attn.qkv.bias", "features.1.0.mlp.3.weight",
+        "features.2.reduction.weight", "features.6.norm.bias", "norm.weight", "head.bias",
+    ],
+    "swin_v2_t": [
+        "features.1.0.attn.logit_scale", "features.1.0.attn.cpb_mlp.2.weight", "features.1.0.attn.relative_coords_table",
+    ],
     "densenet121": [
         "features.conv0.weight", "features.denseblock4.denselayer16.norm2.running_var",
         "features.transition3.conv.weight", "features.norm5.bias", "classifier.bias",
@@ -124,3 +171,61 @@ def test_the_alias():
     assert face("torchvision.datasets.mnist").MNIST is kiln.vision.datasets.MNIST
     assert face("torchvision.models.vgg").VGG is models.VGG
     assert face("torch.optim.adamw").AdamW is kiln.optim.AdamW
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: models.ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 2)], 0.1, num_classes=5),
+        lambda: models.SwinTransformer([2, 2], 8, [2, 2], [1, 2], [4, 4], num_classes=5),
+        lambda: models.SwinTransformer(
+            [2, 2], 8, [2, 2], [1, 2], [4, 4], num_classes=5, block=swin_transformer.SwinTransformerBlockV2,
+            downsample_layer=swin_transformer.PatchMergingV2,
+        ),
+        lambda: models.ShuffleNetV2([1, 2, 1], [8, 8, 16, 32, 16], 5),
+        lambda: models.MNASNet(0.1, 5),
+        lambda: models.RegNet(models.BlockParams.from_init_params(4, 8, 8.0, 2.0, 8, se_ratio=0.25), 5),
+        lambda: models.EfficientNet(
+            1.0, 1.0, 0.1, num_classes=5, setting=((1, 3, 1, 8, 8, 2, True), (4, 3, 2, 8, 16, 1)), last_channel=32
+        ),
+    ],
+    ids=["convnext", "swin", "swin v2", "shufflenet", "mnasnet", "regnet", "efficientnet v2"],
+)  # fmt: skip
+def test_every_family_trains(make):
+    kiln.manual_seed(0)
+    m = make()
+    loss = kiln.nn.functional.cross_entropy(m(kiln.rand(2, 3, 36, 36)), kiln.tensor([1, 3]))
+    loss.backward()
+    assert all(p.grad is not None for p in m.parameters())
+    with kiln.no_grad():
+        assert m.eval()(kiln.rand(1, 3, 36, 36)).shape == (1, 5)
+
+
+def test_windows_are_shifted_and_see_no_other_part():
+    attention = swin_transformer.ShiftedWindowAttention(4, [4, 4], [2, 2], 1)
+    x = kiln.rand(1, 8, 8, 4, requires_grad=True)
+    attention(x)[0, 3, 3].sum().backward()  # in the window from (2, 2) to (5, 5)
+    seen = x.grad[0].abs().sum(-1) > 1e-9
+    want = kiln.zeros(8, 8, dtype=kiln.bool)
+    want[2:6, 2:6] = True
+    assert seen.equal(want)
+    x.grad = None
+    attention(x)[0, 0, 7].sum().backward()  # in the corner, which the shift joins to three others
+    want = kiln.zeros(8, 8, dtype=kiln.bool)
+    want[:2, 6:] = True
+    assert (x.grad[0].abs().sum(-1) > 1e-9).equal(want)
+
+
+def test_classifiers_in_the_middle(tmp_path, monkeypatch):
+    kiln.manual_seed(0)
+    source = models.googlenet(init_weights=False)
+    out = source(kiln.rand(2, 3, 64, 64))
+    assert out._fields == ("logits", "aux_logits2", "aux_logits1")
+    assert source.eval()(kiln.rand(1, 3, 64, 64)).shape == (1, 1000)
+    monkeypatch.setattr("kiln.hub.get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    kiln.save(source.state_dict(), tmp_path / "checkpoints" / "googlenet-1378be20.pth")
+    m = models.googlenet(weights="DEFAULT")
+    assert m.transform_input
+    assert m.aux1 is None
+    assert models.googlenet(weights="DEFAULT", aux_logits=True).aux2 is not None

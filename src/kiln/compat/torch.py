@@ -72,6 +72,9 @@ MODULES = {
         f"torchvision.models.{name}": "kiln.vision.models.mobile"
         for name in ("efficientnet", "mobilenet", "mobilenetv2", "mobilenetv3")
     },
+    "torchvision.models.googlenet": "kiln.vision.models.inception",
+    "torchvision.models.mnasnet": "kiln.vision.models.small",
+    "torchvision.models.shufflenetv2": "kiln.vision.models.small",
 }
 """What each name stands for; all others follow from their parent's."""
 

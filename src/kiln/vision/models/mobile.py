@@ -15,6 +15,9 @@ from .registry import model, weights
 __all__ = [
     "EfficientNet",
     "EfficientNet_B0_Weights",
+    "EfficientNet_V2_L_Weights",
+    "EfficientNet_V2_M_Weights",
+    "EfficientNet_V2_S_Weights",
     "InvertedResidual",
     "MBConv",
     "MobileNetV2",
@@ -30,6 +33,9 @@ __all__ = [
     "efficientnet_b5",
     "efficientnet_b6",
     "efficientnet_b7",
+    "efficientnet_v2_l",
+    "efficientnet_v2_m",
+    "efficientnet_v2_s",
     "mobilenet_v2",
     "mobilenet_v3_large",
     "mobilenet_v3_small",
@@ -290,6 +296,30 @@ class MBConv(nn.Module):
         return self.stochastic_depth(out) + input if self.use_res_connect else out
 
 
+class FusedMBConv(nn.Module):
+    """`MBConv` with one convolution in place of a wide and a depthwise one, without a squeeze."""
+
+    def __init__(
+        self, inputs: int, outputs: int, expand: int, kernel: int, stride: int, drop: float,
+        norm: Callable[..., nn.Module],
+    ) -> None:  # fmt: skip
+        super().__init__()
+        hidden = make_divisible(inputs * expand)
+        part = partial(Conv2dNormActivation, norm_layer=norm)
+        if hidden != inputs:
+            layers = [part(inputs, hidden, kernel, stride, activation_layer=nn.SiLU)]
+            layers.append(part(hidden, outputs, 1, activation_layer=None))
+        else:
+            layers = [part(inputs, outputs, kernel, stride, activation_layer=nn.SiLU)]
+        self.block = nn.Sequential(*layers)
+        self.stochastic_depth = StochasticDepth(drop, "row")
+        self.use_res_connect = stride == 1 and inputs == outputs
+
+    def forward(self, input: Tensor) -> Tensor:
+        out = self.block(input)
+        return self.stochastic_depth(out) + input if self.use_res_connect else out
+
+
 _B0 = (
     (1, 3, 1, 32, 16, 1), (6, 3, 2, 16, 24, 2), (6, 5, 2, 24, 40, 2), (6, 3, 2, 40, 80, 3), (6, 5, 1, 80, 112, 3),
     (6, 5, 2, 112, 192, 4), (6, 3, 1, 192, 320, 1),
@@ -297,11 +327,16 @@ _B0 = (
 
 
 class EfficientNet(nn.Module):
-    """Stages of MBConv blocks whose widths and depths grow together."""
+    """Stages of MBConv blocks whose widths and depths grow together.
+
+    `setting` says which stages: (expansion, kernel, stride, channels in and out, blocks); where a seventh is True, of
+    `FusedMBConv`.
+    """
 
     def __init__(
         self, width_mult: float, depth_mult: float, dropout: float, stochastic_depth_prob: float = 0.2,
         num_classes: int = 1000, norm_layer: Callable[..., nn.Module] | None = None,
+        setting: Sequence[Sequence[Any]] = _B0, last_channel: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         norm = norm_layer or nn.BatchNorm2d
@@ -313,30 +348,32 @@ class EfficientNet(nn.Module):
                 make_divisible(i * width_mult),
                 make_divisible(o * width_mult),
                 math.ceil(n * depth_mult),
+                FusedMBConv if fused else MBConv,
             )
-            for e, k, s, i, o, n in _B0
+            for e, k, s, i, o, n, *fused in setting
         ]
-        total, done = sum(r[-1] for r in rows), 0
+        total, done = sum(r[5] for r in rows), 0
         layers: list[nn.Module] = [
             Conv2dNormActivation(3, rows[0][3], stride=2, norm_layer=norm, activation_layer=nn.SiLU)
         ]
-        for expand, kernel, stride, inputs, outputs, count in rows:
+        for expand, kernel, stride, inputs, outputs, count, block in rows:
             stage = []
             for i in range(count):
                 first = i == 0
-                stage.append(MBConv(
+                stage.append(block(
                     inputs if first else outputs, outputs, expand, kernel, stride if first else 1,
                     stochastic_depth_prob * done / total, norm,
                 ))  # fmt: skip
                 done += 1
             layers.append(nn.Sequential(*stage))
-        last = rows[-1][4]
+        before = rows[-1][4]
+        last = last_channel or 4 * before
         layers.append(
-            Conv2dNormActivation(last, 4 * last, 1, norm_layer=norm, activation_layer=nn.SiLU)
+            Conv2dNormActivation(before, last, 1, norm_layer=norm, activation_layer=nn.SiLU)
         )
         self.features, self.avgpool = nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(
-            nn.Dropout(dropout, inplace=True), nn.Linear(4 * last, num_classes)
+            nn.Dropout(dropout, inplace=True), nn.Linear(last, num_classes)
         )
 
         def linear(m: nn.Linear) -> None:
@@ -401,3 +438,47 @@ def efficientnet_b6(**kwargs: Any) -> EfficientNet:
 def efficientnet_b7(**kwargs: Any) -> EfficientNet:
     """EfficientNet-B7."""
     return EfficientNet(2.0, 3.1, **{"dropout": 0.5, "norm_layer": _B5, **kwargs})
+
+
+_V2 = {
+    "s": (
+        (1, 3, 1, 24, 24, 2, True), (4, 3, 2, 24, 48, 4, True), (4, 3, 2, 48, 64, 4, True), (4, 3, 2, 64, 128, 6),
+        (6, 3, 1, 128, 160, 9), (6, 3, 2, 160, 256, 15),
+    ),
+    "m": (
+        (1, 3, 1, 24, 24, 3, True), (4, 3, 2, 24, 48, 5, True), (4, 3, 2, 48, 80, 5, True), (4, 3, 2, 80, 160, 7),
+        (6, 3, 1, 160, 176, 14), (6, 3, 2, 176, 304, 18), (6, 3, 1, 304, 512, 5),
+    ),
+    "l": (
+        (1, 3, 1, 32, 32, 4, True), (4, 3, 2, 32, 64, 7, True), (4, 3, 2, 64, 96, 7, True), (4, 3, 2, 96, 192, 10),
+        (6, 3, 1, 192, 224, 19), (6, 3, 2, 224, 384, 25), (6, 3, 1, 384, 640, 7),
+    ),
+}  # fmt: skip
+
+
+def _v2(size: str, dropout: float, options: dict[str, Any]) -> EfficientNet:
+    more = {"dropout": dropout, "norm_layer": partial(nn.BatchNorm2d, eps=1e-3), **options}
+    return EfficientNet(1.0, 1.0, setting=_V2[size], last_channel=1280, **more)
+
+
+EfficientNet_V2_S_Weights = weights("EfficientNet_V2_S_Weights", "efficientnet_v2_s-dd5fe13b.pth")
+EfficientNet_V2_M_Weights = weights("EfficientNet_V2_M_Weights", "efficientnet_v2_m-dc08266a.pth")
+EfficientNet_V2_L_Weights = weights("EfficientNet_V2_L_Weights", "efficientnet_v2_l-59c71312.pth")
+
+
+@model(EfficientNet_V2_S_Weights)
+def efficientnet_v2_s(**kwargs: Any) -> EfficientNet:
+    """EfficientNetV2-S (Tan & Le 2021)."""
+    return _v2("s", 0.2, kwargs)
+
+
+@model(EfficientNet_V2_M_Weights)
+def efficientnet_v2_m(**kwargs: Any) -> EfficientNet:
+    """EfficientNetV2-M."""
+    return _v2("m", 0.3, kwargs)
+
+
+@model(EfficientNet_V2_L_Weights)
+def efficientnet_v2_l(**kwargs: Any) -> EfficientNet:
+    """EfficientNetV2-L."""
+    return _v2("l", 0.4, kwargs)

@@ -47,8 +47,13 @@ def weights(name: str, *files: str, **named: str) -> type[WeightsEnum]:
     return WeightsEnum(name, members)  # type: ignore[return-value]
 
 
-def model(known: type[WeightsEnum] | None = None) -> Callable[[Callable], Callable]:
-    """Register a function that builds a model, and let it take `weights`, `pretrained` and `progress`."""
+def model(
+    known: type[WeightsEnum] | None = None, published: Callable[[dict], tuple[dict, Callable]] | None = None
+) -> Callable[[Callable], Callable]:  # fmt: skip
+    """Register a function that builds a model, and let it take `weights`, `pretrained` and `progress`.
+
+    `published` makes of the options those of a model that weights fit, and what is done to it once they are loaded.
+    """
 
     def register(build: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(build)
@@ -66,9 +71,12 @@ def model(known: type[WeightsEnum] | None = None) -> Callable[[Callable], Callab
                 raise KilnValueError(
                     build.__name__, "weights of another model", repr(chosen), "weights=None"
                 )
+            if chosen is None:
+                return build(**options)
+            options, finish = published(options) if published else (options, lambda net: net)
             net = build(**options)
-            if chosen is not None:
-                net.load_state_dict(chosen.get_state_dict(progress=progress))
+            net.load_state_dict(chosen.get_state_dict(progress=progress))
+            finish(net)
             return net
 
         MODELS[build.__name__] = make

@@ -26,6 +26,7 @@ __all__ = [
     "resnet152",
     "resnext50_32x4d",
     "resnext101_32x8d",
+    "resnext101_64x4d",
     "wide_resnet50_2",
     "wide_resnet101_2",
 ]
@@ -208,6 +209,12 @@ def resnext50_32x4d(**kwargs: Any) -> ResNet:
 def resnext101_32x8d(**kwargs: Any) -> ResNet:
     """ResNeXt-101 with 32 groups of 8 channels."""
     return ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=8, **kwargs)
+
+
+@model()
+def resnext101_64x4d(**kwargs: Any) -> ResNet:
+    """ResNeXt-101 with 64 groups of 4 channels."""
+    return ResNet(Bottleneck, [3, 4, 23, 3], groups=64, width_per_group=4, **kwargs)
 
 
 @model()

@@ -14,6 +14,7 @@ import kiln
 
 from ...errors import KilnValueError
 from ...nn import Module
+from ...ops.sampling import _sample_dirichlet
 from ...tensor import Tensor
 from . import functional as F
 from .classes import _below
@@ -275,7 +276,7 @@ class AugMix(_Policy):
         self._space = {k: v for k, v in _MIX.items() if all_ops or k not in _COLOURS}
 
     def _shares(self, n: int, samples: int) -> Tensor:
-        return kiln._sample_dirichlet(kiln.tensor([self.alpha] * n).expand(samples, -1))
+        return _sample_dirichlet(kiln.tensor([self.alpha] * n).expand(samples, -1))
 
     def forward(self, orig_img: Any) -> Any:
         img = orig_img if isinstance(orig_img, Tensor) else F.pil_to_tensor(orig_img)
