@@ -35,6 +35,7 @@ READY = 4096  # prepared calls that are kept in mind
 BLOCKS = (1 << 20, 1 << 18, 1 << 17, 1 << 15, 1 << 12)  # elements of a block
 SMALL = 1 << 6
 """Elements from where on a call that is prepared costs less than several of NumPy's."""
+_WHOLE = 1 << 16  # elements of a block of a call that is prepared, where several blocks would cost as much as they do
 FEW = 64  # fewer rows are those of a decoding step, whose length is another each time
 
 _F32 = dt.float32.np
@@ -370,9 +371,37 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
         x = args[first]
         return x.flags.writeable and native_result(args, x) is not None
 
+    def numbered(*args: Any) -> Any:
+        """`brief` where the operands beside the first are numbers: such as kernels are not made for are arrays."""
+        x = args[0]
+        if not (
+            x.__class__ is np.ndarray and x.dtype is _F32 and SMALL <= x.size < LARGE and x.flags.c_contiguous
+        ):  # fmt: skip
+            return eager(*args)
+        given, arrays, places = list(args), [x], []
+        for i in slots[1:]:
+            a = args[i]
+            if a is None or (a.__class__ in _NUMBERS and (a in _EXACT or op.scalar == "pow")):
+                continue
+            if a.__class__ not in _NUMBERS:
+                return eager(*args)
+            arrays.append(np.array(a, _F32))
+            places.append(i)
+            given[i] = ...
+
+        def call(*tensors: Any) -> Any:
+            back = iter(tensors)
+            return fn(*[next(back) if a is x or a is ... else a for a in given])
+
+        known = prepared(name, call, tuple(arrays), 1, (places, *given[1:]), native)
+        return eager(*args) if known is None else known(*arrays)
+
     op.into = into
-    brief.small = True  # type: ignore[attr-defined]
-    return brief if slots == (0,) and not once and not cast else eager
+    if once or cast or first:
+        return eager
+    found = brief if slots == (0,) else numbered
+    found.small = True  # type: ignore[attr-defined]
+    return found
 
 
 def prepared(
@@ -393,7 +422,7 @@ def prepared(
         if len(ready) >= READY:
             ready.clear()
     rows = [a.reshape(-1, cols) if cols else a.reshape(-1) for a in arrays[:cut]]
-    most = block_rows(len(rows[0]), max(1, cols))
+    most = max(1, _WHOLE // max(1, cols))
     args = [*rows, *arrays[cut:], *rest]
     ready[key] = shelf().prepare(name, fn, args, range(cut), most, x.shape)
     return ready[key]
@@ -496,6 +525,15 @@ def gradients(native: Callable[[], bool]) -> Callable[[OpNode, list], list | Non
         if (left := LEFT.get(op.name)) is not None and left(*node.args):
             return None
         g = gs[0]
+        if (
+            mapping
+            and len(gs) == len(node.edges) == 1
+            and _BRIEF <= g.size < LARGE
+            and g.dtype is _F32
+        ):
+            found = _brief_gradient(node, g, native)
+            if found is not None:
+                return [found]
         size = 0 if g is None else g.size
         for e in node.edges:
             if e is not None:
@@ -507,6 +545,36 @@ def gradients(native: Callable[[], bool]) -> Callable[[OpNode, list], list | Non
         return _differentiated(node, gs, mapping)
 
     return run
+
+
+_BRIEF = 1 << 10
+"""Elements from where on a gradient that is prepared costs less than NumPy's passes one by one."""
+
+
+def _brief_gradient(node: OpNode, g: np.ndarray, native: Callable[[], bool]) -> np.ndarray | None:
+    """The gradient of an elementwise op of one operand by a prepared call; None for any other."""
+    plan, outs = node.plan, () if node.outs is None else node.outs[0]
+    shape, arrays, rest = g.shape, [g], []
+    for x in (*node.args, *outs):
+        a = x._a if isinstance(x, Tensor) else x
+        if a.__class__ is np.ndarray:
+            if a.shape != shape or a.dtype is not _F32 or not a.flags.c_contiguous:
+                return None
+            arrays.append(a)
+        else:
+            rest.append(a)
+    if not g.flags.c_contiguous or any(SHAPE in r.slots for r in plan.rules):
+        return None
+    present = [x.__class__ is np.ndarray or isinstance(x, Tensor) for x in node.args]
+    n, name = len(arrays), node.op.name + "_backward"
+
+    def fn(*given: Any) -> Any:
+        left, others = iter(given[1:n]), iter(rest)
+        args = [next(left) if there else next(others) for there in present]
+        return node.differentiate(given[:1], args, lambda: tuple(left))[0]
+
+    call = prepared(name, fn, tuple(arrays), n, (plan.slots, plan.save_out, *rest), native)
+    return None if call is None else call(*arrays)
 
 
 def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:

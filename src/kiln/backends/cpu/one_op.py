@@ -28,6 +28,7 @@ from .program import CpuProgram, Room, recipe_of
 from .recipe import Host, Recipe
 
 _MOST = 4096  # calls that are kept in mind
+_TWICE = 1 << 11  # elements that are computed twice sooner than in a call of their own
 
 
 class Made:
@@ -96,7 +97,7 @@ class Shelf:
         `into` is one of the arrays, which the one result of its shape and dtype is to overwrite.
         """
         n = len(args[cut[0]])
-        blocks = blocks_of(n, most)
+        blocks = blocks_of(n, most, args[cut[0]].size // n)
         if into is not None and sum(b for _, b in blocks) > n:
             return None  # what is done twice would be done to its own result
         if args[cut[0]].nbytes // n * min(n, most) >= fuse.STREAM_BYTES:
@@ -209,7 +210,7 @@ class Shelf:
         row = args[cut[0]].size // n
         calls: list[tuple[int, int, Made]] = []
         with self.lock:
-            for start, block in blocks_of(n, most):
+            for start, block in blocks_of(n, most, row):
                 given = [a[start : start + block] if i in cut else a for i, a in enumerate(args)]
                 made = self._find(name, fn, given, ((), block))
                 if made is None or made.results != ("made",):
@@ -293,16 +294,16 @@ class Shelf:
 
 
 @lru_cache(_MOST)
-def blocks_of(n: int, most: int) -> list[tuple[int, int]]:
-    """Where blocks of n rows begin, and how many rows they have: few sizes, and few rows done twice."""
-    found = []
+def blocks_of(n: int, most: int, row: int = 1) -> list[tuple[int, int]]:
+    """Where blocks of n rows of so many elements begin, and how many they have: few sizes, and few rows done twice."""
+    found, twice = [], max(n // 16, _TWICE // max(1, row))
     start, block = 0, 1 << min(n, most).bit_length() - 1
     while start < n:
         while start + block <= n:
             found.append((start, block))
             start += block
         rest = n - start
-        while block >= 64 and block - rest > n // 16 and rest:
+        while block >= 64 and block - rest > twice and rest:
             block //= 8
         if rest <= block:
             return [*found, (n - block, block)] if rest else found
