@@ -112,10 +112,21 @@ def _relu_infer(input: Any) -> tuple:
 
 
 def _above_zero(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    zero = _ZEROS[x.dtype]  # first, as NumPy gives the second of equal operands: -0 stays -0
+    # zero first, as NumPy gives the second of equal operands: -0 stays -0
+    n = x.size
+    if n >= 4096 and x.dtype is _F32 and x.flags.c_contiguous and (out is None or out is x):
+        out = np.empty(x.shape, _F32) if out is None else out
+        flat, into = x.reshape(-1), out.reshape(-1)
+        for at in range(0, n, _MANY.size):  # NumPy takes two arrays five times as fast as a number and one
+            part = flat[at : at + _MANY.size]
+            np.maximum(_MANY[: part.size], part, out=into[at : at + part.size])
+        return out
+    zero = _ZEROS[x.dtype]
     return np.maximum(zero, x) if out is None else np.maximum(zero, x, out=out)
 
 
+_F32 = dt.float32.np
+_MANY = np.zeros(1 << 14, _F32)
 _ZEROS = {
     d.np: np.zeros((), d.np) for d in dt.ALL
 }  # a 0-d array costs a ufunc less than a Python 0
