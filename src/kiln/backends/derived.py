@@ -35,7 +35,8 @@ READY = 4096  # prepared calls that are kept in mind
 BLOCKS = (1 << 20, 1 << 18, 1 << 17, 1 << 15, 1 << 12)  # elements of a block
 SMALL = 1 << 6
 """Elements from where on a call that is prepared costs less than several of NumPy's."""
-_WHOLE = 1 << 16  # elements of a block of a call that is prepared, where several blocks would cost as much as they do
+_WHOLE = 1 << 16
+"""Elements of a block of a call that is prepared, where several blocks would cost as much as they do."""
 FEW = 64  # fewer rows are those of a decoding step, whose length is another each time
 
 _F32 = dt.float32.np

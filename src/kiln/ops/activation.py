@@ -117,7 +117,8 @@ def _above_zero(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     if n >= 4096 and x.dtype is _F32 and x.flags.c_contiguous and (out is None or out is x):
         out = np.empty(x.shape, _F32) if out is None else out
         flat, into = x.reshape(-1), out.reshape(-1)
-        for at in range(0, n, _MANY.size):  # NumPy takes two arrays five times as fast as a number and one
+        # NumPy takes two arrays five times as fast as a number and one
+        for at in range(0, n, _MANY.size):
             part = flat[at : at + _MANY.size]
             np.maximum(_MANY[: part.size], part, out=into[at : at + part.size])
         return out
