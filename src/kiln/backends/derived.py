@@ -352,6 +352,12 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
         return None if r is None else r[0]
 
     def eager(*args: Any) -> Any:
+        for i in slots:
+            x = args[i]
+            if x.__class__ is np.ndarray and x.size >= SMALL:
+                break
+        else:  # by any broadcasting of these
+            return run(*args)
         r = native_result(args)
         return run(*args) if r is None else r
 

@@ -83,6 +83,8 @@ def _to_target(args: tuple, kwargs: dict) -> tuple[Any, bool, Any, Any]:
 @method("to")
 def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """This tensor with another dtype, device or memory format; itself where nothing changes and copy is False."""
+    if len(args) == 1 and not kwargs and args[0].__class__ is dt.dtype:
+        return self if args[0] is self.dtype else cast(self, args[0])
     dtype, copy, format, place = _to_target(args, kwargs)
     d = self.dtype if dtype is None else dt.as_dtype(dtype)
     if place is not None and place.type != self.device.type:

@@ -22,8 +22,14 @@ from .samples import draw, rng, strided
 # ---------------------------------------------------------------- sort
 
 
+_FEW = 1 << 8
+"""Elements up to which NumPy's sort is over before keys are made."""
+
+
 def _order(a: np.ndarray, dim: int, descending: bool) -> np.ndarray:
     """The stable order of the elements along a dimension."""
+    if a.size <= _FEW and a.dtype.kind == "f" and not np.isnan(a).any():
+        return np.argsort(-a if descending else a, axis=dim, kind="stable")
     if a.dtype == np.float32 and 1 < a.shape[dim] < 1 << 32:
         return _order_by_keys(_keys(a), dim, descending)
     if not descending:
@@ -169,7 +175,12 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
         order = _order(np.take_along_axis(input, part, dim), dim, largest)
         index = np.take_along_axis(part, order, dim)
     else:
-        index = np.take(_order(input, dim, largest), range(k), axis=dim)
+        order = _order(input, dim, largest)
+        index = (
+            order[..., :k] if dim in (-1, input.ndim - 1) else np.take(order, range(k), axis=dim)
+        )
+    if input.size == n:  # one row
+        return input.reshape(-1)[index], index
     return np.take_along_axis(input, index, dim), index
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.tape import record_unary
 from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnTypeError, describe
 from ..shape import Size, numel
-from ..tensor import Tensor
+from ..tensor import CAPTURING, Tensor, wrap
 from .arithmetic import conjugate
-from .dispatch import apply, store_out
+from .dispatch import LARGE, apply, store_out
 from .extremes import amax, amin, select, select_grad, select_rule, select_samples, share
 from .reduction import (
     INT64,
@@ -40,6 +41,9 @@ from .sorting import kth_place
 # ---------------------------------------------------------------- means and variances
 
 
+_F32 = dt.float32.np
+
+
 def _mean_infer(input: Any, dim: Dims = None, keepdim: bool = False) -> tuple:
     if input.dtype.category < dt.FLOAT:
         raise KilnError(
@@ -58,7 +62,7 @@ def _mean_infer(input: Any, dim: Dims = None, keepdim: bool = False) -> tuple:
     body=lambda input, dim, keepdim: sum_op(input, dim, keepdim) / reduced_count(input.shape, dim),
     samples=reductions(bad=lambda: iter([Sample((np.arange(3), None, False), error=RuntimeError)])),
 )  # fmt: skip
-def mean_op(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
+def mean_op(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """The mean over dimensions."""
     if input.dtype.kind in "iub":
         raise TypeError("mean of integers")
@@ -76,6 +80,19 @@ _mean = mean_op.op  # type: ignore[attr-defined]
 def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None,
          **names: Any) -> Tensor:  # fmt: skip
     """The mean of all elements, or over `dim`. Integers need `dtype`."""
+    if (
+        dim is dtype is out is None
+        and not keepdim
+        and not names
+        and not CAPTURING
+        and isinstance(input, Tensor)
+    ):
+        a = input._a
+        if a.dtype is _F32 and 0 < a.size < LARGE and a.flags.c_contiguous:
+            t = wrap(np.asarray(add_reduce(a, None) / _F32.type(a.size)))
+            if input._rg or input._base is not None:
+                record_unary(_mean, input, t)
+            return t
     if names:
         dim, keepdim = alias_dims(dim, keepdim, names, "mean")
     r = apply(_mean, (input if dtype is None else converted(input, dtype), dim, keepdim))

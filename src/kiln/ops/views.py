@@ -73,10 +73,10 @@ def view_method(self: Tensor, *shape: Any, size: Any = None, dtype: Any = None) 
     sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], list | tuple) else shape
     sizes = size if size is not None else sizes
     a = self._a
-    if not CAPTURING and a.__class__ is np.ndarray and a.flags.c_contiguous:
+    if not CAPTURING and a.__class__ is np.ndarray:
         try:
             sizes = tuple(sizes)
-            r = a.reshape(sizes)
+            r = a.reshape(sizes, copy=False)
         except Exception:  # told below, in this method's name
             pass
         else:
