@@ -294,6 +294,8 @@ _large_gradients = derived.gradients(_native)
 
 
 def _gradients(node: tape.OpNode, gs: list) -> list | None:
+    if node.op.view and node.plan.quick is not None:
+        return None  # nothing is computed
     r = _large_gradients(node, gs)
     return scripts.run(node, gs) if r is None and config.eager == "cpu" else r
 
