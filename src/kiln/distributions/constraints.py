@@ -7,12 +7,16 @@ last `event_dim` dimensions. https://docs.pytorch.org/docs/stable/distributions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
+
+import numpy as np
 
 import kiln
 
+from ..autograd.modes import no_grad
 from ..errors import KilnAssertionError, KilnNotImplementedError, KilnValueError, describe
-from ..tensor import Tensor
+from ..tensor import CAPTURING, Tensor
 
 __all__ = [
     "Constraint", "MixtureSameFamilyConstraint", "boolean", "cat", "corr_cholesky", "dependent",
@@ -29,10 +33,24 @@ class Constraint:
 
     is_discrete: Any = False
     event_dim: Any = 0
+    _plain = False
+    """Whether `check` takes NumPy's arrays too, where bounds are numbers."""
 
     def check(self, value: Tensor) -> Tensor:
         """Whether each event of `value` lies in the region: bool of sample and batch shape."""
         raise NotImplementedError
+
+    def holds(self, value: Tensor) -> bool:
+        """Whether all events of `value` lie in the region, without a history of the question."""
+        a = value._a
+        if (
+            self._plain and not CAPTURING and a.__class__ is np.ndarray and a.dtype.kind in "fiub"
+            and all(isinstance(bound, int | float) for bound in vars(self).values())
+        ):  # fmt: skip
+            with suppress(RuntimeWarning):  # where somebody turns warnings into errors
+                return bool(np.all(self.check(a)))  # type: ignore[arg-type]
+        with no_grad():
+            return bool(self.check(value).all())
 
     def __repr__(self) -> str:
         bounds = ", ".join(f"{k}={v}" for k, v in vars(self).items())
@@ -232,12 +250,18 @@ class _Boolean(Constraint):
 
 def _whole(value: Tensor, inside: Tensor) -> Tensor:
     """Where values are inside and whole, as those of integer dtypes all are."""
-    return inside & (value % 1 == 0) if value.is_floating_point() else inside
+    whole = (
+        value.dtype.kind in "iub"
+        if isinstance(value, np.ndarray)
+        else not value.is_floating_point()
+    )
+    return inside if whole else inside & (value % 1 == 0)
 
 
 class _IntegerInterval(Constraint):
     """Whole numbers in [lower_bound, upper_bound]."""
 
+    _plain = True
     is_discrete = True
 
     def __init__(self, lower_bound: Any, upper_bound: Any):
@@ -250,6 +274,7 @@ class _IntegerInterval(Constraint):
 class _IntegerGreaterThan(Constraint):
     """Whole numbers from lower_bound up."""
 
+    _plain = True
     is_discrete = True
 
     def __init__(self, lower_bound: Any):
@@ -262,12 +287,16 @@ class _IntegerGreaterThan(Constraint):
 class _Real(Constraint):
     """All numbers but NaN."""
 
+    _plain = True
+
     def check(self, value: Tensor) -> Tensor:
         return value == value
 
 
 class _GreaterThan(Constraint):
     """Numbers above lower_bound."""
+
+    _plain = True
 
     def __init__(self, lower_bound: Any):
         self.lower_bound = lower_bound
@@ -279,6 +308,8 @@ class _GreaterThan(Constraint):
 class _GreaterThanEq(Constraint):
     """Numbers from lower_bound up."""
 
+    _plain = True
+
     def __init__(self, lower_bound: Any):
         self.lower_bound = lower_bound
 
@@ -288,6 +319,8 @@ class _GreaterThanEq(Constraint):
 
 class _LessThan(Constraint):
     """Numbers below upper_bound."""
+
+    _plain = True
 
     def __init__(self, upper_bound: Any):
         self.upper_bound = upper_bound
@@ -299,6 +332,8 @@ class _LessThan(Constraint):
 class _Interval(Constraint):
     """Numbers in [lower_bound, upper_bound]."""
 
+    _plain = True
+
     def __init__(self, lower_bound: Any, upper_bound: Any):
         self.lower_bound, self.upper_bound = lower_bound, upper_bound
 
@@ -308,6 +343,8 @@ class _Interval(Constraint):
 
 class _HalfOpenInterval(Constraint):
     """Numbers in [lower_bound, upper_bound)."""
+
+    _plain = True
 
     def __init__(self, lower_bound: Any, upper_bound: Any):
         self.lower_bound, self.upper_bound = lower_bound, upper_bound
@@ -332,10 +369,11 @@ class _OneHot(Constraint):
 class _Simplex(Constraint):
     """Vectors without negative numbers whose sum is 1, to 1e-6."""
 
+    _plain = True
     event_dim = 1
 
     def check(self, value: Tensor) -> Tensor:
-        return (value >= 0).all(-1) & ((value.sum(-1) - 1).abs() < 1e-6)
+        return (value >= 0).all(-1) & (abs(value.sum(-1) - 1) < 1e-6)
 
 
 class _Multinomial(Constraint):

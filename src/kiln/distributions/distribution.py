@@ -23,12 +23,6 @@ def _same_kind(a: Any, b: Any) -> bool:
     return a == b or a == 1 or b == 1
 
 
-def _holds(constraint: constraints.Constraint, value: Tensor) -> bool:
-    """Whether all of a tensor satisfies a constraint, without a history of the question."""
-    with no_grad():
-        return bool(constraint.check(value).all())
-
-
 class Distribution:
     """A batch of probability distributions of shape `batch_shape` over events of shape `event_shape`.
 
@@ -125,7 +119,7 @@ class Distribution:
             if constraints.is_dependent(constraint) or (lazy and name not in vars(self)):
                 continue
             value = getattr(self, name)
-            if self._looks() and not _holds(constraint, value):
+            if self._looks() and not constraint.holds(value):
                 raise KilnValueError(
                     type(self).__name__,
                     f"Expected parameter {name} ({type(value).__name__} of shape {tuple(value.shape)}) of distribution "
@@ -159,7 +153,7 @@ class Distribution:
                 "distribution with `validate_args=False` to turn off validation.", stacklevel=4,
             )  # fmt: skip
             return
-        if self._looks() and not _holds(support, value):
+        if self._looks() and not support.holds(value):
             raise KilnValueError(
                 name, f"Expected value argument ({type(value).__name__} of shape {tuple(shape)}) to be within the "
                 f"support ({support!r}) of the distribution {self!r}, but found invalid values:\n{value}",
