@@ -472,3 +472,28 @@ def test_gradients_of_norms_of_any_number_of_rows_make_few_kernels(affine, dims)
         assert all(np.array_equal(a, b) for a, b in zip(found, gradients(n), strict=True))
     made = {k[0] for k in set(one_op.shelf.made) - before}
     assert not {k for k in made if "backward" in k}
+
+
+def test_cross_entropy_of_any_number_of_samples_makes_few_kernels():
+    def run(n: int, ignored: int, reduction: str) -> list:
+        r = np.random.default_rng(n)
+        x = kiln.from_numpy(r.standard_normal((n, 70), np.float32)).requires_grad_()
+        t = kiln.from_numpy(r.integers(0, 70, n))
+        t[:ignored] = -100
+        loss = F.cross_entropy(x, t, reduction=reduction)
+        loss.backward(kiln.ones_like(loss))
+        return [loss.detach().numpy(), x.grad.numpy()]
+
+    for n in (1024, 1000):
+        run(n, 3, "mean")
+    before = set(one_op.shelf.made)
+    for n, ignored, reduction in ((1017, 5, "mean"), (999, 0, "sum"), (990, 7, "none"), (961, 961, "mean")):  # fmt: skip
+        found = run(n, ignored, reduction)
+        with context(eager="reference"):
+            want = run(n, ignored, reduction)
+        for a, b in zip(found, want, strict=True):
+            assert (a.dtype, a.shape) == (b.dtype, b.shape)
+            np.testing.assert_allclose(a, b, 1e-5, 1e-7)
+    assert len(set(one_op.shelf.made) - before) <= 4
+    with pytest.raises(IndexError):
+        F.cross_entropy(kiln.randn(1000, 70), kiln.full((1000,), 70))

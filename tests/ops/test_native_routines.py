@@ -222,6 +222,9 @@ def taken_apart(cut):
     yield F.max_pool2d(cut(wide[:, 2:10, 1:, 3:35]), 2)
     yield F.avg_pool2d(cut(wide[..., ::2]), 2)
     yield cut(wide[..., 3:35]).softmax(1)
+    many = x.repeat(1, 1, 2)  # (samples, classes, places)
+    scale, target = kiln.tensor(0.5).expand(4, 768), kiln.arange(4 * 768).view(4, 768) % 64
+    yield kiln.ops.classification.softmax_excess(cut(scale), many, target)
 
 
 def test_arrays_with_gaps_are_read_where_they_lie():

@@ -28,7 +28,7 @@ from ..ops.windows import scatters
 from ..runtime.blocks import allocator
 from ..shape import resolve_reshape, view_strides
 from ..tensor import Tensor
-from . import compositions, derived, scripts, streams, transforms
+from . import compositions, derived, losses, scripts, streams, transforms
 
 _F16, _BF16 = dt.float16.np, dt.bfloat16.np
 _F32, _F64, _I64, _I32, _I8 = dt.float32.np, dt.float64.np, dt.int64.np, dt.int32.np, dt.int8.np
@@ -290,6 +290,7 @@ for _op in REGISTRY.values():
         _op.eager = derive.of_images(_op, _op.eager)
 streams.bind(_native)
 transforms.bind()
+losses.bind(_native)
 _large_gradients = derived.gradients(_native)
 
 

@@ -367,7 +367,8 @@ def _laid(a: np.ndarray) -> Any:
         pitch.append(outer // step if outer else n)
         sizes.append(n)
         outer = step
-    if outer != a.itemsize:
+    if not sizes or outer != a.itemsize:
+        outer = outer or a.itemsize
         if outer < 0 or outer % a.itemsize:
             return np.ascontiguousarray(a)
         pitch.append(outer // a.itemsize)
