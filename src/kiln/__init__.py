@@ -99,7 +99,7 @@ _LAZY_MODULES = {
     "version", "vision", "xpu",
 }  # fmt: skip
 _LAZY_NAMES = {
-    "Node": "_C", "PyTorchFileReader": "_C", "PyTorchFileWriter": "_C", "Future": "futures", "is_inference": "switches",
+    "Node": "_C", "PyTorchFileReader": "_C", "PyTorchFileWriter": "_C", "Future": "futures", "Event": "streams", "Stream": "streams", "is_inference": "switches",
     **dict.fromkeys(("ScriptModule", "ScriptFunction", "fork", "wait"), "jit"),
     **dict.fromkeys((
         "SymBool", "SymFloat", "SymInt", "sym_float", "sym_int", "sym_ite", "sym_max", "sym_min", "sym_not", "sym_sqrt", "sym_sum",

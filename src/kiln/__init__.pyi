@@ -83,6 +83,7 @@ from .storage import ComplexDoubleStorage as ComplexDoubleStorage
 from .storage import ComplexFloatStorage as ComplexFloatStorage
 from .storage import DoubleStorage as DoubleStorage
 from .ops.legacy import DoubleTensor as DoubleTensor
+from .streams import Event as Event
 from .storage import FloatStorage as FloatStorage
 from .ops.legacy import FloatTensor as FloatTensor
 from .futures import Future as Future
@@ -105,6 +106,7 @@ from .jit import ScriptFunction as ScriptFunction
 from .jit import ScriptModule as ScriptModule
 from .storage import ShortStorage as ShortStorage
 from .ops.legacy import ShortTensor as ShortTensor
+from .streams import Stream as Stream
 from .symbols import SymBool as SymBool
 from .symbols import SymFloat as SymFloat
 from .symbols import SymInt as SymInt

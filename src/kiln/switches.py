@@ -147,4 +147,4 @@ def get_device_module(device: Any = None) -> Any:
 
 def is_inference(input: Tensor) -> bool:
     """Whether a tensor was made for inference only: False, tensors of inference mode are like others here."""
-    return False
+    return input.is_inference()

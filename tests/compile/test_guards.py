@@ -515,7 +515,12 @@ def test_a_compiled_module_is_the_module():
     assert not model.training
     same(fast(x), model(x))
     assert repr(fast) == repr(model)
-    assert list(fast.state_dict()) == list(model.state_dict())
+    names = [f"_orig_mod.{n}" for n in model.state_dict()]  # as in PyTorch
+    assert list(fast.state_dict()) == names
+    assert [n for n, _ in fast.named_parameters()] == [
+        n for n in names if "running" not in n and "num" not in n
+    ]
+    fast.load_state_dict(fast.state_dict())
     assert all(a is b for a, b in zip(fast.parameters(), model.parameters(), strict=True))
     assert isinstance(fast, nn.Sequential)
     fast.train()

@@ -52,6 +52,24 @@ MODULES = {
     "torch.__config__": "kiln.building",
     "torch.__future__": "kiln.building",
     "torch._tensor": "kiln.tensor",
+    "torch._VF": "kiln",
+    "torch.accelerator.memory": "kiln.accelerator",
+    **{
+        f"torch.{place}.amp.{n}": f"kiln.{place}.amp"
+        for place in ("cpu", "cuda")
+        for n in ("autocast_mode", "grad_scaler")
+    },
+    **{f"torch.cuda.{n}": "kiln.cuda" for n in ("graphs", "streams")},
+    "torch.signal.windows.windows": "kiln.signal.windows",
+    **{
+        f"torch.{place}.comm": "kiln.nn.parallel.scatter_gather"
+        for place in ("cuda", "nn.parallel")
+    },
+    **{
+        f"torch.utils.benchmark.utils.{n}": "kiln.utils.benchmark"
+        for n in ("common", "compare", "timer")
+    },
+    "torch.utils.benchmark.utils": "kiln.utils.benchmark",
     "torch.autograd.anomaly_mode": "kiln.autograd.anomaly",
     "torch.autograd.grad_mode": "kiln.autograd.modes",
     "torch.autograd.gradcheck": "kiln.autograd.checks",
@@ -176,7 +194,7 @@ def absent(name: str) -> str:
     there = target_of(parent)
     if there is None:
         return absent(parent) if parent.count(".") else f"[torch] Kiln has no {name}"
-    names = [n for n in dir(there) if n[0] != "_" or last[0] == "_"]
+    names = [n for n in dir(there) if n[0] != "_" or last[:1] == "_"]
     lower = {n.lower(): n for n in names}
     near = difflib.get_close_matches(last.lower(), lower, 1, 0.6)
     nearest = f"the nearest is {parent}.{lower[near[0]]}; " if near else ""
@@ -204,7 +222,9 @@ class Finder(importlib.metadata.DistributionFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name.partition(".")[0] not in MODULES:
+        if (
+            name.partition(".")[0] not in MODULES or name[-1] == "."
+        ):  # `__import__(m, fromlist=[""])`
             return None
         if target_of(name) is not None:
             return importlib.machinery.ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -538,6 +540,7 @@ def load(
     """A program from a file of `save`. Nothing of the file is run as Python. Errors: KilnError for other files."""
     from ..io import load as read
 
+    _refuse_pytorchs(f)
     content = read(f, weights_only=False)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise KilnError(
@@ -553,6 +556,24 @@ def load(
     for name in extra_files or {}:
         extra_files[name] = content["extra"].get(name, "")  # type: ignore[index]
     return ExportedProgram(Program(root, graphs), arguments, content["mutated"], content["example"])
+
+
+def _refuse_pytorchs(f: Any) -> None:
+    """An error that says so where a file is PyTorch's own, a zip of ATen ops."""
+    start = None if isinstance(f, str | os.PathLike) else f.tell()
+    if not zipfile.is_zipfile(f):
+        names: list[str] = []
+    else:
+        with zipfile.ZipFile(f) as z:
+            names = z.namelist()
+    if start is not None:
+        f.seek(start)
+    ends = ("/archive_format", "serialized_exported_program.json")
+    if any(n.endswith(ends) for n in names):
+        raise KilnError(
+            "export.load", "a program of PyTorch's torch.export, whose ATen ops are not read", str(getattr(f, "name", f)),
+            "export the module under Kiln; torch.save(module.state_dict(), …) carries its weights over",
+        )  # fmt: skip
 
 
 __all__ = ["ExportedProgram", "export", "load", "save"]

@@ -55,6 +55,9 @@ class State:
     """What a module offers for saving and restoring its tensors."""
 
     _version: int = 1
+    _within: str = (
+        ""  # of a compiled module: the name under which it holds the one that was compiled
+    )
     _parameters: dict[str, Any]
     _buffers: dict[str, Any]
     _modules: dict[str, Any]
@@ -88,6 +91,9 @@ class State:
         local: dict[str, Any] = {"version": self._version}
         if hasattr(destination, "_metadata"):
             destination._metadata[prefix[:-1]] = local
+            if self._within:
+                destination._metadata[prefix + self._within[:-1]] = local
+        prefix += self._within
         for hook in list(self._state_dict_pre_hooks.values()):
             hook(self, prefix, keep_vars)
         self._save_to_state_dict(destination, prefix, keep_vars)
@@ -160,6 +166,11 @@ class State:
         hooked: list[tuple[Any, _IncompatibleKeys]] = []
 
         def visit(module: Any, local_state: Any, prefix: str) -> None:
+            start = prefix + module._within
+            if start != prefix and any(k.startswith(start) for k in local_state):
+                unexpected.extend(k for k in local_state if not k.startswith(start))
+                local_state = {k: v for k, v in local_state.items() if k.startswith(start)}
+                prefix = start
             local = {} if metadata is None else metadata.get(prefix[:-1], {})
             if assign:
                 local["assign_to_params_buffers"] = True

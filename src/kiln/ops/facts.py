@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from .. import dtypes as dt
 from ..device import as_device
 from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
-from ..formats import order, preserve_format
+from ..formats import memory_format, order, preserve_format
 from ..tensor import Tensor, _address, wrap
 from .creation import _finish, _size
 from .indexing import assign
@@ -289,10 +290,64 @@ def as_subclass(self: Tensor, cls: type) -> Tensor:
 
 
 @method("dim_order")
-def dim_order(self: Tensor) -> tuple[int, ...]:
-    """The dimensions from the outermost in memory to the innermost."""
-    found = order("dim_order", preserve_format, self._a.shape, self.stride())
+def dim_order(self: Tensor, *, ambiguity_check: Any = False) -> tuple[int, ...]:
+    """The dimensions from the outermost in memory to the innermost.
+
+    With `ambiguity_check` RuntimeError where another order would do as well, or, of a list of memory formats, where
+    not just one of them fits.
+    """
+    if not isinstance(ambiguity_check, bool) and not (
+        isinstance(ambiguity_check, list) and all(isinstance(f, memory_format) for f in ambiguity_check)
+    ):  # fmt: skip
+        raise KilnTypeError("dim_order", "The ambiguity_check argument must be a bool or a list of memory formats.", describe(ambiguity_check), "")  # fmt: skip
+    shape, stride = self._a.shape, self.stride()
+    if ambiguity_check is True:
+        steps = sorted(zip(stride, shape, strict=True), reverse=True)
+        clear = all(n > 1 for n in shape) and all(a > b for (a, _), (b, _) in pairwise(steps))
+    else:
+        fits = [f for f in ambiguity_check or () if self.is_contiguous(memory_format=f)]
+        clear = not ambiguity_check or len(fits) == 1
+    if not clear:
+        raise KilnError(
+            "dim_order", "The tensor does not have unique dim order, or cannot map to exact one of the given memory formats.",
+            f"sizes {list(shape)}, strides {list(stride)}", "ambiguity_check=False gives one of them",
+        )  # fmt: skip
+    found = order("dim_order", preserve_format, shape, stride)
     return tuple(range(self._a.ndim)) if found is None else found
+
+
+@method("is_inference")
+def is_inference(self: Tensor) -> bool:
+    """Whether a tensor was made for inference only: False, tensors of inference mode are like others here."""
+    return False
+
+
+def _grad_dtype(self: Tensor) -> Any:
+    _need_leaf(self)
+    return vars(self).get("_grad_dtype", (self.dtype,))[0]
+
+
+def _set_grad_dtype(self: Tensor, value: Any) -> None:
+    _need_leaf(self)
+    if self.grad is not None and value is not None and self.grad.dtype is not value:
+        raise KilnError(
+            "grad_dtype", f"Cannot set grad_dtype to {value} because there is already a gradient with dtype {self.grad.dtype}",
+            describe(self), "x.grad = None first",
+        )  # fmt: skip
+    own = vars(self)
+    if "_grad_dtype" in own:
+        own["_grad_dtype"][1].remove()
+    own["_grad_dtype"] = (value, self.register_hook(lambda g: g if value is None else g.to(value)))
+
+
+def _need_leaf(self: Tensor) -> None:
+    if not self.is_leaf:
+        raise KilnError("grad_dtype", "grad_dtype can only be accessed on leaf tensors.", describe(self), "x.detach()")  # fmt: skip
+
+
+Tensor.grad_dtype = property(  # type: ignore[attr-defined]
+    _grad_dtype, _set_grad_dtype, doc="The dtype in which the gradient of a leaf is kept; None: as it comes."
+)  # fmt: skip
 
 
 @method("has_names")

@@ -142,7 +142,7 @@ class Module(Hooks, State, Conversions):
 
         facts = {"__call__": __call__, "__deepcopy__": __deepcopy__, "__module__": cls.__module__,
                  "__reduce_ex__": lambda twin, protocol: self.__reduce_ex__(protocol),
-                 "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, "_orig_mod": self,
+                 "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, "_orig_mod": self, "_within": "_orig_mod.",
                  "memory_stats": staticmethod(call.memory_stats)}  # fmt: skip
         twin = object.__new__(type(cls)(cls.__name__, (cls,), facts))
         object.__setattr__(twin, "__dict__", self.__dict__)
@@ -341,9 +341,10 @@ class Module(Hooks, State, Conversions):
         if remove_duplicate:
             memo.add(self)
         yield prefix, self
+        prefix = f"{prefix}." if prefix else ""
         for name, module in self._modules.items():
             if module is not None:
-                start = f"{prefix}.{name}" if prefix else name
+                start = prefix + self._within + name
                 yield from module.named_modules(memo, start, remove_duplicate)
 
     def _named_members(
@@ -361,7 +362,7 @@ class Module(Hooks, State, Conversions):
                     continue
                 if remove_duplicate:
                     seen.add(id(x))
-                yield (f"{start}.{name}" if start else name), x
+                yield (f"{start}." if start else "") + module._within + name, x
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
         """The parameters of this module and (`recurse`) of all in it, each once."""

@@ -1,11 +1,11 @@
 """Groups whose processes come and go: not built yet."""
 
-from ..refusal import refuse
-from .group import _SINGLE
+from ...refusal import refuse
+from ..group import _SINGLE
 
 refuse(
     __name__,
-    "multiprocessing rendezvous agent",
+    "rendezvous agent",
     "groups of several processes are not built yet",
     _SINGLE,
 )

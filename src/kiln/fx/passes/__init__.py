@@ -1,0 +1,1 @@
+"""What goes over Graphs of calls."""

@@ -1,0 +1,163 @@
+"""Names that programs touch beside tensors and modules: streams, facts of tensors, passes over Graphs, compiled names."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import kiln
+from kiln import fx, nn
+from kiln.compat.torch import face
+
+
+def test_streams_and_events_of_the_cpu():
+    event, stream = kiln.Event(), kiln.Stream("cpu")
+    event.record(stream)
+    event.synchronize()
+    stream.wait_stream(kiln.cpu.current_stream())
+    assert event.query()
+    assert stream.record_event().query()
+    with stream, kiln.cpu.stream(kiln.cpu.Stream()):
+        kiln.cpu.synchronize()
+    assert (kiln.cpu.is_available(), kiln.cpu.device_count(), kiln.cpu.current_device()) == (
+        True,
+        1,
+        "cpu",
+    )
+    for make in (kiln.Event, kiln.Stream):
+        with pytest.raises(RuntimeError, match="not linked with support for cuda"):
+            make("cuda")
+    assert "sse2" in kiln.cpu.get_capabilities() or kiln.cpu.get_capabilities()["architecture"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "check", "clear"),
+    [
+        ((2, 2), True, True), ((2, 1), True, False), ((2, 1), False, True), ((2, 3, 4, 5), ["row", "last"], True),
+        ((2, 1, 4, 5), ["row", "last"], False), ((1, 2, 1, 1), ["row", "last"], False),
+    ],
+)  # fmt: skip
+def test_orders_of_dimensions_that_are_not_clear(shape, check, clear):
+    if isinstance(check, list):
+        check = [kiln.contiguous_format, kiln.channels_last]
+    x = kiln.ones(shape)
+    if clear:
+        assert x.dim_order(ambiguity_check=check) == tuple(range(len(shape)))
+    else:
+        with pytest.raises(RuntimeError, match="unique dim order"):
+            x.dim_order(ambiguity_check=check)
+
+
+def test_wrong_checks_of_order():
+    with pytest.raises(TypeError, match="bool or a list"):
+        kiln.ones(2).dim_order(ambiguity_check=3)
+    with pytest.raises(RuntimeError, match="unique"):
+        kiln.ones(1).expand(3, 2).dim_order(ambiguity_check=True)
+
+
+def test_the_dtype_of_a_gradient():
+    x = kiln.ones(2, requires_grad=True)
+    assert x.grad_dtype is kiln.float32
+    x.grad_dtype = kiln.float16
+    for n in (2, 4):
+        (x * 2).sum().backward()
+        assert x.grad.dtype is kiln.float16
+        assert x.grad.tolist() == [n, n]
+    with pytest.raises(RuntimeError, match="already a gradient"):
+        x.grad_dtype = kiln.float64
+    x.grad = None
+    x.grad_dtype = kiln.float64
+    x.sum().backward()
+    assert x.grad.dtype is kiln.float64
+    with pytest.raises(RuntimeError, match="leaf"):
+        _ = (x * 2).grad_dtype
+
+
+def test_state_of_compiled_modules_has_pytorchs_names():
+    plain = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    outer = nn.Sequential(kiln.compile(plain))
+    names = [f"0._orig_mod.{n}" for n in plain.state_dict()]
+    state = outer.state_dict()
+    assert list(state) == names
+    assert [n for n, _ in outer.named_parameters()] == names[:4]
+    assert [n for n, _ in outer.named_buffers()] == names[4:]
+    assert not any(outer.load_state_dict(state))
+    assert state._metadata["0._orig_mod.1"] == {"version": 2}
+    with pytest.raises(RuntimeError, match=r'Unexpected key.*"0.0.weight"'):
+        outer.load_state_dict({**state, "0.0.weight": kiln.ones(2, 2)})
+    del state["0._orig_mod.0.bias"]
+    with pytest.raises(RuntimeError, match=r'Missing key.*"0._orig_mod.0.bias"'):
+        outer.load_state_dict(state)
+    # names from before `compile` are taken as well
+    assert not any(outer[0].load_state_dict(plain.state_dict()))
+
+
+@pytest.mark.peers
+def test_pytorchs_programs_are_refused_by_name(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")
+    path = tmp_path / "p.pt2"
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),)), path)
+    with pytest.raises(RuntimeError, match=r"a program of PyTorch's torch\.export"):
+        kiln.export.load(path)
+    with open(path, "rb") as f, pytest.raises(RuntimeError, match=r"torch\.export"):
+        kiln.export.load(f)
+
+
+def test_shapes_through_a_graph():
+    from kiln.fx.passes.shape_prop import ShapeProp
+
+    gm = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()))
+    out = ShapeProp(gm).propagate(kiln.rand(2, 3, 8, 8))
+    metas = [n.meta["tensor_meta"] for n in gm.graph.nodes]
+    assert [tuple(m.shape) for m in metas] == [(2, 3, 8, 8), (2, 4, 6, 6), (2, 144), (2, 144)]
+    assert metas[1].memory_format is kiln.contiguous_format
+    assert metas[-1].requires_grad
+    assert out.shape == (2, 144)
+
+
+def test_arguments_of_nodes_that_can_not_be_changed():
+    from kiln.fx.immutable_collections import immutable_dict, immutable_list
+
+    x, d = immutable_list([1, 2]), immutable_dict(a=1)
+    assert (x, d) == ([1, 2], {"a": 1})
+    for change in (lambda: x.append(3), lambda: d.update(b=2), lambda: x.__setitem__(0, 1)):
+        with pytest.raises(NotImplementedError, match="mutation"):
+            change()
+
+
+def test_errors_of_a_process_are_recorded(tmp_path, monkeypatch):
+    record = face("torch.distributed.elastic.multiprocessing.errors").record
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "e.json"))
+
+    @record
+    def main(n):
+        return 1 / n
+
+    assert main(2) == 0.5
+    with pytest.raises(ZeroDivisionError):
+        main(0)
+    told = json.loads((tmp_path / "e.json").read_text())
+    assert "ZeroDivisionError" in told["message"]["message"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch._VF.lstm", "torch.cuda.amp.autocast_mode.autocast", "torch.cuda.amp.grad_scaler.GradScaler",
+        "torch.cuda.streams.Stream", "torch.cpu.amp.autocast_mode.autocast", "torch.accelerator.memory.empty_cache",
+        "torch.utils.benchmark.utils.timer.Timer", "torch.signal.windows.windows.hann",
+    ],
+)  # fmt: skip
+def test_modules_within_modules(name):
+    module, _, last = name.rpartition(".")
+    assert callable(getattr(face(module), last))
+
+
+def test_an_import_of_nothing_from_a_module_gives_the_module():
+    import subprocess
+    import sys
+
+    text = "assert __import__('torch.cuda', fromlist=['']).is_available() is False"
+    code = f"from kiln.compat.torch import install; install(); {text}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
