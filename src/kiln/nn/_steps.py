@@ -175,7 +175,7 @@ class ReluRNN(RNN):
     """One gate, cut off at zero."""
 
     def squash(self, y: Array) -> None:
-        np.maximum(y, 0, y)
+        np.maximum(y, 0, out=y)
 
     def slope(self) -> Array:
         return (self.ys > 0).astype(self.ys.dtype)
