@@ -134,7 +134,7 @@ def linear(input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np
     d = input.dtype
     if (d is _F32 or d is _F64) and (
         input.size * weight.size < SMALL
-        or (input.ndim == 2 and len(input) == 1 and weight.size < MATRIX)
+        or (input.ndim > 1 and input.size == input.shape[-1] and weight.size < MATRIX)  # one row
     ):
         return _linear.reference(input, weight, bias)  # row-major as it is
     start = bias is None or (bias.dtype is input.dtype and bias.shape == weight.shape[:1])
@@ -422,7 +422,7 @@ def _rows_added(out: np.ndarray, index: np.ndarray, values: np.ndarray) -> bool:
     """
     n, d = index.size, out.dtype
     if (
-        not 1 << 9 <= values.size < derived.LARGE or n < _LAST or (d is not _F32 and d is not _F64)
+        not 1 << 9 <= values.size < 1 << 20 or n < _LAST or (d is not _F32 and d is not _F64)
         or d is not values.dtype or index.dtype is not _I64 or config.eager != "cpu" or not _native()
         or not (out.flags.c_contiguous and index.flags.c_contiguous)
     ):  # fmt: skip
@@ -464,7 +464,7 @@ def index_put(
     input: np.ndarray, values: np.ndarray, indices: list, dims: tuple, accumulate: bool
 ) -> np.ndarray:
     """Few rows, added one after the other."""
-    if accumulate and dims == (0,) and input.ndim and values.size < derived.LARGE:
+    if accumulate and dims == (0,) and input.ndim:
         (index,) = indices
         if index.dtype is _I64 and index.size and values.shape == index.shape + input.shape[1:] and (
             index.view(np.uint64).max() < len(input)

@@ -17,7 +17,7 @@ from ..errors import (
     describe,
 )
 from ..shape import Size, numel
-from ..tensor import Tensor, active_capture
+from ..tensor import CAPTURING, Tensor, active_capture, wrap
 from .activation import widen
 from .registry import FUNCTIONS, Sample, composition, op
 from .samples import draw, rng
@@ -278,7 +278,10 @@ def _bags(name: str, input: Any, offsets: Any, include_last: bool) -> tuple[Any,
             )
     if include_last:
         offsets = offsets[:-1]
-    bag = (arange(n).unsqueeze(1) >= offsets).sum(1) - 1
+    if CAPTURING or offsets._a.__class__ is not np.ndarray:
+        bag = (arange(n).unsqueeze(1) >= offsets).sum(1) - 1
+    else:
+        bag = wrap(np.searchsorted(np.sort(offsets._a), np.arange(n), "right") - 1)
     return input, bag, offsets.shape[0]
 
 
@@ -322,14 +325,20 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, 
         rows = rows * per_sample_weights.reshape(numel(per_sample_weights.shape), 1)
     if counted is not None:
         rows = where_op(counted.unsqueeze(1), rows, 0)
-    ones = rows.new_ones((rows.shape[0],)) if counted is None else counted.to(rows.dtype)
     if offsets is None:  # bags of one length
         out = rows.reshape(*input.shape, weight.shape[1]).sum(1)
-        counts = ones.reshape(input.shape).sum(1)
     else:
         out = rows.new_zeros((bags, weight.shape[1])).index_add(0, bag, rows)
+    if mode != "mean":
+        return out
+    ones = rows.new_ones((rows.shape[0],)) if counted is None else counted.to(rows.dtype)
+    if offsets is None:
+        counts = ones.reshape(input.shape).sum(1)
+    elif counted is None and not CAPTURING and bag._a.__class__ is np.ndarray:
+        counts = wrap(np.bincount(bag._a, minlength=bags).astype(rows._a.dtype))
+    else:
         counts = rows.new_zeros((bags,)).index_add(0, bag, ones)
-    return out / counts.clamp(min=1).unsqueeze(1) if mode == "mean" else out
+    return out / counts.clamp(min=1).unsqueeze(1)
 
 
 def _bag_max(rows: Tensor, bag: Tensor, bags: Any, counted: Any) -> Tensor:
