@@ -168,6 +168,14 @@ def a_margin_alone_counts(m, one, x, zero):  # seed 30000717
     return loss(one, first) / zero, loss(x.detach(), first), loss(x.detach(), first, p=2)
 
 
+@found([[3.0, -1.0], [-2.0, 0.5]], [0.0], [1.0, 2.0])
+def samples_that_are_left_out_have_no_gradient(m, x, zero, weight):  # seed 10000314
+    F, classes = m.nn.functional, m.tensor([0, 1])
+    options = product((None, weight.detach()), ("sum", "mean"))
+    whole = (F.cross_entropy(x, classes, w, ignore_index=0, reduction=how) for w, how in options)
+    return *(y / zero for y in whole), F.nll_loss(x, classes, ignore_index=1) / zero
+
+
 @found([0.0, 1.0], [2.0, 1.0])
 def nothing_that_arrives_stays_in_its_part_of_a_complex_number(m, x, y):
     z = m.complex(x, y) * 1

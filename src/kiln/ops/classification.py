@@ -136,9 +136,10 @@ def _sample_scale(
 ) -> Tensor:
     """d(reduced loss)/d(loss of each sample), with the sample's weight in it."""
     valid, w = _sample_weights(target, weight, ignore_index)
-    if w is None:
-        return where_op(valid, g / valid.sum() if reduction == "mean" else g, 0)
-    return w * (g / w.sum() if reduction == "mean" else g)
+    scale = g if w is None else w * g
+    if reduction == "mean":
+        scale = scale / (valid if w is None else w).sum()
+    return where_op(valid, scale, 0)  # whatever comes in, what is left out has no part in it
 
 
 def _is_class(target: Tensor, like: Tensor) -> Tensor:
@@ -171,7 +172,8 @@ def _quick_scale(
     safe = target if valid is None else np.where(valid, target, 0)
     w = np.ones(target.shape, g.dtype) if weight is None else weight[safe]
     w = w if valid is None else np.where(valid, w, g.dtype.type(0))
-    return w * (g / np.add.reduce(w, axis=None) if reduction == "mean" else g), safe
+    scale = w * (g / np.add.reduce(w, axis=None) if reduction == "mean" else g)
+    return scale if valid is None else np.where(valid, scale, g.dtype.type(0)), safe
 
 
 def _nll_quick(
