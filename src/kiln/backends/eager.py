@@ -389,6 +389,12 @@ def _index_rows(x: Tensor, index: Tensor) -> Tensor:
     return derived.calling(REGISTRY["index"])(x, [index], (0,))
 
 
+def _many(x: np.ndarray, index: np.ndarray) -> bool:
+    """Whether many elements are picked, by indices that count from the front."""
+    cols = x.size // max(1, len(x)) if x.ndim else 0
+    return index.size * cols >= derived.LARGE and bool((index >= 0).all())
+
+
 def _picking(name: str, rows: Callable[..., tuple[np.ndarray, np.ndarray] | None]) -> None:
     """Have an op's calls that `rows` knows as rows at places run so."""
     others = REGISTRY[name].eager
@@ -401,8 +407,8 @@ def _picking(name: str, rows: Callable[..., tuple[np.ndarray, np.ndarray] | None
 
 
 _picking("index", lambda x, indices, dims: (x, indices[0]) if dims == (0,) else None)
-_picking("index_select", lambda x, dim, index: (x, index) if dim == 0 and index.ndim == 1 and (index >= 0).all() else None)  # fmt: skip
-_picking("embedding", lambda index, weight, *rest: (weight, index) if (index >= 0).all() else None)
+_picking("index_select", lambda x, dim, index: (x, index) if dim == 0 and index.ndim == 1 and _many(x, index) else None)  # fmt: skip
+_picking("embedding", lambda index, weight, *rest: (weight, index) if _many(weight, index) else None)  # fmt: skip
 
 
 _embedding_grad, _index_put = (REGISTRY[n].eager for n in ("embedding_grad", "index_put_op"))

@@ -21,7 +21,7 @@ from .rules import zero_gradient
 from .samples import draw, rng
 from .slicing import basic_index, normalize_index
 
-_I64 = dt.int64.np
+_I64, _BOOL = dt.int64.np, dt.bool_.np
 _basic = basic_index.op  # type: ignore[attr-defined]
 
 
@@ -361,6 +361,17 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
 
     Numbers are cast, and tensors for ints, slices and one mask; with index tensors dtypes must match.
     """
+    if (
+        (value.__class__ is float or value.__class__ is int) and isinstance(index, Tensor)
+        and index._a.dtype is _BOOL and not CAPTURING and (a := self._a).__class__ is np.ndarray
+        and index._a.shape == a.shape and a.dtype.kind == "f" and a.flags.writeable
+        and (not mode.grad or not (self._rg or self._base is not None))
+    ):  # fmt: skip
+        if watched:
+            written(a)
+        np.copyto(a, a.dtype.type(value), where=index._a)
+        dispatch.bump(self)
+        return
     items, basic = _split_index(index)
     if basic:
         picked = basic_index(self, normalize_index(items, self._a.shape))
