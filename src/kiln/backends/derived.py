@@ -512,6 +512,10 @@ def _by_rows(
 _BY_SHAPE = {"composite", "reduction", "scan", "sort", "indexing", "cast"}
 
 
+OWN: dict[str, Callable[[OpNode, list], list | None]] = {}
+"""By op, kernels of its gradients, for what they take."""
+
+
 LEFT: dict[str, Callable[..., bool]] = {}
 """By op, the calls whose gradient rules are quicker with the ops' own routines than as one Program."""
 
@@ -529,6 +533,8 @@ def gradients(native: Callable[[], bool]) -> Callable[[OpNode, list], list | Non
         mapping = family == "elementwise" or family == "select"
         if not mapping and family not in _BY_SHAPE:
             return None
+        if (own := OWN.get(op.name)) is not None and (found := own(node, gs)) is not None:
+            return found
         if (left := LEFT.get(op.name)) is not None and left(*node.args):
             return None
         g = gs[0]

@@ -28,7 +28,7 @@ from ..ops.windows import scatters
 from ..runtime.blocks import allocator
 from ..shape import resolve_reshape, view_strides
 from ..tensor import Tensor
-from . import compositions, derived, losses, scripts, streams, transforms
+from . import compositions, derived, probabilities, scripts, streams, transforms
 
 _F16, _BF16 = dt.float16.np, dt.bfloat16.np
 _F32, _F64, _I64, _I32, _I8 = dt.float32.np, dt.float64.np, dt.int64.np, dt.int32.np, dt.int8.np
@@ -290,7 +290,7 @@ for _op in REGISTRY.values():
         _op.eager = derive.of_images(_op, _op.eager)
 streams.bind(_native)
 transforms.bind()
-losses.bind(_native)
+probabilities.bind(_native)
 _large_gradients = derived.gradients(_native)
 
 
@@ -562,41 +562,12 @@ def _rows(op: Op, x: np.ndarray, cols: int, args: list[Any], cut: tuple[int, ...
     return None if r is None else r[0].reshape(x.shape)
 
 
-_FEW_COLS = 1 << 6
-"""Elements of rows up to which kernels for each number of them are few."""
-
-
 def _brief(x: np.ndarray, *others: np.ndarray) -> bool:
     """Whether arrays are of a size for which calls are prepared, of one dtype and in row-major order."""
     d = x.dtype
     if not derived.SMALL <= x.size < derived.LARGE or d is not _F32 or not x.flags.c_contiguous:
         return False
     return all(a.dtype is d and a.flags.c_contiguous for a in others)
-
-
-def _softmax(name: str) -> None:
-    op = REGISTRY[name]
-    others = op.eager
-
-    def few(x: Tensor) -> Tensor:
-        return apply(op, (x, 1, None))
-
-    @routine(name)
-    def run(input: np.ndarray, dim: int, dtype: Any) -> np.ndarray:
-        """Along the last dimension."""
-        r = None
-        cols = input.shape[-1] if input.ndim else 0
-        if dtype is None and cols <= _FEW_COLS and dim in (-1, input.ndim - 1) and _brief(input):
-            call = derived.prepared(name, few, (input,), 1, (), _native, cols)
-            if call is not None:
-                return call(input)
-        if dtype is None and input.ndim > 1 and dim in (-1, input.ndim - 1):
-            r = _rows(op, input, input.shape[-1], [input, 1, None], (0,))
-        return others(input, dim, dtype) if r is None else r
-
-
-_softmax("softmax")
-_softmax("log_softmax")
 
 
 def _normed(x: Tensor, weight: Tensor, bias: Tensor, cols: int, eps: float) -> Tensor:

@@ -1,13 +1,15 @@
-"""Cross entropy of many samples in eager mode: by rows, so that batches of any number of them share kernels."""
+"""Softmax and cross entropy in eager mode, along rows: any number of them shares kernels, and softmax any length."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.tape import OpNode
 from ..config import config
 from ..ops.dispatch import apply
 from ..ops.registry import REGISTRY
@@ -17,8 +19,52 @@ from . import derived
 _FLOATS = (dt.float32.np, dt.float64.np)
 
 
+@cache
+def _softmax() -> Any:
+    """The module of softmax's kernels."""
+    from .cpu import softmax
+
+    return softmax
+
+
 def bind(native: Callable[[], bool]) -> None:
-    """Give cross entropy and its gradient their routines."""
+    """Give softmax, cross entropy and their gradients their routines."""
+    _bind_softmax("softmax", native)
+    _bind_softmax("log_softmax", native)
+    _bind_cross_entropy(native)
+
+
+def _bind_softmax(name: str, native: Callable[[], bool]) -> None:
+    op = REGISTRY[name]
+    others = op.eager
+
+    def able(*arrays: Any) -> bool:
+        first = arrays[0]
+        return all(
+            a.__class__ is np.ndarray and a.dtype is first.dtype and a.shape == first.shape and a.flags.c_contiguous
+            for a in arrays
+        ) and first.ndim > 0 and first.dtype in _FLOATS and first.size >= derived.SMALL and (
+            config.eager == "cpu" and native()
+        )  # fmt: skip
+
+    def run(input: np.ndarray, dim: int, dtype: Any) -> np.ndarray:
+        """Along the last dimension."""
+        if dtype is None and able(input) and dim in (-1, input.ndim - 1):
+            return _softmax().run(name, input)
+        return others(input, dim, dtype)
+
+    def gradient(node: OpNode, gs: list) -> list | None:
+        _, dim, dtype = node.args
+        (g,), y = gs, node.outs[0][0]  # type: ignore[index]
+        if dtype is None and able(g, y) and dim in (-1, g.ndim - 1):
+            return [_softmax().run(name + "_grad", g, y)]
+        return None
+
+    run.small = True  # type: ignore[attr-defined]
+    op.eager, derived.OWN[name] = run, gradient
+
+
+def _bind_cross_entropy(native: Callable[[], bool]) -> None:
     loss, excess = REGISTRY["cross_entropy"], REGISTRY["softmax_excess"]
     losses_of, excess_of = loss.eager, excess.eager
 
