@@ -85,7 +85,8 @@ def test_parameters_and_leaves():
     got = again({"p": net.weight, "leaf": kiln.ones(2, requires_grad=True), "made": net.weight * 2})
     assert isinstance(got["p"], kiln.nn.Parameter)
     assert got["leaf"].requires_grad
-    assert not got["made"].requires_grad
+    assert got["made"].requires_grad  # and is a leaf where it is read, as PyTorch has it
+    assert got["made"].is_leaf
     state = net.state_dict()
     back = again(state)
     assert back._metadata == state._metadata

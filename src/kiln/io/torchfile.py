@@ -146,7 +146,7 @@ def _reduce(storages: _Storages) -> Callable[[Any], Any]:
                 )
                 made_of = (layout, x._rebuilding())
                 return Call(Global("torch._utils", "_rebuild_sparse_tensor"), made_of)
-            needed = bool(x.requires_grad and x.is_leaf)
+            needed = x.requires_grad  # of what is no leaf too: it is one in the file
             if kind == "Parameter":
                 held = dense(x, False)
                 return Call(

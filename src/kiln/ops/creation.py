@@ -474,17 +474,29 @@ _PIECE = 1 << 14  # elements whose intermediate values stay in cache
 def _spaced(start: Any, end: Any, n: int, d: dt.dtype, into: Any) -> np.ndarray:
     """n numbers from start to end, counted from the nearer one; of an integer dtype the bounds are too.
 
-    They are computed in float64 and rounded to `into`.
+    They are computed in float64 and rounded to `into`. Floats have PyTorch's bits, whose step is of the dtype and whose
+    products and sums are rounded once.
     """
     if d.category <= dt.INT:
         start, end = int(start), int(end)
-    step = (end - start) / (n - 1) if n > 1 else 0
+    if d is dt.float32 and into == d.np:
+        start, end = np.float32(start), np.float32(end)
+        step = float((end - start) / np.float32(max(n - 1, 1)))
+        start, end = float(start), float(end)
+    else:
+        step = (end - start) / (n - 1) if n > 1 else 0
+    from .mersenne import fma
+
+    once = into == d.np and d.category <= dt.FLOAT and d.itemsize >= 8
     half = n // 2 + (n == 1)
     out, counts = np.empty(n, into), np.arange(float(min(n, _PIECE)))
     for low, high in ((0, half), (half, n)):
         for at in range(low, high, _PIECE):
             i = counts[: high - at]
-            part = start + step * (i + at) if low == 0 else end - step * (n - 1 - at - i)
+            if once:
+                part = fma(i + at, step, start) if low == 0 else fma(n - 1 - at - i, -step, end)
+            else:
+                part = start + step * (i + at) if low == 0 else end - step * (n - 1 - at - i)
             out[at : at + len(i)] = part
     return out
 

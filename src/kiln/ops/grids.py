@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import KilnError, KilnValueError, describe
 from ..shape import numel
 from ..tensor import Tensor
+from .creation import linspace
 from .pooling import constant
 from .registry import Sample, composition
 from .resampling import cubic_weights
@@ -32,9 +33,11 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
             "shape Nx3x4 for a 5D size", f"theta={describe(theta)}, size={tuple(size)}", "",
         )  # fmt: skip
     axes = []
-    for s in sizes:
-        a = np.linspace(-1, 1, s) if s > 1 else np.zeros(1)
-        axes.append(a if align_corners else a * ((s - 1) / s))
+    for s in (
+        sizes
+    ):  # rounded as in PyTorch: points of the identity lie on or beside kinks of what samples there
+        a = linspace(-1, 1, s, dtype=theta.dtype).numpy() if s > 1 else np.zeros(1)
+        axes.append(a if align_corners else a * a.dtype.type(s - 1) / a.dtype.type(s))
     mesh = np.meshgrid(*axes, indexing="ij")[::-1]  # x varies along the last dimension
     base = np.stack([*mesh, np.ones(sizes)], -1).reshape(numel(sizes), k + 1)
     return (constant(base, theta) @ theta.transpose(1, 2)).reshape(theta.shape[0], *sizes, k)
@@ -49,19 +52,19 @@ def _reflect(c: Tensor, low2: float, high2: float) -> Tensor:
     if low2 == high2:
         return c * 0
     low, span = low2 / 2, (high2 - low2) / 2
-    c = (c - low).abs()
+    c = where_op(c < low, low - c, c - low)
     extra = c % span
     flips = ((c - extra) / span).round() % 2
     return where_op(flips == 0, extra + low, span - extra + low)
 
 
 def _into_range(c: Tensor, size: int, padding_mode: str, align: bool) -> Tensor:
-    if padding_mode == "border":
-        return c.clamp(0, size - 1)
+    if padding_mode == "zeros":
+        return c
     if padding_mode == "reflection":
         c = _reflect(c, 0, 2 * (size - 1)) if align else _reflect(c, -1, 2 * size - 1)
-        return c.clamp(0, size - 1)
-    return c
+    # the borders count as outside: no gradient there, as in PyTorch
+    return where_op((c > 0) & (c < size - 1), c, c.detach().clamp(0, size - 1))
 
 
 def _taps(p: Tensor, size: int, mode: str, padding_mode: str, align: bool) -> list[tuple]:
@@ -74,7 +77,8 @@ def _taps(p: Tensor, size: int, mode: str, padding_mode: str, align: bool) -> li
     if mode == "nearest":
         return [(p.detach().round(), None)]
     low = p.detach().floor()
-    return [(i, 1 - (p - i).abs()) for i in (low, low + 1)]
+    rest = p - low  # whose slope is 1 on an element too
+    return [(low, 1 - rest), (low + 1, rest)]
 
 
 def _grid_samples() -> Any:

@@ -99,7 +99,7 @@ def draws(state: Tensor, law: str, size: Sequence[int], dtype: dt.dtype, paramet
 # ---------------------------------------------------------------- arithmetic
 
 
-def _fma(x: np.ndarray, a: float, b: float) -> np.ndarray:
+def fma(x: np.ndarray, a: float, b: float) -> np.ndarray:
     """x * a + b rounded once, as PyTorch's compiled code has it."""
     if x.dtype == np.float32:
         out = np.empty_like(x)
@@ -144,7 +144,7 @@ def uniform(s: Words, size: Any, dtype: dt.dtype, _: Any, low: float, high: floa
     x = s.doubles(n) if dtype is dt.float64 else s.floats(n)
     if (low, high) != (0.0, 1.0):
         kind = x.dtype.type
-        x = _fma(x, float(kind(high) - kind(low)), low)
+        x = fma(x, float(kind(high) - kind(low)), low)
     elif dtype.itemsize > 2:
         return x
     x = x.astype(dtype.np, copy=False)
@@ -159,7 +159,7 @@ def normal(s: Words, size: Any, dtype: dt.dtype, _: Any, mean: float, std: float
     if n < 16 and (mean, std) == (0.0, 1.0):
         return np.array(_few_normals(s, n), np.float64)
     if n < 16 or not dense:
-        return _fma(_one_by_one(s, n), std, mean)
+        return fma(_one_by_one(s, n), std, mean)
     if dtype.itemsize == 2:  # the last block is drawn anew, and overlaps the one before
         z = _blocks(s.floats(-(-n // 16) * 16))
         z = np.concatenate([z[: n - 16], z[-16:]]) if n % 16 else z
@@ -169,12 +169,12 @@ def normal(s: Words, size: Any, dtype: dt.dtype, _: Any, mean: float, std: float
         if n % 16 and n <= FEW:  # all of these at once
             whole = _blocks(np.concatenate([z[: n // 16 * 16], take(16)]))
             z[:-16], z[-16:] = whole[: n - 16], whole[-16:]
-            return z if (mean, std) == (0.0, 1.0) else _fma(z, std, mean)
+            return z if (mean, std) == (0.0, 1.0) else fma(z, std, mean)
         for part in pieces(z[: n // 16 * 16]):
             part[:] = _blocks(part)
         if n % 16:
             z[-16:] = _blocks(take(16))
-    return z if (mean, std) == (0.0, 1.0) else _fma(z, std, mean)
+    return z if (mean, std) == (0.0, 1.0) else fma(z, std, mean)
 
 
 def _blocks(u: np.ndarray) -> np.ndarray:
@@ -224,7 +224,7 @@ def _few_normals(s: Words, n: int) -> list[float]:
 @_law
 def log_normal(s: Words, size: Any, dtype: Any, _: Any, mean: float, std: float) -> np.ndarray:
     """Exponentials of normal numbers."""
-    return _each(math.exp, np.exp, _fma(_one_by_one(s, numel(size)), std, mean))
+    return _each(math.exp, np.exp, fma(_one_by_one(s, numel(size)), std, mean))
 
 
 @_law
@@ -237,7 +237,7 @@ def exponential(s: Words, size: Any, dtype: Any, _: Any, rate: float) -> np.ndar
 def cauchy(s: Words, size: Any, dtype: Any, _: Any, median: float, sigma: float) -> np.ndarray:
     """By the inverse of the distribution function."""
     turn = (s.doubles(numel(size)) - 0.5) * math.pi
-    return _fma(_each(math.tan, np.tan, turn), sigma, median)
+    return fma(_each(math.tan, np.tan, turn), sigma, median)
 
 
 # ---------------------------------------------------------------- integers and trials
@@ -355,7 +355,7 @@ def slopes(s: Words, size: Any, dtype: dt.dtype, given: Any, low: float, high: f
     """rrelu's: uniform in [low, high) where the input is not positive, else 1."""
     below = given[0].reshape(-1) <= 0
     out = np.ones(below.size)
-    out[below] = _fma(s.doubles(int(below.sum())), high - low, low)
+    out[below] = fma(s.doubles(int(below.sum())), high - low, low)
     return out
 
 
