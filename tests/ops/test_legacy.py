@@ -54,3 +54,11 @@ def test_variable(m):
     assert not variable(leaf * 2).requires_grad
     with pytest.raises(AssertionError, match="why"):
         m._assert(False, "why")
+
+
+def test_the_class_of_tensors_is_the_type_of_those_of_the_default_dtype():
+    x = kiln.ones(2, dtype=kiln.int64)
+    assert x.type(kiln.Tensor).dtype is kiln.float32
+    assert kiln.nn.Linear(2, 2).double().type(kiln.Tensor).weight.dtype is kiln.float32
+    with pytest.raises(TypeError):
+        kiln.ones(2, dtype=kiln.Tensor)

@@ -92,6 +92,8 @@ def type_(self: Tensor, dtype: Any = None) -> Any:
         return f"{naming.name}." + _NAMES.get(self.dtype, f"{self.dtype.name.capitalize()}Tensor")
     if isinstance(dtype, str):
         dtype = tensor_type(dtype)
+    elif dtype is Tensor:  # the type of tensors of the default dtype
+        dtype = dt.get_default_dtype()
     if isinstance(dtype, TensorType):
         as_device(dtype.device)
     return self.to(dtype.dtype if isinstance(dtype, TensorType) else dt.as_dtype(dtype))
