@@ -79,8 +79,28 @@ MODULES = {
     "torchvision.transforms.transforms": "kiln.vision.transforms.classes",
     "torchvision.transforms.autoaugment": "kiln.vision.transforms.augment",
     **{
+        f"torchvision.ops.{name}": "kiln.vision.regions"
+        for name in (
+            "deform_conv",
+            "feature_pyramid_network",
+            "poolers",
+            "roi_align",
+            "roi_pool",
+            "ps_roi_align",
+        )
+    },
+    **{
         f"torchvision.ops.{name}": "kiln.vision.ops"
-        for name in ("boxes", "misc", "stochastic_depth")
+        for name in (
+            "boxes",
+            "focal_loss",
+            "misc",
+            "stochastic_depth",
+            "drop_block",
+            "giou_loss",
+            "diou_loss",
+            "ciou_loss",
+        )
     },
     **{
         f"torchvision.models.{name}": "kiln.vision.models.classic"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn
@@ -560,7 +559,7 @@ def load(
 
 def _refuse_pytorchs(f: Any) -> None:
     """An error that says so where a file is PyTorch's own, a zip of ATen ops."""
-    start = None if isinstance(f, str | os.PathLike) else f.tell()
+    start = f.tell() if hasattr(f, "tell") else None
     if not zipfile.is_zipfile(f):
         names: list[str] = []
     else:

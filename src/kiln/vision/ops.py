@@ -5,6 +5,7 @@ https://docs.pytorch.org/vision/stable/ops.html
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,8 +14,12 @@ import kiln
 from .. import nn
 from ..errors import KilnValueError
 from ..tensor import Tensor
+from . import regions
+from .regions import *  # noqa: F403
 
 __all__ = [
+    *regions.__all__, "complete_box_iou", "complete_box_iou_loss", "distance_box_iou", "distance_box_iou_loss", "drop_block2d",
+    "DropBlock2d", "generalized_box_iou_loss", "masks_to_boxes",
     "MLP", "Conv2dNormActivation", "FrozenBatchNorm2d", "Permute", "SqueezeExcitation", "StochasticDepth", "batched_nms",
     "box_area", "box_convert", "box_iou", "clip_boxes_to_image", "generalized_box_iou", "nms", "remove_small_boxes",
     "sigmoid_focal_loss", "stochastic_depth",
@@ -47,6 +52,100 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     size = (kiln.max(boxes1[:, None, 2:], boxes2[:, 2:]) - corner).clamp(min=0)
     hull = size[..., 0] * size[..., 1]
     return shared / union - (hull - union) / hull
+
+
+def _middles(boxes: Tensor) -> Tensor:
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def _distance(a: Tensor, b: Tensor, eps: float) -> Tensor:
+    """How far boxes' middles are apart, squared, by the diagonal of the hull, of boxes that broadcast."""
+    size = kiln.max(a[..., 2:], b[..., 2:]) - kiln.min(a[..., :2], b[..., :2])
+    apart = (_middles(a) - _middles(b)).square().sum(-1)
+    return apart / (size.square().sum(-1) + eps)
+
+
+def _shape(a: Tensor, b: Tensor, iou: Tensor, eps: float) -> Tensor:
+    """How differently boxes are shaped, weighted by how they overlap."""
+    angle = [kiln.atan((x[..., 2] - x[..., 0]) / (x[..., 3] - x[..., 1])) for x in (a, b)]
+    v = 4 / math.pi**2 * (angle[0] - angle[1]) ** 2
+    with kiln.no_grad():
+        alpha = v / (1 - iou + v + eps)
+    return alpha * v
+
+
+def distance_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+    """`box_iou` less how far the middles are apart (Zheng et al. 2020)."""
+    return box_iou(boxes1, boxes2) - _distance(boxes1[:, None], boxes2, eps)
+
+
+def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7) -> Tensor:
+    """`distance_box_iou` less how differently boxes are shaped."""
+    iou = box_iou(boxes1, boxes2)
+    apart = _distance(boxes1[:, None], boxes2, eps)
+    return iou - apart - _shape(boxes1[:, None], boxes2, iou, eps)
+
+
+def _pairwise(a: Tensor, b: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Intersection over union, and the union, of boxes one by one."""
+    size = (kiln.min(a[..., 2:], b[..., 2:]) - kiln.max(a[..., :2], b[..., :2])).clamp(min=0)
+    shared = size.prod(-1)
+    areas = [(x[..., 2] - x[..., 0]) * (x[..., 3] - x[..., 1]) for x in (a, b)]
+    union = areas[0] + areas[1] - shared
+    return shared / (union + eps), union
+
+
+def _reduced(name: str, loss: Tensor, reduction: str) -> Tensor:
+    if reduction not in ("none", "mean", "sum"):
+        raise KilnValueError(
+            name,
+            f"Invalid Value for arg 'reduction': '{reduction}'",
+            reduction,
+            "none, mean or sum",
+        )
+    if reduction == "mean":
+        return loss.mean() if loss.numel() else 0.0 * loss.sum()
+    return loss.sum() if reduction == "sum" else loss
+
+
+def generalized_box_iou_loss(
+    boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7
+) -> Tensor:
+    """1 - `generalized_box_iou` of boxes one by one."""
+    iou, union = _pairwise(boxes1, boxes2, eps)
+    low, high = kiln.min(boxes1[..., :2], boxes2[..., :2]), kiln.max(boxes1[..., 2:], boxes2[..., 2:])  # fmt: skip
+    hull = (high - low).prod(-1)
+    loss = 1 - (iou - (hull - union) / (hull + eps))
+    return _reduced("generalized_box_iou_loss", loss, reduction)
+
+
+def distance_box_iou_loss(
+    boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7
+) -> Tensor:
+    """1 - `distance_box_iou` of boxes one by one."""
+    iou, _ = _pairwise(boxes1, boxes2, eps)
+    loss = 1 - iou + _distance(boxes1, boxes2, eps)
+    return _reduced("distance_box_iou_loss", loss, reduction)
+
+
+def complete_box_iou_loss(
+    boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7
+) -> Tensor:
+    """1 - `complete_box_iou` of boxes one by one."""
+    iou, _ = _pairwise(boxes1, boxes2, eps)
+    loss = 1 - iou + _distance(boxes1, boxes2, eps) + _shape(boxes1, boxes2, iou, eps)
+    return _reduced("complete_box_iou_loss", loss, reduction)
+
+
+def masks_to_boxes(masks: Tensor) -> Tensor:
+    """The boxes around masks [N, H, W]."""
+    if masks.numel() == 0:
+        return kiln.zeros(0, 4)
+    out = []
+    for mask in masks:
+        y, x = kiln.where(mask != 0)
+        out.append(kiln.stack([x.min(), y.min(), x.max(), y.max()]))
+    return kiln.stack(out).float()
 
 
 def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
@@ -133,6 +232,38 @@ def stochastic_depth(input: Tensor, p: float, mode: str, training: bool = True) 
     shape = [input.shape[0] if mode == "row" else 1] + [1] * (input.ndim - 1)
     noise = kiln.empty(shape, dtype=input.dtype).bernoulli_(1.0 - p)
     return input * (noise / (1.0 - p) if p < 1.0 else noise)
+
+
+def drop_block2d(
+    input: Tensor, p: float, block_size: int, inplace: bool = False, eps: float = 1e-6, training: bool = True
+) -> Tensor:  # fmt: skip
+    """Squares of feature maps set to zero, the rest scaled up (Ghiasi et al. 2018)."""
+    if not 0.0 <= p <= 1.0:
+        raise KilnValueError("drop_block2d", f"drop probability has to be between 0 and 1, but got {p}.", p)  # fmt: skip
+    if not training or p == 0.0:
+        return input
+    n, c, h, w = input.shape
+    size = min(block_size, w, h)
+    gamma = p * h * w / (size**2 * (h - size + 1) * (w - size + 1))
+    centres = kiln.empty(n, c, h - size + 1, w - size + 1, dtype=input.dtype).bernoulli_(gamma)
+    centres = nn.functional.pad(centres, [size // 2] * 4)
+    kept = 1 - nn.functional.max_pool2d(centres, size, 1, size // 2)[..., :h, :w]
+    scale = kept.numel() / (eps + kept.sum())
+    return input.mul_(kept).mul_(scale) if inplace else input * kept * scale
+
+
+class DropBlock2d(nn.Module):
+    """`drop_block2d` as a layer."""
+
+    def __init__(self, p: float, block_size: int, inplace: bool = False, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.p, self.block_size, self.inplace, self.eps = p, block_size, inplace, eps
+
+    def forward(self, input: Tensor) -> Tensor:
+        return drop_block2d(input, self.p, self.block_size, self.inplace, self.eps, self.training)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, block_size={self.block_size}, inplace={self.inplace}"
 
 
 class StochasticDepth(nn.Module):
