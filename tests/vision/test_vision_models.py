@@ -4,7 +4,7 @@ import pytest
 
 import kiln
 from kiln.vision import models
-from kiln.vision.models import swin_transformer
+from kiln.vision.models import segmentation, swin_transformer
 from kiln.vision.models.convnext import CNBlockConfig
 
 PARAMETERS = {  # as torchvision's documentation tells them
@@ -229,3 +229,62 @@ def test_classifiers_in_the_middle(tmp_path, monkeypatch):
     assert m.transform_input
     assert m.aux1 is None
     assert models.googlenet(weights="DEFAULT", aux_logits=True).aux2 is not None
+
+
+SEGMENTATION = {  # with the second classifier, as published
+    "deeplabv3_resnet101": 60_996_202, "deeplabv3_resnet50": 42_004_074, "fcn_resnet101": 54_314_346, "fcn_resnet50": 35_322_218,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(SEGMENTATION))
+def test_models_of_places(name, request):
+    if name != "deeplabv3_resnet50" and not request.config.getoption("--full"):
+        pytest.skip("part of the full suite: --full")
+    m = models.get_model(name, weights_backbone=None, aux_loss=True)
+    assert sum(p.numel() for p in m.parameters()) == SEGMENTATION[name]
+    state = m.state_dict()
+    assert {
+        "backbone.layer4.2.conv3.weight",
+        "aux_classifier.4.bias",
+        "classifier.4.weight",
+    } <= set(state)
+    assert ("classifier.0.convs.4.1.weight" in state) == name.startswith("deeplab")
+
+
+def test_scores_are_as_large_as_the_picture():
+    resnet = models.ResNet(models.BasicBlock, [1, 1, 1, 1], num_classes=3)
+    names = {"layer4": "out", "layer3": "aux"}
+    parts = (
+        segmentation.IntermediateLayerGetter(resnet, names),
+        segmentation.FCNHead(512, 5),
+        segmentation.FCNHead(256, 5),
+    )
+    out = segmentation.FCN(*parts).eval()(kiln.rand(1, 3, 33, 40))
+    assert {k: tuple(v.shape) for k, v in out.items()} == {
+        "out": (1, 5, 33, 40),
+        "aux": (1, 5, 33, 40),
+    }
+    assert "fc" not in parts[0]
+    with pytest.raises(ValueError, match="not present"):
+        segmentation.IntermediateLayerGetter(resnet, {"layer9": "out"})
+
+
+def test_features_by_name():
+    from kiln.vision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+    m = models.ResNet(models.BasicBlock, [1, 1, 1, 1], num_classes=3)
+    _, names = get_graph_node_names(m)
+    assert names[:5] == ["x", "conv1", "bn1", "relu", "maxpool"]
+    assert {"layer1.0.relu", "layer1.0.relu_1", "layer2.0.add", "flatten", "fc"} <= set(names)
+    take = create_feature_extractor(m, {"layer1.0.relu_1": "a", "layer3": "b"}).eval()
+    x = kiln.rand(1, 3, 32, 32)
+    with kiln.no_grad():
+        out = take(x)
+        stem = m.eval().maxpool(m.relu(m.bn1(m.conv1(x))))
+        kiln.testing.assert_close(out["a"], m.layer1(stem))
+        kiln.testing.assert_close(out["b"], m.layer3(m.layer2(m.layer1(stem))))
+    assert "layer4.0.conv1.weight" not in take.state_dict()
+    take.train()
+    assert take(kiln.rand(2, 3, 32, 32))["b"].requires_grad
+    with pytest.raises(ValueError, match="not present"):
+        create_feature_extractor(m, ["layer9"])

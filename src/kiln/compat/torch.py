@@ -111,6 +111,11 @@ MODULES = {
         for name in ("efficientnet", "mobilenet", "mobilenetv2", "mobilenetv3")
     },
     "torchvision.models.googlenet": "kiln.vision.models.inception",
+    "torchvision.models._api": "kiln.vision.models.registry",
+    **{
+        f"torchvision.models.segmentation.{n}": "kiln.vision.models.segmentation"
+        for n in ("deeplabv3", "fcn", "segmentation")
+    },
     "torchvision.models.mnasnet": "kiln.vision.models.small",
     "torchvision.models.shufflenetv2": "kiln.vision.models.small",
 }
