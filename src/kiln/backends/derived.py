@@ -435,6 +435,24 @@ def prepared(
     return ready[key]
 
 
+def in_rows(
+    name: str, fn: Callable, arrays: tuple[np.ndarray, ...], native: Callable[[], bool]
+) -> np.ndarray | None:
+    """What a function gives for the rows of C-contiguous arrays, the first of which has the longest; None where it has no kernels."""
+    if config.eager != "cpu" or not native():
+        return None
+    key = (name, config.cpu_isa, *[(a.shape, a.dtype.num) for a in arrays])
+    ready, first = shelf().ready, arrays[0]
+    try:
+        found = ready[key]
+    except KeyError:
+        if len(ready) >= READY:
+            ready.clear()
+        most = max(1, BLOCKS[0] // max(1, first.size // len(first)))
+        found = ready[key] = shelf().rows(name, fn, arrays, most)
+    return None if found is None else found(*arrays)
+
+
 # ---------------------------------------------------------------- by shape
 
 

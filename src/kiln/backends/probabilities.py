@@ -11,11 +11,13 @@ import numpy as np
 from .. import dtypes as dt
 from ..autograd.tape import OpNode
 from ..config import config
-from ..ops.dispatch import apply
-from ..ops.registry import REGISTRY
+from ..ops.classification import check_classes, weighed
+from ..ops.registry import FUNCTIONS, REGISTRY
 from ..tensor import Tensor
 from . import derived
 
+_LEAST = 1 << 8
+"""Elements from where on kernels of cross entropy are quicker than NumPy's passes."""
 _FLOATS = (dt.float32.np, dt.float64.np)
 
 
@@ -64,47 +66,53 @@ def _bind_softmax(name: str, native: Callable[[], bool]) -> None:
     op.eager, derived.OWN[name] = run, gradient
 
 
+def _takes(input: np.ndarray, target: np.ndarray) -> bool:
+    """Whether these are rows of scores, and a class for each."""
+    return (
+        input.ndim == 2 and input.size >= _LEAST and input.dtype in _FLOATS and input.flags.c_contiguous
+        and target.dtype.kind == "i" and target.shape == input.shape[:1] and target.flags.c_contiguous
+    )  # fmt: skip
+
+
+def _shifted(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores of each row less the largest, and whether each is the class's."""
+    classes = FUNCTIONS["arange"](input.shape[1])
+    return input - input.amax(1, True), target.unsqueeze(1) == classes
+
+
+def _losses(input: Tensor, target: Tensor) -> Tensor:
+    x, hot = _shifted(input, target)
+    return x.exp().sum(1).log() - FUNCTIONS["where"](hot, x, 0).sum(1)
+
+
+def _excess(input: Tensor, target: Tensor, scale: Tensor) -> Tensor:
+    x, hot = _shifted(input, target)
+    e = x.exp()
+    p = e * e.sum(1, True).reciprocal()
+    return (p - hot.to(p.dtype)) * scale.unsqueeze(1)
+
+
 def _bind_cross_entropy(native: Callable[[], bool]) -> None:
     loss, excess = REGISTRY["cross_entropy"], REGISTRY["softmax_excess"]
-    losses_of, excess_of = loss.eager, excess.eager
-
-    def able(input: np.ndarray, target: np.ndarray, *others: np.ndarray) -> bool:
-        return (
-            input.ndim == 2 and input.dtype in _FLOATS and input.size >= derived.DEAR * 4
-            and len(input) >= derived.FEW and input.flags.c_contiguous
-            and target.dtype == np.int64 and target.flags.c_contiguous
-            and all(a.shape == input.shape[:1] for a in (target, *others))
-            and config.eager == "cpu" and native()
-        )  # fmt: skip
-
-    def each(input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        return apply(loss, (input, target, None, ignore_index, "none"))
+    loss_others, excess_others = loss.eager, excess.eager
 
     def cross_entropy(
         input: np.ndarray, target: np.ndarray, weight: Any, ignore_index: int, reduction: str
-    ) -> np.ndarray:
-        found = None
-        if weight is None and able(input, target):
-            most, given = derived.block_rows(*input.shape), [input, target, ignore_index]
-            found = derived.shelf().run_blocks("cross_entropy", each, given, (0, 1), most, target.shape, "rows")  # fmt: skip
-        if found is None:
-            return losses_of(input, target, weight, ignore_index, reduction)
-        if reduction == "none":
-            return found[0]
-        total = np.add.reduce(found[0])
-        if reduction == "mean":
-            with np.errstate(all="ignore"):
-                total = total / total.dtype.type(np.count_nonzero(target != ignore_index))
-        return np.asarray(total)
-
-    def rows(scale: Tensor, input: Tensor, target: Tensor) -> Tensor:
-        return apply(excess, (scale, input, target))
+    ) -> Any:
+        if _takes(input, target) and (weight is None or weight.dtype is input.dtype):
+            valid = check_classes("cross_entropy", target, input.shape[1], ignore_index)
+            found = derived.in_rows("cross_entropy_rows", _losses, (input, target), native)
+            if found is not None:
+                safe = target if valid is None else np.where(valid, target, 0)
+                return weighed(found, valid, safe, weight, reduction)
+        return loss_others(input, target, weight, ignore_index, reduction)
 
     def softmax_excess(scale: np.ndarray, input: np.ndarray, target: np.ndarray) -> np.ndarray:
-        found = None
-        if able(input, target, scale) and scale.dtype is input.dtype:
-            most, given = derived.block_rows(*input.shape), [np.ascontiguousarray(scale), input, target]  # fmt: skip
-            found = derived.shelf().run_blocks("softmax_excess", rows, given, (0, 1, 2), most, target.shape, "rows")  # fmt: skip
-        return excess_of(scale, input, target) if found is None else found[0]
+        if _takes(input, target) and scale.shape == target.shape and scale.dtype is input.dtype:
+            given = (input, target, np.ascontiguousarray(scale))
+            found = derived.in_rows("softmax_excess_rows", _excess, given, native)
+            if found is not None:
+                return found
+        return excess_others(scale, input, target)
 
     loss.eager, excess.eager = cross_entropy, softmax_excess

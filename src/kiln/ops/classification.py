@@ -75,7 +75,7 @@ def _index_infer(name: str) -> Any:
     return infer
 
 
-def _check_classes(
+def check_classes(
     name: str, target: np.ndarray, classes: int, ignore_index: int
 ) -> np.ndarray | None:
     """Which targets count (None for all of them); an error for one that is no class."""
@@ -101,7 +101,7 @@ def _nll_run(
     name: str, logp: np.ndarray, target: np.ndarray, weight: Any, ignore_index: int, reduction: str
 ) -> Any:
     c = 1 if logp.ndim > 1 else 0
-    valid = _check_classes(name, target, logp.shape[c], ignore_index)
+    valid = check_classes(name, target, logp.shape[c], ignore_index)
     safe = target if valid is None else np.where(valid, target, 0)
     if logp.ndim == 2:
         picked = logp[np.arange(len(safe)), safe]
@@ -109,15 +109,21 @@ def _nll_run(
         picked = np.take_along_axis(
             logp, np.expand_dims(safe, c).astype(np.int64, copy=False), c
         ).reshape(safe.shape)
-    w = None if weight is None else weight[safe]
+    return weighed(-picked, valid, safe, weight, reduction)
+
+
+def weighed(loss: np.ndarray, valid: Any, safe: np.ndarray, weight: Any, reduction: str) -> Any:
+    """Losses of samples, `valid` ones of which count (None: all), by the weights of their classes."""
+    w, d = None if weight is None else weight[safe], loss.dtype
     if valid is not None:
-        w = valid.astype(logp.dtype) if w is None else np.where(valid, w, 0)
-    loss = -picked if w is None else np.where(w != 0, -picked * w, logp.dtype.type(0))
+        w = valid.astype(d) if w is None else np.where(valid, w, 0)
+    if w is not None:
+        loss = np.where(w != 0, loss * w, d.type(0))
     if reduction == "none":
         return loss
     total = np.add.reduce(loss, axis=None)
     if reduction == "mean":
-        total = total / (logp.dtype.type(loss.size) if w is None else np.add.reduce(w, axis=None))
+        total = total / (d.type(loss.size) if w is None else np.add.reduce(w, axis=None))
     return total
 
 
@@ -164,7 +170,7 @@ def _quick_scale(
     g: np.ndarray, target: np.ndarray, weight: Any, ignore_index: int, reduction: str, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """`_sample_scale` of plain arrays, and the targets with a class in place of those that don't count."""
-    valid = _check_classes("nll_loss", target, classes, ignore_index)
+    valid = check_classes("nll_loss", target, classes, ignore_index)
     if valid is None and weight is None:
         if reduction == "mean":
             g = g / g.dtype.type(target.size)

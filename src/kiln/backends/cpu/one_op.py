@@ -240,6 +240,31 @@ class Shelf:
 
         return once if len(calls) == 1 else parts
 
+    def rows(self, name: str, fn: Callable, arrays: Sequence[np.ndarray], most: int) -> Callable | None:  # fmt: skip
+        """`run_blocks` of arrays like these, all of which have rows, as a function of them that gives the one result."""
+        n = len(arrays[0])
+        calls: list[tuple[slice, Made]] = []
+        with self.lock:
+            for start, block in blocks_of(n, most, arrays[0].size // n):
+                part = slice(start, start + block)
+                made = self._find(name, fn, [a[part] for a in arrays], ("rows", block))
+                if made is None or made.results != ("made",):
+                    return None
+                calls.append((part, made))
+            ((_, shape, d),) = self._program(made).results
+        shape = (n, *shape[1:])
+        empty = allocator(prod(shape) * d.itemsize)
+
+        def run(*arrays: np.ndarray) -> np.ndarray:
+            out = empty(shape, d)
+            with self.lock:
+                for part, made in calls:
+                    given = [a[part] for a in arrays]
+                    (made.program or self._program(made)).whole(*given, out[part])
+            return out
+
+        return run
+
     def change(
         self, name: str, fn: Callable, arrays: Sequence[np.ndarray], key: Any, own: Sequence[int]
     ) -> bool:
