@@ -48,7 +48,8 @@ def test_steps_are_the_ops(kind, reverse, monkeypatch):
             steps = results(kind, reverse, given, used)
         for a, b in zip(brief, steps, strict=True):
             if a is None or b is None:
-                assert (a is None or not a.any()) and (b is None or not b.any())
+                assert a is None or not a.any()
+                assert b is None or not b.any()
             else:
                 np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-9, atol=1e-10)  # fmt: skip
 
