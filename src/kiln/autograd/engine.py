@@ -292,10 +292,10 @@ def _run_arrays(roots: Sequence[Tensor], grads: Sequence[Tensor], retain_graph: 
             g, ours = gs[0], False
             arrays = [None if r is None else r._a for r in results]
         elif (
-            node.__class__ is OpNode
+            type(node) is OpNode
             and (part := node.op.part) is not None
             and (edge := node.edges[0]) is not None
-            and g.__class__ is np.ndarray
+            and isinstance(g, np.ndarray)
             and g.dtype is edge[3]
         ):
             if node.freed:

@@ -248,7 +248,7 @@ class _Boolean(Constraint):
         return (value == 0) | (value == 1)
 
 
-def _whole(value: Tensor, inside: Tensor) -> Tensor:
+def _whole(value: Any, inside: Tensor) -> Tensor:
     """Where values are inside and whole, as those of integer dtypes all are."""
     whole = (
         value.dtype.kind in "iub"
