@@ -28,7 +28,7 @@ from ..ops.windows import scatters
 from ..runtime.blocks import allocator
 from ..shape import resolve_reshape, view_strides
 from ..tensor import Tensor
-from . import compositions, derived, probabilities, scripts, streams, transforms
+from . import compositions, derived, rows, scripts, streams, transforms
 
 _F16, _BF16 = dt.float16.np, dt.bfloat16.np
 _F32, _F64, _I64, _I32, _I8 = dt.float32.np, dt.float64.np, dt.int64.np, dt.int32.np, dt.int8.np
@@ -290,7 +290,7 @@ for _op in REGISTRY.values():
         _op.eager = derive.of_images(_op, _op.eager)
 streams.bind(_native)
 transforms.bind()
-probabilities.bind(_native)
+rows.bind(_native)
 _large_gradients = derived.gradients(_native)
 
 
@@ -568,37 +568,6 @@ def _brief(x: np.ndarray, *others: np.ndarray) -> bool:
     if not derived.SMALL <= x.size < derived.LARGE or d is not _F32 or not x.flags.c_contiguous:
         return False
     return all(a.dtype is d and a.flags.c_contiguous for a in others)
-
-
-def _normed(x: Tensor, weight: Tensor, bias: Tensor, cols: int, eps: float) -> Tensor:
-    return apply(_layer_norm, (x, (cols,), weight.reshape(cols), bias.reshape(cols), eps))
-
-
-def _plain_normed(x: Tensor, cols: int, eps: float) -> Tensor:
-    return apply(_layer_norm, (x, (cols,), None, None, eps))
-
-
-@routine("layer_norm")
-def layer_norm(
-    input: np.ndarray, normalized_shape: tuple, weight: Any, bias: Any, eps: float
-) -> np.ndarray:
-    """Over the last dimension or more."""
-    cols = prod(normalized_shape)
-    given = [w for w in (weight, bias) if w is not None]
-    if (
-        cols and len(given) != 1 and _brief(input, *given) and all(w.size == cols for w in given)
-        and input.shape[-len(normalized_shape) :] == tuple(normalized_shape)
-    ):  # fmt: skip
-        fn, rest = (_normed if given else _plain_normed), (cols, eps)
-        call = derived.prepared("layer_norm", fn, (input, *given), 1, rest, _native, cols)
-        if call is not None:
-            return call(input, *given)
-    flat = [None if w is None else w.reshape(-1) for w in (weight, bias)]
-    r = _rows(_layer_norm, input, cols, [input, (cols,), *flat, eps], (0,))
-    return _layer_norm.run(input, normalized_shape, weight, bias, eps) if r is None else r
-
-
-_layer_norm = REGISTRY["layer_norm"]
 
 
 _norm_grad = REGISTRY["norm_grad"]

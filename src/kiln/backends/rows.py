@@ -1,4 +1,7 @@
-"""Softmax and cross entropy in eager mode, along rows: any number of them shares kernels, and softmax any length."""
+"""Softmax, layer norm and cross entropy in eager mode, along rows.
+
+Any number of rows shares kernels; those of softmax and layer norm are the same for any length too (`cpu/rows.py`).
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,24 @@ def _softmax() -> Any:
     return softmax
 
 
+@cache
+def _layer_norm() -> Any:
+    """The module of layer norm's kernels."""
+    from .cpu import layer_norm
+
+    return layer_norm
+
+
+def _dense(first: Any, *others: Any) -> bool:
+    """Whether arguments are row-major arrays of one floating dtype, the first with elements enough for a call."""
+    return first.__class__ is np.ndarray and first.dtype in _FLOATS and first.size >= derived.SMALL and all(
+        a.__class__ is np.ndarray and a.dtype is first.dtype and a.flags.c_contiguous for a in (first, *others)
+    )  # fmt: skip
+
+
 def bind(native: Callable[[], bool]) -> None:
-    """Give softmax, cross entropy and their gradients their routines."""
+    """Give softmax, layer norm, cross entropy and their gradients their routines."""
+    _bind_layer_norm(native)
     _bind_softmax("softmax", native)
     _bind_softmax("log_softmax", native)
     _bind_cross_entropy(native)
@@ -42,12 +61,8 @@ def _bind_softmax(name: str, native: Callable[[], bool]) -> None:
 
     def able(*arrays: Any) -> bool:
         first = arrays[0]
-        return all(
-            a.__class__ is np.ndarray and a.dtype is first.dtype and a.shape == first.shape and a.flags.c_contiguous
-            for a in arrays
-        ) and first.ndim > 0 and first.dtype in _FLOATS and first.size >= derived.SMALL and (
-            config.eager == "cpu" and native()
-        )  # fmt: skip
+        dense = _dense(*arrays) and first.ndim > 0 and all(a.shape == first.shape for a in arrays)
+        return dense and config.eager == "cpu" and native()
 
     def run(input: np.ndarray, dim: int, dtype: Any) -> np.ndarray:
         """Along the last dimension."""
@@ -64,6 +79,43 @@ def _bind_softmax(name: str, native: Callable[[], bool]) -> None:
 
     run.small = True  # type: ignore[attr-defined]
     op.eager, derived.OWN[name] = run, gradient
+
+
+def _bind_layer_norm(native: Callable[[], bool]) -> None:
+    op = REGISTRY["layer_norm"]
+    others = op.eager
+
+    def able(last: tuple, *arrays: Any) -> bool:
+        """Of arrays of the input's shape, or of these last sizes."""
+        first, k = arrays[0], len(last)
+        if not k or not _dense(*[a for a in arrays if a is not None]) or first.shape[-k:] != last:
+            return False
+        fits = all(a is None or a.shape in (first.shape, last) for a in arrays)
+        return fits and config.eager == "cpu" and native()
+
+    def run(
+        input: np.ndarray, normalized_shape: tuple, weight: Any, bias: Any, eps: float
+    ) -> np.ndarray:
+        """Over the last dimension or more."""
+        last = tuple(normalized_shape)
+        if able(last, input, weight, bias) and all(
+            a is None or a.shape == last for a in (weight, bias)
+        ):
+            return _layer_norm().forward(input, len(last), weight, bias, eps)
+        return others(input, normalized_shape, weight, bias, eps)
+
+    def gradient(node: OpNode, gs: list) -> list | None:
+        input, normalized_shape, weight, _, eps = node.args
+        last, wanted = tuple(normalized_shape), [i for i, _ in node.plan.slots]
+        x = input._a if isinstance(input, Tensor) else input
+        w = weight._a if isinstance(weight, Tensor) else weight
+        if (w is None and wanted != [0]) or not able(last, gs[0], x, w) or gs[0].shape != x.shape:
+            return None
+        found = _layer_norm().backward(gs[0], x, len(last), w, eps)
+        return [found[{0: 0, 2: 1, 3: 2}[i]] for i in wanted]
+
+    run.small = True  # type: ignore[attr-defined]
+    op.eager, derived.OWN["layer_norm"] = run, gradient
 
 
 def _takes(input: np.ndarray, target: np.ndarray) -> bool:
