@@ -149,3 +149,20 @@ def test_anomaly_mode_names_the_line():
         assert not kiln.is_anomaly_check_nan_enabled()
     with detect_anomaly(), pytest.raises(RuntimeError, match="SquareBackward") as e:
         Square.apply(x / 0).sum().backward()
+
+
+def test_nodes_have_pytorchs_names():
+    x, w, b = kiln.rand(2, 3), kiln.rand(4, 3, requires_grad=True), kiln.rand(4, requires_grad=True)
+    y = kiln.nn.functional.linear(x, w, b)
+    loss = kiln.nn.functional.cross_entropy(y, kiln.tensor([0, 3]))
+    names = {
+        "Addmm": y, "Mm": x @ w.T, "View": y.view(-1), "Select": y[0], "Slice": y[:, :2], "Unsqueeze": y[None],
+        "NllLoss": loss, "NativeLayerNorm": kiln.nn.functional.layer_norm(y, (4,)), "ToCopy": y.double(),
+    }  # fmt: skip
+    for name, t in names.items():
+        assert t.grad_fn.name() == name + "Backward0"
+    assert repr(y.sum()).endswith("grad_fn=<SumBackward0>)")
+    assert y.sum(0).grad_fn.name() == "SumBackward1"
+    loss.backward()
+    assert y.grad_fn.name() == "AddmmBackward0"
+    assert "NllLossBackward0" in repr(loss)

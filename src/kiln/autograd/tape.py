@@ -198,7 +198,22 @@ class OpNode(TapeNode):
     plan: Plan
 
     def name(self) -> str:
-        return "".join(w.capitalize() for w in self.op.name.split("_")) + "Backward0"
+        known = (
+            self.op.node or "".join(w.capitalize() for w in self.op.name.split("_")) + "Backward0"
+        )
+        if isinstance(known, tuple):
+            known = known[0] if self.args is None else known[1](self)
+        return known
+
+    def rank(self, param: int) -> int:
+        """How many dimensions the tensor given for a parameter has, where that is still known."""
+        x = self.args[param]
+        if isinstance(x, Tensor):
+            return x.ndim
+        found = [
+            e[2] for e, (i, _) in zip(self.edges, self.plan.slots, strict=True) if e and i == param
+        ]
+        return len(found[0]) if found else 0
 
     def outputs(self) -> tuple[Tensor, ...]:
         """The saved outputs as tensors that lead back to this node."""

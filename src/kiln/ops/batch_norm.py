@@ -73,7 +73,7 @@ def _batch_op_samples() -> Any:
 
 
 @op(
-    private=True, lies="channels", infer=_batch_infer, samples=_batch_op_samples, body=_batch_body, exact=True,
+    node="NativeBatchNormBackward0", private=True, lies="channels", infer=_batch_infer, samples=_batch_op_samples, body=_batch_body, exact=True,
     nondiff_outputs=(1, 2), formal=("input", "weight"), grad={
         "input": _batch_input_grad, "weight": _batch_weight_grad, "bias": lambda gs: channel_sum(gs[0]),
     },

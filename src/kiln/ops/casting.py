@@ -41,7 +41,7 @@ def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
 
 
 @op(
-    name="cast", private=True, family="cast", exact=True, check=False, scalar="cast",
+    name="cast", node="ToCopyBackward0", private=True, family="cast", exact=True, check=False, scalar="cast",
     infer=lambda input, dtype: (input.shape, dtype), grad={"input": lambda g: g},
     samples=lambda: iter([
         Sample((draw(rng(), (3, 4)), dt.float32)), Sample((draw(rng(), (3, 4)), dt.int32), grad=False),

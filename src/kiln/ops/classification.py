@@ -316,7 +316,7 @@ def _ce_body(
 
 
 @op(
-    name="cross_entropy", private=True, infer=_index_infer("cross_entropy"), body=_ce_body, samples=_op_samples,
+    name="cross_entropy", node="NllLossBackward0", private=True, infer=_index_infer("cross_entropy"), body=_ce_body, samples=_op_samples,
     grad={"input": lambda g, input, target, weight, ignore_index, reduction: softmax_excess(
         _sample_scale(g, target, weight, ignore_index, reduction), input, target
     )},

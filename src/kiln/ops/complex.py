@@ -18,7 +18,7 @@ from .slicing import select
 from .views import view
 
 
-@op(name="complex_of", private=True, lies="operands", batch=ALIGNED, grad={"real": lambda g: real_part(g), "imag": lambda g: imag_part(g)},
+@op(name="complex_of", node="ComplexBackward0", private=True, lies="operands", batch=ALIGNED, grad={"real": lambda g: real_part(g), "imag": lambda g: imag_part(g)},
     infer=lambda real, imag: (broadcast_shapes(real.shape, imag.shape, op="complex"), real.dtype.to_complex()),
     samples=lambda: iter([Sample((draw(rng(), (3, 4)), draw(rng(1), (4,)))), Sample((np.array(1.0), np.array(np.inf)), grad=False)]))  # fmt: skip
 def complex_op(real: Tensor, imag: Tensor) -> Tensor:

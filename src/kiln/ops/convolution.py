@@ -362,7 +362,7 @@ def _depthwise(
 
 
 @op(
-    private=True, family="contraction", lies="channels", batch=_input_grad_batch, check=False, samples=_input_grad_samples, body=_input_grad_body,
+    node="ConvolutionBackward0", private=True, family="contraction", lies="channels", batch=_input_grad_batch, check=False, samples=_input_grad_samples, body=_input_grad_body,
     infer=lambda grad, weight, input_size, stride, padding, dilation, groups: (Size(input_size), grad.dtype),
     grad={
         "grad": lambda g, weight, stride, padding, dilation, groups: convolution(

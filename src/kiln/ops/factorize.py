@@ -71,7 +71,14 @@ def _singular() -> Iterator[Sample]:
     yield Sample((np.zeros((2, 2)),), error=RuntimeError)
 
 
-@factorization("inv", _square_rule("inv"), _singular, grad={"A": _inv_grad}, out=True)
+@factorization(
+    "inv",
+    _square_rule("inv"),
+    _singular,
+    node="LinalgInvExBackward0",
+    grad={"A": _inv_grad},
+    out=True,
+)
 def inv(A: Tensor) -> Tensor:
     """The inverse of square matrices; a LinAlgError where there is none."""
     return invert("inv", A, True)[0]
@@ -145,7 +152,9 @@ def _scalar_rule(A: Any) -> tuple:
     return Size(check_matrix("det", A, True)[:-2]), A.dtype
 
 
-@factorization("det", _scalar_rule, squares(), grad={"A": _det_grad}, out=True)
+@factorization(
+    "det", _scalar_rule, squares(), node="LinalgDetBackward0", grad={"A": _det_grad}, out=True
+)
 def det(A: Tensor) -> Tensor:
     """The determinant of square matrices."""
     return np.asarray(np.linalg.det(A))

@@ -173,8 +173,13 @@ def _matmul_batch(n: int, input: Any, other: Any) -> Any:
     return x * y if x.shape[-1] == 1 and x.dtype is not dt.bool_ else matmul_op(x, y)
 
 
+def _matmul_node(node: Any) -> str:
+    kinds = {(2, 2): "Mm", (2, 1): "Mv", (1, 1): "Dot", (3, 3): "Bmm"}
+    return kinds.get((node.rank(0), node.rank(1)), "UnsafeView") + "Backward0"
+
+
 @op(
-    name="matmul", private=True, family="contraction", check=False, infer=_matmul_infer, samples=_matmul_samples,
+    node=("MmBackward0", _matmul_node), name="matmul", private=True, family="contraction", check=False, infer=_matmul_infer, samples=_matmul_samples,
     batch=_matmul_batch,
     grad={"input": _matmul_grad_input, "other": _matmul_grad_other},
     quick={"input": _quick_input, "other": _quick_other},

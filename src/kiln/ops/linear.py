@@ -133,8 +133,14 @@ def _linear_batch(n: int, input: Any, weight: Any, bias: Any) -> Any:
     return input.tensor, weight.tensor, None if bias is None else bias.tensor
 
 
+def _linear_node(node: Any) -> str:
+    if node.rank(0) > 2:
+        return "ViewBackward0"
+    return "AddmmBackward0" if any(i == 2 for i, _ in node.plan.slots) else "MmBackward0"
+
+
 @op(
-    family="contraction", namespace="F", exact=True, check=False, infer=_linear_infer, samples=_linear_samples, out=True,
+    node=("AddmmBackward0", _linear_node), family="contraction", namespace="F", exact=True, check=False, infer=_linear_infer, samples=_linear_samples, out=True,
     batch=_linear_batch,
     grad={"input": _input_grad, "weight": _weight_grad, "bias": _bias_grad}, body=_linear_body,
     quick={"input": _quick_input, "weight": _quick_weight, "bias": _quick_bias},

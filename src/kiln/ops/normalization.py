@@ -198,7 +198,7 @@ def _layer_samples() -> Any:
 
 
 @op(
-    name="layer_norm", private=True, infer=_layer_infer("layer_norm"), samples=_layer_samples,
+    name="layer_norm", node="NativeLayerNormBackward0", private=True, infer=_layer_infer("layer_norm"), samples=_layer_samples,
     formal=("input", "weight"),
     grad={
         "input": _layer_input_grad, "weight": _layer_weight_grad,
@@ -404,7 +404,7 @@ def _group_samples() -> Any:
 
 
 @op(
-    name="group_norm", private=True, lies="channels", infer=_group_infer, samples=_group_samples, body=_group_body,
+    name="group_norm", node="NativeGroupNormBackward0", private=True, lies="channels", infer=_group_infer, samples=_group_samples, body=_group_body,
     grad={"input": _group_input_grad, "weight": _group_weight_grad, "bias": lambda g: channel_sum(g)},
 )  # fmt: skip
 def group_norm_op(

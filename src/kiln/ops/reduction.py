@@ -185,7 +185,7 @@ def _pairwise(a: np.ndarray, axis: Any) -> bool:
 
 
 @op(
-    name="sum", private=True, family="reduction", check=False, infer=reduction_rule("sum", _widened),
+    node=("SumBackward0", lambda node: f"SumBackward{int(node.args[1] is not None)}"), name="sum", private=True, family="reduction", check=False, infer=reduction_rule("sum", _widened),
     grad={"input": lambda g, in_shape, dim, keepdim: spread(g, in_shape, dim, keepdim)},
     quick={"input": lambda g, in_shape, dim, keepdim: spread_array(g, in_shape, dim, keepdim)},
     samples=reductions(integers=True),

@@ -165,7 +165,7 @@ def _clamp_samples() -> Any:
 
 
 @elementwise(
-    inplace=True, out=True, aliases=("clip",), infer=_clamp_infer, samples=_clamp_samples, body=_clamp_body,
+    node="ClampBackward1", inplace=True, out=True, aliases=("clip",), infer=_clamp_infer, samples=_clamp_samples, body=_clamp_body,
     grad={
         "input": lambda g, input, min, max: where_op(_clamp_mask(input, min, max), g, g.new_zeros(())),
         "min": lambda g, input, min, max: where_op(

@@ -119,8 +119,22 @@ def _index_samples() -> Any:
         yield Sample((x, index))
 
 
+def _index_node(node: Any) -> str:
+    """The last of the views that PyTorch makes one after the other."""
+    sizes, last = iter(node.edges[0][2]), "Alias"
+    for i in node.args[1]:
+        if i is None:
+            last = "Unsqueeze"
+        elif i.__class__ is not tuple:
+            last = "Select"
+            next(sizes)
+        elif i != (0, next(sizes), 1):
+            last = "Slice"
+    return last + "Backward0"
+
+
 @view(
-    private=True, infer=lambda input, index: (Size(_basic_shape(index)[0]), input.dtype),
+    node=("SelectBackward0", _index_node), private=True, infer=lambda input, index: (Size(_basic_shape(index)[0]), input.dtype),
     batch=lambda n, input, index: (input.tensor, ((0, n, 1), *index)),
     grad={"input": lambda g, in_shape, index: basic_index_grad(g, tuple(in_shape), index)},
     quick={"input": lambda g, in_shape, index: basic_index_grad.op.reference(g, in_shape, index)},
@@ -180,7 +194,7 @@ def _pad_infer(input: Any, low: tuple, high: tuple, value: Any) -> tuple:
 
 
 @movement(
-    private=True, name="pad", lies="channels", infer=_pad_infer,
+    node="ConstantPadNdBackward0", private=True, name="pad", lies="channels", infer=_pad_infer,
     batch=lambda n, input, low, high, value: (input.tensor, (0, *low), (0, *high), value),
     grad={"input": lambda g, in_shape, low: basic_index(
         g, tuple((a, a + n, 1) for a, n in zip(low, in_shape, strict=True)))},

@@ -56,7 +56,7 @@ def _mean_infer(input: Any, dim: Dims = None, keepdim: bool = False) -> tuple:
 
 
 @op(
-    name="mean", private=True, family="composite", check=False, infer=_mean_infer,
+    node=("MeanBackward0", lambda node: f"MeanBackward{int(node.args[1] is not None)}"), name="mean", private=True, family="composite", check=False, infer=_mean_infer,
     grad={"input": lambda g, in_shape, dim, keepdim: spread(g / reduced_count(in_shape, dim), in_shape, dim, keepdim)},
     quick={"input": lambda g, in_shape, dim, keepdim: spread_array(g / reduced_count(in_shape, dim), in_shape, dim, keepdim)},
     body=lambda input, dim, keepdim: sum_op(input, dim, keepdim) / reduced_count(input.shape, dim),
@@ -388,7 +388,7 @@ def _norm_samples() -> Iterator[Sample]:
     yield Sample((draw(r, (3, 4)), 2, 2, False), error=IndexError)
 
 
-@op(name="norm", private=True, infer=_norm_infer, body=_norm_body, grad={"input": _norm_grad},
+@op(name="norm", node="LinalgVectorNormBackward0", private=True, infer=_norm_infer, body=_norm_body, grad={"input": _norm_grad},
     samples=_norm_samples)  # fmt: skip
 def norm_op(input: Tensor, ord: Any, dim: Dims, keepdim: bool) -> Tensor:
     """The `ord`-norm of the elements over dimensions."""

@@ -50,7 +50,7 @@ def _reshape_samples() -> Any:
 
 
 @view(
-    infer=lambda input, shape: (Size(resolve_reshape(shape, numel(input.shape))), input.dtype),
+    node="ViewBackward0", infer=lambda input, shape: (Size(resolve_reshape(shape, numel(input.shape))), input.dtype),
     batch=lambda n, input, shape: (input.tensor, (n, *resolve_reshape(shape, input.size))),
     grad={"input": lambda g, in_shape: g.reshape(in_shape)}, samples=_reshape_samples,
     quick={"input": lambda g, in_shape: g.reshape(in_shape)},

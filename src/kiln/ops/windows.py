@@ -206,7 +206,7 @@ def _max_take_samples() -> Any:
 
 
 @op(
-    private=True, batch=LEADING, lies="channels", formal=("input",), infer=_max_infer, body=_max_body, samples=_max_samples, nondiff_outputs=(1,),
+    node=("MaxPool2DWithIndicesBackward0", lambda node: f"MaxPool{len(node.args[1])}DWithIndicesBackward0"), private=True, batch=LEADING, lies="channels", formal=("input",), infer=_max_infer, body=_max_body, samples=_max_samples, nondiff_outputs=(1,),
     grad={"input": lambda gs, picks, in_shape, kernel, stride, padding, extra, dilation: max_pool_grad(
         gs[0], picks, tuple(in_shape[-len(kernel):]), kernel, stride, padding, extra, dilation
     )},
@@ -414,7 +414,7 @@ def _avg_grad_samples() -> Any:
 
 
 @op(
-    private=True, batch=LEADING, lies="images", formal=("input",), check=False, infer=_avg_infer, body=_avg_body, samples=_avg_samples,
+    node=("AvgPool2DBackward0", lambda node: f"AvgPool{len(node.args[1])}DBackward0"), private=True, batch=LEADING, lies="images", formal=("input",), check=False, infer=_avg_infer, body=_avg_body, samples=_avg_samples,
     grad={"input": lambda g, in_shape, kernel, stride, padding, extra, include_pad, divisor: avg_pool_grad(
         g, tuple(in_shape[-len(kernel):]), kernel, stride, padding, extra, include_pad, divisor
     )},
