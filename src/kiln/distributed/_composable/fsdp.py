@@ -1,6 +1,11 @@
-"""Modules whose parameters are sharded one by one: not built yet."""
+"""Modules whose parameters are sharded one by one: `fully_shard`'s names."""
 
-from ...refusal import refuse
-from ..fsdp import _HELP, _WHY
+from ..fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-refuse(__name__, "fully_shard FSDPModule CPUOffloadPolicy MixedPrecisionPolicy", _WHY, _HELP)
+__all__ = [
+    "CPUOffloadPolicy",
+    "FSDPModule",
+    "MixedPrecisionPolicy",
+    "OffloadPolicy",
+    "fully_shard",
+]

@@ -1,6 +1,5 @@
-"""How state is parted over files: not built yet."""
+"""How state is parted over files: not at all, over one process."""
 
-from ...refusal import refuse
-from . import _HELP, _WHY
+from . import DefaultLoadPlanner, DefaultSavePlanner
 
-refuse(__name__, "DefaultLoadPlanner DefaultSavePlanner", _WHY, _HELP)
+__all__ = ["DefaultLoadPlanner", "DefaultSavePlanner"]

@@ -106,8 +106,8 @@ def create_feature_extractor(
         raise KilnValueError("create_feature_extractor", "either `return_nodes` or `train_return_nodes` and `eval_return_nodes` together, should be specified", None, "")  # fmt: skip
     graphs = {}
     for mode, wanted in ((True, train_return_nodes), (False, eval_return_nodes)):
-        wanted = return_nodes if return_nodes is not None else wanted
-        names = dict(wanted) if isinstance(wanted, dict) else {n: n for n in wanted}
+        given: Any = return_nodes if return_nodes is not None else wanted
+        names = dict(given) if isinstance(given, dict) else {n: n for n in given}
         graph, paths = _traced(model, mode, tracer_kwargs or {})
         found: dict[str, fx.Node] = {}
         for name, called in names.items():
