@@ -8,6 +8,7 @@ function the second run is the same computation as the first, which is then kept
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import get_ident
@@ -178,3 +179,15 @@ refuse(
 )  # fmt: skip
 
 __all__ = ["CheckpointError", "checkpoint", "checkpoint_sequential", "set_checkpoint_early_stop"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "tree_map":
+        from ._pytree import tree_map
+
+        return tree_map
+    if (
+        name in typing.__all__
+    ):  # PyTorch's module has all of these, and programs take some from there
+        return getattr(typing, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,7 @@ from ...refusal import refuse
 from ...tensor import Tensor
 
 _FILE = "checkpoint.safetensors"
+_WHY = "what a program says of parts of tensors over several processes is not built yet"
 
 
 class CheckpointException(KilnError):
@@ -158,7 +159,7 @@ def load_state_dict(
 
 refuse(
     __name__, "LoadPlanner SavePlanner StorageReader StorageWriter async_save",
-    "what a program says of parts of tensors over several processes is not built yet", "save and load a folder",
+    _WHY, "save and load a folder",
 )  # fmt: skip
 
 __all__ = [
