@@ -37,6 +37,8 @@ SMALL = 1 << 6
 """Elements from where on a call that is prepared costs less than several of NumPy's."""
 _WHOLE = 1 << 16
 """Elements of a block of a call that is prepared, where several blocks would cost as much as they do."""
+LONG = 1 << 12
+"""Elements from where on a reduction of rows is prepared."""
 FEW = 64  # fewer rows are those of a decoding step, whose length is another each time
 
 _F32 = dt.float32.np
@@ -436,20 +438,25 @@ def prepared(
 
 
 def in_rows(
-    name: str, fn: Callable, arrays: tuple[np.ndarray, ...], native: Callable[[], bool]
-) -> np.ndarray | None:
-    """What a function gives for the rows of C-contiguous arrays, the first of which has the longest; None where it has no kernels."""
-    if config.eager != "cpu" or not native():
+    name: str, fn: Callable, arrays: tuple[np.ndarray, ...], native: Callable[[], bool], rest: Any = None
+) -> np.ndarray | None:  # fmt: skip
+    """What a function gives for the rows of C-contiguous arrays, the first of which has the longest; None where it has no kernels.
+
+    `name` and `rest` say which function it is.
+    """
+    if config.eager != "cpu" or not arrays[0].size or not native():
         return None
-    key = (name, config.cpu_isa, *[(a.shape, a.dtype.num) for a in arrays])
+    known = None if rest is None else str(rest)
+    key = (name, known, config.cpu_isa, *[(a.shape, a.dtype.num) for a in arrays])
     ready, first = shelf().ready, arrays[0]
     try:
         found = ready[key]
     except KeyError:
         if len(ready) >= READY:
             ready.clear()
-        most = max(1, BLOCKS[0] // max(1, first.size // len(first)))
-        found = ready[key] = shelf().rows(name, fn, arrays, most)
+        cols = max(1, first.size // len(first))
+        most = block_rows(len(first), cols) if first.size >= LARGE else len(first)
+        found = ready[key] = shelf().rows(name, fn, arrays, most, known)
     return None if found is None else found(*arrays)
 
 
@@ -462,6 +469,30 @@ def whole(op: Op, native: Callable[[], bool]) -> Callable:
     lists = set(op.list_slots)
     dim = op.index.get("dim")
     keepdim = op.index.get("keepdim")
+    brief = keepdim is not None and dim is not None and slots == (0,)
+    fn = calling(op)
+
+    def last(args: tuple) -> np.ndarray | None:
+        """The result of a reduction of float32 along the last dimension; None for any other."""
+        x, d = args[0], args[dim]
+        d = d[0] if (d.__class__ is tuple or d.__class__ is list) and len(d) == 1 else d
+        n = x.ndim
+        if (
+            n < 2
+            or x.dtype is not _F32
+            or d.__class__ is not int
+            or d % n != n - 1
+            or not x.flags.c_contiguous
+        ):
+            return None
+        given = [1 if i == dim else False if i == keepdim else a for i, a in enumerate(args)]
+        lead = (*x.shape[:-1], 1) if keepdim is not None and args[keepdim] else x.shape[:-1]
+
+        def rows(y: Tensor) -> Tensor:
+            return fn(y, *given[1:])
+
+        r = in_rows(name, rows, (x.reshape(-1, x.shape[-1]),), native, given[1:])
+        return None if r is None or r.ndim != 1 else r.reshape(lead)
 
     def eager(*args: Any) -> Any:
         size = 0
@@ -471,6 +502,8 @@ def whole(op: Op, native: Callable[[], bool]) -> Callable:
                 size = max(size, x.size)
             elif i in lists:
                 size = max(size, sum(a.size for a in x))
+        if brief and LONG <= size < LARGE and (r := last(args)) is not None:
+            return r
         if size < LARGE or config.eager != "cpu" or not native():
             return run(*args)
         arrays = [a for x in args for a in (x if x.__class__ is list else (x,)) if a.__class__ is np.ndarray]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -156,20 +157,26 @@ def no_elements() -> Iterator[Sample]:
 
 def accurate_sum(a: np.ndarray, axis: Any = None, keepdim: bool = False) -> Any:
     """The sum of a float array; where NumPy would add float32 one by one, in blocks or in float64."""
-    if a.dtype is _F32 and a.size > 256 and not _pairwise(a, axis):
+    if a.dtype is _F32 and a.size > 256 and not _pairwise(a, axis) and not _short(a, axis):
         if axis in (0, (0,)) and a.shape[0] <= a.size // 32 and a.flags.c_contiguous:
             return _sum_rows(a)[None] if keepdim else _sum_rows(a)
         return add_reduce(a, axis, _F64, None, keepdim).astype(_F32)
     return add_reduce(a, axis, None, None, keepdim)
 
 
+def _short(a: np.ndarray, axis: Any) -> bool:
+    """Whether so few numbers make each sum that one by one is as good as blocks of 32."""
+    axes = range(a.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    return math.prod(a.shape[i] for i in axes) <= 64
+
+
 def _sum_rows(a: np.ndarray) -> np.ndarray:
-    """The sum over the first axis: of blocks of 32 rows, then of their sums."""
+    """The sum over the first axis: of 32 rows each, as far apart as can be, so that they are added in long runs; then of these."""
     n = a.shape[0]
     if n <= 64:
         return add_reduce(a, 0)
     whole = n - n % 32
-    total = _sum_rows(add_reduce(a[:whole].reshape(n // 32, 32, *a.shape[1:]), 1))
+    total = _sum_rows(add_reduce(a[:whole].reshape(32, n // 32, *a.shape[1:]), 0))
     return total if whole == n else total + add_reduce(a[whole:], 0)
 
 

@@ -240,14 +240,16 @@ class Shelf:
 
         return once if len(calls) == 1 else parts
 
-    def rows(self, name: str, fn: Callable, arrays: Sequence[np.ndarray], most: int) -> Callable | None:  # fmt: skip
+    def rows(
+        self, name: str, fn: Callable, arrays: Sequence[np.ndarray], most: int, key: Any = None
+    ) -> Callable | None:  # fmt: skip
         """`run_blocks` of arrays like these, all of which have rows, as a function of them that gives the one result."""
         n = len(arrays[0])
         calls: list[tuple[slice, Made]] = []
         with self.lock:
             for start, block in blocks_of(n, most, arrays[0].size // n):
                 part = slice(start, start + block)
-                made = self._find(name, fn, [a[part] for a in arrays], ("rows", block))
+                made = self._find(name, fn, [a[part] for a in arrays], ("rows", key, block))
                 if made is None or made.results != ("made",):
                     return None
                 calls.append((part, made))
