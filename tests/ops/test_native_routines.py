@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kiln
-from kiln.backends import derived, eager, probabilities
+from kiln.backends import derived, eager, rows
 from kiln.backends.cpu import fuse, one_op
 from kiln.config import context
 from kiln.nn import functional as F
@@ -36,7 +36,7 @@ def always(monkeypatch):
     monkeypatch.setattr(derived, "DEAR", 0)
     monkeypatch.setattr(derived, "FEW", 0)
     monkeypatch.setattr(derived, "LONG", 0)
-    monkeypatch.setattr(probabilities, "_LEAST", 0)
+    monkeypatch.setattr(rows, "_LEAST", 0)
 
 
 def same(got, want) -> None:
