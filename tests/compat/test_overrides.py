@@ -74,6 +74,7 @@ F.cross_entropy(x[None], torch.tensor([1])) | torch.einsum("i,i->", x, p) | torc
 torch.nn.Linear(3, 2)(x) | torch.nn.MSELoss()(x, p) | torch.autograd.grad(x.sum(), x) | torch.nn.Parameter(x) | torch.nn.Buffer(x)
 p.as_subclass(K) | x.as_subclass(T) | K([1.0, 2.0]) | K(3).shape | copy.copy(x) | torch.utils.data.default_collate([x.detach()] * 2) | x.float() | x.mean().item()
 torch.allclose(x, p) | x.requires_grad | x.is_leaf | torch.unique(x) | x.unflatten(0, (1, 3)) | torch.linalg.norm(x) | torch.fft.fft(x) | x == x | repr(x)
+x.view(3, 1) | x.expand(2, 3) | x.unsqueeze(0) | x.select(0, 1) | x.narrow(0, 0, 2) | x.reshape(1, 3) | x @ p | x.sum() | torch.matmul(p, x)
 p.add(x) | torch.nn.init.zeros_(torch.nn.Parameter(x)) | isinstance(torch.nn.Parameter(x), torch.nn.Parameter) | torch.normal(x, 1.0) | torch.meshgrid(x, p)
 """
 
