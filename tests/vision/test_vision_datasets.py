@@ -1,11 +1,14 @@
 """Data sets from their own files, as published and as damaged."""
 
+import bz2
 import gzip
 import hashlib
 import io
+import json
 import pickle
 import struct
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -13,9 +16,10 @@ import pytest
 import kiln
 from kiln.errors import KilnError
 from kiln.vision import datasets
+from kiln.vision.datasets.numbers import read_mat
 from kiln.vision.datasets.utils import check_integrity, extract_archive
 
-pytest.importorskip("PIL", reason="Pillow is not installed: extra [vision]")
+Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: extra [vision]")
 R = np.random.default_rng(0)
 
 
@@ -204,3 +208,125 @@ def test_made_up_pictures_are_the_same_each_time():
     assert kiln.rand(1) == before
     with pytest.raises(IndexError):
         data[3]
+
+
+def mat(arrays: dict, compressed: bool = True) -> bytes:
+    """A MATLAB 5 file."""
+
+    def element(kind: int, data: bytes) -> bytes:
+        if 0 < len(data) <= 4:
+            return struct.pack("<HH", kind, len(data)) + data.ljust(4, b"\0")
+        return struct.pack("<II", kind, len(data)) + data + b"\0" * (-len(data) % 8)
+
+    out = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
+    for name, a in arrays.items():
+        kind, code = {"u1": (9, 2), "f8": (6, 9)}[a.dtype.str[1:]]
+        parts = element(6, struct.pack("<II", kind, 0)) + element(
+            5, np.array(a.shape, "<i4").tobytes()
+        )
+        parts += element(1, name.encode()) + element(code, a.tobytes(order="F"))
+        matrix = struct.pack("<II", 14, len(parts)) + parts
+        if compressed:
+            packed = zlib.compress(matrix)
+            matrix = struct.pack("<II", 15, len(packed)) + packed
+        out += matrix
+    return out
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_house_numbers(tmp_path, monkeypatch, compressed):
+    x = R.integers(0, 256, (32, 32, 3, 5)).astype("u1")
+    y = np.array([[1.0], [10.0], [3.0], [4.0], [5.0]])
+    content = mat({"X": x, "y": y}, compressed)
+    (tmp_path / "train_32x32.mat").write_bytes(content)
+    with pytest.raises(KilnError, match="not found or corrupted"):
+        datasets.SVHN(tmp_path)
+    url = ["", "train_32x32.mat", hashlib.md5(content).hexdigest()]
+    monkeypatch.setitem(datasets.SVHN.split_list, "train", url)
+    data = datasets.SVHN(tmp_path)
+    assert [data[i][1] for i in range(len(data))] == [1, 0, 3, 4, 5]
+    assert (np.array(data[2][0]) == x[..., 2]).all()
+    assert data.data.shape == (5, 3, 32, 32)
+    with pytest.raises(ValueError, match="argument split"):
+        datasets.SVHN(tmp_path, split="all")
+    for damaged in (content[:100], content[:-9], content[:130] + b"\xff" * 9 + content[140:]):
+        (tmp_path / "x.mat").write_bytes(damaged)
+        with pytest.raises(KilnError, match=r"MATLAB 5|damaged"):
+            read_mat(tmp_path / "x.mat")
+
+
+def test_pictures_with_and_without_labels(tmp_path, monkeypatch):
+    folder = tmp_path / "stl10_binary"
+    folder.mkdir()
+    x = R.integers(0, 256, (4, 3, 96, 96)).astype("u1")
+    for name in ("train", "unlabeled", "test"):
+        (folder / f"{name}_X.bin").write_bytes(x.tobytes())
+        (folder / f"{name}_y.bin").write_bytes(bytes([1, 2, 10, 4]))
+    (folder / "class_names.txt").write_text("airplane\nbird\n")
+    (folder / "fold_indices.txt").write_text("0 2 \n1 3 \n")
+    monkeypatch.setattr("kiln.vision.datasets.numbers.check_integrity", lambda path, md5=None: True)
+    data = datasets.STL10(tmp_path, "train+unlabeled")
+    assert [data[i][1] for i in range(8)] == [0, 1, 9, 3, -1, -1, -1, -1]
+    assert (np.array(data[1][0]) == x[1].transpose(2, 1, 0)).all()
+    assert [y for _, y in (datasets.STL10(tmp_path, folds=1)[i] for i in (0, 1))] == [1, 3]
+    assert data.classes == ["airplane", "bird"]
+    with pytest.raises(ValueError, match="folds"):
+        datasets.STL10(tmp_path, folds=10)
+
+
+def test_digits_on_envelopes(tmp_path, monkeypatch):
+    grays = R.uniform(-1, 1, (3, 256)).round(4)
+    lines = [
+        f"{i + 1} " + " ".join(f"{j + 1}:{v}" for j, v in enumerate(r)) + " \n"
+        for i, r in enumerate(grays)
+    ]
+    (tmp_path / "usps.t.bz2").write_bytes(bz2.compress("".join(lines).encode()))
+    monkeypatch.setattr("kiln.vision.datasets.numbers.check_integrity", lambda path, md5=None: True)
+    data = datasets.USPS(tmp_path, train=False)
+    assert data.targets == [0, 1, 2]
+    np.testing.assert_allclose(np.array(data[1][0]).reshape(-1), (grays[1] + 1) / 2 * 255, atol=1)
+
+
+def test_objects_of_coco(tmp_path):
+    Image.fromarray(np.full((4, 6, 3), 9, "u1")).save(tmp_path / "a.png")
+    content = {
+        "images": [{"id": 7, "file_name": "a.png"}, {"id": 3, "file_name": "a.png"}],
+        "annotations": [{"image_id": 7, "bbox": [1, 2, 3, 4], "category_id": 1, "caption": "gray"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    data = datasets.CocoDetection(str(tmp_path), str(tmp_path / "a.json"))
+    assert data.ids == [3, 7]
+    assert data[0][1] == []
+    image, target = data[1]
+    assert (image.size, target[0]["bbox"]) == ((6, 4), [1, 2, 3, 4])
+    assert datasets.CocoCaptions(str(tmp_path), str(tmp_path / "a.json"))[1][1] == ["gray"]
+
+
+def test_objects_of_pascal(tmp_path):
+    at = tmp_path / "VOCdevkit" / "VOC2012"
+    for name in (
+        "JPEGImages",
+        "SegmentationClass",
+        "Annotations",
+        "ImageSets/Main",
+        "ImageSets/Segmentation",
+    ):
+        (at / name).mkdir(parents=True)
+    for kind in ("Main", "Segmentation"):
+        (at / "ImageSets" / kind / "val.txt").write_text("one\n")
+    Image.fromarray(np.zeros((4, 6, 3), "u1")).save(at / "JPEGImages" / "one.jpg")
+    Image.fromarray(np.full((4, 6), 15, "u1")).save(at / "SegmentationClass" / "one.png")
+    one = "<object><name>cat</name><bndbox><xmin>1</xmin></bndbox></object>"
+    (at / "Annotations" / "one.xml").write_text(
+        f"<annotation><folder>VOC</folder>{one}</annotation>"
+    )
+    _, mask = datasets.VOCSegmentation(tmp_path, image_set="val")[0]
+    assert np.array(mask).max() == 15
+    _, told = datasets.VOCDetection(tmp_path, image_set="val")[0]
+    assert told == {
+        "annotation": {"folder": "VOC", "object": [{"name": "cat", "bndbox": {"xmin": "1"}}]}
+    }
+    with pytest.raises(ValueError, match="image_set"):
+        datasets.VOCDetection(tmp_path, image_set="test")
+    with pytest.raises(KilnError, match="not found"):
+        datasets.VOCDetection(tmp_path, year="2009")

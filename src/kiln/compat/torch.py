@@ -110,6 +110,11 @@ MODULES = {
         f"torchvision.models.{name}": "kiln.vision.models.mobile"
         for name in ("efficientnet", "mobilenet", "mobilenetv2", "mobilenetv3")
     },
+    **{
+        f"torchvision.datasets.{n}": "kiln.vision.datasets.numbers"
+        for n in ("stl10", "svhn", "usps")
+    },
+    **{f"torchvision.datasets.{n}": "kiln.vision.datasets.scenes" for n in ("coco", "voc")},
     "torchvision.models.googlenet": "kiln.vision.models.inception",
     "torchvision.models._api": "kiln.vision.models.registry",
     **{
