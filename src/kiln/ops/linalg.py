@@ -69,17 +69,15 @@ def _quick_other(g: np.ndarray, in_shape: Any, input: np.ndarray) -> np.ndarray:
     if n == 2 and g.ndim == 2 and len(in_shape) == 2:
         return product(input.T, g)
     if len(in_shape) == 1:
-        return (
-            g * input if n == 1 else np.matmul(input.reshape(-1, input.shape[-1]).T, g.reshape(-1))
-        )
+        return g * input if n == 1 else np.matmul(_rows(input).T, g.reshape(-1))
     if n == 1:
         return input[:, None] * g[..., None, :]
     if len(in_shape) == 2 and n > 2:
-        return product(input.reshape(-1, input.shape[-1]).T, g.reshape(-1, g.shape[-1]))
+        return product(_rows(input).T, _rows(g))
     return _matmul.eager(input.swapaxes(-2, -1), g)
 
 
-def _rows(x: Tensor) -> Tensor:
+def _rows(x: Any) -> Any:
     shape = x.shape
     return x.reshape((numel(shape[:-1]), shape[-1]))
 
