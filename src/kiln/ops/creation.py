@@ -456,7 +456,7 @@ def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = 
     if n < 0:
         raise KilnError("linspace", "number of steps must be non-negative", f"steps={n}", "")
     d = _spaced_dtype((start, end), dtype, out)
-    return _placed(arange_op, wrap(_spaced(start, end, n, d, d.np)), requires_grad, out)
+    return _placed(arange_op, wrap(spaced(start, end, n, d, d.np)), requires_grad, out)
 
 
 def _spaced_dtype(bounds: tuple, dtype: Any, out: Any) -> dt.dtype:
@@ -471,7 +471,7 @@ def _spaced_dtype(bounds: tuple, dtype: Any, out: Any) -> dt.dtype:
 _PIECE = 1 << 14  # elements whose intermediate values stay in cache
 
 
-def _spaced(start: Any, end: Any, n: int, d: dt.dtype, into: Any) -> np.ndarray:
+def spaced(start: Any, end: Any, n: int, d: dt.dtype, into: Any) -> np.ndarray:
     """n numbers from start to end, counted from the nearer one; of an integer dtype the bounds are too.
 
     They are computed in float64 and rounded to `into`. Floats have PyTorch's bits, whose step is of the dtype and whose
@@ -512,7 +512,7 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any =
         raise KilnError("logspace", "number of steps must be non-negative", f"steps={n}", "")
     d = _spaced_dtype((start, end, base), dtype, out)
     wide = np.result_type(np.float64, *map(type, (start, end, base)))
-    powers = _spaced(start, end, n, d, np.result_type(np.float64, type(start), type(end)))
+    powers = spaced(start, end, n, d, np.result_type(np.float64, type(start), type(end)))
     with np.errstate(all="ignore"):
         t = wrap(np.power(np.asarray(base, wide), powers).astype(d.np))
     return _placed(arange_op, t, requires_grad, out)

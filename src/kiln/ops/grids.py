@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import KilnError, KilnValueError, describe
 from ..shape import numel
 from ..tensor import Tensor
-from .creation import linspace
+from .creation import spaced
 from .pooling import constant
 from .registry import Sample, composition
 from .resampling import cubic_weights
@@ -32,11 +32,10 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
             "affine_grid", "Expected a batch of 2D affine matrices of shape Nx2x3 for a 4D size, or of 3D ones of "
             "shape Nx3x4 for a 5D size", f"theta={describe(theta)}, size={tuple(size)}", "",
         )  # fmt: skip
-    axes = []
-    for s in (
-        sizes
-    ):  # rounded as in PyTorch: points of the identity lie on or beside kinks of what samples there
-        a = linspace(-1, 1, s, dtype=theta.dtype).numpy() if s > 1 else np.zeros(1)
+    axes, d = [], theta.dtype
+    for s in sizes:
+        # rounded as in PyTorch: points of the identity lie on or beside kinks of what samples there
+        a = spaced(-1, 1, s, d, d.np) if s > 1 else np.zeros(1)
         axes.append(a if align_corners else a * a.dtype.type(s - 1) / a.dtype.type(s))
     mesh = np.meshgrid(*axes, indexing="ij")[::-1]  # x varies along the last dimension
     base = np.stack([*mesh, np.ones(sizes)], -1).reshape(numel(sizes), k + 1)
