@@ -107,8 +107,13 @@ def pooling(v: Values, x: Any) -> Any:
         lambda: F.interpolate(y, scale_factor=1.5, mode=["linear", "bilinear", "trilinear"][rank - 1], align_corners=q.random() < 0.5),
         lambda: F.unfold(y, k, 1, 1, q.choice([1, 2])), lambda: F.pixel_shuffle(y.repeat(1, 4, 1, 1), 2), lambda: F.lp_pool2d(y, 2, 2),
         # places in half floats are rounded by parts of a pixel where each op ends (30001942)
-        lambda: F.grid_sample(y.float() if y.dtype.itemsize == 2 else y, v.weight((y.shape[0], 3, 4, 2), kiln.float32 if y.dtype.itemsize == 2 else y.dtype).tanh(), align_corners=False),
+        lambda: sampled(v, y.float() if y.dtype.itemsize == 2 else y),
     ])()  # fmt: skip
+
+
+def sampled(v: Values, y: Any) -> Any:
+    """Pictures at places of the program's own."""
+    return F.grid_sample(y, v.weight((y.shape[0], 3, 4, 2), y.dtype).tanh(), align_corners=False)
 
 
 def varied(v: Values, y: Any) -> Any:

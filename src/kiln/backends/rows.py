@@ -5,6 +5,7 @@ Any number of rows shares kernels; those of softmax and layer norm are the same 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -25,19 +26,9 @@ _FLOATS = (dt.float32.np, dt.float64.np)
 
 
 @cache
-def _softmax() -> Any:
-    """The module of softmax's kernels."""
-    from .cpu import softmax
-
-    return softmax
-
-
-@cache
-def _layer_norm() -> Any:
-    """The module of layer norm's kernels."""
-    from .cpu import layer_norm
-
-    return layer_norm
+def _kernels(name: str) -> Any:
+    """A module of kernels, loaded when it is first needed."""
+    return importlib.import_module(f".cpu.{name}", __package__)
 
 
 def _dense(first: Any, *others: Any) -> bool:
@@ -67,14 +58,14 @@ def _bind_softmax(name: str, native: Callable[[], bool]) -> None:
     def run(input: np.ndarray, dim: int, dtype: Any) -> np.ndarray:
         """Along the last dimension."""
         if dtype is None and able(input) and dim in (-1, input.ndim - 1):
-            return _softmax().run(name, input)
+            return _kernels("softmax").run(name, input)
         return others(input, dim, dtype)
 
     def gradient(node: OpNode, gs: list) -> list | None:
         _, dim, dtype = node.args
         (g,), y = gs, node.outs[0][0]  # type: ignore[index]
         if dtype is None and able(g, y) and dim in (-1, g.ndim - 1):
-            return [_softmax().run(name + "_grad", g, y)]
+            return [_kernels("softmax").run(name + "_grad", g, y)]
         return None
 
     run.small = True  # type: ignore[attr-defined]
@@ -101,7 +92,7 @@ def _bind_layer_norm(native: Callable[[], bool]) -> None:
         if able(last, input, weight, bias) and all(
             a is None or a.shape == last for a in (weight, bias)
         ):
-            return _layer_norm().forward(input, len(last), weight, bias, eps)
+            return _kernels("layer_norm").forward(input, len(last), weight, bias, eps)
         return others(input, normalized_shape, weight, bias, eps)
 
     def gradient(node: OpNode, gs: list) -> list | None:
@@ -111,7 +102,7 @@ def _bind_layer_norm(native: Callable[[], bool]) -> None:
         w = weight._a if isinstance(weight, Tensor) else weight
         if (w is None and wanted != [0]) or not able(last, gs[0], x, w) or gs[0].shape != x.shape:
             return None
-        found = _layer_norm().backward(gs[0], x, len(last), w, eps)
+        found = _kernels("layer_norm").backward(gs[0], x, len(last), w, eps)
         return [found[{0: 0, 2: 1, 3: 2}[i]] for i in wanted]
 
     run.small = True  # type: ignore[attr-defined]

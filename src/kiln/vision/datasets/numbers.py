@@ -103,7 +103,25 @@ def _array(data: bytes, order: str) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------- data sets
 
 
-class SVHN(VisionDataset):
+class _Pictures(VisionDataset):
+    """Pictures (N, channels, height, width) and their labels, of a split that is held in memory."""
+
+    data: np.ndarray
+    labels: np.ndarray
+    split: str
+
+    def __getitem__(self, index: Any) -> tuple[Any, Any]:
+        image = np.ascontiguousarray(self.data[index].transpose(1, 2, 0))
+        return self._transformed(picture(image), int(self.labels[index]))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def extra_repr(self) -> str:
+        return f"Split: {self.split}"
+
+
+class SVHN(_Pictures):
     """32 x 32 colour pictures of house numbers' digits: split "train", "test" or "extra".
 
     Reads ROOT/train_32x32.mat and the like. An item is a PIL picture and a digit.
@@ -131,18 +149,8 @@ class SVHN(VisionDataset):
         self.labels = arrays["y"].astype(np.int64).reshape(-1) % 10  # there 10 stands for 0
         self.data = arrays["X"].transpose(3, 2, 0, 1)
 
-    def __getitem__(self, index: Any) -> tuple[Any, Any]:
-        image = np.ascontiguousarray(self.data[index].transpose(1, 2, 0))
-        return self._transformed(picture(image), int(self.labels[index]))
 
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def extra_repr(self) -> str:
-        return f"Split: {self.split}"
-
-
-class STL10(VisionDataset):
+class STL10(_Pictures):
     """96 x 96 colour pictures of ten classes: split "train", "test", "unlabeled" or "train+unlabeled".
 
     Reads ROOT/stl10_binary. `folds` picks one of ten parts of the training pictures. Pictures without a label have -1.
@@ -194,16 +202,6 @@ class STL10(VisionDataset):
     def _check_integrity(self) -> bool:
         files = [*self.train_list, *self.test_list]
         return all(check_integrity(self._path(name), md5) for name, md5 in files)
-
-    def __getitem__(self, index: Any) -> tuple[Any, Any]:
-        image = np.ascontiguousarray(self.data[index].transpose(1, 2, 0))
-        return self._transformed(picture(image), int(self.labels[index]))
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def extra_repr(self) -> str:
-        return f"Split: {self.split}"
 
 
 class USPS(TrainOrTest):
