@@ -112,3 +112,19 @@ def test_the_default_device_may_be_set():
     assert kiln.ones(2).is_cpu
     with pytest.raises(RuntimeError, match="device"), kiln.device("cuda"):
         pass
+
+
+@pytest.mark.parametrize("make", [kiln.ones, kiln.zeros, kiln.empty, kiln.rand])
+@pytest.mark.parametrize("device", [None, "meta"])
+def test_more_dimensions_than_a_tensor_can_have(make, device):
+    with pytest.raises(RuntimeError, match=r"only tensors with up to 64 dims are supported\nrec"):
+        make((1,) * 65, device=device)
+    with pytest.raises(RuntimeError, match="64"):
+        make((1,) * 64, device=device).unsqueeze(0)
+
+
+def test_coordinates_of_another_device():
+    with pytest.raises(RuntimeError, match="expected each tensor to be on the same device"):
+        kiln.gradient(
+            kiln.ones(3, 3), spacing=[kiln.ones(3), kiln.ones(3, device="meta")], dim=(0, 1)
+        )

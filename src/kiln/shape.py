@@ -6,8 +6,13 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
 from . import naming
 from .errors import KilnError, KilnIndexError, KilnTypeError
+
+MOST_DIMS = 64  # of a tensor, in NumPy and in PyTorch
 
 
 class Size(tuple):
@@ -50,6 +55,18 @@ def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
         out.append(n)
         n *= max(s, 1)
     return tuple(reversed(out))
+
+
+def dummy_array(shape: Sequence[int], strides: Sequence[int]) -> np.ndarray:
+    """An order in memory as a dummy array over one byte; its strides count elements."""
+    if len(shape) > MOST_DIMS:
+        raise KilnError(
+            "shape",
+            f"only tensors with up to {MOST_DIMS} dims are supported",
+            f"{len(shape)} dims",
+            "reshape to fewer dims",
+        )
+    return as_strided(np.zeros(1, np.uint8), shape, strides)
 
 
 def index_int(x: Any, op: str, name: str) -> int:

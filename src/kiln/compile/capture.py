@@ -24,7 +24,7 @@ from ..errors import CaptureError, KilnError, describe, place, users_frame
 from ..formats import channels_order
 from ..graph.node import Node, const, input_node, item, literal, make
 from ..ops.registry import REGISTRY, Op
-from ..shape import view_strides
+from ..shape import dummy_array, view_strides
 from ..tensor import CAPTURING, Tensor, _fresh, wrap
 from .building import build
 from .inputs import Input, may_share
@@ -538,7 +538,7 @@ class Capture:
                 strides = view_strides(sym.shape, sym.strided().strides, shape)
                 if strides is None:
                     return None  # the elements have to be copied
-                layout = as_strided(np.zeros(1, np.uint8), tuple(shape), strides)
+                layout = dummy_array(shape, strides)
         elif op.name not in (
             "as_strided", "real_part", "imag_part", "view_as_real", "view_as_complex",
         ):  # fmt: skip

@@ -6,13 +6,12 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from .. import dtypes as dt
 from ..errors import CaptureError
 from ..formats import images_order, order, preserve_format, result_order
 from ..graph.node import Node, make
-from ..shape import contiguous_strides, numel
+from ..shape import contiguous_strides, dummy_array, numel
 from ..sharing import root_of
 from .inputs import Input
 
@@ -84,9 +83,7 @@ class SymArray:
     def strided(self) -> np.ndarray:
         """The layout as a dummy array; its strides count elements."""
         if self.layout is None:
-            self.layout = as_strided(
-                np.zeros(1, np.uint8), self.shape, contiguous_strides(self.shape)
-            )
+            self.layout = dummy_array(self.shape, contiguous_strides(self.shape))
         return self.layout
 
     def __array__(self, *_: Any, **__: Any) -> Any:
@@ -122,7 +119,7 @@ def layout_of(a: np.ndarray) -> Any:
     """The dummy array with the strides of an array; None where it is contiguous."""
     if a.flags.c_contiguous or any(s % a.itemsize for s in a.strides):
         return None
-    return as_strided(np.zeros(1, np.uint8), a.shape, [s // a.itemsize for s in a.strides])
+    return dummy_array(a.shape, [s // a.itemsize for s in a.strides])
 
 
 def result_layout(lies: str, shape: tuple, operands: list[SymArray], format: Any = None) -> Any:
@@ -140,7 +137,7 @@ def result_layout(lies: str, shape: tuple, operands: list[SymArray], format: Any
         return None
     steps = contiguous_strides([shape[d] for d in dims])
     found = [steps[dims.index(i)] for i in range(len(shape))]
-    layout = as_strided(np.zeros(1, np.uint8), shape, found)
+    layout = dummy_array(shape, found)
     return None if layout.flags.c_contiguous else layout
 
 

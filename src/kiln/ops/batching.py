@@ -20,11 +20,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from .. import dtypes as dt
 from ..errors import KilnError, describe
-from ..shape import contiguous_strides, norm_dim, numel
+from ..shape import contiguous_strides, dummy_array, norm_dim, numel
 from ..tensor import Tensor
 from .casting import cast
 from .creation import full_op
@@ -93,7 +92,7 @@ class Lane:
             strides = (
                 [s // a.itemsize for s in a.strides] if a.size else contiguous_strides(a.shape)
             )
-            layout = as_strided(np.zeros(1, np.uint8), a.shape, strides)
+            layout = dummy_array(a.shape, strides)
         if not self.batched:
             return layout
         return layout[0] if len(layout) else np.zeros(self.shape, np.uint8)

@@ -13,7 +13,7 @@ from ..device import as_device
 from ..errors import KilnBufferError, KilnError, KilnTypeError, KilnValueError, describe
 from ..formats import contiguous_format, inverse, order, preserve_format
 from ..meta import makes, makes_like
-from ..shape import Size, index_int
+from ..shape import MOST_DIMS, Size, index_int
 from ..sharing import admit
 from ..tensor import CAPTURING, Tensor, active_capture, wrap
 from .dispatch import LARGE, store_out
@@ -43,6 +43,13 @@ def _size(size: tuple, named: Any, name: str) -> tuple[int, ...]:
         size = (named,)
     if len(size) == 1 and isinstance(size[0], list | tuple):
         size = tuple(size[0])
+    if len(size) > MOST_DIMS:
+        raise KilnError(
+            name,
+            f"only tensors with up to {MOST_DIMS} dims are supported",
+            f"{len(size)} sizes",
+            "",
+        )
     for s in size:
         if s.__class__ is not int or s < 0:
             break

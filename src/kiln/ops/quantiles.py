@@ -384,6 +384,13 @@ def gradient(
         raise KilnError(name, "expected spacing to be unspecified, a scalar or a list of length equal to that of dim",
                         f"{len(steps)} steps for {len(dims)} dims", "")  # fmt: skip
     for d, step in zip(dims, steps, strict=True):
+        if isinstance(step, Tensor) and step.device != input.device:
+            raise KilnError(
+                name,
+                "expected each tensor to be on the same device",
+                f"{input.device} and {step.device}",
+                "move one of them with .to(device)",
+            )
         if input.shape[d] < edge_order + 1:
             raise KilnError(
                 name,
