@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import pickle
 
 import numpy as np
@@ -158,3 +159,56 @@ def test_numbers_beside_integers_and_floats():
     with pytest.raises(TypeError):
         kiln.maximum(large, 2)
     assert kiln.tensor([1.0, -9.0]).clamp(-1, 0.1).dtype is kiln.float32
+
+
+def _half(a, d):
+    with np.errstate(over="ignore"):
+        return a.astype(d.np).astype(np.float32)
+
+
+@pytest.mark.parametrize("d", [kiln.float16, kiln.bfloat16])
+@pytest.mark.parametrize("count", [300, 200_000])
+def test_numbers_beside_half_floats_keep_their_digits_in_products_only(d, count):
+    a = np.random.default_rng(0).standard_normal(count).astype(np.float32) * 3
+    x, a, n = kiln.tensor(a).to(d), _half(a, d), np.float32(0.7)
+    held = _half(n, d)  # the number as a half float
+    zero_d = kiln.tensor(0.7)
+    cases = [
+        (lambda x: x * 0.7, a * n),
+        (lambda x: 0.7 * x, a * n),
+        (lambda x: x / 0.7, a / n),
+        (lambda x: x * zero_d, a * n),
+        (lambda x: zero_d * x, a * held),
+        (lambda x: 0.7 / x, _half(1 / a, d) * n),
+        (lambda x: x.clone().mul_(0.7), a * n),
+        (lambda x: x.clone().div_(0.7), a / n),
+        (lambda x: x + 0.7, a + held),
+        (lambda x: x.clone().sub_(0.7), a - held),
+        (lambda x: x % 0.7, np.remainder(a, held)),
+        (lambda x: x + zero_d, a + held),
+        (lambda x: x.add(x, alpha=0.7), a + a * held),
+        (lambda x: kiln.rsub(x, x, alpha=0.7), a - a * held),
+        (lambda x: x < 0.7, a < held),
+    ]
+    for i, (fn, want) in enumerate(cases):
+        want = want if want.dtype == bool else _half(want, d)
+        for run in (fn, kiln.compile(fn)):
+            if i == 5 and run is not fn:
+                continue  # in one kernel 1 / x is not rounded in between
+            got = run(x)
+            assert got.dtype is (kiln.bool if want.dtype == bool else d)
+            got = got.numpy() if want.dtype == bool else got.float().numpy()
+            assert (got != want).mean() < 5e-3, (i, run is fn)  # a multiply-add rounds once
+
+
+def test_a_number_over_a_tensor_keeps_one_over_it():
+    x = kiln.tensor([2.0, 4.0], requires_grad=True)
+    y = x * 1
+    z = 3 / y
+    y.zero_()  # 1 / y is what the gradient needs
+    z.sum().backward()
+    assert x.grad.tolist() == [-0.75, -0.1875]
+    assert (1 / kiln.tensor([2, 4])).tolist() == [0.5, 0.25]
+    assert math.isnan((0.0 / kiln.tensor(0.0)).item())
+    with pytest.raises(TypeError):
+        "a" / kiln.ones(2)

@@ -21,7 +21,7 @@ from ..autograd.tape import OpNode
 from ..config import config
 from ..errors import KilnError
 from ..formats import dense, images_order, inverse, result_order
-from ..ops.derive import IMAGES
+from ..ops.derive import IMAGES, hold
 from ..ops.dispatch import LARGE, apply
 from ..ops.registry import SHAPE, Op
 from ..shape import broadcast_shapes
@@ -341,6 +341,8 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
         if half is None and size < LARGE and x.dtype.kind != "f":
             return None
         given = list(args)
+        if half is not None:
+            hold(op, given, dt.OF_NUMPY[half])
         places = _numbers(op, given, slots, half, arrays)
         call = fn
         if factor is not None and given[factor] != 1:

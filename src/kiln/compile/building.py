@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import dtypes as dt
 from ..graph.node import Node, const, make
-from ..ops.derive import compute_dtype
+from ..ops.derive import compute_dtype, rounded, wide
 from ..ops.registry import Op
+
+_HALF = (dt.float16, dt.bfloat16)
+
+
+def _beside(op: Op, slot: int, x: Any, half: dt.dtype) -> bool:
+    """Whether an operand beside half floats has digits that are to stay: Note [Numbers beside half floats]."""
+    if isinstance(x, Node):
+        return not x.shape and x.dtype in (dt.float32, dt.float64) and wide(op, slot, x)
+    return wide(op, slot, x) and rounded(x, half) != x
+
+
+def _as(d: dt.dtype, x: Any, source: str) -> Node:
+    if not isinstance(x, Node):
+        return const(x, d)
+    return x if x.dtype is d else make("cast", (x, d), source)
 
 
 def build(op: Op, values: list, source: str = "") -> Node:
@@ -24,12 +41,12 @@ def build(op: Op, values: list, source: str = "") -> Node:
             want = compute_dtype(op, [values[i] for i in slots])
             if op.promote == "div":
                 want = op.infer(*values)[1]
+            if want in _HALF and any(_beside(op, i, values[i], want) for i in slots):
+                for i in slots:
+                    values[i] = _as(dt.float32, values[i], source)
+                return make("cast", (make(op, values, source), want), source)
         for i in slots:
-            x = values[i]
-            if not isinstance(x, Node):
-                values[i] = const(x, want)
-            elif x.dtype is not want:
-                values[i] = make("cast", (x, want), source)
+            values[i] = _as(want, values[i], source)
     elif op.family == "movement" and op.name == "cat":
         want = op.infer(*values)[1]  # type: ignore[misc]
         values[0] = tuple(

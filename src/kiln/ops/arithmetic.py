@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..autograd.modes import mode
 from ..errors import KilnError, KilnNotImplementedError, describe
 from ..shape import broadcast_shapes
-from ..tensor import CAPTURING, Tensor, differentiated
-from .derive import elementwise_infer
+from ..tensor import Tensor
+from .derive import OPERANDS, elementwise_infer, rounded
 from .dispatch import expect_tensor
 from .registry import REGISTRY, Op, Operand, Sample, composition, op
 from .rules import not_differentiable
@@ -61,6 +60,12 @@ def _weight(name: str, x: Any, alpha: Any) -> Any:
     return x.dtype.type(dt.element(alpha, dt.OF_NUMPY[x.dtype], name))
 
 
+def _held(alpha: Any, input: Any, other: Any) -> Any:
+    """A sum's factor: see Note [Numbers beside half floats]."""
+    d = dt.result_type(input, other)
+    return rounded(alpha, d) if d in (dt.float16, dt.bfloat16) else alpha
+
+
 def _scaled(x: Any, alpha: Any) -> Any:
     return x if not isinstance(alpha, Tensor) and alpha == 1 else x * alpha
 
@@ -70,7 +75,7 @@ def _scaled(x: Any, alpha: Any) -> Any:
     dunders=("__add__", "__radd__", "__iadd__"),
     grad={"input": lambda g: g, "other": lambda g, alpha: _scaled(g, alpha)},
     quick={"input": lambda g: g, "other": lambda g, alpha: _scaled(g, alpha)},
-    body=lambda input, other, alpha: input + other * alpha,
+    body=lambda input, other, alpha: input + other * _held(alpha, input, other),
     samples=binary(kwargs=({}, {"alpha": 2.5})),
 )  # fmt: skip
 def add(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:
@@ -100,7 +105,7 @@ def _sub_samples() -> Iterator[Sample]:
     dunders=("__sub__", "__rsub__", "__isub__"),
     grad={"input": lambda g: g, "other": lambda g, alpha: -g if alpha == 1 else g * -alpha},
     quick={"input": lambda g: g, "other": lambda g, alpha: -g if alpha == 1 else g * -alpha},
-    body=lambda input, other, alpha: input - other * alpha,
+    body=lambda input, other, alpha: input - other * _held(alpha, input, other),
     infer=_sub_infer, check=True, samples=_sub_samples,
 )  # fmt: skip
 def sub(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:
@@ -112,12 +117,12 @@ def sub(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:
 def rsub(input: Tensor, other: Operand, *, alpha: Any = 1) -> Tensor:
     """other - alpha * input."""
     expect_tensor("rsub", input)
-    return other - _scaled(input, alpha)
+    return sub(other, input, alpha=alpha)
 
 
 @elementwise(
     ufunc=np.multiply, scalar="mul", numbers=True, inplace=True, out=True, aliases=("multiply",),
-    dunders=("__mul__", "__rmul__", "__imul__"),
+    dunders=("__mul__", "__rmul__", "__imul__"), wide_numbers=True,
     grad={"input": lambda g, other: g * conjugate(other), "other": lambda g, input: g * conjugate(input)},
     quick={"input": lambda g, other: g * other, "other": lambda g, input: g * input},
     samples=binary(),
@@ -186,7 +191,7 @@ def _div_samples() -> Any:
 
 @elementwise(
     ufunc=np.true_divide, scalar="div", numbers=True, inplace=True, out=True, aliases=("divide",), native="f",
-    promote="div", dunders=("__truediv__", "__rtruediv__", "__itruediv__"),
+    promote="div", dunders=("__truediv__", "__itruediv__"), wide_numbers=True,
     grad={
         "input": lambda g, other, rounding_mode: None if rounding_mode else g / conjugate(other),
         "other": _div_grad_other,
@@ -210,25 +215,6 @@ def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> 
     return np.trunc(np.true_divide(input, other))
 
 
-_over: Any = Tensor.__rtruediv__  # type: ignore[attr-defined]
-
-
-def _number_over(self: Tensor, other: Any) -> Any:
-    """other / self. Of a number over it PyTorch keeps 1 / self, so that self may be written to."""
-    if (
-        mode.grad
-        and not CAPTURING
-        and isinstance(self, Tensor)
-        and differentiated(self)
-        and other.__class__ in (int, float)
-    ):
-        self = self.clone()
-    return _over(self, other)
-
-
-Tensor.__rtruediv__ = _number_over  # type: ignore[attr-defined]
-
-
 @composition(out="cast", inplace=True, samples=binary(low2=0.5), method=True)
 def true_divide(input: Tensor, other: Operand) -> Tensor:
     """input / other as floats."""
@@ -236,7 +222,7 @@ def true_divide(input: Tensor, other: Operand) -> Tensor:
 
 
 @elementwise(out=True,
-    scalar="floordiv", numbers=True, inplace=True, dunders=("__floordiv__", "__rfloordiv__", "__ifloordiv__"),
+    scalar="floordiv", numbers=True, wide_numbers=True, inplace=True, dunders=("__floordiv__", "__rfloordiv__", "__ifloordiv__"),
     infer=only("floor_divide", dt.INT, dt.FLOAT), grad={("input", "other"): not_differentiable("floor_divide")},
     samples=binary(low2=0.5, grad=False),
 )  # fmt: skip
@@ -277,6 +263,17 @@ def reciprocal(input: Tensor) -> Tensor:
     return np.true_divide(input.dtype.type(1), input)
 
 
+def _number_over(self: Tensor, other: Any) -> Any:
+    """other / self: as in PyTorch a product with 1 / self, which is kept, so that self may be written to."""
+    if not isinstance(other, OPERANDS):
+        return NotImplemented
+    inverse = reciprocal(self)
+    return inverse if other.__class__ in (int, float) and other == 1 else inverse * other
+
+
+Tensor.__rtruediv__ = _number_over  # type: ignore[attr-defined]
+
+
 def _lerp(input: Any, end: Any, weight: Any) -> Any:
     """From the end that is nearer, as PyTorch does: a weight of 1 gives `end` to the bit."""
     step, near = end - input, weight.__abs__() < 0.5
@@ -287,7 +284,7 @@ def _lerp(input: Any, end: Any, weight: Any) -> Any:
     return np.where(near, input + step * weight, end - step * (1 - weight))
 
 
-@elementwise(scalar="lerp", inplace=True, out=True,
+@elementwise(scalar="lerp", inplace=True, out=True, wide_numbers=True,
     grad={
         "input": lambda g, weight: g * conjugate(1 - weight),
         "end": lambda g, weight: g * conjugate(weight),
@@ -317,7 +314,7 @@ _KINDS = {dt.BOOL: "b", dt.INT: "i"}
 
 
 @elementwise(
-    factor="value", inplace=True, out=True, body=_addcmul,
+    factor="value", wide_numbers=True, inplace=True, out=True, body=_addcmul,
     grad={
         "input": lambda g: g,
         "tensor1": lambda g, tensor2, value: _scaled(g * conjugate(tensor2), conjugate(value)),
@@ -345,7 +342,7 @@ def _addcdiv_infer(input: Any, tensor1: Any, tensor2: Any, value: Any = 1) -> tu
 
 
 @elementwise(
-    factor="value", inplace=True, out=True, check=True, infer=_addcdiv_infer,
+    factor="value", wide_numbers=True, inplace=True, out=True, check=True, infer=_addcdiv_infer,
     body=lambda input, tensor1, tensor2, value: input + _scaled(tensor1 / tensor2, value),
     grad={
         "input": lambda g: g,

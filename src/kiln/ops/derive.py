@@ -23,6 +23,40 @@ _HALF = (dt.float16.np, dt.bfloat16.np)
 _F32, _F64, _I64 = dt.float32.np, dt.float64.np, dt.int64.np
 _EXACT = 1 << 24  # integers that all of these have
 
+# ---------------------------------------------------------------- numbers beside half floats
+
+# Note [Numbers beside half floats]: ops on half floats compute in float32 and round their result. A number beside them
+# (or a 0-d tensor that doesn't decide the dtype) is rounded to theirs first, as in PyTorch, which holds it as a tensor of that
+# dtype, except where an op says `wide_numbers`: products, quotients and lerp take a number as it is, and a 0-d tensor
+# that is their last operand. The factor of a sum (`alpha`) is rounded.
+
+
+def wide(op: Op, slot: int, x: Any) -> bool:
+    """Whether a number or 0-d operand beside half floats is taken as it is."""
+    return op.wide_numbers and (not hasattr(x, "dtype") or slot == op.tensor_slots[-1])
+
+
+def rounded(x: Any, half: dt.dtype) -> float:
+    """A number as half floats have it."""
+    with np.errstate(over="ignore"):
+        return float(half.np.type(x))
+
+
+def hold(op: Op, args: list, half: dt.dtype) -> bool:
+    """Round what an op on half floats rounds first; whether there is a number or 0-d operand beside them."""
+    beside = False
+    for i in op.tensor_slots:
+        x = args[i]
+        if x is None or (x.__class__ is np.ndarray and (x.ndim or x.dtype is half.np)):
+            continue
+        beside = True
+        if not wide(op, i, x):
+            args[i] = x.astype(half.np) if x.__class__ is np.ndarray else rounded(x, half)
+    if op.scalar in ("add", "sub") and op.factor is not None and args[op.factor] != 1:
+        args[op.factor] = rounded(args[op.factor], half)
+    return beside
+
+
 # ---------------------------------------------------------------- eager runners
 
 
@@ -122,6 +156,7 @@ def _elementwise_runner(op: Op) -> Callable:
         half = want.np in _HALF and not op.exact
         np_type = _F32 if half else want.np
         values = list(args)
+        once = half and hold(op, values, want)  # a quotient by a number is rounded once
         for i in present:
             x = values[i]
             if x.__class__ is np.ndarray:
@@ -136,7 +171,7 @@ def _elementwise_runner(op: Op) -> Callable:
                     op.infer(*args)
                     values[i] = np.int64(x).astype(np_type)
         r = ref(*values)
-        if half and rounding is not None and args[rounding] == "trunc":
+        if half and rounding is not None and args[rounding] == "trunc" and not once:
             values[rounding] = None  # PyTorch rounds the quotient to the dtype before cutting off
             r = np.trunc(ref(*values).astype(want.np).astype(_F32))
         if (keep and r.dtype != want.np) or (half and r.dtype == _F32):
@@ -255,7 +290,7 @@ def f(p0, p1{extra_sig}):
             c = b.__class__
             d = a.dtype
             ok = (
-                (c is float or c is int)
+                (c is float or c is int) and d is not _F16
                 if d.kind == "f"
                 else c is int and d is _I64 and {whole!r} and -_FAR < b < _FAR
             )
@@ -311,7 +346,7 @@ def f(p0, p1):
     if (p0.__class__ is Tensor or p0.__class__ in _PLAIN) and not _capturing:
         a = p0._a
         c = p1.__class__
-        if (c is float or c is int) and a.dtype.kind == "f" and a.size < _LARGE:
+        if (c is float or c is int) and a.dtype.kind == "f" and a.dtype is not _F16 and a.size < _LARGE:
             try:
                 r = _ufunc(p1, a)
             except Exception:
@@ -336,7 +371,7 @@ def _globals(op: Op) -> dict[str, Any]:
     return {
         "__name__": "kiln.ops.generated", "Tensor": Tensor, "_PLAIN": PLAIN, "_new": _new, "_capturing": CAPTURING,
         "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_record": record, "_op": op,
-        "_ufunc": op.ufunc, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_I64": _I64, "_FAR": 2**63, "_apply": dispatch.apply, "_view": dispatch.view, "_inplace": dispatch.inplace,
+        "_ufunc": op.ufunc, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_I64": _I64, "_F16": _HALF[0], "_FAR": 2**63, "_apply": dispatch.apply, "_view": dispatch.view, "_inplace": dispatch.inplace,
         "_store_out": dispatch.store_out, "_flat": _flat, "_follow": follow, "_alias": _alias,
         "_reflect": _reflect, "_expect": dispatch.expect_tensor,
     }  # fmt: skip
@@ -358,12 +393,12 @@ def _alias(value: Any, other: Any) -> Any:
 def _reflect(op: Op, input: Any, other: Any) -> Any:
     """A binary operator's slow path: NotImplemented lets the other operand try."""
     for x in (input, other):
-        if not isinstance(x, _OPERANDS) and not hasattr(type(x), "__torch_function__"):
+        if not isinstance(x, OPERANDS) and not hasattr(type(x), "__torch_function__"):
             return NotImplemented
     return dispatch.apply(op, (input, other, *op.defaults))
 
 
-_OPERANDS = (Tensor, np.ndarray, *dispatch._NUMBERS)
+OPERANDS = (Tensor, np.ndarray, *dispatch._NUMBERS)
 
 
 @dataclass(frozen=True)

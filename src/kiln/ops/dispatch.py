@@ -25,6 +25,7 @@ from .registry import FUNCTIONS, OPERAND, OPTIONAL, TENSOR, TENSORS, Op
 # run again under `errstate` (`_explain`).
 warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"kiln\.")
 
+_F16 = dt.float16.np
 LARGE = 1 << 17
 """Elements from where on a backend's routine may be quicker than one call of NumPy's."""
 _NUMBERS = (int, float, complex, bool, np.generic)
@@ -436,12 +437,14 @@ def _at_once(op: Op, args: tuple[Any, ...]) -> bool:
         ):
             return False
     elif y.__class__ is int or (y.__class__ is float and kind == "f"):
+        if a.dtype is _F16:  # Note [Numbers beside half floats]
+            return False
         b = y
     else:
         return False
     rest = args[2:]
     if rest != op.defaults:
-        if op.factor != 2 or len(rest) != 1 or b is y:
+        if op.factor != 2 or len(rest) != 1 or b is y or a.dtype is _F16:
             return False
         if rest[0].__class__ is not int and (rest[0].__class__ is not float or kind != "f"):
             return False
@@ -466,7 +469,7 @@ def _fits(op: Op, a: np.ndarray, raw: list) -> bool:
     b = raw[1]
     if b.__class__ is np.ndarray:
         return b.dtype is a.dtype and (b.shape == a.shape or _spreads(b.shape, a.shape))
-    return kind == "f" and b.__class__ in (int, float)
+    return kind == "f" and b.__class__ in (int, float) and a.dtype is not _F16
 
 
 def _spreads(shape: tuple, over: tuple) -> bool:

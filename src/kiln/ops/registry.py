@@ -158,6 +158,8 @@ class Op:
         self.out: bool | str = facts.get("out", False)  # or which `out=` it takes: see `store_out`
         self.private: bool = facts.get("private", False)
         self.numbers: bool = facts.get("numbers", False)  # takes two Python numbers
+        # takes numbers as they are beside half floats: see Note [Numbers beside half floats]
+        self.wide_numbers: bool = facts.get("wide_numbers", False)
         # the parameter that only multiplies, whose value no kernel depends on
         self.factor: int | None = self.index.get(facts.get("factor", "alpha"))
         self.lies: str = facts.get("lies", _LIES.get(family, ""))
