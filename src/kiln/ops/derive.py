@@ -367,13 +367,49 @@ def f(p0, p1):
 """
 
 
+# Of what is no ufunc. Only what `apply` would do with plain tensors is done; what fails is told by it.
+_SHORT = """
+def f({sig}):
+    if not _capturing and {test}:
+        try:
+            {unpack}
+            if {unknown}:
+                _agree(_op, {call}, [{raw}])
+            r = _op.eager({raw})
+        except Exception:
+            pass
+        else:
+            c = r.__class__
+            if c is tuple or c is list:
+                return _several(_op, {call}, r, {tracked})
+            t = _new(Tensor)
+            t._a = r if c is _ndarray else _asarray(r)
+            t._fn = t._grad = t._ver = t._base = t._hooks = None
+            t._idx = 0
+            t._rg = False
+            if {tracked}:
+                _record(_op, {call}, (t,))
+            return t
+    {tail}
+"""
+
+
+def _several(op: Op, args: tuple, found: Sequence[Any], tracked: bool) -> tuple:
+    """The results of an op that has several."""
+    outs = tuple([wrap(np.asarray(a)) for a in found])
+    if tracked:
+        record(op, args, outs)
+    return outs if op.result is None else op.result(*outs)
+
+
 def _globals(op: Op) -> dict[str, Any]:
     return {
         "__name__": "kiln.ops.generated", "Tensor": Tensor, "_PLAIN": PLAIN, "_new": _new, "_capturing": CAPTURING,
         "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_record": record, "_op": op,
         "_ufunc": op.ufunc, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_I64": _I64, "_F16": _HALF[0], "_FAR": 2**63, "_apply": dispatch.apply, "_view": dispatch.view, "_inplace": dispatch.inplace,
         "_store_out": dispatch.store_out, "_flat": _flat, "_follow": follow, "_alias": _alias,
-        "_reflect": _reflect, "_expect": dispatch.expect_tensor,
+        "_reflect": _reflect, "_expect": dispatch.expect_tensor, "_passed": op.passed, "_agree": dispatch._agree,
+        "_several": _several, "_begin": _begin, "_UNSET": _UNSET,
     }  # fmt: skip
 
 
@@ -465,15 +501,21 @@ def _code(source: str) -> types.CodeType:
     return next(c for c in module.co_consts if isinstance(c, types.CodeType))
 
 
-def generated(op: Op, source: str, form: Form, name: str = "") -> Callable:
-    """The function of a source with the names and defaults of its form."""
-    name = name or op.name.rsplit(".", 1)[-1]
+def _own_code(op: Op, source: str, form: Form, name: str) -> types.CodeType:
+    """The code of a source with the names of a form."""
     code = _code(source)
-    code = code.replace(
+    return code.replace(
         co_name=name, co_qualname=name, co_filename=f"<kiln {op.name}>",
         co_varnames=tuple([form.names.get(n, n) for n in code.co_varnames]),
     )  # fmt: skip
-    fn: Any = types.FunctionType(code, _globals(op), name, form.defaults)
+
+
+def generated(op: Op, source: str, form: Form, name: str = "") -> Callable:
+    """The function of a source with the names and defaults of its form."""
+    name = name or op.name.rsplit(".", 1)[-1]
+    fn: Any = types.FunctionType(
+        _own_code(op, source, form, name), _globals(op), name, form.defaults
+    )
     fn.__kwdefaults__ = form.kwdefaults or None
     fn.__doc__ = op.reference.__doc__
     fn.__module__ = "kiln"
@@ -481,20 +523,82 @@ def generated(op: Op, source: str, form: Form, name: str = "") -> Callable:
     return fn
 
 
+def _may_be_short(op: Op) -> bool:
+    """Whether an op has a short path, which a call that fails leaves to run again."""
+    plain = not op.view and not op.list_slots and not any(p.variadic for p in op.params)
+    return (
+        plain and op.ufunc is None and bool(op.params) and op.params[0].kind == TENSOR
+        and not op.family.startswith("random")
+    )  # fmt: skip
+
+
+def _begin(op: Op, args: tuple) -> Any:
+    """The first call of an op that has a short path, which is written now: few ops of many are ever called."""
+    f, fn = form(op, bool(op.out)), op.fn
+    fn.__code__ = _own_code(op, _short_source(op, f), f, fn.__name__)
+    return dispatch.apply(op, args)
+
+
+def _short_source(op: Op, f: Form) -> str:
+    """The function of an op with a short path for plain tensors: see `_SHORT`."""
+    tests, raw, key, unpack, tracked = [], [], [], [], []
+    for i, p in enumerate(op.params):
+        n, x = f"p{i}", f"x{i}"
+        if not p.is_tensor:
+            raw.append(n)
+            kind = op.annotations.get(p.name)
+            key.append(f"repr({n})" if kind == "float" else f"{n}.__class__, {n}")
+            continue
+        raw.append(x)
+        plain, others = f"{n}.__class__ in _PLAIN", []
+        if i in op.absent:
+            others.append(f"{n} is None")
+        if i in op.plain:
+            others += [f"{n}.__class__ is float", f"{n}.__class__ is int"]
+        tests.append(f"({' or '.join([plain, *others])})" if others else plain)
+        unpack.append(f"{x} = {n}._a if {plain} else {n}" if others else f"{x} = {n}._a")
+        size = f"{x}.shape, {x}.dtype.num"
+        array = f"{x}.__class__ is _ndarray"
+        key.append(
+            f"{x}.shape if {array} else {x}.__class__, {x}.dtype.num if {array} else {x}"
+            if others
+            else size
+        )
+        history = f"{n}._rg or {n}._base is not None"
+        tracked.append(f"({plain} and ({history}))" if others else history)
+    tests += [f"{n} is _UNSET" for n in f.names if n[0] == "a"]
+    if op.out:
+        tests.append("out is None")
+    checked = op.check and op.infer is not None
+    call = f"({', '.join([f'p{i}' for i in range(len(op.params))])},)"
+    return _SHORT.format(
+        sig=f.sig, test=" and ".join(tests), unpack="\n            ".join(unpack), raw=", ".join(raw),
+        unknown=f"({', '.join(key)},) not in _passed" if checked else "False", call=call,
+        tracked=" or ".join(tracked) if op.rules else "False", tail=_tail(op, f, "_apply"),
+    )  # fmt: skip
+
+
+def _tail(op: Op, f: Form, run: str) -> str:
+    """What a function ends with: the call of what runs the op."""
+    if op.out:
+        return f"r = {run}(_op, {f.call})\n    return r if out is None else _store_out(_op, r, out, {f.call})"
+    return f"return {run}(_op, {f.call})"
+
+
 def function(op: Op) -> Callable:
-    """The public function of an op, with its signature; elementwise ufuncs get a short path."""
+    """The public function of an op, with its signature, and a short path for plain tensors where there can be one."""
     op.native = op.native or "fiub"
     f = form(op, op.out)
-    tail = f"return {'_view' if op.view and not op.layout else '_apply'}(_op, {f.call})"
-    if op.out:
-        tail = f"r = _apply(_op, {f.call})\n    return r if out is None else _store_out(_op, r, out, {f.call})"
     if op.ufunc is None:
+        short = "_begin" if _may_be_short(op) else "_apply"
+        tail = _tail(op, f, "_view" if op.view and not op.layout else short)
         return generated(op, f"def f({f.sig}):\n    {tail}\n", f)
     n = len(op.tensor_slots)
     rest = {f"p{i}": p.default for i, p in enumerate(op.params) if i >= n}
     if op.out:
         rest["out"] = None
     test = "".join(f" and {n} {'is' if d is None else '=='} {d!r}" for n, d in rest.items())
+    tail = _tail(op, f, "_apply")
     # attributes are keyword-only here, whatever they are in the reference
     f = Form("", f.call, f.names, (), {f.names.get(n, n): d for n, d in rest.items()})
     sig = f", *, {', '.join(rest)}" if rest else ""
