@@ -32,8 +32,8 @@ def _kernels(name: str) -> Any:
 
 
 def _dense(first: Any, *others: Any) -> bool:
-    """Whether arguments are row-major arrays of one floating dtype, the first with elements enough for a call."""
-    return first.__class__ is np.ndarray and first.dtype in _FLOATS and first.size >= derived.SMALL and all(
+    """Whether arguments are row-major arrays of one floating dtype, the first with elements."""
+    return first.__class__ is np.ndarray and first.dtype in _FLOATS and first.size > 0 and all(
         a.__class__ is np.ndarray and a.dtype is first.dtype and a.flags.c_contiguous for a in (first, *others)
     )  # fmt: skip
 
@@ -46,26 +46,46 @@ def bind(native: Callable[[], bool]) -> None:
     _bind_cross_entropy(native)
 
 
+class _Ready(dict[Any, Any]):
+    """Prepared calls by what they depend on; `make` gives that of a key, None where there is no kernel."""
+
+    def __init__(self, make: Callable[..., Callable | None]):
+        super().__init__()
+        self.make = make
+
+    def __missing__(self, key: tuple) -> Callable | None:
+        if len(self) >= derived.READY:
+            self.clear()
+        found = self[key] = self.make(*key)
+        return found
+
+
 def _bind_softmax(name: str, native: Callable[[], bool]) -> None:
     op = REGISTRY[name]
     others = op.eager
 
-    def able(*arrays: Any) -> bool:
-        first = arrays[0]
-        dense = _dense(*arrays) and first.ndim > 0 and all(a.shape == first.shape for a in arrays)
-        return dense and config.eager == "cpu" and native()
+    def make(kind: str, shape: tuple, d: np.dtype, dim: Any, isa: str) -> Callable | None:
+        along = dim.__class__ is int and bool(shape) and dim in (-1, len(shape) - 1)
+        if not along or 0 in shape or d not in _FLOATS or not native():
+            return None
+        return _kernels("softmax").prepared(kind, shape, d)
+
+    ready, backward = _Ready(make), name + "_grad"
 
     def run(input: np.ndarray, dim: int, dtype: Any) -> np.ndarray:
         """Along the last dimension."""
-        if dtype is None and able(input) and dim in (-1, input.ndim - 1):
-            return _kernels("softmax").run(name, input)
+        if dtype is None and input.flags.c_contiguous and config.eager == "cpu":
+            call = ready[name, input.shape, input.dtype, dim, config.cpu_isa]
+            if call is not None:
+                return call(input, input)
         return others(input, dim, dtype)
 
     def gradient(node: OpNode, gs: list) -> list | None:
         _, dim, dtype = node.args
         (g,), y = gs, node.outs[0][0]  # type: ignore[index]
-        if dtype is None and able(g, y) and dim in (-1, g.ndim - 1):
-            return [_kernels("softmax").run(name + "_grad", g, y)]
+        if dtype is None and _dense(g, y) and y.shape == g.shape and config.eager == "cpu":
+            call = ready[backward, g.shape, g.dtype, dim, config.cpu_isa]
+            return None if call is None else [call(g, y)]
         return None
 
     run.small = True  # type: ignore[attr-defined]
@@ -76,23 +96,29 @@ def _bind_layer_norm(native: Callable[[], bool]) -> None:
     op = REGISTRY["layer_norm"]
     others = op.eager
 
-    def able(last: tuple, *arrays: Any) -> bool:
-        """Of arrays of the input's shape, or of these last sizes."""
-        first, k = arrays[0], len(last)
-        if not k or not _dense(*[a for a in arrays if a is not None]) or first.shape[-k:] != last:
-            return False
-        fits = all(a is None or a.shape in (first.shape, last) for a in arrays)
-        return fits and config.eager == "cpu" and native()
+    def make(
+        shape: tuple, last: tuple, weighted: bool, biased: bool, eps: float, d: np.dtype, isa: str
+    ) -> Callable | None:
+        k = len(last)
+        if not k or shape[-k:] != last or 0 in shape or d not in _FLOATS or not native():
+            return None
+        return _kernels("layer_norm").prepared(shape, k, weighted, biased, eps, d)
+
+    ready = _Ready(make)
 
     def run(
         input: np.ndarray, normalized_shape: tuple, weight: Any, bias: Any, eps: float
     ) -> np.ndarray:
         """Over the last dimension or more."""
-        last = tuple(normalized_shape)
-        if able(last, input, weight, bias) and all(
-            a is None or a.shape == last for a in (weight, bias)
-        ):
-            return _kernels("layer_norm").forward(input, len(last), weight, bias, eps)
+        d, last = input.dtype, normalized_shape
+        if (
+            input.flags.c_contiguous and last.__class__ is tuple and config.eager == "cpu"
+            and (weight is None or (weight.dtype is d and weight.shape == last and weight.flags.c_contiguous))
+            and (bias is None or (bias.dtype is d and bias.shape == last and bias.flags.c_contiguous))
+        ):  # fmt: skip
+            key = input.shape, last, weight is not None, bias is not None, eps, d, config.cpu_isa
+            if (call := ready[key]) is not None:
+                return call(input, weight, bias)
         return others(input, normalized_shape, weight, bias, eps)
 
     def gradient(node: OpNode, gs: list) -> list | None:
@@ -100,9 +126,14 @@ def _bind_layer_norm(native: Callable[[], bool]) -> None:
         last, wanted = tuple(normalized_shape), [i for i, _ in node.plan.slots]
         x = input._a if isinstance(input, Tensor) else input
         w = weight._a if isinstance(weight, Tensor) else weight
-        if (w is None and wanted != [0]) or not able(last, gs[0], x, w) or gs[0].shape != x.shape:
+        k = len(last)
+        if (
+            (w is None and wanted != [0]) or gs[0].shape != x.shape or not k or x.shape[-k:] != last
+            or not _dense(gs[0], x, *([] if w is None else [w])) or (w is not None and w.shape != last)
+            or config.eager != "cpu" or not native()
+        ):  # fmt: skip
             return None
-        found = _kernels("layer_norm").backward(gs[0], x, len(last), w, eps)
+        found = _kernels("layer_norm").backward(gs[0], x, k, w, eps)
         return [found[{0: 0, 2: 1, 3: 2}[i]] for i in wanted]
 
     run.small = True  # type: ignore[attr-defined]

@@ -373,8 +373,7 @@ def f({sig}):
     if not _capturing and {test}:
         try:
             {unpack}
-            if {unknown}:
-                _agree(_op, {call}, [{raw}])
+            {agree}
             r = _op.eager({raw})
         except Exception:
             pass
@@ -394,6 +393,26 @@ def f({sig}):
 """
 
 
+# The calls that the shape rule let pass are kept by shapes, dtypes and attributes, the classes of these included.
+_AGREE = """key = {key},
+            if key not in _seen:
+                _pass(_op, {call}, [{raw}], _seen, key)"""
+
+
+def _pass(op: Op, args: tuple, raw: list, seen: set, key: tuple) -> None:
+    """Ask the shape rule, and keep what it let pass in mind where equal attributes are the same."""
+    dispatch._agree(op, args, raw)
+    for p, x in zip(op.params, args, strict=True):
+        if not p.is_tensor and x.__class__ not in _SIMPLE and not (x.__class__ is tuple and op.private):
+            return
+    if len(seen) >= dispatch._PASSED:
+        seen.clear()
+    seen.add(key)
+
+
+_SIMPLE = {int, float, str, bool, type(None)}
+
+
 def _several(op: Op, args: tuple, found: Sequence[Any], tracked: bool) -> tuple:
     """The results of an op that has several."""
     outs = tuple([wrap(np.asarray(a)) for a in found])
@@ -408,7 +427,7 @@ def _globals(op: Op) -> dict[str, Any]:
         "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_record": record, "_op": op,
         "_ufunc": op.ufunc, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_I64": _I64, "_F16": _HALF[0], "_FAR": 2**63, "_apply": dispatch.apply, "_view": dispatch.view, "_inplace": dispatch.inplace,
         "_store_out": dispatch.store_out, "_flat": _flat, "_follow": follow, "_alias": _alias,
-        "_reflect": _reflect, "_expect": dispatch.expect_tensor, "_passed": op.passed, "_agree": dispatch._agree,
+        "_reflect": _reflect, "_expect": dispatch.expect_tensor, "_seen": set(), "_pass": _pass,
         "_several": _several, "_begin": _begin, "_UNSET": _UNSET,
     }  # fmt: skip
 
@@ -546,8 +565,7 @@ def _short_source(op: Op, f: Form) -> str:
         n, x = f"p{i}", f"x{i}"
         if not p.is_tensor:
             raw.append(n)
-            kind = op.annotations.get(p.name)
-            key.append(f"repr({n})" if kind == "float" else f"{n}.__class__, {n}")
+            key.append(f"{n}.__class__, {n}")
             continue
         raw.append(x)
         plain, others = f"{n}.__class__ in _PLAIN", []
@@ -558,22 +576,20 @@ def _short_source(op: Op, f: Form) -> str:
         tests.append(f"({' or '.join([plain, *others])})" if others else plain)
         unpack.append(f"{x} = {n}._a if {plain} else {n}" if others else f"{x} = {n}._a")
         size = f"{x}.shape, {x}.dtype.num"
-        array = f"{x}.__class__ is _ndarray"
-        key.append(
-            f"{x}.shape if {array} else {x}.__class__, {x}.dtype.num if {array} else {x}"
-            if others
-            else size
-        )
+        if i in op.plain:
+            size = f"({size}) if {x}.__class__ is _ndarray else ({x}.__class__, {x})"
+        elif others:
+            size = f"{x} is not None and ({size})"
+        key.append(size)
         history = f"{n}._rg or {n}._base is not None"
         tracked.append(f"({plain} and ({history}))" if others else history)
     tests += [f"{n} is _UNSET" for n in f.names if n[0] == "a"]
     if op.out:
         tests.append("out is None")
-    checked = op.check and op.infer is not None
-    call = f"({', '.join([f'p{i}' for i in range(len(op.params))])},)"
+    call, given = f"({', '.join([f'p{i}' for i in range(len(op.params))])},)", ", ".join(raw)
+    agree = _AGREE.format(key=", ".join(key), call=call, raw=given) if op.check and op.infer else ""
     return _SHORT.format(
-        sig=f.sig, test=" and ".join(tests), unpack="\n            ".join(unpack), raw=", ".join(raw),
-        unknown=f"({', '.join(key)},) not in _passed" if checked else "False", call=call,
+        sig=f.sig, test=" and ".join(tests), unpack="\n            ".join(unpack), raw=given, agree=agree, call=call,
         tracked=" or ".join(tracked) if op.rules else "False", tail=_tail(op, f, "_apply"),
     )  # fmt: skip
 

@@ -42,8 +42,18 @@ def _embedding_infer(
     return Size((*input.shape, weight.shape[1])), weight.dtype
 
 
+_FEW = 32  # indices that Python looks through sooner than NumPy
+
+
 def _check_rows(name: str, index: np.ndarray, rows: int) -> None:
-    if index.size and (index.min() < 0 or index.max() >= rows):
+    if not index.size:
+        return
+    if index.size <= _FEW:
+        places = index.reshape(-1).tolist()
+        low, high = min(places), max(places)
+    else:
+        low, high = np.minimum.reduce(index, axis=None), np.maximum.reduce(index, axis=None)
+    if low < 0 or high >= rows:
         wrong = index[(index < 0) | (index >= rows)].flat[0]
         raise KilnIndexError(
             name,
@@ -164,6 +174,8 @@ def embedding_op(
     if input.dtype.kind != "i" or input.dtype.itemsize < 4 or weight.ndim != 2:
         raise TypeError  # the shape rule tells why
     _check_rows("embedding", input, weight.shape[0])
+    if weight.dtype.isbuiltin == 1:
+        return weight.take(input, 0)
     return dt.bits(weight).take(input, axis=0).view(weight.dtype)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from math import prod
 
 import numpy as np
 
@@ -98,16 +100,24 @@ def _backward(weighted: bool) -> Kind:
     return write
 
 
-def forward(
-    x: np.ndarray, last: int, weight: np.ndarray | None, bias: np.ndarray | None, eps: float
-) -> np.ndarray:
-    """Of C-contiguous float32 or float64 arrays with elements: over so many last dimensions."""
-    flags = weight is not None, bias is not None
-    name = "layer_norm" + "_w" * flags[0] + "_b" * flags[1]
-    out = allocator(x.nbytes)(x.shape, x.dtype)
-    run = plan(name, _forward(*flags), 4, x.shape, last, x.dtype, requested_isa(), eps)
-    run(out, x, x if weight is None else weight, x if bias is None else bias)
-    return out
+def prepared(
+    shape: tuple[int, ...], last: int, weighted: bool, biased: bool, eps: float, d: np.dtype
+) -> Callable[..., np.ndarray]:
+    """Layer norm over so many last dimensions, as a function of C-contiguous arrays: of input, weight and bias.
+
+    They are float32 or float64 with elements; what there is none of is given as None.
+    """
+    name = "layer_norm" + "_w" * weighted + "_b" * biased
+    kind = _forward(weighted, biased)
+    run = plan(name, kind, 4, shape, last, d, requested_isa(), eps).function()
+    empty = allocator(prod(shape) * d.itemsize)
+
+    def call(x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None) -> np.ndarray:
+        out = empty(shape, d)
+        run(out, x, x if weight is None else weight, x if bias is None else bias)
+        return out
+
+    return call
 
 
 def backward(

@@ -145,11 +145,17 @@ class Plan:
         self.call = Call(self.row.ctypes.data, 1, slots, hold=rows * cols < _BRIEF)
         self.lock = own_lock(self)
 
+        self.brief = self.tasks == 1 and rows * cols < _BRIEF
+
     def __call__(self, *arrays: np.ndarray) -> None:
         if self.tasks > 1:
             threads.ready()
         with self.lock:  # the addresses are stored in one place
             self.call.function(*arrays)
+
+    def function(self) -> Callable:
+        """The plan as a function of its arrays, without a lock where the GIL is kept all through the call."""
+        return self.call.function if self.brief else self
 
 
 @lru_cache(4096)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import prod
+
 import numpy as np
 
 from ...runtime.blocks import allocator
@@ -94,11 +97,17 @@ _KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 
-def run(kind: str, x: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
-    """A kind of C-contiguous float32 or float64 arrays with elements: along the last dimension.
+def prepared(kind: str, shape: tuple[int, ...], d: np.dtype) -> Callable[..., np.ndarray]:
+    """A kind along the last dimension as a function of C-contiguous float32 or float64 arrays with elements, of one shape.
 
-    Gradients are given those of the result, and the result.
+    Gradients are given those of the result, and the result; others the input twice.
     """
-    out = allocator(x.nbytes)(x.shape, x.dtype)
-    plan(kind, _KINDS[kind], 3, x.shape, 1, x.dtype, requested_isa())(out, x, x if y is None else y)
-    return out
+    run = plan(kind, _KINDS[kind], 3, shape, 1, d, requested_isa()).function()
+    empty = allocator(prod(shape) * d.itemsize)
+
+    def call(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        out = empty(shape, d)
+        run(out, x, y)
+        return out
+
+    return call

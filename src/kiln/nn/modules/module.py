@@ -534,11 +534,26 @@ def _count(old: Any, new: Any) -> None:
         CONFIG_VERSION[0] += 1
 
 
+def weight_and_bias(module: Module, cls: type) -> tuple[Any, Any]:
+    """A module's weight and bias; where it is of just this class from its table of parameters.
+
+    An attribute that is looked for in vain before `__getattr__` is asked takes as long as a small kernel.
+    """
+    own = module.__dict__
+    table = own["_parameters"]
+    if module.__class__ is cls and own.keys().isdisjoint(table):
+        try:
+            return table["weight"], table["bias"]
+        except KeyError:  # one of them is a plain attribute by now
+            pass
+    return module.weight, module.bias
+
+
 __all__ = [
     "CONFIG_VERSION", "_EXTRA_STATE_KEY_SUFFIX", "Buffer", "Module", "Parameter", "UninitializedBuffer", "UninitializedParameter",
     "_IncompatibleKeys", "_WrappedHook", "_addindent", "is_lazy", "register_module_backward_hook",
     "register_module_buffer_registration_hook", "register_module_forward_hook",
     "register_module_forward_pre_hook", "register_module_full_backward_hook",
     "register_module_full_backward_pre_hook", "register_module_module_registration_hook",
-    "register_module_parameter_registration_hook",
+    "register_module_parameter_registration_hook", "weight_and_bias",
 ]  # fmt: skip
