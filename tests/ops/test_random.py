@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import kiln
 import kiln.nn.functional as F
+from kiln.mersenne import Singles, Words, first_state, is_state
 from kiln.ops.random import random_bits
 from kiln.tensor import wrap
 
@@ -290,3 +293,52 @@ def test_categories_without_weight_are_not_drawn():
         drawn = kiln.cat([kiln.multinomial(weights, 1, replacement) for _ in range(30)], 1)
         assert set(drawn[0].tolist()) == {1}
         assert set(drawn[1].tolist()) == {0, 2}
+
+
+@given(st.lists(st.tuples(st.sampled_from(("words", "floats", "doubles", "few", "below", "single", "reload", "copy")),
+                          st.one_of(st.integers(0, 12), st.integers(100, 700))), max_size=40))  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_small_draws_are_parts_of_one_stream(draws):
+    """Whatever is drawn in whatever order: the words of the generator, one after the other, and its state."""
+    bits = np.random.RandomState(7)
+    numbers, at = np.frombuffer(bits.bytes(4 * 60_000), "<u4").astype(np.uint64), 0
+    state, stream = first_state(7), Words()
+    stream.load(state, 0)
+
+    def doubles(n):
+        high, low = numbers[at : at + 2 * n : 2], numbers[at + 1 : at + 2 * n : 2]
+        return ((high << np.uint64(32) | low) & np.uint64(2**53 - 1)) * 2.0**-53
+
+    for kind, n in draws:
+        if kind == "reload":
+            stream.store()
+            stream.load(state, 0)
+        elif kind == "copy":  # somebody else goes on from the state
+            stream.store()
+            state, stream = state.copy(), Words() if n % 2 else stream
+            stream.load(state, 0 if n % 3 else None)
+        elif kind == "words":
+            np.testing.assert_array_equal(stream.words(n), numbers[at : at + n])
+            at += n
+        elif kind == "floats":
+            np.testing.assert_array_equal(stream.floats(n), (numbers[at : at + n] % 2**24) * 2.0**-24)  # fmt: skip
+            at += n
+        elif kind == "single":  # some more are looked at than are taken
+            one = Singles(stream, n)
+            taken = [one.next() for _ in range(n // 3)]
+            one.close()
+            np.testing.assert_array_equal(taken, doubles(n // 3))
+            at += 2 * (n // 3)
+        else:
+            got = stream.below(n, 0.25, np.float32(3)) if kind == "below" else getattr(stream, kind)(n)  # fmt: skip
+            due = doubles(n)
+            np.testing.assert_array_equal(got, (due < 0.25) * 3 if kind == "below" else due)
+            at += 2 * n
+    stream.store()
+    assert is_state(state)
+    after = np.random.RandomState(7)
+    if at:
+        after.bytes(4 * at)
+    _, keys, place, *_ = after.get_state()
+    np.testing.assert_array_equal(state[24 : 24 + 8 * 624].view(np.uint64), keys)
+    assert state.view(np.uint64)[2] == (place if at else 0)

@@ -14,7 +14,7 @@ from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
 from ..meta import makes, makes_like, without_data
 from ..random import Generator
 from ..shape import broadcast_shapes
-from ..tensor import CAPTURING, Tensor, active_capture
+from ..tensor import CAPTURING, Tensor, active_capture, wrap
 from . import mersenne
 from .complex import view_as_complex, view_as_real
 from .creation import _finish, _placed, _size, arange_op, empty_like, full_op
@@ -42,7 +42,10 @@ def sample(generator: Generator | None, law: str, size: Sequence[int], dtype: dt
 def sample_like(x: Tensor, generator: Generator | None, law: str, *numbers: Any, dtype: dt.dtype | None = None,
                 parameters: Sequence[Tensor] = ()) -> Tensor:  # fmt: skip
     """Numbers of a law for each element of a tensor; PyTorch's stream goes along its memory."""
-    shape, d = tuple(x._a.shape), dtype or x.dtype
+    a, d = x._a, dtype or x.dtype
+    if a.__class__ is np.ndarray and a.flags.c_contiguous and not parameters:
+        return sample(generator, law, a.shape, d, *numbers)
+    shape = tuple(a.shape)
     if x.is_meta:
         return without_data(x, d.np)
     parameters = [p.expand(shape) for p in parameters]
@@ -155,12 +158,12 @@ def _check_range(d: dt.dtype, low: int, high: int) -> None:
             )
 
 
-@makes
-def randint(*args: Any, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
-            layout: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False,
-            **named: Any) -> Tensor:  # fmt: skip
-    """Uniform integers: `randint(high, size)` in [0, high) or `randint(low, high, size)` in [low, high)."""
-    as_device(device)
+def _bounds(args: tuple, named: dict[str, Any]) -> tuple[int, int, Any]:
+    """What `randint` was given: low, 0 unless named, high and size."""
+    if not named and len(args) in (2, 3) and isinstance(args[-1], list | tuple):
+        return (
+            (0, int(args[0]), args[1]) if len(args) == 2 else (int(args[0]), int(args[1]), args[2])
+        )
     names = (
         ("low", "high", "size")
         if len(args) + ("size" in named) == 3 or ("high" in named and len(args) == 1)
@@ -178,9 +181,18 @@ def randint(*args: Any, generator: Generator | None = None, out: Tensor | None =
             describe(args),
             "randint(low, high, (2, 3))",
         )
+    return int(given.get("low", 0)), int(given["high"]), given["size"]
+
+
+@makes
+def randint(*args: Any, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
+            layout: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False,
+            **named: Any) -> Tensor:  # fmt: skip
+    """Uniform integers: `randint(high, size)` in [0, high) or `randint(low, high, size)` in [low, high)."""
+    as_device(device)
+    low, high, size = _bounds(args, named)
     d = dt.int64 if dtype is None else dt.as_dtype(dtype)
-    size = _checked("randint", given["size"])
-    low, high = int(given.get("low", 0)), int(given["high"])
+    size = _checked("randint", size)
     _check_range(d, low, high)
     r = sample(generator, "integers", size, d, low, high)
     return _placed(arange_op, r, requires_grad, out)
@@ -403,6 +415,14 @@ def _bernoulli_(self: Tensor, generator: Any, p: Any = 0.5) -> Tensor:
 
 def _check_weights(input: Tensor, num_samples: int, replacement: bool) -> bool:
     """Errors for what can't be drawn from; whether all weights are known to be positive."""
+    a = input._a
+    if not CAPTURING and a.__class__ is np.ndarray and 0 < a.size <= FEW and a.dtype.kind == "f":
+        n = a.ndim
+        rows = a.tolist() if n == 2 else [a.tolist()]
+        if 1 <= n <= 2 and num_samples > 0 and (replacement or num_samples <= a.shape[-1]):
+            least = min([x if 0 <= x < math.inf else -1 for row in rows for x in row])
+            if least > 0 or (least == 0 and all(map(any, rows))):
+                return least > 0
     n = len(input.shape)
     demand("multinomial", 1 <= n <= 2, "prob_dist must be 1 or 2 dim", input)
     demand(
@@ -456,7 +476,12 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
             p = p.double()
         waiting = sample(generator, "exponential", p._a.shape, p.dtype, 1.0)
         race = p / waiting if positive else where_op(p > 0, p / waiting, -1.0)
-        r = race.argmax(-1, keepdim=True) if num_samples == 1 else topk(race, num_samples)[1]
+        if num_samples > 1:
+            r = topk(race, num_samples)[1]
+        elif not CAPTURING and race._a.__class__ is np.ndarray and race._a.dtype.kind == "f":
+            r = wrap(race._a.argmax(-1, keepdims=True))
+        else:
+            r = race.argmax(-1, keepdim=True)
     if out is not None and out.dtype is not dt.int64:
         raise KilnError("multinomial", "expects an int64 tensor as out=", describe(out), "")
     return _placed(full_op, r, False, out)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from threading import RLock
 from typing import Any
 
@@ -47,12 +47,15 @@ def _draw(state: np.ndarray, law: str, size: Any, dtype: dt.dtype, parameters: A
           version: int | None = None) -> np.ndarray:  # fmt: skip
     """What a law draws from a state, which moves on."""
     global _stream
+    if size.__class__ is not tuple:
+        size = tuple(size)
     with _lock:
-        if _stream is None:
-            _stream = Words()
-        _stream.load(state, version)
-        out = LAWS[law](_stream, tuple(size), dtype, parameters, *numbers)
-        _stream.store()
+        s = _stream
+        if s is None:
+            s = _stream = Words()
+        s.load(state, version)
+        out = LAWS[law](s, size, dtype, parameters, *numbers)
+        s.store()
     if out.dtype is not dtype.np:
         out = out.astype(dtype.np)
     return out if out.shape == size else out.reshape(size)
@@ -88,9 +91,8 @@ def draws(state: Tensor, law: str, size: Sequence[int], dtype: dt.dtype, paramet
         return values
     if state._ver is None:
         state._ver = [0, 0]
-    out = wrap(
-        _draw(state._a, law, size, dtype, [p._a for p in parameters], numbers, state._ver[0])
-    )
+    given = [p._a for p in parameters] if parameters else ()
+    out = wrap(_draw(state._a, law, size, dtype, given, numbers, state._ver[0]))
     if watched:
         written(state._a)
     return out
@@ -142,10 +144,10 @@ def uniform(s: Words, size: Any, dtype: dt.dtype, _: Any, low: float, high: floa
     """In [low, high); what rounding brings to `high` becomes `low`."""
     n = numel(size)
     x = s.doubles(n) if dtype is dt.float64 else s.floats(n)
-    if (low, high) != (0.0, 1.0):
+    if low != 0.0 or high != 1.0:
         kind = x.dtype.type
         x = fma(x, float(kind(high) - kind(low)), low)
-    elif dtype.itemsize > 2:
+    elif x.dtype is dtype.np:
         return x
     x = x.astype(dtype.np, copy=False)
     x[x == dtype.np.type(high)] = low
@@ -156,8 +158,8 @@ def uniform(s: Words, size: Any, dtype: dt.dtype, _: Any, low: float, high: floa
 def normal(s: Words, size: Any, dtype: dt.dtype, _: Any, mean: float, std: float, dense: bool) -> np.ndarray:  # fmt: skip
     """Pairs by Box and Muller (1958): eight and eight of each 16 where 16 or more lie together, else one by one."""
     n = numel(size)
-    if n < 16 and (mean, std) == (0.0, 1.0):
-        return np.array(_few_normals(s, n), np.float64)
+    if n < 16 and mean == 0.0 and std == 1.0:
+        return np.array(_few_normals(s, n), dtype.np)
     if n < 16 or not dense:
         return fma(_one_by_one(s, n), std, mean)
     if dtype.itemsize == 2:  # the last block is drawn anew, and overlaps the one before
@@ -230,7 +232,10 @@ def log_normal(s: Words, size: Any, dtype: Any, _: Any, mean: float, std: float)
 @_law
 def exponential(s: Words, size: Any, dtype: Any, _: Any, rate: float) -> np.ndarray:
     """By the inverse of the distribution function."""
-    return _each(math.log1p, np.log1p, -s.doubles(numel(size))) / -rate
+    n = numel(size)
+    if n <= _SCALARS:
+        return np.array([math.log1p(-u) / -rate for u in s.few(n)], dtype.np)
+    return np.log1p(-s.doubles(n)) / -rate
 
 
 @_law
@@ -249,6 +254,8 @@ def integers(s: Words, size: Any, dtype: Any, _: Any, low: int, high: int) -> np
     n, span = numel(size), high - low
     if span >= 2**28:
         return (s.pairs(n) % np.uint64(span)).astype(np.int64) + low
+    if n <= _SCALARS:
+        return np.array([w % span + low for w in s.words(n).tolist()], np.int64)
     if n <= FEW:
         return (s.words(n) % np.uint32(span)).astype(np.int64) + low
     out = np.empty(n, np.int64)
@@ -316,12 +323,16 @@ def bernoulli(s: Words, size: Any, dtype: Any, given: Any, p: float | None = Non
     """1 with probability p, a number or a tensor; with a scale 1 / scale, rounded as the quotient of such numbers."""
     n = numel(size)
     if p is not None:
-        wide = np.float64 if dtype is dt.float64 else np.float32
-        one = wide(1) / wide(scale)
-        return s.below(n, p, one.astype(dtype.np) if dtype.category == dt.FLOAT else np.True_)
+        return s.below(n, p, _scaled_one(scale, dtype))
     (q,) = given
     u = s.doubles(n) if q.dtype == np.float64 else s.floats(n)
     return u < q.astype(u.dtype, copy=False).reshape(-1)
+
+
+@lru_cache(64)
+def _scaled_one(scale: float, dtype: dt.dtype) -> np.generic:
+    wide = np.float64 if dtype is dt.float64 else np.float32
+    return (wide(1) / wide(scale)).astype(dtype.np) if dtype.category == dt.FLOAT else np.True_
 
 
 @_law
