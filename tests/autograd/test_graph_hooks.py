@@ -161,6 +161,18 @@ def test_nodes_have_pytorchs_names():
     }  # fmt: skip
     for name, t in names.items():
         assert t.grad_fn.name() == name + "Backward0"
+    a, b, f = kiln.rand(3, requires_grad=True), kiln.rand(3), kiln.nn.functional
+    losses = {
+        "MseLoss": f.mse_loss, "BinaryCrossEntropy": f.binary_cross_entropy, "SmoothL1Loss": f.smooth_l1_loss,
+        "BinaryCrossEntropyWithLogits": f.binary_cross_entropy_with_logits, "HuberLoss": f.huber_loss,
+        "SoftMarginLoss": f.soft_margin_loss,
+    }  # fmt: skip
+    for name, fn in losses.items():
+        for reduction in ("none", "mean", "sum"):
+            node = fn(a, b, reduction=reduction).grad_fn
+            assert node.name() == name + "Backward0"
+            assert [next.name() for next, _ in node.next_functions if next] == ["AccumulateGrad"]
+    assert [t.grad_fn.name()[-1] for t in (a**2, a**b, 2**a)] == ["0", "1", "2"]
     assert repr(y.sum()).endswith("grad_fn=<SumBackward0>)")
     assert y.sum(0).grad_fn.name() == "SumBackward1"
     loss.backward()

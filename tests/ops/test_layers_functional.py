@@ -159,3 +159,13 @@ def test_batch_norm_has_no_gradient_for_its_statistics(training):
         F.batch_norm(x, mean, kiln.ones(1), training=training)
     with kiln.no_grad():
         F.batch_norm(x, mean, kiln.ones(1), training=training)
+
+
+def test_positions_of_the_nearest_elements_have_a_gradient_of_zero():
+    maps, grid = (
+        kiln.rand(1, 1, 3, 3, requires_grad=True),
+        kiln.zeros(1, 2, 2, 2, requires_grad=True),
+    )
+    F.grid_sample(maps, grid, mode="nearest", align_corners=False).sum().backward()
+    assert grid.grad.tolist() == kiln.zeros(1, 2, 2, 2).tolist()
+    assert maps.grad.sum() == 4

@@ -233,7 +233,8 @@ def rrelu(
     if not training:
         return FUNCTIONS["nn.functional.leaky_relu"](input, (lower + upper) / 2, inplace)
     slope = sample_like(input, None, "slopes", lower, upper, parameters=[input.detach()])
-    r = tied(where_op(input > 0, input, (input.clone() if inplace else input) * slope), input)
+    r = where_op(input > 0, input, (input.clone() if inplace else input) * slope)
+    r = tied(r, "RreluWithNoise", input)
     return input.copy_(r) if inplace else r
 
 
@@ -261,7 +262,7 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804
 
 
 @activation(
-    store=True, samples=with_args(away=8.0),
+    store=True, node="EluBackward0", samples=with_args(away=8.0),
     grad={"input": lambda g, input: g * where_op(
         input <= 0, input.clamp(max=0).exp() * (_SELU_SCALE * _SELU_ALPHA), _SELU_SCALE
     )},
@@ -413,7 +414,7 @@ def _prelu_rule(g: Tensor, input: Tensor, weight: Tensor, needs: tuple) -> tuple
     return gx, gw
 
 
-@op(formal=("input", "weight"), lies="operands", infer=_prelu_infer, samples=_prelu_samples, grad={("input", "weight"): _prelu_rule},
+@op(formal=("input", "weight"), node="PreluKernelBackward0", lies="operands", infer=_prelu_infer, samples=_prelu_samples, grad={("input", "weight"): _prelu_rule},
     body=lambda input, weight: where_op(input > 0, input, _along_channels(input, weight) * input))  # fmt: skip
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """input where positive, weight * input elsewhere; one weight, or one for each channel (dimension 1)."""

@@ -479,8 +479,13 @@ def _inverse_power() -> KilnError:
     )  # fmt: skip
 
 
+def _pow_node(node: Any) -> str:
+    base, exponent = (isinstance(x, int | float | complex) for x in node.args)
+    return f"PowBackward{0 if exponent else 2 if base else 1}"
+
+
 @elementwise(
-    scalar="pow", inplace=True, out=True, dunders=("__pow__", "__rpow__", "__ipow__"), infer=_pow_infer,
+    node=("PowBackward0", _pow_node), scalar="pow", inplace=True, out=True, dunders=("__pow__", "__rpow__", "__ipow__"), infer=_pow_infer,
     grad={"input": _pow_grad_base, "exponent": _pow_grad_exponent}, quick={"input": _quick_pow_base},
     samples=binary(low=0.4, high=2.0, low2=-1.5, high2=2.5, scalar=2),
 )  # fmt: skip

@@ -302,7 +302,8 @@ def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var
             var = ((x - mean.unsqueeze(2)) ** 2).sum(2) / (n - 1)
         _update_running(running_mean, mean.mean(0), momentum)
         _update_running(running_var, var.mean(0), momentum)
-    return tied(group_norm_op(input.contiguous(), input.shape[1], weight, bias, eps), input, weight)
+    out = group_norm_op(input.contiguous(), input.shape[1], weight, bias, eps)
+    return tied(out, "View", input, weight)
 
 
 @composition(namespace="F", samples=lambda: iter([

@@ -190,7 +190,7 @@ def _conv_transpose(
         x = FUNCTIONS["nn.functional.pad"](x, [v for w in reversed(spare) for v in (0, w)])
     out = conv_input_grad(x, weight, (x.shape[0], channels, *sizes), steps, pads, gaps, groups)
     if bias is not None:
-        out = tied(out + bias.reshape(channels, *(1,) * n), x, weight)
+        out = tied(out + bias.reshape(channels, *(1,) * n), "Convolution", x, weight)
     return out if batched else out.squeeze(0)
 
 

@@ -85,7 +85,7 @@ def _pooled(name: str, n: int, input: Tensor, kernel_size: Any, output_size: Any
     assert isinstance(place, Tensor)
     out_shape = (*x.shape[:2], *count)
     place = place.reshape(*out_shape, numel(window))
-    x = tied(x.flatten(2), x)
+    x = tied(x.flatten(2), "View", x)
     values = x.gather(2, place.flatten(2)).reshape(place.shape)
     best, which = values.max(-1)
     where = place.gather(-1, which.unsqueeze(-1)).squeeze(-1)

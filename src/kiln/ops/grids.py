@@ -151,4 +151,4 @@ def grid_sample(input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mod
         part = picked if weight is None else picked * weight.unsqueeze(1)
         part = where_op(inside.unsqueeze(1), part, 0)
         total = part if total is None else total + part
-    return tied(total, input, grid)
+    return tied(total, f"GridSampler{k}D", input, grid, zeros=mode == "nearest")

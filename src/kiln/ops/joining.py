@@ -311,6 +311,10 @@ def _pad_samples() -> Any:
     yield Sample((x, (1,)), error=RuntimeError)
 
 
+_PADS = {"reflect": "ReflectionPad", "replicate": "ReplicationPad"}
+"""The names of PyTorch's nodes by mode."""
+
+
 @composition(fused="move", namespace="F", samples=_pad_samples)
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None) -> Tensor:
     """Elements added (or, where negative, cut) around the last dimensions, given from the last backwards.
@@ -350,7 +354,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = 
         out = input
         for i in range(len(p) // 2):
             out = _pad_mode(out, n - 1 - i, p[2 * i], p[2 * i + 1], mode)
-        return out if mode == "circular" else tied(out, input)
+        return out if mode == "circular" else tied(out, f"{_PADS[mode]}{len(p) // 2}D", input)
     low, high = [0] * n, [0] * n
     for i in range(len(p) // 2):
         low[n - 1 - i], high[n - 1 - i] = p[2 * i], p[2 * i + 1]

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..errors import KilnError, KilnValueError, describe
 from ..tensor import Tensor
-from .elementary import logaddexp
 from .linear import pairwise_distance
+from .reduced import reduced, reduced_loss
 from .registry import FUNCTIONS, Sample, composition, op
 from .rules import constants
 from .samples import draw, rng
@@ -33,13 +33,6 @@ def resolve_reduction(name: str, size_average: Any, reduce: Any, reduction: str)
         raise KilnValueError(name, f"{reduction} is not a valid value for reduction", repr(reduction),
                              "one of 'none', 'mean', 'sum'")  # fmt: skip
     return reduction
-
-
-def reduced(loss: Tensor, reduction: str) -> Tensor:
-    """The loss itself, its mean or its sum."""
-    if reduction == "none":
-        return loss
-    return loss.mean() if reduction == "mean" else loss.sum()
 
 
 def _pair(name: str, input: Any, target: Any) -> tuple[Any, Any]:
@@ -85,12 +78,39 @@ def _weighted(loss: Tensor, weight: Any, reduction: str, name: str) -> Tensor:
     return loss.sum() / weight.sum() if reduction == "mean" else reduced(loss, reduction)
 
 
+def _square_rule(g: Tensor, input: Tensor, target: Tensor, needs: tuple) -> tuple:
+    r = g * ((input - target) * 2)
+    return r if needs[0] else None, -r if needs[1] else None
+
+
+@op(
+    private=True, node="MseLossBackward0", family="elementwise", promote="same", check=False,
+    body=lambda input, target: (input - target).square(), grad={("input", "target"): _square_rule},
+    samples=lambda: iter([Sample((draw(rng(), s), draw(rng(1), s))) for s in ((3, 4), (), (0,))]),
+)  # fmt: skip
+def square_distance(input: Tensor, target: Tensor) -> Tensor:
+    """(input - target) ** 2."""
+    d = input - target
+    return d * d
+
+
+def _square_quick(g: np.ndarray, input: np.ndarray, target: np.ndarray) -> np.ndarray:
+    d = input - target
+    d *= g * 2
+    return d
+
+
+_mse = reduced_loss(square_distance, _square_quick)
+
+
 @composition(namespace="F", samples=_regression_samples())
 def mse_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
              reduction: str = "mean", weight: Tensor | None = None) -> Tensor:  # fmt: skip
     """(input - target) ** 2, reduced."""
     reduction = resolve_reduction("mse_loss", size_average, reduce, reduction)
     input, target = _pair("mse_loss", input, target)
+    if weight is None:
+        return _mse(input, target, reduction)
     return _weighted((input - target).square(), weight, reduction, "mse_loss")
 
 
@@ -118,23 +138,26 @@ def _smooth_quick(g: np.ndarray, input: np.ndarray, target: np.ndarray, beta: fl
     return r, -r
 
 
-def _smooth_body(input: Tensor, target: Tensor, beta: float, scale: float) -> Tensor:
+def _smooth_body(input: Tensor, target: Tensor, beta: float, scale: float, loss: str) -> Tensor:
     d = (input - target).abs()
     return where_op(d < beta, d * d * (0.5 * scale / beta), (d - 0.5 * beta) * scale)
 
 
 @op(
-    private=True, family="elementwise", promote="same", check=False, body=_smooth_body,
+    private=True, node=("SmoothL1LossBackward0", lambda node: node.args[4] + "Backward0"), family="elementwise", promote="same", check=False, body=_smooth_body,
     grad={("input", "target"): _smooth_rule}, quick={("input", "target"): _smooth_quick},
     samples=lambda: iter([
-        Sample((draw(rng(), s), draw(rng(1), s), beta, scale))
+        Sample((draw(rng(), s), draw(rng(1), s), beta, scale, "HuberLoss"))
         for s in ((3, 4), (), (0,)) for beta, scale in ((1.0, 1.0), (0.5, 2.0))
     ]),
 )  # fmt: skip
-def smooth_distance(input: Tensor, target: Tensor, beta: float, scale: float) -> Tensor:
-    """scale times d ** 2 / (2 beta) where d = |input - target| is below beta, d - beta / 2 elsewhere."""
+def smooth_distance(input: Tensor, target: Tensor, beta: float, scale: float, loss: str) -> Tensor:
+    """scale times d ** 2 / (2 beta) where d = |input - target| is below beta, d - beta / 2 elsewhere: part of a loss of this name."""
     d = np.abs(input - target)
     return np.where(d < beta, d * d * (0.5 * scale / beta), (d - 0.5 * beta) * scale)
+
+
+_smooth = reduced_loss(smooth_distance, lambda g, *given: _smooth_quick(g, *given[:4])[0])
 
 
 @composition(namespace="F", samples=_regression_samples({"beta": 0.5}, {"beta": 0.0}))
@@ -147,8 +170,9 @@ def smooth_l1_loss(input: Tensor, target: Tensor, size_average: bool | None = No
         )
     reduction = resolve_reduction("smooth_l1_loss", size_average, reduce, reduction)
     input, target = _pair("smooth_l1_loss", input, target)
-    d = smooth_distance(input, target, beta, 1.0) if beta else (input - target).abs()
-    return reduced(d, reduction)
+    if not beta:
+        return reduced((input - target).abs(), reduction)
+    return _smooth(input, target, beta, 1.0, "SmoothL1Loss", reduction)
 
 
 @composition(namespace="F", samples=_regression_samples({"delta": 0.5}))
@@ -161,7 +185,9 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
         )
     reduction = resolve_reduction("huber_loss", None, None, reduction)
     input, target = _pair("huber_loss", input, target)
-    d = smooth_distance(input, target, delta, delta)
+    if weight is None:
+        return _smooth(input, target, delta, delta, "HuberLoss", reduction)
+    d = smooth_distance(input, target, delta, delta, "HuberLoss")
     return _weighted(d, weight, reduction, "huber_loss")
 
 
@@ -208,7 +234,7 @@ def _bce_rule(g: Tensor, input: Tensor, target: Tensor, needs: tuple) -> tuple:
 
 
 @op(
-    private=True, family="elementwise", promote="same", check=False, body=_bce_body,
+    private=True, node="BinaryCrossEntropyBackward0", family="elementwise", promote="same", check=False, body=_bce_body,
     grad={("input", "target"): _bce_rule},
     samples=lambda: iter([Sample((draw(rng(), (3, 4), 0.05, 0.95), draw(rng(1), (3, 4), 0, 1)))]),
 )  # fmt: skip
@@ -216,6 +242,9 @@ def bce(input: Tensor, target: Tensor) -> Tensor:
     """binary cross entropy, element by element; logs count as at least -100."""
     yes, no = np.maximum(np.log(input), -100), np.maximum(np.log1p(-input), -100)
     return -(target * yes + (1 - target) * no)
+
+
+_bce = reduced_loss(bce)
 
 
 @composition(namespace="F", samples=_binary_samples(0.05, 0.95, "weight"))
@@ -231,8 +260,9 @@ def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = 
             "binary_cross_entropy", "all elements of input should be between 0 and 1", describe(input),
             "apply sigmoid, or use binary_cross_entropy_with_logits",
         )  # fmt: skip
-    loss = bce(input, target)
-    return reduced(loss if weight is None else loss * weight, reduction)
+    if weight is None:
+        return _bce(input, target, reduction)
+    return reduced(bce(input, target) * weight, reduction)
 
 
 def _logits_body(input: Tensor, target: Tensor, pos_weight: Any) -> Tensor:
@@ -259,7 +289,7 @@ def _logits_rule(g: Tensor, input: Tensor, target: Tensor, pos_weight: Any, need
 
 
 @op(
-    private=True, family="elementwise", promote="same", check=False, body=_logits_body,
+    private=True, node="BinaryCrossEntropyWithLogitsBackward0", family="elementwise", promote="same", check=False, body=_logits_body,
     grad={("input", "target"): _logits_rule},
     samples=lambda: iter([
         Sample((draw(rng(), (3, 4), -4, 4), draw(rng(1), (3, 4), 0, 1), None)),
@@ -275,6 +305,9 @@ def bce_logits(input: Tensor, target: Tensor, pos_weight: Tensor | None) -> Tens
     return (1 - target) * input + soft
 
 
+_bce_logits = reduced_loss(bce_logits)
+
+
 @composition(namespace="F", samples=_binary_samples(-4, 4, "weight", "pos_weight"))
 def binary_cross_entropy_with_logits(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
@@ -285,8 +318,24 @@ def binary_cross_entropy_with_logits(
     reduction = resolve_reduction(name, size_average, reduce, reduction)
     _same_size(name, input, target)
     constants(name, weight=weight, pos_weight=pos_weight)
-    loss = bce_logits(input, target, pos_weight)
-    return reduced(loss if weight is None else loss * weight, reduction)
+    if weight is None:
+        return _bce_logits(input, target, pos_weight, reduction)
+    return reduced(bce_logits(input, target, pos_weight) * weight, reduction)
+
+
+@op(
+    private=True, node="SoftMarginLossBackward0", family="elementwise", promote="same", check=False,
+    body=lambda input, target: (lambda z: z.abs().neg().exp().log1p() + z.clamp(min=0))(-target * input),
+    grad={("input", "target"): lambda g, input, target, needs: (
+        -g * target * (-target * input).sigmoid(), -g * input * (-target * input).sigmoid() if needs[1] else None)},
+    samples=lambda: iter([Sample((draw(rng(), (3, 4), -4, 4), draw(rng(1), (3, 4))))]),
+)  # fmt: skip
+def soft_margin(input: Tensor, target: Tensor) -> Tensor:
+    """log(1 + exp(-target * input))."""
+    return np.logaddexp(0, -target * input).astype(input.dtype, copy=False)
+
+
+_soft_margin = reduced_loss(soft_margin)
 
 
 @composition(namespace="F", samples=lambda: iter([
@@ -298,8 +347,9 @@ def soft_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = 
     """log(1 + exp(-target * input)) for targets of -1 and 1, reduced."""
     reduction = resolve_reduction("soft_margin_loss", size_average, reduce, reduction)
     constants("soft_margin_loss", target=target)
-    z = -target * input
-    return reduced(logaddexp(z, z.new_zeros(())), reduction)
+    if input.shape != target.shape:
+        input, target = FUNCTIONS["broadcast_tensors"](input, target)
+    return _soft_margin(input, target, reduction)
 
 
 # ---------------------------------------------------------------- likelihood and divergence

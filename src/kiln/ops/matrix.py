@@ -102,7 +102,7 @@ def _embed_body(input: Tensor, size: Any, offset: int, dim1: int, dim2: int) -> 
 
 
 @op(
-    private=True, family="movement", exact=True, check=False, body=_embed_body,
+    private=True, node="DiagEmbedBackward0", family="movement", exact=True, check=False, body=_embed_body,
     infer=lambda input, size, offset, dim1, dim2: (Size(size), input.dtype),
     batch=lambda n, input, size, offset, dim1, dim2: (input.tensor, (n, *size), offset, dim1 + 1, dim2 + 1),
     grad={"input": lambda g, offset, dim1, dim2: diagonal(g, offset, dim1, dim2)},

@@ -334,7 +334,7 @@ def adaptive_avg(n: int, x: Any, output_size: Any) -> Tensor:
     for i, o in enumerate(sizes):
         if o != x.shape[i - n]:
             x = _bin_means(x, o, i - n)
-    return tied(x.contiguous(), whole)
+    return tied(x.contiguous(), f"AdaptiveAvgPool{n}D", whole)
 
 
 def _adaptive_max(n: int, x: Any, output_size: Any, return_indices: bool) -> Any:
@@ -359,7 +359,7 @@ def _adaptive_max(n: int, x: Any, output_size: Any, return_indices: bool) -> Any
     best = flat.detach().index_select(-1, at_flat).reshape(*lead, count, taps).argmax(-1, True)
     where = at_flat.reshape((1,) * len(lead) + (count, taps)).expand(*lead, count, taps)
     where = where.gather(-1, best).reshape(*lead, count)
-    values = tied(flat.gather(-1, where).reshape(*lead, *sizes), x)
+    values = tied(flat.gather(-1, where).reshape(*lead, *sizes), f"AdaptiveMaxPool{n}D", x)
     return (values, where.reshape(*lead, *sizes)) if return_indices else values
 
 

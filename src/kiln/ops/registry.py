@@ -300,7 +300,7 @@ def _positional(fn: Any) -> Callable:
     """The function with every parameter a positional one: dispatch passes all of them in order."""
     code = fn.__code__
     variadic = bool(code.co_flags & inspect.CO_VARARGS)
-    if not code.co_kwonlyargcount and not variadic:
+    if (not code.co_kwonlyargcount and not variadic) or "names" in fn.__dict__:
         return fn
     if code.co_kwonlyargcount and variadic:
         raise TypeError(

@@ -48,13 +48,18 @@ def by_body(
     return {targets: rule}
 
 
+def _no_gradients(to: Sequence[Tensor], zeros: bool) -> tuple[list[Any]]:
+    return ([x.new_zeros(x.shape) if zeros else None for x in to],)
+
+
 @op(
-    private=True, infer=lambda input, to: (Size(input.shape), input.dtype), formal=("to",),
-    grad={"input": lambda g: g, ("to",): lambda to: ([None] * len(to),)}, body=lambda input, to: input,
-    samples=lambda: iter([Sample((draw(rng(), (3,)), [draw(rng(), (2,))]))]),
+    private=True, node=("TiedOpBackward0", lambda node: node.args[3] + "Backward0"), formal=("to",),
+    infer=lambda input, *rest: (Size(input.shape), input.dtype),
+    grad={"input": lambda g: g, ("to",): _no_gradients}, body=lambda input, to, zeros, name: input,
+    samples=lambda: iter([Sample((draw(rng(), (3,)), [draw(rng(), (2,))], zeros, "Sum")) for zeros in (True, False)]),
 )  # fmt: skip
-def tied_op(input: Tensor, to: Sequence[Tensor]) -> Tensor:
-    """input itself, whose gradient formally depends on `to`."""
+def tied_op(input: Tensor, to: Sequence[Tensor], zeros: bool, name: str) -> Tensor:
+    """input itself, whose gradient formally depends on `to`: no part of it goes there, or `zeros`."""
     return input
 
 
@@ -66,10 +71,10 @@ def zero_gradient(out: Tensor, *inputs: Tensor) -> Tensor:
     return out
 
 
-def tied(out: Tensor, *to: Tensor | None) -> Tensor:
-    """A new result of a composition whose backward is an op of its own in PyTorch, one that reads `to`."""
+def tied(out: Tensor, name: str, *to: Tensor | None, zeros: bool = False) -> Tensor:
+    """A new result of a composition whose backward is an op of its own in PyTorch, of this name, one that reads `to`."""
     on = [t for t in to if t is not None and t.requires_grad] if mode.grad else []
-    return tied_op(out, on) if on else out
+    return tied_op(out, on, zeros, name) if on else out
 
 
 def constants(name: str, **given: Tensor | None) -> None:

@@ -157,7 +157,7 @@ def mish(input: Tensor) -> Tensor:
 
 
 @activation(
-    out="same across", flag=False, lies="rows", grad={"input": lambda g, input: g * (-input).sigmoid()}, samples=with_args(),
+    out="same across", node="LogSigmoidBackward0", flag=False, lies="rows", grad={"input": lambda g, input: g * (-input).sigmoid()}, samples=with_args(),
     body=lambda input: input.clamp(max=0) - input.abs().neg().exp().log1p(),
 )  # fmt: skip
 def logsigmoid(input: Tensor) -> Tensor:
