@@ -80,6 +80,48 @@ def test_imports_and_names_mean_kiln(tmp_path):
     ]  # fmt: skip
 
 
+TYPES = """
+import pickle, torch
+from torch import nn
+from torch.fx import Tracer
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+    def forward(self, x):
+        return self.fc(x).relu()
+
+class Layers(Tracer):
+    def is_leaf_module(self, m, name):
+        return m.__module__.startswith("torch.nn")
+
+net = Net()
+sgd = torch.optim.RMSprop(net.parameters())
+shown = [torch.ones(1), net.fc.weight, torch.float32, torch.Size([1]), torch.device("cpu"), net.fc, nn.MultiheadAttention(2, 1).out_proj,
+         sgd, torch.optim.lr_scheduler.StepLR(sgd, 1), torch.distributions.LogNormal(0.0, 1.0), torch.utils.data.Dataset(), torch.no_grad()]
+for x in shown:
+    print(type(x))
+print(torch.FloatTensor, [n.target for n in Layers().trace(net).nodes][1])
+assert type(pickle.loads(pickle.dumps(net.fc))) is nn.Linear and pickle.loads(pickle.dumps(nn.Linear)) is nn.Linear
+torch.save(net.fc, "layer.pt")
+assert type(torch.load("layer.pt", weights_only=False)) is nn.Linear
+"""
+
+
+def test_types_are_shown_where_pytorch_has_them(tmp_path):
+    done = run(TYPES, tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = [
+        "Tensor", "nn.parameter.Parameter", "dtype", "Size", "device", "nn.modules.linear.Linear",
+        "nn.modules.linear.NonDynamicallyQuantizableLinear", "optim.rmsprop.RMSprop", "optim.lr_scheduler.StepLR",
+        "distributions.log_normal.LogNormal", "utils.data.dataset.Dataset", "autograd.grad_mode.no_grad",
+    ]  # fmt: skip
+    *lines, last = done.stdout.splitlines()
+    assert lines == [f"<class 'torch.{n}'>" for n in names]
+    assert last == "<class 'torch.FloatTensor'> fc"
+
+
 def test_a_module_is_run_as_python_does(tmp_path):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("")

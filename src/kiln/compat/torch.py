@@ -14,6 +14,7 @@ import importlib
 import importlib.machinery
 import importlib.metadata
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -132,6 +133,53 @@ VALUES: dict[str, dict[str, Any]] = {
 }
 
 _KEPT = (type, FunctionType, BuiltinFunctionType)
+_BARE = {
+    f"kiln.{n}"
+    for n in ("device", "dtypes", "formats", "random", "shape", "streams", "tensor", "ops.legacy")
+}
+"""Where classes are defined that PyTorch has in `torch` itself."""
+_ROOMS = {
+    "kiln.board": "torch.utils.tensorboard", "kiln.data": "torch.utils.data", "kiln.vision": "torchvision", "kiln": "torch",
+}  # fmt: skip
+"""Where other classes are, by the room of Kiln that they are in."""
+
+
+def _meet(value: Any) -> None:
+    """A program comes to see a value: where it is a class of Kiln, those of its module take their public names."""
+    if isinstance(value, type) and naming.name == "torch":
+        ours = value.__module__
+        if ours.partition(".")[0] == "kiln":
+            _adopt(ours)
+
+
+@cache
+def _adopt(ours: str) -> None:
+    """Have the classes of a module of Kiln say that they come from where PyTorch has them: programs print and compare that."""
+    if ours.startswith(("kiln.errors", "kiln.compat")) or ours not in sys.modules:
+        return
+    known = [name for name, module in MODULES.items() if module == ours]
+    for cls in list(vars(sys.modules[ours]).values()):
+        if isinstance(cls, type) and cls.__module__ == ours and "." not in cls.__qualname__:
+            public = _public(cls, ours, known)
+            if getattr(target_of(public), cls.__name__, None) is cls:
+                naming.rename(cls, public)
+
+
+def _public(cls: type, ours: str, known: list[str]) -> str:
+    """The module in which PyTorch has a class of a module of Kiln, which it has by these names."""
+    if ours in _BARE:
+        return "torch"
+    for name in known:
+        if len(known) == 1 or name.rpartition(".")[2] == cls.__name__.lower():
+            return name
+    if ours.startswith("kiln.optim.lr_scheduler"):
+        return "torch.optim.lr_scheduler"
+    if ours.startswith("kiln.distributions."):
+        words = re.sub("(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        if target_of(f"torch.distributions.{words}") is not None:
+            return f"torch.distributions.{words}"
+    room = next(r for r in _ROOMS if f"{ours}.".startswith(f"{r}."))
+    return _ROOMS[room] + ours.removeprefix(room)
 
 
 class Face(ModuleType):
@@ -146,6 +194,8 @@ class Face(ModuleType):
         if getattr(target, "__file__", None):
             values["__file__"] = target.__file__
         self.__dict__.update(values)
+        for value in values.values():
+            _meet(value)
 
     def __getattr__(self, name: str) -> Any:
         target: ModuleType = self.__dict__["_target"]
@@ -164,6 +214,7 @@ class Face(ModuleType):
                 value = face(f"{self.__name__}.{name}")
         elif isinstance(value, _KEPT):
             self.__dict__[name] = value
+            _meet(value)
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -295,6 +346,8 @@ def install() -> None:
         return
     sys.meta_path.insert(0, _finder)
     naming.name = "torch"
+    for value in list(vars(face("torch")).values()):  # which somebody may have asked for before
+        _meet(value)
     set_stream("torch")  # a seeded program draws the numbers that it draws under PyTorch
     others = os.environ.get("PYTHONPATH", "")
     if SHIMS not in others.split(os.pathsep):

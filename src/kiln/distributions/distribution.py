@@ -11,6 +11,7 @@ import kiln
 from ..autograd.engine import grad
 from ..autograd.modes import no_grad
 from ..errors import KilnNotImplementedError, KilnValueError, describe
+from ..naming import home
 from ..shape import Size
 from ..tensor import Tensor, active_capture
 from . import constraints
@@ -92,7 +93,7 @@ class Distribution:
         if _instance is not None:
             return _instance
         owner = next(c for c in type(self).__mro__ if "__init__" in vars(c))
-        if owner.__module__.partition(".")[0] != __name__.partition(".")[0]:
+        if home(owner).partition(".")[0] != __name__.partition(".")[0]:
             raise KilnNotImplementedError(
                 "expand", f"Subclass {type(self).__name__} of {cls.__name__} that defines a custom __init__ method "
                 "must also define a custom .expand() method.", None, "fill an instance and pass it as _instance",

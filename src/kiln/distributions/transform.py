@@ -14,6 +14,7 @@ from typing import Any
 import kiln
 
 from ..errors import KilnAssertionError, KilnNotImplementedError, KilnValueError, describe
+from ..naming import home
 from ..shape import Size
 from ..tensor import Tensor
 from . import constraints
@@ -121,7 +122,7 @@ class Transform:
     def __eq__(self, other: object) -> bool:
         """Maps without parameters equal those of their class; others compare them, or are only themselves."""
         same = type(self) is type(other) and type(self).__init__ is Transform.__init__
-        return self is other or (same and type(self).__module__.startswith("kiln."))
+        return self is other or (same and home(type(self)).startswith("kiln."))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

@@ -17,6 +17,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from ..errors import KilnError, describe
+from ..naming import home
 from ..nn.modules.container import Sequential
 from ..nn.modules.module import Module
 from ..nn.parameter import Parameter
@@ -123,7 +124,7 @@ class Tracer(TracerBase):
 
     def is_leaf_module(self, m: Module, module_qualified_name: str) -> bool:
         """Whether a module is one call: Kiln's own layers are, but for Sequential."""
-        return type(m).__module__.startswith("kiln.nn") and not isinstance(m, Sequential)
+        return home(type(m)).startswith("kiln.nn") and not isinstance(m, Sequential)
 
     def path_of_module(self, mod: Module) -> str:
         """The path of a module in the one that is traced."""

@@ -22,6 +22,7 @@ from .. import formats
 from ..autograd.modes import no_grad
 from ..device import device
 from ..errors import KilnAssertionError, KilnError, KilnTypeError, KilnValueError, describe
+from ..naming import home
 from ..nn.modules.module import Module
 from ..ops.registry import FUNCTIONS, METHODS
 from ..shape import Size
@@ -228,8 +229,8 @@ def _unfit(m: Module) -> str | None:
     """Why a module is no layer that can be written: its class, hooks or functions."""
     kind = type(m)
     if (
-        kind.__module__.split(".")[:2] != ["kiln", "nn"]
-        or vars(sys.modules[kind.__module__]).get(kind.__name__) is not kind
+        home(kind).split(".")[:2] != ["kiln", "nn"]
+        or vars(sys.modules[home(kind)]).get(kind.__name__) is not kind
     ):
         return "is of a class that is no layer of kiln.nn"
     for key, value in vars(m).items():

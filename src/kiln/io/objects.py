@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import KilnError
+from ..naming import home
 from ..ops.registry import FUNCTIONS
 from .pickled import Call, Function, Global
 
@@ -69,7 +70,7 @@ def _name(x: Any) -> Global | None:
     public = _functions().get(x) if isinstance(x, types.FunctionType) else None
     if public is not None:
         return public
-    module, name = x.__module__, x.__qualname__
+    module, name = home(x) if isinstance(x, type) else x.__module__, x.__qualname__
     if module == "builtins" or getattr(sys.modules.get(module), name, None) is not x:
         return None
     if module == "kiln" or module.startswith("kiln."):
@@ -186,7 +187,7 @@ def _plain(kind: type) -> bool:
         c is object
         or (
             "__del__" not in vars(c)
-            and ("__setstate__" not in vars(c) or c.__module__.startswith("kiln."))
+            and ("__setstate__" not in vars(c) or home(c).startswith("kiln."))
         )
         for c in kind.__mro__
     )

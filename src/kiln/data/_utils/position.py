@@ -18,6 +18,7 @@ from typing import Any
 
 from ... import random as kiln_random
 from ...errors import KilnTypeError, KilnValueError, describe
+from ...naming import home
 from . import randomness
 
 VERSION = 1
@@ -151,9 +152,7 @@ def _draws_of_kiln_alone(loader: Any) -> bool:
     """Whether the order depends on no other stream than Kiln's."""
     inner = getattr(loader.batch_sampler, "sampler", loader.sampler)
     samplers = (s for s in (loader.batch_sampler, loader.sampler, inner) if s is not None)
-    return not loader._iterable and all(
-        type(s).__module__.startswith("kiln.data.") for s in samplers
-    )
+    return not loader._iterable and all(home(type(s)).startswith("kiln.data.") for s in samplers)
 
 
 def _generators(loader: Any) -> list[Any]:
