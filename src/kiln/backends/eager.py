@@ -240,10 +240,10 @@ def _conv_weight_grad(grad: np.ndarray, input: np.ndarray, weight_size: tuple, *
     return grad.size // max(1, grad.shape[1]) * prod(weight_size) * dear
 
 
-@by_shape("attention", 1 << 21)
+@by_shape("attention", rows.WORK)
 def _attention(query: np.ndarray, key: np.ndarray, *rest: Any) -> int:
     """Products of elements; few queries are those of a decoding step, whose length is another each time."""
-    return query.size * key.shape[2] if query.shape[2] >= 16 else 0
+    return query.size * key.shape[2] if query.shape[2] >= rows.QUERIES else 0
 
 
 @by_shape("attention_grad", 1 << 21)
@@ -312,7 +312,7 @@ _topk_sorted = _topk.eager
 @routine("topk")
 def topk(input: np.ndarray, k: int, dim: int, largest: bool, sorted: bool) -> Any:
     """NumPy's selection of few elements: kernels would sort them all."""
-    few = input.ndim and selects(k, input.shape[dim])
+    few = input.size < derived.LARGE or (input.ndim and selects(k, input.shape[dim]))
     return (_topk.run if few else _topk_sorted)(input, k, dim, largest, sorted)
 
 
@@ -409,6 +409,16 @@ def _picking(name: str, rows: Callable[..., tuple[np.ndarray, np.ndarray] | None
 _picking("index", lambda x, indices, dims: (x, indices[0]) if dims == (0,) else None)
 _picking("index_select", lambda x, dim, index: (x, index) if dim == 0 and index.ndim == 1 and _many(x, index) else None)  # fmt: skip
 _picking("embedding", lambda index, weight, *rest: (weight, index) if _many(weight, index) else None)  # fmt: skip
+
+
+_embedding, _embeddings = REGISTRY["embedding"].run, REGISTRY["embedding"].eager
+
+
+@routine("embedding")
+def embedding(input: np.ndarray, weight: np.ndarray, *rest: Any) -> np.ndarray:
+    """Few rows at once."""
+    few = input.size * weight.shape[-1] < derived.LARGE
+    return (_embedding if few else _embeddings)(input, weight, *rest)
 
 
 _embedding_grad, _index_put = (REGISTRY[n].eager for n in ("embedding_grad", "index_put_op"))
@@ -539,6 +549,27 @@ def reshape(input: np.ndarray, shape: tuple) -> np.ndarray:
 
 
 _clone_run, _reshape_run = REGISTRY["clone"].run, REGISTRY["reshape"].run
+
+
+# ---------------------------------------------------------------- small tensors joined
+
+
+_cat = REGISTRY["cat"].eager
+
+
+@routine("cat")
+def cat(tensors: list[np.ndarray], dim: int) -> np.ndarray:
+    """Few elements of one dtype at once."""
+    first = tensors[0]
+    d, n, elements = first.dtype, first.ndim, 0
+    for a in tensors:
+        elements += a.size
+        if a.dtype is not d or a.ndim != n:
+            return _cat(tensors, dim)
+    if n > 3 or elements >= derived.LARGE or d.isbuiltin != 1 or (n == 1 and not elements):
+        return _cat(tensors, dim)
+    r = np.concatenate(tensors, dim)
+    return r if r.flags.c_contiguous else np.ascontiguousarray(r)
 
 
 # ---------------------------------------------------------------- rows, in blocks of so many

@@ -39,11 +39,12 @@ def _dense(first: Any, *others: Any) -> bool:
 
 
 def bind(native: Callable[[], bool]) -> None:
-    """Give softmax, layer norm, cross entropy and their gradients their routines."""
+    """Give softmax, layer norm, cross entropy, their gradients and attention of few queries their routines."""
     _bind_layer_norm(native)
     _bind_softmax("softmax", native)
     _bind_softmax("log_softmax", native)
     _bind_cross_entropy(native)
+    _bind_attention(native)
 
 
 class _Ready(dict[Any, Any]):
@@ -190,3 +191,45 @@ def _bind_cross_entropy(native: Callable[[], bool]) -> None:
         return excess_others(scale, input, target)
 
     loss.eager, excess.eager = cross_entropy, softmax_excess
+
+
+QUERIES = 16
+"""Fewer are those of a decoding step."""
+WORK = 1 << 21
+"""Products of elements from where on kernels of attention for the shape are worth compiling."""
+
+
+def _bind_attention(native: Callable[[], bool]) -> None:
+    op = REGISTRY["attention"]
+    others = op.eager
+
+    def make(
+        d: np.dtype, causal: bool, scale: float, isa: str, shapes: tuple, strides: tuple
+    ) -> Callable | None:
+        (n, h, length, e), (m, groups, keys, f), (*_, v) = shapes
+        few = length < QUERIES or n * h * length * e * keys < WORK
+        fits = few and m == n == shapes[2][0] and e == f and shapes[2][1:3] == (groups, keys)
+        size = d.itemsize
+        dense = all(x[-1] == size and not any(s % size for s in x) for x in strides)
+        if not fits or not dense or d not in _FLOATS or not n * h * length * e * keys * v:
+            return None
+        if h % groups or not native():
+            return None
+        return _kernels("attention_rows").prepared(shapes, strides, causal, scale, d)
+
+    ready = _Ready(make)
+
+    def run(
+        query: np.ndarray, key: np.ndarray, value: np.ndarray, attn_mask: Any, is_causal: bool, scale: float
+    ) -> Any:  # fmt: skip
+        """Without a mask, query by query."""
+        d = query.dtype
+        if attn_mask is None and d is key.dtype is value.dtype and config.eager == "cpu":
+            shapes = query.shape, key.shape, value.shape
+            strides = query.strides, key.strides, value.strides
+            call = ready[d, is_causal, scale, config.cpu_isa, shapes, strides]
+            if call is not None:
+                return call(query, key, value)
+        return others(query, key, value, attn_mask, is_causal, scale)
+
+    op.eager = run

@@ -11,7 +11,7 @@ import numpy as np
 from .. import dtypes as dt
 from ..errors import KilnError, describe
 from ..shape import Size, broadcast_shapes, numel
-from ..tensor import CAPTURING, Tensor
+from ..tensor import CAPTURING, PLAIN, Tensor
 from ._matrices import tracked
 from .activation import floating, widen
 from .creation import full_op
@@ -19,6 +19,7 @@ from .registry import FUNCTIONS, Sample, composition, op
 from .rules import by_body
 from .samples import draw, rng, strided
 from .selection import where_op
+from .views import transpose
 
 _NAME = "scaled_dot_product_attention"
 _HALF = (dt.float16, dt.bfloat16)
@@ -359,6 +360,22 @@ def _check(query: Any, key: Any, value: Any, attn_mask: Any, is_causal: bool, he
     return batch
 
 
+def _four_plain(query: Any, key: Any, value: Any) -> bool:
+    """Whether these are plain tensors of four dimensions that fit together as they are: the common case, kept short."""
+    if CAPTURING or not (
+        query.__class__ in PLAIN and key.__class__ in PLAIN and value.__class__ in PLAIN
+    ):
+        return False
+    q, k, v = query._a, key._a, value._a
+    if not q.__class__ is k.__class__ is v.__class__ is np.ndarray:
+        return False
+    a, b = q.shape, k.shape
+    return (
+        len(a) == 4 and b == v.shape and a[:2] == b[:2] and a[3] == b[3] > 0
+        and q.dtype is k.dtype is v.dtype and q.dtype.kind == "f"
+    )  # fmt: skip
+
+
 def _four(x: Tensor, batch: tuple) -> Tensor:
     """x, its leading dimensions broadcast to `batch`, as (N, heads, length, features)."""
     shape = x._a.shape
@@ -417,6 +434,10 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
     1 / sqrt(E). `enable_gqa` repeats the heads of key and value to match query's. With `dropout_p` above 0
     attention weights are dropped, whether training or not. https://arxiv.org/abs/1706.03762
     """
+    if attn_mask is None and not dropout_p and not enable_gqa and _four_plain(query, key, value):
+        if scale is None:
+            scale = 1 / math.sqrt(query._a.shape[3])
+        return transpose(attention(query, key, value, None, bool(is_causal), float(scale))[0], 1, 2)
     if query.is_nested:
         from ..nested.tensor import attention as nested_attention
 

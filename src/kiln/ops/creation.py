@@ -421,11 +421,22 @@ def arange_op(start: Any, step: Any, n: int, dtype: dt.dtype) -> Tensor:
     return (start + step * np.arange(n, dtype=np.float64)).astype(dtype.np, copy=False)
 
 
+_LEAST, _MOST = -(2**62), 2**62  # whole numbers whose distance is one of int64
+
+
 @makes
 def arange(start: Any, end: Any = None, step: Any = 1, *, out: Any = None, dtype: Any = None,
            layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """Values from start up to (not including) end, step apart."""
-    as_device(device)
+    if device is not None:
+        as_device(device)
+    if (
+        start.__class__ is int and (dtype is None or dtype is dt.int64) and step.__class__ is int and step == 1
+        and out is None and not CAPTURING and (end is None or end.__class__ is int)
+    ):  # fmt: skip
+        first, last = (0, start) if end is None else (start, end)
+        if _LEAST <= first <= last < _MOST and not requires_grad:
+            return wrap(np.arange(first, last))
     if end is None:
         start, end = 0, start
     start, end, step = (x.item() if isinstance(x, Tensor) else x for x in (start, end, step))

@@ -17,7 +17,7 @@ from ..formats import images_order, inverse, result_order
 from ..shape import broadcast_shapes
 from ..tensor import CAPTURING, PLAIN, Tensor, _new, wrap
 from . import _blas, dispatch
-from .registry import FUNCTIONS, METHODS, TENSOR, Op, named
+from .registry import FUNCTIONS, METHODS, TENSOR, TENSORS, Op, named
 
 _HALF = (dt.float16.np, dt.bfloat16.np)
 _F32, _F64, _I64 = dt.float32.np, dt.float64.np, dt.int64.np
@@ -370,7 +370,7 @@ def f(p0, p1):
 # Of what is no ufunc. Only what `apply` would do with plain tensors is done; what fails is told by it.
 _SHORT = """
 def f({sig}):
-    if not _capturing and {test}:
+    if not _capturing{test}:
         try:
             {unpack}
             {agree}
@@ -403,11 +403,29 @@ def _pass(op: Op, args: tuple, raw: list, seen: set, key: tuple) -> None:
     """Ask the shape rule, and keep what it let pass in mind where equal attributes are the same."""
     dispatch._agree(op, args, raw)
     for p, x in zip(op.params, args, strict=True):
-        if not p.is_tensor and x.__class__ not in _SIMPLE and not (x.__class__ is tuple and op.private):
+        if (
+            not p.is_tensor
+            and x.__class__ not in _SIMPLE
+            and not (x.__class__ is tuple and op.private)
+        ):
             return
     if len(seen) >= dispatch._PASSED:
         seen.clear()
     seen.add(key)
+
+
+def _arrays(tensors: Any) -> tuple[list, bool]:
+    """The payloads of a sequence of plain tensors, and whether any may have a history; TypeError for any other."""
+    if (tensors.__class__ is not list and tensors.__class__ is not tuple) or not tensors:
+        raise TypeError
+    found, history = [], False
+    for t in tensors:
+        if t.__class__ not in PLAIN:
+            raise TypeError
+        found.append(t._a)
+        if t._rg or t._base is not None:
+            history = True
+    return found, history
 
 
 _SIMPLE = {int, float, str, bool, type(None)}
@@ -428,7 +446,7 @@ def _globals(op: Op) -> dict[str, Any]:
         "_ufunc": op.ufunc, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_I64": _I64, "_F16": _HALF[0], "_FAR": 2**63, "_apply": dispatch.apply, "_view": dispatch.view, "_inplace": dispatch.inplace,
         "_store_out": dispatch.store_out, "_flat": _flat, "_follow": follow, "_alias": _alias,
         "_reflect": _reflect, "_expect": dispatch.expect_tensor, "_seen": set(), "_pass": _pass,
-        "_several": _several, "_begin": _begin, "_UNSET": _UNSET,
+        "_several": _several, "_arrays": _arrays, "_begin": _begin, "_UNSET": _UNSET,
     }  # fmt: skip
 
 
@@ -544,11 +562,11 @@ def generated(op: Op, source: str, form: Form, name: str = "") -> Callable:
 
 def _may_be_short(op: Op) -> bool:
     """Whether an op has a short path, which a call that fails leaves to run again."""
-    plain = not op.view and not op.list_slots and not any(p.variadic for p in op.params)
-    return (
-        plain and op.ufunc is None and bool(op.params) and op.params[0].kind == TENSOR
-        and not op.family.startswith("random")
-    )  # fmt: skip
+    if op.view or op.ufunc is not None or not op.params or any(p.variadic for p in op.params):
+        return False
+    if op.params[0].kind not in (TENSOR, TENSORS) or (op.list_slots and op.check):
+        return False
+    return not op.family.startswith("random")
 
 
 def _begin(op: Op, args: tuple) -> Any:
@@ -568,6 +586,10 @@ def _short_source(op: Op, f: Form) -> str:
             key.append(f"{n}.__class__, {n}")
             continue
         raw.append(x)
+        if p.kind == TENSORS:
+            unpack.append(f"{x}, h{i} = _arrays({n})")
+            tracked.append(f"h{i}")
+            continue
         plain, others = f"{n}.__class__ in _PLAIN", []
         if i in op.absent:
             others.append(f"{n} is None")
@@ -589,7 +611,7 @@ def _short_source(op: Op, f: Form) -> str:
     call, given = f"({', '.join([f'p{i}' for i in range(len(op.params))])},)", ", ".join(raw)
     agree = _AGREE.format(key=", ".join(key), call=call, raw=given) if op.check and op.infer else ""
     return _SHORT.format(
-        sig=f.sig, test=" and ".join(tests), unpack="\n            ".join(unpack), raw=given, agree=agree, call=call,
+        sig=f.sig, test="".join([f" and {t}" for t in tests]), unpack="\n            ".join(unpack), raw=given, agree=agree, call=call,
         tracked=" or ".join(tracked) if op.rules else "False", tail=_tail(op, f, "_apply"),
     )  # fmt: skip
 

@@ -85,6 +85,10 @@ def getitem(self: Tensor, index: Any) -> Tensor:
         and not CAPTURING
     ):
         return index_op(self, [index], (0,))
+    if index.__class__ is tuple and not CAPTURING and self._a.__class__ is np.ndarray:
+        r = _plain_index(self, index)
+        if r is not None:
+            return r
     items, basic = _split_index(index)
     if basic:
         return basic_index(self, normalize_index(items, shape))
@@ -99,6 +103,48 @@ def getitem(self: Tensor, index: Any) -> Tensor:
             return masked_select_op(self, mask)
     x, tensors = _advanced(self, items)
     return gather_index(x, tensors)
+
+
+def _plain_index(x: Tensor, index: tuple) -> Tensor | None:
+    """x at ints and plain slices, or at slices and one list of ints; None for any other index."""
+    a, normal, listed = x._a, [], None
+    shape = a.shape
+    if len(index) > len(shape):
+        return None
+    whole = True  # of all slices
+    for d, n in enumerate(shape):
+        i = index[d] if d < len(index) else _ALL
+        c = i.__class__
+        if c is int:
+            if not -n <= i < n:
+                return None
+            normal.append(i if i >= 0 else i + n)
+        elif c is slice:
+            low, high = i.start, i.stop
+            if i.step is not None or not (low is None or low.__class__ is int):
+                return None
+            if low is high is None:
+                normal.append((0, n, 1))
+                continue
+            if not (high is None or high.__class__ is int):
+                return None
+            low, high, _ = i.indices(n)
+            normal.append((low, max(low, high), 1))
+            whole = False
+        elif c is list and listed is None and i and all([k.__class__ is int for k in i]):
+            listed = d
+            normal.append((0, n, 1))
+        else:
+            return None
+    if listed is None:
+        return dispatch.view(_basic, (x, tuple(normal)), a[(*index, ...)])
+    if any([i.__class__ is int for i in index]):
+        return None
+    part = x if whole else basic_index(x, tuple(normal))
+    return index_op(part, [wrap(np.array(index[listed], _I64))], (listed,))
+
+
+_ALL = slice(None)
 
 
 def _advanced(x: Tensor, items: tuple) -> tuple[Tensor, list[Tensor | None]]:
@@ -180,6 +226,11 @@ def _full(indices: Any, dims: tuple, ndim: int) -> list:
 
 
 def _index_run(input: np.ndarray, indices: list, dims: tuple) -> np.ndarray:
+    if len(dims) == 1 and indices[0].dtype is _I64 and input.dtype.isbuiltin == 1:
+        try:
+            return input.take(indices[0], dims[0])
+        except IndexError:  # told below
+            pass
     full = _full(indices, dims, input.ndim)
     _check_bounds("index", input.shape, indices, dims)
     return input[tuple(slice(None) if i is None else i for i in full)]

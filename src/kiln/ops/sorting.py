@@ -170,6 +170,8 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     if not input.ndim:
         return input.copy(), np.zeros((), np.int64)
     n = input.shape[dim]
+    if input.size == n <= _FEW and input.dtype.kind == "f" and (few := _first(input, k, largest)):
+        return few
     if selects(k, n):  # find the k first, then put them in order
         part = np.moveaxis(_extremes(np.moveaxis(input, dim, -1), k, largest), -1, dim)
         order = _order(np.take_along_axis(input, part, dim), dim, largest)
@@ -182,6 +184,20 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     if input.size == n:  # one row
         return input.reshape(-1)[index], index
     return np.take_along_axis(input, index, dim), index
+
+
+def _first(row: np.ndarray, k: int, largest: bool) -> tuple[np.ndarray, np.ndarray] | None:
+    """`topk` of one short row; None where there is a NaN, which is sorted last."""
+    if not 0 < k <= row.size:
+        return None
+    flat = row.reshape(-1)
+    order = (-flat if largest else flat).argsort(kind="stable")
+    worst = flat[order[-1]]
+    if worst != worst:
+        return None
+    index = order[:k].copy()
+    shape = tuple([k if s == row.size else s for s in row.shape]) if row.size > 1 else row.shape
+    return flat.take(index).reshape(shape), index.reshape(shape)
 
 
 def selects(k: int, n: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def view_method(self: Tensor, *shape: Any, size: Any = None, dtype: Any = None) 
     if not CAPTURING and a.__class__ is np.ndarray:
         try:
             sizes = tuple(sizes)
-            r = a.reshape(sizes, copy=False)
+            r = a.reshape(sizes) if a.flags.c_contiguous else a.reshape(sizes, copy=False)
         except Exception:  # told below, in this method's name
             pass
         else:
@@ -227,11 +228,26 @@ def permute(input: Tensor, *dims: VarInts) -> Tensor:
 _permute = permute.op  # type: ignore[attr-defined]
 
 
+@lru_cache(256)
+def _exchanged(n: int, a: int, b: int) -> tuple[int, ...]:
+    """The order of n dimensions with two of them exchanged; none where there are no such two."""
+    if not (-n <= a < n and -n <= b < n):
+        return ()
+    order = list(range(n))
+    order[a], order[b] = order[b], order[a]
+    return tuple(order)
+
+
 @composition(aliases=("swapaxes", "swapdims"), samples=lambda: iter([
     Sample((draw(rng(), (2, 3, 4)), 0, -1)), Sample((draw(rng(), ()), 0, -1)), Sample((draw(rng(), (2, 3)), 0, 2), error=IndexError)]))  # fmt: skip
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """Two dimensions exchanged. A view."""
-    n = input._a.ndim
+    x = input._a
+    n = x.ndim
+    if x.__class__ is np.ndarray and dim0.__class__ is dim1.__class__ is int:
+        order = _exchanged(n, dim0, dim1)
+        if order:
+            return dispatch.view(_permute, (input, order), x.transpose(order))
     a, b = norm_dim(dim0, n, "transpose"), norm_dim(dim1, n, "transpose")
     order = list(range(n))
     if n:

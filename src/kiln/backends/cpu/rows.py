@@ -21,7 +21,7 @@ from .ir import Builder, Module, Val, vec
 from .isa import Isa, make_isa
 from .vmath import VMath
 
-_ELEMENT = {dt.float32.np: ("float", 4), dt.float64.np: ("double", 8)}
+ELEMENT = {dt.float32.np: ("float", 4), dt.float64.np: ("double", 8)}
 TASK = 1 << 14
 """Elements of a task's rows."""
 _BRIEF = 1 << 15  # elements that take less time than letting go of the GIL may cost
@@ -107,7 +107,7 @@ Kind = Callable[[Row, list[Val]], None]
 def _kernel(name: str, kind: Kind, arrays: int, d: np.dtype, isa_name: str | None) -> int:
     """The address of a kernel: its arguments are addresses, the sizes, how many rows a task has and a number."""
     isa = make_isa(isa_name)
-    element, size = _ELEMENT[d]
+    element, size = ELEMENT[d]
     module, symbol = Module(), f"rows_{name}_{element}_{isa.name}"
     b = module.function(symbol, [("ptr", "args"), ("i64", "task"), ("i64", "place")])
     args, task, _ = b.params
