@@ -7,6 +7,7 @@ import pytest
 
 import kiln
 from kiln.autograd import Function, grad, gradcheck, gradgradcheck
+from kiln.autograd import forward_ad as fwAD
 from kiln.autograd.function import once_differentiable
 from kiln.errors import KilnError
 
@@ -348,3 +349,60 @@ def test_save_for_backward_takes_tensors_only():
 
     with pytest.raises(TypeError, match="argument 1 is not a Tensor"):
         function(lambda ctx, g: (g, None), forward).apply(leaf(2), 3)
+
+
+class Swing(Function):
+    """Sine and cosine, with a derivative each way."""
+
+    @staticmethod
+    def forward(x, n):
+        return x.sin() * n, x.cos()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.n = inputs[1]
+        ctx.save_for_backward(inputs[0])
+        ctx.save_for_forward(inputs[0], *output)
+
+    @staticmethod
+    def jvp(ctx, t, n):
+        assert n is None
+        _, sine, cosine = ctx.saved_tensors
+        return t * cosine * ctx.n, -t * sine / ctx.n
+
+    @staticmethod
+    def backward(ctx, a, b):
+        (x,) = ctx.saved_tensors
+        return a * x.cos() * ctx.n - b * x.sin(), None
+
+
+class Forward(Function):
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.save_for_forward(x, y)
+        return x * y
+
+    @staticmethod
+    def jvp(ctx, a, b):
+        x, y = ctx.saved_tensors
+        return a * y + b * x
+
+
+def test_forward_mode_takes_a_functions_own_derivative():
+    x = kiln.tensor([0.3, 1.2], dtype=kiln.float64, requires_grad=True)
+    assert kiln.autograd.gradcheck(lambda x: Swing.apply(x, 2.0), (x,), check_forward_ad=True)
+    f = lambda x: Swing.apply(x, 2.0)[0]  # noqa: E731
+    along = lambda x: kiln.func.jvp(f, (x,), (kiln.ones_like(x),))[1]  # noqa: E731
+    assert kiln.allclose(kiln.func.jvp(along, (x,), (kiln.ones_like(x),))[1], -2 * x.sin())
+    assert kiln.allclose(kiln.func.jacfwd(f)(x), kiln.diag(2 * x.cos()))
+    assert kiln.allclose(kiln.func.grad(lambda x: along(x).sum())(x), -2 * x.sin())
+
+
+def test_a_function_with_a_forward_derivative_alone():
+    a, b = kiln.tensor([1.0, 2.0]), kiln.tensor([3.0, 5.0])
+    with fwAD.dual_level():
+        y = Forward.apply(fwAD.make_dual(a, kiln.ones(2)), b)
+        assert fwAD.unpack_dual(y).tangent.tolist() == [3, 5]
+    assert Forward.apply(a, b).tolist() == [3, 10]
+    with pytest.raises(NotImplementedError, match="either the backward or vjp"):
+        Forward.apply(a.requires_grad_(), b).sum().backward()

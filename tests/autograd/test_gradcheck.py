@@ -94,8 +94,8 @@ def test_elements_that_share_memory_are_refused():
 
 
 def test_unsupported_modes_say_so():
-    with pytest.raises(NotImplementedError, match="check_forward_ad"):
-        gradcheck(lambda x: x, (leaf(2),), check_forward_ad=True)
+    with pytest.raises(NotImplementedError, match="check_batched_grad"):
+        gradcheck(lambda x: x, (leaf(2),), check_batched_grad=True)
 
 
 def test_nondeterministic_backward_is_found():

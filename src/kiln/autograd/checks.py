@@ -16,6 +16,7 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, KilnValueError, KilnWarning, describe
 from ..tensor import Tensor, wrap
 from .engine import grad
+from .forward_ad import dual_level, make_dual, unpack_dual
 
 
 class GradcheckError(KilnError):
@@ -156,6 +157,21 @@ class _Check:
                 if not np.allclose(analytic, numeric, rtol, atol):
                     self.fail(i, j, analytic, numeric)
 
+    def forward(self, eps: float, atol: float, rtol: float) -> None:
+        """Compare the tangents that forward mode gives along each element of each input."""
+        for j, x in enumerate(self.wanted):
+            for h in _units(x._a):
+                change = self.difference(x, h, eps)
+                with dual_level():
+                    given = [make_dual(y.detach(), wrap(h)) if y is x else y for y in self.inputs]
+                    out = self.func(*given)
+                    outputs = list(out) if isinstance(out, tuple | list) else [out]
+                    found = [unpack_dual(outputs[i]).tangent for i in self.kept]
+                for i, (t, numeric) in enumerate(zip(found, change, strict=True)):
+                    tangent = np.zeros_like(numeric) if t is None else t.detach()._a
+                    if not np.allclose(tangent, numeric, rtol, atol):
+                        self.fail(i, j, tangent, numeric)
+
     def repeatable(self, tolerance: float) -> None:
         """Check that the same gradients come out twice."""
         for o in self.outputs:
@@ -200,18 +216,20 @@ def gradcheck(
 
     `inputs` are its arguments; those that require grad are checked and should be float64 or
     complex128. Every output is differentiated alone, so unused outputs are covered. `fast_mode`
-    compares one random direction for each pair instead of whole Jacobians.
+    compares one random direction for each pair instead of whole Jacobians. `check_forward_ad` checks the
+    tangents of forward mode likewise.
     """
     _unsupported(
-        "gradcheck", check_batched_grad=check_batched_grad, check_forward_ad=check_forward_ad,
+        "gradcheck", check_batched_grad=check_batched_grad,
         check_batched_forward_grad=check_batched_forward_grad, masked=bool(masked),
     )  # fmt: skip
-    if not check_backward_ad:
-        return True
     check = _Check(func, inputs, "gradcheck")
     try:
-        (check.fast if fast_mode else check.full)(eps, atol, rtol)
-        check.repeatable(nondet_tol)
+        if check_backward_ad:
+            (check.fast if fast_mode else check.full)(eps, atol, rtol)
+            check.repeatable(nondet_tol)
+        if check_forward_ad:
+            check.forward(eps, atol, rtol)
     except GradcheckError:
         if raise_exception:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,15 @@ from .modes import enable_grad, mode, no_grad
 from .saved import Packed, blocks
 from .tape import TapeNode, edge_of
 from .views import check_inplace, rebase
+
+
+class _Direction(threading.local):
+    """Whether a derivative is being recorded that takes tangents forward: Note [Forward mode] in `kiln.func.derivatives`."""
+
+    forward = False
+
+
+direction = _Direction()
 
 
 class FunctionCtx(TapeNode):
@@ -31,11 +41,13 @@ class FunctionCtx(TapeNode):
         self.function = function
         self.needs_input_grad = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
         self.to_save: tuple[Tensor | None, ...] = ()
+        self.to_save_forward: tuple[Tensor | None, ...] = ()
         self.materialize_grads = True
         self.dirty: tuple[Tensor, ...] = ()
         self.non_differentiable: tuple[Tensor, ...] = ()
         self.versions: list[tuple[list, int]] = []
         self._saved: list[Callable[[], Tensor] | None] = []
+        self._saved_forward: list[Callable[[], Tensor] | None] = []
         self._edge_at: dict[int, int] = {}
 
     def name(self) -> str:
@@ -43,19 +55,20 @@ class FunctionCtx(TapeNode):
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
         """Keep tensors for `ctx.saved_tensors` in `backward`; once, from `forward`."""
-        for i, t in enumerate(tensors):
-            if t is not None and not isinstance(t, Tensor):
-                raise KilnTypeError(
-                    "save_for_backward", f"argument {i} is not a Tensor or None", describe(t),
-                    "keep other values as attributes: ctx.name = value",
-                )  # fmt: skip
+        _only_tensors("save_for_backward", tensors)
         self.to_save = tensors
+
+    def save_for_forward(self, *tensors: Tensor | None) -> None:
+        """Keep tensors for `ctx.saved_tensors` in `jvp`; once, from `forward`."""
+        _only_tensors("save_for_forward", tensors)
+        self.to_save_forward = tensors
 
     @property
     def saved_tensors(self) -> tuple[Tensor | None, ...]:
-        """What `save_for_backward` was given; an error where it was changed in place since."""
+        """What `save_for_backward` was given, in `jvp` `save_for_forward`; an error where it was changed in place since."""
         self.check()
-        return tuple(None if s is None else s() for s in self._saved)
+        saved = self._saved_forward if direction.forward and self._saved_forward else self._saved
+        return tuple(None if s is None else s() for s in saved)
 
     def mark_dirty(self, *tensors: Tensor) -> None:
         """Say which inputs `forward` changed in place; they must be returned."""
@@ -95,6 +108,7 @@ class FunctionCtx(TapeNode):
             check_inplace(x, self.function.__name__, executable)
         tensors = [(i, a) for i, a in enumerate(args) if isinstance(a, Tensor)]
         self.edges = [edge_of(a) for _, a in tensors]
+        self.inputs = [(a._a.shape, a._a.dtype) for _, a in tensors]
         self._edge_at = {i: k for k, (i, _) in enumerate(tensors)}
         results = [self._alias(o, args) for o in outputs]
         if executable:
@@ -127,26 +141,35 @@ class FunctionCtx(TapeNode):
             o._fn, o._idx, o._rg = self, i, True
 
     def _keep(self, outputs: tuple, results: list[Any]) -> None:
-        for t in self.to_save:
+        self._saved = self._held(self.to_save, outputs, results)
+        if self.function.jvp is not Function.jvp:
+            self._saved_forward = self._held(self.to_save_forward, outputs, results)
+        self.to_save = self.to_save_forward = ()
+
+    def _held(
+        self, tensors: tuple[Tensor | None, ...], outputs: tuple, results: list[Any]
+    ) -> list[Callable[[], Tensor] | None]:
+        held: list[Callable[[], Tensor] | None] = []
+        for t in tensors:
             i = next((i for i, o in enumerate(outputs) if o is t), None)
             if t is None:
-                self._saved.append(None)
+                held.append(None)
                 continue
             differentiable = i is not None and isinstance(results[i], Tensor) and results[i]._rg
             if blocks.hooks:
                 packed = Packed(t, blocks.hooks[-1])
                 if differentiable:
                     packed.history = (self, i, True)
-                self._saved.append(packed.tensor)
+                held.append(packed.tensor)
                 continue
             if t._ver is None:
                 t._ver = [0, 0]
             self.versions.append((t._ver, t._ver[0]))
             if i is not None and differentiable:  # holding the output itself would be a cycle
-                self._saved.append(functools.partial(self._saved_output, t._a, t._ver, i))
+                held.append(functools.partial(self._saved_output, t._a, t._ver, i))
             else:
-                self._saved.append(functools.partial(_itself, t))
-        self.to_save = ()
+                held.append(functools.partial(_itself, t))
+        return held
 
     def _saved_output(self, a: Any, ver: list, i: int) -> Tensor:
         out = wrap(a)
@@ -155,6 +178,8 @@ class FunctionCtx(TapeNode):
 
     def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
         self.check()
+        if direction.forward and self.function.jvp is not Function.jvp:
+            return _Tangents(self, gs).outputs()
         if self.materialize_grads:
             gs = [
                 wrap_zeros(shape, d) if g is None and d is not None else g
@@ -200,7 +225,61 @@ class FunctionCtx(TapeNode):
 
     def free(self) -> None:
         super().free()
-        self._saved = []
+        self._saved = self._saved_forward = []
+
+
+class _Tangents(TapeNode):
+    """A custom function's `jvp` where its backward would stand: the map of tangents whose transpose that is.
+
+    Forward mode goes backward through the recorded backward pass, so what is asked of this node is to take tangents of the
+    inputs to those of the outputs. The values of its results are never looked at.
+    """
+
+    def __init__(self, ctx: FunctionCtx, gs: list[Tensor | None]):
+        self.ctx = ctx
+        self.used = [i for i, g in enumerate(gs) if g is not None]
+        seeds = [edge_of(g) for g in gs if g is not None]
+        super().__init__([*seeds, *ctx.edges], len(ctx.edges))  # the map depends on the inputs
+
+    def outputs(self) -> list[Tensor | None]:
+        out: list[Tensor | None] = []
+        for k, edge in enumerate(self.ctx.edges):
+            t = None if edge is None else wrap_zeros(edge[2], edge[3])
+            if t is not None:
+                t._fn, t._idx, t._rg = self, k, True
+            out.append(t)
+        return out
+
+    def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
+        ctx = self.ctx
+        if ctx.materialize_grads:
+            gs = [
+                wrap_zeros(*meta) if g is None else g
+                for g, meta in zip(gs, ctx.inputs, strict=True)
+            ]
+        places = ctx._edge_at
+        given = [gs[places[i]] if i in places else None for i in range(len(ctx.needs_input_grad))]
+        before, direction.forward = direction.forward, True
+        try:
+            found = ctx.function.jvp(ctx, *given)
+        finally:
+            direction.forward = before
+        found = found if isinstance(found, tuple | list) else (found,)
+        if len(found) != len(ctx.metas):
+            raise KilnError(
+                ctx.name(), f"jvp returned {len(found)} tangents for {len(ctx.metas)} outputs of forward",
+                describe(found), "return one for each output, None where there is none",
+            )  # fmt: skip
+        return [*(found[i] for i in self.used), *(None for _ in ctx.edges)]
+
+
+def _only_tensors(name: str, tensors: tuple) -> None:
+    for i, t in enumerate(tensors):
+        if t is not None and not isinstance(t, Tensor):
+            raise KilnTypeError(
+                name, f"argument {i} is not a Tensor or None", describe(t),
+                "keep other values as attributes: ctx.name = value",
+            )  # fmt: skip
 
 
 def _itself(t: Tensor) -> Tensor:
@@ -234,7 +313,7 @@ class Function:
     `forward` runs unrecorded. In its other form it has no `ctx`, and
     `setup_context(ctx, inputs, output)` saves what `backward` needs. `backward` gets one gradient
     for each output and returns one for each input; written in differentiable operations, it can
-    be differentiated again.
+    be differentiated again. `jvp`, where there is one, takes tangents forward.
     """
 
     @staticmethod
@@ -253,13 +332,22 @@ class Function:
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         """The gradients of the inputs from those of the outputs."""
         raise KilnNotImplementedError(
-            "Function",
-            "backward is not implemented",
-            None,
-            "define a static method backward (or vjp)",
-        )
+            "Function", "You must implement either the backward or vjp method for your custom autograd.Function to use it "
+            "with backward mode AD.", None, "define a static method backward (or vjp)",
+        )  # fmt: skip
 
     vjp = backward
+
+    @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
+        """The tangents of the outputs from those of the inputs, None for what is no tensor.
+
+        Forward mode takes it where it is defined, and the transpose of `backward` elsewhere.
+        """
+        raise KilnNotImplementedError(
+            "Function", "You must implement the jvp function for custom autograd.Function to use it with forward mode AD.",
+            None, "define a static method jvp",
+        )  # fmt: skip
 
     @classmethod
     def apply(cls, *args: Any, **kwargs: Any) -> Any:

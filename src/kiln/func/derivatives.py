@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..autograd.engine import grad as gradients
+from ..autograd.function import direction
 from ..autograd.modes import enable_grad, mode
 from ..autograd.tape import TapeNode, Through, edge_of
 from ..compile.pytree import flatten, unflatten
@@ -119,10 +120,14 @@ class Linear:
         self.seeds = [flow.head(zeros_like(o).detach()) for o in self.used]
         self.grads: Sequence[Any] = [None] * len(self.heads)
         if self.used:
-            with enable_grad():
-                self.grads = gradients(
-                    self.used, self.heads, self.seeds, True, True, allow_unused=True
-                )
+            before, direction.forward = direction.forward, True
+            try:
+                with enable_grad():
+                    self.grads = gradients(
+                        self.used, self.heads, self.seeds, True, True, allow_unused=True
+                    )
+            finally:
+                direction.forward = before
 
     def __call__(self, tangents: Sequence[Tensor | None], keep: bool = True) -> list[Tensor]:
         """The tangents of all outputs; an input without one does not move."""
