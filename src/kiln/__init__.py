@@ -92,8 +92,8 @@ globals().update(_formats.BY_NAME)  # kiln.strided, kiln.channels_last, …
 _LAZY_MODULES = {
     "_C", "_dynamo", "_higher_order_ops", "_inductor", "_jit_internal", "_six", "_utils", "accelerator",
     "amp", "array_api", "autograd", "backends", "board", "cli", "compat", "compiler", "config", "cpu", "cuda",
-    "data", "datasets", "distributed", "distributions", "export", "fft", "func", "functional", "futures",
-    "fx", "graph", "hub", "io", "jit", "library", "linalg", "masked", "metrics", "mps", "multiprocessing",
+    "classes", "data", "datasets", "distributed", "distributions", "export", "fft", "func", "functional", "futures",
+    "fx", "graph", "hub", "io", "jit", "library", "linalg", "masked", "metrics", "mps", "mtia", "multiprocessing",
     "naming", "nested", "nn", "onnx", "optim", "overrides", "package", "profiler", "quantization", "random", "return_types", "runtime",
     "serialization", "signal", "sparse", "special", "symbols", "testing", "torch_version", "train", "types", "utils",
     "version", "vision", "xpu",
@@ -142,6 +142,11 @@ _LAZY_NAMES = {
         "_check_type", "_check_value", "_check_with",
     ), "checking"),
     "is_storage": "storage",
+    **dict.fromkeys((
+        "AcceleratorError", "compiled_with_cxx11_abi", "get_file_path", "has_lapack", "has_mkl", "has_openmp", "has_spectral",
+        "init_num_threads", "is_vulkan_available", "prepare_multiprocessing_environment",
+    ), "building"),
+    "DisableTorchFunction": "overrides", "DisableTorchFunctionSubclass": "overrides", "JITException": "jit",
     **dict.fromkeys((
         "_assert_async", "are_deterministic_algorithms_enabled", "get_default_device", "get_device_module", "get_deterministic_debug_mode",
         "get_num_interop_threads", "is_deterministic_algorithms_warn_only_enabled", "is_warn_always_enabled",

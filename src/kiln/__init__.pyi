@@ -19,6 +19,7 @@ from . import array_api as array_api
 from . import autograd as autograd
 from . import backends as backends
 from . import board as board
+from . import classes as classes
 from . import cli as cli
 from . import compat as compat
 from . import compiler as compiler
@@ -44,6 +45,7 @@ from . import linalg as linalg
 from . import masked as masked
 from . import metrics as metrics
 from . import mps as mps
+from . import mtia as mtia
 from . import multiprocessing as multiprocessing
 from . import naming as naming
 from . import nested as nested
@@ -70,6 +72,7 @@ from . import utils as utils
 from . import version as version
 from . import vision as vision
 from . import xpu as xpu
+from .building import AcceleratorError as AcceleratorError
 from .storage import BFloat16Storage as BFloat16Storage
 from .ops.legacy import BFloat16Tensor as BFloat16Tensor
 from .storage import BoolStorage as BoolStorage
@@ -81,6 +84,8 @@ from .storage import CharStorage as CharStorage
 from .ops.legacy import CharTensor as CharTensor
 from .storage import ComplexDoubleStorage as ComplexDoubleStorage
 from .storage import ComplexFloatStorage as ComplexFloatStorage
+from .overrides import DisableTorchFunction as DisableTorchFunction
+from .overrides import DisableTorchFunctionSubclass as DisableTorchFunctionSubclass
 from .storage import DoubleStorage as DoubleStorage
 from .ops.legacy import DoubleTensor as DoubleTensor
 from .streams import Event as Event
@@ -93,6 +98,7 @@ from .storage import HalfStorage as HalfStorage
 from .ops.legacy import HalfTensor as HalfTensor
 from .storage import IntStorage as IntStorage
 from .ops.legacy import IntTensor as IntTensor
+from .jit import JITException as JITException
 from .errors import KilnError as KilnError
 from .errors import KilnMemoryError as KilnMemoryError
 from .errors import KilnWarning as KilnWarning
@@ -129,6 +135,7 @@ from .shape import broadcast_shapes as broadcast_shapes
 from .dtypes import can_cast as can_cast
 from .amp.autocast_mode import clear_autocast_cache as clear_autocast_cache
 from .compile import compile as compile
+from .building import compiled_with_cxx11_abi as compiled_with_cxx11_abi
 from .compile.control import cond as cond
 from .ops.native import constant_pad_nd as constant_pad_nd
 from .ops.native import conv_tbc as conv_tbc
@@ -167,6 +174,7 @@ from .switches import get_default_device as get_default_device
 from .dtypes import get_default_dtype as get_default_dtype
 from .switches import get_deterministic_debug_mode as get_deterministic_debug_mode
 from .switches import get_device_module as get_device_module
+from .building import get_file_path as get_file_path
 from .config import get_float32_matmul_precision as get_float32_matmul_precision
 from .switches import get_num_interop_threads as get_num_interop_threads
 from .runtime.threads import get_num_threads as get_num_threads
@@ -176,10 +184,15 @@ from .ops.native import grid_sampler_2d as grid_sampler_2d
 from .ops.native import grid_sampler_3d as grid_sampler_3d
 from .nn.recurrent import gru as gru
 from .ops.native import gru_cell as gru_cell
+from .building import has_lapack as has_lapack
+from .building import has_mkl as has_mkl
+from .building import has_openmp as has_openmp
+from .building import has_spectral as has_spectral
 from .ops.native import hinge_embedding_loss as hinge_embedding_loss
 from .sparse import hspmm as hspmm
 from .dtypes import iinfo as iinfo
 from .autograd.modes import inference_mode as inference_mode
+from .building import init_num_threads as init_num_threads
 from .random import initial_seed as initial_seed
 from .ops.native import instance_norm as instance_norm
 from .quantization import int_repr as int_repr
@@ -194,6 +207,7 @@ from .autograd.modes import is_grad_enabled as is_grad_enabled
 from .switches import is_inference as is_inference
 from .autograd.modes import is_inference_mode_enabled as is_inference_mode_enabled
 from .storage import is_storage as is_storage
+from .building import is_vulkan_available as is_vulkan_available
 from .switches import is_warn_always_enabled as is_warn_always_enabled
 from .ops.native import kl_div as kl_div
 from .formats import layout as layout
@@ -219,6 +233,7 @@ from .quantization import per_tensor_affine as per_tensor_affine
 from .quantization import per_tensor_symmetric as per_tensor_symmetric
 from .ops.copies import permute_copy as permute_copy
 from .ops.native import poisson_nll_loss as poisson_nll_loss
+from .building import prepare_multiprocessing_environment as prepare_multiprocessing_environment
 from .dtypes import promote_types as promote_types
 from .quantization import q_per_channel_axis as q_per_channel_axis
 from .quantization import q_per_channel_scales as q_per_channel_scales

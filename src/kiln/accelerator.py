@@ -21,7 +21,8 @@ def nothing(
     """A function that says that there is no such device."""
 
     def fail(*args: Any, **kwargs: Any) -> Any:
-        raise error(f"{kind}.{name}", f"this build of Kiln has no {kind} device", None, _HELP)
+        what = f"not compiled with {kind.upper()} enabled: this build of Kiln has no {kind} device"
+        raise error(f"{kind}.{name}", what, None, _HELP)
 
     fail.__name__ = fail.__qualname__ = name
     fail.__doc__ = f"Raises {error.__name__}: there is no {kind} device."

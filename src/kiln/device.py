@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Any, Self
 
-from .errors import KilnError, KilnTypeError
+from .errors import KilnAssertionError, KilnError, KilnTypeError
 
-KNOWN = ("cpu", "cuda", "mps", "xla", "xpu", "meta")
+KNOWN = ("cpu", "cuda", "mps", "xla", "xpu", "meta", "hip", "hpu", "ipu", "lazy", "maia", "mkldnn", "mtia", "opencl", "opengl",
+         "privateuseone", "ve", "vulkan")  # fmt: skip
 AVAILABLE = ("cpu",)
 
 
@@ -79,9 +80,10 @@ def as_device(d: Any) -> device:
     if d is None:
         return CPU
     out = d if isinstance(d, device) else device(d)
-    if out.type not in AVAILABLE:
-        raise KilnError(
-            "device", f"no {out.type} device here", str(out),
+    if out.type not in AVAILABLE:  # PyTorch's builds for the CPU assert for these two
+        error = KilnAssertionError if out.type in ("cuda", "xpu") else KilnError
+        raise error(
+            "device", f"not compiled with {out.type.upper()} enabled: no {out.type} device here", str(out),
             "this build of Kiln computes on 'cpu'",
         )  # fmt: skip
     return out

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args, get_origin
 
+from .amp.autocast_mode import autocast, is_autocast_enabled
 from .autograd.function import Function
+from .dtypes import as_dtype
 from .errors import KilnError, KilnValueError
+from .refusal import refuse
 from .tensor import Tensor
 
 __all__ = [
-    "CustomOpDef",
-    "Library",
-    "custom_op",
-    "get_ctx",
-    "impl",
-    "impl_abstract",
-    "register_autograd",
-    "register_fake",
-    "register_kernel",
-]
+    "CustomOpDef", "Library", "custom_op", "define", "get_ctx", "impl", "impl_abstract", "infer_schema", "opcheck",
+    "register_autocast", "register_autograd", "register_fake", "register_kernel", "register_vmap",
+]  # fmt: skip
+
+refuse(
+    __name__, "triton_op wrap_triton register_torch_dispatch fallthrough_kernel", "kernels of Triton and PyTorch's dispatcher",
+    "kiln.library.custom_op with a function in NumPy or in tensors",
+)  # fmt: skip
 
 DEFINED: dict[str, dict[str, Any]] = {}
 """The ops of each namespace."""
@@ -187,6 +188,129 @@ def impl(op: Any, types: Any, func: Callable | None = None, *, lib: Any = None) 
     }
     given = [types] if isinstance(types, str) else types
     return _found(op).register_kernel([kinds.get(t, t.lower()) for t in given], func)
+
+
+def define(qualname: str, schema: str, *, lib: Any = None, tags: Any = ()) -> None:
+    """Define an op "namespace::name" by its schema "(Tensor x) -> Tensor"; `impl` gives it a function."""
+    namespace, _, name = qualname.partition("::")
+    Library(namespace, "FRAGMENT").define(name + schema)
+
+
+def register_vmap(op: Any, func: Any = None, /, *, lib: Any = None) -> Any:
+    """Say how an op is mapped; Kiln maps the ops that it is made of."""
+    return _found(op).register_vmap(func)
+
+
+def register_autocast(op: Any, device_type: str, cast_inputs: Any, /, *, lib: Any = None) -> None:
+    """Have an op take its floating arguments in this dtype inside of `autocast`."""
+    made, ours = _found(op), as_dtype(cast_inputs)
+    fn = made._fn
+
+    def cast(*args: Any, **kwargs: Any) -> Any:
+        if is_autocast_enabled(device_type):
+            args = tuple(
+                a.to(ours) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args
+            )
+            with autocast(device_type, enabled=False):
+                return fn(*args, **kwargs)
+        return fn(*args, **kwargs)
+
+    made._fn = cast
+
+
+_KINDS = {Tensor: "Tensor", int: "SymInt", float: "float", bool: "bool", str: "str"}
+
+
+def infer_schema(
+    prototype_function: Callable, /, *, mutates_args: Any = (), op_name: str | None = None
+) -> str:
+    """The schema of an op from the annotations of a function: "(Tensor x, float y=1.0) -> Tensor"."""
+    signature = inspect.signature(prototype_function, eval_str=True)
+    changed = set(signature.parameters) if mutates_args == "unknown" else set(mutates_args)
+
+    def kind(t: Any, name: str) -> str:
+        if t in _KINDS:
+            return _KINDS[t]
+        inner = [a for a in get_args(t) if a is not type(None)]
+        if type(None) in get_args(t) and len(inner) == 1:
+            return kind(inner[0], name) + "?"
+        if get_origin(t) in (list, Sequence) and len(inner) == 1:
+            return kind(inner[0], name) + "[]"
+        if get_origin(t) is tuple:
+            return f"({', '.join(kind(a, name) for a in inner)})"
+        raise KilnValueError(
+            "infer_schema", f"Parameter {name} has an unsupported type", repr(t), "annotate it"
+        )
+
+    parts, star = [], False
+    for p in signature.parameters.values():
+        text = kind(p.annotation, p.name)
+        if p.name in changed and text.startswith("Tensor"):
+            text = text.replace("Tensor", f"Tensor(a{len(parts)}!)", 1)
+        if p.kind is p.KEYWORD_ONLY and not star:
+            parts.append("*")
+            star = True
+        default = (
+            ""
+            if p.default is p.empty
+            else f'="{p.default}"'
+            if isinstance(p.default, str)
+            else f"={p.default}"
+        )
+        parts.append(f"{text} {p.name}{default}")
+    result = signature.return_annotation
+    return f"{op_name or ''}({', '.join(parts)}) -> {'()' if result is None else kind(result, 'return')}"
+
+
+def opcheck(
+    op: Any, args: tuple, kwargs: dict[str, Any] | None = None, *, test_utils: Any = (), raise_exception: bool = True,
+    atol: float | None = None, rtol: float | None = None,
+) -> dict[str, str]:  # fmt: skip
+    """Try an op: that it leaves arguments alone that it does not say it changes, and gives the same when it is captured.
+
+    Gives "SUCCESS" for each of PyTorch's checks; raises what is wrong, or gives that with `raise_exception=False`.
+    """
+    from .compile import compile
+
+    made, given = _found(op), kwargs or {}
+    names = list(made._signature.parameters)
+    tests = (
+        "test_schema",
+        "test_autograd_registration",
+        "test_faketensor",
+        "test_aot_dispatch_dynamic",
+    )
+    try:
+        before = [a._version if isinstance(a, Tensor) else None for a in args]
+        want = made(*args, **given)
+        for name, a, version in zip(names, args, before, strict=False):
+            if version is not None and a._version != version and name not in made._mutates:
+                raise KilnError(
+                    "opcheck",
+                    f"argument {name} was changed in place",
+                    made._name,
+                    "name it in mutates_args",
+                )
+        if not made._mutates:
+            got = compile(lambda *a: made(*a, **given))(*args)
+            for x, y in zip(
+                *([v] if isinstance(v, Tensor) else list(v) for v in (got, want)), strict=True
+            ):
+                if (
+                    isinstance(x, Tensor)
+                    and not x.isclose(y, rtol or 1e-5, atol or 1e-6, True).all().item()
+                ):
+                    raise KilnError(
+                        "opcheck",
+                        "the op gives something else where it is captured",
+                        made._name,
+                        "",
+                    )
+    except Exception as e:
+        if raise_exception:
+            raise
+        return dict.fromkeys(tests, str(e))
+    return dict.fromkeys(tests, "SUCCESS")
 
 
 def get_ctx() -> Any:

@@ -374,6 +374,16 @@ class Function:
         return tuple(results) if several else results[0]
 
 
+class InplaceFunction(Function):
+    """A function that may work in place, by a flag; programs derive from it."""
+
+    def __init__(self, inplace: bool = False):
+        self.inplace = inplace
+
+
+FunctionMeta, BackwardCFunction = type(Function), FunctionCtx
+
+
 def _seen_from_outside(args: tuple) -> bool:
     """Whether arguments of a function under vmap require grad where the batch comes from."""
     from ..func.level import Level

@@ -48,6 +48,13 @@ class save_on_cpu(saved_tensors_hooks):
 
 
 @contextmanager
+def allow_mutation_on_saved_tensors() -> Iterator[None]:
+    """Within the block, what backward needs is kept as copies, so that in-place ops on the originals do no harm."""
+    with saved_tensors_hooks(lambda t: t.clone(), lambda kept: kept):
+        yield
+
+
+@contextmanager
 def disable_saved_tensors_hooks(error_message: str) -> Iterator[None]:
     """Within the block `saved_tensors_hooks` are an error with this message."""
     if blocks.hooks:
@@ -113,6 +120,6 @@ class _Several(RemovableHandle):
 
 
 __all__ = [
-    "GradientEdge", "Node", "disable_saved_tensors_hooks", "get_gradient_edge", "increment_version",
+    "GradientEdge", "Node", "allow_mutation_on_saved_tensors", "disable_saved_tensors_hooks", "get_gradient_edge", "increment_version",
     "register_multi_grad_hook", "save_on_cpu", "saved_tensors_hooks",
 ]  # fmt: skip

@@ -121,6 +121,19 @@ class inference_mode(_GradMode):
         self.value, self.inference = not mode, bool(mode)
 
 
+class set_multithreading_enabled:
+    """Whether backward may run on several threads, for a `with` block or from here on: kernels use all of them either way."""
+
+    def __init__(self, mode: bool):
+        self.mode = mode
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 class set_grad_enabled(_GradMode):
     """Set the mode at once; as a context manager it is restored at the end."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_SETTINGS = {"cuda", "cudnn"}
+_SETTINGS = {"cpu", "cuda", "cudnn"}
 _LIBRARIES = {
-    "cusparselt", "kleidiai", "miopen", "mkl", "mkldnn", "mps", "nnpack", "openmp", "opt_einsum", "quantized",
+    "cusparselt", "kleidiai", "mha", "miopen", "mkl", "mkldnn", "mps", "nnpack", "openmp", "opt_einsum", "quantized",
+    "xnnpack",
 }  # fmt: skip
 
 

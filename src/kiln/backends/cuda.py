@@ -38,6 +38,23 @@ _sdp = {"flash": True, "mem_efficient": True, "math": True, "cudnn": True}
 _reduced = False
 
 
+class _Needs(type):
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        raise KilnError(
+            f"backends.cuda.{cls.__name__}", "not compiled with CUDA enabled: this build of Kiln has no cuda device", None,
+            "compute on the CPU where cuda.is_available() is False",
+        )  # fmt: skip
+
+
+class SDPAParams(metaclass=_Needs):
+    """What decides about the form of attention on a CUDA device: there is none."""
+
+
+def is_ck_sdpa_available() -> bool:
+    """Whether AMD's kernels of attention are there: False."""
+    return False
+
+
 def is_built() -> bool:
     """Whether this build has CUDA: False."""
     return False

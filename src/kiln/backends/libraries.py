@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Self
 
+from ..accelerator import nothing
+from ..errors import KilnError
+
 
 def _library(name: str, doc: str, **names: Any) -> None:
     module = ModuleType(f"{__package__}.{name}", doc)
@@ -60,8 +63,25 @@ _mkldnn_flags, _mkldnn_set = _flags(
 )
 _nnpack_flags, _nnpack_set = _flags(enabled=False)
 
+_fastpath = [True]
+
+
+def get_fastpath_enabled() -> bool:
+    """What `set_fastpath_enabled` set."""
+    return _fastpath[0]
+
+
+def set_fastpath_enabled(value: bool) -> None:
+    """Whether attention may take a shorter way where no gradient is asked for: remembered, results are the same."""
+    _fastpath[0] = bool(value)
+
+
+_library("mha", "Attention's shorter way.", get_fastpath_enabled=get_fastpath_enabled,
+         set_fastpath_enabled=set_fastpath_enabled)  # fmt: skip
+_library("xnnpack", "XNNPACK: Kiln computes without it.", enabled=False)
 _library("mps", "Apple's GPUs: not in this build.", is_available=_no, is_built=_no, is_macos13_or_newer=_not_built,
-         is_macos_or_newer=_not_built)  # fmt: skip
+         is_macos_or_newer=_not_built, get_name=nothing("mps", "get_name", KilnError),
+         get_core_count=nothing("mps", "get_core_count", KilnError))  # fmt: skip
 _library(
     "mkl",
     "Intel's MKL: Kiln computes without it.",

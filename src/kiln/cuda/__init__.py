@@ -9,8 +9,15 @@ from ..accelerator import constant, guard, nothing
 from ..errors import KilnError, KilnMemoryError, KilnTypeError
 from ..ops.legacy import TYPES, TensorType
 from .memory import (  # noqa: F401
+    caching_allocator_alloc,
+    caching_allocator_delete,
+    caching_allocator_enable,
+    change_current_allocator,
     empty_cache,
+    get_allocator_backend,
     get_per_process_memory_fraction,
+    host_memory_stats,
+    host_memory_stats_as_nested_dict,
     max_memory_allocated,
     max_memory_cached,
     max_memory_reserved,
@@ -23,9 +30,11 @@ from .memory import (  # noqa: F401
     memory_stats_as_nested_dict,
     memory_summary,
     memory_usage,
+    reset_accumulated_host_memory_stats,
     reset_accumulated_memory_stats,
     reset_max_memory_allocated,
     reset_max_memory_cached,
+    reset_peak_host_memory_stats,
     reset_peak_memory_stats,
     set_per_process_memory_fraction,
 )  # fmt: skip
@@ -138,9 +147,25 @@ def _type(name: str) -> Any:
     return _Needs(name, (), {"__doc__": "Needs a CUDA device: raises.", "__module__": __name__})
 
 
-Stream, ExternalStream, Event, CUDAGraph, graph, MemPool = map(
-    _type, ("Stream", "ExternalStream", "Event", "CUDAGraph", "graph", "MemPool")
-)
+Stream, ExternalStream, Event, CUDAGraph, graph, MemPool, GreenContext, CUDAPluggableAllocator = map(
+    _type,
+    ("Stream", "ExternalStream", "Event", "CUDAGraph", "graph", "MemPool", "GreenContext", "CUDAPluggableAllocator"),
+)  # fmt: skip
+for _name in ("BFloat16", "Bool", "Byte", "Char", "ComplexDouble", "ComplexFloat", "Double", "Float", "Half", "Int", "Long", "Short"):  # fmt: skip
+    globals()[_name + "Storage"] = _type(_name + "Storage")
+
+
+class cudaStatus:
+    """Numbers that CUDA's runtime answers with."""
+
+    SUCCESS, ERROR_NOT_READY = 0, 34
+
+
+def check_error(res: int) -> None:
+    """Raise CudaError for a number that is not that of success."""
+    if res != cudaStatus.SUCCESS:
+        raise CudaError(f"CUDA error {res}")
+
 
 for _name in [
     "can_device_access_peer",
@@ -148,12 +173,14 @@ for _name in [
     "cudart",
     "current_blas_handle",
     "current_device",
+    "current_solver_handle",
     "current_stream",
     "default_stream",
     "device_memory_used",
     "get_device_capability",
     "get_device_name",
     "get_device_properties",
+    "get_stream_from_external",
     "get_sync_debug_mode",
     "graph_pool_handle",
     "init",
@@ -165,6 +192,7 @@ for _name in [
     "set_sync_debug_mode",
     "synchronize",
     "temperature",
+    "use_mem_pool",
     "utilization",
 ]:
     globals()[_name] = nothing("cuda", _name)
@@ -190,7 +218,9 @@ for _name, _cpu in TYPES.items():
     )  # fmt: skip
     _made.dtype, _made.device = _cpu.dtype, "cuda"
 
-_ROOMS = {"amp", "memory", "nccl", "nvtx", "random"}
+_ROOMS = {
+    "amp", "green_contexts", "jiterator", "memory", "nccl", "nvtx", "profiler", "random", "sparse", "tunable",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -15,18 +15,16 @@ memory_allocated, max_memory_allocated, memory_reserved, max_memory_reserved, me
     )
 )  # fmt: skip
 _NOTHING = "Nothing, as there is no device."
-empty_cache, reset_peak_memory_stats, reset_accumulated_memory_stats, reset_max_memory_allocated, reset_max_memory_cached = (
-    constant(n, lambda: None, _NOTHING) for n in (
-        "empty_cache", "reset_peak_memory_stats", "reset_accumulated_memory_stats", "reset_max_memory_allocated",
-        "reset_max_memory_cached",
-    )
-)  # fmt: skip
-mem_get_info, memory_summary, memory_usage, set_per_process_memory_fraction, get_per_process_memory_fraction = (
-    nothing("cuda", n) for n in (
-        "mem_get_info", "memory_summary", "memory_usage", "set_per_process_memory_fraction",
-        "get_per_process_memory_fraction",
-    )
-)  # fmt: skip
+for _name in (
+    "caching_allocator_enable", "empty_cache", "reset_accumulated_host_memory_stats", "reset_accumulated_memory_stats",
+    "reset_max_memory_allocated", "reset_max_memory_cached", "reset_peak_host_memory_stats", "reset_peak_memory_stats",
+):  # fmt: skip
+    globals()[_name] = constant(_name, lambda: None, _NOTHING)
+for _name in (
+    "caching_allocator_alloc", "caching_allocator_delete", "change_current_allocator", "get_allocator_backend",
+    "get_per_process_memory_fraction", "mem_get_info", "memory_summary", "memory_usage", "set_per_process_memory_fraction",
+):  # fmt: skip
+    globals()[_name] = nothing("cuda", _name)
 
 
 def memory_stats(device: Any = None) -> dict[str, Any]:
@@ -34,8 +32,10 @@ def memory_stats(device: Any = None) -> dict[str, Any]:
     return OrderedDict()
 
 
-memory_stats_as_nested_dict = constant(
-    "memory_stats_as_nested_dict", dict, "What is known about the memory of the device: nothing."
-)
+memory_stats_as_nested_dict, host_memory_stats, host_memory_stats_as_nested_dict = (
+    constant(n, kind, "What is known about the memory of the device, or what is pinned for it: nothing.")
+    for n, kind in (("memory_stats_as_nested_dict", dict), ("host_memory_stats", OrderedDict),
+                    ("host_memory_stats_as_nested_dict", dict))
+)  # fmt: skip
 memory_snapshot = constant("memory_snapshot", list, "The blocks of memory on the device: none.")
 _record_memory_history = nothing("cuda", "memory._record_memory_history")

@@ -6,7 +6,11 @@ from typing import Any
 
 from ..accelerator import nothing
 
-version = nothing("cuda", "nccl.version")
+version, init_rank, unique_id, all_gather, all_reduce, broadcast, reduce, reduce_scatter = (
+    nothing("cuda", f"nccl.{n}")
+    for n in ("version", "init_rank", "unique_id", "all_gather", "all_reduce", "broadcast", "reduce", "reduce_scatter")
+)  # fmt: skip
+SUM = 0
 
 
 def is_available(tensors: Any) -> bool:

@@ -3,6 +3,7 @@
 from ..accelerator import nothing
 from ..errors import KilnError
 
-range_push, range_pop, range, mark = (
-    nothing("cuda", f"nvtx.{n}", KilnError) for n in ("range_push", "range_pop", "range", "mark")
+range_push, range_pop, range_start, range_end, range, mark = (
+    nothing("cuda", f"nvtx.{n}", KilnError)
+    for n in ("range_push", "range_pop", "range_start", "range_end", "range", "mark")
 )

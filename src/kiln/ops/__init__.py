@@ -26,6 +26,7 @@ from . import (  # noqa: F401
     factorize,
     facts,
     fft,
+    former,
     grids,
     histograms,
     implicit,

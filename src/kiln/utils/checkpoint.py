@@ -9,6 +9,7 @@ function the second run is the same computation as the first, which is then kept
 from __future__ import annotations
 
 import typing
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import get_ident
@@ -179,6 +180,39 @@ refuse(
 )  # fmt: skip
 
 __all__ = ["CheckpointError", "checkpoint", "checkpoint_sequential", "set_checkpoint_early_stop"]
+
+
+def check_backward_validity(inputs: Any) -> None:
+    """Warn where no input requires grad, so that nothing would be differentiated."""
+    if not any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
+        warnings.warn(
+            "None of the inputs have requires_grad=True. Gradients will be None", stacklevel=2
+        )
+
+
+def get_device_states(*args: Any) -> tuple[list[int], list[Tensor]]:
+    """The generators' states of the devices that arguments lie on: none, beside the CPU's."""
+    return [], []
+
+
+def set_device_states(devices: Any, states: Any, *, device_type: str | None = None) -> None:
+    """Restore what `get_device_states` gave."""
+
+
+class DefaultDeviceType:
+    """The kind of device that is assumed where no argument tells."""
+
+    _kind = "cuda"
+
+    @staticmethod
+    def set_device_type(device: str = "cuda") -> None:
+        """Assume another."""
+        DefaultDeviceType._kind = device
+
+    @staticmethod
+    def get_device_type() -> str:
+        """What is assumed: "cuda" unless set."""
+        return DefaultDeviceType._kind
 
 
 def __getattr__(name: str) -> Any:
