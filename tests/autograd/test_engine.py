@@ -461,3 +461,78 @@ def test_backward_is_silent_where_warnings_are_errors(f):
     x = leaf(0, 1)
     f(x)[0].backward()
     assert x.grad.shape == (2,)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_only_what_leads_to_the_inputs_is_computed(create_graph):
+    x, w = kiln.ones(2, 3, requires_grad=True), kiln.ones(4, 3, requires_grad=True)
+    b = kiln.zeros(4, requires_grad=True)
+    y = F.linear(x, w, b)
+    z = kiln.cat([y * b, w.mT])
+    seen = []
+    y.grad_fn.register_hook(lambda into, of: seen.append([g is None for g in into]))
+    z.grad_fn.register_hook(lambda into, of: seen.append([g is None for g in into]))
+    (g,) = grad(z.sum(), x, create_graph=create_graph)
+    assert seen == [[False, True], [False, True, True]]
+    np.testing.assert_array_equal(g.detach().numpy(), np.zeros((2, 3)))
+    assert g.requires_grad is create_graph
+    assert x.grad is w.grad is b.grad is None
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_rule_that_is_not_needed_may_have_no_gradient(create_graph):
+    class Half(kiln.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, g):
+            raise AssertionError("nobody asked")
+
+    a, x = kiln.ones(3, requires_grad=True), kiln.ones(3, requires_grad=True)
+    (g,) = grad((a * Half.apply(x)).sum(), a, create_graph=create_graph)
+    np.testing.assert_array_equal(g.detach().numpy(), [2, 2, 2])
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_gradients_that_were_found_are_not_written_to(create_graph):
+    leaf = kiln.ones(3, requires_grad=True)
+    x = leaf * 1
+    first = x[0]
+    z = x + 0.0  # whose gradient goes on as it is, to where parts are added up in place
+    s = z[0] * 2 + z[1] * 3 + first * 5
+    gz, gx, gl = grad(s, [z, x, leaf], create_graph=create_graph)
+    np.testing.assert_array_equal(gz.detach().numpy(), [2, 3, 0])
+    np.testing.assert_array_equal(gx.detach().numpy(), [7, 3, 0])
+    np.testing.assert_array_equal(gl.detach().numpy(), [7, 3, 0])
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_leafs_hooks_see_the_sum_of_its_gradients_once(create_graph):
+    x = kiln.ones(2, requires_grad=True)
+    seen = []
+    x.register_hook(lambda g: seen.append(g.tolist()))
+    grad((x * 2 + x * 3).sum(), x, create_graph=create_graph)
+    assert seen == [[5, 5]]
+
+
+@pytest.mark.parametrize("of", [kiln.tanh, kiln.sigmoid, lambda x: x**4, lambda x: x.pow(3)])
+@pytest.mark.parametrize("shape", [(), (4,), (3, 5), (0, 2)])
+@pytest.mark.parametrize("dtype", [kiln.float32, kiln.float64])
+def test_derivatives_up_to_the_third(of, shape, dtype):
+    x = (kiln.rand(shape, dtype=dtype) - 0.5).requires_grad_()
+    y, found = of(x), []
+    for _ in range(3):
+        (y,) = grad(y.sum(), x, create_graph=True)
+        found.append(y.detach())
+    (last,) = grad(found[0].sum() * 0 + of(x).sum(), x)  # on plain arrays
+    kiln.testing.assert_close(last, found[0])
+    h = 1e-3 if dtype is kiln.float64 else 1e-2
+    with kiln.no_grad():
+        away = [of(x + k * h) for k in (-2, -1, 1, 2)]
+    slope = (away[2] - away[1]) / (2 * h)
+    bend = (away[3] - 2 * away[2] + 2 * away[1] - away[0]) / (2 * h**3)
+    kiln.testing.assert_close(found[0], slope, rtol=1e-3, atol=1e-3)
+    if dtype is kiln.float64:
+        kiln.testing.assert_close(found[2], bend, rtol=1e-3, atol=1e-3)

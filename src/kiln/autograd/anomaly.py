@@ -37,11 +37,11 @@ class Watch:
         """Remember the line that makes a node."""
         _lines[node] = line()
 
-    def run(self, node: TapeNode, gs: list[Tensor | None]) -> list[Tensor | None]:
-        """A node's backward; an error where it gives NaN."""
+    def run(self, node: Any, gs: list[Tensor | None], *part: Any) -> list[Tensor | None]:
+        """A node's backward, or that of some of its edges; an error where it gives NaN."""
         at = _lines.get(node, "was made before anomaly mode was on")
         try:
-            results = node.backward(gs)
+            results = node.backward(gs, *part)
         except Exception as e:
             e.add_note(f"anomaly mode: the forward call of {node.name()} is {at}")
             raise

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import KilnError, KilnTypeError, describe
 from ..tensor import Tensor, wrap
-from .tape import SAVING, OpNode, TapeNode, Through, edge_of
+from .tape import SAVING, OpNode, Part, Through, edge_of
 
 Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
 
@@ -79,18 +79,18 @@ class PackedNode(OpNode):
 
     __slots__ = ()
 
-    def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
+    def backward(self, gs: list[Tensor | None], part: Part | None = None) -> list[Tensor | None]:
         kept = self.args
         if not self.freed:
             self.args = tuple(_unpacked(x) for x in kept)
         try:
-            return super().backward(gs)
+            return super().backward(gs, part)
         finally:
             if not self.freed:
                 self.args = kept
 
-    def backward_arrays(self, gs: list[Any]) -> list[Any]:
-        return TapeNode.backward_arrays(self, gs)
+    def backward_arrays(self, gs: list[Any], part: Part | None = None) -> list[Any]:
+        return self.by_rules(gs, part)
 
     def outputs(self) -> tuple[Tensor, ...]:
         return tuple(p.tensor() for p in self.outs[0])

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..dtypes import OF_NUMPY, float32, float64
 from ..errors import KilnError, describe
-from ..ops.registry import GRAD, OUT, PICKS, SHAPE, SIZES, Op, Plan, Rule, _shape_of
+from ..ops.registry import Op, Plan, Rule, _shape_of
 from ..tensor import Tensor, _fresh, wrap
 from .modes import DISABLED, mode
 
@@ -27,6 +27,8 @@ SAVING: list[Any] = []
 """As many functions as there are blocks of saved_tensors_hooks on all threads; empty almost always."""
 
 Edge = tuple  # (TapeNode or leaf Tensor, output index, shape, NumPy dtype)
+Part = tuple[Plan, list]
+"""What backward does for some of a node's edges, and these."""
 
 
 def edge_of(x: Tensor) -> Edge | None:
@@ -142,10 +144,12 @@ class TapeNode:
 
     def backward_arrays(self, gs: list[Any]) -> list[Any]:
         """`backward` on plain arrays, for a first-order pass in eager mode."""
-        return [
-            None if r is None else r._a
-            for r in self.backward([None if g is None else wrap(np.asarray(g)) for g in gs])
-        ]
+        return self.by_rules(gs)
+
+    def by_rules(self, gs: list[Any], *part: Any) -> list[Any]:
+        """`backward_arrays` by `backward`, of a part of an op's edges where that is given."""
+        given = [None if g is None else wrap(np.asarray(g)) for g in gs]
+        return [None if r is None else r._a for r in self.backward(given, *part)]
 
     def free(self) -> None:
         """Drop what was saved."""
@@ -218,6 +222,10 @@ class OpNode(TapeNode):
     def outputs(self) -> tuple[Tensor, ...]:
         """The saved outputs as tensors that lead back to this node."""
         payloads, ver = self.outs
+        if len(payloads) == 1:
+            t = wrap(payloads[0])
+            t._ver, t._fn, t._rg = ver, self, True
+            return (t,)
         out = []
         for i, a in enumerate(payloads):
             t = wrap(a)
@@ -227,49 +235,37 @@ class OpNode(TapeNode):
             out.append(t)
         return tuple(out)
 
-    def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
+    def backward(self, gs: list[Tensor | None], part: Part | None = None) -> list[Tensor | None]:
         if self.freed or self.versions:
             self.check()
+        plan, edges = part or (self.plan, self.edges)
         if self.n_out == 1 and gs[0] is None:
-            return [None] * len(self.edges)
-        results = self.differentiate(gs, self.args, self.outputs)
+            return [None] * len(edges)
+        results = plan.differentiate(gs, self.args, self.outputs, edges)
         return self.formal(results) if self.op.formal and mode.grad else results
 
     def differentiate(
         self, gs: Sequence[Any], args: Sequence[Any], outputs: Callable[[], Sequence[Tensor]]
     ) -> list[Tensor | None]:
-        """The gradient, or None, for each edge: by the op's rules, from these gradients, arguments and outputs."""
-        plan = self.plan
-        single = self.n_out == 1
-        g: Any = gs[0] if single else gs
-        outs: Any = None
-        found: dict[int, Any] = {}
-        for rule in plan.rules:
-            values: list[Any] = []
-            for s in rule.slots:
-                if s >= 0:
-                    values.append(args[s])
-                elif s == GRAD:
-                    values.append(g)
-                elif s == OUT:
-                    outs = outs or outputs()
-                    values.append(outs[0] if single else outs)
-                elif s == PICKS:
-                    outs = outs or outputs()
-                    values.append(outs[1])
-                elif s <= SIZES:
-                    values.append(_shape_of(args[SIZES - s]))
-                elif s == SHAPE:
-                    k = next(k for k, (i, _) in enumerate(plan.slots) if i in rule.targets)
-                    values.append(self.edges[k][2])  # type: ignore[index]
-                else:
-                    values.append(tuple(t in plan.needed for t in rule.targets))
-            r = rule.fn(*values)
-            if rule.joint:
-                found.update(zip(rule.targets, r, strict=True))
-            else:
-                found[rule.targets[0]] = r
-        return [found.get(i) if sub is None else found[i][sub] for i, sub in plan.slots]
+        """`Plan.differentiate` for this node's edges."""
+        return self.plan.differentiate(gs, args, outputs, self.edges)
+
+    def part(self, which: tuple[bool, ...]) -> Part:
+        """The plan for some of the edges, and these."""
+        plan = self.plan.parts.get(which)
+        if plan is None:
+            slots = itertools.compress(self.plan.slots, which)
+            plan = self.op.plan(tuple([i if j is None else (i, j) for i, j in slots]))
+            self.plan.parts[which] = plan
+        return plan, list(itertools.compress(self.edges, which))
+
+    def only(self, part: Part) -> OpNode:
+        """This call as one with a part of its edges, for gradients on plain arrays."""
+        node = object.__new__(OpNode)
+        node.op, node.args, node.outs, node.seq = self.op, self.args, self.outs, self.seq
+        node.n_out, node.hooks, node.freed, node.versions = self.n_out, None, False, ()
+        node.plan, node.edges = part
+        return node
 
     def formal(self, results: list[Tensor | None]) -> list[Tensor | None]:
         """Gradients that require grad where the op's formal inputs do: their derivatives are zeros."""
@@ -284,27 +280,34 @@ class OpNode(TapeNode):
             out.append(r)
         return out
 
-    def backward_arrays(self, gs: list[Any]) -> list[Any]:
-        quick = self.plan.quick
+    def backward_arrays(self, gs: list[Any], part: Part | None = None) -> list[Any]:
+        plan, edges = part or (self.plan, self.edges)
+        quick = plan.quick
         single = self.n_out == 1
         g: Any = gs[0] if single else next(x for x in gs if x is not None)
-        if quick is None or g.size >= _LARGE:
+        if quick is None or g.size >= LARGE:
             if self.freed or self.versions:
                 self.check()
-            if native is not None and (found := native(self, gs)) is not None:
-                return found
+            if native is not None:
+                found = native(self if part is None else self.only(part), gs)
+                if found is not None:
+                    return found
         if quick is None or (g.dtype is not _F32 and g.dtype is not _F64):
-            return super().backward_arrays(gs)
+            return self.by_rules(gs, part)
         if self.freed or self.versions:
             self.check()
         outs = self.outs
         if outs is not None:
             outs = outs[0][0] if single else outs[0]
         try:
-            return quick(g if single else gs, self.args, outs, self.edges)
+            return quick(g if single else gs, self.args, outs, edges)
         except (RuntimeWarning, NotImplementedError):  # somebody turns warnings into errors
-            found = None if native is None else native(self, gs)
-            return super().backward_arrays(gs) if found is None else found
+            return self.otherwise(gs, part)
+
+    def otherwise(self, gs: list[Any], part: Part | None = None) -> list[Any]:
+        """The gradients that quick rules leave to others."""
+        found = None if native is None else native(self if part is None else self.only(part), gs)
+        return self.by_rules(gs, part) if found is None else found
 
     def free(self) -> None:
         self.freed = True
@@ -334,7 +337,7 @@ class Zeros(TapeNode):
 
 _node: Any = object.__new__
 _F32, _F64 = float32.np, float64.np
-_LARGE = 1 << 14
+LARGE = 1 << 14
 native: Callable[[OpNode, list[Any]], list[Any] | None] | None = None
 """A backend's first-order gradients of large calls on plain arrays; None where it leaves one to the rules."""
 
@@ -373,6 +376,25 @@ def record_binary(op: Op, x: Tensor, y: Any, out: Tensor) -> None:
         node.args, node.versions = plan.blank, ()
     else:
         _save(node, plan, (x, y, *op.defaults), (out,), False)
+    out._fn, out._rg = node, True
+
+
+def record_reflected(op: Op, x: Any, y: Tensor, out: Tensor) -> None:
+    """`record_binary` for a number and a tensor."""
+    if DISABLED and get_ident() in DISABLED:
+        return
+    if y._base is not None:
+        _fresh(y)
+    if not y._rg or not op.rules:
+        return
+    a = y._a
+    plan = op._plans.get(_SECOND) or op.plan(_SECOND)
+    node = _node(OpNode)
+    node.op, node.plan, node.seq = op, plan, next_seq()
+    edges: list[Edge | None] = [(y._fn or y, y._idx, a.shape, a.dtype)]
+    node.edges = edges
+    node.n_out, node.hooks, node.freed, node.outs = 1, None, False, None
+    _save(node, plan, (x, y, *op.defaults), (out,), False)
     out._fn, out._rg = node, True
 
 
@@ -430,6 +452,12 @@ def _save(node: OpNode, plan: Plan, args: tuple, outs: tuple[Tensor, ...], inpla
         args = tuple(kept)
     for i in plan.keep:
         x = args[i]
+        if x.__class__ is Tensor and not inplace:
+            ver = x._ver
+            if ver is None:
+                ver = x._ver = [0, 0]
+            versions.append((ver, ver[0]))
+            continue
         if x is None:
             continue
         for y in (x,) if isinstance(x, Tensor) else x if isinstance(x, list | tuple) else ():

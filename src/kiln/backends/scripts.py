@@ -100,6 +100,10 @@ def _written(node: OpNode, values: list, n: int) -> Callable | None:
 
     if not node.op.reference.__module__.startswith("kiln."):
         return None
+    if node.op.family == "factorization" and any(
+        getattr(getattr(x, "_a", x), "dtype", _FLOATS[0]).kind == "c" for x in values
+    ):
+        return None  # whether the loss depends on the phases of complex vectors is to be seen each time
     m = n + len(node.args)
     capture = Capture(constants=True)
     inputs: list[Node] = []

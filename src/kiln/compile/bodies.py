@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .. import dtypes as dt
-from ..autograd.engine import Targets, run
+from ..autograd.engine import run
 from ..autograd.modes import no_grad
+from ..autograd.passes import Targets
 from ..autograd.tape import TapeNode, edge_of
 from ..errors import CaptureError, KilnError, describe
 from ..graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Node, const, input_node, substitute

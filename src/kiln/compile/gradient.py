@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..autograd.engine import Targets, run
+from ..autograd.engine import run
 from ..autograd.modes import no_grad
+from ..autograd.passes import Targets
 from ..graph.node import CONST, LITERAL, Graph, Node, input_node, substitute, toposort
 from ..tensor import Tensor, wrap
 from .capture import Capture

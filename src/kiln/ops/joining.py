@@ -23,7 +23,7 @@ from ..tensor import CAPTURING, Tensor, _fresh, wrap
 from .registry import Sample, VarInts, composition, method
 from .rules import tied
 from .samples import draw, rng
-from .slicing import basic_index, narrow, pad_op
+from .slicing import basic_index, narrow, pad_op, parts
 from .views import expand, movement, reshape, unsqueeze
 
 # ---------------------------------------------------------------- one after the other
@@ -62,15 +62,18 @@ def _cat_infer(tensors: Any, dim: int) -> tuple:
     return Size((*first[:at], total, *first[at + 1 :])), d
 
 
-def _cat_grad(g: Tensor, tensors_shape: Any, dim: int) -> list[Tensor]:
-    out, at = [], 0
-    for shape in tensors_shape:
+def _cat_grad(g: Tensor, tensors_shape: Any, dim: int, needs: Sequence[int]) -> list[Any]:
+    out, places, at = [None] * len(tensors_shape), [], 0
+    d = norm_dim(dim, g._a.ndim)
+    for i, shape in enumerate(tensors_shape):
         if len(shape) == 1 and shape[0] == 0:
-            out.append(g.new_zeros(0))
+            out[i] = g.new_zeros(0)
             continue
-        n = shape[norm_dim(dim, len(shape))]
-        out.append(narrow(g, dim, at, n))
-        at += n
+        if i in needs:
+            places.append((i, (at, at + shape[d], 1)))
+        at += shape[d]
+    for (i, _), x in zip(places, parts(g, d, [p for _, p in places]), strict=True):
+        out[i] = x
     return out
 
 

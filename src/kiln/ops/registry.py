@@ -96,7 +96,7 @@ class Rule:
 GRAD, OUT, NEEDS, SHAPE, PICKS, SIZES = -1, -2, -3, -4, -5, -10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Plan:
     """Backward for one choice of inputs that need gradients.
 
@@ -119,7 +119,19 @@ class Plan:
     quick: (
         Callable[[Any, Sequence[Any], Any, Sequence[Any]], list] | None
     )  # the rules on plain arrays: of the gradient(s), the arguments, the results and the edges
-    scripts: dict[Any, Any] = field(default_factory=dict, compare=False)  # a backend's, by call
+    scripts: dict[Any, Any] = field(default_factory=dict)  # a backend's, by call
+    parts: dict[tuple[bool, ...], Plan] = field(default_factory=dict)  # for some of the edges
+    ruled: Callable[[Any, Sequence[Any], Callable, Sequence[Any], bool], list] | None = None
+
+    def differentiate(
+        self, gs: Sequence[Any], args: Sequence[Any], outputs: Callable, edges: Sequence[Any]
+    ) -> list[Any]:
+        """The gradient, or None, for each edge: by the rules, from these gradients, arguments and outputs."""
+        single = len(gs) == 1
+        if self.ruled is None:
+            rules = {i: r for r in self.rules for i in r.targets}
+            self.ruled = _written([(rules.get(i), i, j) for i, j in self.slots], self.needed)
+        return self.ruled(gs[0] if single else gs, args, outputs, edges, single)
 
 
 class Op:
@@ -173,6 +185,8 @@ class Op:
         # stores the result of raw arguments in the first of them, if it can do so as it computes
         self.into: Callable[..., bool] | None = None
         self.ufunc: Any = facts.get("ufunc")
+        # what the function's short path calls: the ufunc, or for an op without one a function of raw operands
+        self.short: Any = facts.get("short", self.ufunc)
         self.native: str = facts.get("native", "")
         self.dunders: tuple[str, ...] = tuple(facts.get("dunders", ()))
         self.result_names: str = facts.get("result_names", "")
@@ -252,39 +266,58 @@ class Op:
         return f"<op {self.name}>"
 
 
-def _written(rules: list[tuple[Rule, int, int | None]]) -> Callable:
-    """Quick rules for edges (a parameter, its place in a sequence) as one function: see `Plan.quick`."""
+def _written(
+    rules: list[tuple[Rule | None, int, int | None]], needed: frozenset[int] | None = None
+) -> Callable:
+    """Rules for edges (a parameter, its place in a sequence) as one function: quick ones, see `Plan.quick`, or, for the
+    `needed` parameters, those on tensors, which take a function that gives the results and whether there is one."""
     scope: dict[str, Any] = {"Tensor": Tensor, "shape_of": _shape_of}
     lines, results, asked = [], [], {}
+    arrays = needed is None
+    if not arrays and any(s in (OUT, PICKS) for r, _, _ in rules if r for s in r.slots):
+        lines.append("    outs = outs()\n    out = outs[0] if single else outs\n")
     for k, (rule, i, j) in enumerate(rules):
+        if rule is None:
+            results.append("None")
+            continue
         values = []
         for s in rule.slots:
             if s >= 0:
-                values.append(f"(x._a if isinstance(x := args[{s}], Tensor) else x)")
+                x = f"args[{s}]"
+                values.append(f"(x._a if isinstance(x := {x}, Tensor) else x)" if arrays else x)
             elif s == SHAPE:
                 values.append(f"edges[{k}][2]")
+            elif s == NEEDS and j is not None and not rule.joint:
+                values.append(str(tuple(p for r, _, p in rules if r is rule)))
+            elif s == NEEDS:
+                values.append(str(tuple(t in needed for t in rule.targets)))  # type: ignore[operator]
             elif s <= SIZES:
                 values.append(f"shape_of(args[{SIZES - s}])")
             else:
-                values.append({GRAD: "g", OUT: "outs"}[s])
-        place = rule.targets.index(i) if rule.joint else j
-        if id(rule) in asked:  # a rule of several gradients
-            results.append(f"{asked[id(rule)]}[{place}]")
-            continue
-        scope[f"f{k}"] = rule.fn
-        call = f"f{k}({', '.join(values)})"
-        if place is not None:
-            asked[id(rule)] = f"r{k}"
-            lines.append(f"    r{k} = {call}\n")
-            call = f"r{k}[{place}]"
-        results.append(call)
-    source = f"def quick(g, args, outs, edges):\n{''.join(lines)}    return [{', '.join(results)}]"
-    return types.FunctionType(_code(source), scope, "quick")
+                values.append({GRAD: "g", OUT: "outs" if arrays else "out", PICKS: "outs[1]"}[s])
+        places = [rule.targets.index(i)] if rule.joint else []
+        if j is not None and not (arrays and rule.joint):
+            places.append(j)
+        place = "".join(f"[{p}]" for p in places)
+        call = asked.get(id(rule))
+        if call is None:
+            scope[f"f{k}"] = rule.fn
+            call = f"f{k}({', '.join(values)})"
+            if place:  # a rule of several gradients
+                asked[id(rule)] = f"r{k}"
+                lines.append(f"    r{k} = {call}\n")
+                call = f"r{k}"
+        results.append(call + place)
+    more = "" if arrays else ", single"
+    source = (
+        f"def rules(g, args, outs, edges{more}):\n{''.join(lines)}    return [{', '.join(results)}]"
+    )
+    return types.FunctionType(_code(source), scope, "rules")
 
 
 @cache
 def _code(source: str) -> types.CodeType:
-    module = compile(source, "<kiln quick>", "exec")
+    module = compile(source, "<kiln rules>", "exec")
     return next(c for c in module.co_consts if isinstance(c, types.CodeType))
 
 
@@ -397,7 +430,7 @@ def op(
 
     `grad` maps a parameter name (or a tuple of names, for a rule that gives several gradients) to a
     function written in ops whose argument names say what it needs: `g` (`gs` for many outputs), the
-    op's parameters, `out`/`outs`, `needs` (which targets of a joint rule are wanted), `in_shape` (the
+    op's parameters, `out`/`outs`, `needs` (which targets of a joint rule are wanted, or places in a sequence), `in_shape` (the
     shape of the target, which costs no saved tensor).
     `quick` may give some of the same rules on plain float arrays, for first-order eager backward; that of a
     sequence gives a list, an array for each of it.

@@ -238,7 +238,7 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
             "narrow", f"start ({start}) + length ({length}) exceeds dimension size ({n})",
             describe(input), "",
         )  # fmt: skip
-    return _parts(input, d, [(s, s + length, 1)])[0]
+    return parts(input, d, [(s, s + length, 1)])[0]
 
 
 @composition(out=True, samples=lambda: iter([Sample((draw(rng(), (3, 4)), 1, 1, 2))]))
@@ -263,7 +263,7 @@ def select(input: Tensor, dim: int, index: int) -> Tensor:
             "select", f"index {k} out of range for tensor of size {list(shape)} at dimension {d}",
             f"index={k}", "",
         )  # fmt: skip
-    return _parts(input, d, [k % n])[0]
+    return parts(input, d, [k % n])[0]
 
 
 # ---------------------------------------------------------------- splitting
@@ -278,10 +278,10 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
             "unbind", "dimension specified but the tensor has no dimensions", describe(input), ""
         )
     d = norm_dim(dim, input._a.ndim, "unbind")
-    return together(_parts(input, d, range(input._a.shape[d])))
+    return together(parts(input, d, range(input._a.shape[d])))
 
 
-def _parts(input: Tensor, d: int, places: Iterable[Any]) -> tuple[Tensor, ...]:
+def parts(input: Tensor, d: int, places: Iterable[Any]) -> tuple[Tensor, ...]:
     """The views at several ints or (start, stop, step) triples of one dimension."""
     a = input._a
     whole = tuple([(0, n, 1) for n in a.shape])
@@ -297,7 +297,7 @@ def _parts(input: Tensor, d: int, places: Iterable[Any]) -> tuple[Tensor, ...]:
 
 def _pieces(input: Tensor, sizes: Sequence[int], dim: int) -> tuple[Tensor, ...]:
     ends = list(accumulate(sizes))
-    return _parts(input, dim, [(b - n, b, 1) for b, n in zip(ends, sizes, strict=True)])
+    return parts(input, dim, [(b - n, b, 1) for b, n in zip(ends, sizes, strict=True)])
 
 
 @composition(samples=lambda: iter([
