@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from .. import dtypes as dt
 from ..tensor import Tensor
 from .arithmetic import conjugate, elementwise, only
-from .samples import binary, unary
+from .registry import Sample
+from .samples import binary, draw, rng, strided, unary
 
 # ---------------------------------------------------------------- exponentials and roots
 
@@ -90,6 +93,88 @@ def rsqrt(input: Tensor) -> Tensor:
     return np.true_divide(input.dtype.type(1), np.sqrt(input))
 
 
+# Note [Slopes by results]
+# The gradients of sigmoid and tanh are ops, whose own gradients are one op and a few: second derivatives of networks,
+# which programs for differential equations take at each step, would else record three nodes for each one of these.
+_FEW = 1 << 14
+"""Elements from where on one kernel is quicker than several passes of NumPy's."""
+_ONE, _TWO, _MINUS_TWO = (
+    {d.np: np.array(x, d.np) for d in (dt.float32, dt.float64)} for x in (1, 2, -2)
+)
+
+
+def _small(*arrays: np.ndarray) -> bool:
+    """Whether arrays are such as passes of NumPy's in place are for."""
+    a = arrays[0]
+    return (
+        a.ndim > 0 and a.size < _FEW and a.dtype in _ONE and all(b.shape == a.shape for b in arrays)
+    )
+
+
+def _slopes() -> Iterator[Sample]:
+    r = rng()
+    for shape in ((3, 4), (), (0,), (2, 3, 4)):
+        yield Sample((draw(r, shape), draw(r, shape, -0.9, 0.9)))
+    yield Sample((strided(draw(r, (4, 3))), draw(r, (4, 3), -0.9, 0.9)))
+    yield Sample((draw(r, (3, 4)), strided(draw(r, (3, 4), -0.9, 0.9))))
+
+
+def _sigmoid_slope(grad: np.ndarray, result: np.ndarray) -> np.ndarray:
+    if not _small(result, grad):
+        return sigmoid_grad.op.eager(grad, result)
+    out = np.subtract(_ONE[result.dtype], result)
+    np.multiply(out, result, out)
+    return np.multiply(grad, out, out)
+
+
+def _sigmoid_bend(g: np.ndarray, grad: np.ndarray, result: np.ndarray) -> np.ndarray:
+    if not _small(result, grad, g):
+        return g * grad * (1 - result * 2)
+    d = result.dtype
+    out = np.multiply(result, _TWO[d])
+    np.subtract(_ONE[d], out, out)
+    np.multiply(out, grad, out)
+    return np.multiply(g, out, out)
+
+
+@elementwise(
+    private=True, short=_sigmoid_slope, native="f", body=lambda grad, result: grad * ((1 - result) * result),
+    grad={"grad": lambda g, result: sigmoid_grad(g, conjugate(result)),
+          "result": lambda g, grad, result: g * conjugate(grad * (1 - result * 2))},
+    quick={"grad": lambda g, result: _sigmoid_slope(g, result), "result": _sigmoid_bend}, samples=_slopes,
+)  # fmt: skip
+def sigmoid_grad(grad: Tensor, result: Tensor) -> Tensor:
+    """The gradient of sigmoid by its result: Note [Slopes by results]."""
+    return grad * ((1 - result) * result)
+
+
+def _tanh_slope(grad: np.ndarray, result: np.ndarray) -> np.ndarray:
+    if not _small(result, grad):
+        return tanh_grad.op.eager(grad, result)
+    out = np.multiply(result, result)
+    np.subtract(_ONE[result.dtype], out, out)
+    return np.multiply(grad, out, out)
+
+
+def _tanh_bend(g: np.ndarray, grad: np.ndarray, result: np.ndarray) -> np.ndarray:
+    if not _small(result, grad, g):
+        return g * grad * result * -2
+    out = np.multiply(g, grad)
+    np.multiply(out, result, out)
+    return np.multiply(out, _MINUS_TWO[result.dtype], out)
+
+
+@elementwise(
+    private=True, short=_tanh_slope, native="f", body=lambda grad, result: grad * (1 - result * result),
+    grad={"grad": lambda g, result: tanh_grad(g, conjugate(result)),
+          "result": lambda g, grad, result: g * conjugate(grad * result * -2)},
+    quick={"grad": lambda g, result: _tanh_slope(g, result), "result": _tanh_bend}, samples=_slopes,
+)  # fmt: skip
+def tanh_grad(grad: Tensor, result: Tensor) -> Tensor:
+    """The gradient of tanh by its result: Note [Slopes by results]."""
+    return grad * (1 - result * result)
+
+
 def _stable_sigmoid(x: np.ndarray) -> np.ndarray:
     if x.dtype.kind == "c":
         return 1 / (1 + np.exp(-x))
@@ -98,8 +183,8 @@ def _stable_sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 @elementwise("float", "sigmoid", inplace=True, out=True, aliases=(),
-             grad={"input": lambda g, out: g * conjugate((1 - out) * out)},
-             quick={"input": lambda g, out: g * ((1 - out) * out)}, samples=unary(-4, 4))  # fmt: skip
+             grad={"input": lambda g, out: sigmoid_grad(g, conjugate(out))},
+             quick={"input": lambda g, out: _sigmoid_slope(g, out)}, samples=unary(-4, 4))  # fmt: skip
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + exp(-input))."""
     return _stable_sigmoid(input)
@@ -206,8 +291,8 @@ def cosh(input: Tensor) -> Tensor:
 
 
 @elementwise("float", "tanh", ufunc=np.tanh, native="f", inplace=True, out=True,
-             grad={"input": lambda g, out: g * conjugate(1 - out * out)},
-             quick={"input": lambda g, out: g * (1 - out * out)}, samples=unary())  # fmt: skip
+             grad={"input": lambda g, out: tanh_grad(g, conjugate(out))},
+             quick={"input": lambda g, out: _tanh_slope(g, out)}, samples=unary())  # fmt: skip
 def tanh(input: Tensor) -> Tensor:
     """The hyperbolic tangent."""
     return np.tanh(input)
