@@ -383,6 +383,9 @@ class Tensor(TensorMethods):
 
     def item(self) -> Any:
         """The one element as a Python number."""
+        a = self._a
+        if a.__class__ is np.ndarray and a.size == 1 and not CAPTURING:
+            return a.item()
         if self.numel() != 1:
             raise KilnError(
                 "item", "only a tensor with one element can become a Python number",

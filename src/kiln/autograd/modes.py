@@ -46,14 +46,14 @@ class _GradMode:
     """A context manager that sets the mode; also a decorator of functions and generators."""
 
     value = True
-    inference = False
 
     def __enter__(self) -> None:
-        self._old = (mode.grad, mode.inference)
-        mode.grad, mode.inference = self.value, self.inference or mode.inference
+        thread = get_ident()
+        self._old = thread in DISABLED
+        DISABLED.discard(thread) if self.value else DISABLED.add(thread)
 
     def __exit__(self, *_: object) -> None:
-        mode.grad, mode.inference = self._old
+        DISABLED.add(get_ident()) if self._old else DISABLED.discard(get_ident())
 
     def __call__(self, fn: Callable) -> Callable:
         if inspect.isgeneratorfunction(fn):
@@ -88,11 +88,8 @@ class _Bare(_GradMode):
     """Modes that may decorate without parentheses: `@no_grad`."""
 
     def __new__(cls, fn: Callable | None = None) -> Any:
-        out = super().__new__(cls)
-        return out(fn) if callable(fn) else out
-
-    def __init__(self, fn: Callable | None = None):
-        pass
+        out = object.__new__(cls)
+        return out if fn is None or not callable(fn) else out(fn)
 
 
 class no_grad(_Bare):
@@ -120,6 +117,15 @@ class inference_mode(_GradMode):
     def __init__(self, mode: Any = True):
         self.value, self.inference = not mode, bool(mode)
 
+    def __enter__(self) -> None:
+        super().__enter__()
+        self._outer = mode.inference
+        mode.inference = self.inference or self._outer
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        mode.inference = self._outer
+
 
 class set_multithreading_enabled:
     """Whether backward may run on several threads, for a `with` block or from here on: kernels use all of them either way."""
@@ -139,14 +145,14 @@ class set_grad_enabled(_GradMode):
 
     def __init__(self, mode_: bool):
         self.value = bool(mode_)
-        self._old = (mode.grad, mode.inference)
+        self._old = not mode.grad
         mode.grad = self.value
 
     def __enter__(self) -> None:
         mode.grad = self.value
 
     def __call__(self, fn: Callable) -> Callable:
-        mode.grad = self._old[0]
+        mode.grad = not self._old
         return super().__call__(fn)
 
     def _clone(self) -> _GradMode:

@@ -21,7 +21,7 @@ from ..errors import KilnError
 from ..formats import contiguous_format
 from ..ops import derive, picking, registry
 from ..ops.dispatch import apply
-from ..ops.linalg import MATRIX, SMALL
+from ..ops.linalg import LEAST, MATRIX, SMALL
 from ..ops.registry import FUNCTIONS, REGISTRY, Op
 from ..ops.sorting import selects
 from ..ops.windows import scatters
@@ -37,7 +37,7 @@ _F32, _F64, _I64, _I32, _I8 = dt.float32.np, dt.float64.np, dt.int64.np, dt.int3
 _LEAST = {
     d.num: least
     for d, least in (
-        (_F32, 1 << 14), (_F64, 1 << 14), (_F16, 1 << 15), (_BF16, 1 << 9), (_I32, 1 << 12), (_I8, 1 << 12),
+        (_F32, LEAST), (_F64, LEAST), (_F16, 1 << 15), (_BF16, 1 << 9), (_I32, 1 << 12), (_I8, 1 << 12),
     )
 }  # fmt: skip
 _DEEP = 1 << 13  # a sum of bf16 is not cut, and its panels grow with it

@@ -444,7 +444,7 @@ def _quick_pow_base(g: np.ndarray, input: Any, exponent: Any) -> np.ndarray:
     if exponent == 0:
         return np.zeros_like(g)
     if exponent == 2:
-        return g * (input * 2)
+        return g * (input + input)
     return g * (pow_op.reference(input, exponent - 1) * exponent)
 
 
@@ -457,6 +457,12 @@ def _pow_grad_exponent(g: Tensor, input: Any, exponent: Tensor, out: Tensor) -> 
         return (exponent == 0).where(g.new_zeros(()), g * 0)
     log = complex(np.log(input)) if isinstance(input, complex) else float(np.log(input))
     return g * conjugate(out * log)
+
+
+def _short_pow(input: np.ndarray, exponent: Any) -> Any:
+    if exponent.__class__ is not np.ndarray and exponent == 2:
+        return np.square(input)
+    return pow_op.eager(input, exponent)
 
 
 def _pow_infer(input: Any, exponent: Any) -> tuple:
@@ -486,6 +492,7 @@ def _pow_node(node: Any) -> str:
 
 @elementwise(
     node=("PowBackward0", _pow_node), scalar="pow", inplace=True, out=True, dunders=("__pow__", "__rpow__", "__ipow__"), infer=_pow_infer,
+    short=_short_pow, native="fiu",
     grad={"input": _pow_grad_base, "exponent": _pow_grad_exponent}, quick={"input": _quick_pow_base},
     samples=binary(low=0.4, high=2.0, low2=-1.5, high2=2.5, scalar=2),
 )  # fmt: skip
@@ -527,7 +534,7 @@ def float_power(input: Operand, exponent: Operand) -> Tensor:
 
 @elementwise(
     ufunc=np.square, promote="square", inplace=True, out=True, native="fiu",
-    grad={"input": lambda g, input: g * (conjugate(input) * 2)}, quick={"input": lambda g, input: g * (input * 2)},
+    grad={"input": lambda g, input: g * (conjugate(input) * 2)}, quick={"input": lambda g, input: g * (input + input)},
     infer=lambda input: (input.shape, dt.int64 if input.dtype is dt.bool_ else input.dtype),
     body=lambda input: input * input if input.dtype is not dt.bool_ else input.to(dt.int64), samples=unary(),
 )  # fmt: skip

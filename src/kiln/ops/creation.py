@@ -291,6 +291,21 @@ def _laid(
     return t.permute(inverse(dims)).detach()
 
 
+def _of_value(shape: tuple, value: Any, d: dt.dtype) -> Tensor:
+    """`full_op`, of zeros or ones kept short."""
+    if (
+        value.__class__ is not int
+        or not 0 <= value <= 1
+        or CAPTURING
+        or (n := math.prod(shape)) >= LARGE
+    ):
+        return full_op(shape, value, d)
+    a = np.empty(shape, d.np) if value else np.zeros(shape, d.np)
+    if value and n:
+        a.fill(1)
+    return wrap(a)
+
+
 def _filled(name: str, value: Any, doc: str) -> Any:
     @makes
     def make(*size: Any, out: Any = None, dtype: Any = None, layout: Any = None, device: Any = None,
@@ -304,13 +319,10 @@ def _filled(name: str, value: Any, doc: str) -> Any:
                 name, "unexpected argument", ", ".join(named), "see its documentation"
             )
         d = _dtype_of(dtype, out)
-        if memory_format is None and not CAPTURING and (n := math.prod(shape)) < LARGE:
-            a = np.empty(shape, d.np) if value else np.zeros(shape, d.np)
-            if value and n:
-                a.fill(value)
-            t = wrap(a)
+        if memory_format is None:
+            t = _of_value(shape, value, d)
         else:
-            t = _laid(name, memory_format or contiguous_format, shape, (), value, d)
+            t = _laid(name, memory_format, shape, (), value, d)
         return _placed(full_op, t, requires_grad, out)
 
     make.__name__, make.__doc__ = name, doc
@@ -347,13 +359,14 @@ def _like(name: str, value: Any) -> Any:
     def make(input: Tensor, *args: Any, dtype: Any = None, layout: Any = None, device: Any = None,
              requires_grad: bool = False, memory_format: Any = None, pin_memory: bool = False,
              fill_value: Any = None) -> Tensor:  # fmt: skip
-        as_device(device)
+        if device is not None:
+            as_device(device)
         v = value
         if value is None:
             v = args[0] if args else fill_value
         d = input.dtype if dtype is None else dt.as_dtype(dtype)
         if memory_format is None and input.is_contiguous():
-            return _finish(_beside(input, full_op(input._a.shape, v, d)), requires_grad)
+            return _finish(_beside(input, _of_value(input._a.shape, v, d)), requires_grad)
         format = memory_format or preserve_format
         t = _laid(name, format, input._a.shape, input.stride(), v, d)
         return _finish(_beside(input, t), requires_grad)
@@ -380,7 +393,7 @@ def _new_filled(name: str, value: Any) -> Any:
             size, v = (size[0],), size[1] if len(size) > 1 else named.pop("fill_value")
         else:
             v = value
-        t = full_op(_size(size, named.pop("size", None), name), v, d)
+        t = _of_value(_size(size, named.pop("size", None), name), v, d)
         return _finish(_beside(self, t), requires_grad)
 
     make.__name__ = name

@@ -7,14 +7,17 @@ import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, wraps
+from threading import get_ident
 from typing import Any
 
 import numpy as np
 
 from .. import dtypes as dt
-from ..autograd.tape import record, record_binary, record_unary
+from ..autograd.modes import DISABLED
+from ..autograd.tape import record, record_binary, record_reflected, record_unary
 from ..formats import images_order, inverse, result_order
 from ..shape import broadcast_shapes
+from ..sharing import watched, written
 from ..tensor import CAPTURING, PLAIN, Tensor, _new, wrap
 from . import _blas, dispatch
 from .registry import FUNCTIONS, METHODS, TENSOR, TENSORS, Op, named
@@ -360,10 +363,38 @@ def f(p0, p1):
                 t._idx = 0
                 t._rg = False
                 if p0._rg or p0._base is not None:
-                    _record(_op, (p1, p0, *_op.defaults), (t,))
+                    _record3(_op, p1, p0, t)
                 return t
     _expect(_op.name, p0)
     return _reflect(_op, p1, p0)
+"""
+
+
+_INPLACE = """
+def f(p0, p1{extra_sig}):
+    if (p0.__class__ is Tensor or p0.__class__ in _PLAIN) and not _capturing{extra_test}:
+        a = p0._a
+        d = a.dtype
+        if (d is _F32 or d is _F64) and a.size < _LARGE:
+            tracked = p0._rg or p0._base is not None
+            if p1.__class__ is Tensor or p1.__class__ in _PLAIN:
+                b = p1._a
+                ok = b.dtype is d and b.shape == a.shape and (p1._ver is None or p1._ver is not p0._ver)
+                tracked = tracked or p1._rg or p1._base is not None
+            else:
+                b = p1
+                ok = b.__class__ is float or b.__class__ is int
+            if ok and (not tracked or (_DISABLED and _ident() in _DISABLED)):
+                if _watched:
+                    _written(a)
+                try:
+                    _ufunc(a, b, a)
+                except Exception:
+                    pass
+                else:
+                    _bump(p0)
+                    return p0
+    return _inplace(_op, {call})
 """
 
 
@@ -442,11 +473,13 @@ def _several(op: Op, args: tuple, found: Sequence[Any], tracked: bool) -> tuple:
 def _globals(op: Op) -> dict[str, Any]:
     return {
         "__name__": "kiln.ops.generated", "Tensor": Tensor, "_PLAIN": PLAIN, "_new": _new, "_capturing": CAPTURING,
-        "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_record": record, "_op": op,
-        "_ufunc": op.ufunc, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_I64": _I64, "_F16": _HALF[0], "_FAR": 2**63, "_apply": dispatch.apply, "_view": dispatch.view, "_inplace": dispatch.inplace,
+        "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_record3": record_reflected, "_record": record, "_op": op,
+        "_ufunc": op.short, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_I64": _I64, "_F16": _HALF[0], "_FAR": 2**63, "_apply": dispatch.apply, "_view": dispatch.view, "_inplace": dispatch.inplace,
         "_store_out": dispatch.store_out, "_flat": _flat, "_follow": follow, "_alias": _alias,
         "_reflect": _reflect, "_expect": dispatch.expect_tensor, "_seen": set(), "_pass": _pass,
         "_several": _several, "_arrays": _arrays, "_begin": _begin, "_UNSET": _UNSET,
+        "_F64": _F64 if "f" in op.native else None, "_DISABLED": DISABLED, "_ident": get_ident,
+        "_watched": watched, "_written": written, "_bump": dispatch.bump,
     }  # fmt: skip
 
 
@@ -627,20 +660,13 @@ def function(op: Op) -> Callable:
     """The public function of an op, with its signature, and a short path for plain tensors where there can be one."""
     op.native = op.native or "fiub"
     f = form(op, op.out)
-    if op.ufunc is None:
+    if op.short is None:
         short = "_begin" if _may_be_short(op) else "_apply"
         tail = _tail(op, f, "_view" if op.view and not op.layout else short)
         return generated(op, f"def f({f.sig}):\n    {tail}\n", f)
-    n = len(op.tensor_slots)
-    rest = {f"p{i}": p.default for i, p in enumerate(op.params) if i >= n}
-    if op.out:
-        rest["out"] = None
-    test = "".join(f" and {n} {'is' if d is None else '=='} {d!r}" for n, d in rest.items())
     tail = _tail(op, f, "_apply")
-    # attributes are keyword-only here, whatever they are in the reference
-    f = Form("", f.call, f.names, (), {f.names.get(n, n): d for n, d in rest.items()})
-    sig = f", *, {', '.join(rest)}" if rest else ""
-    template = _BINARY if n == 2 else _UNARY
+    f, sig, test = _short_form(op, f, op.out)
+    template = _BINARY if len(op.tensor_slots) == 2 else _UNARY
     source = template.format(
         extra_sig=sig,
         extra_test=test,
@@ -650,6 +676,19 @@ def function(op: Op) -> Callable:
         rest=_rest(op),
     )
     return generated(op, source, f)
+
+
+def _short_form(op: Op, f: Form, out: Any = False) -> tuple[Form, str, str]:
+    """A form whose attributes are keyword-only, whatever they are in the reference; their part of the
+    signature, and a test that they have their defaults."""
+    n = len(op.tensor_slots)
+    rest = {f"p{i}": p.default for i, p in enumerate(op.params) if i >= n}
+    if out:
+        rest["out"] = None
+    test = "".join(f" and {n} {'is' if d is None else '=='} {d!r}" for n, d in rest.items())
+    sig = f", *, {', '.join(rest)}" if rest else ""
+    named = {f.names.get(n, n): d for n, d in rest.items()}
+    return Form("", f.call, f.names, (), named), sig, test
 
 
 def _whole(op: Op) -> bool:
@@ -672,7 +711,7 @@ def _dunder(op: Op, name: str, reflected: bool) -> Callable:
         source = "def f(p0, p1):\n    _expect(_op.name, p0)\n    return _reflect(_op, p1, p0)\n"
         return generated(op, source, _OPERATOR, name)
     tail = "return _reflect(_op, p0, p1)"
-    if op.ufunc is None:
+    if op.short is None:
         return generated(op, f"def f(p0, p1):\n    {tail}\n", _OPERATOR, name)
     source = _BINARY.format(
         extra_sig="",
@@ -733,6 +772,11 @@ def inplace_function(op: Op) -> Callable:
     """The form that stores its result in the first argument and returns it."""
     f = form(op)
     name = op.name.rsplit(".", 1)[-1] + "_"
-    fn = generated(op, f"def f({f.sig}):\n    return _inplace(_op, {f.call})\n", f, name)
+    if op.ufunc is not None and len(op.tensor_slots) == 2:
+        f, sig, test = _short_form(op, f)
+        source = _INPLACE.format(extra_sig=sig, extra_test=test, call=f.call)
+    else:
+        source = f"def f({f.sig}):\n    return _inplace(_op, {f.call})\n"
+    fn = generated(op, source, f, name)
     fn.__doc__ = f"In-place form of `{op.name}`: {op.reference.__doc__}"
     return fn

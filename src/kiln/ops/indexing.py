@@ -513,18 +513,6 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
         )
         dispatch.bump(self)
         return self
-    if (
-        src.__class__ in (int, float)
-        and self._a.dtype.kind == "f"
-        and not CAPTURING
-        and self._a.flags.writeable
-        and (plain or not mode.grad)
-    ):
-        if watched:
-            written(self._a)
-        self._a.fill(src)
-        dispatch.bump(self)
-        return self
     return dispatch.inplace(copy_op.op, (self, src))  # type: ignore[attr-defined]
 
 
@@ -550,11 +538,24 @@ def _fitting(fn: Any, x: Tensor, value: Tensor) -> Tensor:
 @method("fill_")
 def fill_(self: Tensor, value: Any) -> Tensor:
     """Set every element to a number or a 0-d tensor; returns self."""
+    a, c = self._a, value.__class__
+    if (
+        (c is int or c is float)
+        and not CAPTURING
+        and a.__class__ is np.ndarray
+        and a.dtype.kind == "f"
+        and a.flags.writeable
+        and ((not self._rg and self._base is None) or not mode.grad)  # nothing to record
+    ):
+        if watched:
+            written(a)
+        a.fill(value)
+        dispatch.bump(self)
+        return self
     if isinstance(value, Tensor) and value._a.ndim:
         raise KilnError(
             "fill_", "fill_ only supports 0-dimension value tensors", describe(value), ""
         )
-    a = self._a
     if (
         not CAPTURING
         and 0 in a.strides

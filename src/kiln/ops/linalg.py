@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.tape import record_binary
 from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, describe
 from ..shape import Size, broadcast_shapes, norm_dim, numel
 from ..tensor import CAPTURING, Tensor, wrap
-from .dispatch import apply, record, store_out
+from .dispatch import apply, store_out
 from .reduction import accurate_sum, sum_op
 from .registry import FUNCTIONS, REGISTRY, Sample, composition, op
 from .samples import draw, rng, strided
@@ -200,13 +201,21 @@ SMALL = 1 << 18
 
 MATRIX = 1 << 18
 """Elements of a matrix from where on NumPy's threads, which wait by spinning, lose."""
+LEAST = 1 << 14
+"""Products of elements of float matrices below which BLAS is quicker than a native routine."""
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """`matmul` of float arrays of one dtype, of which small ones don't ask for a native routine."""
-    if a.size * b.size < SMALL or (a.ndim == b.ndim == 2 and len(a) == 1 and b.size < MATRIX):
-        # NumPy's older function is half a microsecond quicker, to the same product of BLAS's
-        return a.dot(b) if a.ndim == b.ndim == 2 else np.matmul(a, b)
+    n = a.size
+    if a.ndim == b.ndim == 2:
+        rows, cols = len(a), b.shape[1]
+        few = (rows == 1 or cols == 1) and n < MATRIX > b.size
+        if few or n * b.size < SMALL or n * cols < LEAST:
+            # NumPy's older function is half a microsecond quicker, to the same product of BLAS's
+            return a.dot(b)
+    elif n * b.size < SMALL:
+        return np.matmul(a, b)
     return _matmul.eager(a, b)
 
 
@@ -222,14 +231,17 @@ def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor
             except Exception:
                 return apply(_matmul, (input, other))  # which tells what is wrong
             if input._rg or other._rg or input._base is not None or other._base is not None:
-                record(_matmul, (input, other), (t,))
+                record_binary(_matmul, input, other, t)
             return t
     r = apply(_matmul, (input, other))
     return store_out(_matmul, r, out)
 
 
+_MATRICES = (Tensor, np.ndarray)
+
+
 def _operator(self: Tensor, other: Any) -> Any:
-    return matmul(self, other) if isinstance(other, Tensor | np.ndarray) else NotImplemented
+    return matmul(self, other) if isinstance(other, _MATRICES) else NotImplemented
 
 
 def _reflected(self: Tensor, other: Any) -> Any:

@@ -55,7 +55,7 @@ def spread(x: Tensor, shape: Sequence[Any], dim: Dims, keepdim: bool) -> Tensor:
 
 def spread_array(g: np.ndarray, shape: tuple, dim: Dims, keepdim: bool) -> np.ndarray:
     """`spread` of a plain array."""
-    if not g.ndim and numel(shape) < _FEW:
+    if not g.ndim and math.prod(shape) < _FEW:
         out = np.empty(shape, g.dtype)  # half the time of a view that repeats it
         out.fill(g)
         return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,17 @@ def _mean_infer(input: Any, dim: Dims = None, keepdim: bool = False) -> tuple:
     ), input.dtype
 
 
+def _quick_mean(g: np.ndarray, in_shape: tuple, dim: Dims, keepdim: bool) -> np.ndarray:
+    n = prod(in_shape) if dim is None else reduced_count(in_shape, dim)
+    exact = not g.ndim and 0 < n < 1 << 24  # then a quotient in float64 rounds to that in float32
+    share = np.array(g.item() / n, g.dtype) if exact else g / n
+    return spread_array(share, in_shape, dim, keepdim)
+
+
 @op(
     node=("MeanBackward0", lambda node: f"MeanBackward{int(node.args[1] is not None)}"), name="mean", private=True, family="composite", check=False, infer=_mean_infer,
     grad={"input": lambda g, in_shape, dim, keepdim: spread(g / reduced_count(in_shape, dim), in_shape, dim, keepdim)},
-    quick={"input": lambda g, in_shape, dim, keepdim: spread_array(g / reduced_count(in_shape, dim), in_shape, dim, keepdim)},
+    quick={"input": _quick_mean},
     body=lambda input, dim, keepdim: sum_op(input, dim, keepdim) / reduced_count(input.shape, dim),
     samples=reductions(bad=lambda: iter([Sample((np.arange(3), None, False), error=RuntimeError)])),
 )  # fmt: skip
