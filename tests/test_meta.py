@@ -128,3 +128,39 @@ def test_coordinates_of_another_device():
         kiln.gradient(
             kiln.ones(3, 3), spacing=[kiln.ones(3), kiln.ones(3, device="meta")], dim=(0, 1)
         )
+
+
+def test_every_kind_of_new_tensor_has_no_data_in_a_block():
+    with kiln.device("meta"):
+        made = [
+            kiln.tril_indices(3, 3), kiln.empty_strided((2, 2), (1, 2)), kiln.empty_permuted((2, 3), (1, 0)),
+            kiln.hann_window(4), kiln.signal.windows.gaussian(4), kiln.fft.fftfreq(4), kiln.bernoulli(kiln.ones(3)),
+            kiln.multinomial(kiln.ones(3), 2), kiln.multinomial(kiln.ones(3), 5, replacement=True),
+        ]  # fmt: skip
+        sparse = kiln.sparse_coo_tensor(kiln.tensor([[0, 1], [0, 1]]), kiln.ones(2), (2, 2))
+    assert all(x.is_meta for x in made)
+    assert [tuple(x.shape) for x in made] == [
+        (2, 6),
+        (2, 2),
+        (2, 3),
+        (4,),
+        (4,),
+        (4,),
+        (3,),
+        (2,),
+        (5,),
+    ]
+    assert made[1].stride() == (1, 2)
+    assert repr(sparse).endswith("device='meta', size=(2, 2), layout=kiln.sparse_coo)")
+
+
+def test_attention_and_recurrent_layers_run_without_data():
+    with kiln.device("meta"):
+        x = kiln.ones(2, 3, 4)
+        y = nn.TransformerEncoderLayer(4, 2, batch_first=True)(x)
+        z = nn.LSTM(4, 5)(x)[0]
+    assert repr(y).endswith("size=(2, 3, 4), grad_fn=<NativeLayerNormBackward0>)")
+    assert z.shape == (2, 3, 5)
+    assert x.new_empty_strided((2, 2), (1, 2)).is_meta
+    assert "dtype=kiln.int64" in repr(kiln.arange(3, device="meta"))
+    assert "requires_grad=True" in repr(kiln.ones(1, device="meta", requires_grad=True))

@@ -57,11 +57,11 @@ class Nothing:
     def copy(self, order: str = "K") -> Nothing:
         return Nothing(self.shape, self.dtype, self.strides)
 
-    def text(self, prefix: str) -> str:
-        """How a tensor that holds this prints."""
+    def suffixes(self) -> list[str]:
+        """What is printed of a tensor that holds this, after its values' dots."""
         d = dt.OF_NUMPY[self.dtype]
-        kind = "" if d in (dt.get_default_dtype(), dt.int64, dt.bool_) else f", dtype={d!r}"
-        return f"{prefix}..., device='meta', size={self.shape}{kind})"
+        kind = [] if d is dt.get_default_dtype() else [f"dtype={d!r}"]
+        return ["device='meta'", f"size={self.shape}", *kind]
 
     def host(self, why: str) -> Any:
         """The value for Python: there is none."""

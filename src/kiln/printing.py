@@ -149,6 +149,8 @@ def array_text(a: np.ndarray, indent: int) -> str:
 def tensor_repr(t: Tensor, prefix: str = "tensor(") -> str:
     """The text of a tensor: its values, and what cannot be seen from them."""
     a = t._a
+    if t.is_meta:
+        return suffixed(prefix + "...", a.suffixes(), t, len(prefix))
     if not isinstance(a, np.ndarray):
         return a.text(prefix)
     text = prefix + array_text(a, len(prefix))

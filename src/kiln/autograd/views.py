@@ -22,6 +22,8 @@ class Several(tuple):
 def together(views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Views that one call gave: marked as such."""
     for v in views:
+        if v._base is None:  # such as those of tensors without data
+            continue
         if v._view and len(v._view) == 1:
             ((name, rest),) = v._view
             v._view = ((name, Several(rest)),)

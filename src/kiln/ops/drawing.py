@@ -33,6 +33,8 @@ def sample(generator: Generator | None, law: str, size: Sequence[int], dtype: dt
     """Numbers of a law, by the generator's stream."""
     if CAPTURING and getattr(active_capture(), "valueless", False):
         return full_op(tuple(size), 0, dtype)
+    if any(p.is_meta for p in parameters):
+        return full_op(tuple(size), 0, dtype).to("meta")
     g = reached(generator)
     if g.stream == "torch":
         return mersenne.draws(g.state, law, size, dtype, parameters, numbers)
@@ -374,7 +376,7 @@ def _random_(
 def _check_trials(name: str, p: Any) -> None:
     if not isinstance(p, Tensor):
         demand(name, 0 <= p <= 1, f"bernoulli_ expects p to be in [0, 1], but got p={p}", p)
-    elif active_capture() is None:
+    elif active_capture() is None and not p.is_meta:
         a = p._host(name)
         few = a.size <= FEW and a.dtype.kind == "f"
         ok = all(0 <= x <= 1 for x in a.ravel().tolist()) if few else ((a >= 0) & (a <= 1)).all()
@@ -434,7 +436,7 @@ def _check_weights(input: Tensor, num_samples: int, replacement: bool) -> bool:
     demand("multinomial", num_samples > 0, "cannot sample n_sample <= 0 samples", num_samples)
     demand("multinomial", replacement or num_samples <= input.shape[-1],
             "cannot sample n_sample > prob_dist.size(-1) samples without replacement", num_samples)  # fmt: skip
-    if active_capture() is not None:
+    if active_capture() is not None or input.is_meta:
         return False
     weights = input._host("multinomial")
     if not weights.size:

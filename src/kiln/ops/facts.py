@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..device import as_device
+from ..device import META, anywhere
 from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
 from ..formats import memory_format, order, preserve_format
+from ..meta import Nothing
 from ..tensor import Tensor, _address, wrap
 from .creation import _finish, _size
 from .indexing import assign
@@ -191,13 +192,15 @@ def share_memory_(self: Tensor) -> Tensor:
 
 
 def _strided_empty(
-    name: str, size: Any, stride: Any, dtype: dt.dtype, requires_grad: bool
+    name: str, size: Any, stride: Any, dtype: dt.dtype, device: Any, requires_grad: bool
 ) -> Tensor:
     size, stride = _size((size,), None, name), tuple(stride)
     if len(size) != len(stride):
         raise KilnError(name, "size and stride must have the same length", f"{size}, {stride}", "")
     if any(s < 0 for s in stride):
         raise KilnError(name, "strides must not be negative", f"stride={stride}", "")
+    if anywhere(device) is META:
+        return _finish(wrap(Nothing(size, dtype.np, stride)), requires_grad)
     memory = np.zeros(_extent(size, stride), dtype.np)
     return _finish(wrap(as_strided(wrap(memory), size, stride, 0)._a), requires_grad)
 
@@ -205,15 +208,13 @@ def _strided_empty(
 def empty_strided(size: Sequence[int], stride: Sequence[int], *, dtype: Any = None, layout: Any = None, device: Any = None,
                   requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
     """A tensor of this size whose neighbours lie `stride` elements apart; its values are not specified."""
-    as_device(device)
     d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
-    return _strided_empty("empty_strided", size, stride, d, requires_grad)
+    return _strided_empty("empty_strided", size, stride, d, device, requires_grad)
 
 
 def empty_permuted(size: Sequence[int], physical_layout: Sequence[int], *, dtype: Any = None, layout: Any = None,
                    device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
     """A dense tensor of this size whose dimensions lie in memory in the order of `physical_layout`."""
-    as_device(device)
     order = list(physical_layout)
     if sorted(order) != list(range(len(size))):
         raise KilnError(
@@ -226,7 +227,7 @@ def empty_permuted(size: Sequence[int], physical_layout: Sequence[int], *, dtype
     for at, step in zip(order, _row_major([size[d] for d in order]), strict=True):
         stride[at] = step
     d = dt.get_default_dtype() if dtype is None else dt.as_dtype(dtype)
-    return _strided_empty("empty_permuted", size, stride, d, requires_grad)
+    return _strided_empty("empty_permuted", size, stride, d, device, requires_grad)
 
 
 FUNCTIONS["empty_strided"], FUNCTIONS["empty_permuted"] = empty_strided, empty_permuted
@@ -236,9 +237,15 @@ FUNCTIONS["empty_strided"], FUNCTIONS["empty_permuted"] = empty_strided, empty_p
 def new_empty_strided(self: Tensor, size: Sequence[int], stride: Sequence[int], dtype: Any = None, layout: Any = None,
                       device: Any = None, pin_memory: bool = False, requires_grad: bool = False) -> Tensor:  # fmt: skip
     """`empty_strided` with this tensor's dtype."""
-    as_device(device)
     d = self.dtype if dtype is None else dt.as_dtype(dtype)
-    return _strided_empty("new_empty_strided", size, stride, d, requires_grad)
+    return _strided_empty(
+        "new_empty_strided",
+        size,
+        stride,
+        d,
+        self.device if device is None else device,
+        requires_grad,
+    )
 
 
 # ---------------------------------------------------------------- Python functions of elements

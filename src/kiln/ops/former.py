@@ -116,7 +116,9 @@ def _volatile(self: Tensor) -> bool:
 
 
 def _hooks(self: Tensor) -> Any:
-    table, key = (self._hooks, "grad") if self._fn is None else (self._fn.hooks, ("grad", self._idx))
+    table, key = (
+        (self._hooks, "grad") if self._fn is None else (self._fn.hooks, ("grad", self._idx))
+    )
     return (table or {}).get(key) or None
 
 

@@ -11,6 +11,7 @@ from .. import dtypes as dt
 from ..device import as_device
 from ..errors import KilnError, describe
 from ..formats import contiguous_format
+from ..meta import makes
 from ..shape import Size, behind, norm_dim
 from ..tensor import Tensor, wrap
 from .creation import arange
@@ -249,6 +250,7 @@ def _triangle_places(row: int, col: int, offset: int, lower: bool, dtype: Any) -
     return wrap(out)
 
 
+@makes
 def tril_indices(
     row: int, col: int, offset: int = 0, *, dtype: Any = dt.int64, device: Any = None
 ) -> Tensor:
@@ -257,6 +259,7 @@ def tril_indices(
     return _triangle_places(row, col, offset, True, dtype)
 
 
+@makes
 def triu_indices(
     row: int, col: int, offset: int = 0, *, dtype: Any = dt.int64, device: Any = None
 ) -> Tensor:
