@@ -108,11 +108,11 @@ def test_callbacks_and_stopping():
     log = []
 
     class Log(Callback):
-        def on_batch_end(self, trainer, batch, logs):
+        def on_train_batch_end(self, batch, logs):
             log.append(batch)
 
-        def on_epoch_end(self, trainer, epoch, logs):
-            trainer.stop = epoch == 1
+        def on_epoch_end(self, epoch, logs):
+            self.trainer.stop = epoch == 1
 
     t = trainer()
     plain = []
@@ -127,7 +127,7 @@ def test_callbacks_and_stopping():
         task(20),
         epochs=9,
         verbose=False,
-        callbacks=[EarlyStopping("loss", patience=1, min_delta=1e-3)],
+        callbacks=[EarlyStopping("loss", patience=2, min_delta=1e-3)],
     )
     assert len(stopped.epoch) == 3
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from .safetensors import decode, encode
 
 VERSION = 1
 KEY = "kiln"
+CHECKSUM = "kiln.crc32"
 
 
 class _Writer:
@@ -109,6 +112,35 @@ class _Writer:
         if a.dtype.kind == "c":
             entry["dtype"] = dt.OF_NUMPY[a.dtype].name
         return entry
+
+
+def _checksum(text: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """Of everything in a file: the tree, and each array's name and bytes."""
+    crc = zlib.crc32(text.encode())
+    for name in sorted(arrays):
+        content = np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)
+        crc = zlib.crc32(content.data, zlib.crc32(name.encode(), crc))
+    return f"{crc:08x}"
+
+
+class Snapshot:
+    """An object as it is now, for a file that is written later, from any thread: what is changed meanwhile stays out."""
+
+    def __init__(self, obj: Any, copies: bool = True) -> None:
+        writer = _Writer()
+        try:
+            tree = writer.tree(obj, "obj", "")
+            self.text = json.dumps({"version": VERSION, "tree": tree}, separators=(",", ":"))
+        except RecursionError:
+            raise KilnValueError(
+                "save", "the object is nested too deeply", type(obj).__name__, "flatten it"
+            ) from None
+        self.arrays = {k: a.copy() for k, a in writer.arrays.items()} if copies else writer.arrays
+
+    def write(self, f: Any) -> None:
+        """Write it to a path, at once or not at all, or to a binary file."""
+        metadata = {KEY: self.text, CHECKSUM: _checksum(self.text, self.arrays)}
+        write_bytes("save", f, encode("save", self.arrays, metadata))
 
 
 def _join(name: str, key: Any) -> str:
@@ -201,7 +233,7 @@ def save(
     ends in .safetensors.index.json or .bin.index.json gets a dict of tensors in several files of at most
     `max_shard_size` each, and the list of what is in which. Tensors on
     the same memory are stored once, and PyTorch's files have their views share it again. An existing file
-    is replaced in one step, so an interrupted save leaves it as it was. Nothing is pickled: PyTorch's
+    is replaced in one step, so an interrupted save leaves it as it was; a checksum is in the file, and `load` looks at it. Nothing is pickled: PyTorch's
     options of pickle have no effect.
 
     >>> kiln.save({"model": model.state_dict(), "epoch": 3}, "checkpoint.kiln")
@@ -221,15 +253,7 @@ def save(
 
         write_bytes("save", f, encode_torch(obj))
         return
-    writer = _Writer()
-    try:
-        tree = writer.tree(obj, "obj", "")
-        text = json.dumps({"version": VERSION, "tree": tree}, separators=(",", ":"))
-    except RecursionError:
-        raise KilnValueError(
-            "save", "the object is nested too deeply", type(obj).__name__, "flatten it"
-        ) from None
-    write_bytes("save", f, encode("save", writer.arrays, {KEY: text}))
+    Snapshot(obj, copies=False).write(f)
 
 
 def _place(map_location: Any) -> Any:
@@ -292,6 +316,12 @@ def load(
     arrays, metadata = decode("load", bytes(data), name)
     if KEY not in metadata:
         return {k: wrap(a) for k, a in arrays.items()}
+    told = metadata.get(CHECKSUM)
+    if told is not None and told != _checksum(metadata[KEY], arrays):
+        raise KilnError(
+            "load", "the file is corrupt: its content is not what its checksum was made of", name,
+            "nothing was loaded; use another copy of the file",
+        )  # fmt: skip
     try:
         content = json.loads(metadata[KEY])
         if content["version"] > VERSION:

@@ -87,6 +87,7 @@ def write_bytes(op: str, f: Any, data: bytes) -> None:
             os.fsync(out.fileno())
         os.chmod(draft, _mode(path))
         os.replace(draft, path)
+        _settle(path.parent)
     except OSError as e:
         raise KilnFileError(
             op, f"can't write the file: {e.strerror}", str(path),
@@ -96,6 +97,23 @@ def write_bytes(op: str, f: Any, data: bytes) -> None:
         if draft is not None:
             with contextlib.suppress(OSError):
                 os.unlink(draft)
+
+
+def _settle(folder: Path) -> None:
+    """Have the folder's new entry last through a power failure, where the system can do that."""
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def remove_drafts(folder: Path, ending: str) -> None:
+    """Remove what killed processes left half written of files with this ending."""
+    for draft in folder.glob(f".*{ending}.*.part"):
+        with contextlib.suppress(OSError):
+            draft.unlink()
 
 
 def _mode(path: Path) -> int:

@@ -1,6 +1,20 @@
-"""Training loops: the Trainer and its callbacks."""
+"""Training: the Trainer, its callbacks, and checkpoints from which it goes on."""
 
-from .callbacks import Callback, EarlyStopping
-from .trainer import History, Trainer
+from .callbacks import Callback, EarlyStopping, LambdaCallback, TerminateOnNaN, Timer
+from .checkpoints import ModelCheckpoint
+from .finder import LRFinder
+from .finetune import Unfreeze, freeze, param_groups, unfreeze
+from .history import History
+from .loggers import CSVLogger, TensorBoard
+from .module import TrainingModule
+from .schedules import LearningRateScheduler, OneCycle, ReduceLROnPlateau, Schedule
+from .seeds import seed_everything
+from .trainer import Trainer
+from .updates import EMA, GradientClipping
 
-__all__ = ["Callback", "EarlyStopping", "History", "Trainer"]
+__all__ = [
+    "EMA", "CSVLogger", "Callback", "EarlyStopping", "GradientClipping", "History", "LRFinder", "LambdaCallback",
+    "LearningRateScheduler", "ModelCheckpoint", "OneCycle", "ReduceLROnPlateau", "Schedule", "TensorBoard",
+    "TerminateOnNaN", "Timer", "Trainer", "TrainingModule", "Unfreeze", "freeze", "param_groups", "seed_everything",
+    "unfreeze",
+]  # fmt: skip

@@ -1,55 +1,76 @@
-"""How training shows itself: a live bar on a terminal, one line for each epoch elsewhere."""
+"""How training shows itself: a live bar on a terminal, a table in a notebook, lines that stay readable in a file."""
 
 from __future__ import annotations
 
+import html
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from ..errors import KilnValueError, describe
+from .callbacks import Callback, Logs
 
-def text(logs: dict[str, float]) -> str:
+REFRESH = 0.1
+"""Seconds between two pictures of a bar."""
+REPORT = 60.0
+"""Seconds after which a long epoch tells where it is, in a file."""
+
+
+def number(value: float) -> str:
+    """`0.1234`, or `1.234e-05`."""
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3e}"
+
+
+def text(logs: Mapping[str, Any]) -> str:
     """`loss 0.1234  accuracy 0.9100`."""
-    return "  ".join(
-        f"{k} {v:.4f}" if 1e-3 <= abs(v) < 1e4 or v == 0 else f"{k} {v:.3e}"
-        for k, v in logs.items()
-    )
+    return "  ".join(f"{k} {number(v)}" for k, v in logs.items() if isinstance(v, int | float))
 
 
 class Silent:
     """Nothing is shown."""
 
-    def start(self, epoch: int, batches: int | None) -> None:
-        """An epoch begins."""
+    every = float("inf")
 
-    def batch(self, logs: dict[str, float]) -> None:
-        """A batch is done."""
+    def start(self, title: str, batches: int | None, done: int) -> None:
+        """An epoch, an evaluation or a prediction begins."""
 
-    def end(self, logs: dict[str, float]) -> None:
-        """The epoch is done."""
+    def update(self, batch: int, logs: Logs) -> None:
+        """So many batches are done; called at most every `every` seconds."""
+
+    def end(self, logs: Logs) -> None:
+        """It is done."""
 
     def close(self) -> None:
-        """Training is over."""
+        """Nothing more will be shown."""
 
 
 class Lines(Silent):
-    """One line for each epoch."""
+    """One line for each epoch, and one a minute in long ones."""
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs, self.epoch, self.began = epochs, 0, 0.0
+    every = REPORT
 
-    def start(self, epoch: int, batches: int | None) -> None:
-        self.epoch, self.began = epoch, time.perf_counter()
+    def start(self, title: str, batches: int | None, done: int) -> None:
+        self.title, self.batches, self.began = title, batches, time.perf_counter()
 
-    def end(self, logs: dict[str, float]) -> None:
-        seconds = time.perf_counter() - self.began
-        print(f"epoch {self.epoch + 1}/{self.epochs}  {seconds:.1f}s  {text(logs)}", flush=True)
+    def update(self, batch: int, logs: Logs) -> None:
+        total = "" if self.batches is None else f"/{self.batches}"
+        print(f"{self.title}  batch {batch}{total}  {text(logs)}", flush=True)
+
+    def line(self, logs: Logs) -> str:
+        """`epoch 1/5  0.3s  loss 0.1234`."""
+        return f"{self.title}  {time.perf_counter() - self.began:.1f}s  {text(logs)}".rstrip()
+
+    def end(self, logs: Logs) -> None:
+        print(self.line(logs), flush=True)
 
 
 class Bar(Lines):
-    """A bar that moves with the batches; finished epochs leave their line."""
+    """A bar that moves with the batches; what is done leaves its line."""
 
-    def __init__(self, epochs: int) -> None:
-        super().__init__(epochs)
+    every = REFRESH
+
+    def __init__(self) -> None:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -65,29 +86,170 @@ class Bar(Lines):
         self.task: Any = None
         self.bar.start()
 
-    def start(self, epoch: int, batches: int | None) -> None:
-        super().start(epoch, batches)
-        name = f"epoch {epoch + 1}/{self.epochs}"
-        self.task = self.bar.add_task(name, total=batches, logs="")
+    def start(self, title: str, batches: int | None, done: int) -> None:
+        super().start(title, batches, done)
+        self.task = self.bar.add_task(title, total=batches, completed=done, logs="")
 
-    def batch(self, logs: dict[str, float]) -> None:
-        self.bar.update(self.task, advance=1, logs=text(logs))
+    def update(self, batch: int, logs: Logs) -> None:
+        self.bar.update(self.task, completed=batch, logs=text(logs))
 
-    def end(self, logs: dict[str, float]) -> None:
+    def end(self, logs: Logs) -> None:
         self.bar.remove_task(self.task)
-        seconds = time.perf_counter() - self.began
-        self.bar.console.print(
-            f"epoch {self.epoch + 1}/{self.epochs}  {seconds:.1f}s  {text(logs)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        self.bar.console.print(self.line(logs), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self.bar.stop()
 
 
-def display(epochs: int, verbose: bool) -> Silent:
-    """The display that fits the place where training runs."""
-    if not verbose:
-        return Silent()
-    return Bar(epochs) if sys.stdout.isatty() else Lines(epochs)
+class Notebook(Lines):
+    """A table of epochs under a bar, in one output that is drawn anew."""
+
+    every = 0.5
+
+    def __init__(self, display: Any, HTML: Any) -> None:
+        self.html = HTML
+        self.rows: list[dict[str, Any]] = []
+        self.handle = display(HTML(""), display_id=True)
+
+    def start(self, title: str, batches: int | None, done: int) -> None:
+        super().start(title, batches, done)
+        self._draw(done, {})
+
+    def update(self, batch: int, logs: Logs) -> None:
+        self._draw(batch, logs)
+
+    def end(self, logs: Logs) -> None:
+        self.rows.append({"": self.title, "seconds": time.perf_counter() - self.began, **logs})
+        self._draw(None, {})
+
+    def _draw(self, batch: int | None, logs: Logs) -> None:
+        out = ""
+        if batch is not None:
+            total = "" if self.batches is None else f' max="{self.batches}"'
+            out = f'<div>{self.title} <progress value="{batch}"{total}></progress> {batch} {html.escape(text(logs))}</div>'
+        names = list(dict.fromkeys(k for row in self.rows for k in row))
+        if names:
+            head = "".join(f"<th>{html.escape(n)}</th>" for n in names)
+            body = "".join(
+                "<tr>" + "".join(f"<td>{_cell(row.get(n))}</td>" for n in names) + "</tr>" for row in self.rows
+            )  # fmt: skip
+            out += f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        self.handle.update(self.html(out))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int | float):
+        return number(value)
+    return html.escape(value) if isinstance(value, str) else ""
+
+
+def notebook() -> Any:
+    """(display, HTML) of IPython where this runs in a notebook, else None."""
+    shell = sys.modules.get("IPython")
+    if shell is None or type(shell.get_ipython()).__name__ != "ZMQInteractiveShell":
+        return None
+    from IPython.display import HTML, display  # type: ignore[import-not-found]
+
+    return display, HTML
+
+
+def chosen(verbose: Any) -> Silent:
+    """The display that was asked for, or fits the place where training runs."""
+    if verbose is True or verbose == "auto":
+        found = notebook()
+        if found is not None:
+            return Notebook(*found)
+        return Bar() if sys.stdout.isatty() else Lines()
+    if verbose in (0, 1, 2):
+        return (Silent, Bar, Lines)[int(verbose)]()
+    raise KilnValueError("fit", "no such verbose", describe(verbose), "0 silent, 1 a bar, 2 lines, True by the place")  # fmt: skip
+
+
+class Progress(Callback):
+    """Shows a run on the display that fits; sees no more of it than any callback."""
+
+    saves = True  # comes last: it tells what the others have added
+
+    def __init__(self, verbose: Any = True) -> None:
+        self.verbose = verbose
+        self.show: Silent = Silent()
+        if verbose not in (0, 1, 2, "auto"):
+            chosen(verbose)
+        self._next = 0.0
+
+    def _start(self, title: str, batches: int | None, done: int = 0) -> None:
+        self.show.start(title, batches, done)
+        self._next = time.perf_counter() + self.show.every
+
+    def _tick(self, batch: int, logs: Logs) -> None:
+        now = time.perf_counter()
+        if now >= self._next:
+            self._next = now + self.show.every
+            self.show.update(batch + 1, logs)
+
+    # ---- training
+
+    def on_train_begin(self, logs: Logs) -> None:
+        self.show = chosen(self.verbose)
+        self._opened = False
+
+    def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
+        self._open()
+
+    def _open(self) -> None:
+        t = self.trainer
+        assert t.feed is not None
+        self._start(f"epoch {t.epoch + 1}/{t.last_epoch}", t.feed.length, t.batch)
+        self._opened = True
+
+    def on_train_batch_end(self, batch: int, logs: Logs) -> None:
+        if not self._opened:  # training goes on in the middle of an epoch
+            self._open()
+        self._tick(batch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        if not self._opened:
+            self._open()
+        self.show.end(logs)
+        self._opened = False
+
+    def on_train_end(self, logs: Logs) -> None:
+        self.show.close()
+
+    def on_exception(self, error: BaseException) -> None:
+        self.show.close()
+
+    # ---- evaluation and prediction by themselves
+
+    def on_test_begin(self, logs: Logs) -> None:
+        self._begin("evaluate")
+
+    def on_test_batch_end(self, batch: int, logs: Logs) -> None:
+        if not self.trainer.in_fit:
+            self._tick(batch, logs)
+
+    def on_test_end(self, logs: Logs) -> None:
+        self._end(logs)
+
+    def on_predict_begin(self, logs: Logs) -> None:
+        self._begin("predict")
+
+    def on_predict_batch_end(self, batch: int, logs: Logs) -> None:
+        if not self.trainer.in_fit:
+            self._tick(batch, {})
+
+    def on_predict_end(self, logs: Logs) -> None:
+        self._end({})
+
+    def _begin(self, title: str) -> None:
+        if not self.trainer.in_fit:
+            self.show = chosen(self.verbose)
+            self._start(title, self.trainer.test_length)
+
+    def _end(self, logs: Logs) -> None:
+        if not self.trainer.in_fit:
+            self.show.end(logs)
+            self.show.close()
+
+
+__all__ = ["Bar", "Lines", "Notebook", "Progress", "Silent", "chosen", "number", "text"]

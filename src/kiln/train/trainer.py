@@ -7,266 +7,422 @@ history = trainer.fit((x, y), val=(x_val, y_val), epochs=5, batch_size=64)
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
 
 import numpy as np
 
-from .. import metrics as metric_functions
 from .. import optim
-from ..autograd.modes import no_grad
-from ..data import DataLoader, Dataset, IterableDataset, TensorDataset
 from ..errors import KilnTypeError, KilnValueError, describe
-from ..nn import functional as F
 from ..nn.modules.module import Module
-from ..nn.parameter import is_lazy
-from ..ops.creation import as_tensor
 from ..ops.joining import cat
 from ..tensor import Tensor
-from .callbacks import Callback
-from .progress import display
-
-LOSSES = {
-    "mse": "mse_loss", "l1": "l1_loss", "mae": "l1_loss", "huber": "huber_loss", "nll": "nll_loss",
-    "smooth_l1": "smooth_l1_loss", "bce": "binary_cross_entropy",
-    "bce_with_logits": "binary_cross_entropy_with_logits", "cross_entropy": "cross_entropy",
-    "kl_div": "kl_div", "poisson_nll": "poisson_nll_loss",
-}  # fmt: skip
-OPTIMIZERS = {
-    "sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW, "rmsprop": optim.RMSprop,
-    "adagrad": optim.Adagrad, "adadelta": optim.Adadelta, "adamax": optim.Adamax, "nadam": optim.NAdam,
-}  # fmt: skip
-
-
-class History:
-    """What training has seen: `history["loss"]` is a list with one number for each epoch."""
-
-    def __init__(self) -> None:
-        self.epoch: list[int] = []
-        self.history: dict[str, list[float]] = {}
-        self.interrupted = False
-
-    def add(self, epoch: int, logs: dict[str, float]) -> None:
-        """Note an epoch."""
-        self.epoch.append(epoch)
-        for k, v in logs.items():
-            self.history.setdefault(k, []).append(v)
-
-    def __getitem__(self, key: str) -> list[float]:
-        return self.history[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.history
-
-    def keys(self) -> Iterable[str]:
-        """The names of what was noted."""
-        return self.history.keys()
-
-    def __repr__(self) -> str:
-        last = ", ".join(f"{k}={v[-1]:.4g}" for k, v in self.history.items())
-        return f"History({len(self.epoch)} epochs{': ' + last if last else ''})"
-
-
-class _Means:
-    """Means of values over samples, added up as tensors."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names, self.count = names, 0
-        self.sums: list[Any] = [0.0] * len(names)
-
-    def add(self, values: Sequence[Tensor], n: int) -> None:
-        self.count += n
-        self.sums = [s + v.detach().double() * n for s, v in zip(self.sums, values, strict=True)]
-
-    def logs(self) -> dict[str, float]:
-        return {
-            k: float(s) / max(self.count, 1) for k, s in zip(self.names, self.sums, strict=True)
-        }
+from . import optimizers as optimizers_
+from . import state as state_
+from .batches import Feed, call_with, rows, shapes, signature, split
+from .callbacks import Callback, Callbacks
+from .history import BatchLogs, History, Tally
+from .module import TrainingModule
+from .objective import Objective
+from .progress import Progress
+from .seeds import seed_everything
+from .steps import Steps, autocast_dtype, explain, has_lazy
 
 
 class Trainer:
     """Trains a model.
 
-    `loss` is a name ("cross_entropy", "mse", …) or a function of (output, target); `optimizer` an
-    optimizer of the model's parameters or a name; `metrics` names or functions of (output, target).
-    With `compile` each training step is captured and runs as one native program.
+    `loss` is a name ("cross_entropy", "mse", …), a module or a function of (output, target); a dict of them for a model
+    that gives a dict of outputs, with `loss_weights`. `optimizer` is an optimizer of the model's parameters, a name, or
+    a function of the parameters that gives one. `metrics` are names, functions of (output, target) (their mean over the
+    samples is told), or objects of `kiln.metrics`. With `compile` each step is captured and runs as one native program.
+    `precision="bfloat16"` computes forward and loss in autocast, `accumulate` adds up the gradients of so many batches for one
+    step of the optimizer, `seed` seeds Kiln, Python and NumPy when training begins, `callbacks` are those of every fit.
 
-    Data is a DataLoader (or any iterable of batches), a Dataset, or arrays or tensors `(x, y)`.
-    In a batch the last entry is the target and those before it are the model's arguments.
+    Data is a DataLoader (or any iterable of batches), a Dataset, or arrays or tensors `(x, y)`. In a batch the last
+    entry is the target and those before it are the model's arguments; a dict of its arguments' names is one, too.
+
+    A model with `training_step(batch)` is trained by that, with `configure_optimizers()` where no optimizer is given
+    (see `kiln.train.TrainingModule`).
+
+    While it trains, `epoch`, `batch` and `step` say where it is, `last` is what the last batch gave, and setting `stop` ends it.
     """
 
     def __init__(
-        self, model: Module, loss: str | Callable = "cross_entropy", optimizer: Any = "adam",
-        metrics: Sequence[Any] = (), compile: bool = True,
+        self, model: Module, loss: Any = "cross_entropy", optimizer: Any = None, metrics: Any = (),
+        compile: bool = True, *, loss_weights: Any = None, precision: str = "float32", accumulate: int = 1,
+        seed: int | None = None, callbacks: Sequence[Any] = (),
     ) -> None:  # fmt: skip
         if not isinstance(model, Module):
             raise KilnTypeError("Trainer", "the model must be an nn.Module", describe(model))
-        self.model, self.loss = model, _loss(loss)
-        self.metrics = [
-            self._metric(m) for m in ([metrics] if isinstance(metrics, str) else metrics)
-        ]
+        if not isinstance(accumulate, int) or accumulate < 1:
+            raise KilnValueError("Trainer", "accumulate is a number of batches", describe(accumulate), "at least 1")  # fmt: skip
+        if optimizer is not None:
+            optimizers_.check(optimizer)
+        self.model, self.compile, self.accumulate = model, compile, accumulate
+        self.seed, self.callbacks = seed, list(callbacks)
+        self._given = loss, metrics, loss_weights
+        self.objective = Objective(loss, metrics, loss_weights)
+        self._cast = autocast_dtype(precision)
         self._optimizer = optimizer
-        if not isinstance(optimizer, optim.Optimizer) and optimizer not in OPTIMIZERS:
-            raise KilnValueError(
-                "Trainer", "no optimizer has this name", describe(optimizer),
-                "pass an optimizer, or one of " + ", ".join(OPTIMIZERS),
-            )  # fmt: skip
-        self.compile, self.stop = compile, False
-        self.history = History()
+        self._optimizers: list[optim.Optimizer] = []
+        self._schedules: list[Any] = []
+        self._steps: Steps | None = None
         self._ready = False
-        self._steps: dict[str, Callable] = {}
+        self._names = _arguments(model)
+        if isinstance(model, TrainingModule):
+            model._attach(self)
+        self.history = History()
+        self.stop = False
+        self.epoch = self.batch = self.step = self.updates = 0
+        self.first_epoch = self.last_epoch = 0
+        self.updated = False
+        self.last: Mapping[str, Tensor] = {}
+        self._begin_run(Callbacks(self.callbacks, self))
 
-    def _metric(self, metric: Any) -> tuple[str, Callable]:
-        name, fn = metric_functions.get(metric)
-        if fn is metric_functions.accuracy and self.loss is F.binary_cross_entropy_with_logits:
-            return name, lambda output, target: metric_functions.accuracy(
-                output, target, threshold=0.0
-            )
-        return name, fn
+    def _begin_run(self, callbacks: Callbacks) -> None:
+        self.running = callbacks
+        self.feed: Feed | None = None
+        self.val_feed: Feed | None = None
+        self.tally = Tally()
+        self.in_epoch = self.in_fit = self._counting = False
+        self._usual: Any = None
+        self.last_args: tuple | None = None
+        self._inside = callbacks.inside()
+
+    # ---- optimizer and steps
+
+    @property
+    def optimizers(self) -> list[optim.Optimizer]:
+        """The optimizers, made at first use."""
+        if not self._optimizers:
+            self._optimizers, self._schedules = optimizers_.make(self._optimizer, self.model)
+        return self._optimizers
 
     @property
     def optimizer(self) -> optim.Optimizer:
         """The optimizer; one given by name is made at first use."""
-        if not isinstance(self._optimizer, optim.Optimizer):
-            self._optimizer = OPTIMIZERS[self._optimizer](self.model.parameters())
-        return self._optimizer
+        return self.optimizers[0]
 
-    # ---- the three things that are computed
-
-    def _train_step(self, inputs: tuple, target: Any) -> list[Tensor]:
-        self.optimizer.zero_grad()
-        output = self.model(*inputs)
-        loss = self.loss(output, target)
-        loss.backward()
-        self.optimizer.step()
-        return self._values(output, target, loss)
-
-    def _eval_step(self, inputs: tuple, target: Any) -> list[Tensor]:
-        with no_grad():
-            output = self.model(*inputs)
-            return self._values(output, target, self.loss(output, target))
-
-    def _predict_step(self, inputs: tuple) -> Any:
-        with no_grad():
-            return self.model(*inputs)
-
-    def _values(self, output: Any, target: Any, loss: Tensor) -> list[Tensor]:
-        with no_grad():
-            return [loss.detach(), *(fn(output, target) for _, fn in self.metrics)]
-
-    def _step(self, name: str) -> Callable:
-        step = self._steps.get(name)
-        if step is None:
-            step = getattr(self, f"_{name}_step")
-            if self.compile:
-                from .. import compile
-
-                step = compile(step)
-            self._steps[name] = step
-        return step
-
-    def _prepare(self, batch: tuple) -> None:
-        """Give lazy layers their sizes before anything is captured or optimized."""
-        if self._ready:
-            return
-        self._ready = True
-        if any(
-            is_lazy(x)
-            for m in self.model.modules()
-            for x in (*m._parameters.values(), *m._buffers.values())
+    @property
+    def steps(self) -> Steps:
+        """What is computed for a batch, as captured so far."""
+        s = self._steps
+        if (
+            s is None
+            or s.objective is not self.objective
+            or s.compiled is not self.compile
+            or s.accumulate != self.accumulate
+            or s.inside != self._inside
         ):
+            s = self._steps = Steps(
+                self.model, self.objective, lambda: self.optimizers, self._inside, self.compile,
+                self.accumulate, self._cast,
+            )  # fmt: skip
+        return s
+
+    @property
+    def total_updates(self) -> int | None:
+        """How many steps the optimizer makes in the present fit; None where nobody knows."""
+        length = self.feed.length if self.feed is not None else None
+        epochs = self.last_epoch - self.first_epoch
+        return None if length is None else -(-length // self.accumulate) * epochs
+
+    def _weigh_classes(self, class_weight: Any) -> None:
+        if class_weight is not None or self.objective.class_weight is not None:
+            self.objective = Objective(*self._given, class_weight=class_weight)
+
+    def _get_ready(self, batch: Any, weighted: bool) -> None:
+        """Give lazy layers their sizes before anything is captured or optimized, by a call in evaluation mode."""
+        self._ready = True
+        if has_lazy(self.model):
             was = self.model.training
             self.model.eval()
-            self._predict_step(batch)
+            if self.steps.own:
+                self.steps.own_validate(batch, 0)
+            else:
+                self.steps.predict(*split(batch, weighted, self._names)[:2])
             self.model.train(was)
+
+    # ---- one batch
+
+    def _train_batch(self, batch: Any, weighted: bool, first: bool, last: bool) -> None:
+        """Train on a batch; `self.last` are its values, and the epoch's tally takes them in."""
+        steps = self.steps
+        if steps.own:
+            self.last = steps.run("own_train", batch, steps.number(self.batch), first, last)
+        else:
+            args, kwargs, target, weight = split(batch, weighted, self._names)
+            self.last, output = steps.run("train", args, kwargs, target, weight, first, last)
+            self.last_args = args
+            if steps.objective.outside:
+                self.objective.measure_outside(output, target)
+        self.tally.add(self.last, rows(batch))
+
+    def _test_batch(self, batch: Any, weighted: bool, i: int) -> Mapping[str, Tensor]:
+        steps = self.steps
+        if steps.own:
+            return steps.run("own_validate", batch, steps.number(i))
+        args, kwargs, target, weight = split(batch, weighted, self._names)
+        values, output = steps.run("validate", args, kwargs, target, weight)
+        if steps.objective.outside:
+            self.objective.measure_outside(output, target)
+        return values
+
+    def _logs(self) -> dict[str, Any]:
+        return self.objective.logs(self.tally)
 
     # ---- what users call
 
     def fit(
-        self, train: Any, val: Any = None, epochs: int = 1, batch_size: int = 32, shuffle: bool = True,
-        callbacks: Sequence[Callback | Callable] = (), verbose: bool = True,
+        self, train: Any, val: Any = None, epochs: int = 1, batch_size: int | None = None, shuffle: bool = True,
+        callbacks: Sequence[Callback | Callable] = (), verbose: bool | int | str = True, *,
+        sample_weight: Any = None, class_weight: Any = None, steps_per_epoch: int | None = None,
+        validation_steps: int | None = None, validation_freq: int = 1, validation_batch_size: int | None = None,
+        initial_epoch: int | None = None, resume: Any = None,
     ) -> History:  # fmt: skip
         """Train for `epochs` passes over the data; gives the history of loss and metrics.
 
-        `callbacks` are Callbacks, or functions (trainer, epoch, logs) called after each epoch.
-        Ctrl-C ends training and keeps the history.
+        `callbacks` are Callbacks, or functions (trainer, epoch, logs) called after each epoch. `verbose` is 0 for silence,
+        1 for a bar, 2 for a line for each epoch; True takes what fits the terminal, notebook or file.
+        `class_weight` maps class numbers to weights, `sample_weight` is one more array beside the data. With
+        `steps_per_epoch` an epoch is so many batches and the next goes on in the data where it ended. `resume` is a
+        checkpoint of `ModelCheckpoint` or `save_checkpoint`, or a folder of which the newest good one is taken (none: training
+        begins anew); with the same arguments otherwise, training goes on to the bits that it would have come to.
+        Ctrl-C ends training and keeps the history. Where a step fails, the error says at which batch and of which shapes.
         """
-        loader = _loader(train, batch_size, shuffle)
-        val_loader = None if val is None else _loader(val, batch_size, False)
-        names = ["loss", *(name for name, _ in self.metrics)]
-        self.stop, self.history.interrupted = False, False
-        start = len(self.history.epoch)
-        show = display(start + epochs, verbose)
+        if not isinstance(epochs, int) or epochs < 0:
+            raise KilnValueError("fit", "epochs is a number of passes over the data", describe(epochs), "e.g. epochs=5")  # fmt: skip
+        found = None if resume is None else state_.find(resume)
+        if self.seed is not None and found is None and not self.history.epoch:
+            seed_everything(self.seed)
+        self._weigh_classes(class_weight)
+        self.first_epoch = len(self.history.epoch) if initial_epoch is None else initial_epoch
+        self.last_epoch = self.first_epoch + epochs if initial_epoch is None else epochs
+        show = Progress(verbose)
+        self.optimizers  # noqa: B018  schedules of configure_optimizers come with them
+        self._begin_run(Callbacks([*self._schedules, *self.callbacks, *callbacks, show], self))
+        self.feed = Feed(train, batch_size, shuffle, steps_per_epoch, sample_weight)
+        if val is not None:
+            size = validation_batch_size or batch_size
+            weighted = val[2] if isinstance(val, _Weighted) else None
+            self.val_feed = Feed(val[:2] if weighted is not None else val, size, False, validation_steps, weighted)  # fmt: skip
+        self.stop, self.history.interrupted, self.in_fit = False, False, True
+        self.epoch, self.batch = self.first_epoch, 0
+        calls = self.running
         try:
-            for epoch in range(start, start + epochs):
-                means = _Means(names)
-                show.start(epoch, _length(loader))
-                self.model.train()
-                for i, (inputs, target) in enumerate(_split(loader)):
-                    self._prepare(inputs)
-                    means.add(self._step("train")(inputs, target), _rows(target))
-                    logs = means.logs()
-                    show.batch(logs)
-                    for c in callbacks:
-                        if isinstance(c, Callback):
-                            c.on_batch_end(self, i, logs)
-                if means.count == 0:
-                    raise KilnValueError("fit", "the training data has no batches", describe(train))
-                logs = means.logs()
-                if val_loader is not None:
-                    logs.update({f"val_{k}": v for k, v in self._evaluate(val_loader).items()})
-                self.history.add(epoch, logs)
-                show.end(logs)
-                for c in callbacks:
-                    c.on_epoch_end(self, epoch, logs) if isinstance(c, Callback) else c(
-                        self, epoch, logs
-                    )
-                if self.stop:
-                    break
+            calls.call("on_train_begin", {})
+            if found is not None:
+                state_.load(self, found)
+            while self.epoch < self.last_epoch and not self.stop:
+                self._epoch(validation_freq)
         except KeyboardInterrupt:
             self.history.interrupted = True
+        except BaseException as e:
+            calls.call("on_exception", e)
+            raise
         finally:
-            show.close()
+            self.in_fit = False
+        calls.call("on_train_end", self.history.latest())
         return self.history
 
-    def evaluate(self, data: Any, batch_size: int = 32) -> dict[str, float]:
-        """Loss and metrics on data, in evaluation mode."""
-        return self._evaluate(_loader(data, batch_size, False))
+    def _epoch(self, validation_freq: int) -> None:
+        """One epoch, or the rest of one that was resumed."""
+        feed, calls, epoch = self.feed, self.running, self.epoch
+        assert feed is not None
+        done = self.batch if self.in_epoch else 0
+        if not self.in_epoch:
+            self.tally, self.batch = Tally(), 0
+            self.objective.reset()
+            calls.call("on_epoch_begin", epoch, {})
+            self.in_epoch = True
+        self._counting = True
+        self.model.train()
+        before, after = calls.hooks["on_train_batch_begin"], calls.hooks["on_train_batch_end"]
+        accumulate, pending = self.accumulate, done % self.accumulate != 0
+        for batch in feed.epoch(done):
+            i = self.batch
+            if not self._ready:
+                self._get_ready(batch, feed.weighted)
+            for hook in before:
+                hook(i, {})
+            first, last = not pending, (i + 1) % accumulate == 0
+            try:
+                self._train_batch(batch, feed.weighted, first, last)
+            except Exception as e:
+                told = self._explained(e, batch)
+                if told is e:
+                    raise
+                raise told from e
+            if self._usual is None:
+                self._usual = signature(batch), shapes(batch)
+            pending = not last
+            self.updated = last
+            self.updates += last
+            self.step += 1
+            self.batch = i + 1
+            if after:
+                logs = BatchLogs(self._logs)
+                for hook in after:
+                    hook(i, logs)
+            if self.stop:
+                break
+        if pending and not self.steps.manual:  # the last, shorter stretch of an epoch
+            self.steps.run("update")
+            self.updates += 1
+        if self.batch == 0:
+            raise KilnValueError("fit", "the training data has no batches", describe(feed.given))
+        logs = self._logs()
+        self._counting = False
+        if self.val_feed is not None and (epoch + 1) % validation_freq == 0:
+            logs.update({f"val_{k}": v for k, v in self._evaluate(self.val_feed, calls).items()})
+        self.in_epoch, self.epoch, self.batch = False, epoch + 1, 0
+        self.history.add(epoch, logs)
+        for hook in calls.hooks["on_epoch_end"]:
+            hook(epoch, logs)
+            self.history.amend(logs)
 
-    def _evaluate(self, loader: Iterable) -> dict[str, float]:
-        means = _Means(["loss", *(name for name, _ in self.metrics)])
+    def _explained(self, e: Exception, batch: Any) -> Exception:
+        """An error in a training step, with where it happened and what was there."""
+        where = f"the training step failed at epoch {self.epoch + 1}, batch {self.batch + 1} (step {self.step + 1} of all)"  # fmt: skip
+        received, help = f"batch={shapes(batch)}", "a smaller run with compile=False gives the line in eager mode"  # fmt: skip
+        if self._usual is not None and self._usual[0] != signature(batch):
+            received += f"; batches before were {self._usual[1]}"
+            help = "look at this batch's samples in the data: its shapes or dtypes differ from the others'"
+        return explain(e, "fit", where, received, help)
+
+    def train_on_batch(
+        self, *batch: Any, sample_weight: Any = None, class_weight: Any = None
+    ) -> dict[str, float]:
+        """One step on a batch `(x, …, y)` of arrays or tensors; gives its loss and metrics."""
+        from ..data import default_convert
+
+        if class_weight is not None:
+            self._weigh_classes(class_weight)
+        weighted = sample_weight is not None
+        given = default_convert((*batch, sample_weight) if weighted else batch)
+        if not self._ready:
+            self._get_ready(given, weighted)
+        self.model.train()
+        self.tally = Tally()
+        self.objective.reset()
+        self._train_batch(given, weighted, True, True)
+        self.step, self.updates = self.step + 1, self.updates + 1
+        return self._logs()
+
+    def evaluate(
+        self, data: Any, batch_size: int | None = None, *, sample_weight: Any = None, steps: int | None = None,
+        callbacks: Sequence[Any] = (), verbose: bool | int | str = False,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Loss and metrics on data, in evaluation mode."""
+        calls = Callbacks([*self.callbacks, *callbacks, Progress(verbose)], self)
+        return self._evaluate(Feed(data, batch_size, False, steps, sample_weight), calls)
+
+    def _evaluate(self, feed: Feed, calls: Callbacks) -> dict[str, Any]:
+        tally, train_tally = Tally(), self.tally
+        seen = deepcopy(self.objective.state_dict()) if self._counting else None
+        before, after = calls.hooks["on_test_batch_begin"], calls.hooks["on_test_batch_end"]
         was = self.model.training
+        self.tally = tally
+        self.test_length = feed.length
+        self.objective.reset()
+        calls.call("on_test_begin", {})
         self.model.eval()
         try:
-            for inputs, target in _split(loader):
-                self._prepare(inputs)
-                means.add(self._step("eval")(inputs, target), _rows(target))
+            for i, batch in enumerate(feed.epoch()):
+                if not self._ready:
+                    self._get_ready(batch, feed.weighted)
+                for hook in before:
+                    hook(i, {})
+                try:
+                    values = self._test_batch(batch, feed.weighted, i)
+                except Exception as e:
+                    where = f"the validation step failed at batch {i + 1}"
+                    help = (
+                        "look at this batch's samples; compile=False gives the line in eager mode"
+                    )
+                    told = explain(e, "evaluate", where, f"batch={shapes(batch)}", help)
+                    if told is e:
+                        raise
+                    raise told from e
+                tally.add(values, rows(batch))
+                for hook in after:
+                    hook(i, BatchLogs(self._logs))
+            logs = self._logs()
         finally:
             self.model.train(was)
-        return means.logs()
+            self.tally = train_tally
+            if seen is not None:  # a hook evaluates in the middle of an epoch
+                self.objective.load_state_dict(seen)
+        calls.call("on_test_end", logs)
+        return logs
 
-    def predict(self, data: Any, batch_size: int = 32) -> Any:
+    def predict(
+        self, data: Any, batch_size: int | None = None, *, steps: int | None = None, callbacks: Sequence[Any] = (),
+        verbose: bool | int | str = False,
+    ) -> Any:  # fmt: skip
         """The model's outputs for inputs: an array or tensor, a Dataset, or a DataLoader.
 
-        Of a batch the model gets as many entries as its `forward` takes; the rest are targets.
+        Of a batch the model gets as many entries as its `forward` takes; the rest are targets. Outputs that are
+        tuples or dicts are joined part by part.
         """
-        if isinstance(data, Tensor | np.ndarray):
+        if isinstance(data, Tensor | np.ndarray) or (isinstance(data, Mapping) and data):
             data = (data,)
-        outputs = []
+        calls = Callbacks([*self.callbacks, *callbacks, Progress(verbose)], self)
+        outputs: list[Any] = []
         taken = _positions(self.model.forward)
+        feed = Feed(data, batch_size, False, steps)
+        self.test_length = feed.length
+        own = callable(getattr(self.model, "predict_step", None))
         was = self.model.training
         self.model.eval()
+        calls.call("on_predict_begin", {})
         try:
-            for batch in _loader(data, batch_size, False):
-                inputs = tuple(batch)[:taken] if isinstance(batch, list | tuple) else (batch,)
-                outputs.append(self._step("predict")(inputs))
+            for i, batch in enumerate(feed.epoch()):
+                calls.call("on_predict_batch_begin", i, {})
+                if own:
+                    out = self.steps.run("own_predict", batch, self.steps.number(i))
+                else:
+                    inputs = tuple(batch)[:taken] if isinstance(batch, list | tuple) else (batch,)
+                    args, kwargs = call_with(inputs, self._names)
+                    out = self.steps.run("predict", args, kwargs)
+                outputs.append(out)
+                calls.call("on_predict_batch_end", i, {"outputs": out})
         finally:
             self.model.train(was)
+        calls.call("on_predict_end", {})
         if not outputs:
             raise KilnValueError("predict", "the data has no batches", describe(data))
-        if isinstance(outputs[0], tuple):
-            return tuple(cat(list(parts)) for parts in zip(*outputs, strict=True))
-        return cat(outputs)
+        return joined(outputs)
+
+    def save_checkpoint(self, path: Any) -> None:
+        """Write all of the training's state to one file, from which `fit(resume=path)` goes on."""
+        state_.save(self, path)
+
+    def load_checkpoint(self, path: Any) -> None:
+        """Take over model, optimizer and history of a checkpoint, to evaluate or predict, or to train anew."""
+        state_.load(self, state_.read(path), whole=False)
+
+    def lr_find(self, train: Any, **options: Any) -> Any:
+        """Try learning rates, small to large, on a copy of the training's state: see `kiln.train.LRFinder`."""
+        from .finder import find
+
+        return find(self, train, **options)
+
+
+class _Weighted(tuple):
+    """(x, y, sample weights) of validation data, as the Keras face passes them."""
+
+
+def joined(parts: list[Any]) -> Any:
+    """Outputs of all batches as one, part by part."""
+    first = parts[0]
+    if isinstance(first, Mapping):
+        return {k: joined([p[k] for p in parts]) for k in first}
+    if isinstance(first, tuple | list):
+        return tuple(joined(list(p)) for p in zip(*parts, strict=True))
+    return cat(parts) if first.ndim else parts
 
 
 def _positions(fn: Callable) -> int | None:
@@ -278,64 +434,11 @@ def _positions(fn: Callable) -> int | None:
     return sum(k in named for k in kinds)
 
 
-def _loss(loss: Any) -> Callable:
-    if callable(loss):
-        return loss
-    if isinstance(loss, str) and hasattr(F, LOSSES.get(loss, loss)):
-        return getattr(F, LOSSES.get(loss, loss))
-    raise KilnValueError(
-        "Trainer", "no loss has this name", describe(loss),
-        "pass a function of (output, target), or one of " + ", ".join(LOSSES),
-    )  # fmt: skip
+def _arguments(model: Module) -> frozenset[str]:
+    """The names of the arguments of a model."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # fmt: skip
+    return frozenset(p.name for p in parameters if p.kind not in positional)
 
 
-def _loader(data: Any, batch_size: int, shuffle: bool) -> Iterable:
-    if isinstance(data, DataLoader):
-        return data
-    if (
-        isinstance(data, tuple | list)
-        and data
-        and all(isinstance(x, Tensor | np.ndarray) for x in data)
-    ):
-        data = TensorDataset(*map(as_tensor, data))
-    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        if (
-            isinstance(data, list)
-            and data
-            and isinstance(data[0], tuple | list)
-            and len(data[0]) > 1
-        ):
-            return data  # batches
-        order = None if isinstance(data, IterableDataset) else shuffle
-        return DataLoader(cast(Dataset, data), batch_size=batch_size, shuffle=order)
-    if isinstance(data, Iterable) and not isinstance(data, Tensor):
-        return data
-    raise KilnTypeError(
-        "Trainer", "data must be a DataLoader, a Dataset, or arrays (x, y)", describe(data),
-        "e.g. trainer.fit((x, y), batch_size=64)",
-    )  # fmt: skip
-
-
-def _split(loader: Iterable) -> Iterator[tuple[tuple, Any]]:
-    """(inputs, target) of each batch."""
-    for batch in loader:
-        if not isinstance(batch, tuple | list) or len(batch) < 2:
-            raise KilnTypeError(
-                "Trainer", "a batch must be (input, …, target)", describe(batch),
-                "write the training step yourself for other batches; see the examples",
-            )  # fmt: skip
-        yield tuple(batch[:-1]), batch[-1]
-
-
-def _rows(target: Any) -> int:
-    return len(target) if isinstance(target, Tensor) and target.ndim else 1
-
-
-def _length(loader: Any) -> int | None:
-    try:
-        return len(loader)
-    except TypeError:
-        return None
-
-
-__all__ = ["History", "Trainer"]
+__all__ = ["Trainer", "joined"]

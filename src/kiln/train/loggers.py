@@ -1,0 +1,119 @@
+"""Callbacks that write down what training does: CSV files and TensorBoard's event files."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import KilnValueError, describe
+from .callbacks import Callback, Logs
+
+
+class CSVLogger(Callback):
+    """Writes each epoch's values as a line of a CSV file; Keras's options.
+
+    A training that was resumed goes on in its file, and lines of epochs that are run again are replaced.
+    """
+
+    def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:  # fmt: skip
+        self.path, self.separator, self.append = Path(filename), separator, append
+
+    def _begin(self, before: int | None) -> None:
+        """Begin the file: with the lines it has of epochs before that number, or with all of them."""
+        with open(self.path, newline="") as f:
+            rows = list(csv.reader(f, delimiter=self.separator))
+        if rows:
+            self._names = rows[0]
+            self._write("w", [r for i, r in enumerate(rows) if i == 0 or before is None or int(r[0]) < before])  # fmt: skip
+
+    def _write(self, mode: str, rows: list[Any]) -> None:
+        with open(self.path, mode, newline="") as f:
+            csv.writer(f, delimiter=self.separator).writerows(rows)
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """Wait for the first epoch, which says whether this training goes on."""
+        self._opened = False
+        self._names: list[str] | None = None
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        """Write a line."""
+        if not self._opened:
+            self._opened = True
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            resumed = epoch > self.trainer.first_epoch
+            if (self.append or resumed) and self.path.exists():
+                self._begin(epoch if resumed else None)
+        if self._names is None:
+            self._names = ["epoch", *logs]
+            self._write("w", [self._names])
+        self._write("a", [[epoch, *(logs.get(n, "") for n in self._names[1:])]])
+
+
+class TensorBoard(Callback):
+    """Writes what TensorBoard shows: training under `log_dir/train`, validation under `log_dir/validation`, as Keras does.
+
+    Values of epochs, the learning rate, and with `update_freq` "batch" or a number of batches also those of steps;
+    with `histogram_freq` histograms of the parameters every so many epochs; with `write_graph` the model's graph.
+    """
+
+    def __init__(
+        self, log_dir: str | os.PathLike[str] = "logs", histogram_freq: int = 0, write_graph: bool = False,
+        update_freq: str | int = "epoch",
+    ) -> None:  # fmt: skip
+        if update_freq not in ("epoch", "batch") and not isinstance(update_freq, int):
+            raise KilnValueError("TensorBoard", "no such update_freq", describe(update_freq), "'epoch', 'batch' or a number of batches")  # fmt: skip
+        self.log_dir, self.histogram_freq, self.write_graph = Path(log_dir), histogram_freq, write_graph  # fmt: skip
+        self.every = update_freq if isinstance(update_freq, int) else int(update_freq == "batch")
+        self._writers: dict[str, Any] = {}
+        self._graph: Any = None
+
+    def _writer(self, run: str) -> Any:
+        if run not in self._writers:
+            from ..board import SummaryWriter
+
+            self._writers[run] = SummaryWriter(self.log_dir / run)
+        return self._writers[run]
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """Have the graph written with the first batch."""
+        self._graph = self.write_graph
+
+    def on_train_batch_end(self, batch: int, logs: Logs) -> None:
+        """Write a step's values."""
+        step = self.trainer.step
+        if self._graph and self.trainer.last_args is not None:
+            self._graph = False
+            self._writer("train").add_graph(self.model, self.trainer.last_args)
+        if self.every and step % self.every == 0:
+            for name, value in self.trainer.last.items():
+                self._writer("train").add_scalar(f"batch_{name}", float(value), step)
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        """Write an epoch's values."""
+        for name, value in logs.items():
+            if isinstance(value, int | float):
+                run = "validation" if name.startswith("val_") else "train"
+                self._writer(run).add_scalar(f"epoch_{name.removeprefix('val_')}", value, epoch)
+        rate = float(self.trainer.optimizer.param_groups[0]["lr"])
+        if "learning_rate" not in logs:
+            self._writer("train").add_scalar("epoch_learning_rate", rate, epoch)
+        if self.histogram_freq and epoch % self.histogram_freq == 0:
+            for name, p in self.model.named_parameters():
+                self._writer("train").add_histogram(name, p, epoch)
+        for w in self._writers.values():
+            w.flush()
+
+    def on_train_end(self, logs: Logs) -> None:
+        """Close the files."""
+        for w in self._writers.values():
+            w.close()
+        self._writers.clear()
+
+    def on_exception(self, error: BaseException) -> None:
+        """The same."""
+        self.on_train_end({})
+
+
+__all__ = ["CSVLogger", "TensorBoard"]

@@ -1,0 +1,254 @@
+"""What training makes small, and what it is judged by: losses and metrics by name, of one output or of several."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from typing import Any
+
+from .. import metrics as metric_functions
+from ..autograd.modes import no_grad
+from ..errors import KilnTypeError, KilnValueError, describe
+from ..nn import functional as F
+from ..nn.modules.module import Module
+from ..ops.creation import as_tensor, ones
+from ..ops.joining import cat
+from ..tensor import Tensor
+from .history import Tally
+
+LOSSES = {
+    "mse": "mse_loss", "l1": "l1_loss", "mae": "l1_loss", "huber": "huber_loss", "nll": "nll_loss",
+    "smooth_l1": "smooth_l1_loss", "bce": "binary_cross_entropy",
+    "bce_with_logits": "binary_cross_entropy_with_logits", "cross_entropy": "cross_entropy",
+    "kl_div": "kl_div", "poisson_nll": "poisson_nll_loss",
+}  # fmt: skip
+"""Short names of losses; the full names of `kiln.nn.functional` are known too."""
+
+
+def loss_function(loss: Any) -> Callable:
+    """The function (output, target) that a loss stands for: a name, a module or a function."""
+    if callable(loss):
+        return loss
+    if isinstance(loss, str) and hasattr(F, LOSSES.get(loss, loss)):
+        return getattr(F, LOSSES.get(loss, loss))
+    raise KilnValueError(
+        "Trainer", "no loss has this name", describe(loss),
+        "pass a function of (output, target), or one of " + ", ".join(LOSSES),
+    )  # fmt: skip
+
+
+def for_each_sample(loss: Callable) -> Callable:
+    """The loss of each sample, where `loss` gives their mean; it needs to have a `reduction`."""
+    if isinstance(loss, Module) and hasattr(loss, "reduction"):
+        apart = copy(loss)
+        apart.reduction = "none"
+        return apart
+    if "reduction" in inspect.signature(loss).parameters:
+        return lambda output, target: loss(output, target, reduction="none")
+    raise KilnTypeError(
+        "Trainer", "this loss can't be weighted: it has no reduction='none'", describe(loss),
+        "give it a parameter reduction, or weigh the samples in a training_step of your own",
+    )  # fmt: skip
+
+
+class _Part:
+    """One output's loss: how it is found, weighed and called."""
+
+    def __init__(self, key: Any, loss: Any, factor: float) -> None:
+        self.key, self.loss, self.factor = key, loss_function(loss), factor
+        self._apart: Callable | None = None
+
+    def __call__(self, output: Any, target: Any, weight: Any) -> Tensor:
+        if weight is None:
+            return self.loss(output, target)
+        if self._apart is None:
+            self._apart = for_each_sample(self.loss)
+        each = self._apart(output, target)
+        weight = weight.to(each.dtype)
+        if each.ndim > weight.ndim:
+            each = each.flatten(weight.ndim).mean(-1)
+        return (each * weight.reshape(each.shape)).mean()
+
+
+def pick(tree: Any, key: Any, what: str) -> Any:
+    """An output, or a target, of several; `key` is None where there is one."""
+    if key is None:
+        return tree
+    try:
+        return tree[key]
+    except (KeyError, IndexError, TypeError):
+        raise KilnValueError(
+            "Trainer", f"the {what} has no part {key!r}", describe(tree),
+            f"losses and metrics by name, or in a list, go with {what}s that are dicts or tuples alike",
+        ) from None  # fmt: skip
+
+
+def _parts(given: Any, what: str) -> list[tuple[Any, Any]]:
+    """(key of the output, entry) of what is given for one output, for several by name, or in their order."""
+    if isinstance(given, Mapping):
+        if not given:
+            raise KilnValueError("Trainer", f"there is no {what}", "{}", "give one for each output")
+        return list(given.items())
+    if isinstance(given, list | tuple):
+        return list(enumerate(given))
+    return [(None, given)]
+
+
+class Objective:
+    """Loss and metrics of a batch.
+
+    `loss` is a name or function, or a dict (or list) of them for a model whose output is a dict (or tuple); the
+    total is their sum, weighed by `loss_weights`, and each is told as "<name>_loss". `class_weight` maps class
+    numbers to what a sample of that class counts; a weighted loss is the sum of weight * loss over the batch,
+    divided by the number of samples, as in Keras.
+    """
+
+    def __init__(
+        self, loss: Any, metrics: Any = (), loss_weights: Any = None, class_weight: Any = None
+    ) -> None:
+        factors = dict(_parts(loss_weights, "weight")) if loss_weights is not None else {}
+        parts = [(k, x) for k, x in _parts(loss, "loss") if x is not None]
+        unknown = [k for k in factors if k not in dict(parts)]
+        if unknown:
+            raise KilnValueError(
+                "Trainer", "loss_weights names an output that has no loss", describe(unknown),
+                "use the keys of loss",
+            )  # fmt: skip
+        self.parts = [_Part(k, x, float(factors.get(k, 1.0))) for k, x in parts]
+        self.class_weight = _table(class_weight)
+        self.metrics = list(self._metrics(metrics))
+        self.simple = [(n, k, m) for n, k, m in self.metrics if not hasattr(m, "update")]
+        self.streaming = [(n, k, m) for n, k, m in self.metrics if hasattr(m, "update")]
+        self.inside = [e for e in self.streaming if getattr(e[2], "compiled", True)]
+        self.outside = [e for e in self.streaming if not getattr(e[2], "compiled", True)]
+
+    def _metrics(self, given: Any) -> Any:
+        """(name, key of the output, metric) of each."""
+        several = len(self.parts) > 1 or (self.parts and self.parts[0].key is not None)
+        if isinstance(given, Mapping):
+            pairs = [(k, m) for k, ms in given.items() for m in _listed(ms)]
+        elif several and isinstance(given, list | tuple) and any(isinstance(m, list | tuple) for m in given):  # fmt: skip
+            pairs = [(k, m) for k, ms in enumerate(given) for m in _listed(ms)]
+        elif several and len(_listed(given)):
+            pairs = [(p.key, m) for p in self.parts for m in _listed(given)]
+        else:
+            pairs = [(None, m) for m in _listed(given)]
+        for key, metric in pairs:
+            name, fn = self._metric(metric, key)
+            yield name if key is None else f"{key}_{name}", key, fn
+
+    def _metric(self, metric: Any, key: Any) -> tuple[str, Any]:
+        if isinstance(metric, tuple) and len(metric) == 2 and isinstance(metric[0], str):
+            return metric
+        name, fn = metric_functions.get(metric)
+        loss = next((p.loss for p in self.parts if p.key == key), None)
+        logits = loss is F.binary_cross_entropy_with_logits or type(loss).__name__ == "BCEWithLogitsLoss"  # fmt: skip
+        if fn is metric_functions.accuracy and logits:
+            return name, lambda output, target: metric_functions.accuracy(output, target, threshold=0.0)  # fmt: skip
+        return name, fn
+
+    def loss(
+        self, output: Any, target: Any, weight: Any = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total and the parts of it by name, which are empty where there is one."""
+        total, told = None, {}
+        for part in self.parts:
+            out, wanted = pick(output, part.key, "output"), pick(target, part.key, "target")
+            own = pick(weight, part.key, "sample_weight") if isinstance(weight, Mapping) else weight
+            if self.class_weight is not None:
+                by_class = self._of_classes(wanted)
+                own = by_class if own is None else own * by_class
+            value = part(out, wanted, own)
+            if part.key is not None:
+                told[f"{part.key}_loss"] = value.detach()
+            value = value if part.factor == 1.0 else value * part.factor
+            total = value if total is None else total + value
+        if total is None:
+            raise KilnValueError("Trainer", "no output has a loss", None, "give at least one")
+        if total.ndim:
+            raise KilnValueError(
+                "Trainer", "the loss must be one number", describe(total), "take the mean over the batch"
+            )  # fmt: skip
+        return total, told
+
+    def _of_classes(self, target: Tensor) -> Tensor:
+        """What each sample counts by its class: a number, a row of probabilities, or a score of 0 or 1."""
+        table = self.class_weight
+        assert table is not None
+        if target.is_floating_point() and target.ndim > 1 and target.shape[1] > 1:
+            target = target.argmax(1)
+        elif target.ndim > 1 and target.shape[1:].numel() == 1:
+            target = target.reshape(-1)
+        return table[target.to("int64").clamp(max=table.shape[0] - 1)]
+
+    def measure(self, output: Any, target: Any) -> dict[str, Tensor]:
+        """The metrics' means over a batch, by name; those that keep state take the batch in."""
+        with no_grad():
+            found = {n: m(pick(output, k, "output"), pick(target, k, "target")) for n, k, m in self.simple}  # fmt: skip
+            for _, k, m in self.inside:
+                m.update(pick(output, k, "output"), pick(target, k, "target"))
+        return found
+
+    def measure_outside(self, output: Any, target: Any) -> None:
+        """Give the batch to the metrics that can't be captured."""
+        with no_grad():
+            for _, k, m in self.outside:
+                m.update(pick(output, k, "output"), pick(target, k, "target"))
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        for _, _, m in self.streaming:
+            m.reset()
+
+    def logs(self, tally: Tally) -> dict[str, Any]:
+        """The values so far: means, then what the metrics with state say."""
+        out = tally.logs()
+        for name, _, m in self.streaming:
+            value = m.compute()
+            if isinstance(value, Mapping):
+                out.update({f"{name}_{k}": _number(v) for k, v in value.items()})
+            else:
+                out[name] = _number(value)
+        return out
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the metrics have seen of an epoch."""
+        return {name: m.state_dict() for name, _, m in self.streaming}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in the middle of an epoch."""
+        for name, _, m in self.streaming:
+            if name in state:
+                m.load_state_dict(state[name])
+
+
+def _listed(metrics: Any) -> list[Any]:
+    if isinstance(metrics, list):
+        return metrics
+    named = isinstance(metrics, tuple) and len(metrics) == 2 and isinstance(metrics[0], str) and callable(metrics[1])  # fmt: skip
+    return [metrics] if named or not isinstance(metrics, tuple) else list(metrics)
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
+def _table(weights: Any) -> Tensor | None:
+    """What samples of each class count, by class number; classes that are not named count 1."""
+    if weights is None:
+        return None
+    if isinstance(weights, Mapping):
+        if not weights or any(not isinstance(k, int) or k < 0 for k in weights):
+            raise KilnValueError(
+                "Trainer", "class_weight maps class numbers to weights", describe(weights), "e.g. {0: 1.0, 1: 5.0}"
+            )  # fmt: skip
+        weights = [float(weights.get(i, 1.0)) for i in range(max(weights) + 1)]
+    elif not isinstance(weights, Tensor | Sequence) and not hasattr(weights, "__array__"):
+        raise KilnTypeError(
+            "Trainer", "class_weight is a dict, a list or a tensor", describe(weights), "e.g. {0: 1.0, 1: 5.0}"
+        )  # fmt: skip
+    return cat([as_tensor(weights).float(), ones(1)])  # the last is that of all other classes
+
+
+__all__ = ["LOSSES", "Objective", "for_each_sample", "loss_function"]

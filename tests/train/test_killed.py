@@ -1,0 +1,13 @@
+"""kill -9 at random instants with saving every step: see killing.py."""
+
+import pytest
+from tests.train.killing import torture
+
+
+def test_a_few_kills():
+    assert torture(2, 3, seed=1)[0] == 2
+
+
+@pytest.mark.slow
+def test_fifty_kills():
+    assert torture(50, 60)[0] == 50
