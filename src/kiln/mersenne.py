@@ -131,7 +131,7 @@ class Words:
     def _next(self, n: int) -> np.ndarray:
         """The next few words, to be read only."""
         self._drawn += n
-        if not self._few or n > _WORDS:
+        if not self._few or not 0 < n <= _WORDS:
             self._block, self._few = None, True
             return self._raw(n).astype(np.uint32)
         at = self._place[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import kiln
@@ -297,6 +297,9 @@ def test_categories_without_weight_are_not_drawn():
 
 @given(st.lists(st.tuples(st.sampled_from(("words", "floats", "doubles", "few", "below", "single", "reload", "copy")),
                           st.one_of(st.integers(0, 12), st.integers(100, 700))), max_size=40))  # fmt: skip
+@example(
+    [("words", 0), ("floats", 0), ("few", 0), ("words", 3)]
+)  # where the words are to be renewed
 @settings(max_examples=60, deadline=None)
 def test_small_draws_are_parts_of_one_stream(draws):
     """Whatever is drawn in whatever order: the words of the generator, one after the other, and its state."""

@@ -10,10 +10,12 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, KilnValueError, describe
+from ..random import default_generator
 from ..shape import Size, numel
-from ..tensor import Tensor
+from ..tensor import CAPTURING, Tensor
 from .creation import full_op
 from .drawing import sample, sample_like
+from .mersenne import draws
 from .random import draw, primitive, random_bits, reached, states, stream_words
 from .registry import Sample, composition
 
@@ -70,7 +72,10 @@ def _kept(input: Tensor, p: float, shape: Any = None) -> Tensor:
 
 def _trials(input: Tensor, p: float, shape: Any, scale: float) -> Tensor:
     """0 with probability p, else 1 / scale, by PyTorch's stream."""
+    a = input._a
     d = input.dtype.to_real()
+    if not CAPTURING and shape is None and a.__class__ is np.ndarray and a.flags.c_contiguous:
+        return draws(default_generator.state, "bernoulli", a.shape, d, (), (1.0 - p, scale))
     if shape is None:
         return sample_like(input, None, "bernoulli", 1.0 - p, scale, dtype=d)
     return sample(None, "bernoulli", shape, d, 1.0 - p, scale)
