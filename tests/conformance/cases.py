@@ -15,6 +15,7 @@ import kiln.masked
 import kiln.nn.functional
 import kiln.ops.copies
 import kiln.ops.fake_quantize
+import kiln.ops.likelihood
 import kiln.ops.native
 import kiln.signal
 import kiln.special

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
+import numpy as np
+
 import kiln
 
 from ..autograd.modes import no_grad
 from ..errors import KilnNotImplementedError, KilnValueError, describe
 from ..nn.functional import one_hot
-from ..shape import Size
-from ..tensor import Tensor
+from ..ops.likelihood import entropy, normalized, picked, scores
+from ..shape import Size, numel
+from ..tensor import CAPTURING, PLAIN, Tensor, wrap
 from . import constraints
 from .discrete import Binomial, one_of
 from .distribution import Distribution, _Shape
@@ -40,12 +43,10 @@ class Categorical(Distribution):
                 "Categorical", f"`{name}` parameter must be at least one-dimensional.", describe(given),
                 "the last dimension holds the categories",
             )  # fmt: skip
-        if probs is None:
-            self.logits = given - given.logsumexp(-1, keepdim=True)
-        else:
-            self.probs = given / given.sum(-1, keepdim=True)
-        self._num_events = given.shape[-1]
-        super().__init__(given.shape[:-1], validate_args=validate_args)
+        setattr(self, name, scores(given) if probs is None else normalized(given))
+        shape = given.shape
+        self._num_events = shape[-1]
+        super().__init__(shape[:-1], validate_args=validate_args)
 
     @lazy_property
     def logits(self) -> Tensor:
@@ -81,22 +82,25 @@ class Categorical(Distribution):
         return self.probs.argmax(-1)
 
     def sample(self, sample_shape: _Shape = ()) -> Tensor:
+        probs, n = self.probs, numel(sample_shape)
+        shape = self._extended_shape(sample_shape)
+        if not CAPTURING and probs.__class__ in PLAIN and (a := probs._a).__class__ is np.ndarray:
+            drawn = kiln.multinomial(wrap(a.reshape(-1, self._num_events)), n, True)
+            return wrap(drawn._a.T.reshape(shape))
         with no_grad():
-            rows = self.probs.reshape(-1, self._num_events)
-            drawn = kiln.multinomial(rows, Size(sample_shape).numel(), True)
-            return drawn.T.reshape(self._extended_shape(sample_shape))
+            rows = probs.reshape(-1, self._num_events)
+            return kiln.multinomial(rows, n, True).T.reshape(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)
-        index, logits = value.long().unsqueeze(-1), self.logits
+        index, logits = value.long(), self.logits
         if value.shape != self._batch_shape:
             shape = kiln.broadcast_shapes(value.shape, self._batch_shape)
-            index, logits = index.expand((*shape, 1)), logits.expand((*shape, self._num_events))
-        return logits.gather(-1, index).squeeze(-1)
+            index, logits = index.expand(shape), logits.expand((*shape, self._num_events))
+        return picked(logits, index)
 
     def entropy(self) -> Tensor:
-        logits = self.logits.clamp(min=kiln.finfo(self.logits.dtype).min)
-        return -(logits * self.probs).sum(-1)
+        return entropy(self.logits, self.probs)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         return self._enumerated(kiln.arange(self._num_events), expand)

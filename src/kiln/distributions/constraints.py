@@ -28,13 +28,24 @@ __all__ = [
 ]  # fmt: skip
 
 
+FEW = 8
+"""Elements that are looked at one by one sooner than by NumPy."""
+_EXACT = 1 << 24
+
+
+def _exact(bound: Any) -> bool:
+    """Whether a bound is the same number in every dtype that is compared with it here."""
+    c = bound.__class__
+    return (c is int or c is float) and -_EXACT <= bound <= _EXACT and bound == int(bound)
+
+
 class Constraint:
     """A region; subclasses write `check`."""
 
     is_discrete: Any = False
     event_dim: Any = 0
     _plain = False
-    """Whether `check` takes NumPy's arrays too, where bounds are numbers."""
+    """Whether `check` takes NumPy's arrays too, where bounds are numbers, and Python's numbers if `event_dim` is 0."""
 
     def check(self, value: Tensor) -> Tensor:
         """Whether each event of `value` lies in the region: bool of sample and batch shape."""
@@ -43,12 +54,13 @@ class Constraint:
     def holds(self, value: Tensor) -> bool:
         """Whether all events of `value` lie in the region, without a history of the question."""
         a = value._a
-        if (
-            self._plain and not CAPTURING and a.__class__ is np.ndarray and a.dtype.kind in "fiub"
-            and all(isinstance(bound, int | float) for bound in vars(self).values())
-        ):  # fmt: skip
-            with suppress(RuntimeWarning):  # where somebody turns warnings into errors
-                return bool(np.all(self.check(a)))  # type: ignore[arg-type]
+        if self._plain and not CAPTURING and a.__class__ is np.ndarray and a.dtype.kind in "fiub":
+            bounds = self.__dict__.values()
+            if a.size <= FEW and not self.event_dim and all(map(_exact, bounds)):
+                return all(map(self.check, a.ravel().tolist()))
+            if all(isinstance(bound, int | float) for bound in bounds):
+                with suppress(RuntimeWarning):  # where somebody turns warnings into errors
+                    return bool(np.all(self.check(a)))  # type: ignore[arg-type]
         with no_grad():
             return bool(self.check(value).all())
 
@@ -165,6 +177,11 @@ class _IndependentConstraint(_Over):
     def event_dim(self) -> int:
         return self.base_constraint.event_dim + self.reinterpreted_batch_ndims
 
+    def holds(self, value: Tensor) -> bool:
+        if value.dim() < self.event_dim:
+            return super().holds(value)
+        return self.base_constraint.holds(value)  # all events lie there, whatever counts as one
+
     def check(self, value: Tensor) -> Tensor:
         result = self.base_constraint.check(value)
         keep = result.dim() - self.reinterpreted_batch_ndims
@@ -250,11 +267,10 @@ class _Boolean(Constraint):
 
 def _whole(value: Any, inside: Tensor) -> Tensor:
     """Where values are inside and whole, as those of integer dtypes all are."""
-    whole = (
-        value.dtype.kind in "iub"
-        if isinstance(value, np.ndarray)
-        else not value.is_floating_point()
-    )
+    if isinstance(value, np.ndarray):
+        whole = value.dtype.kind in "iub"
+    else:
+        whole = isinstance(value, Tensor) and not value.is_floating_point()
     return inside if whole else inside & (value % 1 == 0)
 
 
@@ -371,6 +387,22 @@ class _Simplex(Constraint):
 
     _plain = True
     event_dim = 1
+
+    def holds(self, value: Tensor) -> bool:
+        a = value._a
+        if (
+            not CAPTURING
+            and a.__class__ is np.ndarray
+            and 0 < a.size <= 2 * FEW
+            and a.dtype.char in "fd"
+            and a.ndim
+        ):
+            n = a.shape[-1]
+            near = 1e-6 - n * 2.0**-24  # within which the sum is whatever order it is rounded in
+            rows = [a.tolist()] if a.ndim == 1 else a.reshape(-1, n).tolist()
+            if all(min(row) >= 0 and -near < sum(row) - 1 < near for row in rows):
+                return True
+        return super().holds(value)
 
     def check(self, value: Tensor) -> Tensor:
         return (value >= 0).all(-1) & (abs(value.sum(-1) - 1) < 1e-6)

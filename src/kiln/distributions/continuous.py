@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import kiln
 
 from ..ops.drawing import sample
+from ..ops.likelihood import gaussian
 from ..ops.sampling import _standard_gamma, von_mises
 from ..tensor import Tensor
 from . import constraints
@@ -53,8 +54,7 @@ class Normal(_LocScale, ExponentialFamily):
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)
-        z = (value - self.loc) / self.scale
-        return -0.5 * z.square() - self.scale.log() - 0.5 * math.log(math.tau)
+        return gaussian(value, self.loc, self.scale)
 
     def cdf(self, value: Tensor) -> Tensor:
         self._check(value)

@@ -48,7 +48,8 @@ class Distribution:
 
     def __init__(self, batch_shape: _Shape = (), event_shape: _Shape = (),
                  validate_args: bool | None = None):  # fmt: skip
-        self._batch_shape, self._event_shape = Size(batch_shape), Size(event_shape)
+        self._batch_shape = batch_shape if isinstance(batch_shape, Size) else Size(batch_shape)
+        self._event_shape = event_shape if isinstance(event_shape, Size) else Size(event_shape)
         if validate_args is not None:
             self._validate_args = validate_args
         if self._validate_args:
@@ -68,7 +69,10 @@ class Distribution:
 
     def _extended_shape(self, sample_shape: _Shape = ()) -> Size:
         """The shape of samples: `sample_shape`, then those of the batch and the event."""
-        return Size(sample_shape) + self._batch_shape + self._event_shape
+        shape = self._batch_shape
+        if self._event_shape:
+            shape = shape + self._event_shape
+        return Size(sample_shape) + shape if sample_shape else shape
 
     def expand(self, batch_shape: _Shape, _instance: Any = None) -> Any:
         """The distribution with its batch broadcast to another shape, as a view of its parameters."""
@@ -115,12 +119,14 @@ class Distribution:
                 stacklevel=4,
             )  # fmt: skip
             return
+        looks, own = self._looks(), self.__dict__
         for name, constraint in known.items():
-            lazy = isinstance(getattr(type(self), name, None), lazy_property)
-            if constraints.is_dependent(constraint) or (lazy and name not in vars(self)):
+            if constraints.is_dependent(constraint) or (
+                name not in own and isinstance(getattr(type(self), name, None), lazy_property)
+            ):
                 continue
             value = getattr(self, name)
-            if self._looks() and not constraint.holds(value):
+            if looks and not constraint.holds(value):
                 raise KilnValueError(
                     type(self).__name__,
                     f"Expected parameter {name} ({type(value).__name__} of shape {tuple(value.shape)}) of distribution "
@@ -135,13 +141,15 @@ class Distribution:
             raise KilnValueError(
                 name, "The value argument to log_prob must be a Tensor", describe(value), "use kiln.tensor(…)"
             )  # fmt: skip
-        shape, due = value.shape, self._batch_shape + self._event_shape
-        if shape[len(shape) - len(self._event_shape) :] != self._event_shape:
-            raise KilnValueError(
-                name, f"The right-most size of value must match event_shape: {shape} vs {self._event_shape}.",
-                describe(value), "",
-            )  # fmt: skip
-        if not all(map(_same_kind, reversed(shape), reversed(due))):
+        shape, due = value.shape, self._batch_shape
+        if self._event_shape:
+            due = due + self._event_shape
+            if shape[len(shape) - len(self._event_shape) :] != self._event_shape:
+                raise KilnValueError(
+                    name, f"The right-most size of value must match event_shape: {shape} vs {self._event_shape}.",
+                    describe(value), "",
+                )  # fmt: skip
+        if shape != due and not all(map(_same_kind, reversed(shape), reversed(due))):
             raise KilnValueError(
                 name, f"Value is not broadcastable with batch_shape+event_shape: {shape} vs {due}.",
                 describe(value), "",

@@ -12,6 +12,7 @@ import kiln
 
 from ..autograd.modes import enable_grad
 from ..errors import KilnValueError, describe
+from ..ops.likelihood import log_inside
 from ..tensor import Tensor, active_capture
 
 euler_constant = 0.57721566490153286060
@@ -22,6 +23,11 @@ def broadcast_all(*values: Tensor | float) -> tuple[Tensor, ...]:
 
     ValueError where a value is neither.
     """
+    if values and all(v.__class__ is Tensor for v in values):
+        tensors: Any = values
+        shape = tensors[0]._a.shape
+        if all(v._a.shape == shape for v in tensors):
+            return tensors
     if not all(isinstance(v, Tensor | int | float) for v in values):
         raise KilnValueError(
             "broadcast_all", "Input arguments must all be instances of Number or Tensor", describe(values),
@@ -82,8 +88,10 @@ def clamp_probs(probs: Tensor) -> Tensor:
 
 def probs_to_logits(probs: Tensor, is_binary: bool = False) -> Tensor:
     """Log odds, or log probabilities along the last dimension, of probabilities kept away from 0 and 1."""
+    if not is_binary:
+        return log_inside(probs, _resolution(probs.dtype))
     p = clamp_probs(probs)
-    return p.log() - (-p).log1p() if is_binary else p.log()
+    return p.log() - (-p).log1p()
 
 
 class lazy_property:
