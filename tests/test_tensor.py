@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
+from collections import deque
 
 import numpy as np
 import pytest
@@ -193,3 +195,44 @@ def test_copies_lie_as_the_tensor_does():
     x = kiln.arange(6.0).reshape(2, 3).t()
     assert copy.deepcopy(x).stride() == x.stride()
     assert copy.deepcopy(kiln.nn.Parameter(x)).stride() == x.stride()
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+def test_stack_gives_each_its_part_of_the_gradient(shape, dim):
+    if dim > len(shape):
+        return
+    kiln.manual_seed(0)
+    xs = [kiln.rand(shape, requires_grad=True) for _ in range(3)]
+    out = kiln.stack([xs[0], xs[1] * 2, xs[2].double(), xs[0], kiln.ones(shape)], dim)
+    assert out.dtype is kiln.float64
+    weights = kiln.arange(float(out.numel())).reshape(out.shape)
+    (out * weights).sum().backward()
+    parts = weights.unbind(dim)
+    for x, due in zip(xs, (parts[0] + parts[3], parts[1] * 2, parts[2]), strict=True):
+        assert kiln.equal(x.grad, due)
+    with kiln.no_grad():
+        assert not kiln.stack(xs, dim).requires_grad
+
+
+def test_stack_of_numbers_keeps_each_and_promotes():
+    assert kiln.stack([kiln.tensor(2**53 + 1), kiln.tensor(3)]).tolist() == [2**53 + 1, 3]
+    assert kiln.stack([kiln.tensor(True), kiln.tensor(2.5)]).tolist() == [1.0, 2.5]
+
+
+@pytest.mark.parametrize("kind", [list, tuple, deque])
+def test_sequences_of_floats_become_tensors(kind):
+    numbers = [0.1, 1e30, -0.0, math.nan]
+    np.testing.assert_array_equal(kiln.tensor(kind(numbers)).numpy(), np.float32(numbers))
+    np.testing.assert_array_equal(kiln.tensor(kind(numbers), dtype=kiln.float64).numpy(), numbers)
+    assert kiln.tensor(kind([1.5, 2.5]), dtype=kiln.int64).tolist() == [1, 2]
+    assert kiln.tensor(kind([1.5, 2])).dtype is kiln.float32
+    assert kiln.tensor(kind([])).dtype is kiln.float32
+
+
+def test_as_tensor_of_another_dtype_is_a_copy():
+    a = np.arange(4.0)
+    x, same = kiln.as_tensor(a, dtype=kiln.float32), kiln.as_tensor(a)
+    a[0] = 9
+    assert x.tolist() == [0, 1, 2, 3]
+    assert same.tolist() == [9, 1, 2, 3]

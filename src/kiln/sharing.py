@@ -137,8 +137,13 @@ def expose(a: np.ndarray) -> None:
 def admit(a: np.ndarray) -> None:
     """Note that this array's memory came from outside of Kiln, where it may be written; a Loan says so itself."""
     around: Any = a
-    while isinstance(around, np.ndarray | memoryview):
-        around = around.base if isinstance(around, np.ndarray) else around.obj
+    while True:
+        if isinstance(around, np.ndarray):
+            around = around.base
+        elif isinstance(around, memoryview):
+            around = around.obj
+        else:
+            break
     if around.__class__ is not Loan:
         expose(a)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,7 +74,22 @@ def _to_numpy(data: Any) -> Any:
     return data
 
 
+def _of_floats(data: Any, dtype: dt.dtype | None) -> np.ndarray | None:
+    """A sequence of nothing but Python's floats as an array, the common case kept short; None where it is something else."""
+    c = data.__class__
+    d = dt.get_default_dtype() if dtype is None else dtype
+    known = (c is list or c is tuple or c is deque) and (d is dt.float32 or d is dt.float64)
+    if known and data and set(map(type, data)) == _FLOAT:
+        return np.array(data if c is list else list(data), d.np)
+    return None
+
+
+_FLOAT = {float}
+
+
 def _from_data(data: Any, dtype: dt.dtype | None, name: str) -> np.ndarray:
+    if (floats := _of_floats(data, dtype)) is not None:
+        return floats
     try:
         a = np.array(_to_numpy(data), dtype=None if dtype is None else dtype.np)
     except OverflowError:
@@ -144,8 +160,11 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     if isinstance(data, Tensor):
         return data if dtype is None else data.to(dtype)
     if isinstance(data, np.ndarray):
+        d = None if dtype is None else dt.as_dtype(dtype)
+        if data.dtype is dt.float64.np and d is dt.float32 and data.flags.c_contiguous:
+            return wrap(np.array(data, d.np))  # memory of its own, which nobody else knows
         out = from_numpy(data)
-        return out if dtype is None else out.to(dtype)
+        return out if d is None else out.to(d)
     return tensor(data, dtype=dtype)
 
 
@@ -197,8 +216,8 @@ def from_numpy(ndarray: np.ndarray) -> Tensor:
         raise KilnTypeError(
             "from_numpy", "expected a NumPy array", describe(ndarray), "use kiln.tensor"
         )
-    dt.as_dtype(ndarray.dtype)
-    if not ndarray.dtype.isnative:
+    if ndarray.dtype not in dt.OF_NUMPY:
+        dt.as_dtype(ndarray.dtype)
         raise KilnTypeError(
             "from_numpy", "arrays of another byte order can't be shared", str(ndarray.dtype),
             "copy first: a.astype(a.dtype.newbyteorder('='))",

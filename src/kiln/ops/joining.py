@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.tape import record
 from ..errors import (
     KilnError,
     KilnIndexError,
@@ -19,7 +20,7 @@ from ..errors import (
 )
 from ..formats import contiguous_format
 from ..shape import Size, index_int, norm_dim, norm_dims
-from ..tensor import CAPTURING, Tensor, _fresh, wrap
+from ..tensor import CAPTURING, PLAIN, Tensor, wrap
 from .registry import Sample, VarInts, composition, method
 from .rules import tied
 from .samples import draw, rng
@@ -128,6 +129,35 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return np.ascontiguousarray(np.concatenate(parts, dim)).view(d.np)
 
 
+def _quick_stack(g: np.ndarray, dim: int) -> list[np.ndarray]:
+    lead = (slice(None),) * dim
+    return [g[(*lead, i, ...)] for i in range(g.shape[dim])]
+
+
+def _stack_infer(tensors: Any, dim: int) -> tuple:
+    shape = tensors[0].shape
+    return Size((*shape[:dim], len(tensors), *shape[dim:])), reduce(dt.promote_types, (x.dtype for x in tensors))  # fmt: skip
+
+
+@movement(
+    private=True, name="stack_op", node="StackBackward0", lies="joined", check=False, infer=_stack_infer,
+    body=lambda tensors, dim: cat([unsqueeze(x, dim) for x in tensors], dim),
+    grad={"tensors": lambda g, dim: list(g.unbind(dim))}, quick={"tensors": _quick_stack},
+    samples=lambda: iter([Sample(([draw(rng(), (2, 3)), draw(rng(1), (2, 3))], 1)), Sample(([draw(rng(), ())] * 3, 0))]),
+)  # fmt: skip
+def stack_op(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    """`stack` of tensors of one shape along a dimension counted from the front."""
+    first = tensors[0]
+    if (
+        not first.ndim
+        and first.dtype.kind in "fib"
+        and all(x.dtype is first.dtype for x in tensors)
+    ):
+        return np.array([x.item() for x in tensors], first.dtype)
+    shape = (*first.shape[:dim], 1, *first.shape[dim:])
+    return cat.op.eager([x.reshape(shape) for x in tensors], dim)
+
+
 @composition(method=False, samples=lambda: iter([
     Sample(([draw(rng(), (2, 3)), draw(rng(1), (2, 3))], 1)), Sample(([draw(rng(), ())],)),
     Sample(([draw(rng(), (2, 3)), draw(rng(1), (2, 4))],), error=RuntimeError)]))  # fmt: skip
@@ -143,13 +173,17 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Any = None) -> Tensor
                 f"{list(first)} at entry 0 and {list(x._a.shape)} at entry {i}", describe(list(tensors)), "",
             )  # fmt: skip
     d = norm_dim(dim, len(first) + 1, "stack")
-    if (
-        out is None
-        and not CAPTURING
-        and all(x._a.__class__ is np.ndarray and not _fresh(x)._rg for x in tensors)
-    ):  # a loader's batch: making views of many small tensors would take longer than the copy
-        shape = (*first[:d], 1, *first[d:])
-        return wrap(cat.op.eager([x._a.reshape(shape) for x in tensors], d))
+    plain = not CAPTURING and all(
+        x.__class__ in PLAIN and x._a.__class__ is np.ndarray for x in tensors
+    )
+    if plain and out is None:
+        # views of many small ones would take longer than the copy
+        t = wrap(stack_op.op.reference([x._a for x in tensors], d))
+        for x in tensors:
+            if x._rg or x._base is not None:
+                record(stack_op.op, (list(tensors), d), (t,))
+                break
+        return t
     return cat([unsqueeze(x, d) for x in tensors], d, out=out)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..autograd.tape import record_unary
+from ..autograd.tape import record, record_unary
 from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnTypeError, describe
 from ..shape import Size, numel
-from ..tensor import CAPTURING, Tensor, wrap
+from ..tensor import CAPTURING, PLAIN, Tensor, wrap
 from .arithmetic import conjugate
 from .dispatch import LARGE, apply, store_out
 from .extremes import amax, amin, select, select_grad, select_rule, select_samples, share
@@ -34,7 +34,7 @@ from .reduction import (
     store_nan_free,
     sum_op,
 )
-from .registry import FUNCTIONS, Sample, composition, op
+from .registry import FUNCTIONS, Op, Sample, composition, op
 from .samples import draw, rng, strided
 from .selection import where_op
 from .sorting import kth_place
@@ -242,15 +242,39 @@ def _spread_samples() -> Iterator[Sample]:
     yield Sample((x, 0, 2), error=TypeError)
 
 
+def _of_all(op: Op, input: Tensor) -> Tensor | None:
+    """The variance, or the deviation, of all elements with its defaults: the common case, kept short."""
+    if CAPTURING or input.__class__ not in PLAIN:
+        return None
+    a = input._a
+    if a.dtype is not _F32 or not 1 < a.size < LARGE or not a.flags.c_contiguous:
+        return None
+    n = a.size
+    d = a - add_reduce(a, None) / _F32.type(n)
+    d *= d
+    r = add_reduce(d, None) / _F32.type(n - 1)
+    t = wrap(np.asarray(np.sqrt(r) if op is _std else r))
+    if input._rg or input._base is not None:
+        record(op, (input, None, 1, False), (t,))
+    return t
+
+
+_std = std_op.op  # type: ignore[attr-defined]
+
+
 @composition(samples=_spread_samples)
 def var(input: Tensor, *args: Any, out: Tensor | None = None, **given: Any) -> Tensor:
     """The variance: `var(x, dim=None, *, correction=1, keepdim=False)`, also with `unbiased`."""
+    if out is None and not args and not given and (r := _of_all(var_op.op, input)) is not None:
+        return r
     return store_out(var_op.op, var_op(input, *_variance_args("var", args, given)), out, cast=True)
 
 
 @composition(samples=_spread_samples)
 def std(input: Tensor, *args: Any, out: Tensor | None = None, **given: Any) -> Tensor:
     """The standard deviation: `std(x, dim=None, *, correction=1, keepdim=False)`, also with `unbiased`."""
+    if out is None and not args and not given and (r := _of_all(_std, input)) is not None:
+        return r
     return store_out(std_op.op, std_op(input, *_variance_args("std", args, given)), out, cast=True)
 
 
