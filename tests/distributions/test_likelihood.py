@@ -139,6 +139,22 @@ def test_probabilities_of_few_categories_sum_to_1(values):
         assert constraints.simplex.holds(p) == bool(constraints.simplex.check(p).all())
 
 
+@given(st.lists(st.sampled_from([0.0, -0.0, 0.5, 1.0, 3.0, -1.0, math.nan, math.inf]), min_size=9, max_size=9),
+       st.booleans(), st.booleans())  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_a_small_matrix_lies_in_a_region_where_its_check_says_so(values, even, lower):
+    x = kiln.tensor(values).reshape(3, 3)
+    x = x.tril() + x.tril(-1).T if even else x.tril() if lower else x
+    for region in (
+        constraints.lower_cholesky,
+        constraints.positive_definite,
+        constraints.corr_cholesky,
+    ):
+        for matrix in (x, x[:2], x + 3 * kiln.eye(3), x.double().expand(2, 3, 3)):
+            if matrix.shape[-1] == matrix.shape[-2] or region is constraints.positive_definite:
+                assert region.holds(matrix) == bool(region.check(matrix).all())
+
+
 def test_parameters_of_modules_stay_their_own():
     scale = nn.Parameter(kiln.ones(3))
     d = Normal(kiln.zeros(3), scale)

@@ -424,6 +424,14 @@ class _Multinomial(Constraint):
 # ---------------------------------------------------------------- matrices
 
 
+def _one_small(a: Any) -> bool:
+    """Whether this is the array of one small square matrix of floats, outside of captures."""
+    return (
+        not CAPTURING and a.__class__ is np.ndarray and a.dtype.char in "fd"
+        and a.ndim == 2 and 0 < a.size <= FEW * FEW and a.shape[0] == a.shape[1]
+    )  # fmt: skip
+
+
 class _LowerTriangular(Constraint):
     """Square matrices with zeros above the diagonal."""
 
@@ -435,6 +443,15 @@ class _LowerTriangular(Constraint):
 
 class _LowerCholesky(_LowerTriangular):
     """Lower triangular matrices with a positive diagonal."""
+
+    def holds(self, value: Tensor) -> bool:
+        a = value._a
+        if self.__class__ is not _LowerCholesky or not _one_small(a):
+            return super().holds(value)
+        return all(
+            row[i] > 0 and not any(row[i + 1 :]) and all(x == x for x in row[:i])
+            for i, row in enumerate(a.tolist())
+        )
 
     def check(self, value: Tensor) -> Tensor:
         return super().check(value) & (value.diagonal(0, -2, -1) > 0).all(-1)
@@ -477,6 +494,13 @@ class _PositiveSemidefinite(_Symmetric):
 
 class _PositiveDefinite(_Symmetric):
     """Symmetric matrices that have a Cholesky factor."""
+
+    def holds(self, value: Tensor) -> bool:
+        a = value._a
+        if not _one_small(a) or not (a == a.T).all():
+            return super().holds(value)
+        with no_grad():
+            return not kiln.linalg.cholesky_ex(value)[1].item()
 
     def check(self, value: Tensor) -> Tensor:
         ok = super().check(value)

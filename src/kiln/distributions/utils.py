@@ -34,7 +34,9 @@ def broadcast_all(*values: Tensor | float) -> tuple[Tensor, ...]:
             "pass numbers or tensors",
         )  # fmt: skip
     tensors = [v for v in values if isinstance(v, Tensor)]
-    dtype = tensors[0].dtype if tensors else kiln.get_default_dtype()
+    if not tensors:
+        return tuple([kiln.tensor(v, dtype=kiln.get_default_dtype()) for v in values])
+    dtype = tensors[0].dtype
     return tuple(
         kiln.broadcast_tensors(
             *[v if isinstance(v, Tensor) else kiln.tensor(v, dtype=dtype) for v in values]
