@@ -136,6 +136,14 @@ def linear(input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np
         input.size * weight.size < SMALL
         or (input.ndim > 1 and input.size == input.shape[-1] and weight.size < MATRIX)  # one row
     ):
+        if input.ndim == weight.ndim == 2 and bias is not None and bias.shape == weight.shape[:1]:
+            if d is weight.dtype is bias.dtype:
+                out = input.dot(weight.T)
+                row = (
+                    out[0] if len(out) == 1 else out
+                )  # arrays of one shape are added in half the time
+                np.add(row, bias, row)
+                return out
         return _linear.reference(input, weight, bias)  # row-major as it is
     start = bias is None or (bias.dtype is input.dtype and bias.shape == weight.shape[:1])
     if start and weight.ndim == 2 and input.dtype.kind in "fV":
@@ -424,39 +432,39 @@ def embedding(input: np.ndarray, weight: np.ndarray, *rest: Any) -> np.ndarray:
 _embedding_grad, _index_put = (REGISTRY[n].eager for n in ("embedding_grad", "index_put_op"))
 
 
-def _add_rows(out: Tensor, index: Tensor, values: Tensor) -> None:
-    out.index_add_(0, index, values)
+_LEAST_ADDED, _MOST_ADDED = 1 << 9, 1 << 20
+"""Elements of rows from where on adding them one after the other is quicker than NumPy is, and kernels for the shape are."""
 
 
-_LAST = 8  # rows of the smallest kernel
+@cache
+def _adding() -> Any:
+    """The module that adds rows."""
+    from .cpu import added_rows
+
+    return added_rows
 
 
-def _rows_added(out: np.ndarray, index: np.ndarray, values: np.ndarray) -> bool:
-    """Add rows to those of `out` at these places, in blocks of powers of two; False where the reference is to do it.
+def _rows_added(
+    out: np.ndarray, index: np.ndarray, values: np.ndarray, at: np.ndarray | None = None
+) -> bool:
+    """Add rows (those `at` places) to those of `out` at these places; False where the reference is to do it.
 
     The places are flat and in range, `out` is in memory of its own.
     """
     n, d = index.size, out.dtype
     if (
-        not 1 << 9 <= values.size < 1 << 20 or n < _LAST or (d is not _F32 and d is not _F64)
-        or d is not values.dtype or index.dtype is not _I64 or config.eager != "cpu" or not _native()
-        or not (out.flags.c_contiguous and index.flags.c_contiguous)
+        not n or (d is not _F32 and d is not _F64) or d is not values.dtype or index.dtype is not _I64
+        or config.eager != "cpu" or not _native() or not (out.flags.c_contiguous and index.flags.c_contiguous)
     ):  # fmt: skip
         return False
-    values = np.ascontiguousarray(values)
-    rows, added = out.reshape(len(out), -1), values.reshape(n, -1)
+    rows = out.reshape(len(out), -1)
+    elements = n * rows.shape[1]
+    if elements < _LEAST_ADDED or (at is None and elements >= _MOST_ADDED):
+        return False
+    added = np.ascontiguousarray(values).reshape(n if at is None else len(values), -1)
     if rows.shape[1] != added.shape[1]:
         return False
-    shelf, at = derived.shelf(), 0
-    while n - at >= _LAST:
-        block = 1 << (n - at).bit_length() - 1
-        key = ("add_rows", block, rows.shape, d.num, config.cpu_isa)
-        part = [rows, index[at : at + block], added[at : at + block]]
-        if not shelf.change("add_rows", _add_rows, part, key, ()):
-            return False
-        at += block
-    if at < n:
-        np.add.at(rows, index[at:], added[at:])
+    _adding().add(rows, index, added, at)
     return True
 
 
@@ -473,6 +481,22 @@ def embedding_grad(
     if padding_idx is not None:
         out[padding_idx] = 0
     return out
+
+
+@routine("embedding_sums")
+def embedding_sums(input: np.ndarray, weight: np.ndarray, bag: np.ndarray, bags: int) -> np.ndarray:
+    """Rows of a table added where they are to be, without being laid out."""
+    if (
+        weight.ndim == 2 and input.shape == bag.shape and input.dtype is bag.dtype is _I64 and input.size
+        and input.flags.c_contiguous and input.view(np.uint64).max() < len(weight) and bag.view(np.uint64).max() < bags
+    ):  # fmt: skip
+        out = np.zeros((bags, weight.shape[1]), weight.dtype)
+        if _rows_added(out, bag, weight, input):
+            return out
+    return _embedding_sums(input, weight, bag, bags)
+
+
+_embedding_sums = REGISTRY["embedding_sums"].run
 
 
 @routine("index_put_op")

@@ -75,12 +75,19 @@ def _index_infer(name: str) -> Any:
     return infer
 
 
+_FEW = 16  # targets that Python looks through sooner than NumPy
+
+
 def check_classes(
     name: str, target: np.ndarray, classes: int, ignore_index: int
 ) -> np.ndarray | None:
     """Which targets count (None for all of them); an error for one that is no class."""
     if target.size == 0:
         return None
+    if target.size <= _FEW:
+        places = target.reshape(-1).tolist()
+        if 0 <= min(places) and max(places) < classes and not 0 <= ignore_index < classes:
+            return None
     flat = target.view(np.uint64) if target.dtype == np.int64 else target
     if flat.max() < classes and not 0 <= ignore_index < classes:  # negative ones are huge unsigned
         return None
@@ -103,7 +110,9 @@ def _nll_run(
     c = 1 if logp.ndim > 1 else 0
     valid = check_classes(name, target, logp.shape[c], ignore_index)
     safe = target if valid is None else np.where(valid, target, 0)
-    if logp.ndim == 2:
+    if logp.ndim == 2 and len(safe) == 1:
+        picked = logp[0].take(safe)
+    elif logp.ndim == 2:
         picked = logp[np.arange(len(safe)), safe]
     else:
         picked = np.take_along_axis(
@@ -114,6 +123,8 @@ def _nll_run(
 
 def weighed(loss: np.ndarray, valid: Any, safe: np.ndarray, weight: Any, reduction: str) -> Any:
     """Losses of samples, `valid` ones of which count (None: all), by the weights of their classes."""
+    if valid is None and weight is None and loss.size == 1 and reduction != "none":
+        return loss.reshape(())
     w, d = None if weight is None else weight[safe], loss.dtype
     if valid is not None:
         w = valid.astype(d) if w is None else np.where(valid, w, 0)

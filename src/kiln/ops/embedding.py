@@ -236,6 +236,37 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, max
     return embedding_op(input, weight, padding_idx, bool(scale_grad_by_freq), bool(sparse))
 
 
+def _sums_infer(input: Any, weight: Any, bag: Any, bags: int) -> tuple:
+    shape, d = _embedding_infer(input, weight)
+    return Size((bags, shape[-1])), d
+
+
+def _sums_samples() -> Any:
+    r = rng(55)
+    w = draw(r, (5, 3))
+    for index, bag in (([0, 4, 1, 1], [2, 0, 0, 3]), ([3], [0]), ([], [])):
+        yield Sample((np.array(index, np.int64), w, np.array(bag, np.int64), 4))
+    index = r.integers(0, 5, (600,))
+    yield Sample((index, w, np.sort(r.integers(0, 4, (600,))), 4), grad=False)
+    yield Sample((np.array([5]), w, np.array([0]), 1), error=IndexError)
+
+
+@op(
+    private=True, check=False, infer=_sums_infer, samples=_sums_samples, node="EmbeddingBagBackward0",
+    body=lambda input, weight, bag, bags: weight.new_zeros((bags, weight.shape[1])).index_add(
+        0, bag, weight.index_select(0, input)
+    ),
+    grad={"weight": lambda g, input, in_shape, bag: embedding_sums(bag, g, input, in_shape[0])},
+    quick={"weight": lambda g, input, in_shape, bag: embedding_sums.op.eager(bag, g, input, in_shape[0])},
+)  # fmt: skip
+def embedding_sums(input: Tensor, weight: Tensor, bag: Tensor, bags: int) -> Tensor:
+    """Sums of the rows weight[input] that are in one bag; with the indices exchanged its own gradient."""
+    if input.dtype.kind != "i" or weight.ndim != 2:
+        raise TypeError  # the shape rule tells why
+    _check_rows("embedding_bag", input, weight.shape[0])
+    return embedding_grad.op.reference(weight[input], bag, bags, None, False)
+
+
 def _bag_samples() -> Any:
     r = rng(52)
     w = draw(r, (6, 3))
@@ -293,8 +324,16 @@ def _bags(name: str, input: Any, offsets: Any, include_last: bool) -> tuple[Any,
     if CAPTURING or offsets._a.__class__ is not np.ndarray:
         bag = (arange(n).unsqueeze(1) >= offsets).sum(1) - 1
     else:
-        bag = wrap(np.searchsorted(np.sort(offsets._a), np.arange(n), "right") - 1)
+        bag = wrap(_bag_of_each(offsets._a, n))
     return input, bag, offsets.shape[0]
+
+
+def _bag_of_each(offsets: np.ndarray, n: int) -> np.ndarray:
+    """Which bag each of n entries is in."""
+    many = np.diff(offsets, append=n)
+    if many.size and many.min() >= 0:
+        return np.arange(len(offsets)).repeat(many)
+    return np.searchsorted(np.sort(offsets), np.arange(n), "right") - 1
 
 
 @composition(namespace="F", samples=_bag_samples)
@@ -329,6 +368,16 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, 
         raise KilnValueError(
             name, f"max mode does not support {what}", "mode='max'", "leave it out"
         )
+    if (
+        mode != "max" and padding_idx is per_sample_weights is None and not (scale_grad_by_freq or sparse)
+        and not CAPTURING and index._a.__class__ is bag._a.__class__ is np.ndarray
+    ):  # fmt: skip
+        out = embedding_sums(index.long(), weight, bag, bags)
+        if mode == "sum":
+            return out
+        many = np.bincount(bag._a, minlength=bags) if offsets is not None else input.shape[1]
+        counts = np.maximum(many, 1).astype(out._a.dtype)
+        return out / wrap(counts.reshape(-1, 1))
     rows = embedding_op(index, weight, padding_idx, bool(scale_grad_by_freq), bool(sparse))
     counted = None if padding_idx is None else index != padding_idx
     if mode == "max":
@@ -346,8 +395,6 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, 
     ones = rows.new_ones((rows.shape[0],)) if counted is None else counted.to(rows.dtype)
     if offsets is None:
         counts = ones.reshape(input.shape).sum(1)
-    elif counted is None and not CAPTURING and bag._a.__class__ is np.ndarray:
-        counts = wrap(np.bincount(bag._a, minlength=bags).astype(rows._a.dtype))
     else:
         counts = rows.new_zeros((bags,)).index_add(0, bag, ones)
     return out / counts.clamp(min=1).unsqueeze(1)

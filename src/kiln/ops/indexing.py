@@ -131,20 +131,20 @@ def _plain_index(x: Tensor, index: tuple) -> Tensor | None:
             low, high, _ = i.indices(n)
             normal.append((low, max(low, high), 1))
             whole = False
-        elif c is list and listed is None and i and all([k.__class__ is int for k in i]):
+        elif c is list and listed is None and i and set(map(type, i)) == _INTS:
             listed = d
             normal.append((0, n, 1))
         else:
             return None
     if listed is None:
         return dispatch.view(_basic, (x, tuple(normal)), a[(*index, ...)])
-    if any([i.__class__ is int for i in index]):
+    if int in map(type, index):
         return None
     part = x if whole else basic_index(x, tuple(normal))
     return index_op(part, [wrap(np.array(index[listed], _I64))], (listed,))
 
 
-_ALL = slice(None)
+_ALL, _INTS = slice(None), {int}
 
 
 def _advanced(x: Tensor, items: tuple) -> tuple[Tensor, list[Tensor | None]]:

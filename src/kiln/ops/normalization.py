@@ -221,8 +221,12 @@ def layer_norm_op(
 
 
 def _shape_tuple(shape: Any, name: str) -> tuple[int, ...]:
-    if shape.__class__ is tuple and all([s.__class__ is int for s in shape]):
-        return shape
+    if shape.__class__ is tuple:
+        for s in shape:
+            if s.__class__ is not int:
+                break
+        else:
+            return shape
     if isinstance(shape, list | tuple):
         return tuple(index_int(s, name, "normalized_shape") for s in shape)
     return (index_int(shape, name, "normalized_shape"),)

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..autograd.views import region, together
+from ..autograd.modes import mode
+from ..autograd.tape import record_view
+from ..autograd.views import Several, region, together
 from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, describe
 from ..formats import contiguous_format
 from ..shape import Size, index_int, norm_dim, numel
-from ..tensor import CAPTURING, Tensor
+from ..tensor import CAPTURING, PLAIN, Tensor, wrap
 from . import dispatch
 from .registry import LEADING, REGISTRY, Sample, composition, method
 from .samples import draw, rng
@@ -278,26 +280,42 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
             "unbind", "dimension specified but the tensor has no dimensions", describe(input), ""
         )
     d = norm_dim(dim, input._a.ndim, "unbind")
-    return together(parts(input, d, range(input._a.shape[d])))
+    return parts(input, d, range(input._a.shape[d]), True)
 
 
-def parts(input: Tensor, d: int, places: Iterable[Any]) -> tuple[Tensor, ...]:
-    """The views at several ints or (start, stop, step) triples of one dimension."""
+def parts(input: Tensor, d: int, places: Iterable[Any], several: bool = False) -> tuple[Tensor, ...]:  # fmt: skip
+    """The views at several ints or (start, stop, step) triples of one dimension; marked so where one call gives them."""
     a = input._a
     whole = tuple([(0, n, 1) for n in a.shape])
     before, after = whole[:d], whole[d + 1 :]
     if CAPTURING or a.__class__ is not np.ndarray:
-        return tuple([basic_index(input, (*before, i, *after)) for i in places])
-    lead, found = (_ALL,) * d, []
+        found = tuple([basic_index(input, (*before, i, *after)) for i in places])
+        return together(found) if several else found
+    lead, views = (_ALL,) * d, []
+    short = input._base is None and input.__class__ in PLAIN
+    if short:
+        ver, tied = input._ver, mode.grad
+        if ver is None:
+            ver = input._ver = [0, 0]
     for i in places:
         r = a[(*lead, slice(*i) if i.__class__ is tuple else i, ...)]
-        found.append(dispatch.view(_basic, (input, (*before, i, *after)), r))
-    return tuple(found)
+        args = input, (*before, i, *after)
+        if not short:
+            views.append(dispatch.view(_basic, args, r))
+            continue
+        out = wrap(r)
+        out._ver, out._base, out._seen = ver, input, ver[1]
+        out._view = ((_basic.name, Several(args[1:]) if several else args[1:]),) if tied else None
+        if input._rg:
+            record_view(_basic, input, args, out)
+        views.append(out)
+    found = tuple(views)
+    return found if short or not several else together(found)
 
 
-def _pieces(input: Tensor, sizes: Sequence[int], dim: int) -> tuple[Tensor, ...]:
+def _pieces(input: Tensor, sizes: Sequence[int], dim: int, several: bool = False) -> tuple[Tensor, ...]:  # fmt: skip
     ends = list(accumulate(sizes))
-    return parts(input, dim, [(b - n, b, 1) for b, n in zip(ends, sizes, strict=True)])
+    return parts(input, dim, [(b - n, b, 1) for b, n in zip(ends, sizes, strict=True)], several)
 
 
 @composition(samples=lambda: iter([
@@ -305,7 +323,7 @@ def _pieces(input: Tensor, sizes: Sequence[int], dim: int) -> tuple[Tensor, ...]
     Sample((draw(rng(), (5, 2)), (1, 3)), error=RuntimeError)]))  # fmt: skip
 def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
     """Views of equal size (the last may be smaller), or of the given sizes, along one dimension."""
-    return together(_split(tensor, split_size_or_sections, dim))
+    return _split(tensor, split_size_or_sections, dim, True)
 
 
 @method("split")
@@ -314,7 +332,7 @@ def _split_method(self: Tensor, split_size: Any, dim: int = 0) -> tuple[Tensor, 
     return split(self, split_size, dim)
 
 
-def _split(tensor: Tensor, s: Any, dim: int) -> tuple[Tensor, ...]:
+def _split(tensor: Tensor, s: Any, dim: int, several: bool = False) -> tuple[Tensor, ...]:
     d = norm_dim(dim, tensor._a.ndim, "split")
     n = tensor._a.shape[d]
     if isinstance(s, list | tuple):
@@ -323,13 +341,14 @@ def _split(tensor: Tensor, s: Any, dim: int) -> tuple[Tensor, ...]:
                 "split", f"split_with_sizes expects split_sizes to sum exactly to {n} (input tensor's size at "
                 f"dimension {d})", f"split_sizes={list(s)}", "",
             )  # fmt: skip
-        return _pieces(tensor, s, d)
+        return _pieces(tensor, s, d, several)
     s = index_int(s, "split", "split_size")
     if s < 0 or (s == 0 and n):
         raise KilnError("split", "split_size must be positive", f"split_size={s}", "")
     if s == 0 or n == 0:
-        return (narrow(tensor, d, 0, n),)
-    return _pieces(tensor, [min(s, n - i) for i in range(0, n, s)], d)
+        whole = (narrow(tensor, d, 0, n),)
+        return together(whole) if several else whole
+    return _pieces(tensor, [min(s, n - i) for i in range(0, n, s)], d, several)
 
 
 @composition(samples=lambda: iter([
@@ -352,18 +371,18 @@ def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) ->
     Sample((draw(rng(), (5, 2)), 0), error=RuntimeError)]))  # fmt: skip
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most `chunks` views of equal size along one dimension (the last may be smaller)."""
-    return together(_chunk(input, chunks, dim))
+    return _chunk(input, chunks, dim, True)
 
 
-def _chunk(input: Tensor, chunks: int, dim: int) -> tuple[Tensor, ...]:
+def _chunk(input: Tensor, chunks: int, dim: int, several: bool = False) -> tuple[Tensor, ...]:
     if chunks <= 0:
         raise KilnError(
             "chunk", "chunk expects chunks to be greater than 0", f"chunks={chunks}", ""
         )
     n = input._a.shape[norm_dim(dim, input._a.ndim, "chunk")]
     if n == 0:
-        return _pieces(input, [0] * chunks, dim)
-    return _split(input, -(-n // chunks), dim)
+        return _pieces(input, [0] * chunks, dim, several)
+    return _split(input, -(-n // chunks), dim, several)
 
 
 @composition()

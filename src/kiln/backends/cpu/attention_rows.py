@@ -12,14 +12,11 @@ from math import prod
 
 import numpy as np
 
-from ...runtime import threads
 from ...runtime.blocks import allocator
-from ...runtime.calls import Call
-from ...runtime.forks import own_lock
 from . import jit
 from .ir import Builder, Module, Val
 from .isa import make_isa, requested_isa
-from .rows import ELEMENT, Row
+from .rows import ELEMENT, Row, Runner
 
 _TASK = 1 << 16
 """Products of elements in a task."""
@@ -93,8 +90,8 @@ def _kernel(d: np.dtype, isa_name: str | None) -> int:
                 m = features.math
 
                 def multiply(at: Val, mask: Val | None, now: list[Val]) -> list[Val]:
-                    x = features.load(here, at, mask, zero)  # noqa: B023
-                    return [m.fma(x, features.load(there, at, mask, zero), now[0])]  # noqa: B023
+                    x = features.load(here, at, mask, zero)
+                    return [m.fma(x, features.load(there, at, mask, zero), now[0])]
 
                 (dot,) = features.sweep([zero], multiply)
                 dot = m.mul(features.joined(dot, m.add), times)
@@ -103,14 +100,14 @@ def _kernel(d: np.dtype, isa_name: str | None) -> int:
             low, m = one.constant(float("-inf")), one.math
             (top,) = one.sweep(
                 [low],
-                lambda at, mask, now: [one.larger(now[0], one.load(scores, at, mask, low))],  # noqa: B023
+                lambda at, mask, now: [one.larger(now[0], one.load(scores, at, mask, low))],
             )
             top = one.joined(top, one.larger)
 
             def add(at: Val, mask: Val | None, now: list[Val]) -> list[Val]:
-                e = m.exp(m.sub(one.load(scores, at, mask, zero), top))  # noqa: B023
-                one.store(e, scores, at, mask)  # noqa: B023
-                return [m.add(now[0], one.live(e, mask))]  # noqa: B023
+                e = m.exp(m.sub(one.load(scores, at, mask, zero), top))
+                one.store(e, scores, at, mask)
+                return [m.add(now[0], one.live(e, mask))]
 
             (total,) = one.sweep([zero], add)
             total = one.joined(total, m.add)
@@ -121,13 +118,13 @@ def _kernel(d: np.dtype, isa_name: str | None) -> int:
             to = place(out, (lines, out_width))
 
             def put(at: Val, mask: Val | None, _: list[Val]) -> list[Val]:
-                with b.loop(b.i64(0), seen, 1, [zero]) as each_key:  # noqa: B023
+                with b.loop(b.i64(0), seen, 1, [zero]) as each_key:
                     p = b.load(element, b.gep(scores, element, each_key.i), size)
-                    there = place(v, (each_key.i, strides["vl"]))  # noqa: B023
+                    there = place(v, (each_key.i, strides["vl"]))
                     x = results.load(there, at, mask, zero)
                     p = b.splat(p, results.lanes)
                     each_key.next(results.math.fma(p, x, each_key.carried[0]))
-                results.store(results.math.mul(each_key.results[0], share), to, at, mask)  # noqa: B023
+                results.store(results.math.mul(each_key.results[0], share), to, at, mask)
                 return []
 
             results.sweep([], put)
@@ -135,26 +132,9 @@ def _kernel(d: np.dtype, isa_name: str | None) -> int:
     return jit.build([module.text()], isa)(symbol)
 
 
-class _Runner:
-    """The kernel as so many tasks, as a function of its arrays."""
-
-    def __init__(self, d: np.dtype, isa: str | None, tasks: int, brief: bool):
-        self.words = np.zeros(_ARRAYS, np.int64)
-        address = self.words.ctypes.data
-        self.row = np.array([_kernel(d, isa), address, tasks], np.int64)
-        slots = [[(address + 8 * i, 0)] for i in range(_ARRAYS)]
-        self.parallel = tasks > 1
-        self.call = Call(self.row.ctypes.data, 1, slots, hold=brief)
-        self.lock = own_lock(self)
-
-    def __call__(self, *arrays: np.ndarray) -> None:
-        if self.parallel:
-            threads.ready()
-        with self.lock:  # the addresses are stored in one place
-            self.call.function(*arrays)
-
-
-_runner = lru_cache(256)(_Runner)
+@lru_cache(256)
+def _runner(d: np.dtype, isa: str | None, tasks: int, brief: bool) -> Runner:
+    return Runner(_kernel(d, isa), _ARRAYS, tasks, brief)
 
 
 def prepared(
@@ -172,8 +152,7 @@ def prepared(
     known = [n * h, h, h // groups, length, keys, e, v, int(causal), chunk, 0]
     sizes = np.array([*known, *[s // d.itemsize for x in strides for s in x[:3]]], np.int64)
     sizes[9:10].view(np.float64)[0] = scale
-    runner = _runner(d, requested_isa(), tasks, brief)
-    run = runner.call.function if brief else runner
+    run = _runner(d, requested_isa(), tasks, brief).function()
     out_shape, lse_shape, room = (n, length, h, v), (n, h, length), tasks * keys
     empty = allocator(prod(out_shape) * d.itemsize)
 

@@ -129,6 +129,29 @@ def _kernel(name: str, kind: Kind, arrays: int, d: np.dtype, isa_name: str | Non
     return jit.build([module.text()], isa)(symbol)
 
 
+class Runner:
+    """A kernel whose arguments are the addresses of so many arrays, as a function of them: `tasks` share the work."""
+
+    def __init__(self, kernel: int, arrays: int, tasks: int, brief: bool):
+        self.words = np.zeros(arrays, np.int64)
+        address = self.words.ctypes.data
+        self.row = np.array([kernel, address, tasks], np.int64)
+        slots = [[(address + 8 * i, 0)] for i in range(arrays)]
+        self.parallel, self.brief = tasks > 1, brief and tasks == 1
+        self.call = Call(self.row.ctypes.data, 1, slots, hold=self.brief)
+        self.lock = own_lock(self)
+
+    def __call__(self, *arrays: np.ndarray) -> None:
+        if self.parallel:
+            threads.ready()
+        with self.lock:  # the addresses are stored in one place
+            self.call.function(*arrays)
+
+    def function(self) -> Callable:
+        """The same without a lock where the GIL is kept all through the call."""
+        return self.call.function if self.brief else self
+
+
 class Plan:
     """A kernel for one shape, as a function of its arrays: `tasks` share the rows, by shape alone."""
 
