@@ -411,7 +411,7 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
     if once or cast or first:
         return eager
     found = brief if slots == (0,) else numbered
-    found.small = True  # type: ignore[attr-defined]
+    found.least = SMALL  # type: ignore[attr-defined]
     return found
 
 

@@ -136,14 +136,14 @@ def linear(input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np
         input.size * weight.size < SMALL
         or (input.ndim > 1 and input.size == input.shape[-1] and weight.size < MATRIX)  # one row
     ):
-        if input.ndim == weight.ndim == 2 and bias is not None and bias.shape == weight.shape[:1]:
-            if d is weight.dtype is bias.dtype:
-                out = input.dot(weight.T)
-                row = (
-                    out[0] if len(out) == 1 else out
-                )  # arrays of one shape are added in half the time
-                np.add(row, bias, row)
-                return out
+        if (
+            bias is not None and input.ndim == weight.ndim == 2 and bias.shape == weight.shape[:1]
+            and d is weight.dtype is bias.dtype
+        ):  # fmt: skip
+            out = input.dot(weight.T)
+            row = out if len(out) != 1 else out[0]  # of one shape, which is added in half the time
+            np.add(row, bias, row)
+            return out
         return _linear.reference(input, weight, bias)  # row-major as it is
     start = bias is None or (bias.dtype is input.dtype and bias.shape == weight.shape[:1])
     if start and weight.ndim == 2 and input.dtype.kind in "fV":
@@ -515,7 +515,8 @@ def index_put(
     return _index_put(input, values, indices, dims, accumulate)
 
 
-embedding_grad.small = index_put.small = True  # type: ignore[attr-defined]
+embedding_grad.least = index_put.least = derived.SMALL  # type: ignore[attr-defined]
+embedding_sums.least = 0  # type: ignore[attr-defined]
 
 
 # ---------------------------------------------------------------- what a mask picks
@@ -648,4 +649,4 @@ def norm_grad(grad: np.ndarray, input: np.ndarray, dims: tuple, eps: float) -> n
     return _norm_others(grad, input, dims, eps) if r is None else r
 
 
-norm_grad.small = True  # type: ignore[attr-defined]
+norm_grad.least = derived.SMALL  # type: ignore[attr-defined]

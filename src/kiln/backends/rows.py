@@ -89,7 +89,7 @@ def _bind_softmax(name: str, native: Callable[[], bool]) -> None:
             return None if call is None else [call(g, y)]
         return None
 
-    run.small = True  # type: ignore[attr-defined]
+    run.least = 0  # type: ignore[attr-defined]
     op.eager, derived.OWN[name] = run, gradient
 
 
@@ -137,7 +137,7 @@ def _bind_layer_norm(native: Callable[[], bool]) -> None:
         found = _kernels("layer_norm").backward(gs[0], x, k, w, eps)
         return [found[{0: 0, 2: 1, 3: 2}[i]] for i in wanted]
 
-    run.small = True  # type: ignore[attr-defined]
+    run.least = 0  # type: ignore[attr-defined]
     op.eager, derived.OWN["layer_norm"] = run, gradient
 
 

@@ -19,7 +19,6 @@ from ..autograd.modes import no_grad
 from ..autograd.tape import OpNode
 from ..graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Leaf, Node, input_node
 from ..tensor import Tensor
-from . import derived
 
 LARGE = 1 << 12
 """Elements of a result from where on an op's routine may be quicker than its reference."""
@@ -181,8 +180,8 @@ def write(
             )):  # fmt: skip
                 row.add(n)
             small = n.outputs is None and all(x.numel() < LARGE for x in (n, *n.inputs))
-            if small and getattr(op.eager, "small", False):
-                small = n.numel() < derived.SMALL
+            if small and (least := getattr(op.eager, "least", None)) is not None:
+                small = n.numel() < least
             call = f"{keep(op.run if small else op.eager)}({', '.join(map(text, n.args))})"
         single = n.outputs is None and not n.shape
         lines.append(f"{name} = asarray({call})" if single else f"{name} = {call}")

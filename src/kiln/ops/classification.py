@@ -86,7 +86,7 @@ def check_classes(
         return None
     if target.size <= _FEW:
         places = target.reshape(-1).tolist()
-        if 0 <= min(places) and max(places) < classes and not 0 <= ignore_index < classes:
+        if min(places) >= 0 and max(places) < classes and not 0 <= ignore_index < classes:
             return None
     flat = target.view(np.uint64) if target.dtype == np.int64 else target
     if flat.max() < classes and not 0 <= ignore_index < classes:  # negative ones are huge unsigned

@@ -11,9 +11,10 @@ from tests.turns import in_turn
 
 import kiln
 import kiln.nn.functional as F
-from kiln.backends.cpu import attention, attention_grad
+from kiln.backends.cpu import attention, attention_grad, attention_rows
 from kiln.backends.cpu.attention_tiles import Attention, Mask
 from kiln.backends.cpu.isa import make_isa
+from kiln.config import context
 from kiln.ops.attention import attention as op
 from kiln.ops.attention import attention_grad as grad_op
 
@@ -275,3 +276,46 @@ def test_a_half_float_attention_computes_in_float32():
     want = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
     assert got.dtype is kiln.bfloat16
     np.testing.assert_allclose(got.float(), want, rtol=0, atol=2e-2)
+
+
+ROWS = [  # n, heads, groups, length, keys, features, values
+    (1, 1, 1, 1, 1, 1, 1), (2, 4, 2, 3, 7, 8, 5), (2, 3, 1, 10, 10, 17, 33), (1, 2, 2, 1, 100, 64, 64),
+    (4, 8, 8, 15, 90, 64, 64), (3, 2, 2, 20, 9, 16, 16),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_few_queries_of_any_size_and_strides(isa, dtype, causal, packed):
+    with context(cpu_isa=isa.name):
+        for n, heads, groups, length, keys, features, values in ROWS:
+            if packed:
+                keys, values = length, features
+            p = Problem(n, heads, groups, length, keys, features, values, dtype, None, causal, packed=packed)  # fmt: skip
+            arrays = p.call[:3]
+            shapes, steps = (tuple(getattr(x, w) for x in arrays) for w in ("shape", "strides"))
+            run_rows = attention_rows.prepared(shapes, steps, causal, p.scale, p.q.dtype)
+            for got, want in zip(run_rows(*arrays), op.op.reference(*p.call), strict=True):
+                assert (got.dtype, got.shape) == (want.dtype, want.shape)
+                np.testing.assert_allclose(got, want, TOLERANCE[dtype], TOLERANCE[dtype])
+
+
+def test_few_queries_are_attended_to_by_that_kernel_where_it_can(monkeypatch):
+    calls = []
+    prepared = attention_rows.prepared
+    monkeypatch.setattr(attention_rows, "prepared", lambda *a: calls.append(a) or prepared(*a))
+    x = kiln.randn(1, 2, 3, 29)
+    gaps = kiln.randn(1, 2, 3, 58)[..., ::2]  # the last dimension is not dense
+    mask = kiln.ones(3, 3, dtype=kiln.bool)
+    for tensors, kwargs, taken in (
+        ((x, x, x), {}, 1), ((x, x, x), {"is_causal": True}, 1), ((gaps, x, x), {}, 0), ((x, x, x), {"attn_mask": mask}, 0),
+        ((x.half(),) * 3, {}, 0), ((x[:, :, :0], x, x), {}, 0), ((x.double(),) * 3, {"scale": 1.5}, 1),
+    ):  # fmt: skip
+        calls.clear()
+        y = F.scaled_dot_product_attention(*tensors, **kwargs)
+        assert len(calls) == taken
+        with context(eager="reference"):
+            want = F.scaled_dot_product_attention(*tensors, **kwargs)
+        bound = 2e-3 if y.dtype is kiln.float16 else 1e-5
+        np.testing.assert_allclose(y.numpy(), want.numpy(), bound, bound)
