@@ -12,7 +12,7 @@ from .. import functional as F
 from .. import init
 from ..parameter import Parameter, UninitializedParameter, is_lazy
 from .lazy import LazyModuleMixin
-from .module import Module, weight_and_bias
+from .module import Module, held
 
 
 class Identity(Module):
@@ -53,7 +53,7 @@ class Linear(Module):
             init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
-        weight, bias = weight_and_bias(self, Linear)
+        weight, bias = held(self, (Linear,), "weight", "bias")
         return F.linear(input, weight, bias)
 
     def extra_repr(self) -> str:

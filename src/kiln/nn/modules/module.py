@@ -534,26 +534,26 @@ def _count(old: Any, new: Any) -> None:
         CONFIG_VERSION[0] += 1
 
 
-def weight_and_bias(module: Module, cls: type) -> tuple[Any, Any]:
-    """A module's weight and bias; where it is of just this class from its table of parameters.
+def held(module: Module, classes: tuple[type, ...], *names: str) -> list[Any]:
+    """Attributes of a module; where it is of just one of these classes from its table of parameters.
 
     An attribute that is looked for in vain before `__getattr__` is asked takes as long as a small kernel.
     """
     own = module.__dict__
     table = own["_parameters"]
-    if module.__class__ is cls and own.keys().isdisjoint(table):
+    if module.__class__ in classes and own.keys().isdisjoint(table):
         try:
-            return table["weight"], table["bias"]
+            return [table[n] for n in names]
         except KeyError:  # one of them is a plain attribute by now
             pass
-    return module.weight, module.bias
+    return [getattr(module, n) for n in names]
 
 
 __all__ = [
     "CONFIG_VERSION", "_EXTRA_STATE_KEY_SUFFIX", "Buffer", "Module", "Parameter", "UninitializedBuffer", "UninitializedParameter",
-    "_IncompatibleKeys", "_WrappedHook", "_addindent", "is_lazy", "register_module_backward_hook",
+    "_IncompatibleKeys", "_WrappedHook", "_addindent", "held", "is_lazy", "register_module_backward_hook",
     "register_module_buffer_registration_hook", "register_module_forward_hook",
     "register_module_forward_pre_hook", "register_module_full_backward_hook",
     "register_module_full_backward_pre_hook", "register_module_module_registration_hook",
-    "register_module_parameter_registration_hook", "weight_and_bias",
+    "register_module_parameter_registration_hook",
 ]  # fmt: skip

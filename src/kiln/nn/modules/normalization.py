@@ -12,7 +12,7 @@ from ...tensor import Tensor
 from .. import functional as F
 from .. import init
 from ..parameter import Parameter
-from .module import Module, weight_and_bias
+from .module import Module, held
 
 
 class LocalResponseNorm(Module):
@@ -81,7 +81,7 @@ class LayerNorm(Module):
                 init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        weight, bias = weight_and_bias(self, LayerNorm)
+        weight, bias = held(self, (LayerNorm,), "weight", "bias")
         return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
 
     def extra_repr(self) -> str:

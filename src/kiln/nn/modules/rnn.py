@@ -15,7 +15,7 @@ from .. import init
 from .._recurrent import State, advance, recur_all
 from ..parameter import Parameter
 from ..utils.rnn import PackedSequence, pad_steps, repacked, unpad_steps
-from .module import Module
+from .module import Module, held
 
 GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
 
@@ -267,28 +267,32 @@ class RNNCellBase(Module):
 
     def _step(self, mode: str, input: Tensor, hx: Any, count: int) -> State:
         name = type(self).__name__
-        if input.ndim not in (1, 2):
-            raise KilnValueError(name, f"Expected input to be 1D or 2D, got {input.ndim}D instead", describe(input))  # fmt: skip
-        single = input.ndim == 1
+        rank = len(input._a.shape)
+        if rank not in (1, 2):
+            raise KilnValueError(name, f"Expected input to be 1D or 2D, got {rank}D instead", describe(input))  # fmt: skip
+        single = rank == 1
         states = () if hx is None else tuple(hx) if count == 2 else (hx,)
         for s in states:
-            if s.ndim not in (1, 2):
+            if len(s._a.shape) not in (1, 2):
                 raise KilnValueError(name, f"Expected hidden to be 1D or 2D, got {s.ndim}D instead", describe(s))  # fmt: skip
         x = input.unsqueeze(0) if single else input
+        n, features = x._a.shape
         if hx is None:
-            h = zeros(x.shape[0], self.hidden_size, dtype=x.dtype)
+            h = zeros(n, self.hidden_size, dtype=x.dtype)
             states = (h,) * count
         elif single:
             states = tuple(s.unsqueeze(0) for s in states)
-        if x.shape[1] != self.input_size:
-            raise KilnError(name, f"input has inconsistent input_size: got {x.shape[1]} expected {self.input_size}", describe(input))  # fmt: skip
+        if features != self.input_size:
+            raise KilnError(name, f"input has inconsistent input_size: got {features} expected {self.input_size}", describe(input))  # fmt: skip
         for s in states:
-            if tuple(s.shape) != (x.shape[0], self.hidden_size):
+            if tuple(s._a.shape) != (n, self.hidden_size):
                 raise KilnError(
-                    name, f"hidden has inconsistent size: got {list(s.shape)}, expected {[x.shape[0], self.hidden_size]}", describe(s),
+                    name, f"hidden has inconsistent size: got {list(s.shape)}, expected {[n, self.hidden_size]}", describe(s),
                 )  # fmt: skip
-        x = F.linear(x, self.weight_ih, self.bias_ih)
-        out = advance(mode, x, states, self.weight_hh, self.bias_hh, None)
+        w_ih, w_hh, b_ih, b_hh = held(
+            self, (RNNCell, LSTMCell, GRUCell), "weight_ih", "weight_hh", "bias_ih", "bias_hh"
+        )
+        out = advance(mode, F.linear(x, w_ih, b_ih), states, w_hh, b_hh, None)
         return tuple(s.squeeze(0) for s in out) if single else out
 
 
