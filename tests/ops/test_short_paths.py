@@ -1,0 +1,138 @@
+"""Functions with a short path of their own give what dispatch gives, refuse what it refuses, and leave the rest to it."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import kiln
+from kiln.nn import functional as F
+
+
+class Named(kiln.Tensor):
+    """A tensor whose class is asked."""
+
+    seen: list = []  # noqa: RUF012
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        cls.seen.append(func.__name__)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_what_was_let_pass_once_is_not_let_pass_for_others():
+    x = kiln.randn(3, 4)
+    for _ in range(2):
+        assert kiln.softmax(x, 1).shape == (3, 4)
+        assert kiln.topk(x, 1).values.shape == (3, 1)
+        assert F.layer_norm(x, (4,)).shape == (3, 4)
+    for wrong in (lambda: kiln.softmax(x, 2), lambda: kiln.softmax(x, 1.0), lambda: kiln.softmax(x.long(), 1),
+                  lambda: kiln.topk(x, 5), lambda: F.layer_norm(x, (4.0,)), lambda: F.layer_norm(x, (3,)),
+                  lambda: F.layer_norm(x, (4,), kiln.ones(3))):  # fmt: skip
+        with pytest.raises((IndexError, RuntimeError, TypeError)):
+            wrong()
+
+
+def test_histories_modes_and_classes_are_as_ever():
+    x = kiln.randn(1, 5, requires_grad=True)
+    assert kiln.softmax(x, 1).grad_fn is not None
+    with kiln.no_grad():
+        assert kiln.softmax(x, 1).grad_fn is None
+    with kiln.autocast("cpu"):
+        assert F.linear(x, kiln.randn(2, 5)).dtype is kiln.bfloat16
+    named = kiln.randn(1, 5).as_subclass(Named)
+    kiln.softmax(named, 1)
+    kiln.cat([kiln.zeros(1, 5), named])
+    assert Named.seen == ["softmax", "cat"]
+    assert kiln.softmax(kiln.empty(2, 3, device="meta"), 1).is_meta
+    (g,) = kiln.autograd.grad(kiln.cat([x[:, 1:], x[:, :1]], 1)[0, 4], x)
+    assert g.tolist() == [[1, 0, 0, 0, 0]]
+
+
+def test_warnings_that_are_errors_elsewhere_do_not_get_in_the_way():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y = kiln.log_softmax(kiln.tensor([[-np.inf, 0.0]]), 1)
+    assert y.tolist() == [[-np.inf, 0.0]]
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize(
+    "row", [[1.0, 3, 3, -2, 5, 0], [np.nan, 1, np.nan, 2], [-0.0, 0.0, np.inf, -np.inf], [4.0]]
+)
+def test_the_first_of_a_short_row_are_those_of_many(row, largest):
+    for k in range(1, len(row) + 1):
+        one = kiln.topk(kiln.tensor([row]), k, largest=largest)
+        two = kiln.topk(kiln.tensor([row, row]), k, largest=largest)
+        np.testing.assert_array_equal(one.indices[0].numpy(), two.indices[1].numpy())
+        np.testing.assert_array_equal(one.values[0].numpy(), two.values[1].numpy())
+    assert kiln.topk(kiln.tensor(row), 1, 0, largest).values.shape == (1,)
+
+
+def test_indices_of_ints_slices_and_a_list():
+    a = np.arange(60.0).reshape(3, 4, 5)
+    x = kiln.from_numpy(a.copy())
+    for index in ((0, -1), (slice(None), -1), (slice(1, -1), slice(2)), (slice(5, 1),), (slice(None), [0, -1]),
+                  (slice(None), slice(1, 3), [4, 4, 0]), ([2, 0],), ([2, 0], slice(1, 2)), (slice(None), [0], 1), ()):  # fmt: skip
+        np.testing.assert_array_equal(x[index].numpy(), a[index])
+    for wrong in ((0, 4), (slice(None), [4]), (0, 0, 0, 0)):
+        with pytest.raises(IndexError):
+            x[wrong]
+    part = x[1:, -1]
+    part += 1
+    assert (x[1:, -1].numpy() == a[1:, -1] + 1).all()
+    one, many = kiln.ones(2, 3, requires_grad=True), [[0, 2, 2]]
+    one[:, many[0]].sum().backward()
+    assert one.grad.tolist() == [[1, 0, 2]] * 2
+
+
+def test_parts_of_one_call_may_not_be_written_to_where_autograd_would_see_it():
+    x = kiln.ones(4, 2, requires_grad=True) * 1
+    first, second = x.split(2)
+    with pytest.raises(RuntimeError):
+        first.add_(1)
+    x.mul_(3)
+    assert second.tolist() == [[3, 3], [3, 3]]
+    with pytest.raises(RuntimeError, match="several results"):
+        second.grad_fn  # noqa: B018
+    base = kiln.zeros(4)
+    for part in base:
+        part.fill_(2)
+    assert base.tolist() == [2] * 4
+    assert base._version == 4
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+@pytest.mark.parametrize("dtype", [kiln.float32, kiln.float64, kiln.bfloat16])
+def test_bags_are_the_sums_of_their_rows(mode, dtype):
+    r = np.random.default_rng(0)
+    index, offsets = r.integers(0, 50, 300), np.array([0, 7, 7, 100, 290])
+    w = kiln.from_numpy(r.standard_normal((50, 37))).to(dtype).requires_grad_()
+    out = F.embedding_bag(kiln.from_numpy(index), w, kiln.from_numpy(offsets), mode=mode)
+    g = kiln.from_numpy(r.standard_normal((5, 37))).to(dtype)
+    out.backward(g)
+    exact, table = np.zeros((5, 37)), np.zeros((50, 37))
+    wide, up = w.detach().double().numpy(), g.double().numpy()
+    for b, (low, high) in enumerate(zip(offsets, [*offsets[1:], 300], strict=True)):
+        share = 1 / max(1, high - low) if mode == "mean" else 1
+        for i in index[low:high]:
+            exact[b] += wide[i] * share
+            table[i] += up[b] * share
+    bound = 0.1 if dtype is kiln.bfloat16 else 1e-4
+    np.testing.assert_allclose(out.detach().double().numpy(), exact, bound, bound)
+    np.testing.assert_allclose(w.grad.double().numpy(), table, bound, bound)
+    with pytest.raises(IndexError):
+        F.embedding_bag(kiln.full((600,), 50), w, kiln.tensor([0]), mode=mode)
+
+
+def test_gradients_are_clipped_by_their_joint_norm():
+    ps = [kiln.zeros(n, requires_grad=True) for n in (3, 1 << 18)]
+    for p, v in zip(ps, (4.0, 0.01), strict=True):
+        p.grad = kiln.full(p.shape, v)
+    want = (3 * 16 + (1 << 18) * 1e-4) ** 0.5
+    assert kiln.nn.utils.clip_grad_norm_(ps, 1e6).item() == pytest.approx(want, rel=1e-5)
+    assert ps[0].grad.tolist() == [4, 4, 4]
+    assert kiln.nn.utils.clip_grad_norm_(ps, 1.0).item() == pytest.approx(want, rel=1e-5)
+    assert ps[0].grad[0].item() == pytest.approx(4 / (want + 1e-6), rel=1e-5)
+    total = kiln.nn.utils.clip_grad_norm_([p.detach().requires_grad_() for p in ps], 1.0)
+    assert total.item() == 0
