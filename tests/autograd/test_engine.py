@@ -536,3 +536,41 @@ def test_derivatives_up_to_the_third(of, shape, dtype):
     kiln.testing.assert_close(found[0], slope, rtol=1e-3, atol=1e-3)
     if dtype is kiln.float64:
         kiln.testing.assert_close(found[2], bend, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "of", [F.gelu, lambda x: F.gelu(x, approximate="tanh"), F.silu, F.leaky_relu, F.relu]
+)
+@pytest.mark.parametrize("n", [5, 100])
+def test_bends_of_activations(of, n):
+    """Second and third derivatives, in float64 by finite differences, in float32 by those in float64."""
+    x = (kiln.linspace(-3, 3, n, dtype=kiln.float64) + 0.01).requires_grad_()
+
+    def slopes(x):
+        y, found = of(x), []
+        for _ in range(3):
+            (y,) = grad(y.sum(), x, create_graph=True)
+            found.append(y.detach())
+            if not y.requires_grad:
+                break
+        return found
+
+    exact, h = slopes(x), 1e-4
+    for lower, higher in zip([of, *[lambda x, k=k: slopes(x)[k] for k in range(len(exact) - 1)]], exact, strict=True):  # fmt: skip
+        a, b = lower((x.detach() - h).requires_grad_()), lower((x.detach() + h).requires_grad_())
+        kiln.testing.assert_close(higher, ((b - a) / (2 * h)).detach(), rtol=1e-5, atol=1e-6)
+    for a, b in zip(slopes(x.detach().float().requires_grad_()), exact, strict=True):
+        kiln.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-5)
+
+
+def test_gradients_of_what_was_broadcast_in_place_of_ones():
+    x, a, b = (kiln.rand(s, requires_grad=True) for s in ((3, 4), (3, 1), (1,)))
+    ((x * a) + b).sum().backward()
+    np.testing.assert_allclose(a.grad.numpy(), x.detach().sum(1, keepdim=True).numpy(), rtol=1e-6)
+    assert b.grad.tolist() == [12]
+    ga, gb = grad(((x * a) + b).sum(), [a, b], create_graph=True)
+    np.testing.assert_allclose(ga.detach().numpy(), a.grad.numpy(), rtol=1e-6)
+    assert gb.shape == (1,)
+    vector, matrix = kiln.rand(4, requires_grad=True), kiln.rand(3, 4, requires_grad=True)
+    ((matrix @ vector) @ (matrix @ vector)).backward()
+    np.testing.assert_allclose(vector.grad.numpy(), (2 * matrix.mT @ (matrix @ vector)).detach().numpy(), rtol=1e-5)  # fmt: skip

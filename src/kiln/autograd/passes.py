@@ -6,6 +6,7 @@ history themselves, those of captured functions, and the watched ones of anomaly
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Iterable, Sequence
@@ -356,12 +357,21 @@ def add_gradients(leaves: list[list[Any]]) -> None:
 def _summed(a: Any, shape: tuple) -> np.ndarray | None:
     """A gradient summed over the dimensions that broadcasting its input has added; None in other cases."""
     lead = a.ndim - len(shape)
-    if a.__class__ is not np.ndarray or lead <= 0 or a.shape[lead:] != shape:
+    if a.__class__ is not np.ndarray or lead < 0:
+        return None
+    kept = a.shape[lead:] != shape
+    axes = tuple(range(lead))
+    if kept:
+        axes += tuple([i + lead for i, s in enumerate(shape) if s == 1 != a.shape[i + lead]])
+    if not axes:
         return None
     d = a.dtype
     op = REGISTRY["sum"]
     run = op.reference if a.size < LARGE and (d is _F32 or d is _F64) else op.eager
-    return np.asarray(run(a, 0 if lead == 1 else tuple(range(lead)), False))
+    r = np.asarray(run(a, axes[0] if len(axes) == 1 else axes, kept))
+    if r.shape == shape:
+        return r
+    return r.reshape(shape) if r.size == math.prod(shape) else None
 
 
 _F32, _F64 = float32.np, float64.np

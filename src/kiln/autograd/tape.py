@@ -55,8 +55,9 @@ def fit(g: Tensor, shape: tuple, np_dtype: Any) -> Tensor:
             i + lead for i, s in enumerate(shape) if s == 1 and a.shape[i + lead] != 1
         )
         if dims:
-            g = g.sum(dims, True)
-        g = g.reshape(shape)
+            g = g.sum(dims, a.shape[lead:] != shape)
+        if g._a.shape != shape:
+            g = g.reshape(shape)
         a = g._a
     if a.dtype != np_dtype:
         if a.dtype.kind == "c" and np_dtype.kind != "c":

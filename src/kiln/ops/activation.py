@@ -87,9 +87,14 @@ def mask_bits(g: np.ndarray, drop: np.ndarray) -> np.ndarray:
     return np.bitwise_and(np.ascontiguousarray(g).view(kind), mask).view(g.dtype).reshape(g.shape)
 
 
+def _short_relu_grad(grad: np.ndarray, result: Any) -> np.ndarray:
+    op = relu_grad.op
+    return op.reference(grad, result) if grad.size < 4096 else op.eager(grad, result)
+
+
 @op(
-    private=True, family="elementwise", promote="same", check=False,
-    grad={"grad": lambda g, result: relu_grad(g, result)},
+    private=True, family="elementwise", promote="same", check=False, short=_short_relu_grad, native="f",
+    grad={"grad": lambda g, result: relu_grad(g, result)}, quick={"grad": lambda g, result: relu_grad.op.reference(g, result)},
     body=lambda grad, result: where_op(result <= 0, 0, grad),
     samples=lambda: iter([
         Sample((draw(rng(), s), np.asarray(np.maximum(draw(rng(1), s), 0)))) for s in ((3, 4), (), (0,))
@@ -135,7 +140,7 @@ _ZEROS = {
 
 @op(
     family="elementwise", promote="same", ufunc=_above_zero, native="fiu", inplace=True,
-    infer=_relu_infer, check=False, grad={"input": lambda g, out: relu_grad(g, out)},
+    infer=_relu_infer, check=False, formal=("input",), grad={"input": lambda g, out: relu_grad(g, out.detach())},
     quick={"input": lambda g, out: relu_grad.op.reference(g, out)},
     body=lambda input: where_op(input < 0, 0, input), samples=unary(away=2.0),
 )  # fmt: skip
@@ -199,9 +204,22 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     return FUNCTIONS["nn.functional.hardtanh"](input, 0.0, 6.0, inplace)
 
 
+@op(
+    private=True, family="elementwise", promote="same", check=False,
+    grad={"grad": lambda g, input, negative_slope: leaky_relu_grad(g, input, negative_slope)},
+    quick={"grad": lambda g, input, negative_slope: leaky_relu_grad.op.reference(g, input, negative_slope)},
+    body=lambda grad, input, negative_slope: where_op(input > 0, grad, grad * negative_slope),
+    samples=lambda: iter([Sample((draw(rng(), s), draw(rng(1), s, away=8.0), 0.2)) for s in ((3, 4), (), (0,))]),
+)  # fmt: skip
+def leaky_relu_grad(grad: Tensor, input: Tensor, negative_slope: float) -> Tensor:
+    """The gradient of leaky_relu."""
+    return np.where(input > _ZEROS.get(input.dtype, 0), grad, grad * negative_slope)
+
+
 @activation(
     formal=("input",), store=True, samples=with_args((0.2,), (-0.5,), away=8.0),
-    grad={"input": lambda g, input, negative_slope: where_op(input > 0, g, g * negative_slope)},
+    grad={"input": lambda g, input, negative_slope: leaky_relu_grad(g, input.detach(), negative_slope)},
+    quick={"input": lambda g, input, negative_slope: leaky_relu_grad.op.reference(g, input, negative_slope)},
     body=lambda input, negative_slope: where_op(input > 0, input, input * negative_slope),
 )  # fmt: skip
 def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:

@@ -460,8 +460,8 @@ def _pow_grad_exponent(g: Tensor, input: Any, exponent: Tensor, out: Tensor) -> 
 
 
 def _short_pow(input: np.ndarray, exponent: Any) -> Any:
-    if exponent.__class__ is not np.ndarray and exponent == 2:
-        return np.square(input)
+    if exponent.__class__ is not np.ndarray and (exponent == 2 or exponent == 3):
+        return pow_op.reference(input, exponent)
     return pow_op.eager(input, exponent)
 
 
@@ -503,8 +503,9 @@ def pow(input: Operand, exponent: Operand) -> Tensor:
             raise TypeError("powers of bools")
         if not isinstance(exponent, np.ndarray) and exponent == -0.5:
             return 1 / np.sqrt(input)  # as PyTorch does, and as NumPy takes roots for 0.5
-        if not isinstance(exponent, np.ndarray) and exponent == 2:
-            return np.square(input)
+        if getattr(exponent, "ndim", 0) == 0 and (exponent == 2 or exponent == 3):
+            square = np.square(input)
+            return square if exponent == 2 else square * input
         return np.power(input, exponent)
     if not isinstance(exponent, np.ndarray):
         raise _inverse_power()

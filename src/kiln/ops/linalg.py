@@ -215,7 +215,7 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
             # NumPy's older function is half a microsecond quicker, to the same product of BLAS's
             return a.dot(b)
     elif n * b.size < SMALL:
-        return np.matmul(a, b)
+        return a.dot(b) if a.ndim < 3 > b.ndim else np.matmul(a, b)
     return _matmul.eager(a, b)
 
 
@@ -225,9 +225,9 @@ def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor
     if out is None and isinstance(input, Tensor) and isinstance(other, Tensor) and not CAPTURING:
         a, b = input._a, other._a
         d = a.dtype
-        if a.ndim == 2 and b.ndim == 2 and d is b.dtype and (d is _F32 or d is _F64):
+        if 0 < a.ndim < 3 > b.ndim > 0 and d is b.dtype and (d is _F32 or d is _F64):
             try:
-                t = wrap(product(a, b))
+                t = wrap(np.asarray(product(a, b)))
             except Exception:
                 return apply(_matmul, (input, other))  # which tells what is wrong
             if input._rg or other._rg or input._base is not None or other._base is not None:
@@ -260,11 +260,11 @@ FUNCTIONS["linalg.matmul"] = matmul
 def _ranks(name: str, want: Sequence[int], *tensors: Tensor) -> None:
     """Raise unless each tensor has its number of dimensions."""
     for t, n in zip(tensors, want, strict=True):
-        if len(t.shape) != n:
+        if t.ndim != n:
             kinds = {1: "a vector", 2: "a matrix", 3: "a batch of matrices (3D)"}
             raise KilnError(
                 name,
-                f"expected {kinds[n]}, got {len(t.shape)}D",
+                f"expected {kinds[n]}, got {t.ndim}D",
                 describe(tensors),
                 "use matmul for other ranks",
             )

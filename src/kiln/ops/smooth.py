@@ -28,8 +28,22 @@ def _silu_grad_body(grad: Tensor, input: Tensor) -> Tensor:
     return grad * (s * (1 + input * (1 - s)))
 
 
+def _silu_bend_body(grad: Tensor, input: Tensor) -> Tensor:
+    s = 1 / (1 + (-input).exp())
+    return grad * (s * (1 - s) * (2 + input * (1 - 2 * s)))
+
+
+@op(private=True, family="elementwise", promote="same", check=False, body=_silu_bend_body,
+    grad=by_body(_silu_bend_body, "grad", "input"),
+    samples=lambda: iter([Sample((draw(rng(), s), draw(rng(1), s))) for s in ((3, 4), (), (0,))]))  # fmt: skip
+def silu_bend(grad: Tensor, input: Tensor) -> Tensor:
+    """grad times the second derivative of silu."""
+    s = _np_sigmoid(input)
+    return grad * (s * (1 - s) * (2 + input * (1 - 2 * s)))
+
+
 @op(private=True, family="elementwise", promote="same", check=False, body=_silu_grad_body,
-    grad=by_body(_silu_grad_body, "grad", "input"),
+    grad={"grad": lambda g, input: silu_grad(g, input), "input": lambda g, grad, input: silu_bend(g * grad, input)},
     samples=lambda: iter([Sample((draw(rng(), s), draw(rng(1), s))) for s in ((3, 4), (), (0,))]))  # fmt: skip
 def silu_grad(grad: Tensor, input: Tensor) -> Tensor:
     """The gradient of silu."""
@@ -82,8 +96,36 @@ def _gelu_grad_body(grad: Tensor, input: Tensor, approximate: str) -> Tensor:
     return grad * (cdf + input * ((input * input * -0.5).exp() * _INV_SQRT_2PI))
 
 
+def _gelu_bend_body(grad: Tensor, input: Tensor, approximate: str) -> Tensor:
+    square = input * input
+    if approximate == "tanh":
+        t = (_TANH_A * (input + _TANH_B * input * square)).tanh()
+        inner = _TANH_A * (1 + 3 * _TANH_B * square)
+        bend = (1 - t * t) * (inner + input * (3 * _TANH_A * _TANH_B * input - t * inner * inner))
+        return grad * bend
+    return grad * ((square * -0.5).exp() * _INV_SQRT_2PI * (2 - square))
+
+
+@op(private=True, family="elementwise", promote="same", check=False, body=_gelu_bend_body,
+    grad=by_body(_gelu_bend_body, "grad", "input"),
+    samples=lambda: iter([
+        Sample((draw(rng(), s), draw(rng(1), s), how))
+        for s in ((3, 4), (), (0,)) for how in ("none", "tanh")
+    ]))  # fmt: skip
+def gelu_bend(grad: Tensor, input: Tensor, approximate: str) -> Tensor:
+    """grad times the second derivative of gelu."""
+    square = input * input
+    if approximate == "tanh":
+        t = np.tanh(_TANH_A * (input + _TANH_B * input * square))
+        inner = _TANH_A * (1 + 3 * _TANH_B * square)
+        bend = (1 - t * t) * (inner + input * (3 * _TANH_A * _TANH_B * input - t * inner * inner))
+        return grad * bend
+    return grad * (np.exp(square * -0.5) * _INV_SQRT_2PI * (2 - square))
+
+
 @op(private=True, family="elementwise", promote="same", check=False, body=_gelu_grad_body,
-    grad=by_body(_gelu_grad_body, "grad", "input"),
+    grad={"grad": lambda g, input, approximate: gelu_grad(g, input, approximate),
+          "input": lambda g, grad, input, approximate: gelu_bend(g * grad, input, approximate)},
     samples=lambda: iter([
         Sample((draw(rng(), s), draw(rng(1), s), how))
         for s in ((3, 4), (), (0,)) for how in ("none", "tanh")

@@ -63,6 +63,8 @@ def _pow(n: Node) -> Node | None:
         return None
     if v in (0.5, -0.5) and x.dtype is n.dtype:  # which differ from powers at -0 and -inf
         return make("sqrt" if v > 0 else "rsqrt", (x,))
+    if v == 3:
+        return make("mul", (make("mul", (x, x)), x))
     return x if v == 1 else make("mul", (x, x)) if v == 2 else None
 
 
