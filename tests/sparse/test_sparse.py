@@ -265,3 +265,31 @@ def test_other_optimizers_refuse_sparse_gradients():
     net.weight.grad = net.weight.grad.to_dense()
     with pytest.raises(RuntimeError, match="dense gradients"):
         kiln.optim.SparseAdam(net.parameters()).step()
+
+
+@pytest.mark.parametrize(
+    "name", ["to_sparse_csr", "to_sparse_csc", "to_sparse_bsr", "to_sparse_bsc"]
+)
+def test_last_dimensions_stay_dense(name):
+    x = kiln.arange(48.0).reshape(4, 4, 3)
+    blocks = ((2, 2),) if "bs" in name else ()
+    s = getattr(x, name)(*blocks, dense_dim=1)
+    assert (s.shape, s.dense_dim()) == (x.shape, 1)
+    assert kiln.equal(s.to_dense(), x)
+    assert kiln.equal(
+        x.to_sparse(
+            layout=s.layout, blocksize=blocks[0] if blocks else None, dense_dim=1
+        ).to_dense(),
+        x,
+    )
+    assert s.values().shape == (
+        (4, 2, 2, 3) if blocks else (15, 3) if x[0, 0].sum() == 0 else (16, 3)
+    )
+    for wrong in (2, -1):
+        with pytest.raises(RuntimeError, match="dense_dim argument must be in"):
+            getattr(x, name)(*blocks, dense_dim=wrong)
+    with pytest.raises(RuntimeError, match="dense_dim argument given is not supported"):
+        getattr(s, name)(*blocks, dense_dim=1)
+    with pytest.raises(NotImplementedError, match="without batches"):
+        getattr(x, name)(*blocks)
+    assert x.to_sparse(layout=kiln.sparse_coo, dense_dim=2).sparse_dim() == 1

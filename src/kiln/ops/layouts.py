@@ -13,23 +13,28 @@ from .registry import method
 @method("to_sparse")
 def to_sparse(self: Tensor, sparse_dim: int | None = None, *, layout: Any = None, blocksize: Any = None,
               dense_dim: int | None = None) -> Tensor:  # fmt: skip
-    """The elements that are not zero as a sparse tensor; `sparse_dim` leaves the last dimensions dense."""
+    """The elements that are not zero as a sparse tensor; `sparse_dim`, or `dense_dim`, leaves the last dimensions dense."""
     from ..sparse.convert import to_layout
 
-    if dense_dim:
-        raise KilnNotImplementedError(
-            "to_sparse", "dense_dim is not implemented", dense_dim, "sparse_dim="
-        )
-    return to_layout(self, layout or formats.sparse_coo, blocksize, sparse_dim)
+    layout = layout or formats.sparse_coo
+    if dense_dim is not None:
+        most = self.ndim - (1 if layout is formats.sparse_coo else 2)
+        if sparse_dim is not None or not 0 <= dense_dim <= most:
+            raise KilnError(
+                "to_sparse", f"dense_dim argument must be in [0,{most}] range, but {dense_dim} is given", describe(self),
+                "give one of sparse_dim and dense_dim",
+            )  # fmt: skip
+        sparse_dim = self.ndim - dense_dim
+    return to_layout(self, layout, blocksize, sparse_dim)
 
 
 def _to(layout: Any, doc: str) -> None:
     name = "to_" + layout.name
 
     def convert(self: Tensor, *args: Any, dense_dim: int | None = None) -> Tensor:
-        if dense_dim:
-            raise KilnNotImplementedError(name, "dense_dim is not implemented", dense_dim, "")
-        return self.to_sparse(layout=layout, blocksize=args[0] if args else None)
+        return self.to_sparse(
+            layout=layout, blocksize=args[0] if args else None, dense_dim=dense_dim
+        )
 
     convert.__name__, convert.__doc__ = name, doc
     method(name)(convert)

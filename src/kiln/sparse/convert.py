@@ -42,20 +42,23 @@ def to_layout(x: Tensor, layout: Any, blocksize: Any = None, sparse_dim: int | N
     if isinstance(x, SparseTensor) and x.layout is layout and (layout not in BLOCKED or blocksize is None):  # fmt: skip
         return x
     if not isinstance(x, SparseTensor):
-        if layout is not formats.sparse_coo:
-            _matrix(x, f"to_{layout.name}")
-            sparse_dim = 2
+        if layout is not formats.sparse_coo and (x.ndim if sparse_dim is None else sparse_dim) != 2:
+            _refuse_batches(x, f"to_{layout.name}")
         x = from_dense(x, sparse_dim)
     out = x if x.is_sparse else _coo(x)
     return out if layout is formats.sparse_coo else compress(out, layout, blocksize)
 
 
+def _refuse_batches(x: Tensor, name: str) -> None:
+    raise KilnNotImplementedError(
+        name, "compressed layouts are of matrices, without batches", describe(x),
+        "dense_dim= says how many last dimensions stay dense; kiln.sparse_coo takes any number of dimensions",
+    )  # fmt: skip
+
+
 def _matrix(x: Tensor, name: str) -> None:
     if x.ndim < 2 or (isinstance(x, SparseTensor) and x.is_sparse and x.sparse_dim() != 2):
-        raise KilnNotImplementedError(
-            name, "compressed layouts are of matrices, without batches", describe(x),
-            "kiln.sparse_coo takes any number of dimensions",
-        )  # fmt: skip
+        _refuse_batches(x, name)
 
 
 def pointers(lines: Tensor, n: int) -> Tensor:

@@ -210,6 +210,11 @@ class SparseTensor(ComposedTensor):
         """This tensor in another sparse layout (`sparse_coo` unless given)."""
         from .convert import to_layout
 
+        if dense_dim is not None:
+            raise KilnError(
+                "to_sparse", "conversion from a sparse layout with dense_dim argument given is not supported", describe(self),
+                "x.to_dense() first",
+            )  # fmt: skip
         return to_layout(self, layout or formats.sparse_coo, blocksize)
 
     def coalesce(self) -> SparseTensor:
