@@ -11,6 +11,12 @@ import pytest
 import kiln
 import kiln.nn.functional as F
 from kiln import fx, nn
+from kiln.fx.experimental.optimization import fuse, remove_dropout
+from kiln.fx.passes.infra.pass_base import PassBase, PassResult
+from kiln.fx.passes.infra.pass_manager import PassManager, this_before_that_pass_constraint
+from kiln.fx.passes.split_module import split_module
+from kiln.fx.passes.tools_common import legalize_graph
+from kiln.fx.subgraph_rewriter import replace_pattern_with_filters
 from kiln.nn.functional import gelu
 
 
@@ -176,3 +182,122 @@ def test_what_is_no_tensor_answers_for_functions():
     r = kiln.exp(kiln.add(Interval(kiln.zeros(2), kiln.ones(2)), 1))
     kiln.testing.assert_close(r.low, kiln.ones(2).exp())
     kiln.testing.assert_close(r.high, (2 * kiln.ones(2)).exp())
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(1, 2, 3, bias=False), nn.BatchNorm2d(2)
+        self.weight = nn.Parameter(kiln.ones(2))
+        self.layers = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+
+    def forward(self, x, scale=None):
+        x = self.bn(self.conv(x)).relu().mean((2, 3)) + self.weight * 2
+        a, b = x.chunk(2, 1)
+        x = -self.layers(kiln.cat([a, b], dim=1))
+        x += 1
+        return {"y": x, "n": x.shape[0]}
+
+
+def test_graphs_are_written_as_pytorch_writes_them():
+    gm = fx.symbolic_trace(Block())
+    assert str(gm.graph).splitlines() == [
+        "graph():",
+        "    %x : [num_users=1] = placeholder[target=x]",
+        "    %scale : [num_users=0] = placeholder[target=scale](default=None)",
+        "    %conv : [num_users=1] = call_module[target=conv](args = (%x,), kwargs = {})",
+        "    %bn : [num_users=1] = call_module[target=bn](args = (%conv,), kwargs = {})",
+        "    %relu : [num_users=1] = call_method[target=relu](args = (%bn,), kwargs = {})",
+        "    %mean : [num_users=1] = call_method[target=mean](args = (%relu, (2, 3)), kwargs = {})",
+        "    %weight : [num_users=1] = get_attr[target=weight]",
+        "    %mul : [num_users=1] = call_function[target=operator.mul](args = (%weight, 2), kwargs = {})",
+        "    %add : [num_users=1] = call_function[target=operator.add](args = (%mean, %mul), kwargs = {})",
+        "    %chunk : [num_users=2] = call_method[target=chunk](args = (%add, 2, 1), kwargs = {})",
+        "    %getitem : [num_users=1] = call_function[target=operator.getitem](args = (%chunk, 0), kwargs = {})",
+        "    %getitem_1 : [num_users=1] = call_function[target=operator.getitem](args = (%chunk, 1), kwargs = {})",
+        "    %cat : [num_users=1] = call_function[target=kiln.cat](args = ([%getitem, %getitem_1],), kwargs = {dim: 1})",
+        "    %layers_0 : [num_users=1] = call_module[target=layers.0](args = (%cat,), kwargs = {})",
+        "    %layers_1 : [num_users=1] = call_module[target=layers.1](args = (%layers_0,), kwargs = {})",
+        "    %neg : [num_users=1] = call_function[target=operator.neg](args = (%layers_1,), kwargs = {})",
+        *str(gm.graph).splitlines()[17:],
+    ]
+    lines = gm.code.split("\n")
+    assert lines[:4] == ["", "", "", "def forward(self, x, scale = None):"]
+    for line in (
+        "    conv = self.conv(x);  x = None", "    add = mean + mul;  mean = mul = None", "    getitem_1 = chunk[1];  chunk = None",
+        "    cat = kiln.cat([getitem, getitem_1], dim = 1);  getitem = getitem_1 = None",
+        '    layers_0 = getattr(self.layers, "0")(cat);  cat = None', "    neg = -layers_1;  layers_1 = None",
+    ):  # fmt: skip
+        assert line in lines
+    assert lines[-1] == "    "
+
+
+def test_values_of_all_kinds_are_written():
+    def f(x):
+        return (
+            x.to(kiln.float64).clamp(max=float("inf")),
+            kiln.zeros(2, device=kiln.device("cpu")),
+            len(x.shape),
+        )
+
+    gm = fx.symbolic_trace(f)
+    assert gm(kiln.ones(2))[0].dtype is kiln.float64
+    assert "x.to(kiln.float64)" in gm.code
+    assert "max = inf" in gm.code
+
+
+def test_passes_run_until_nothing_changes():
+    class Halve(PassBase):
+        def call(self, graph_module):
+            found = graph_module.graph.find_nodes(op="call_function", target=kiln.relu)
+            for n in found:
+                n.target = kiln.tanh
+            graph_module.recompile()
+            return PassResult(graph_module, bool(found))
+
+    gm = fx.symbolic_trace(lambda x: kiln.relu(x))
+    result = PassManager([Halve()], steps=3)(gm)
+    assert result.modified
+    assert result.graph_module(kiln.ones(1)).item() == pytest.approx(0.7616, abs=1e-4)
+    with pytest.raises(RuntimeError, match="forbidden order"):
+        PassManager([max, min], [this_before_that_pass_constraint(min, max)])(gm)
+
+
+def test_a_module_is_cut_into_parts():
+    net = Block().eval()
+    gm = fx.symbolic_trace(net)
+    names = {}
+    cut = split_module(gm, net, lambda n: 0 if n.name in ("conv", "bn", "relu") else 1, names)
+    x = kiln.rand(1, 1, 5, 5)
+    assert kiln.equal(cut(x)["y"], net(x)["y"])
+    assert [n for n, _ in cut.named_children()] == ["submod_0", "submod_1"]
+    assert names["submod_0.conv"] == "conv"
+
+
+def test_nodes_are_put_in_order():
+    gm = fx.symbolic_trace(lambda x: kiln.sin(x) + kiln.cos(x))
+    nodes = list(gm.graph.nodes)
+    nodes[0].prepend(nodes[2])  # reads what stands behind it
+    with pytest.raises(RuntimeError, match="used before"):
+        gm.graph.lint()
+    legalize_graph(gm).graph.lint()
+    assert gm(kiln.zeros(1)).item() == 1
+
+
+def test_models_are_fused_for_inference():
+    net = Block().eval()
+    net(kiln.rand(2, 1, 5, 5))
+    fused = remove_dropout(fuse(net))
+    x = kiln.rand(1, 1, 5, 5)
+    assert kiln.allclose(fused(x)["y"], net(x)["y"], atol=1e-6)
+    kinds = {type(m) for m in fused.modules()}
+    assert nn.BatchNorm2d not in kinds
+    assert nn.Dropout not in kinds
+
+
+def test_patterns_are_replaced_where_filters_say_so():
+    gm = fx.symbolic_trace(lambda x, y: kiln.neg(x) + kiln.neg(y))
+    keep = lambda match, graph, pattern: match.anchor.args[0].name == "x"  # noqa: E731
+    found = replace_pattern_with_filters(gm, lambda a: kiln.neg(a), lambda a: kiln.exp(a), [keep])
+    assert [n.target for m in found for n in m.replacements] == [kiln.exp]
+    assert len(gm.graph.find_nodes(op="call_function", target=kiln.neg)) == 1

@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import builtins
 import keyword
-import operator
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import KilnError
-from .node import Node, Target, map_arg, target_name
-
-_INFIX = {
-    operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//", operator.mod: "%",
-    operator.matmul: "@", operator.pow: "**", operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=",
-    operator.eq: "==", operator.ne: "!=", operator.and_: "&", operator.or_: "|", operator.xor: "^", operator.lshift: "<<",
-    operator.rshift: ">>",
-}  # fmt: skip
-
-
-@dataclass
-class PythonCode:
-    """A Graph as a Python function: its text, and the names that the text reads."""
-
-    src: str
-    globals: dict[str, Any]
+from .code import PythonCode, public_name, python_code, target_name
+from .node import Node, Target, map_arg
 
 
 class _Nodes:
@@ -98,7 +82,8 @@ class Graph:
             called = (
                 target
                 if isinstance(target, str)
-                else str(getattr(target, "__name__", type(target).__name__))
+                else (public_name(target) or "").rpartition(".")[2]
+                or str(getattr(target, "__name__", type(target).__name__))
             )
             name = (
                 re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", called.lstrip("*").replace(".", "_"))
@@ -244,75 +229,7 @@ class Graph:
 
     def python_code(self, root_module: str = "self", **options: Any) -> PythonCode:
         """The Graph as a Python method `forward`."""
-        names: dict[str, Any] = {}
-        taken: dict[int, str] = {}
-
-        def known(value: Any, name: str) -> str:
-            if id(value) not in taken:
-                name = re.sub(r"\W+", "_", name)
-                while name in names:
-                    name += "_"
-                names[name], taken[id(value)] = value, name
-            return taken[id(value)]
-
-        def show(a: Any) -> str:
-            if isinstance(a, Node):
-                return a.name
-            if isinstance(a, tuple) and not hasattr(a, "_fields"):
-                return f"({', '.join(map(show, a))}{',' if len(a) == 1 else ''})"
-            if isinstance(a, list):
-                return f"[{', '.join(map(show, a))}]"
-            if isinstance(a, dict):
-                return "{" + ", ".join(f"{k!r}: {show(v)}" for k, v in a.items()) + "}"
-            if isinstance(a, slice):
-                return f"slice({show(a.start)}, {show(a.stop)}, {show(a.step)})"
-            if isinstance(a, tuple):
-                return f"{known(type(a), type(a).__name__)}({', '.join(map(show, a))})"
-            if a is None or a is ... or isinstance(a, bool | int | str | bytes):
-                return "..." if a is ... else repr(a)
-            if isinstance(a, float) and a == a and abs(a) != float("inf"):
-                return repr(a)
-            return known(a, getattr(a, "__name__", f"_{type(a).__name__}"))
-
-        def call(args: tuple, kwargs: dict[str, Any]) -> str:
-            return ", ".join([*map(show, args), *(f"{k} = {show(v)}" for k, v in kwargs.items())])
-
-        def attribute(path: str) -> str:
-            out = root_module
-            for part in path.split("."):
-                out = f"{out}.{part}" if part.isidentifier() else f"getattr({out}, {part!r})"
-            return out
-
-        heads, body = [root_module], []
-        for n in self.nodes:
-            if n.op == "placeholder":
-                free = str(n.target)
-                default = f" = {show(n.args[0])}" if n.args else ""
-                heads.append(f"{free}{default}")
-                if free.lstrip("*") != n.name:
-                    body.append(f"{n.name} = {free.lstrip('*')}")
-            elif n.op == "get_attr":
-                body.append(f"{n.name} = {attribute(str(n.target))}")
-            elif n.op == "call_module":
-                body.append(f"{n.name} = {attribute(str(n.target))}({call(n.args, n.kwargs)})")
-            elif n.op == "call_method":
-                body.append(
-                    f"{n.name} = {show(n.args[0])}.{n.target}({call(n.args[1:], n.kwargs)})"
-                )
-            elif n.op == "call_function" and n.target in _INFIX and len(n.args) == 2:
-                body.append(f"{n.name} = {show(n.args[0])} {_INFIX[n.target]} {show(n.args[1])}")
-            elif n.op == "call_function" and n.target is operator.getitem:
-                body.append(f"{n.name} = {show(n.args[0])}[{show(n.args[1])}]")
-            elif n.op == "call_function" and n.target is getattr and str(n.args[1]).isidentifier():
-                body.append(f"{n.name} = {show(n.args[0])}.{n.args[1]}")
-            elif n.op == "call_function":
-                body.append(
-                    f"{n.name} = {known(n.target, target_name(n.target))}({call(n.args, n.kwargs)})"
-                )
-            else:
-                body.append(f"return {show(n.args[0])}")
-        lines = "".join(f"    {line}\n" for line in body or ["pass"])
-        return PythonCode(f"def forward({', '.join(heads)}):\n{lines}", names)
+        return python_code(list(self.nodes), root_module)
 
     def print_tabular(self) -> None:
         """Print the nodes as a table."""
@@ -334,9 +251,4 @@ class Graph:
         return out
 
     def __str__(self) -> str:
-        heads = ", ".join(f"%{n.name}" for n in self.nodes if n.op == "placeholder")
-        lines = [
-            f"    {n.format_node()}" for n in self.nodes if n.op not in ("placeholder", "output")
-        ]
-        last = [f"    return {n.args[0]}" for n in self.nodes if n.op == "output"]
-        return "\n".join([f"graph({heads}):", *lines, *last])
+        return "\n".join(["graph():", *(f"    {n.format_node()}" for n in self.nodes)])

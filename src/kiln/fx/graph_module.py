@@ -186,4 +186,4 @@ class GraphModule(Module):
                         "save its state_dict(), and trace it again")  # fmt: skip
 
     def __str__(self) -> str:
-        return f"{super().__repr__()}\n\n\n{self.code}"
+        return f"{super().__repr__()}\n{self.code}\n# To see more debug info, please use `graph_module.print_readable()`"

@@ -185,17 +185,9 @@ class Node:
 
     def format_node(self) -> str:
         """The node in one line."""
-        args = ", ".join([*map(repr, self._args), *(f"{k}={v!r}" for k, v in self._kwargs.items())])
-        return f"%{self.name} : [num_users={len(self.users)}] = {self.op}[target={target_name(self.target)}](args = ({args}))"
+        from .code import node_text
+
+        return node_text(self)
 
     def __repr__(self) -> str:
         return self.name
-
-
-def target_name(target: Target) -> str:
-    """A target as text: a name, or a function's with its module."""
-    if isinstance(target, str):
-        return target
-    module = getattr(target, "__module__", "") or ""
-    name = getattr(target, "__name__", type(target).__name__)
-    return f"{module.replace('_operator', 'operator')}.{name}" if module else name

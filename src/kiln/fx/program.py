@@ -27,8 +27,9 @@ from ..nn.modules.module import Module
 from ..ops.registry import FUNCTIONS, METHODS
 from ..shape import Size
 from ..tensor import Tensor
+from .code import target_name
 from .graph import Graph
-from .node import Node, map_arg, target_name
+from .node import Node, map_arg
 
 _OPERATORS = "add sub mul truediv floordiv mod matmul pow lshift rshift and_ or_ xor lt le gt ge eq ne getitem neg pos abs invert"
 _METHODS = frozenset(

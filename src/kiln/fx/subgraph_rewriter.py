@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import KilnNotImplementedError
 from ._symbolic_trace import symbolic_trace
 from .graph import Graph
 from .graph_module import GraphModule, _copy_attr
@@ -18,6 +19,13 @@ class Match:
 
     anchor: Node
     nodes_map: dict[Node, Node]
+
+
+@dataclass
+class ReplacedPatterns(Match):
+    """A match, and the nodes that stand in its place."""
+
+    replacements: list[Node]
 
 
 def _graph_of(x: Any) -> tuple[Graph, Any]:
@@ -79,15 +87,31 @@ def replace_pattern(
 
     Both are functions or modules of the same arguments. Gives the matches. Source: torch.fx.replace_pattern.
     """
+    return [
+        Match(m.anchor, m.nodes_map) for m in replace_pattern_with_filters(gm, pattern, replacement)
+    ]
+
+
+def replace_pattern_with_filters(
+    gm: GraphModule, pattern: Any, replacement: Any = None, match_filters: list[Callable] | None = None,
+    ignore_literals: bool = False, replacement_callback: Callable | None = None, node_name_match: str = "",
+) -> list[ReplacedPatterns]:  # fmt: skip
+    """`replace_pattern` where all filters, functions of (match, Graph, pattern's Graph), say so."""
+    if ignore_literals or replacement_callback is not None or node_name_match:
+        raise KilnNotImplementedError(
+            "replace_pattern_with_filters", "patterns with literals, callbacks or names are not built", None, "match_filters="
+        )  # fmt: skip
     old, _ = _graph_of(pattern)
     new, module = _graph_of(replacement)
     inputs = [n for n in old.nodes if n.op == "placeholder"]
-    matches: list[Match] = []
+    matches: list[ReplacedPatterns] = []
     for anchor in list(gm.graph.nodes):
         if anchor._erased or anchor.op in ("placeholder", "output"):
             continue
         found = _found(old, anchor)
-        if found is None:
+        if found is None or not all(
+            f(Match(anchor, found), gm.graph, old) for f in match_filters or ()
+        ):
             continue
         given = dict(
             zip(
@@ -101,10 +125,11 @@ def replace_pattern(
                 if module is not None and n.op in ("call_module", "get_attr"):
                     _copy_attr(module, gm, str(n.target))
             result = gm.graph.graph_copy(new, given)
+        made = [given[n] for n in new.nodes if n in given and n.op != "placeholder"]
         anchor.replace_all_uses_with(result)
         for p in reversed(list(old.nodes)):
             if p in found and p.op != "placeholder":
                 gm.graph.erase_node(found[p])
-        matches.append(Match(anchor, found))
+        matches.append(ReplacedPatterns(anchor, found, made))
     gm.recompile()
     return matches

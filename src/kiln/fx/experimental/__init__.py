@@ -1,0 +1,1 @@
+"""What PyTorch keeps for trials, and programs use."""
