@@ -8,6 +8,7 @@ import pytest
 
 import kiln
 from kiln import nn
+from kiln.nn import functional as F
 
 
 def network() -> nn.Module:
@@ -164,3 +165,23 @@ def test_attention_and_recurrent_layers_run_without_data():
     assert x.new_empty_strided((2, 2), (1, 2)).is_meta
     assert "dtype=kiln.int64" in repr(kiln.arange(3, device="meta"))
     assert "requires_grad=True" in repr(kiln.ones(1, device="meta", requires_grad=True))
+
+
+def test_layers_that_draw_compute_nothing():
+    x = kiln.empty(4, 6, 5, device="meta", requires_grad=True)
+    before = kiln.get_rng_state()
+    for f in (F.dropout, F.dropout1d, F.alpha_dropout, F.feature_alpha_dropout):
+        y = f(x, 0.5, True)
+        assert y.is_meta
+        assert y.shape == x.shape
+    assert kiln.equal(before, kiln.get_rng_state())
+
+
+def test_views_and_layers_of_several_parts():
+    layer = nn.TransformerEncoderLayer(16, 2, device="meta")
+    out = layer(kiln.empty(4, 10, 16, device="meta"))
+    out.sum().backward()
+    assert layer.linear1.weight.grad.is_meta
+    out = nn.ConvTranspose2d(3, 4, 3, device="meta")(kiln.empty(2, 3, 8, 8, device="meta"))
+    assert out.shape == (2, 4, 10, 10)
+    assert out.is_meta

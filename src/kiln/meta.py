@@ -4,12 +4,17 @@ Note [Meta tensors]: such a tensor's payload is no array, so that what NumPy is 
 dispatch looks here for what to do instead (Note [Composed tensors]): calls on plain tensors pay nothing. An op's
 result is found by capturing the op alone, the Graph is thrown away; so is a new tensor's by capturing the function
 that makes it. Nothing is computed and no random number is drawn. Source: torch.device("meta").
+
+Note [Watched meta tensors]: who wants to know what a program would do before it runs it (`inspection`) runs it on meta tensors
+and watches its thread: it is told each op, and a tensor that would have memory of its own holds a token of the
+watcher's, which its views share and which goes with the last of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from threading import get_ident
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,17 +30,16 @@ from .tensor import Tensor, wrap
 
 
 class Nothing:
-    """The payload of a meta tensor; `strides` count elements."""
+    """The payload of a meta tensor; `strides` count elements, `memory` is the token of who watches."""
 
-    __slots__ = ("dtype", "shape", "strides")
-    __array_ufunc__ = None
+    __slots__ = ("dtype", "memory", "shape", "strides")
     place = META
     calls: Any = None  # what calls ops on such tensors
     tensor = None  # that this stands for: see `SymArray`
     flags = SimpleNamespace(c_contiguous=False, f_contiguous=False, writeable=False)
 
     def __init__(self, shape: Any, dtype: np.dtype, strides: Any = None):
-        self.shape, self.dtype = tuple(shape), dtype
+        self.shape, self.dtype, self.memory = tuple(shape), dtype, None
         self.strides = contiguous_strides(self.shape) if strides is None else tuple(strides)
 
     @property
@@ -73,13 +77,25 @@ class Nothing:
     def __array__(self, *_: Any, **__: Any) -> Any:
         self.host("numpy")
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *_: Any, **__: Any) -> Any:
+        # a TypeError; but where a reduction is refused NumPy (2.4) keeps a reference to its arguments for good
+        return _REDUCED if method == "reduce" else NotImplemented
+
     def __bool__(self) -> bool:
         return bool(self.host("bool"))
+
+
+_REDUCED = Nothing((), np.dtype(np.bool_))
+"""What NumPy's reductions give for such payloads: another one, which dispatch takes for no result."""
 
 
 def without_data(t: Tensor, dtype: Any = None) -> Tensor:
     """A meta tensor with the shape, dtype and order in memory of any tensor."""
     return wrap(Nothing(t._a.shape, t._a.dtype if dtype is None else dtype, t.stride()))
+
+
+WATCHING: dict[int, Any] = {}
+"""Who watches a thread's meta tensors, by thread id: `called(op, args, outs)`, and `held(bytes)` that gives a token."""
 
 
 # ---------------------------------------------------------------- ops
@@ -93,31 +109,48 @@ def _capture() -> Any:
     return capture
 
 
-def _stand_in(capture: Any, x: Any) -> Any:
+def _stand_in(capture: Any, x: Any, tokens: dict[Any, Any]) -> Any:
     from .compile.symbolic import Storage, SymArray, layout_of
 
     if isinstance(x, list | tuple):
-        return type(x)(_stand_in(capture, y) for y in x)
+        return type(x)(_stand_in(capture, y, tokens) for y in x)
     if not isinstance(x, Tensor):
         return x
     a = x._a
-    node = capture._input("arg", a.shape, x.dtype, tensor=x).node
+    node = capture._input("arg", a.shape, x.dtype).node
     layout = a.strided() if isinstance(a, Nothing) else layout_of(a)
-    return wrap(SymArray(capture, Storage(node), (), a.shape, a.dtype, layout))
+    storage = Storage(node)
+    tokens[storage] = getattr(a, "memory", None)
+    return wrap(SymArray(capture, storage, (), a.shape, a.dtype, layout))
 
 
 def call(op: Any, args: tuple) -> Any:
     """The result of an op of which an argument has no data."""
-    capture = _capture()
-    with capture.active(), no_grad():
-        r = capture.call(op, tuple(_stand_in(capture, a) for a in args))
-    if isinstance(r, Tensor):
-        out = without_data(r)
-        record(op, args, (out,))
-        return out
-    outs = tuple(without_data(t) for t in r)
+    outs, several = _call(op, args)
     record(op, args, outs)
+    if not several:
+        return outs[0]
     return op.result(*outs) if op.result is not None else outs
+
+
+def _call(op: Any, args: tuple, stored: bool = False) -> tuple[tuple[Tensor, ...], bool]:
+    """The results without history, and whether the op has several; `stored`: in memory that is there."""
+    capture = _capture()
+    tokens: dict[Any, Any] = {}
+    with capture.active(), no_grad():
+        r = capture.call(op, tuple(_stand_in(capture, a, tokens) for a in args))
+    found = (r,) if isinstance(r, Tensor) else tuple(r)
+    outs = tuple(map(without_data, found))
+    watcher = WATCHING.get(get_ident())
+    if watcher is not None:
+        for t, out in zip(found, outs, strict=True):
+            storage, a = t._a.storage, out._a
+            if storage in tokens:
+                a.memory = tokens[storage]
+            elif not stored:
+                a.memory = watcher.held(a.size * a.itemsize)
+        watcher.called(op, args, args[0] if stored else outs)
+    return outs, not isinstance(r, Tensor)
 
 
 def inplace(op: Any, args: tuple) -> Tensor:
@@ -127,8 +160,7 @@ def inplace(op: Any, args: tuple) -> Tensor:
         raise KilnNotImplementedError(
             op.name + "_", "Cannot copy out of meta tensor; no data!", describe(x), "give it memory first"
         )  # fmt: skip
-    with no_grad():
-        r = call(op, args)
+    ((r,), _) = _call(op, args, stored=True)
     if r.shape != x.shape:
         raise KilnError(
             op.name + "_", "the result has another shape", f"{describe(r)} into {describe(x)}", ""
@@ -180,4 +212,6 @@ def _placed(fn: Callable, args: tuple, kwargs: dict[str, Any], d: device) -> Any
     with capture.active(), no_grad():
         t = fn(*args, **kwargs)
     out = without_data(t)
+    if (watcher := WATCHING.get(get_ident())) is not None:
+        out._a.memory = watcher.held(out._a.size * out._a.itemsize)
     return out.requires_grad_() if needs else out

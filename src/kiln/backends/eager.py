@@ -182,6 +182,8 @@ def _exact(
     try:
         return ready[known]
     except KeyError:
+        if any(hasattr(a, "calls") for a in args):
+            return None  # without data (Note [Meta tensors]), and not to be kept as part of a key
         if len(ready) >= derived.READY:
             ready.clear()
         found = ready[known] = derived.shelf().exact(name, derived.lying(call, order), args, order)

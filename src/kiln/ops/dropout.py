@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..device import META
 from ..errors import KilnError, KilnValueError, describe
 from ..random import default_generator
 from ..shape import Size, numel
 from ..tensor import CAPTURING, Tensor
-from .creation import full_op
+from .creation import empty, full_op
 from .drawing import sample, sample_like
 from .mersenne import draws
 from .random import draw, primitive, random_bits, reached, states, stream_words
@@ -57,7 +58,7 @@ def _mask(input: Tensor, p: float, shape: Any = None) -> Tensor:
             input.dtype,
             "convert the input",
         )
-    if reached(None).stream == "torch":
+    if input.is_meta or reached(None).stream == "torch":
         return _trials(input, p, shape, 1.0 - p)
     shape = input._a.shape if shape is None else shape
     return draw(None, numel(shape), dropout_mask, shape, p, input.dtype.to_real())
@@ -71,11 +72,13 @@ def _kept(input: Tensor, p: float, shape: Any = None) -> Tensor:
 
 
 def _trials(input: Tensor, p: float, shape: Any, scale: float) -> Tensor:
-    """0 with probability p, else 1 / scale, by PyTorch's stream."""
+    """0 with probability p, else 1 / scale, by PyTorch's stream; nothing is drawn for tensors without data."""
     a = input._a
     d = input.dtype.to_real()
     if not CAPTURING and shape is None and a.__class__ is np.ndarray and a.flags.c_contiguous:
         return draws(default_generator.state, "bernoulli", a.shape, d, (), (1.0 - p, scale))
+    if input.is_meta:
+        return empty(a.shape if shape is None else shape, dtype=d, device=META)
     if shape is None:
         return sample_like(input, None, "bernoulli", 1.0 - p, scale, dtype=d)
     return sample(None, "bernoulli", shape, d, 1.0 - p, scale)

@@ -302,6 +302,10 @@ class Shelf:
         try:
             return self.made[key]
         except KeyError:
+            if any(hasattr(x, "calls") for x in args):
+                return (
+                    None  # without data (Note [Meta tensors]), and not to be kept as part of a key
+                )
             if len(self.made) >= _MOST:
                 self.made = {}
             made = self.made[key] = _make(name, fn, args)
