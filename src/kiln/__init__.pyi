@@ -38,6 +38,7 @@ from . import futures as futures
 from . import fx as fx
 from . import graph as graph
 from . import hub as hub
+from . import inspection as inspection
 from . import io as io
 from . import jit as jit
 from . import library as library
@@ -145,6 +146,7 @@ from .ops.native import ctc_loss as ctc_loss
 from .random import default_generator as default_generator
 from .ops.copies import detach_copy as detach_copy
 from .device import device as device
+from .inspection import draw as draw
 from .ops.native import dropout as dropout
 from .ops.native import dropout_ as dropout_
 from .dtypes import dtype as dtype
@@ -291,6 +293,7 @@ from .ops.copies import split_with_sizes_copy as split_with_sizes_copy
 from .sparse import spmm as spmm
 from .ops.copies import squeeze_copy as squeeze_copy
 from .sparse import sspaddmm as sspaddmm
+from .inspection import summary as summary
 from .symbols import sym_float as sym_float
 from .symbols import sym_int as sym_int
 from .symbols import sym_ite as sym_ite

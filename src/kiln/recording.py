@@ -195,15 +195,27 @@ def _freed(key: int, n: int) -> None:
 
 
 def _flops(e: Event, args: tuple, out: Any) -> int:
-    """Multiplications and additions of a product or convolution, elements of a sum or product; 0 for all else.
-
-    As PyTorch's profiler counts them; of a call that makes such calls, they count there.
-    """
-    name = e.name.rpartition("::")[2]
-    if not isinstance(out, Tensor) or any(_counted(c) for c in e.children):
+    """The operations of an event; of a call that makes such calls, they count there."""
+    if any(_counted(c) for c in e.children):
         return 0
+    name = e.name.rpartition("::")[2]
     if name in ("add", "mul"):
-        return out.numel()
+        return out.numel() if isinstance(out, Tensor) else 0
+    return flops(name, args, out)
+
+
+def flops(name: str, args: tuple, out: Any) -> int:
+    """Multiplications and additions of an op that is a product, a convolution or attention; 0 for all else.
+
+    As PyTorch's profiler and flop counter count them.
+    """
+    if name in ("attention", "attention_grad"):
+        query, key, value = args[:3] if name == "attention" else args[1:4]
+        backward = name == "attention_grad"
+        width = (3 if backward else 1) * query.shape[-1] + (2 if backward else 1) * value.shape[-1]
+        return 2 * query.numel() // max(query.shape[-1], 1) * key.shape[-2] * width
+    if not isinstance(out, Tensor):
+        return 0
     if name in ("mm", "bmm", "matmul", "linear"):
         return 2 * out.numel() * args[0].shape[-1]
     if name in ("addmm", "baddbmm"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import re
 import sys
 import threading
 import warnings
@@ -15,10 +14,11 @@ from typing import Any
 
 from .. import dtypes as dt
 from .. import naming
+from ..amounts import bytes_of
 from ..autograd.modes import mode
 from ..backends import base
 from ..config import config
-from ..errors import CaptureError, KilnError, KilnTypeError, KilnValueError, describe
+from ..errors import CaptureError, KilnError, KilnTypeError, describe
 from ..graph.node import Graph
 from ..recording import PROGRAM, RECORDING, begin_call, end
 from ..runtime.forks import own_lock
@@ -374,7 +374,7 @@ def compile(
     KilnMemoryError at the first call where the limit can't be met.
     """
     _check_mode(mode, options)
-    limit = None if max_memory is None else _bytes(max_memory)
+    limit = None if max_memory is None else bytes_of(max_memory, "compile", "max_memory")
     if model is None:
         return lambda fn: compile(
             fn, fullgraph=fullgraph, dynamic=dynamic, backend=backend, disable=disable, max_memory=max_memory
@@ -416,21 +416,3 @@ def _check_mode(mode: Any, options: Any) -> None:
     if mode is not None and mode not in _MODES:
         raise KilnError("compile", "no such mode", f"mode={describe(mode)}",
                         "one of " + ", ".join(_MODES) + ", which are all the same here")  # fmt: skip
-
-
-_UNITS = {"": 1, **{p + "B": 1000**i for i, p in enumerate(("", "K", "M", "G", "T"))},
-          **{p + "iB": 1024**i for i, p in enumerate("KMGT", 1)}}  # fmt: skip
-
-
-def _bytes(size: int | str) -> int:
-    """A number of bytes, which may be written with a unit."""
-    if isinstance(size, str):
-        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", size)
-        if found is not None and found[2] in _UNITS:
-            size = int(float(found[1]) * _UNITS[found[2]])
-    if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
-        raise KilnValueError(
-            "compile", "max_memory is not a size", describe(size),
-            "pass a number of bytes above 0, or a text such as '512MB' or '2GiB'",
-        )  # fmt: skip
-    return size

@@ -7,12 +7,12 @@ from typing import Any, Self
 from ..recording import Recorder
 
 COUNTED = (
-    "mm", "bmm", "matmul", "linear", "linear_weight_grad", "addmm", "baddbmm", "convolution", "conv_input_grad", "conv_weight_grad",
+    "mm", "bmm", "matmul", "linear", "linear_weight_grad", "addmm", "baddbmm", "convolution", "conv_input_grad", "conv_weight_grad", "attention", "attention_grad",
 )  # fmt: skip
 
 
 class FlopCounterMode:
-    """Counts the operations of products and convolutions, forward and backward, in a `with` block.
+    """Counts the operations of products, convolutions and attention, forward and backward, in a `with` block.
 
     Functions that are compiled count nothing: their programs are no calls. `mods` and `depth` are taken: there is one total.
     Source: torch.utils.flop_counter.FlopCounterMode.

@@ -1,0 +1,272 @@
+"""A training step on meta tensors: which layers are called, the operations, and what lies in memory when.
+
+Note [Rehearsals]
+The step runs as it would in eager mode, forward and backward, on a twin of the model whose parameters and inputs are meta
+tensors (Note [Watched meta tensors]): nothing is computed and the model is left as it is. What is kept for backward is what the
+tape keeps, and it is free when the tape lets go, so the fullest moment is that of an eager step less what single
+ops need while they run. The values inside of one op's gradient don't count, as rules on large arrays are fused kernels.
+Compiled steps mostly hold less.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import get_ident
+from typing import Any
+
+from ..autograd.modes import enable_grad, no_grad
+from ..autograd.tape import AccumulateGrad
+from ..device import META, device
+from ..errors import KilnError, describe
+from ..meta import WATCHING, without_data
+from ..nn.modules.module import Module
+from ..nn.parameter import Parameter, is_lazy
+from ..recording import flops
+from ..tensor import Tensor
+
+BACKWARD, GRADIENTS = "backward", "gradients"
+
+
+def tensors(x: Any) -> Iterator[Tensor]:
+    """The tensors in containers."""
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, dict):
+        yield from tensors(list(x.values()))
+    elif isinstance(x, list | tuple):
+        for y in x:
+            yield from tensors(y)
+
+
+def nbytes(found: Any) -> int:
+    """The bytes of tensors."""
+    return sum(t.numel() * t.dtype.itemsize for t in found)
+
+
+def twin(model: Module, more: Any = None) -> tuple[Module, Any]:
+    """Copies of a model, and of what refers to its parameters, without data."""
+    memo: dict[int, Any] = {}
+    for m in model.modules():
+        held = [*m._parameters.values(), *m._buffers.values(), *vars(m).values()]
+        for t in held:
+            if isinstance(t, Tensor) and not is_lazy(t):
+                memo[id(t)] = _like(t)
+    for state in getattr(more, "state", {}).values():
+        for t in tensors(state):
+            memo[id(t)] = _like(t)
+    return copy.deepcopy(model, memo), copy.deepcopy(more, memo)
+
+
+def _like(t: Tensor) -> Tensor:
+    out = without_data(t)
+    if isinstance(t, Parameter):
+        return type(t)(out, t.requires_grad)
+    return out.requires_grad_(t.requires_grad)
+
+
+def _nodes(node: Any) -> list[Any]:
+    """The nodes of a history that gradients go through."""
+    found, todo = {}, [node]
+    while todo:
+        n = todo.pop()
+        if n is not None and id(n) not in found and not isinstance(n, AccumulateGrad):
+            found[id(n)] = n
+            todo += [to for to, _ in n.next_functions]
+    return list(found.values())
+
+
+class Layer:
+    """What a rehearsal has seen of a module."""
+
+    def __init__(self, path: str, module: Module):
+        self.path, self.module = path, module
+        self.calls, self.flops, self.kept = 0, 0, 0
+        self.output: Any = None
+
+
+class _Token:
+    """Memory that a meta tensor would have."""
+
+    __slots__ = ("bytes", "number", "watcher")
+
+    def __init__(self, watcher: Rehearsal, number: int, size: int):
+        self.watcher, self.number, self.bytes = watcher, number, size
+
+    def __del__(self) -> None:
+        self.watcher.log.append((self.number, -self.bytes))
+
+
+class Rehearsal:
+    """A step of a twin, watched.
+
+    `log` tells what memory was taken (bytes above 0) and given back, as (number, bytes); `owners` whose each number is.
+    """
+
+    def __init__(self, model: Module):
+        self.layers = {m: Layer(path, m) for path, m in model.named_modules()}
+        self.model, self.open = model, [self.layers[model].path]
+        self.log: list[tuple[int, int]] = []
+        self.owners: list[str] = []
+        self.phase = ""
+        self.flops: Counter[str] = Counter()
+        self.output: Any = None
+        self.kept = 0
+
+    # ---- what it is told (`meta.WATCHING`)
+
+    def held(self, size: int) -> _Token:
+        """Memory that is taken now."""
+        self.owners.append(self.phase or self.open[-1])
+        self.log.append((len(self.owners) - 1, size))
+        return _Token(self, len(self.owners) - 1, size)
+
+    def called(self, op: Any, args: tuple, out: Any) -> None:
+        """An op."""
+        n = flops(op.name, args, out[0] if isinstance(out, tuple) and len(out) == 1 else out)
+        self.flops[self.phase] += n
+        if not self.phase and n:
+            self._at[self.open[-1]].flops += n
+
+    # ---- the step
+
+    def run(self, args: tuple, kwargs: dict, loss: Callable[[Any], Any] | None, train: bool) -> None:  # fmt: skip
+        """Forward, and with `train` backward from `loss(output)`, or from the sum of the outputs without one."""
+        self._at = {layer.path: layer for layer in self.layers.values()}
+        me, model = get_ident(), self.model
+        model.train(train)
+        WATCHING[me] = self
+        try:
+            with device(META), enable_grad() if train else no_grad(), self._hooked():
+                self.output = model(*args, **kwargs)
+                self._note_kept()
+                self.phase = BACKWARD
+                if train:
+                    self._backward(loss)
+        finally:
+            del WATCHING[me]
+
+    def _backward(self, loss: Callable[[Any], Any] | None) -> None:
+        self.phase = "loss"
+        if loss is None:
+            roots = [t for t in tensors(self.output) if t.requires_grad]
+            value: Any = sum((t.sum() for t in roots[1:]), roots[0].sum()) if roots else None
+        else:
+            value = loss(self.output)
+        self.phase = BACKWARD
+        if isinstance(value, Tensor) and value.requires_grad:
+            for node in _nodes(value.grad_fn):
+                node.register_prehook(self._rule_begins)
+                node.register_hook(self._rule_ends)
+            value.backward()
+        for p in self.model.parameters():
+            token = None if p.grad is None else p.grad._a.memory
+            if token is not None:
+                self.owners[token.number] = GRADIENTS
+
+    def _rule_begins(self, _: Any) -> None:
+        self._rule = len(self.log)
+
+    def _rule_ends(self, *_: Any) -> None:
+        """Forget what was taken and given back meanwhile."""
+        given_back = {n for n, size in self.log[self._rule :] if size <= 0}
+        taken = {n for n, size in self.log[self._rule :] if size > 0}
+        gone = taken & given_back
+        self.log[self._rule :] = [e for e in self.log[self._rule :] if e[0] not in gone]
+
+    @contextmanager
+    def _hooked(self) -> Iterator[None]:
+        """Layers tell when they are entered and left."""
+
+        def enter(m: Module, *_: Any) -> None:
+            self.open.append(self.layers[m].path)
+
+        def leave(m: Module, _: Any, out: Any) -> None:
+            self.open.pop()
+            layer = self.layers[m]
+            layer.calls += 1
+            if layer.calls == 1:
+                layer.output = [(tuple(t.shape), t.dtype) for t in tensors(out)]
+
+        handles = [h for m in self.layers for h in (
+            m.register_forward_pre_hook(enter, prepend=True), m.register_forward_hook(leave))]  # fmt: skip
+        try:
+            yield
+        except (KilnError, ValueError, TypeError, IndexError, RuntimeError) as e:
+            where = self.open[-1] or type(self.model).__name__
+            if isinstance(e, NotImplementedError):
+                raise KilnError(
+                    "summary", f"the model can't run without data: {where} reads a value", str(e).partition("\n")[0],
+                    "choices by value belong into kiln.where or kiln.cond",
+                ) from e  # fmt: skip
+            e.add_note(f"[summary] while {where} ran on meta tensors")
+            raise
+        finally:
+            for h in handles:
+                h.remove()
+
+    # ---- memory
+
+    def _note_kept(self) -> None:
+        """What is kept for backward at the end of forward, by layer."""
+        alive: Counter[int] = Counter()
+        for number, size in self.log:
+            alive[number] += size
+        self.kept = sum(alive.values())
+        for number, size in alive.items():
+            self._at[self.owners[number]].kept += size
+
+    def peak(self) -> Counter[str]:
+        """Who holds how many bytes at the fullest moment, beside what was there before."""
+        now = most = at = 0
+        for i, (_, size) in enumerate(self.log):
+            now += size
+            if now > most:
+                most, at = now, i + 1
+        out: Counter[str] = Counter()
+        for number, size in self.log[:at]:
+            out[self.owners[number]] += size
+        return out
+
+
+def optimizer_state(optimizer: Any) -> int:
+    """The bytes of an optimizer's state after a step on meta tensors with gradients."""
+    try:
+        with device(META):
+            optimizer.step()
+    except (KilnError, TypeError) as e:
+        raise KilnError(
+            "summary", f"{type(optimizer).__name__} can't step without data, so that its state is not known",
+            str(e).partition("\n")[0], "leave optimizer= out",
+        ) from e  # fmt: skip
+    return nbytes(t for s in optimizer.state.values() for t in tensors(s))
+
+
+def example(spec: Any, dtype: Any) -> Any:
+    """Inputs on meta of a shape, (shape, dtype), tensors or arrays, or of containers of these."""
+    from ..ops.creation import as_tensor, empty
+
+    if isinstance(spec, Tensor):
+        return without_data(spec)
+    if hasattr(spec, "__array__"):
+        return without_data(as_tensor(spec))
+    if isinstance(spec, dict):
+        return {k: example(v, dtype) for k, v in spec.items()}
+    if isinstance(spec, list | tuple):
+        if is_shape(spec):
+            return empty(*spec, dtype=dtype, device=META)
+        if len(spec) == 2 and is_shape(spec[0]) and hasattr(spec[1], "itemsize") and not isinstance(spec[1], Tensor):  # fmt: skip
+            return empty(*spec[0], dtype=spec[1], device=META)
+        return type(spec)(example(x, dtype) for x in spec)
+    if spec is None or isinstance(spec, bool | str | float):
+        return spec
+    raise KilnError(
+        "summary", "an input is a shape, a tensor or an array", describe(spec), "e.g. (1, 3, 224, 224)"
+    )  # fmt: skip
+
+
+def is_shape(x: Any) -> bool:
+    """Whether something is a sequence of ints."""
+    return isinstance(x, list | tuple) and all(type(d) is int for d in x)
