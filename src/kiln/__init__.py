@@ -93,7 +93,7 @@ _LAZY_MODULES = {
     "_C", "_dynamo", "_higher_order_ops", "_inductor", "_jit_internal", "_six", "_utils", "accelerator",
     "amp", "array_api", "autograd", "backends", "board", "cli", "compat", "compiler", "config", "cpu", "cuda",
     "classes", "data", "datasets", "distributed", "distributions", "export", "fft", "func", "functional", "futures",
-    "fx", "graph", "hub", "inspection", "io", "jit", "library", "linalg", "masked", "metrics", "mps", "mtia", "multiprocessing",
+    "fx", "graph", "hub", "inspection", "io", "jit", "keras", "library", "linalg", "masked", "metrics", "mps", "mtia", "multiprocessing",
     "naming", "nested", "nn", "onnx", "optim", "overrides", "package", "profiler", "quantization", "random", "return_types", "runtime",
     "serialization", "signal", "sparse", "special", "symbols", "testing", "torch_version", "train", "types", "utils",
     "version", "vision", "xpu",

@@ -83,7 +83,9 @@ class Feed:
                 self._structure = structure
             data = TensorDataset(*map(as_tensor, leaves))
             # An order that nothing decides draws no numbers of the program's.
-            return DataLoader(data, size, shuffle=shuffle, generator=None if shuffle else Generator())
+            return DataLoader(
+                data, size, shuffle=shuffle, generator=None if shuffle else Generator()
+            )
         if self.weighted:
             raise KilnTypeError(
                 "Trainer", "sample_weight goes with arrays", describe(data),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy, deepcopy
 from typing import Any
 
-from .. import metrics as metric_functions
 from ..autograd.modes import no_grad
 from ..errors import KilnTypeError, KilnValueError, describe
+from ..metrics import stream
+from ..nn import BCEWithLogitsLoss
 from ..nn import functional as F
 from ..nn.modules.module import Module
 from ..ops.creation import as_tensor, ones
@@ -118,35 +119,37 @@ class Objective:
         self.parts = [_Part(k, x, float(factors.get(k, 1.0))) for k, x in parts]
         self.class_weight = _table(class_weight)
         self.metrics = list(self._metrics(metrics))
-        self.simple = [(n, k, m) for n, k, m in self.metrics if not hasattr(m, "update")]
-        self.streaming = [(n, k, m) for n, k, m in self.metrics if hasattr(m, "update")]
-        self.inside = [e for e in self.streaming if getattr(e[2], "compiled", True)]
-        self.outside = [e for e in self.streaming if not getattr(e[2], "compiled", True)]
+        self.inside = [e for e in self.metrics if not getattr(e[2], "on_host", False)]
+        self.outside = [e for e in self.metrics if getattr(e[2], "on_host", False)]
 
-    def _metrics(self, given: Any) -> Any:
+    def _metrics(self, given: Any) -> Iterator[tuple[str, Any, Any]]:
         """(name, key of the output, metric) of each."""
-        several = len(self.parts) > 1 or (self.parts and self.parts[0].key is not None)
+        keys = [p.key for p in self.parts]
         if isinstance(given, Mapping):
             pairs = [(k, m) for k, ms in given.items() for m in _listed(ms)]
-        elif several and isinstance(given, list | tuple) and any(isinstance(m, list | tuple) for m in given):  # fmt: skip
-            pairs = [(k, m) for k, ms in enumerate(given) for m in _listed(ms)]
-        elif several and len(_listed(given)):
-            pairs = [(p.key, m) for p in self.parts for m in _listed(given)]
+        elif any(isinstance(m, list | tuple) for m in _listed(given)):
+            pairs = [(k, m) for k, ms in enumerate(_listed(given)) for m in _listed(ms)]
         else:
-            pairs = [(None, m) for m in _listed(given)]
-        for key, metric in pairs:
-            name, fn = self._metric(metric, key)
-            yield name if key is None else f"{key}_{name}", key, fn
+            pairs = [(k, m) for k in keys for m in _listed(given)]
+        known: set[int] = set()
+        for key, given_metric in pairs:
+            metric = given_metric
+            if not hasattr(metric, "update") or isinstance(metric, type):
+                metric = stream(metric, from_logits=self._logits(key))
+            elif id(metric) in known:  # one for several outputs: each has its own stream
+                metric = deepcopy(metric)
+            known.add(id(given_metric))
+            name = str(getattr(metric, "name", type(metric).__name__))
+            yield name if key is None else f"{key}_{name}", key, metric
 
-    def _metric(self, metric: Any, key: Any) -> tuple[str, Any]:
-        if isinstance(metric, tuple) and len(metric) == 2 and isinstance(metric[0], str):
-            return metric
-        name, fn = metric_functions.get(metric)
+    def _logits(self, key: Any) -> bool:
+        """Whether an output's scores are logits, by its loss."""
         loss = next((p.loss for p in self.parts if p.key == key), None)
-        logits = loss is F.binary_cross_entropy_with_logits or type(loss).__name__ == "BCEWithLogitsLoss"  # fmt: skip
-        if fn is metric_functions.accuracy and logits:
-            return name, lambda output, target: metric_functions.accuracy(output, target, threshold=0.0)  # fmt: skip
-        return name, fn
+        return (
+            loss is F.binary_cross_entropy_with_logits
+            or isinstance(loss, BCEWithLogitsLoss)
+            or getattr(loss, "from_logits", False)
+        )
 
     def loss(
         self, output: Any, target: Any, weight: Any = None
@@ -180,31 +183,31 @@ class Objective:
             target = target.argmax(1)
         elif target.ndim > 1 and target.shape[1:].numel() == 1:
             target = target.reshape(-1)
-        return table[target.to("int64").clamp(max=table.shape[0] - 1)]
+        return table[target.long().clamp(max=table.shape[0] - 1)]
 
-    def measure(self, output: Any, target: Any) -> dict[str, Tensor]:
-        """The metrics' means over a batch, by name; those that keep state take the batch in."""
-        with no_grad():
-            found = {n: m(pick(output, k, "output"), pick(target, k, "target")) for n, k, m in self.simple}  # fmt: skip
-            for _, k, m in self.inside:
-                m.update(pick(output, k, "output"), pick(target, k, "target"))
-        return found
+    def measure(self, output: Any, target: Any) -> None:
+        """Give a batch to the metrics that may be captured."""
+        self._measure(self.inside, output, target)
 
     def measure_outside(self, output: Any, target: Any) -> None:
-        """Give the batch to the metrics that can't be captured."""
+        """Give it to those that may not."""
+        self._measure(self.outside, output, target)
+
+    @staticmethod
+    def _measure(metrics: Sequence[Any], output: Any, target: Any) -> None:
         with no_grad():
-            for _, k, m in self.outside:
+            for _, k, m in metrics:
                 m.update(pick(output, k, "output"), pick(target, k, "target"))
 
     def reset(self) -> None:
         """Begin an epoch."""
-        for _, _, m in self.streaming:
+        for _, _, m in self.metrics:
             m.reset()
 
     def logs(self, tally: Tally) -> dict[str, Any]:
         """The values so far: means, then what the metrics with state say."""
         out = tally.logs()
-        for name, _, m in self.streaming:
+        for name, _, m in self.metrics:
             value = m.compute()
             if isinstance(value, Mapping):
                 out.update({f"{name}_{k}": _number(v) for k, v in value.items()})
@@ -214,20 +217,19 @@ class Objective:
 
     def state_dict(self) -> dict[str, Any]:
         """What the metrics have seen of an epoch."""
-        return {name: m.state_dict() for name, _, m in self.streaming}
+        return {name: m.state_dict() for name, _, m in self.metrics}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on in the middle of an epoch."""
-        for name, _, m in self.streaming:
+        for name, _, m in self.metrics:
             if name in state:
                 m.load_state_dict(state[name])
 
 
 def _listed(metrics: Any) -> list[Any]:
-    if isinstance(metrics, list):
-        return metrics
-    named = isinstance(metrics, tuple) and len(metrics) == 2 and isinstance(metrics[0], str) and callable(metrics[1])  # fmt: skip
-    return [metrics] if named or not isinstance(metrics, tuple) else list(metrics)
+    return (
+        list(metrics) if isinstance(metrics, list | tuple) else [] if metrics is None else [metrics]
+    )
 
 
 def _number(value: Any) -> Any:

@@ -78,7 +78,8 @@ class Steps:
         self.backward(loss)
         if last:
             self.update()
-        values = {"loss": loss.detach(), **told, **self.objective.measure(output, target)}
+        self.objective.measure(output, target)
+        values = {"loss": loss.detach(), **told}
         return values, _detached(output) if self.objective.outside else None
 
     def own_train(self, batch: Any, i: Any, first: bool, last: bool) -> dict[str, Tensor]:
@@ -124,7 +125,8 @@ class Steps:
         with no_grad(), self._casting():
             output = self.model(*args, **kwargs)
             loss, told = self.objective.loss(output, target, weight)
-        values = {"loss": loss, **told, **self.objective.measure(output, target)}
+        self.objective.measure(output, target)
+        values = {"loss": loss, **told}
         return values, output if self.objective.outside else None
 
     def own_validate(self, batch: Any, i: Any) -> dict[str, Tensor]:

@@ -206,7 +206,7 @@ class Trainer:
         self.feed = Feed(train, batch_size, shuffle, steps_per_epoch, sample_weight)
         if val is not None:
             size = validation_batch_size or batch_size
-            weighted = val[2] if isinstance(val, _Weighted) else None
+            weighted = val[2] if isinstance(val, Weighted) else None
             self.val_feed = Feed(val[:2] if weighted is not None else val, size, False, validation_steps, weighted)  # fmt: skip
         self.stop, self.history.interrupted, self.in_fit = False, False, True
         self.epoch, self.batch = self.first_epoch, 0
@@ -411,7 +411,7 @@ class Trainer:
         return find(self, train, **options)
 
 
-class _Weighted(tuple):
+class Weighted(tuple):
     """(x, y, sample weights) of validation data, as the Keras face passes them."""
 
 

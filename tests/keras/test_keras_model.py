@@ -1,0 +1,266 @@
+"""Keras's face: names, defaults and forms of `compile`, `fit`, `evaluate` and `predict`; losses against formulas."""
+
+import copy
+import inspect
+
+import numpy as np
+import pytest
+
+import kiln
+from kiln import keras, nn
+from kiln.keras import losses
+
+R = np.random.default_rng(0)
+X = R.normal(size=(40, 4))
+Y = (X[:, 0] + X[:, 1] > 0).astype(np.int64)
+
+
+def model(**options):
+    kiln.manual_seed(0)
+    m = keras.Sequential([nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2), nn.Softmax(-1)])
+    options.setdefault("optimizer", "adam")
+    options.setdefault("loss", "sparse_categorical_crossentropy")
+    m.compile(**{"metrics": ["accuracy"], "run_eagerly": True, **options})
+    return m
+
+
+def test_fit_evaluate_predict(capsys):
+    m = model(run_eagerly=False)
+    h = m.fit(X, Y, epochs=3, batch_size=16, validation_split=0.25, verbose=2)
+    assert list(h.history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
+    assert h.epoch == [0, 1, 2]
+    assert capsys.readouterr().out.count("epoch") == 3
+    found = m.evaluate(X, Y, verbose=0)
+    assert m.metrics_names == ["loss", "accuracy"]
+    assert m.evaluate(X, Y, verbose=0, return_dict=True) == dict(zip(m.metrics_names, found, strict=True))  # fmt: skip
+    p = m.predict(X, verbose=0)
+    assert isinstance(p, np.ndarray)
+    assert p.shape == (40, 2)
+    assert (p.argmax(1) == Y).mean() == pytest.approx(found[1])
+    assert m.fit(X, Y, initial_epoch=1, epochs=3, verbose=0).epoch == [1, 2]
+    assert m.fit(X, Y, verbose=0).epoch == [0]
+    assert isinstance(model(metrics=None).evaluate(X, Y, verbose=0), float)
+
+
+def test_signatures_are_keras():
+    """Names and defaults of Keras 3.11, in its order; what Kiln adds comes last."""
+    wanted = {
+        "compile": "optimizer='rmsprop', loss=None, loss_weights=None, metrics=None, weighted_metrics=None, "
+        "run_eagerly=False, steps_per_execution=1, jit_compile='auto', auto_scale_loss=True",
+        "fit": "x=None, y=None, batch_size=None, epochs=1, verbose='auto', callbacks=None, validation_split=0.0, "
+        "validation_data=None, shuffle=True, class_weight=None, sample_weight=None, initial_epoch=0, "
+        "steps_per_epoch=None, validation_steps=None, validation_batch_size=None, validation_freq=1",
+        "evaluate": "x=None, y=None, batch_size=None, verbose='auto', sample_weight=None, steps=None, "
+        "callbacks=None, return_dict=False",
+        "predict": "x, batch_size=None, verbose='auto', steps=None, callbacks=None",
+        "train_on_batch": "x, y=None, sample_weight=None, class_weight=None, return_dict=False",
+        "test_on_batch": "x, y=None, sample_weight=None, return_dict=False",
+    }
+    for name, text in wanted.items():
+        ours = list(inspect.signature(getattr(keras.Model, name)).parameters.values())[1:]
+        told = ", ".join(p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in ours)  # fmt: skip
+        assert told.startswith(text)
+
+
+def test_split_is_the_end_of_the_arrays():
+    m = model()
+    w = np.ones(40)
+    w[30:] = 0.0
+    h = m.fit(X, Y, sample_weight=w, validation_split=0.25, shuffle=True, verbose=0)
+    assert h["val_loss"] == [0.0]
+    with pytest.raises(ValueError, match="validation_split"):
+        m.fit([(kiln.zeros(2, 4), kiln.zeros(2).long())] * 2, validation_split=0.5, verbose=0)
+    with pytest.raises(ValueError, match="too few"):
+        m.fit(X[:1], Y[:1], validation_split=0.5, verbose=0)
+
+
+def test_validation_data_with_weights_and_class_weight():
+    m = model()
+    h = m.fit(X, Y, validation_data=(X, Y, np.zeros(40)), class_weight={0: 1.0, 1: 3.0}, verbose=0)
+    assert h["val_loss"] == [0.0]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adam", "adamw", "adamax", "nadam", "adagrad", "adadelta", "Adam"])  # fmt: skip
+def test_optimizers_by_name(optimizer):
+    m = model(optimizer=optimizer)
+    m.fit(X, Y, verbose=0)
+    assert type(m.optimizer).__name__.lower() == optimizer.lower()
+
+
+def test_optimizers_options():
+    m = model(optimizer=keras.optimizers.Adam(learning_rate=0.01, beta_1=0.8, global_clipnorm=1.0))
+    m.fit(X, Y, verbose=0)
+    group = m.optimizer.param_groups[0]
+    assert (group["lr"], group["betas"], group["eps"]) == (0.01, (0.8, 0.999), 1e-7)
+    assert type(m.trainer.running.inside()[0]).__name__ == "GradientClipping"
+    for clip in ({"clipnorm": 0.1}, {"clipvalue": 0.1}):
+        model(optimizer=keras.optimizers.SGD(**clip)).fit(X, Y, verbose=0)
+    assert model(optimizer=keras.optimizers.Adam(weight_decay=0.1)).optimizer.param_groups[0]["weight_decay"] == 0.1  # fmt: skip
+    net = nn.Linear(4, 2)
+    own = kiln.optim.SGD(net.parameters(), lr=0.1)
+    wrapped = keras.Model(net)
+    wrapped.compile(own, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert wrapped.optimizer is own
+    with pytest.raises(ValueError, match="no optimizer has this name"):
+        model(optimizer="sdg")
+
+
+def test_losses_are_keras_formulas():
+    p = R.random((6, 3)).astype(np.float32)
+    p /= p.sum(1, keepdims=True)
+    z = np.log(p) + 1.5
+    labels = np.array([0, 1, 2, 2, 1, 0])
+    hot = np.eye(3, dtype=np.float32)[labels]
+    t = kiln.tensor
+    ce = -np.log(p[np.arange(6), labels])
+    for loss, out, target in [
+        ("sparse_categorical_crossentropy", p, labels), ("categorical_crossentropy", p, hot),
+        (losses.SparseCategoricalCrossentropy(from_logits=True), z, labels),
+        (losses.SparseCategoricalCrossentropy(from_logits=True), z, labels[:, None]),
+        (losses.CategoricalCrossentropy(from_logits=True), z, hot),
+    ]:  # fmt: skip
+        fn = losses.get(loss)
+        np.testing.assert_allclose(fn(t(out), t(target)).item(), ce.mean(), rtol=1e-5)
+        np.testing.assert_allclose(fn(t(out), t(target), reduction="none").numpy(), ce, rtol=1e-5)
+    ignoring = losses.SparseCategoricalCrossentropy(ignore_class=2)
+    assert ignoring(t(p), t(labels)).item() == pytest.approx(ce[labels != 2].sum() / 6, rel=1e-5)
+    q, b = R.random((6, 1)).astype(np.float32), (labels > 0).astype(np.int64)
+    bce = -(b * np.log(q[:, 0]) + (1 - b) * np.log(1 - q[:, 0]))
+    assert losses.get("binary_crossentropy")(t(q), t(b)).item() == pytest.approx(bce.mean(), rel=1e-5)  # fmt: skip
+    logits = losses.BinaryCrossentropy(from_logits=True)
+    assert logits(t(np.log(q / (1 - q))), t(b)).item() == pytest.approx(bce.mean(), rel=1e-4)
+    a, c = R.normal(size=(6, 2)).astype(np.float32), R.normal(size=(6, 2)).astype(np.float32)
+    for name, want in {
+        "mse": (a - c) ** 2, "mae": abs(a - c), "log_cosh": np.log(np.cosh(a - c)),
+        "mape": 100 * abs(a - c) / abs(c), "huber": np.where(abs(a - c) < 1, 0.5 * (a - c) ** 2, abs(a - c) - 0.5),
+        "poisson": np.exp(a) - c * a, "hinge": np.maximum(1 - np.sign(c) * a, 0),
+    }.items():  # fmt: skip
+        out, target = (np.exp(a), c) if name == "poisson" else (a, np.sign(c) if name == "hinge" else c)  # fmt: skip
+        np.testing.assert_allclose(losses.get(name)(t(out), t(target)).item(), want.mean(), rtol=2e-5)  # fmt: skip
+    kl = (hot * 0.8 + 0.1) / (hot * 0.8 + 0.1).sum(1, keepdims=True)
+    assert losses.get("kl_divergence")(t(p), t(kl)).item() == pytest.approx((kl * np.log(kl / p)).sum(1).mean(), rel=1e-4)  # fmt: skip
+    for name in losses.BY_NAME:
+        assert callable(losses.get(name))
+    with pytest.raises(ValueError, match="no loss has this name"):
+        losses.get("nope")
+    with pytest.raises(ValueError, match="last dimension"):
+        losses.CategoricalCrossentropy(axis=1)
+
+
+def test_binary_scores_and_targets_of_one_column():
+    kiln.manual_seed(0)
+    m = keras.Sequential([nn.Linear(4, 1), nn.Sigmoid()])
+    m.compile("adam", "binary_crossentropy", metrics=["accuracy", "AUC", "binary_accuracy"], run_eagerly=True)  # fmt: skip
+    h = m.fit(X, Y, verbose=0)
+    assert list(h.history) == ["loss", "accuracy", "auc", "binary_accuracy"]
+    out = m.predict(X, verbose=0)
+    assert m.evaluate(X, Y, verbose=0)[1] == pytest.approx(((out[:, 0] > 0.5) == Y).mean())
+    sparse = model()
+    assert sparse.evaluate(X, Y[:, None], verbose=0) == sparse.evaluate(X, Y, verbose=0)
+
+
+def test_several_inputs_and_outputs_by_name():
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 2), nn.Linear(4, 1)
+
+        def call(self, left, right):
+            return {"kind": self.a(left).softmax(-1), "size": self.b(right)}
+
+    m = Two()
+    m.compile(
+        "adam", {"kind": "sparse_categorical_crossentropy", "size": "mse"}, loss_weights={"kind": 2.0},
+        metrics={"kind": ["accuracy"]}, run_eagerly=True,
+    )  # fmt: skip
+    y = {"kind": Y, "size": X[:, :1]}
+    h = m.fit([X, X], y, validation_split=0.25, verbose=0)
+    assert set(h.history) == {p + n for p in ("", "val_") for n in ("loss", "kind_loss", "size_loss", "kind_accuracy")}  # fmt: skip
+    assert m.predict([X, X], verbose=0)["size"].shape == (40, 1)
+
+
+def test_batches_and_steps():
+    m = model()
+    assert len(m.train_on_batch(X, Y)) == 2
+    assert m.train_on_batch(X, Y, return_dict=True).keys() == {"loss", "accuracy"}
+    assert m.test_on_batch(X, Y) == pytest.approx(m.evaluate(X, Y, verbose=0))
+    np.testing.assert_array_equal(m.predict_on_batch(X), m.predict(X, batch_size=40, verbose=0))
+
+    def endless():
+        while True:
+            yield kiln.tensor(X[:8]).float(), kiln.tensor(Y[:8])
+
+    m.fit(endless(), steps_per_epoch=3, epochs=2, verbose=0)
+    assert m.trainer.step == 8
+
+
+def test_weights(tmp_path):
+    m, other = model(), model()
+    m.fit(X, Y, verbose=0)
+    m.save_weights(tmp_path / "w.kiln")
+    other.load_weights(tmp_path / "w.kiln")
+    np.testing.assert_array_equal(m.predict(X, verbose=0), other.predict(X, verbose=0))
+    twin = model()
+    twin.set_weights(m.get_weights())
+    np.testing.assert_array_equal(m.predict(X, verbose=0), twin.predict(X, verbose=0))
+    assert m.count_params() == 4 * 8 + 8 + 8 * 2 + 2
+    with pytest.raises(ValueError, match="not those of this model"):
+        m.set_weights(m.get_weights()[:-1])
+    with pytest.raises(ValueError, match="files of its own"):
+        m.save_weights(tmp_path / "w.weights.h5")
+    with pytest.raises(ValueError, match="there already"):
+        m.save_weights(tmp_path / "w.kiln", overwrite=False)
+    m.fit(X, Y, verbose=0, callbacks=[keras.callbacks.ModelCheckpoint(tmp_path / "c.kiln")])
+    other.load_weights(tmp_path / "c.kiln")
+    np.testing.assert_array_equal(m.predict(X, verbose=0), other.predict(X, verbose=0))
+
+
+def test_resuming(tmp_path):
+    whole = model()
+    kiln.manual_seed(3)
+    a = whole.fit(X, Y, epochs=4, verbose=0)
+    first = model()
+    kiln.manual_seed(3)
+    first.fit(X, Y, epochs=2, verbose=0, callbacks=[keras.callbacks.ModelCheckpoint(tmp_path)])
+    b = model().fit(X, Y, epochs=4, verbose=0, resume=tmp_path)
+    assert a.history == b.history
+
+
+def test_a_model_is_a_module():
+    m = model()
+    m.fit(X, Y, verbose=0)
+    twin = copy.deepcopy(m)
+    np.testing.assert_allclose(m.predict(X, verbose=0), twin.predict(X, verbose=0), rtol=1e-5)
+    with pytest.raises(RuntimeError, match="not compiled"):
+        twin.fit(X, Y)
+    grown = keras.Sequential(name="grown")
+    grown.add(nn.Linear(4, 3))
+    grown.add(nn.ReLU())
+    assert [type(x).__name__ for x in grown.layers] == ["Linear", "ReLU"]
+    grown.pop(1)
+    assert len(grown.layers) == 1
+    assert list(m.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    assert len(m.fit(X, Y, epochs=5, verbose=0, callbacks=[Stop()]).epoch) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: keras.Sequential([nn.Linear(4, 2)]).fit(X, Y), RuntimeError),
+        (lambda: model(loss=None), ValueError),
+        (lambda: model(loss="nope"), ValueError),
+        (lambda: model(metrics=["nope"]), ValueError),
+        (lambda: model().fit(X), TypeError),
+        (lambda: keras.Model(inputs=1, outputs=2), TypeError),
+        (lambda: keras.Model().forward(1), RuntimeError),
+    ],
+)
+def test_errors_in_three_lines(make, error):
+    with pytest.raises(error) as e:
+        make()
+    assert str(e.value).startswith("[")
