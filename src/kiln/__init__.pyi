@@ -41,6 +41,7 @@ from . import hub as hub
 from . import inspection as inspection
 from . import io as io
 from . import jit as jit
+from . import keras as keras
 from . import library as library
 from . import linalg as linalg
 from . import masked as masked

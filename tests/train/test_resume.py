@@ -302,3 +302,33 @@ def test_a_wrong_batch_late_in_an_epoch(tmp_path):
     again = make(seed=2)
     again.fit(Batches(False), verbose=0, resume=tmp_path)
     assert again.step == 1005
+
+
+def test_validation_begins_anew_each_time():
+    seen = []
+
+    class Loss:
+        __name__ = "loss"
+
+        def __call__(self, output, target):
+            if not kiln.is_grad_enabled():
+                seen.append(target.tolist())
+            return (output - target.unsqueeze(1)).square().mean()
+
+    t = Trainer(nn.Linear(1, 1), loss=Loss(), compile=False)
+    x = np.arange(6, dtype=np.float32)
+    t.fit(
+        (x[:, None], x), val=(x[:, None], x), epochs=2, batch_size=2, validation_steps=2, verbose=0
+    )
+    assert seen == [[0.0, 1.0], [2.0, 3.0]] * 2
+
+
+def test_samplers_learn_the_epoch(tmp_path):
+    from kiln.data import DistributedSampler
+
+    def data():
+        table = TensorDataset(kiln.tensor(X), kiln.tensor(Y))
+        return DataLoader(table, 8, sampler=DistributedSampler(table, num_replicas=2, rank=0))
+
+    resumed = check(tmp_path, 7, data, fit={"batch_size": None})
+    assert resumed.feed.loader.sampler.epoch == 2

@@ -29,11 +29,15 @@ class Batch(NamedTuple):
 def rows(tree: Any) -> int:
     """How many samples a batch, or a part of one, has: the first size of its first tensor that has one."""
     if isinstance(tree, Tensor):
-        return tree._a.shape[0] if tree.ndim else 0
-    parts = tree.values() if isinstance(tree, Mapping) else tree
-    if isinstance(parts, str) or not isinstance(parts, Iterable):
+        return tree._a.shape[0] if tree._a.ndim else 0
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, list | tuple):
         return 0
-    return next((n for n in map(rows, parts) if n), 0)
+    for part in tree:
+        if n := rows(part):
+            return n
+    return 0
 
 
 def is_arrays(data: Any) -> bool:
@@ -56,14 +60,15 @@ def _is_column(x: Any) -> bool:
 class Feed:
     """Epochs of batches of whatever the user gave, with a place that can be saved and gone on from.
 
-    With `steps` an epoch is so many batches, and the next epoch goes on where it ended; else it is one
-    pass over the data.
+    With `steps` an epoch is so many batches, and the next epoch goes on where it ended or, where it `restarts`, begins
+    at the beginning again; else it is one pass over the data.
     """
 
     def __init__(
         self, data: Any, batch_size: int | None = 32, shuffle: bool = False, steps: int | None = None,
-        weight: Any = None,
+        weight: Any = None, restarts: bool = False,
     ) -> None:  # fmt: skip
+        self.restarts = restarts
         self.given, self.steps = data, steps
         self.weighted = weight is not None
         self._structure: Any = None
@@ -117,8 +122,19 @@ class Feed:
         except TypeError:
             return None
 
+    def begin(self, epoch: int) -> None:
+        """Tell a sampler that shuffles by the epoch's number which one it is (DistributedSampler)."""
+        for owner in ("sampler", "batch_sampler"):
+            tell = getattr(getattr(self.loader, owner, None), "set_epoch", None)
+            if tell is not None:
+                tell(epoch)
+
     def epoch(self, done: int = 0) -> Iterator[Any]:
         """The batches of an epoch, `done` of which were given out before (by another process)."""
+        if self.restarts and self.steps is not None:
+            yield from itertools.islice(self._one_pass(), self.steps)
+            self._taken = 0
+            return
         if self.steps is None:
             yield from self._one_pass()
             return
@@ -165,7 +181,9 @@ class Feed:
         return it
 
     def state_dict(self) -> dict[str, Any]:
-        """The place, as plain data: after any batch that `epoch` gave, or between epochs."""
+        """The place, as plain data: after any batch that `epoch` gave, or between epochs; {} where there is none."""
+        if self.restarts and self.steps is not None:
+            return {}
         if self._resume is not None:
             return self._resume
         out: dict[str, Any] = {"taken": self._taken}
@@ -177,6 +195,8 @@ class Feed:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Have the next epoch go on from such a place."""
+        if not state:
+            return
         if ("loader" in state) != hasattr(self.loader, "load_state_dict"):
             raise KilnValueError(
                 "fit", "the checkpoint was made with another kind of data", describe(self.given),
@@ -203,11 +223,13 @@ def split(batch: Any, weighted: bool, names: frozenset[str]) -> Batch:
     `names` are those of the arguments of the model: an input that is a dict of some of them is passed by name.
     """
     least = 3 if weighted else 2
-    if not isinstance(batch, tuple | list) or len(batch) < least:
+    if not isinstance(batch, list | tuple) or len(batch) < least:
         raise KilnTypeError(
             "Trainer", "a batch must be (input, …, target)", describe(batch),
             "give the model a training_step(batch) for batches of another kind",
         )  # fmt: skip
+    if least == 2 and isinstance(batch[0], Tensor):
+        return Batch(tuple(batch[:-1]), {}, batch[-1])
     weight = batch[-1] if weighted else None
     inputs, target = (batch[:-2], batch[-2]) if weighted else (batch[:-1], batch[-1])
     return Batch(*call_with(inputs, names), target, weight)

@@ -102,6 +102,12 @@ class ModelCheckpoint(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_drafts(self.folder, SUFFIX)
 
+    def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
+        """Wait before workers of a loader are forked, beside which no thread should be writing."""
+        feed = self.trainer.feed
+        if feed is not None and getattr(feed.loader, "num_workers", 0):
+            self.saver.join()
+
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         """Save after every `save_freq` batches."""
         if self.save_freq != "epoch" and self.trainer.step % self.save_freq == 0:  # type: ignore[operator]

@@ -87,7 +87,7 @@ def find(
             lr = min_lr * (max_lr / min_lr) ** (i / (steps - 1))
             for group, share in zip(groups, shares, strict=True):
                 set_option(group, "lr", lr * share)
-            trainer._train_batch(batch, feed.weighted, True, True)
+            trainer._train_batch(trainer.steps, batch, feed.weighted, True, True)
             mean = smooth * mean + (1 - smooth) * float(trainer.last["loss"])
             loss = mean / (1 - smooth ** (i + 1))
             if not math.isfinite(loss):

@@ -252,4 +252,9 @@ class Progress(Callback):
             self.show.close()
 
 
-__all__ = ["Bar", "Lines", "Notebook", "Progress", "Silent", "chosen", "number", "text"]
+def shown(verbose: Any) -> list[Progress]:
+    """What shows a run: nothing where it is to be silent."""
+    return [] if verbose is False or verbose == 0 else [Progress(verbose)]
+
+
+__all__ = ["Bar", "Lines", "Notebook", "Progress", "Silent", "chosen", "number", "shown", "text"]

@@ -25,7 +25,7 @@ from .callbacks import Callback, Callbacks
 from .history import BatchLogs, History, Tally
 from .module import TrainingModule
 from .objective import Objective
-from .progress import Progress
+from .progress import shown
 from .seeds import seed_everything
 from .steps import Steps, autocast_dtype, explain, has_lazy
 
@@ -147,9 +147,10 @@ class Trainer:
 
     # ---- one batch
 
-    def _train_batch(self, batch: Any, weighted: bool, first: bool, last: bool) -> None:
+    def _train_batch(
+        self, steps: Steps, batch: Any, weighted: bool, first: bool, last: bool
+    ) -> None:
         """Train on a batch; `self.last` are its values, and the epoch's tally takes them in."""
-        steps = self.steps
         if steps.own:
             self.last = steps.run("own_train", batch, steps.number(self.batch), first, last)
         else:
@@ -200,14 +201,16 @@ class Trainer:
         self._weigh_classes(class_weight)
         self.first_epoch = len(self.history.epoch) if initial_epoch is None else initial_epoch
         self.last_epoch = self.first_epoch + epochs if initial_epoch is None else epochs
-        show = Progress(verbose)
+        callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
         self.optimizers  # noqa: B018  schedules of configure_optimizers come with them
-        self._begin_run(Callbacks([*self._schedules, *self.callbacks, *callbacks, show], self))
+        self._begin_run(
+            Callbacks([*self._schedules, *self.callbacks, *callbacks, *shown(verbose)], self)
+        )
         self.feed = Feed(train, batch_size, shuffle, steps_per_epoch, sample_weight)
         if val is not None:
             size = validation_batch_size or batch_size
             weighted = val[2] if isinstance(val, Weighted) else None
-            self.val_feed = Feed(val[:2] if weighted is not None else val, size, False, validation_steps, weighted)  # fmt: skip
+            self.val_feed = Feed(val[:2] if weighted is not None else val, size, False, validation_steps, weighted, restarts=True)  # fmt: skip
         self.stop, self.history.interrupted, self.in_fit = False, False, True
         self.epoch, self.batch = self.first_epoch, 0
         calls = self.running
@@ -238,9 +241,11 @@ class Trainer:
             calls.call("on_epoch_begin", epoch, {})
             self.in_epoch = True
         self._counting = True
+        feed.begin(epoch)
         self.model.train()
         before, after = calls.hooks["on_train_batch_begin"], calls.hooks["on_train_batch_end"]
         accumulate, pending = self.accumulate, done % self.accumulate != 0
+        steps = self.steps
         for batch in feed.epoch(done):
             i = self.batch
             if not self._ready:
@@ -249,7 +254,7 @@ class Trainer:
                 hook(i, {})
             first, last = not pending, (i + 1) % accumulate == 0
             try:
-                self._train_batch(batch, feed.weighted, first, last)
+                self._train_batch(steps, batch, feed.weighted, first, last)
             except Exception as e:
                 told = self._explained(e, batch)
                 if told is e:
@@ -268,8 +273,8 @@ class Trainer:
                     hook(i, logs)
             if self.stop:
                 break
-        if pending and not self.steps.manual:  # the last, shorter stretch of an epoch
-            self.steps.run("update")
+        if pending and not steps.manual:  # the last, shorter stretch of an epoch
+            steps.run("update")
             self.updates += 1
         if self.batch == 0:
             raise KilnValueError("fit", "the training data has no batches", describe(feed.given))
@@ -307,7 +312,7 @@ class Trainer:
         self.model.train()
         self.tally = Tally()
         self.objective.reset()
-        self._train_batch(given, weighted, True, True)
+        self._train_batch(self.steps, given, weighted, True, True)
         self.step, self.updates = self.step + 1, self.updates + 1
         return self._logs()
 
@@ -316,8 +321,10 @@ class Trainer:
         callbacks: Sequence[Any] = (), verbose: bool | int | str = False,
     ) -> dict[str, Any]:  # fmt: skip
         """Loss and metrics on data, in evaluation mode."""
-        calls = Callbacks([*self.callbacks, *callbacks, Progress(verbose)], self)
-        return self._evaluate(Feed(data, batch_size, False, steps, sample_weight), calls)
+        calls = Callbacks([*self.callbacks, *callbacks, *shown(verbose)], self)
+        return self._evaluate(
+            Feed(data, batch_size, False, steps, sample_weight, restarts=True), calls
+        )
 
     def _evaluate(self, feed: Feed, calls: Callbacks) -> dict[str, Any]:
         tally, train_tally = Tally(), self.tally
@@ -369,10 +376,10 @@ class Trainer:
         """
         if isinstance(data, Tensor | np.ndarray) or (isinstance(data, Mapping) and data):
             data = (data,)
-        calls = Callbacks([*self.callbacks, *callbacks, Progress(verbose)], self)
+        calls = Callbacks([*self.callbacks, *callbacks, *shown(verbose)], self)
         outputs: list[Any] = []
         taken = _positions(self.model.forward)
-        feed = Feed(data, batch_size, False, steps)
+        feed = Feed(data, batch_size, False, steps, restarts=True)
         self.test_length = feed.length
         own = callable(getattr(self.model, "predict_step", None))
         was = self.model.training
