@@ -92,7 +92,7 @@ globals().update(_formats.BY_NAME)  # kiln.strided, kiln.channels_last, …
 _LAZY_MODULES = {
     "_C", "_dynamo", "_higher_order_ops", "_inductor", "_jit_internal", "_six", "_utils", "accelerator",
     "amp", "array_api", "autograd", "backends", "board", "cli", "compat", "compiler", "config", "cpu", "cuda",
-    "classes", "data", "datasets", "distributed", "distributions", "export", "fft", "func", "functional", "futures",
+    "classes", "data", "datasets", "debugging", "distributed", "distributions", "export", "fft", "func", "functional", "futures",
     "fx", "graph", "hub", "inspection", "io", "jit", "keras", "library", "linalg", "masked", "metrics", "mps", "mtia", "multiprocessing",
     "naming", "nested", "nn", "onnx", "optim", "overrides", "package", "profiler", "quantization", "random", "return_types", "runtime",
     "serialization", "signal", "sparse", "special", "symbols", "testing", "torch_version", "train", "types", "utils",
@@ -115,7 +115,7 @@ _LAZY_NAMES = {
     "vmap": "func", "is_anomaly_enabled": "autograd.anomaly", "set_anomaly_enabled": "autograd.anomaly",
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "nn.recurrent"),
     "is_anomaly_check_nan_enabled": "autograd.anomaly", "scan": "compile.control", "cond": "compile.control", "while_loop": "compile.control",
-    "map": "compile.scans", "associative_scan": "compile.scans",
+    "watch": "debugging", "map": "compile.scans", "associative_scan": "compile.scans",
     "compile": "compile", "summary": "inspection", "draw": "inspection", "save": "io", "load": "io", "Trainer": "train", "set_printoptions": "printing",
     "set_num_threads": "runtime.threads", "get_num_threads": "runtime.threads", "Generator": "random",
     "manual_seed": "random", "seed": "random", "initial_seed": "random", "get_rng_state": "random",

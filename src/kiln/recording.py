@@ -33,13 +33,14 @@ class Event:
     """A stretch of time on a thread, in nanoseconds; `inside` is how much of it other events took."""
 
     __slots__ = (
-        "allocated", "children", "end", "flops", "inside", "kind", "name", "parent", "shapes", "stack", "start", "thread",
+        "allocated", "args", "children", "end", "flops", "inside", "kind", "name", "parent", "shapes", "stack", "start", "thread",
     )  # fmt: skip
 
     def __init__(self, name: str, kind: str, shapes: list, parent: Event | None):
         self.name, self.kind, self.shapes, self.parent = name, kind, shapes, parent
         self.thread, self.inside, self.end, self.children = get_ident(), 0, 0, []
         self.allocated, self.flops = 0, 0
+        self.args: tuple[Any, ...] = ()
         self.stack = _stack() if any(r.stacks for r in RECORDING) else []
         self.start = time.perf_counter_ns()
 
@@ -48,14 +49,20 @@ class Recorder:
     """Events from `start` to `stop`, of all threads.
 
     `shapes`, `memory` (bytes of results that events made, less those that died meanwhile), `flops` and `stacks` (the program's
-    lines that called) say what else is looked at.
+    lines that called) say what else is looked at; with `values`, events hold the arguments of their calls.
     """
 
     def __init__(
-        self, shapes: bool = False, memory: bool = False, flops: bool = False, stacks: bool = False
+        self,
+        shapes: bool = False,
+        memory: bool = False,
+        flops: bool = False,
+        stacks: bool = False,
+        values: bool = False,
     ):
         self.events: list[Event] = []
         self.shapes, self.memory, self.flops, self.stacks = shapes, memory, flops, stacks
+        self.values = values
         self.began, self.ended = 0, 0
 
     def start(self) -> None:
@@ -63,6 +70,10 @@ class Recorder:
         self.began = time.perf_counter_ns()
         RECORDING.append(self)
         watch_calls("recording", True)
+
+    def take(self, e: Event, args: tuple, out: Any) -> None:
+        """An event has ended, with what the call made of its arguments."""
+        self.events.append(e)
 
     def stop(self) -> None:
         """Record no more."""
@@ -101,7 +112,7 @@ def end(e: Event, args: tuple = (), out: Any = None) -> None:
         e.parent.children.append(e)
     for r in RECORDING:
         if e.start >= r.began:
-            r.events.append(e)
+            r.take(e, args, out)
 
 
 def begin_call(name: str, kind: str, args: tuple = ()) -> Event | None:
@@ -116,6 +127,8 @@ def begin_call(name: str, kind: str, args: tuple = ()) -> Event | None:
         shapes = [list(x._a.shape) if isinstance(x, Tensor) else [] for x in args]
     prefix = "" if kind == PROGRAM else "aten::" if naming.name == "torch" else "kiln::"
     e = begin(prefix + name, kind, shapes)
+    if any(r.values for r in RECORDING):
+        e.args = args
     _open.counted = True
     return e
 

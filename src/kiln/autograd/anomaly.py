@@ -6,55 +6,99 @@ looked at, nor paid, while it is off.
 
 from __future__ import annotations
 
-import linecache
+import threading
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ..errors import KilnError, place, users_frame
-from ..tensor import Tensor
+from ..errors import KilnError
+from ..places import Place, here, layer, told
+from ..tensor import Tensor, watch_calls
 from . import tape
 from .tape import ANOMALY, TapeNode
 
 
-def line() -> str:
-    """The user's line that runs now: `train.py:12 in loss: y = x.sqrt()`."""
-    f = users_frame()
-    if f is None:
-        return "a line that is not known"
-    text = linecache.getline(f.f_code.co_filename, f.f_lineno).strip()
-    return place(f) + (f": {text}" if text else "")
-
-
 class Watch:
-    """What the mode does while it is on."""
+    """What the mode does while it is on; `checker` looks at values of forward as well (`debugging.numerics`)."""
 
-    def __init__(self, check_nan: bool):
-        self.check_nan = check_nan
+    def __init__(self, check_nan: bool, checker: Any = None):
+        self.check_nan, self.checker = check_nan, checker
 
     def note(self, node: TapeNode) -> None:
-        """Remember the line that makes a node."""
-        _lines[node] = line()
+        """Remember the line and the module that make a node."""
+        _places[node] = here()[0]
 
     def run(self, node: Any, gs: list[Tensor | None], *part: Any) -> list[Tensor | None]:
         """A node's backward, or that of some of its edges; an error where it gives NaN."""
-        at = _lines.get(node, "was made before anomaly mode was on")
+        at = place_of(node)
+        outer, _now.node = current(), node
         try:
             results = node.backward(gs, *part)
         except Exception as e:
-            e.add_note(f"anomaly mode: the forward call of {node.name()} is {at}")
+            if not isinstance(e, FloatingPointError):  # which has told
+                e.add_note(f"anomaly mode: the forward call of {node.name()} is {_told(at)}")
             raise
+        finally:
+            _now.node = outer
         for i, r in enumerate(results) if self.check_nan else ():
             if r is not None and _has_nan(r._a):
-                raise KilnError(
-                    "backward", f"Function '{node.name()}' returned nan values in its {i}th output",
-                    f"the forward call is {at}", "look at the values there: 0 / 0, log or sqrt of 0, inf - inf, …",
-                )  # fmt: skip
+                raise self.error(node, gs, i, at)
         return results
 
+    def error(self, node: TapeNode, gs: list[Tensor | None], i: int, at: Place) -> KilnError:
+        """The error for a node whose output `i` is NaN; of a compiled function's, what happens inside of it."""
+        from ..debugging import numerics
 
-_lines: WeakKeyDictionary[TapeNode, str] = WeakKeyDictionary()
+        joint = getattr(node, "joint", None)
+        if joint is not None:
+            found = numerics.find(joint.graph, joint.places, node.inputs(gs), False)  # type: ignore[attr-defined]
+            if found is not None:
+                return numerics.told_of(found, "backward", {})
+        e = numerics.NumericsError(
+            "backward", f"Function '{node.name()}' returned nan values in its {i}th output",
+            f"the forward call is {_told(at)}", "look at the values there: 0 / 0, log or sqrt of 0, inf - inf, …",
+        )  # fmt: skip
+        where = layer(at.module)
+        e.operation, e.place, e.backward = node.name(), str(at), True
+        e.layer = where.rpartition(" (")[0] or where
+        return e
+
+    def run_plan(self, fn: Any, plan: Any, leaves: tuple) -> Any:
+        """A call of a compiled function: as it is, or with a look at what it gives."""
+        if not self.check_nan:
+            return plan.run(leaves)
+        from ..debugging.numerics import run_plan
+
+        c = self.checker
+        who = "backward" if c is None else "check_numerics"
+        return run_plan(fn, plan, leaves, who, c is not None, c is not None and c.inf)
+
+
+_places: WeakKeyDictionary[TapeNode, Place] = WeakKeyDictionary()
+_BEFORE = Place("was made before anomaly mode was on")
+
+
+class _Now(threading.local):
+    node: TapeNode | None = None
+
+
+_now = _Now()
+
+
+def current() -> TapeNode | None:
+    """The node whose backward this thread runs."""
+    return _now.node
+
+
+def place_of(node: TapeNode) -> Place:
+    """Where the forward call of a node is."""
+    return _places.get(node, _BEFORE)
+
+
+def _told(at: Place) -> str:
+    where = layer(at.module)
+    return told(at) + (f", in layer {where}" if where else "")
 
 
 def _has_nan(a: Any) -> bool:
@@ -65,22 +109,23 @@ def _has_nan(a: Any) -> bool:
 class set_detect_anomaly:
     """Turn anomaly mode on or off, at once; as a context manager it is as before at the end.
 
-    With the mode on, an error of backward names the line of forward that it belongs to, and a gradient
-    that is NaN is an error (KilnError) unless `check_nan` is False. It costs time. Source:
-    torch.autograd.set_detect_anomaly.
+    With the mode on, an error of backward names the module and the line of forward that it belongs to, and
+    a gradient that is NaN is an error (`debugging.NumericsError`) unless `check_nan` is False: in compiled
+    functions too, which are run again node by node and name the first op that gave NaN. It costs time.
+    `debugging.check_numerics` looks at the values of forward too. Source: torch.autograd.set_detect_anomaly.
     """
 
     def __init__(self, mode: bool, check_nan: bool = True):
         self.old = ANOMALY[:]
         ANOMALY[:] = [Watch(check_nan)] if mode else []
-        _switch()
+        switch()
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *_: object) -> None:
         ANOMALY[:] = self.old
-        _switch()
+        switch()
 
 
 def set_anomaly_enabled(enabled: bool, check_nan: bool = True) -> None:
@@ -105,9 +150,10 @@ def _noted(cls: type) -> Any:
     return node
 
 
-def _switch() -> None:
-    """Have the tape make nodes that remember their lines, or plain ones."""
+def switch() -> None:
+    """Have the tape make nodes that remember their lines, or plain ones, and compiled functions ask what to do."""
     tape._node = _noted if ANOMALY else object.__new__
+    watch_calls("anomaly", bool(ANOMALY))
 
 
 def is_anomaly_enabled() -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
@@ -18,12 +19,14 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .. import dtypes as dt
-from ..autograd.tape import Through, edge_of, record
+from ..autograd import engine
+from ..autograd.tape import Through, edge_of, next_seq, record
 from ..autograd.views import tie
-from ..errors import CaptureError, KilnError, describe, place, users_frame
+from ..errors import CaptureError, KilnError, describe
 from ..formats import channels_order
 from ..graph.node import Node, const, input_node, item, literal, make
 from ..ops.registry import REGISTRY, Op
+from ..places import Place, here
 from ..shape import dummy_array, view_strides
 from ..tensor import CAPTURING, Tensor, _fresh, wrap
 from .building import build
@@ -108,6 +111,9 @@ class Capture:
         ] = {}  # attributes, and what they held
         self.scratch: dict[Any, Any] = {}  # what helpers keep for as long as the function runs
         self.made: list[tuple[dict, Any]] = []  # state made meanwhile, as (table, key)
+        self.stop: Any = None  # the code below whose frame the captured function runs
+        self.trail: list[Place] = []  # where nodes were made, in that order
+        self.places: dict[Node, Place] = {}  # by node: a node's own `source` may be an equal node's
         self.kept = False  # whether a Program came of it
         self.done = False
         self.valueless = (
@@ -131,10 +137,18 @@ class Capture:
             else:
                 CAPTURING[me] = outer
 
-    def where(self) -> str:
-        """The user's line that runs now: `file.py:12 in step`."""
-        f = users_frame()
-        return "" if f is None else place(f)
+    def where(self) -> Place:
+        """The user's line that runs now: `file.py:12 in step`, and what belongs to it (Note [Places])."""
+        at, node = here(self.stop, engine._run.__code__, self.stop is not None)
+        at.order = (
+            next_seq()
+        )  # nodes of the tape are numbered alike: what is recorded next comes next
+        if node is not None:
+            before = bisect(self.trail, node.seq, key=lambda p: p.order)
+            if before:
+                at.follow(self.trail[before - 1], node.name())
+        self.trail.append(at)
+        return at
 
     def refuse(self, what: str) -> None:
         """Raise for something that a captured function cannot do."""
@@ -496,7 +510,8 @@ class Capture:
     def compute(self, op: Op, args: tuple) -> Any:
         """The result of an op as a fresh payload (a tuple of them for several outputs)."""
         values = [self.value(a) for a in args]
-        node = build(op, values, self.where())
+        node = build(op, values, at := self.where())
+        self.places.setdefault(node, at)
         if node.outputs is not None:
             return tuple(self._fresh(item(node, i)) for i in range(len(node.outputs)))
         return self._fresh(node)

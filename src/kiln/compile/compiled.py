@@ -16,6 +16,7 @@ from .. import dtypes as dt
 from .. import naming
 from ..amounts import bytes_of
 from ..autograd.modes import mode
+from ..autograd.tape import ANOMALY
 from ..backends import base
 from ..config import config
 from ..errors import CaptureError, KilnError, KilnTypeError, describe
@@ -66,6 +67,7 @@ class CompiledFunction:
         self.refused: list[Key] = []  # calls that can't be captured, where that is no error
         self.entries: list[Entry] = []
         self.captures = 0
+        self.watchers: list[Any] = []  # see `kiln.watch`
         self.own: list[Tensor] = []  # arguments that the function reaches by itself as well
         self.lock = own_lock(self, threading.RLock)
 
@@ -81,6 +83,8 @@ class CompiledFunction:
                     return out
                 finally:
                     end(event, (*args, kwargs), out)
+            if ANOMALY:
+                return self._run(args, kwargs)
         try:
             for entry in self.entries:
                 leaves = entry.match(args, kwargs)
@@ -89,16 +93,30 @@ class CompiledFunction:
                     if plan is None:
                         plan = self._resolve(entry, leaves)
                     return plan.run(leaves)
-            return self._find(args, kwargs)
         except Aliased:
-            return self._find(args, kwargs, aliased=True)
+            return self._run(args, kwargs, aliased=True)
         except Eagerly:
             return self.fn(*args, **kwargs)
+        return self._run(args, kwargs)
 
-    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any], aliased: bool = False) -> Any:
-        """A call that no entry knows at a glance: looks at everything, and captures where nothing serves.
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], aliased: bool = False) -> Any:
+        """A call that no entry knows at a glance, or that anomaly mode looks at."""
+        try:
+            plan, leaves = self.find(args, kwargs, aliased)
+            return ANOMALY[0].run_plan(self, plan, leaves) if ANOMALY else plan.run(leaves)
+        except Aliased:
+            if aliased:
+                raise
+        except Eagerly:
+            return self.fn(*args, **kwargs)
+        return self._run(args, kwargs, aliased=True)
 
-        `aliased` says that it writes arguments that share memory.
+    def find(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], aliased: bool = False
+    ) -> tuple[Plan, tuple[Any, ...]]:
+        """The plan for a call, and its argument leaves: looks at everything, and captures where nothing serves.
+
+        `aliased` says that it writes arguments that share memory. Raises Eagerly where the call runs in eager mode.
         """
         found: list[Any] = []
         structure = flatten((args, kwargs), found)
@@ -123,10 +141,10 @@ class CompiledFunction:
                 if why is None:
                     if "match" not in entry.__dict__:
                         entry.write_match()
-                    return self._resolve(entry, leaves).run(leaves)
+                    return self._resolve(entry, leaves), leaves
                 reasons.append(why)
         if key in self.refused or self._varies(key):
-            return self.fn(*args, **kwargs)
+            raise Eagerly
         with self.lock:
             entry = Entry(key, self.backend)
             if config.explain:
@@ -138,8 +156,8 @@ class CompiledFunction:
             else:
                 self.entries.insert(0, entry)
                 del self.entries[config.max_paths * 4 :]
-                return plan.run(leaves)
-        return self._find(args, kwargs, aliased)
+                return plan, leaves
+        return self.find(args, kwargs, aliased)
 
     def _varies(self, key: Key) -> bool:
         """Whether sizes change too often for one more to be captured: eager mode's kernels serve them all."""
@@ -223,6 +241,7 @@ class CompiledFunction:
         self.captures += 1
         structure = entry.key.structure
         capture, facts = Capture(decisions), Facts(self.fn, self.whole)
+        capture.stop = CompiledFunction._capture.__code__
         try:
             with capture.active():
                 for stretch in entry.key.stretches:
@@ -253,7 +272,7 @@ class CompiledFunction:
                 capture.settle()
                 capture.check()
                 guards = facts.settle(capture.arrays())
-                plan = Plan(capture, result, self._program, self.name, len(leaves))
+                plan = Plan(capture, result, self._program, self.name, len(leaves), self.watchers)
             entry.learn(capture, guards)
             path.plan = plan
             capture.kept = True
@@ -277,6 +296,13 @@ class CompiledFunction:
         """A Graph made executable as this function's options say; `steady` as in `Backend.compile`."""
         backend = base.get(self.backend or config.backend)
         return backend.compile(graph, name, self.max_memory, steady)
+
+    def rewatch(self) -> None:
+        """Follow a change of `watchers`."""
+        with self.lock:
+            for e in self.entries:
+                for plan in e.root.plans():
+                    plan.rewatch()
 
     def memory_stats(self) -> dict[str, int]:
         """What the programs captured so far hold, each of them until this function goes.

@@ -125,6 +125,13 @@ class Path:
         for c in self.children.values():
             yield from c.programs()
 
+    def plans(self) -> Iterator[Plan]:
+        """The plans at and below this node."""
+        if self.plan is not None:
+            yield self.plan
+        for c in self.children.values():
+            yield from c.plans()
+
 
 class Entry:
     """The programs for one set of facts about arguments, state and Python values."""

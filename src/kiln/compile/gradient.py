@@ -9,6 +9,7 @@ from ..autograd.engine import run
 from ..autograd.modes import no_grad
 from ..autograd.passes import Targets
 from ..graph.node import CONST, LITERAL, Graph, Node, input_node, substitute, toposort
+from ..places import Place
 from ..tensor import Tensor, wrap
 from .capture import Capture
 from .symbolic import Storage, SymArray
@@ -30,6 +31,7 @@ class Joint:
         self.wanted: list[Tensor | int] = []
         self.graph: Graph = None  # type: ignore[assignment]
         self.program: Any = None
+        self.places: dict[Node, Place] = {}
 
 
 def differentiate(
@@ -117,3 +119,4 @@ def _split(
         else:
             stand_in(n, n.args[1])
     joint.graph = Graph(inputs, substitute(grads, replaced))
+    joint.places = {replaced[n]: at for n, at in capture.places.items() if n in replaced}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..autograd.tape import TapeNode
@@ -28,7 +28,10 @@ class Plan:
         compile: Callable[..., base.Program],
         name: str,
         n_leaves: int,
+        watchers: Sequence[Any] = (),
     ):
+        self.watchers = watchers  # who looks at values of each call, outermost last
+        self.call: Callable[[tuple[Any, ...]], Any] | None = None
         self.inputs = capture.inputs
         outputs: list[Node] = []
 
@@ -80,7 +83,7 @@ class Plan:
         updates = {output(values[i]): i.index for i in self.written}
         self.visible = [k for k in range(len(outputs)) if k not in updates]
         graph = Graph([i.node for i in self.inputs], outputs, updates)
-        self.graph = graph
+        self.graph, self.places = graph, capture.places
         self.loose = {
             i.index
             for i in self.inputs
@@ -105,8 +108,17 @@ class Plan:
     def run(self, leaves: tuple[Any, ...]) -> Any:
         """Execute once for these argument leaves."""
         with self.program.lock:
-            self.run = replay(self)  # type: ignore[method-assign]
-        return self.run(leaves)
+            if self.call is None:
+                self.call = replay(self)
+            run = self.call
+            for w in self.watchers:
+                run = w.around(self, run)
+            self.run = run  # type: ignore[method-assign]
+        return run(leaves)
+
+    def rewatch(self) -> None:
+        """Follow a change of who looks."""
+        self.__dict__.pop("run", None)
 
 
 def _makers(capture: Capture, found: list[Any], output: Callable[[Node], int]) -> list[tuple]:

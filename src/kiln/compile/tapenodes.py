@@ -63,11 +63,15 @@ class ProgramNode(TapeNode):
                 "compile", "a compiled function's gradient can't be differentiated again", self.name(),
                 "compile the function that takes the gradient too, or run it eagerly for create_graph=True",
             )  # fmt: skip
+        return [wrap(a) for a in self.joint.program.run(self.inputs(gs))]
+
+    def inputs(self, gs: list[Tensor | None]) -> list[np.ndarray]:
+        """The inputs of the backward program for these gradients."""
         arrays = [
             np.zeros(shape, d) if g is None else g._a
             for g, (shape, d) in zip(gs, self.metas, strict=True)
         ]
-        return [wrap(a) for a in self.joint.program.run([*self.saved, *arrays])]
+        return [*self.saved, *arrays]
 
     def free(self) -> None:
         super().free()

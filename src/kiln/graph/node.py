@@ -8,6 +8,7 @@ subexpressions exist once by construction.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from threading import get_ident
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -270,6 +271,11 @@ class Graph:
         return print_graph(self)
 
 
+OBSERVERS: dict[int, Callable[[Node, Any, Callable], None]] = {}
+"""By thread, who looks at what evaluators compute, bodies of loops included: `observer(node, value, values)`, where
+`values(argument)` are the arrays of an argument of the node. Empty almost always."""
+
+
 class Evaluator:
     """A Graph run node by node on NumPy arrays; each value is dropped after its last use.
 
@@ -304,9 +310,12 @@ class Evaluator:
                 else x
             )
 
+        observer = OBSERVERS.get(get_ident()) if OBSERVERS else None
         with np.errstate(all="ignore"):
             for n, drop in zip(self.order, self.drop, strict=True):
                 values[n] = self._value(n, raw)
+                if observer is not None:
+                    observer(n, values[n], raw)
                 for d in drop:
                     del values[d]
         return [values[o] for o in self.graph.outputs]
