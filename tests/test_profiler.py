@@ -230,3 +230,89 @@ def test_a_graph_of_calls_records_blocks():
     with profile() as p:
         run(kiln.ones(2))
     assert {"inner", "kiln::exp"} <= {e.key for e in p.key_averages()}
+
+
+def test_kernels_and_what_they_reach_of_the_machine(tmp_path: Path) -> None:
+    a, b = kiln.randn(128, 96), kiln.randn(96, 64)
+    fast = kiln.compile(lambda a, b: ((a @ b).exp() * 2).sum())
+    want = fast(a, b)
+    with profile(with_kernels=True) as p:
+        got = fast(a, b)
+        (a @ b).add_(1)
+    assert got.item() == want.item()
+    program = next(e for e in p.events() if e.name.startswith("CompiledFunction"))
+    kernels = program.cpu_children
+    assert kernels
+    assert all(e.kind == "kernel" for e in kernels)
+    assert sum(e.flops for e in kernels) >= 2 * 128 * 96 * 64
+    assert program.cpu_time_total >= sum(e.cpu_time_total for e in kernels)
+    limits = profiler.Limits(flops=1e11, bytes=1e10)
+    reached = {r.name: r for r in p.efficiency(limits)}
+    product = reached["kiln::matmul"]
+    assert product.flops == 2 * 128 * 96 * 64
+    assert product.bytes == 4 * (128 * 96 + 96 * 64 + 128 * 64)
+    assert product.of_flops == pytest.approx(product.flops / product.seconds / 1e11)
+    assert product.of_bandwidth == pytest.approx(product.bytes / product.seconds / 1e10)
+    assert reached["kiln::add_"].bytes >= 4 * 128 * 64
+    assert not any(name.startswith("CompiledFunction") for name in reached)
+    table = str(p.efficiency(limits))
+    assert "limits of the machine: 100.0 GFLOP/s, 10.0 GB/s" in table
+    assert "kiln::matmul" in table
+    p.export_chrome_trace(str(tmp_path / "trace.json"))
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    assert any(e["cat"] == "kernel" and e["args"]["flops"] for e in trace["traceEvents"])
+    with profile() as plain:
+        fast(a, b)
+    assert not any(e.kind == "kernel" for e in plain.events())
+    with pytest.raises(AssertionError, match="nothing was counted"):
+        plain.efficiency(limits)
+
+
+def test_work_by_definition() -> None:
+    from kiln.graph.work import flops
+
+    x, w, f = kiln.randn(2, 3, 8, 8), kiln.randn(4, 3, 3, 3), kiln.randn(5, 8)
+    q = kiln.randn(2, 4, 6, 8)
+    cases = [
+        (lambda: kiln.nn.functional.conv2d(x, w), 2 * (2 * 4 * 6 * 6) * 27),
+        (lambda: kiln.nn.functional.linear(x, f), 2 * (2 * 3 * 8 * 5) * 8),
+        (lambda: kiln.nn.functional.scaled_dot_product_attention(q, q, q), 4 * q.numel() * 6),
+        (lambda: x.exp(), x.numel()),
+        (lambda: x.sum(), x.numel()),
+        (lambda: x.permute(1, 0, 2, 3), 0),
+    ]
+    for fn, want in cases:
+        fast = kiln.compile(fn, backend="reference")
+        fast()
+        assert sum(map(flops, fast.entries[0].root.plan.graph.nodes())) == want
+
+
+def test_machine_limits() -> None:
+    limits = profiler.machine_limits(1)
+    assert limits.flops > limits.bytes > 1e6
+    assert profiler.machine_limits(1) is limits
+
+
+def test_the_flame_picture(tmp_path: Path) -> None:
+    from xml.etree import ElementTree
+
+    x = kiln.randn(8, 8)
+    with profile() as p:
+        with record_function("outer <1>"):
+            for _ in range(3):
+                x.exp()
+        x.sin()
+    p.export_flame(str(tmp_path / "flame.svg"))
+    root = ElementTree.parse(tmp_path / "flame.svg").getroot()
+    spot = "{http://www.w3.org/2000/svg}"
+    boxes = {}
+    for g in root.iter(f"{spot}g"):
+        title, rect = g.find(f"{spot}title").text, g.find(f"{spot}rect")
+        boxes[title.partition(":")[0]] = (title, *(float(rect.get(k)) for k in ("x", "y", "width")))
+    assert boxes["all"][3] == 1200
+    title, x0, y0, width = boxes["outer <1>"]
+    assert "in 1 call," in title
+    inner = next(v for k, v in boxes.items() if k.startswith("kiln") and "3 calls" in v[0])
+    assert inner[2] > y0
+    assert x0 <= inner[1]
+    assert inner[3] <= width + 0.1

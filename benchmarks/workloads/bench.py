@@ -58,10 +58,10 @@ def run(
     data = _known(out)
     data["clock"] = clock
     if chosen:
+        from kiln.profiler.limits import peaks
+
         known = data["machine"].get("peaks", {})
-        data["machine"] = _machine() | {
-            "peaks": known | {str(n): machine.peaks(n, *once) for n in threads}
-        }
+        data["machine"] = _machine() | {"peaks": known | {str(n): peaks(n, *once) for n in threads}}
         for name in dict.fromkeys(KINDS[k].package for k in members):
             if name not in data["packages"]:
                 data["packages"][name] = machine.package(name, *once)

@@ -115,7 +115,7 @@ _LAZY_NAMES = {
     "vmap": "func", "is_anomaly_enabled": "autograd.anomaly", "set_anomaly_enabled": "autograd.anomaly",
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "nn.recurrent"),
     "is_anomaly_check_nan_enabled": "autograd.anomaly", "scan": "compile.control", "cond": "compile.control", "while_loop": "compile.control",
-    "watch": "debugging", "map": "compile.scans", "associative_scan": "compile.scans",
+    "watch": "debugging", "memory_report": "debugging", "map": "compile.scans", "associative_scan": "compile.scans",
     "compile": "compile", "summary": "inspection", "draw": "inspection", "save": "io", "load": "io", "Trainer": "train", "set_printoptions": "printing",
     "set_num_threads": "runtime.threads", "get_num_threads": "runtime.threads", "Generator": "random",
     "manual_seed": "random", "seed": "random", "initial_seed": "random", "get_rng_state": "random",

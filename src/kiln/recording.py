@@ -26,20 +26,26 @@ from .tensor import CAPTURING, Tensor, watch_calls
 RECORDING: list[Recorder] = []
 """Who records; empty almost always."""
 
-OP, PROGRAM, BLOCK, MEMORY = "cpu_op", "program", "user_annotation", "cpu_instant_event"
+OP, PROGRAM, KERNEL, BLOCK, MEMORY = (
+    "cpu_op",
+    "program",
+    "kernel",
+    "user_annotation",
+    "cpu_instant_event",
+)
 
 
 class Event:
     """A stretch of time on a thread, in nanoseconds; `inside` is how much of it other events took."""
 
     __slots__ = (
-        "allocated", "args", "children", "end", "flops", "inside", "kind", "name", "parent", "shapes", "stack", "start", "thread",
+        "allocated", "args", "children", "end", "flops", "inside", "kind", "moved", "name", "parent", "shapes", "stack", "start", "thread",
     )  # fmt: skip
 
     def __init__(self, name: str, kind: str, shapes: list, parent: Event | None):
         self.name, self.kind, self.shapes, self.parent = name, kind, shapes, parent
         self.thread, self.inside, self.end, self.children = get_ident(), 0, 0, []
-        self.allocated, self.flops = 0, 0
+        self.allocated, self.flops, self.moved = 0, 0, 0
         self.args: tuple[Any, ...] = ()
         self.stack = _stack() if any(r.stacks for r in RECORDING) else []
         self.start = time.perf_counter_ns()
@@ -49,7 +55,8 @@ class Recorder:
     """Events from `start` to `stop`, of all threads.
 
     `shapes`, `memory` (bytes of results that events made, less those that died meanwhile), `flops` and `stacks` (the program's
-    lines that called) say what else is looked at; with `values`, events hold the arguments of their calls.
+    lines that called) say what else is looked at; with `values`, events hold the arguments of their calls; with
+    `kernels`, those of compiled programs are events, and events say how many bytes they read and wrote.
     """
 
     def __init__(
@@ -59,10 +66,11 @@ class Recorder:
         flops: bool = False,
         stacks: bool = False,
         values: bool = False,
+        kernels: bool = False,
     ):
         self.events: list[Event] = []
         self.shapes, self.memory, self.flops, self.stacks = shapes, memory, flops, stacks
-        self.values = values
+        self.values, self.kernels = values, kernels
         self.began, self.ended = 0, 0
 
     def start(self) -> None:
@@ -106,13 +114,21 @@ def end(e: Event, args: tuple = (), out: Any = None) -> None:
             _count_memory(e, args, out)
         if any(r.flops for r in RECORDING):
             e.flops = _flops(e, args, out)
+    if e.args:
+        if kernels_wanted():
+            e.moved = sum(
+                t._a.nbytes for t in _tensors([e.args, out]) if isinstance(t._a, np.ndarray)
+            )
+        given, e.args = e.args, ()
+    else:
+        given = args
     _open.events.remove(e)
     if e.parent is not None:
         e.parent.inside += e.end - e.start
         e.parent.children.append(e)
     for r in RECORDING:
         if e.start >= r.began:
-            r.take(e, args, out)
+            r.take(e, given, out)
 
 
 def begin_call(name: str, kind: str, args: tuple = ()) -> Event | None:
@@ -127,10 +143,27 @@ def begin_call(name: str, kind: str, args: tuple = ()) -> Event | None:
         shapes = [list(x._a.shape) if isinstance(x, Tensor) else [] for x in args]
     prefix = "" if kind == PROGRAM else "aten::" if naming.name == "torch" else "kiln::"
     e = begin(prefix + name, kind, shapes)
-    if any(r.values for r in RECORDING):
+    if any(r.values or r.kernels for r in RECORDING):
         e.args = args
     _open.counted = True
     return e
+
+
+def kernels_wanted() -> bool:
+    """Whether anybody records the kernels of compiled programs."""
+    return any(r.kernels for r in RECORDING)
+
+
+def note_kernel(name: str, start: int, end: int, moved: int, flops: int) -> None:
+    """A kernel of a compiled program ran from `start` to `end` and read and wrote so many bytes."""
+    e = Event(name, KERNEL, [], _open.events[-1] if _open.events else None)
+    e.start, e.end, e.moved, e.flops = start, end, moved, flops
+    if e.parent is not None:
+        e.parent.inside += end - start
+        e.parent.children.append(e)
+    for r in RECORDING:
+        if r.kernels:
+            r.take(e, (), None)
 
 
 @contextmanager

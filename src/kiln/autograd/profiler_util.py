@@ -57,7 +57,7 @@ class _Times:
         self_cuda_time_total
     ) = 0.0
     device_memory_usage = self_device_memory_usage = cuda_memory_usage = self_cuda_memory_usage = 0
-    flops = cpu_memory_usage = self_cpu_memory_usage = 0
+    flops = moved = cpu_memory_usage = self_cpu_memory_usage = 0
     stack: Sequence[str] = ()
 
     @property
@@ -93,6 +93,7 @@ class FunctionEvent(_Times):
         self.cpu_time_total = (e.end - e.start) / 1e3
         self.self_cpu_time_total = (e.end - e.start - e.inside) / 1e3
         self.flops, self.self_cpu_memory_usage, self.stack = e.flops, e.allocated, e.stack
+        self.moved = e.moved
         self.cpu_memory_usage = _allocated(e)
         self.cpu_parent: FunctionEvent | None = None
         self.cpu_children: list[FunctionEvent] = []
@@ -123,6 +124,7 @@ class FunctionEventAvg(_Times):
         self.cpu_time_total += other.cpu_time_total
         self.self_cpu_time_total += other.self_cpu_time_total
         self.flops += other.flops
+        self.moved += other.moved
         self.cpu_memory_usage += other.cpu_memory_usage
         self.self_cpu_memory_usage += other.self_cpu_memory_usage
         return self
@@ -281,7 +283,7 @@ def write_trace(path: str, events: Iterable[FunctionEvent], metadata: dict[str, 
             "ph": "X", "cat": e.kind, "name": e.name, "pid": pid, "tid": e.thread,
             "ts": e.time_range.start, "dur": e.time_range.elapsed_us(), "args": {"Input Dims": e.input_shapes} | {
                 name: value for name, value in (
-                    ("Bytes", e.self_cpu_memory_usage), ("flops", e.flops), ("Call stack", ";".join(e.stack)),
+                    ("Bytes", e.self_cpu_memory_usage), ("flops", e.flops), ("Moved bytes", e.moved), ("Call stack", ";".join(e.stack)),
                 ) if value
             },
         }

@@ -170,9 +170,9 @@ class Checker(Recorder):
         if e.kind != OP:
             return
         if out is None:  # an in-place form, which was written unless it failed
-            if sys.exc_info()[1] is not None or not e.args or not e.name.endswith("_"):
+            if sys.exc_info()[1] is not None or not args or not e.name.endswith("_"):
                 return
-            args, out = e.args[1:], e.args[0]
+            args, out = args[1:], args[0]
         values = [t._a for t in tree_leaves(out) if isinstance(t, Tensor)]
         kind = _unfit(values, self.inf)
         if not kind:
@@ -311,6 +311,7 @@ def run_plan(
         return out
     for i in plan.written:
         a = i.held(leaves)
+        written(a)
         np.copyto(a, held[i.index])
         written(a)
     for t, g in zip(targets, grads, strict=True):

@@ -18,6 +18,8 @@ from ..autograd.profiler import record_function
 from ..autograd.profiler_util import DeviceType, EventList, events_of, write_trace
 from ..errors import KilnAssertionError
 from ..recording import BLOCK, Event, Recorder, begin, end
+from .flame import write_flame
+from .limits import Efficiency, Limits, machine_limits
 
 
 class ProfilerActivity(Enum):
@@ -98,6 +100,9 @@ class profile:
     `on_trace_ready(self)` is called at the end of each recording. A run of a compiled function is one event. `profile_memory`: the
     bytes of results that each event made, less those that died in it; memory that an op uses meanwhile is not seen. `with_flops`: of
     products and convolutions, as PyTorch's formulas count them. `with_stack`: the program's lines that called. Off, it costs nothing.
+
+    Kiln's own: `with_kernels` makes each kernel of a compiled program an event, run by itself, and has events know their flops and the
+    bytes that they read and wrote; `efficiency()` holds that against what the machine can do, `export_flame` draws it.
     """
 
     def __init__(self, *, activities: Iterable[ProfilerActivity] | None = None,
@@ -105,11 +110,13 @@ class profile:
                  on_trace_ready: Callable[..., Any] | None = None, record_shapes: bool = False,
                  profile_memory: bool = False, with_stack: bool = False, with_flops: bool = False,
                  with_modules: bool = False, experimental_config: Any = None, execution_trace_observer: Any = None,
-                 acc_events: bool = False, use_cuda: bool | None = None, **kwargs: Any):  # fmt: skip
+                 acc_events: bool = False, use_cuda: bool | None = None, with_kernels: bool = False, **kwargs: Any):  # fmt: skip
         self.activities = set(supported_activities() if activities is None else activities)
         self.schedule = schedule or (lambda step: ProfilerAction.RECORD)
         self.on_trace_ready, self.record_shapes = on_trace_ready, record_shapes
-        self._looks = bool(profile_memory), bool(with_flops), bool(with_stack)
+        self._looks = {
+            "memory": bool(profile_memory), "flops": bool(with_flops or with_kernels), "stacks": bool(with_stack), "kernels": bool(with_kernels),
+        }  # fmt: skip
         self._marks, self.step_num = schedule is not None, 0
         self.current_action = self.schedule(0)
         self._recorder: Recorder | None = None
@@ -146,7 +153,7 @@ class profile:
 
     def _begin(self) -> None:
         if self.current_action in _RECORDS and self._recorder is None:
-            self._recorder = Recorder(self.record_shapes, *self._looks)
+            self._recorder = Recorder(self.record_shapes, **self._looks)
             self._recorder.start()
         if self._recorder is not None and self._marks:
             self._step = begin(f"ProfilerStep#{self.step_num}", BLOCK)
@@ -186,6 +193,19 @@ class profile:
         """Write the time of each stack of calls, recorded `with_stack`: what flame graphs are made of."""
         self.events().export_stacks(path, metric)
 
+    def efficiency(self, limits: Limits | None = None) -> Efficiency:
+        """What ops and kernels reach of the machine's limits, measured once (`machine_limits`): `str()` of it is a table.
+
+        Recorded `with_kernels`; KilnAssertionError otherwise.
+        """
+        if not self._looks["kernels"]:
+            raise KilnAssertionError("profile", "nothing was counted", None, "profile(with_kernels=True)")  # fmt: skip
+        return Efficiency(self.events(), limits or machine_limits())
+
+    def export_flame(self, path: str) -> None:
+        """Write the events as a flame picture, an SVG file: what was called in what, as wide as it took long."""
+        write_flame(path, self.events())
+
     def add_metadata(self, key: str, value: str) -> None:
         """Have the trace's file hold a text."""
         self._metadata[key] = value
@@ -202,6 +222,6 @@ def kineto_available() -> bool:
 
 
 __all__ = [
-    "DeviceType", "ProfilerAction", "ProfilerActivity", "profile", "record_function", "schedule", "supported_activities",
+    "DeviceType", "Efficiency", "Limits", "ProfilerAction", "ProfilerActivity", "machine_limits", "profile", "record_function", "schedule", "supported_activities",
     "tensorboard_trace_handler",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...graph.node import Node
+from ...graph.work import between
 from . import control, kernel
 from .control import Control, Part
 from .isa import Isa
@@ -76,12 +77,17 @@ class Assembly:
             for a in x.arguments:
                 self._argument(resolve(m.argument(a, j)))
             touched = sum(n.numel() * n.dtype.itemsize for n in {*x.reads, *x.writes})
-            self._kernel(x.kernel, at, repr(x.writes[0]), touched)
+            self._kernel(x.kernel, at, repr(x.writes[0]), touched, between(x.writes, x.reads))
 
-    def _kernel(self, k: kernel.Kernel, at: int, label: str, touched: int = 0) -> None:
-        for phase in k.phases():
+    def _kernel(
+        self, k: kernel.Kernel, at: int, label: str, touched: int = 0, flops: int = 0
+    ) -> None:
+        phases = list(k.phases())
+        main = max(phases, key=lambda p: p.ntasks)  # others prepare it, or add up what it gave
+        for phase in phases:
             self.texts.setdefault(phase.symbol, phase.text)
-            self.kernels.append(Kernel(phase.symbol, at, phase.ntasks, label, touched))
+            work = flops if phase is main else 0
+            self.kernels.append(Kernel(phase.symbol, at, phase.ntasks, label, touched, work))
 
     def _argument(self, place: Any) -> None:
         if isinstance(place, Step):

@@ -16,6 +16,7 @@ from ...config import config
 from ...errors import KilnError, KilnIndexError
 from ...graph.node import Graph
 from ...ops.registry import REGISTRY
+from ...recording import RECORDING, kernels_wanted, note_kernel
 from ...runtime import arena, threads
 from ...runtime.blocks import allocator, blocks
 from ...runtime.calls import Call
@@ -189,7 +190,7 @@ class CpuProgram:
             if prologue is not None and (always or prologue.due()):
                 place.function(*arrays)
                 self._prepare(prologue, not always)
-            if config.debug >= 2:
+            if config.debug >= 2 or (RECORDING and kernels_wanted()):
                 place.function(*arrays)
                 at = self._timed(0)
             else:
@@ -227,7 +228,7 @@ class CpuProgram:
             else:
                 for source, target in self.recipe.copies:
                     np.copyto(self._array(target, inputs, made), self._array(source, inputs, made))
-            if config.debug >= 2:
+            if config.debug >= 2 or (RECORDING and kernels_wanted()):
                 at = self._timed(at)
             else:
                 at = threads.run_plan(self.plan_address, self.length, at)
@@ -282,7 +283,7 @@ class CpuProgram:
             np.copyto(self._array(slot, arrays, outputs), r if i is None else r[i])
 
     def _timed(self, first: int) -> int:
-        """KILN_DEBUG=2: each kernel by itself, with its time and the memory it touches; sums where it is in a loop."""
+        """Each kernel by itself, for profilers and KILN_DEBUG=2: its time and the memory it touches; sums where it is in a loop."""
         rows = np.flatnonzero(self.plan[: self.length, 0])
         kernels = dict(zip(rows.tolist(), self.recipe.kernels[self.recipe.ahead :], strict=True))
         spent: dict[int, list[float]] = {}
@@ -291,15 +292,18 @@ class CpuProgram:
             if row in kernels and kernels[row].ntasks < 0:
                 row += 1 + threads.jump(*self.plan[row, :2].tolist())
                 continue
-            start = time.perf_counter()
+            start = time.perf_counter_ns()
             at = threads.run_plan(self.plan_address, row + 1, row)
             if row in kernels:
-                spent.setdefault(row, []).append((time.perf_counter() - start) * 1e6)
+                k, end = kernels[row], time.perf_counter_ns()
+                spent.setdefault(row, []).append((end - start) / 1e3)
+                if RECORDING:
+                    note_kernel(k.label, start, end, k.touched, k.flops)
             row += 1
-        for row in sorted(spent):
+        for row in sorted(spent) if config.debug >= 2 else ():
             us, times, k = sum(spent[row]), len(spent[row]), kernels[row]
             print(
-                f"[kiln] {self.name} {us:9.1f} us {times * k.touched / max(us, 1e-3) / 1e3:7.2f} GB/s  {k.symbol[:28]:28} {k.label}"
+                f"[kiln] {self.name} {us:9.1f} us {times * k.touched / max(us, 1e-3) / 1e3:7.2f} GB/s {times * k.flops / max(us, 1e-3) / 1e3:7.2f} GFLOP/s  {k.symbol[:28]:28} {k.label}"
                 + (f" x {times}" if times > 1 else ""),
                 file=sys.stderr,
             )

@@ -62,13 +62,14 @@ class Checks(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """A launch: symbol, first entry in the table of arguments, tasks (-1: a jump); for reports also its result and traffic."""
+    """A launch: symbol, first entry in the table of arguments, tasks (-1: a jump); for reports also its result, traffic and arithmetic."""
 
     symbol: str
     at: int
     ntasks: int
     label: str
     touched: int
+    flops: int = 0
 
 
 @dataclass

@@ -1,0 +1,57 @@
+"""How much arithmetic a node is: multiplications and additions, as the field counts them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+
+from ..ops.registry import Op
+from .node import Node
+
+
+def flops(n: Node) -> int:
+    """Multiplications and additions of a node by its op's definition, not of a shorter way (Winograd) to its result.
+
+    A product counts two for each pair, an elementwise op one for each element, a reduction one for each element that it reads.
+    """
+    if not isinstance(n.op, Op) or not n.inputs:
+        return 0
+    family, first = n.op.family, n.inputs[0]
+    if family == "contraction":
+        return _contraction(n)
+    if n.outputs is not None or first.outputs is not None:
+        return 0
+    if family == "reduction":
+        return first.numel()
+    return n.numel() if family == "elementwise" and n.op.scalar not in (None, "cast") else 0
+
+
+def _contraction(n: Node) -> int:
+    a, b = n.inputs[0], n.inputs[1]
+    name = n.name
+    if name.startswith("attention"):  # scores and their sum; the gradient has five products
+        return (10 if name.endswith("grad") else 4) * a.numel() * b.shape[-2]
+    if n.outputs is not None:
+        return 0
+    if name.startswith("conv"):
+        if name.endswith("grad"):
+            filters = n if "weight" in name else b
+            return 2 * a.numel() * math.prod(filters.shape[1:])
+        return 2 * n.numel() * math.prod(b.shape[1:])
+    if name.endswith("weight_grad"):
+        return 2 * n.numel() * math.prod(a.shape[:-1])
+    return 2 * n.numel() * (a.shape[-1] if a.shape else 1)
+
+
+def between(writes: Iterable[Node], reads: Collection[Node]) -> int:
+    """`flops` of all nodes that lead from some to others."""
+    seen: set[Node] = set()
+    todo = list(writes)
+    total = 0
+    while todo:
+        n = todo.pop()
+        if n not in seen:
+            seen.add(n)
+            total += flops(n)
+            todo += [x for x in n.inputs if x not in reads]
+    return total

@@ -1,0 +1,68 @@
+"""Who holds what memory."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+import kiln
+from kiln import nn
+
+MB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_others() -> None:
+    gc.collect()
+
+
+def test_each_holder_by_its_kind() -> None:
+    before = kiln.memory_report()
+    model = nn.Sequential(nn.Linear(512, 1024), nn.BatchNorm1d(1024), nn.Linear(1024, 256))
+    opt = kiln.optim.Adam(model.parameters())
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    x = kiln.randn(64, 512)
+    made = kiln.memory_report()
+    assert made["parameters"] - before["parameters"] == weights
+    assert made["buffers"] - before["buffers"] == 2 * 1024 * 4 + 8
+    assert made["other tensors"] - before["other tensors"] >= x.numel() * 4
+    loss = model(x).square().sum()
+    forward = kiln.memory_report()
+    # what the two layers and the norm give, and the square's argument
+    assert forward["saved for backward"] - made["saved for backward"] >= 64 * (1024 * 2 + 256) * 4
+    loss.backward()
+    opt.step()
+    after = kiln.memory_report()
+    assert after["gradients"] - before["gradients"] == weights
+    assert 2 * weights <= after["optimizer state"] - before["optimizer state"] < 2 * weights + 1024
+    assert after["saved for backward"] - before["saved for backward"] < MB / 4
+    assert after["parameters"] == made["parameters"]
+    held = {(h.kind, h.name): h.bytes for h in after.holdings}
+    assert held["parameters", "0.weight"] >= 512 * 1024 * 4
+    assert held["gradients", "0.weight"] >= 512 * 1024 * 4
+    assert held["optimizer state", "exp_avg of 0.weight"] >= 512 * 1024 * 4
+    assert after.total == sum(h.bytes for h in after.holdings)
+    text = str(after)
+    assert "exp_avg of 0.weight" in text
+    assert "MB" in text
+    with pytest.raises(KeyError):
+        after["elsewhere"]
+
+
+def test_views_are_counted_once_and_programs_by_name() -> None:
+    before = kiln.memory_report()
+    x = kiln.zeros(1024, 256)
+    views = [x[i] for i in range(10)]
+    assert kiln.memory_report()["other tensors"] - before["other tensors"] == MB
+    assert len(views) == 10
+
+    @kiln.compile
+    def gram(x: kiln.Tensor) -> kiln.Tensor:
+        return ((x.T @ x).exp() @ x.T).sum()
+
+    gram(x)
+    report = kiln.memory_report()
+    mine = [h for h in report.holdings if h.name == "gram"]
+    assert mine[0].kind == "compiled programs"
+    assert mine[0].bytes == gram.memory_stats()["held_bytes"]
