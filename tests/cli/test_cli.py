@@ -67,7 +67,7 @@ def test_quickstart_tells_what_it_found(quickstart):
         "steps/s",
         "compiling",
         "checkpoint",
-        "tensorboard",
+        "kiln board",
         "try next",
     ):
         assert words in text

@@ -187,17 +187,23 @@ def image_boxes(
     return value(tag, data(4, pictures.image(a)))
 
 
-def video(tag: str, tensor: Any, fps: float = 4) -> bytes:
-    """Videos [N, T, C, H, W], side by side, as a GIF."""
+def animation(tensor: Any, fps: float) -> tuple[np.ndarray, bytes]:
+    """Videos [N, T, C, H, W] side by side: the frames [T, H', W', C], and their GIF file."""
     a = array(tensor)
     if a.ndim != 5:
         raise KilnValueError("add_video", "a video is [N, T, C, H, W]", describe(tensor), "")
     frames = pictures.frames(a)
-    return value(tag, data(4, pictures.image(frames[0], pictures.gif(frames, fps))))
+    return frames, pictures.gif(frames, fps)
 
 
-def audio(tag: str, tensor: Any, sample_rate: int = 44100) -> bytes:
-    """Sound in [-1, 1], as 16-bit samples."""
+def video(tag: str, tensor: Any, fps: float = 4) -> bytes:
+    """Videos [N, T, C, H, W], side by side, as a GIF."""
+    frames, encoded = animation(tensor, fps)
+    return value(tag, data(4, pictures.image(frames[0], encoded)))
+
+
+def wav(tensor: Any, sample_rate: int) -> tuple[bytes, int]:
+    """The WAV file of sound in [-1, 1], as 16-bit samples, and how many these are."""
     a = array(tensor).squeeze()
     if a.ndim != 1:
         raise KilnValueError(
@@ -210,8 +216,14 @@ def audio(tag: str, tensor: Any, sample_rate: int = 44100) -> bytes:
         f.setsampwidth(2)
         f.setframerate(int(sample_rate))
         f.writeframes(samples.tobytes())
-    sound = single(1, sample_rate) + integer(2, 1) + integer(3, len(samples))
-    return value(tag, data(6, sound + data(4, out.getvalue()) + data(5, "audio/wav")))
+    return out.getvalue(), len(samples)
+
+
+def audio(tag: str, tensor: Any, sample_rate: int = 44100) -> bytes:
+    """Sound in [-1, 1]."""
+    content, length = wav(tensor, sample_rate)
+    sound = single(1, sample_rate) + integer(2, 1) + integer(3, length)
+    return value(tag, data(6, sound + data(4, content) + data(5, "audio/wav")))
 
 
 def text(tag: str, text: str) -> bytes:
@@ -335,12 +347,13 @@ def mesh(
     return out
 
 
-def graph(nodes: Sequence[tuple[str, str, Sequence[str], Mapping[str, Any], Any]]) -> bytes:
-    """A graph's message: of each node its name, op, inputs, attributes and shape."""
+def graph(
+    nodes: Sequence[tuple[str, str, Sequence[str], Mapping[str, Any], Sequence[Sequence[int]]]],
+) -> bytes:
+    """A graph's message: of each node its name, op, inputs, attributes and its outputs' shapes."""
     out = []
-    for name, op, inputs, attributes, shape in nodes:
+    for name, op, inputs, attributes, shapes in nodes:
         held: list[tuple[str, bytes]] = [(k, data(2, str(v))) for k, v in attributes.items()]
-        if shape is not None:
-            held.append(("_output_shapes", data(1, each(7, [shape_of(shape)]))))
+        held.append(("_output_shapes", data(1, each(7, map(shape_of, shapes)))))
         out.append(data(1, name) + data(2, op) + each(3, inputs) + mapping(5, held))
     return each(1, out) + data(4, integer(1, 22))

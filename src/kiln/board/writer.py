@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from ..errors import KilnTypeError, describe
-from . import embedding, pictures, summary
+from . import embedding, pictures, profiles, summary
 from .records import FileWriter
 from .wire import data, integer
 
 
 class SummaryWriter:
-    """Writes event files into `log_dir`; look at them with `tensorboard --logdir log_dir`.
+    """Writes event files into `log_dir`; look at them with `kiln board log_dir`.
 
     Without a `log_dir` it is runs/DATE_HOST, with `comment` behind it. Events that a crashed run has
     written from `purge_step` on are hidden. Neither TensorBoard nor TensorFlow is needed to write.
@@ -229,9 +229,16 @@ class SummaryWriter:
 
         nodes = nodes_of(model, input_to_model)
         if verbose:
-            for name, op, inputs, _, shape in nodes:
-                print(f"{name} = {op}({', '.join(inputs)})  {shape}")
+            for name, op, inputs, _, shapes in nodes:
+                print(f"{name} = {op}({', '.join(inputs)})  {', '.join(map(str, shapes))}")
         self._get_file_writer().add_event(data(4, summary.graph(nodes)))
+
+    def add_profile(self, profile: Any, name: str | None = None) -> None:
+        """Add what a `kiln.profiler.profile` has recorded, for the profile tab, which `pip install xprof` adds.
+
+        `name` tells several apart: without one it is the present time.
+        """
+        profiles.write(self._get_file_writer().get_logdir(), profile.events(), name)
 
     def add_embedding(
         self, mat: Any, metadata: Sequence[Any] | None = None, label_img: Any = None, global_step: Any = None,

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import KilnError
-from . import bench, docs, quickstart, run
+from . import bench, board, docs, quickstart, run
 
 COMMANDS = (
     quickstart,
+    board,
     run,
     bench,
     docs,

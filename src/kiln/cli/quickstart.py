@@ -326,9 +326,7 @@ def tell(console: Any, checkpoint: Path, curves: Path, picture: Path) -> None:
         f"checkpoint     {checkpoint} (saved, loaded back, predicts the same)", soft_wrap=True
     )
     console.print(f"picture        {picture}", soft_wrap=True)
-    console.print(
-        f"curves         {curves}; see them with: tensorboard --logdir {curves}", soft_wrap=True
-    )
+    console.print(f"curves         {curves}; see them with: kiln board {curves}", soft_wrap=True)
     console.print("\ntry next", soft_wrap=True)
     console.print("  kiln quickstart                  again: kernels now come from the disk cache")
     console.print("  KILN_DEBUG=2 kiln quickstart     kernel times; 1 to 6 show ever more")
