@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data import Dataset
-from ...errors import KilnError, KilnValueError
+from ...errors import KilnValueError
 from ...extras import need
 
 
@@ -127,25 +127,10 @@ def check_integrity(fpath: Any, md5: str | None = None) -> bool:
 
 
 def download_url(url: str, root: Any, filename: str | None = None, md5: str | None = None) -> None:
-    """Fetch a file into a folder unless it is there; KilnError where it can't be, or isn't the one meant."""
-    from ...hub import download_url_to_file
+    """Fetch a file into a folder unless it is there (`kiln.datasets.fetch`); KilnError where it can't be, or isn't the one meant."""
+    from ...datasets.download import fetch
 
-    path = Path(os.path.expanduser(root)) / (filename or os.path.basename(url))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if check_integrity(path, md5):
-        return
-    try:
-        download_url_to_file(url, path)
-    except OSError as e:
-        raise KilnError(
-            "download", f"can't fetch the file: {e}", url,
-            f"without a network, put it there yourself: {path}",
-        ) from None  # fmt: skip
-    if not check_integrity(path, md5):
-        path.unlink()
-        raise KilnError(
-            "download", "File not found or corrupted: its MD5 sum differs", url, "try again"
-        )
+    fetch(url, Path(os.path.expanduser(root)) / (filename or os.path.basename(url)), md5=md5)
 
 
 def extract_archive(from_path: Any, to_path: Any = None, remove_finished: bool = False) -> str:
