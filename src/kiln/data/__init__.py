@@ -22,6 +22,7 @@ from .dataset import (
     random_split,
 )
 from .distributed import DistributedSampler
+from .pipeline import Pipeline
 from .sampler import (
     BatchSampler,
     RandomSampler,
@@ -38,7 +39,7 @@ refuse(
 )  # fmt: skip
 
 __all__ = [
-    "BatchSampler", "ChainDataset", "ConcatDataset", "DataLoader", "Dataset", "DistributedSampler", "IterableDataset",
+    "BatchSampler", "ChainDataset", "ConcatDataset", "DataLoader", "Dataset", "DistributedSampler", "IterableDataset", "Pipeline",
     "RandomSampler", "Sampler", "SequentialSampler", "StackDataset", "Subset", "SubsetRandomSampler",
     "TensorDataset", "WeightedRandomSampler", "_DatasetKind", "default_collate", "default_convert", "get_worker_info",
     "random_split",
