@@ -28,6 +28,7 @@ from . import cpu as cpu
 from . import cuda as cuda
 from . import data as data
 from . import datasets as datasets
+from . import debugging as debugging
 from . import distributed as distributed
 from . import distributions as distributions
 from . import export as export
@@ -222,6 +223,7 @@ from .compile.scans import map as map
 from .ops.native import margin_ranking_loss as margin_ranking_loss
 from .ops.native import max_pool1d_with_indices as max_pool1d_with_indices
 from .formats import memory_format as memory_format
+from .debugging import memory_report as memory_report
 from .ops.native import native_batch_norm as native_batch_norm
 from .ops.native import native_channel_shuffle as native_channel_shuffle
 from .ops.native import native_dropout as native_dropout
@@ -316,6 +318,7 @@ from .ops.copies import view_as_real_copy as view_as_real_copy
 from .ops.copies import view_copy as view_copy
 from .func import vmap as vmap
 from .jit import wait as wait
+from .debugging import watch as watch
 from .compile.control import while_loop as while_loop
 
 TYPE_CHECKING: builtins.bool

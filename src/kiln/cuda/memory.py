@@ -14,17 +14,29 @@ memory_allocated, max_memory_allocated, memory_reserved, max_memory_reserved, me
         "max_memory_cached",
     )
 )  # fmt: skip
-_NOTHING = "Nothing, as there is no device."
-for _name in (
-    "caching_allocator_enable", "empty_cache", "reset_accumulated_host_memory_stats", "reset_accumulated_memory_stats",
-    "reset_max_memory_allocated", "reset_max_memory_cached", "reset_peak_host_memory_stats", "reset_peak_memory_stats",
-):  # fmt: skip
-    globals()[_name] = constant(_name, lambda: None, _NOTHING)
-for _name in (
-    "caching_allocator_alloc", "caching_allocator_delete", "change_current_allocator", "get_allocator_backend",
-    "get_per_process_memory_fraction", "mem_get_info", "memory_summary", "memory_usage", "set_per_process_memory_fraction",
-):  # fmt: skip
-    globals()[_name] = nothing("cuda", _name)
+
+
+def _without_effect(name: str) -> Any:
+    return constant(name, lambda: None, "Nothing, as there is no device.")
+
+
+caching_allocator_enable = _without_effect("caching_allocator_enable")
+empty_cache = _without_effect("empty_cache")
+reset_accumulated_host_memory_stats = _without_effect("reset_accumulated_host_memory_stats")
+reset_accumulated_memory_stats = _without_effect("reset_accumulated_memory_stats")
+reset_max_memory_allocated = _without_effect("reset_max_memory_allocated")
+reset_max_memory_cached = _without_effect("reset_max_memory_cached")
+reset_peak_host_memory_stats = _without_effect("reset_peak_host_memory_stats")
+reset_peak_memory_stats = _without_effect("reset_peak_memory_stats")
+caching_allocator_alloc = nothing("cuda", "caching_allocator_alloc")
+caching_allocator_delete = nothing("cuda", "caching_allocator_delete")
+change_current_allocator = nothing("cuda", "change_current_allocator")
+get_allocator_backend = nothing("cuda", "get_allocator_backend")
+get_per_process_memory_fraction = nothing("cuda", "get_per_process_memory_fraction")
+mem_get_info = nothing("cuda", "mem_get_info")
+memory_summary = nothing("cuda", "memory_summary")
+memory_usage = nothing("cuda", "memory_usage")
+set_per_process_memory_fraction = nothing("cuda", "set_per_process_memory_fraction")
 
 
 def memory_stats(device: Any = None) -> dict[str, Any]:

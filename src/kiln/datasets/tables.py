@@ -38,8 +38,8 @@ def _load(name: str, standardize: bool) -> Table:
     if standardize:
         x = (x - x[train].mean(0)) / x[train].std(0)
     x, y = x.astype(np.float32), y.astype(np.int64 if classes else np.float32)
-    parts = (from_numpy(a) for a in (x[train], y[train], x[test], y[test]))
-    return Table(*parts, tuple(map(str, data.feature_names)), classes)
+    a, b, c, d = (from_numpy(part) for part in (x[train], y[train], x[test], y[test]))
+    return Table(a, b, c, d, tuple(map(str, data.feature_names)), classes)
 
 
 def load_iris(standardize: bool = True) -> Table:

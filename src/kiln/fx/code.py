@@ -18,14 +18,14 @@ from ..ops.registry import FUNCTIONS
 from ..tensor import Tensor
 from .node import Node, map_arg
 
-_INFIX = {
+_INFIX: dict[Any, str] = {
     operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//", operator.mod: "%",
     operator.matmul: "@", operator.pow: "**", operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=",
     operator.eq: "==", operator.ne: "!=", operator.and_: "&", operator.or_: "|", operator.xor: "^", operator.lshift: "<<",
     operator.rshift: ">>",
 }  # fmt: skip
-_PREFIX = {operator.neg: "-", operator.pos: "+", operator.invert: "~"}
-_INPLACE = {
+_PREFIX: dict[Any, str] = {operator.neg: "-", operator.pos: "+", operator.invert: "~"}
+_INPLACE: dict[Any, str] = {
     operator.iadd: "+=", operator.isub: "-=", operator.imul: "*=", operator.itruediv: "/=", operator.ifloordiv: "//=",
     operator.imod: "%=", operator.imatmul: "@=", operator.ipow: "**=", operator.iand: "&=", operator.ior: "|=",
     operator.ixor: "^=", operator.ilshift: "<<=", operator.irshift: ">>=",
