@@ -184,6 +184,10 @@ class alias_installed:
 
         sys.meta_path.remove(alias._finder)
         naming.name = "kiln"
+        for cls, home in naming._homes.items():
+            cls.__module__ = home
+        naming._homes.clear()
+        alias._adopt.cache_clear()
         for n in [n for n in sys.modules if n.partition(".")[0] == "torch"]:
             del sys.modules[n]
         sys.modules.update(self.modules)
