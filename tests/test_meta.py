@@ -160,6 +160,11 @@ def test_attention_and_recurrent_layers_run_without_data():
         x = kiln.ones(2, 3, 4)
         y = nn.TransformerEncoderLayer(4, 2, batch_first=True)(x)
         z = nn.LSTM(4, 5)(x)[0]
+        assert nn.GRU(4, 64)(kiln.ones(70, 8, 4))[0].shape == (
+            70,
+            8,
+            64,
+        )  # long enough for Programs of steps
     assert repr(y).endswith("size=(2, 3, 4), grad_fn=<NativeLayerNormBackward0>)")
     assert z.shape == (2, 3, 5)
     assert x.new_empty_strided((2, 2), (1, 2)).is_meta

@@ -151,9 +151,14 @@ def _steps(kind: str, reverse: bool, given: tuple) -> tuple[State, Tensor]:
 
 
 def _native(given: tuple) -> bool:
-    """Whether the steps are run as Programs; never where a program is captured or a function transformed."""
+    """Whether the steps are run as Programs; never where a program is captured, a function transformed or data absent."""
     x, state = given[0], given[5:]
-    if active_capture() is not None or config.eager != "cpu" or x.shape[0] < BLOCKS[-2]:
+    if (
+        x.is_meta
+        or active_capture() is not None
+        or config.eager != "cpu"
+        or x.shape[0] < BLOCKS[-2]
+    ):
         return False
     same = all(t is None or t.dtype is x.dtype for t in (*given[2:5], *state))
     return same and x.is_floating_point() and x.shape[0] * state[-1].numel() >= LEAST
