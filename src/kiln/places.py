@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from .errors import _KILN, place
 
-_METHODS = ("self", "forward", "__call__")
+_LAYERS = _KILN + "nn."
 
 
 class Place(str):
@@ -90,16 +90,19 @@ def here(stop: Any = None, engine: Any = None, deep: bool = True) -> tuple[Place
     line = module = node = None
     looking = True
     while f is not None:
-        if f.f_code is stop:
+        code = f.f_code
+        if code is stop:
             looking = False
+        name = f.f_globals.get("__name__", "")
+        ours = name.startswith(_KILN)
         if looking:
-            if f.f_code is engine and node is None:
+            if code is engine:
                 node = f.f_locals.get("node")
-            elif module is None:
+            elif module is None and (not ours or name.startswith(_LAYERS)):
                 module = _module_of(f)
-        if line is None and not f.f_globals.get("__name__", "").startswith(_KILN):
+        if line is None and not ours:
             line = f
-        if line is not None and (not (looking and deep) or (module is not None and engine is None)):
+        if line is not None and not (looking and deep and module is None and node is None):
             break
         f = f.f_back
     if line is None:

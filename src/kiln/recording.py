@@ -253,14 +253,14 @@ def _flops(e: Event, args: tuple, out: Any) -> int:
 def flops(name: str, args: tuple, out: Any) -> int:
     """Multiplications and additions of an op that is a product, a convolution or attention; 0 for all else.
 
-    As PyTorch's profiler and flop counter count them.
+    As PyTorch's profiler and flop counter count them. `args` and `out` are tensors, or nodes of a Graph.
     """
     if name in ("attention", "attention_grad"):
         query, key, value = args[:3] if name == "attention" else args[1:4]
         backward = name == "attention_grad"
         width = (3 if backward else 1) * query.shape[-1] + (2 if backward else 1) * value.shape[-1]
         return 2 * query.numel() // max(query.shape[-1], 1) * key.shape[-2] * width
-    if not isinstance(out, Tensor):
+    if not hasattr(out, "numel"):  # several tensors
         return 0
     if name in ("mm", "bmm", "matmul", "linear"):
         return 2 * out.numel() * args[0].shape[-1]

@@ -12,7 +12,7 @@ def kernels(fn, *args, capsys):
     capsys.readouterr()
     with context(debug=2, cache_size_mb=0):
         result = kiln.compile(fn)(*args)
-    found = re.findall(r"us .* GB/s  \S+\s+(<.*>)", capsys.readouterr().err)
+    found = re.findall(r"us .* GFLOP/s  \S+\s+(<.*>)", capsys.readouterr().err)
     return result, found
 
 

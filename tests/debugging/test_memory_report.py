@@ -66,3 +66,20 @@ def test_views_are_counted_once_and_programs_by_name() -> None:
     mine = [h for h in report.holdings if h.name == "gram"]
     assert mine[0].kind == "compiled programs"
     assert mine[0].bytes == gram.memory_stats()["held_bytes"]
+
+
+def test_compiled_forward_and_memory_that_waits() -> None:
+    model = nn.Sequential(nn.Linear(256, 512), nn.Tanh(), nn.Linear(512, 512))
+    fast = kiln.compile(model)
+    before = kiln.memory_report()
+    out = fast(kiln.randn(512, 256))
+    during = kiln.memory_report()
+    # what tanh gives is saved for the backward program
+    assert during["saved for backward"] - before["saved for backward"] >= 512 * 512 * 4
+    assert any(h.name == "CompiledBackward0" for h in during.holdings)
+    del out
+    after = kiln.memory_report()
+    assert after["saved for backward"] == before["saved for backward"]
+    assert after["cached memory"] > 0
+    kiln.cpu.empty_cache()
+    assert kiln.memory_report()["cached memory"] == 0

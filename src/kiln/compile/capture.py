@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .. import dtypes as dt
-from ..autograd import engine
+from ..autograd import passes
 from ..autograd.tape import Through, edge_of, next_seq, record
 from ..autograd.views import tie
 from ..errors import CaptureError, KilnError, describe
@@ -139,7 +139,7 @@ class Capture:
 
     def where(self) -> Place:
         """The user's line that runs now: `file.py:12 in step`, and what belongs to it (Note [Places])."""
-        at, node = here(self.stop, engine._run.__code__, self.stop is not None)
+        at, node = here(self.stop, passes.on_tensors.__code__, self.stop is not None)
         at.order = (
             next_seq()
         )  # nodes of the tape are numbered alike: what is recorded next comes next

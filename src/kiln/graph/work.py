@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable
 
+from .. import recording
 from ..ops.registry import Op
 from .node import Node
 
@@ -18,29 +18,12 @@ def flops(n: Node) -> int:
         return 0
     family, first = n.op.family, n.inputs[0]
     if family == "contraction":
-        return _contraction(n)
+        return recording.flops(n.name, n.args, n)
     if n.outputs is not None or first.outputs is not None:
         return 0
     if family == "reduction":
         return first.numel()
     return n.numel() if family == "elementwise" and n.op.scalar not in (None, "cast") else 0
-
-
-def _contraction(n: Node) -> int:
-    a, b = n.inputs[0], n.inputs[1]
-    name = n.name
-    if name.startswith("attention"):  # scores and their sum; the gradient has five products
-        return (10 if name.endswith("grad") else 4) * a.numel() * b.shape[-2]
-    if n.outputs is not None:
-        return 0
-    if name.startswith("conv"):
-        if name.endswith("grad"):
-            filters = n if "weight" in name else b
-            return 2 * a.numel() * math.prod(filters.shape[1:])
-        return 2 * n.numel() * math.prod(b.shape[1:])
-    if name.endswith("weight_grad"):
-        return 2 * n.numel() * math.prod(a.shape[:-1])
-    return 2 * n.numel() * (a.shape[-1] if a.shape else 1)
 
 
 def between(writes: Iterable[Node], reads: Collection[Node]) -> int:

@@ -77,7 +77,9 @@ class Assembly:
             for a in x.arguments:
                 self._argument(resolve(m.argument(a, j)))
             touched = sum(n.numel() * n.dtype.itemsize for n in {*x.reads, *x.writes})
-            self._kernel(x.kernel, at, repr(x.writes[0]), touched, between(x.writes, x.reads))
+            # of a node that several launches fill, nothing says whose part is what
+            work = 0 if x.partial else between(x.writes, x.reads)
+            self._kernel(x.kernel, at, repr(x.writes[0]), touched, work)
 
     def _kernel(
         self, k: kernel.Kernel, at: int, label: str, touched: int = 0, flops: int = 0
