@@ -95,7 +95,7 @@ _LAZY_MODULES = {
     "classes", "data", "datasets", "debugging", "distributed", "distributions", "export", "fft", "func", "functional", "futures",
     "fx", "graph", "hub", "inspection", "io", "jit", "keras", "library", "linalg", "masked", "metrics", "mps", "mtia", "multiprocessing",
     "naming", "nested", "nn", "onnx", "optim", "overrides", "package", "profiler", "quantization", "random", "return_types", "runtime",
-    "serialization", "signal", "sparse", "special", "symbols", "testing", "torch_version", "train", "types", "utils",
+    "serialization", "signal", "sparse", "special", "symbols", "testing", "torch_version", "train", "transforms", "types", "utils",
     "version", "vision", "xpu",
 }  # fmt: skip
 _LAZY_NAMES = {

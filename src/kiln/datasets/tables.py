@@ -38,8 +38,10 @@ def _load(name: str, standardize: bool) -> Table:
     if standardize:
         x = (x - x[train].mean(0)) / x[train].std(0)
     x, y = x.astype(np.float32), y.astype(np.int64 if classes else np.float32)
-    a, b, c, d = (from_numpy(part) for part in (x[train], y[train], x[test], y[test]))
-    return Table(a, b, c, d, tuple(map(str, data.feature_names)), classes)
+    return Table(
+        from_numpy(x[train]), from_numpy(y[train]), from_numpy(x[test]), from_numpy(y[test]),
+        tuple(map(str, data.feature_names)), classes,
+    )  # fmt: skip
 
 
 def load_iris(standardize: bool = True) -> Table:
