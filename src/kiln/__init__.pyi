@@ -70,6 +70,7 @@ from . import symbols as symbols
 from . import testing as testing
 from . import torch_version as torch_version
 from . import train as train
+from . import transforms as transforms
 from . import types as types
 from . import utils as utils
 from . import version as version
