@@ -78,6 +78,13 @@ def test_validation_data_with_weights_and_class_weight():
     m = model()
     h = m.fit(X, Y, validation_data=(X, Y, np.zeros(40)), class_weight={0: 1.0, 1: 3.0}, verbose=0)
     assert h["val_loss"] == [0.0]
+    w = (Y == 0).astype(np.float32)
+    both = model(metrics=["accuracy"], weighted_metrics=["recall", "acc"])
+    assert both.metrics_names == ["loss", "accuracy", "recall", "acc"]
+    told = both.evaluate(X, Y, sample_weight=w, verbose=0, return_dict=True)
+    right = both.predict(X, verbose=0).argmax(1) == Y
+    assert told["accuracy"] == pytest.approx(right.mean())
+    assert told["acc"] == pytest.approx(right[Y == 0].mean())
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adam", "adamw", "adamax", "nadam", "adagrad", "adadelta", "Adam"])  # fmt: skip

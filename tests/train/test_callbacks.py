@@ -196,6 +196,13 @@ def test_accumulation_is_a_larger_batch():
         (X, Y), epochs=2, batch_size=10, verbose=0
     )  # four batches: the last is a step of its own
     assert odd.updates == 4
+    seen = []
+    cycle = OneCycle(0.1)
+    odd.fit(
+        (X, Y), epochs=3, batch_size=10, verbose=0,
+        callbacks=[cycle, lambda t, e, logs: seen.append(cycle.scheduler.last_epoch)],
+    )  # fmt: skip
+    assert seen == [2, 4, 5]  # two steps of the optimizer an epoch, the last one ends the cycle
 
 
 def test_mixed_precision():

@@ -68,8 +68,8 @@ class Model(Module):
         if loss is None and not own:
             raise KilnValueError("compile", "there is no loss", "loss=None", "e.g. loss='mse'")
         self.__dict__["_keras"] = Trainer(
-            self, found, given, _lower([*_listed(metrics), *_listed(weighted_metrics)]) if not isinstance(metrics, Mapping) else _each(metrics, _lower),
-            compile=not run_eagerly, loss_weights=loss_weights, callbacks=before,
+            self, found, given, _each(metrics, _lower) or (), not run_eagerly, loss_weights=loss_weights,
+            callbacks=before, weighted_metrics=_each(weighted_metrics, _lower) or (),
         )  # fmt: skip
         self.__dict__["_sparse"] = _each(found, lambda x: isinstance(x, losses.SparseCategoricalCrossentropy))  # fmt: skip
 
@@ -301,10 +301,6 @@ class Sequential(nn.Sequential, Model):
         self.append(layer)
 
 
-def _listed(x: Any) -> list[Any]:
-    return list(x) if isinstance(x, list | tuple) else [] if x is None else [x]
-
-
 def _each(given: Any, fn: Any) -> Any:
     """A function of what is given for one output, or of each of several."""
     if isinstance(given, Mapping):
@@ -315,10 +311,10 @@ def _each(given: Any, fn: Any) -> Any:
 
 
 def _lower(metric: Any) -> Any:
-    """Keras's names of metrics as Kiln's: "AUC" is "auc"."""
-    if isinstance(metric, list):
-        return [_lower(m) for m in metric]
-    return losses.snake(metric) if isinstance(metric, str) and not metric.isupper() else metric.lower() if isinstance(metric, str) else metric  # fmt: skip
+    """Keras's names of metrics as Kiln's: "AUC" is "auc", "MeanSquaredError" "mean_squared_error"."""
+    if not isinstance(metric, str):
+        return metric
+    return metric.lower() if metric.isupper() else losses.snake(metric)
 
 
 def _is_array(x: Any) -> bool:

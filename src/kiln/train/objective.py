@@ -106,8 +106,9 @@ class Objective:
     """
 
     def __init__(
-        self, loss: Any, metrics: Any = (), loss_weights: Any = None, class_weight: Any = None
-    ) -> None:
+        self, loss: Any, metrics: Any = (), loss_weights: Any = None, weighted_metrics: Any = (),
+        class_weight: Any = None,
+    ) -> None:  # fmt: skip
         factors = dict(_parts(loss_weights, "weight")) if loss_weights is not None else {}
         parts = [(k, x) for k, x in _parts(loss, "loss") if x is not None]
         unknown = [k for k in factors if k not in dict(parts)]
@@ -119,6 +120,9 @@ class Objective:
         self.parts = [_Part(k, x, float(factors.get(k, 1.0))) for k, x in parts]
         self.class_weight = _table(class_weight)
         self.metrics = list(self._metrics(metrics))
+        weighted = list(self._metrics(weighted_metrics))
+        self.weighted = {id(m) for _, _, m in weighted}
+        self.metrics += weighted
         self.inside = [e for e in self.metrics if not getattr(e[2], "on_host", False)]
         self.outside = [e for e in self.metrics if getattr(e[2], "on_host", False)]
 
@@ -158,11 +162,7 @@ class Objective:
         total, told = None, {}
         for part in self.parts:
             out, wanted = pick(output, part.key, "output"), pick(target, part.key, "target")
-            own = pick(weight, part.key, "sample_weight") if isinstance(weight, Mapping) else weight
-            if self.class_weight is not None:
-                by_class = self._of_classes(wanted)
-                own = by_class if own is None else own * by_class
-            value = part(out, wanted, own)
+            value = part(out, wanted, self._weight(part.key, wanted, weight))
             if part.key is not None:
                 told[f"{part.key}_loss"] = value.detach()
             value = value if part.factor == 1.0 else value * part.factor
@@ -175,29 +175,39 @@ class Objective:
             )  # fmt: skip
         return total, told
 
-    def _of_classes(self, target: Tensor) -> Tensor:
-        """What each sample counts by its class: a number, a row of probabilities, or a score of 0 or 1."""
+    def _weight(self, key: Any, target: Tensor, weight: Any) -> Tensor | None:
+        """What each sample counts: its own weight times its class's.
+
+        The class is a number, the largest of a row of probabilities, or a score of 0 or 1.
+        """
+        own = pick(weight, key, "sample_weight") if isinstance(weight, Mapping) else weight
         table = self.class_weight
-        assert table is not None
+        if table is None:
+            return own
         if target.is_floating_point() and target.ndim > 1 and target.shape[1] > 1:
             target = target.argmax(1)
         elif target.ndim > 1 and target.shape[1:].numel() == 1:
             target = target.reshape(-1)
-        return table[target.long().clamp(max=table.shape[0] - 1)]
+        by_class = table[target.long().clamp(max=table.shape[0] - 1)]
+        return by_class if own is None else own * by_class
 
-    def measure(self, output: Any, target: Any) -> None:
+    def measure(self, output: Any, target: Any, weight: Any = None) -> None:
         """Give a batch to the metrics that may be captured."""
-        self._measure(self.inside, output, target)
+        self._measure(self.inside, output, target, weight)
 
-    def measure_outside(self, output: Any, target: Any) -> None:
+    def measure_outside(self, output: Any, target: Any, weight: Any = None) -> None:
         """Give it to those that may not."""
-        self._measure(self.outside, output, target)
+        self._measure(self.outside, output, target, weight)
 
-    @staticmethod
-    def _measure(metrics: Sequence[Any], output: Any, target: Any) -> None:
+    def _measure(self, metrics: Sequence[Any], output: Any, target: Any, weight: Any) -> None:
         with no_grad():
             for _, k, m in metrics:
-                m.update(pick(output, k, "output"), pick(target, k, "target"))
+                out, wanted = pick(output, k, "output"), pick(target, k, "target")
+                counts = self._weight(k, wanted, weight) if id(m) in self.weighted else None
+                if counts is None:
+                    m.update(out, wanted)
+                else:
+                    m.update(out, wanted, counts)
 
     def reset(self) -> None:
         """Begin an epoch."""

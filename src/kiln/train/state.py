@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 SUFFIX = ".kiln"
-_PLACE = "epoch", "batch", "step", "updates", "first_epoch", "in_epoch", "stop"
+_PLACE = "epoch", "batch", "step", "updates", "first_epoch", "in_epoch", "pending", "stop"
 
 
 def state_of(trainer: Trainer) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
     if trainer.in_epoch:
         out["tally"] = {k: list(v) for k, v in trainer.tally.sums.items()}
         out["metrics"] = trainer.objective.state_dict()
-    if trainer.batch % trainer.accumulate:  # gradients that wait for more
+    if trainer.pending:  # gradients that wait for more
         out["gradients"] = {
             n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None
         }

@@ -78,7 +78,7 @@ class Steps:
         self.backward(loss)
         if last:
             self.update()
-        self.objective.measure(output, target)
+        self.objective.measure(output, target, weight)
         values = {"loss": loss.detach(), **told}
         return values, _detached(output) if self.objective.outside else None
 
@@ -125,7 +125,7 @@ class Steps:
         with no_grad(), self._casting():
             output = self.model(*args, **kwargs)
             loss, told = self.objective.loss(output, target, weight)
-        self.objective.measure(output, target)
+        self.objective.measure(output, target, weight)
         values = {"loss": loss, **told}
         return values, output if self.objective.outside else None
 

@@ -36,7 +36,7 @@ class Trainer:
     `loss` is a name ("cross_entropy", "mse", …), a module or a function of (output, target); a dict of them for a model
     that gives a dict of outputs, with `loss_weights`. `optimizer` is an optimizer of the model's parameters, a name, or
     a function of the parameters that gives one. `metrics` are names, functions of (output, target) (their mean over the
-    samples is told), or objects of `kiln.metrics`. With `compile` each step is captured and runs as one native program.
+    samples is told), or objects of `kiln.metrics`; `weighted_metrics` are those that samples' weights count for. With `compile` each step is captured and runs as one native program.
     `precision="bfloat16"` computes forward and loss in autocast, `accumulate` adds up the gradients of so many batches for one
     step of the optimizer, `seed` seeds Kiln, Python and NumPy when training begins, `callbacks` are those of every fit.
 
@@ -52,7 +52,7 @@ class Trainer:
     def __init__(
         self, model: Module, loss: Any = "cross_entropy", optimizer: Any = None, metrics: Any = (),
         compile: bool = True, *, loss_weights: Any = None, precision: str = "float32", accumulate: int = 1,
-        seed: int | None = None, callbacks: Sequence[Any] = (),
+        seed: int | None = None, callbacks: Sequence[Any] = (), weighted_metrics: Any = (),
     ) -> None:  # fmt: skip
         if not isinstance(model, Module):
             raise KilnTypeError("Trainer", "the model must be an nn.Module", describe(model))
@@ -62,8 +62,9 @@ class Trainer:
             optimizers_.check(optimizer)
         self.model, self.compile, self.accumulate = model, compile, accumulate
         self.seed, self.callbacks = seed, list(callbacks)
-        self._given = loss, metrics, loss_weights
-        self.objective = Objective(loss, metrics, loss_weights)
+        self._given = loss, metrics, loss_weights, weighted_metrics
+        self._class_weight: Any = None
+        self.objective = Objective(*self._given)
         self._cast = autocast_dtype(precision)
         self._optimizer = optimizer
         self._optimizers: list[optim.Optimizer] = []
@@ -77,7 +78,7 @@ class Trainer:
         self.stop = False
         self.epoch = self.batch = self.step = self.updates = 0
         self.first_epoch = self.last_epoch = 0
-        self.updated = False
+        self.updated = self.pending = False
         self.last: Mapping[str, Tensor] = {}
         self._begin_run(Callbacks(self.callbacks, self))
 
@@ -86,7 +87,7 @@ class Trainer:
         self.feed: Feed | None = None
         self.val_feed: Feed | None = None
         self.tally = Tally()
-        self.in_epoch = self.in_fit = self._counting = False
+        self.in_epoch = self.in_fit = self._counting = self.pending = False
         self._usual: Any = None
         self.last_args: tuple | None = None
         self._inside = callbacks.inside()
@@ -130,7 +131,8 @@ class Trainer:
         return None if length is None else -(-length // self.accumulate) * epochs
 
     def _weigh_classes(self, class_weight: Any) -> None:
-        if class_weight is not None or self.objective.class_weight is not None:
+        if class_weight is not self._class_weight:
+            self._class_weight = class_weight
             self.objective = Objective(*self._given, class_weight=class_weight)
 
     def _get_ready(self, batch: Any, weighted: bool) -> None:
@@ -158,7 +160,7 @@ class Trainer:
             self.last, output = steps.run("train", args, kwargs, target, weight, first, last)
             self.last_args = args
             if steps.objective.outside:
-                self.objective.measure_outside(output, target)
+                self.objective.measure_outside(output, target, weight)
         self.tally.add(self.last, rows(batch))
 
     def _test_batch(self, batch: Any, weighted: bool, i: int) -> Mapping[str, Tensor]:
@@ -168,7 +170,7 @@ class Trainer:
         args, kwargs, target, weight = split(batch, weighted, self._names)
         values, output = steps.run("validate", args, kwargs, target, weight)
         if steps.objective.outside:
-            self.objective.measure_outside(output, target)
+            self.objective.measure_outside(output, target, weight)
         return values
 
     def _logs(self) -> dict[str, Any]:
@@ -209,8 +211,9 @@ class Trainer:
         self.feed = Feed(train, batch_size, shuffle, steps_per_epoch, sample_weight)
         if val is not None:
             size = validation_batch_size or batch_size
-            weighted = val[2] if isinstance(val, Weighted) else None
-            self.val_feed = Feed(val[:2] if weighted is not None else val, size, False, validation_steps, weighted, restarts=True)  # fmt: skip
+            *columns, weight = val if isinstance(val, Weighted) else (val, None)
+            data = val if weight is None else tuple(columns)
+            self.val_feed = Feed(data, size, False, validation_steps, weight, restarts=True)
         self.stop, self.history.interrupted, self.in_fit = False, False, True
         self.epoch, self.batch = self.first_epoch, 0
         calls = self.running
@@ -244,15 +247,14 @@ class Trainer:
         feed.begin(epoch)
         self.model.train()
         before, after = calls.hooks["on_train_batch_begin"], calls.hooks["on_train_batch_end"]
-        accumulate, pending = self.accumulate, done % self.accumulate != 0
-        steps = self.steps
+        accumulate, steps, length = self.accumulate, self.steps, feed.length
         for batch in feed.epoch(done):
             i = self.batch
             if not self._ready:
                 self._get_ready(batch, feed.weighted)
             for hook in before:
                 hook(i, {})
-            first, last = not pending, (i + 1) % accumulate == 0
+            first, last = not self.pending, (i + 1) % accumulate == 0 or i + 1 == length
             try:
                 self._train_batch(steps, batch, feed.weighted, first, last)
             except Exception as e:
@@ -262,7 +264,7 @@ class Trainer:
                 raise told from e
             if self._usual is None:
                 self._usual = signature(batch), shapes(batch)
-            pending = not last
+            self.pending = not last
             self.updated = last
             self.updates += last
             self.step += 1
@@ -273,9 +275,10 @@ class Trainer:
                     hook(i, logs)
             if self.stop:
                 break
-        if pending and not steps.manual:  # the last, shorter stretch of an epoch
+        if self.pending and not steps.manual:  # the epoch ended before anybody knew
             steps.run("update")
             self.updates += 1
+        self.pending = False
         if self.batch == 0:
             raise KilnValueError("fit", "the training data has no batches", describe(feed.given))
         logs = self._logs()
@@ -303,8 +306,7 @@ class Trainer:
         """One step on a batch `(x, …, y)` of arrays or tensors; gives its loss and metrics."""
         from ..data import default_convert
 
-        if class_weight is not None:
-            self._weigh_classes(class_weight)
+        self._weigh_classes(class_weight)
         weighted = sample_weight is not None
         given = default_convert((*batch, sample_weight) if weighted else batch)
         if not self._ready:
@@ -419,7 +421,7 @@ class Trainer:
 
 
 class Weighted(tuple):
-    """(x, y, sample weights) of validation data, as the Keras face passes them."""
+    """(x, …, y, sample weights) of validation data, as the Keras face passes them."""
 
 
 def joined(parts: list[Any]) -> Any:
