@@ -233,6 +233,17 @@ def test_resuming(tmp_path):
     assert a.history == b.history
 
 
+def test_summary(capsys):
+    m = model()
+    with pytest.raises(ValueError, match="not known yet"):
+        keras.Sequential([nn.Linear(4, 2)]).summary()
+    m.summary((8, 4))
+    assert "Linear" in capsys.readouterr().out
+    m.fit(X, Y, verbose=0)
+    m.summary()
+    assert "58" in capsys.readouterr().out  # parameters
+
+
 def test_a_model_is_a_module():
     m = model()
     m.fit(X, Y, verbose=0)

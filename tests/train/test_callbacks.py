@@ -18,6 +18,7 @@ from kiln.train import (
     GradientClipping,
     LambdaCallback,
     LearningRateScheduler,
+    MLflowLogger,
     OneCycle,
     ReduceLROnPlateau,
     Schedule,
@@ -26,6 +27,7 @@ from kiln.train import (
     Timer,
     Trainer,
     Unfreeze,
+    WandbLogger,
     freeze,
     param_groups,
     unfreeze,
@@ -261,6 +263,35 @@ def test_tensorboard(tmp_path):
     assert "0.weight" in train.Tags()["histograms"]
     val = accumulator.EventAccumulator(str(tmp_path / "validation")).Reload()
     assert val.Scalars("epoch_loss")[0].value == pytest.approx(t.history["val_loss"][0])
+
+
+@pytest.mark.parametrize(("callback", "name"), [(MLflowLogger, "MLflowWriter"), (WandbLogger, "WandbWriter")])  # fmt: skip
+def test_services_get_the_values(callback, name, monkeypatch):
+    seen, closed = [], []
+
+    class Writer:
+        def __init__(self, *args, **settings):
+            seen.append((args, settings))
+
+        def add_scalar(self, tag, value, step):
+            seen.append((tag, step))
+
+        def flush(self):
+            pass
+
+        def close(self):
+            closed.append(True)
+
+    monkeypatch.setattr(kiln.board, name, Writer)
+    t = make()
+    fit(t, callback("digits", update_freq="batch"), val=(X, Y))
+    assert seen[0] in (((), {"project": "digits"}), (("digits",), {}))
+    assert seen[1:] == [
+        ("batch_loss", 1), ("batch_loss", 2), ("loss", 0), ("val_loss", 0), ("learning_rate", 0),
+    ]  # fmt: skip
+    assert closed == [True]
+    with pytest.raises(ValueError, match="no such update_freq"):
+        callback(update_freq="year")
 
 
 def test_nan_and_time_end_training(capsys):

@@ -5,7 +5,7 @@ from .checkpoints import ModelCheckpoint
 from .finder import LRFinder
 from .finetune import Unfreeze, freeze, param_groups, unfreeze
 from .history import History
-from .loggers import CSVLogger, TensorBoard
+from .loggers import Board, CSVLogger, MLflowLogger, TensorBoard, WandbLogger
 from .module import TrainingModule
 from .schedules import LearningRateScheduler, OneCycle, ReduceLROnPlateau, Schedule
 from .seeds import seed_everything
@@ -13,8 +13,8 @@ from .trainer import Trainer
 from .updates import EMA, GradientClipping
 
 __all__ = [
-    "EMA", "CSVLogger", "Callback", "EarlyStopping", "GradientClipping", "History", "LRFinder", "LambdaCallback",
-    "LearningRateScheduler", "ModelCheckpoint", "OneCycle", "ReduceLROnPlateau", "Schedule", "TensorBoard",
-    "TerminateOnNaN", "Timer", "Trainer", "TrainingModule", "Unfreeze", "freeze", "param_groups", "seed_everything",
-    "unfreeze",
+    "EMA", "Board", "CSVLogger", "Callback", "EarlyStopping", "GradientClipping", "History", "LRFinder", "LambdaCallback",
+    "LearningRateScheduler", "MLflowLogger", "ModelCheckpoint", "OneCycle", "ReduceLROnPlateau", "Schedule", "TensorBoard",
+    "TerminateOnNaN", "Timer", "Trainer", "TrainingModule", "Unfreeze", "WandbLogger", "freeze", "param_groups",
+    "seed_everything", "unfreeze",
 ]  # fmt: skip

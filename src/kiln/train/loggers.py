@@ -1,9 +1,10 @@
-"""Callbacks that write down what training does: CSV files and TensorBoard's event files."""
+"""Callbacks that write down what training does: CSV files, TensorBoard's event files, MLflow, W&B."""
 
 from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,33 +52,42 @@ class CSVLogger(Callback):
         self._write("a", [[epoch, *(logs.get(n, "") for n in self._names[1:])]])
 
 
-class TensorBoard(Callback):
-    """Writes what TensorBoard shows: training under `log_dir/train`, validation under `log_dir/validation`, as Keras does.
+class Board(Callback):
+    """Writes values with a writer of `kiln.board`, which `make()` gives when training begins; the base of those below.
 
     Values of epochs, the learning rate, and with `update_freq` "batch" or a number of batches also those of steps;
     with `histogram_freq` histograms of the parameters every so many epochs; with `write_graph` the model's graph.
     """
 
     def __init__(
-        self, log_dir: str | os.PathLike[str] = "logs", histogram_freq: int = 0, write_graph: bool = False,
+        self, make: Callable[[], Any], histogram_freq: int = 0, write_graph: bool = False,
         update_freq: str | int = "epoch",
     ) -> None:  # fmt: skip
         if update_freq not in ("epoch", "batch") and not isinstance(update_freq, int):
-            raise KilnValueError("TensorBoard", "no such update_freq", describe(update_freq), "'epoch', 'batch' or a number of batches")  # fmt: skip
-        self.log_dir, self.histogram_freq, self.write_graph = Path(log_dir), histogram_freq, write_graph  # fmt: skip
+            raise KilnValueError(
+                type(self).__name__, "no such update_freq", describe(update_freq), "'epoch', 'batch' or a number of batches"
+            )  # fmt: skip
+        self.make, self.histogram_freq, self.write_graph = make, histogram_freq, write_graph
         self.every = update_freq if isinstance(update_freq, int) else int(update_freq == "batch")
         self._writers: dict[str, Any] = {}
-        self._graph: Any = None
+        self._graph = False
 
-    def _writer(self, run: str) -> Any:
-        if run not in self._writers:
-            from ..board import SummaryWriter
+    def writer(self, validation: bool = False) -> Any:
+        """What values are written with."""
+        return self._made("", self.make)
 
-            self._writers[run] = SummaryWriter(self.log_dir / run)
-        return self._writers[run]
+    def _made(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self._writers:
+            self._writers[name] = make()
+        return self._writers[name]
+
+    def tag(self, name: str) -> str:
+        """What an epoch's value is called."""
+        return name
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Have the graph written with the first batch."""
+        """Begin to write; the graph comes with the first batch."""
+        self.writer()
         self._graph = self.write_graph
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
@@ -85,28 +95,25 @@ class TensorBoard(Callback):
         step = self.trainer.step
         if self._graph and self.trainer.last_args is not None:
             self._graph = False
-            self._writer("train").add_graph(self.model, self.trainer.last_args)
+            self.writer().add_graph(self.model, self.trainer.last_args)
         if self.every and step % self.every == 0:
             for name, value in self.trainer.last.items():
-                self._writer("train").add_scalar(f"batch_{name}", float(value), step)
+                self.writer().add_scalar(f"batch_{name}", float(value), step)
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Write an epoch's values."""
-        for name, value in logs.items():
-            if isinstance(value, int | float):
-                run = "validation" if name.startswith("val_") else "train"
-                self._writer(run).add_scalar(f"epoch_{name.removeprefix('val_')}", value, epoch)
-        rate = float(self.trainer.optimizer.param_groups[0]["lr"])
-        if "learning_rate" not in logs:
-            self._writer("train").add_scalar("epoch_learning_rate", rate, epoch)
+        values = {k: v for k, v in logs.items() if isinstance(v, int | float)}
+        values.setdefault("learning_rate", float(self.trainer.optimizer.param_groups[0]["lr"]))
+        for name, value in values.items():
+            self.writer(name.startswith("val_")).add_scalar(self.tag(name), value, epoch)
         if self.histogram_freq and epoch % self.histogram_freq == 0:
             for name, p in self.model.named_parameters():
-                self._writer("train").add_histogram(name, p, epoch)
+                self.writer().add_histogram(name, p, epoch)
         for w in self._writers.values():
             w.flush()
 
     def on_train_end(self, logs: Logs) -> None:
-        """Close the files."""
+        """Close what was written."""
         for w in self._writers.values():
             w.close()
         self._writers.clear()
@@ -116,4 +123,53 @@ class TensorBoard(Callback):
         self.on_train_end({})
 
 
-__all__ = ["CSVLogger", "TensorBoard"]
+class TensorBoard(Board):
+    """Writes what TensorBoard shows: training under `log_dir/train`, validation under `log_dir/validation`, as Keras does.
+
+    Options as in `Board`; `kiln board LOG_DIR` shows them.
+    """
+
+    def __init__(
+        self, log_dir: str | os.PathLike[str] = "logs", histogram_freq: int = 0, write_graph: bool = False,
+        update_freq: str | int = "epoch",
+    ) -> None:  # fmt: skip
+        super().__init__(lambda: None, histogram_freq, write_graph, update_freq)
+        self.log_dir = Path(log_dir)
+
+    def writer(self, validation: bool = False) -> Any:
+        """That of a run's folder."""
+        from ..board import SummaryWriter
+
+        run = "validation" if validation else "train"
+        return self._made(run, lambda: SummaryWriter(self.log_dir / run))
+
+    def tag(self, name: str) -> str:
+        """Training's and validation's values share a chart."""
+        return f"epoch_{name.removeprefix('val_')}"
+
+
+class MLflowLogger(Board):
+    """Keeps values in MLflow (extra [mlflow]): `settings` are those of `kiln.board.MLflowWriter`. ImportError without the package."""
+
+    def __init__(self, experiment: str = "kiln", update_freq: str | int = "epoch", **settings: Any) -> None:  # fmt: skip
+        def make() -> Any:
+            from ..board import MLflowWriter
+
+            return MLflowWriter(experiment, **settings)
+
+        super().__init__(make, update_freq=update_freq)
+
+
+class WandbLogger(Board):
+    """Keeps values in Weights & Biases (extra [wandb]): `settings` are those of `wandb.init`. ImportError without the package."""
+
+    def __init__(self, project: str = "kiln", update_freq: str | int = "epoch", **settings: Any) -> None:  # fmt: skip
+        def make() -> Any:
+            from ..board import WandbWriter
+
+            return WandbWriter(project=project, **settings)
+
+        super().__init__(make, update_freq=update_freq)
+
+
+__all__ = ["Board", "CSVLogger", "MLflowLogger", "TensorBoard", "WandbLogger"]
