@@ -177,7 +177,8 @@ class _Writer:
 
     def line(self, n: Node) -> str:
         """The statement of a node that is neither an argument nor the result."""
-        show, target, args = self.show, n.target, n.args
+        show, args = self.show, n.args
+        target: Any = n.target
         if n.op == "get_attr":
             value = self.attribute(str(target))
         elif n.op == "call_module":

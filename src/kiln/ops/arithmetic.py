@@ -393,7 +393,7 @@ def _abs_samples() -> Iterator[Sample]:
 @elementwise(
     promote="real", ufunc=np.absolute, scalar="abs", inplace=True, out="same", native="fiu",
     aliases=("absolute",), dunders=("__abs__",), grad={"input": lambda g, input: g * input.sgn()},
-    quick={"input": lambda g, input: g * np.sign(input)}, infer=_no_bool("abs"), check=True, samples=_abs_samples,
+    quick={"input": lambda g, input: g * np.subtract(input > 0, input < 0, dtype=g.dtype)}, infer=_no_bool("abs"), check=True, samples=_abs_samples,
 )  # fmt: skip
 def abs(input: Tensor) -> Tensor:
     """The absolute value; of complex numbers the magnitude, as a real tensor. Not defined for bool."""
