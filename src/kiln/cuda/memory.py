@@ -14,7 +14,6 @@ memory_allocated, max_memory_allocated, memory_reserved, max_memory_reserved, me
         "max_memory_cached",
     )
 )  # fmt: skip
-<<<<<<< HEAD
 
 
 def _without_effect(name: str) -> Any:
@@ -29,25 +28,6 @@ reset_max_memory_allocated = _without_effect("reset_max_memory_allocated")
 reset_max_memory_cached = _without_effect("reset_max_memory_cached")
 reset_peak_host_memory_stats = _without_effect("reset_peak_host_memory_stats")
 reset_peak_memory_stats = _without_effect("reset_peak_memory_stats")
-=======
-_NOTHING = "Nothing, as there is no device."
-
-
-def _none() -> None:
-    pass
-
-
-caching_allocator_enable = constant("caching_allocator_enable", _none, _NOTHING)
-empty_cache = constant("empty_cache", _none, _NOTHING)
-reset_accumulated_host_memory_stats = constant(
-    "reset_accumulated_host_memory_stats", _none, _NOTHING
-)
-reset_accumulated_memory_stats = constant("reset_accumulated_memory_stats", _none, _NOTHING)
-reset_max_memory_allocated = constant("reset_max_memory_allocated", _none, _NOTHING)
-reset_max_memory_cached = constant("reset_max_memory_cached", _none, _NOTHING)
-reset_peak_host_memory_stats = constant("reset_peak_host_memory_stats", _none, _NOTHING)
-reset_peak_memory_stats = constant("reset_peak_memory_stats", _none, _NOTHING)
->>>>>>> 7885a66 (CUDA's functions of memory are named one by one, for type checkers; more programs that print the same)
 caching_allocator_alloc = nothing("cuda", "caching_allocator_alloc")
 caching_allocator_delete = nothing("cuda", "caching_allocator_delete")
 change_current_allocator = nothing("cuda", "change_current_allocator")

@@ -124,9 +124,7 @@ def _hooks(self: Tensor) -> Any:
 
 Tensor.volatile = property(_volatile, doc="Always False, with a warning.")  # type: ignore[attr-defined]
 Tensor.name = property(lambda self: None, doc="None: tensors have no names.")  # type: ignore[attr-defined]
-setattr(
-    Tensor,
-    "_backward_hooks",
-    property(_hooks, doc="The hooks on the gradient, by number; None without any."),
-)  # noqa: B010
+Tensor._backward_hooks = property(
+    _hooks, doc="The hooks on the gradient, by number; None without any."
+)
 Tensor._grad_fn = property(lambda self: self.grad_fn, doc="`grad_fn`.")  # type: ignore[attr-defined]
