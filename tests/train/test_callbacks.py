@@ -228,11 +228,12 @@ def test_mixed_precision():
 
 def test_csv(tmp_path):
     path = tmp_path / "log" / "a.csv"
-    t = make(metrics=["accuracy"])
+    t = make(metrics=["accuracy", "confusion_matrix"])
     h = fit(t, CSVLogger(path), epochs=2)
     with open(path) as f:
         rows = list(csv.DictReader(f))
     assert [r["epoch"] for r in rows] == ["0", "1"]
+    assert list(rows[0]) == ["epoch", "loss", "accuracy"]
     assert [float(r["loss"]) for r in rows] == h["loss"]
     fit(make(), CSVLogger(path, append=True))
     assert len(path.read_text().splitlines()) == 4

@@ -154,6 +154,10 @@ def test_an_empty_folder_begins_anew_and_a_missing_file_does_not(tmp_path):
     assert len(t.fit((X, Y), verbose=0, resume=tmp_path / "none").epoch) == 1
     with pytest.raises(FileNotFoundError):
         t.fit((X, Y), verbose=0, resume=tmp_path / "none.kiln")
+    with pytest.raises(FileNotFoundError):
+        t.fit((X, Y), verbose=0, resume=tmp_path / "none.ckpt")
+    with pytest.raises(ValueError, match="files of its own"):
+        ModelCheckpoint(tmp_path / "m.weights.h5")
     kiln.save({"weights": kiln.zeros(2)}, tmp_path / "w.kiln")
     with pytest.raises(ValueError, match="no checkpoint of a training"):
         t.fit((X, Y), verbose=0, resume=tmp_path / "w.kiln")

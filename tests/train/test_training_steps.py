@@ -235,6 +235,14 @@ def test_steps_are_captured_once():
     assert max(first.values()) <= 2
 
 
+def test_options_of_the_compiler():
+    t = Trainer(net(), compile={"max_memory": 10_000_000})
+    t.fit((X, Y), batch_size=20, verbose=0)
+    assert t.steps._made["train"].max_memory == 10_000_000
+    with pytest.raises(MemoryError, match="training step failed at epoch 1, batch 1"):
+        Trainer(net(), compile={"max_memory": 64}).fit((X, Y), batch_size=20, verbose=0)
+
+
 def test_what_cannot_be_captured_runs_with_a_warning():
     def loss(output, target):
         value = F.cross_entropy(output, target)

@@ -79,6 +79,8 @@ class ModelCheckpoint(Callback):
         if not isinstance(filepath, str | os.PathLike):
             raise KilnTypeError("ModelCheckpoint", "filepath is a folder or a file's name", describe(filepath), "'checkpoints'")  # fmt: skip
         path = Path(filepath)
+        if path.suffix in (".h5", ".hdf5", ".keras"):
+            raise KilnValueError("ModelCheckpoint", "Kiln writes files of its own", str(path), f"another ending, e.g. {path.stem}{SUFFIX}")  # fmt: skip
         self.in_folder = path.suffix == "" and "{" not in path.name
         self.folder = path if self.in_folder else path.parent
         self.name = "epoch-{epoch:04d}-step-{step:08d}" + SUFFIX if self.in_folder else path.name

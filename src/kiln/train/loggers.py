@@ -47,7 +47,7 @@ class CSVLogger(Callback):
             if (self.append or resumed) and self.path.exists():
                 self._begin(epoch if resumed else None)
         if self._names is None:
-            self._names = ["epoch", *logs]
+            self._names = ["epoch", *(k for k, v in logs.items() if isinstance(v, int | float))]
             self._write("w", [self._names])
         self._write("a", [[epoch, *(logs.get(n, "") for n in self._names[1:])]])
 

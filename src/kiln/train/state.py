@@ -124,10 +124,10 @@ def find(where: Any) -> dict[str, Any] | None:
     if not isinstance(where, str | os.PathLike):
         raise KilnValueError("fit", "resume is a checkpoint's path, or a folder", describe(where), "resume='checkpoints'")  # fmt: skip
     path = Path(where)
-    if path.suffix == SUFFIX and not path.is_dir():
-        if not path.exists():
-            raise KilnFileNotFoundError("fit", "no such checkpoint", str(path), "check the path")
+    if path.is_file():
         return read(path)
+    if path.suffix and not path.is_dir():
+        raise KilnFileNotFoundError("fit", "no such checkpoint", str(path), "check the path")
     for file in newest_first(path):
         try:
             return read(file)

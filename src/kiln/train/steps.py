@@ -34,7 +34,7 @@ class Steps:
 
     def __init__(
         self, model: Module, objective: Objective, optimizers: Callable[[], Sequence[Optimizer]],
-        inside: Sequence[Callback], compiled: bool, accumulate: int, cast: str | None,
+        inside: Sequence[Callback], compiled: bool | Mapping[str, Any], accumulate: int, cast: str | None,
     ) -> None:  # fmt: skip
         self.model, self.objective, self.optimizers = model, objective, optimizers
         self.inside, self.compiled, self.accumulate = list(inside), compiled, accumulate
@@ -53,7 +53,8 @@ class Steps:
                 from .. import compile
 
                 # What can't be captured runs eagerly, which the compiler says in a warning.
-                step = compile(step, fullgraph=False)
+                options = self.compiled if isinstance(self.compiled, Mapping) else {}
+                step = compile(step, **{"fullgraph": False, **options})
             self._made[name] = step
         return step(*args)
 

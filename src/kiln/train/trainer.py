@@ -36,7 +36,7 @@ class Trainer:
     `loss` is a name ("cross_entropy", "mse", …), a module or a function of (output, target); a dict of them for a model
     that gives a dict of outputs, with `loss_weights`. `optimizer` is an optimizer of the model's parameters, a name, or
     a function of the parameters that gives one. `metrics` are names, functions of (output, target) (their mean over the
-    samples is told), or objects of `kiln.metrics`; `weighted_metrics` are those that samples' weights count for. With `compile` each step is captured and runs as one native program.
+    samples is told), or objects of `kiln.metrics`; `weighted_metrics` are those that samples' weights count for. With `compile` each step is captured and runs as one native program; a dict is options of `kiln.compile`.
     `precision="bfloat16"` computes forward and loss in autocast, `accumulate` adds up the gradients of so many batches for one
     step of the optimizer, `seed` seeds Kiln, Python and NumPy when training begins, `callbacks` are those of every fit.
 
@@ -51,7 +51,7 @@ class Trainer:
 
     def __init__(
         self, model: Module, loss: Any = "cross_entropy", optimizer: Any = None, metrics: Any = (),
-        compile: bool = True, *, loss_weights: Any = None, precision: str = "float32", accumulate: int = 1,
+        compile: bool | Mapping[str, Any] = True, *, loss_weights: Any = None, precision: str = "float32", accumulate: int = 1,
         seed: int | None = None, callbacks: Sequence[Any] = (), weighted_metrics: Any = (),
     ) -> None:  # fmt: skip
         if not isinstance(model, Module):
