@@ -122,7 +122,7 @@ def test_callbacks_and_stopping():
     assert plain == [(0, ["accuracy", "loss"]), (1, ["accuracy", "loss"])]
     assert len(history.epoch) == 2
     assert t.fit(task(20), epochs=1, verbose=False).epoch == [0, 1, 2]
-    still = trainer(optimizer=kiln.optim.SGD(model().parameters(), lr=0.0))
+    still = trainer(optimizer=lambda params: kiln.optim.SGD(params, lr=0.0))
     stopped = still.fit(
         task(20),
         epochs=9,

@@ -235,6 +235,26 @@ def test_steps_are_captured_once():
     assert max(first.values()) <= 2
 
 
+def test_arrays_of_numpys_default_dtype():
+    x = X.astype(np.float64)
+    t = Trainer(net(), compile=False)
+    t.fit((x, Y), val=(x, Y), verbose=0)
+    assert t.predict(x).dtype == kiln.float32
+    double = Trainer(net().double(), compile=False)
+    double.fit((x, Y), verbose=0)
+    assert double.predict(x).dtype == kiln.float64
+    with pytest.raises(RuntimeError, match="same dtype"):
+        t.fit((kiln.tensor(x), kiln.tensor(Y)), verbose=0)
+
+
+def test_optimizers_that_would_do_nothing():
+    other = kiln.optim.SGD(net().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="no parameter of the model"):
+        Trainer(net(), optimizer=other).fit((X, Y), verbose=0)
+    with pytest.raises(TypeError, match="LBFGS"):
+        Trainer(net(), optimizer=kiln.optim.LBFGS).fit((X, Y), verbose=0)
+
+
 def test_options_of_the_compiler():
     t = Trainer(net(), compile={"max_memory": 10_000_000})
     t.fit((X, Y), batch_size=20, verbose=0)

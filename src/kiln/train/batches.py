@@ -42,7 +42,9 @@ def rows(tree: Any) -> int:
 
 def is_arrays(data: Any) -> bool:
     """Whether data is a tuple or list of arrays, or of dicts of them: whole columns, not batches."""
-    if not isinstance(data, tuple | list) or not any(map(_is_column, data)):
+    if isinstance(data, list):  # of dicts, and of tuples, it is a list of batches
+        return bool(data) and all(map(_is_array, data))
+    if not isinstance(data, tuple) or not any(map(_is_column, data)):
         return False
     return all(
         _is_column(x) or (isinstance(x, tuple) and bool(x) and all(map(_is_array, x))) for x in data
@@ -61,13 +63,14 @@ class Feed:
     """Epochs of batches of whatever the user gave, with a place that can be saved and gone on from.
 
     With `steps` an epoch is so many batches, and the next epoch goes on where it ended or, where it `restarts`, begins
-    at the beginning again; else it is one pass over the data.
+    at the beginning again; else it is one pass over the data. NumPy's float64 arrays are taken as `dtype`.
     """
 
     def __init__(
         self, data: Any, batch_size: int | None = 32, shuffle: bool = False, steps: int | None = None,
-        weight: Any = None, restarts: bool = False,
+        weight: Any = None, restarts: bool = False, dtype: Any = None,
     ) -> None:  # fmt: skip
+        self.dtype = dtype
         self.restarts = restarts
         self.given, self.steps = data, steps
         self.weighted = weight is not None
@@ -86,7 +89,7 @@ class Feed:
             structure = flatten(columns, leaves)
             if not all(map(_is_array, columns)):
                 self._structure = structure
-            data = TensorDataset(*map(as_tensor, leaves))
+            data = TensorDataset(*map(self._tensor, leaves))
             # An order that nothing decides draws no numbers of the program's.
             return DataLoader(
                 data, size, shuffle=shuffle, generator=None if shuffle else Generator()
@@ -109,6 +112,10 @@ class Feed:
             "Trainer", "data must be a DataLoader, a Dataset, or arrays (x, y)", describe(data),
             "e.g. trainer.fit((x, y), batch_size=64)",
         )  # fmt: skip
+
+    def _tensor(self, x: Any) -> Tensor:
+        """A column; NumPy's float64, which is its default and rarely meant, in the model's dtype."""
+        return as_tensor(x, self.dtype if getattr(x, "dtype", None) == np.float64 else None)
 
     def __len__(self) -> int:
         """Batches in an epoch; TypeError where nobody knows."""
@@ -225,7 +232,7 @@ def split(batch: Any, weighted: bool, names: frozenset[str]) -> Batch:
     least = 3 if weighted else 2
     if not isinstance(batch, list | tuple) or len(batch) < least:
         raise KilnTypeError(
-            "Trainer", "a batch must be (input, …, target)", describe(batch),
+            "Trainer", "a batch must be (input, …, target)", shapes(batch),
             "give the model a training_step(batch) for batches of another kind",
         )  # fmt: skip
     if least == 2 and isinstance(batch[0], Tensor):

@@ -68,11 +68,11 @@ def find(
     """
     if not 0 < min_lr < max_lr or steps < 3:
         raise KilnValueError("lr_find", "rates rise from min_lr to max_lr in some steps", describe((min_lr, max_lr, steps)), "e.g. min_lr=1e-7, max_lr=10, steps=100")  # fmt: skip
-    feed = Feed(train, batch_size, True, steps)
+    feed = Feed(train, batch_size, True, steps, dtype=trainer._dtype)
     trainer._begin_run(Callbacks(trainer.callbacks, trainer))
     streams = randomness.states()
     if has_lazy(trainer.model):
-        for batch in Feed(train, batch_size, False, 1).epoch():
+        for batch in Feed(train, batch_size, False, 1, dtype=trainer._dtype).epoch():
             trainer._get_ready(batch, False)
     kept = deepcopy(state_of(trainer))
     groups = [g for o in trainer.optimizers for g in o.param_groups]

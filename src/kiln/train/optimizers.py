@@ -44,6 +44,21 @@ def make(given: Any, model: Module) -> tuple[list[optim.Optimizer], list[Schedul
     return [made], []
 
 
+def suit(optimizers: list[optim.Optimizer], model: Module) -> None:
+    """Refuse optimizers with which training would do nothing, or can't be done."""
+    own = {id(p) for p in model.parameters()}
+    if not any(id(p) in own for o in optimizers for g in o.param_groups for p in g["params"]):
+        raise KilnValueError(
+            "fit", "the optimizer has no parameter of the model, which would stay as it is",
+            ", ".join(type(o).__name__ for o in optimizers), "make it of model.parameters(), of this very model",
+        )  # fmt: skip
+    if getattr(model, "automatic_optimization", True) and any(isinstance(o, optim.LBFGS) for o in optimizers):  # fmt: skip
+        raise KilnTypeError(
+            "fit", "LBFGS computes the loss several times a step, which a Trainer does not", "LBFGS",
+            "a TrainingModule with automatic_optimization = False, whose training_step calls optimizer.step(closure)",
+        )  # fmt: skip
+
+
 def _configured(given: Any) -> tuple[list[optim.Optimizer], list[Schedule]]:
     """Lightning's forms: one, a list, (optimizers, schedulers), or dicts with "optimizer" and "lr_scheduler"."""
     optimizers: list[Any]
@@ -81,4 +96,4 @@ def _schedule(given: Any) -> Schedule:
     )  # fmt: skip
 
 
-__all__ = ["OPTIMIZERS", "check", "make"]
+__all__ = ["OPTIMIZERS", "check", "make", "suit"]

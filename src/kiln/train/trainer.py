@@ -40,7 +40,8 @@ class Trainer:
     `precision="bfloat16"` computes forward and loss in autocast, `accumulate` adds up the gradients of so many batches for one
     step of the optimizer, `seed` seeds Kiln, Python and NumPy when training begins, `callbacks` are those of every fit.
 
-    Data is a DataLoader (or any iterable of batches), a Dataset, or arrays or tensors `(x, y)`. In a batch the last
+    Data is a DataLoader (or any iterable of batches), a Dataset, or arrays or tensors `(x, y)` (NumPy's float64, its default, is
+    taken in the dtype of the model's parameters). In a batch the last
     entry is the target and those before it are the model's arguments; a dict of its arguments' names is one, too.
 
     A model with `training_step(batch)` is trained by that, with `configure_optimizers()` where no optimizer is given
@@ -105,6 +106,11 @@ class Trainer:
     def optimizer(self) -> optim.Optimizer:
         """The optimizer; one given by name is made at first use."""
         return self.optimizers[0]
+
+    @property
+    def _dtype(self) -> Any:
+        """What NumPy's float64 arrays become: the dtype of the model's parameters."""
+        return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), None)
 
     @property
     def steps(self) -> Steps:
@@ -203,17 +209,19 @@ class Trainer:
         self._weigh_classes(class_weight)
         self.first_epoch = len(self.history.epoch) if initial_epoch is None else initial_epoch
         self.last_epoch = self.first_epoch + epochs if initial_epoch is None else epochs
-        callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks
-        self.optimizers  # noqa: B018  schedules of configure_optimizers come with them
+        callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks or ()
+        optimizers_.suit(self.optimizers, self.model)
         self._begin_run(
             Callbacks([*self._schedules, *self.callbacks, *callbacks, *shown(verbose)], self)
         )
-        self.feed = Feed(train, batch_size, shuffle, steps_per_epoch, sample_weight)
+        self.feed = Feed(
+            train, batch_size, shuffle, steps_per_epoch, sample_weight, dtype=self._dtype
+        )
         if val is not None:
             size = validation_batch_size or batch_size
             *columns, weight = val if isinstance(val, Weighted) else (val, None)
             data = val if weight is None else tuple(columns)
-            self.val_feed = Feed(data, size, False, validation_steps, weight, restarts=True)
+            self.val_feed = Feed(data, size, False, validation_steps, weight, True, self._dtype)
         self.stop, self.history.interrupted, self.in_fit = False, False, True
         self.epoch, self.batch = self.first_epoch, 0
         calls = self.running
@@ -325,7 +333,7 @@ class Trainer:
         """Loss and metrics on data, in evaluation mode."""
         calls = Callbacks([*self.callbacks, *callbacks, *shown(verbose)], self)
         return self._evaluate(
-            Feed(data, batch_size, False, steps, sample_weight, restarts=True), calls
+            Feed(data, batch_size, False, steps, sample_weight, True, self._dtype), calls
         )
 
     def _evaluate(self, feed: Feed, calls: Callbacks) -> dict[str, Any]:
@@ -381,7 +389,7 @@ class Trainer:
         calls = Callbacks([*self.callbacks, *callbacks, *shown(verbose)], self)
         outputs: list[Any] = []
         taken = _positions(self.model.forward)
-        feed = Feed(data, batch_size, False, steps, restarts=True)
+        feed = Feed(data, batch_size, False, steps, None, True, self._dtype)
         self.test_length = feed.length
         own = callable(getattr(self.model, "predict_step", None))
         was = self.model.training
