@@ -21,9 +21,10 @@ from ..autograd.tape import OpNode
 from ..config import config
 from ..errors import KilnError
 from ..formats import dense, images_order, inverse, result_order
-from ..ops.derive import IMAGES, hold
 from ..ops.dispatch import LARGE, apply
+from ..ops.half_floats import hold
 from ..ops.registry import SHAPE, Op
+from ..ops.runners import IMAGES
 from ..shape import broadcast_shapes
 from ..tensor import Tensor
 

@@ -19,7 +19,7 @@ from ..autograd import tape
 from ..config import config
 from ..errors import KilnError
 from ..formats import contiguous_format
-from ..ops import derive, picking, registry
+from ..ops import picking, registry, runners
 from ..ops.dispatch import apply
 from ..ops.linalg import LEAST, MATRIX, SMALL
 from ..ops.registry import FUNCTIONS, REGISTRY, Op
@@ -296,8 +296,8 @@ for _op in REGISTRY.values():
     if _op.eager is _op.run and _op.name not in _SELECTING:
         derived.bind(_op, _native)
 for _op in REGISTRY.values():
-    if _op.lies in derive.IMAGES and _op.eager is not _op.run:
-        _op.eager = derive.of_images(_op, _op.eager)
+    if _op.lies in runners.IMAGES and _op.eager is not _op.run:
+        _op.eager = runners.of_images(_op, _op.eager)
 streams.bind(_native)
 transforms.bind()
 rows.bind(_native)

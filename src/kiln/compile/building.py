@@ -6,8 +6,9 @@ from typing import Any
 
 from .. import dtypes as dt
 from ..graph.node import Node, const, make
-from ..ops.derive import compute_dtype, rounded, wide
+from ..ops.half_floats import rounded, wide
 from ..ops.registry import Op
+from ..ops.runners import compute_dtype
 
 _HALF = (dt.float16, dt.bfloat16)
 

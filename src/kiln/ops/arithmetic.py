@@ -11,10 +11,12 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, describe
 from ..shape import broadcast_shapes
 from ..tensor import Tensor
-from .derive import OPERANDS, elementwise_infer, rounded
+from .derive import OPERANDS
 from .dispatch import expect_tensor
+from .half_floats import rounded
 from .registry import REGISTRY, Op, Operand, Sample, composition, op
 from .rules import not_differentiable
+from .runners import elementwise_infer
 from .samples import binary, draw, rng, unary
 
 # Note [Scalar expressions]

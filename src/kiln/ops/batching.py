@@ -27,10 +27,10 @@ from ..shape import contiguous_strides, dummy_array, norm_dim, numel
 from ..tensor import Tensor
 from .casting import cast
 from .creation import full_op
-from .derive import compute_dtype
 from .dispatch import apply
 from .joining import stack
 from .registry import ALIGNED, EACH, LEADING, Op
+from .runners import compute_dtype
 from .slicing import select
 from .views import expand, reshape
 

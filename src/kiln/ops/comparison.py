@@ -10,9 +10,9 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, describe
 from ..tensor import Tensor
 from .arithmetic import elementwise, only
-from .derive import elementwise_infer
 from .dispatch import expect_tensor
 from .registry import REGISTRY, Operand, Sample, composition
+from .runners import elementwise_infer
 from .samples import binary, draw, rng, unary
 
 # ---------------------------------------------------------------- comparison

@@ -17,10 +17,10 @@ from .activation import widen
 from .arithmetic import conjugate, elementwise, only
 from .complex import complex as make_complex
 from .complex import real_part
-from .derive import elementwise_infer
 from .dispatch import expect_tensor
 from .registry import ALIGNED, LEADING, REGISTRY, Operand, Sample, composition, op
 from .rules import not_differentiable
+from .runners import elementwise_infer
 from .samples import binary, draw, rng, unary
 from .scan import log_add_exp
 from .selection import where_op

@@ -449,17 +449,17 @@ def op(
     """
 
     def register(reference: Callable) -> Callable:
-        from . import derive
+        from . import binding, derive, runners
 
         o = Op(name or reference.__name__, reference, family, grad=grad, infer=infer, **facts)
         if family == "elementwise" and o.infer is None:
-            o.infer = derive.elementwise_infer(o)
+            o.infer = runners.elementwise_infer(o)
         if o.name in REGISTRY:
             raise ValueError(f"op {o.name} is defined twice")
         REGISTRY[o.name] = o
-        o.run = o.eager = derive.runner(o)
+        o.run = o.eager = runners.runner(o)
         o.fn = derive.function(o)
-        derive.bind_names(o)
+        binding.bind_names(o)
         return o.fn
 
     return register
