@@ -6,20 +6,23 @@ import numpy as np
 import pytest
 
 import kiln
-from kiln.backends import derived
+from kiln.backends import derived, elementwise
 from kiln.backends.cpu import one_op
 from kiln.config import context
 from kiln.nn import functional as F
 from kiln.ops.registry import REGISTRY, Op, Sample
 
-OPS = [op for op in REGISTRY.values() if op.eager.__module__ == derived.__name__ and op.samples]
+OPS = [
+    op for op in REGISTRY.values()
+    if op.eager.__module__ in (derived.__name__, elementwise.__name__) and op.samples
+]  # fmt: skip
 rng = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
 def kernels(monkeypatch):
     """Kernels for what is only 150,000 elements large, which NumPy would compute as quickly."""
-    monkeypatch.setattr(derived, "STREAM", 0)
+    monkeypatch.setattr(elementwise, "STREAM", 0)
 
 
 def arguments(op: Op, sample: Sample) -> list:
@@ -140,7 +143,7 @@ def test_where_numpy_is_as_quick_kernels_have_the_same_bits(name, monkeypatch):
         return STREAMED[name](*map(kiln.tensor, bases))
 
     made = result()
-    monkeypatch.setattr(derived, "STREAM", 1 << 19)
+    monkeypatch.setattr(elementwise, "STREAM", 1 << 19)
     with monkeypatch.context() as m:
         m.setattr(one_op.Shelf, "run_blocks", lambda *_: pytest.fail("no kernel was due"))
         if name in (

@@ -247,7 +247,7 @@ def test_tokens_of_meta_tensors():
 
 
 def test_convolutions_without_data_leave_nothing_behind():
-    from kiln.backends.derived import shelf
+    from kiln.backends.one_call import shelf
 
     layer = nn.Conv2d(16, 16, 3, device="meta")
     known = len(shelf().ready), len(shelf().made)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kiln
-from kiln.backends import derived, eager, rows
+from kiln.backends import derived, eager, elementwise, gradients, one_call, operands, rows
 from kiln.backends.cpu import fuse, one_op
 from kiln.config import context
 from kiln.nn import functional as F
@@ -17,7 +17,7 @@ from kiln.ops.registry import REGISTRY
 
 NATIVE = [
     op for op in REGISTRY.values()
-    if op.eager is not op.run and (op.eager.__module__ != derived.__name__ or (op.family == "elementwise" and op.body))
+    if op.eager is not op.run and (op.eager.__module__ not in (derived.__name__, elementwise.__name__) or (op.family == "elementwise" and op.body))
 ]  # fmt: skip
 ROUTINES = [op for op in NATIVE if op.family != "elementwise"]
 ELEMENTWISE = [op for op in NATIVE if op.family == "elementwise"]
@@ -33,8 +33,10 @@ def always(monkeypatch):
     for name, (work, _) in eager.WORK.items():
         monkeypatch.setitem(eager.WORK, name, (work, 0))
     monkeypatch.setattr(eager, "SMALL", 0)
-    monkeypatch.setattr(derived, "DEAR", 0)
-    monkeypatch.setattr(derived, "FEW", 0)
+    for module in (one_call, operands, elementwise, gradients):
+        monkeypatch.setattr(module, "DEAR", 0)
+    for module in (one_call, derived, gradients):
+        monkeypatch.setattr(module, "FEW", 0)
     monkeypatch.setattr(derived, "LONG", 0)
     monkeypatch.setattr(rows, "_LEAST", 0)
 

@@ -17,7 +17,7 @@ from ..autograd.engine import grad
 from ..autograd.modes import enable_grad, mode
 from ..config import config
 from ..tensor import Tensor, _fresh, alias, wrap
-from . import derived
+from . import one_call
 
 _PLAIN = (int, float, bool, str, type(None))
 _met: set[Any] = set()  # calls that only move elements, seen once
@@ -73,7 +73,7 @@ class Composed(tape.TapeNode):
         if arrays and config.eager == "cpu" and all(g.__class__ is np.ndarray and g.dtype.kind == "f" for g in arrays):  # fmt: skip
             args = [x._a if isinstance(x, Tensor) else x for x in self.args]
             name = self.title + "_backward"
-            r = derived.shelf().run(
+            r = one_call.shelf().run(
                 name, self._differentiate, [*gs, *args], (self.key, *self.wanted)
             )
             if r is not None and all(x is None or x.__class__ is np.ndarray for x in r):
@@ -113,7 +113,7 @@ def bind(native: Callable[[], bool]) -> Callable:
                     _met.clear()
                 _met.add((title, met))
                 return None
-        r = derived.shelf().run(title, call, arrays, ("composed", names))
+        r = one_call.shelf().run(title, call, arrays, ("composed", names))
         if r is None or any(a.__class__ is not np.ndarray for a in r):
             return None
         outs = tuple(map(wrap, r))

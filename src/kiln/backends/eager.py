@@ -18,9 +18,9 @@ from .. import dtypes as dt
 from ..autograd import tape
 from ..config import config
 from ..errors import KilnError
-from ..formats import contiguous_format
+from ..formats import contiguous_format, dense
 from ..ops import picking, registry, runners
-from ..ops.dispatch import apply
+from ..ops.dispatch import LARGE, apply
 from ..ops.linalg import LEAST, MATRIX, SMALL
 from ..ops.registry import FUNCTIONS, REGISTRY, Op
 from ..ops.sorting import selects
@@ -28,7 +28,17 @@ from ..ops.windows import scatters
 from ..runtime.blocks import allocator
 from ..shape import resolve_reshape, view_strides
 from ..tensor import Tensor
-from . import compositions, derived, rows, scripts, streams, transforms
+from . import (
+    compositions,
+    derived,
+    gradients,
+    one_call,
+    operands,
+    rows,
+    scripts,
+    streams,
+    transforms,
+)
 
 _F16, _BF16 = dt.float16.np, dt.bfloat16.np
 _F32, _F64, _I64, _I32, _I8 = dt.float32.np, dt.float64.np, dt.int64.np, dt.int32.np, dt.int8.np
@@ -178,15 +188,17 @@ def _exact(
             key.append((a.shape, None if a.flags.c_contiguous else a.strides, a.dtype.num))
         else:
             key.append((a.__class__, a) if a.__class__ is not float else repr(a))
-    ready, known = derived.shelf().ready, tuple(key)
+    ready, known = one_call.shelf().ready, tuple(key)
     try:
         return ready[known]
     except KeyError:
         if any(hasattr(a, "calls") for a in args):
             return None  # without data (Note [Meta tensors]), and not to be kept as part of a key
-        if len(ready) >= derived.READY:
+        if len(ready) >= one_call.READY:
             ready.clear()
-        found = ready[known] = derived.shelf().exact(name, derived.lying(call, order), args, order)
+        found = ready[known] = one_call.shelf().exact(
+            name, operands.lying(call, order), args, order
+        )
         return found
     except TypeError:  # a list among the arguments
         return None
@@ -199,7 +211,7 @@ WORK: dict[str, tuple[Callable[..., int], int]] = {}
 def by_shape(name: str, least: int) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Have eager mode run an op's calls as Programs of their own from so much work on."""
     op = REGISTRY[name]
-    call = derived.calling(op)
+    call = one_call.calling(op)
 
     def run(*args: Any) -> Any:
         d = args[0].dtype
@@ -209,14 +221,16 @@ def by_shape(name: str, least: int) -> Callable[[Callable[..., int]], Callable[.
         if d is _F32 or d is _F64 or half:
             work, least = WORK[name]
             if work(*args) >= least and config.eager == "cpu" and _native():
-                order = derived.order_of(op, args)
+                order = operands.order_of(op, args)
                 if half or (known := _exact(name, call, args, order)) is None:
-                    fn = derived.lying(derived.calling(op, dt.OF_NUMPY[d]) if half else call, order)
-                    r = derived.shelf().run(name, fn, args, order)
+                    fn = operands.lying(
+                        one_call.calling(op, dt.OF_NUMPY[d]) if half else call, order
+                    )
+                    r = one_call.shelf().run(name, fn, args, order)
                 else:
                     r = known(*[a for a in args if a.__class__ is np.ndarray])
                 if r is not None:
-                    r = derived.laid(r, order)
+                    r = operands.laid(r, order)
                     return r[0] if len(r) == 1 else tuple(r)
         return op.run(*args)
 
@@ -276,7 +290,7 @@ def _elements(input: np.ndarray, *rest: Any) -> int:
     return input.size
 
 
-derived.EARLY |= {"batch_norm_train": 1 << 13, "layer_norm": 1 << 12, "rms_norm": 1 << 12}
+gradients.EARLY |= {"batch_norm_train": 1 << 13, "layer_norm": 1 << 12, "rms_norm": 1 << 12}
 
 
 @by_shape("max_pool_grad", 1 << 13)
@@ -285,7 +299,7 @@ def _pool_grad(grad: np.ndarray, taps: np.ndarray, size: tuple, kernel: tuple, *
     return 0 if scatters(kernel) else grad.size
 
 
-derived.LEFT["max_pool"] = lambda input, kernel, *rest: scatters(kernel)
+gradients.LEFT["max_pool"] = lambda input, kernel, *rest: scatters(kernel)
 
 
 # ---------------------------------------------------------------- what follows from the registry
@@ -301,7 +315,7 @@ for _op in REGISTRY.values():
 streams.bind(_native)
 transforms.bind()
 rows.bind(_native)
-_large_gradients = derived.gradients(_native)
+_large_gradients = gradients.gradients(_native)
 
 
 def _gradients(node: tape.OpNode, gs: list) -> list | None:
@@ -322,7 +336,7 @@ _topk_sorted = _topk.eager
 @routine("topk")
 def topk(input: np.ndarray, k: int, dim: int, largest: bool, sorted: bool) -> Any:
     """NumPy's selection of few elements: kernels would sort them all."""
-    few = input.size < derived.LARGE or (input.ndim and selects(k, input.shape[dim]))
+    few = input.size < LARGE or (input.ndim and selects(k, input.shape[dim]))
     return (_topk.run if few else _topk_sorted)(input, k, dim, largest, sorted)
 
 
@@ -334,7 +348,7 @@ def full(size: tuple, fill_value: Any, dtype: dt.dtype) -> np.ndarray:
     """A large tensor of one value; zeros cost nothing before they are read."""
     n = prod(size)
     zero = fill_value == 0 and "-" not in str(fill_value)
-    if n < derived.LARGE or zero or dtype.is_complex or config.eager != "cpu" or not _native():
+    if n < LARGE or zero or dtype.is_complex or config.eager != "cpu" or not _native():
         return _full.run(size, fill_value, dtype)
     from .cpu.one_op import blocks_of
 
@@ -342,8 +356,8 @@ def full(size: tuple, fill_value: Any, dtype: dt.dtype) -> np.ndarray:
         value = np.array(dt.element(fill_value, dtype, "full"), dtype.np)
     out = _empty(size, dtype.np)
     flat = out.reshape(n)
-    calls = [((value, (b,)), (flat[at : at + b],)) for at, b in blocks_of(n, derived.BLOCKS[0])]
-    made = derived.shelf().fill("full", lambda x, to: x.expand(to), calls)
+    calls = [((value, (b,)), (flat[at : at + b],)) for at, b in blocks_of(n, one_call.BLOCKS[0])]
+    made = one_call.shelf().fill("full", lambda x, to: x.expand(to), calls)
     return out if made else _full.run(size, fill_value, dtype)
 
 
@@ -358,13 +372,13 @@ def complex_of(real: np.ndarray, imag: np.ndarray) -> np.ndarray:
     """Large parts of one shape, a number after the other."""
     n, d = real.size, real.dtype
     if (
-        n < derived.LARGE or d not in (_F32, _F64) or d is not imag.dtype or real.shape != imag.shape
+        n < LARGE or d not in (_F32, _F64) or d is not imag.dtype or real.shape != imag.shape
         or not (real.flags.c_contiguous and imag.flags.c_contiguous)
         or config.eager != "cpu" or not _native()
     ):  # fmt: skip
         return _complex_of.run(real, imag)
-    parts, most = [real.reshape(n), imag.reshape(n)], derived.block_rows(n, 1)
-    r = derived.shelf().run_blocks("complex_of", _beside, parts, (0, 1), most, (n,))
+    parts, most = [real.reshape(n), imag.reshape(n)], one_call.block_rows(n, 1)
+    r = one_call.shelf().run_blocks("complex_of", _beside, parts, (0, 1), most, (n,))
     if r is None:
         return _complex_of.run(real, imag)
     return r[0].view(np.result_type(d, np.complex64)).reshape(real.shape)
@@ -385,24 +399,24 @@ def _rows_at(x: np.ndarray, index: np.ndarray) -> np.ndarray | None:
     cols = x.size // max(1, x.shape[0]) if x.ndim else 0
     n = index.size
     if (
-        n * cols < derived.LARGE or n < derived.FEW or x.dtype.kind == "c" or index.dtype.kind != "i"
+        n * cols < LARGE or n < one_call.FEW or x.dtype.kind == "c" or index.dtype.kind != "i"
         or not x.flags.c_contiguous or not index.flags.c_contiguous
         or config.eager != "cpu" or not _native()
     ):  # fmt: skip
         return None
-    args, most = [x, index.reshape(n)], derived.block_rows(n, cols)
-    r = derived.shelf().run_blocks("rows_at", _index_rows, args, (1,), most, (n,))
+    args, most = [x, index.reshape(n)], one_call.block_rows(n, cols)
+    r = one_call.shelf().run_blocks("rows_at", _index_rows, args, (1,), most, (n,))
     return None if r is None else r[0].reshape(*index.shape, *x.shape[1:])
 
 
 def _index_rows(x: Tensor, index: Tensor) -> Tensor:
-    return derived.calling(REGISTRY["index"])(x, [index], (0,))
+    return one_call.calling(REGISTRY["index"])(x, [index], (0,))
 
 
 def _many(x: np.ndarray, index: np.ndarray) -> bool:
     """Whether many elements are picked, by indices that count from the front."""
     cols = x.size // max(1, len(x)) if x.ndim else 0
-    return index.size * cols >= derived.LARGE and bool((index >= 0).all())
+    return index.size * cols >= LARGE and bool((index >= 0).all())
 
 
 def _picking(name: str, rows: Callable[..., tuple[np.ndarray, np.ndarray] | None]) -> None:
@@ -427,7 +441,7 @@ _embedding, _embeddings = REGISTRY["embedding"].run, REGISTRY["embedding"].eager
 @routine("embedding")
 def embedding(input: np.ndarray, weight: np.ndarray, *rest: Any) -> np.ndarray:
     """Few rows at once."""
-    few = input.size * weight.shape[-1] < derived.LARGE
+    few = input.size * weight.shape[-1] < LARGE
     return (_embedding if few else _embeddings)(input, weight, *rest)
 
 
@@ -517,7 +531,7 @@ def index_put(
     return _index_put(input, values, indices, dims, accumulate)
 
 
-embedding_grad.least = index_put.least = derived.SMALL  # type: ignore[attr-defined]
+embedding_grad.least = index_put.least = one_call.SMALL  # type: ignore[attr-defined]
 embedding_sums.least = 0  # type: ignore[attr-defined]
 
 
@@ -546,14 +560,14 @@ def masked_select(input: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def _copied(a: np.ndarray) -> np.ndarray | None:
     """A large view in row-major order, in memory of its own; None where NumPy is to do it."""
-    if a.size < derived.LARGE or a.dtype.kind == "c" or a.flags.c_contiguous:
+    if a.size < LARGE or a.dtype.kind == "c" or a.flags.c_contiguous:
         return None
     if config.eager != "cpu" or not _native():
         return None
     once = a[tuple(slice(1) if step == 0 else slice(None) for step in a.strides)]
-    if not derived.dense(once):
+    if not dense(once):
         return None  # kernels would be given a copy
-    r = derived.shelf().run("copy", Tensor.contiguous, [a])
+    r = one_call.shelf().run("copy", Tensor.contiguous, [a])
     return r[0] if r is not None and r[0].__class__ is np.ndarray else None
 
 
@@ -567,7 +581,7 @@ def clone(input: np.ndarray, memory_format: Any) -> np.ndarray:
 @routine("reshape")
 def reshape(input: np.ndarray, shape: tuple) -> np.ndarray:
     """A view, or of what is not laid out so a copy."""
-    if input.size >= derived.LARGE and not input.flags.c_contiguous:
+    if input.size >= LARGE and not input.flags.c_contiguous:
         full = resolve_reshape(shape, input.size)
         if view_strides(input.shape, input.strides, full) is None:
             copy = _copied(input)
@@ -593,7 +607,7 @@ def cat(tensors: list[np.ndarray], dim: int) -> np.ndarray:
         elements += a.size
         if a.dtype is not d or a.ndim != n:
             return _cat(tensors, dim)
-    if n > 3 or elements >= derived.LARGE or d.isbuiltin != 1 or (n == 1 and not elements):
+    if n > 3 or elements >= LARGE or d.isbuiltin != 1 or (n == 1 and not elements):
         return _cat(tensors, dim)
     r = np.concatenate(tensors, dim)
     return r if r.flags.c_contiguous else np.ascontiguousarray(r)
@@ -607,23 +621,23 @@ def _rows(op: Op, x: np.ndarray, cols: int, args: list[Any], cut: tuple[int, ...
     arrays = [a for a in args if a.__class__ is np.ndarray]
     d = x.dtype
     if (
-        not x.size or d.kind not in "fV" or x.size < derived.DEAR * 4 or x.size < derived.FEW * cols
+        not x.size or d.kind not in "fV" or x.size < one_call.DEAR * 4 or x.size < one_call.FEW * cols
         or any(a.dtype is not d or not a.flags.c_contiguous for a in arrays)
         or any(args[i].shape != x.shape for i in cut) or config.eager != "cpu" or not _native()
     ):  # fmt: skip
         return None
     for i in cut:
         args[i] = args[i].reshape(-1, cols)
-    call = derived.calling(op, dt.OF_NUMPY[d])
-    most = derived.block_rows(x.size // cols, cols)
-    r = derived.shelf().run_blocks(op.name, call, args, cut, most, (x.size // cols,))
+    call = one_call.calling(op, dt.OF_NUMPY[d])
+    most = one_call.block_rows(x.size // cols, cols)
+    r = one_call.shelf().run_blocks(op.name, call, args, cut, most, (x.size // cols,))
     return None if r is None else r[0].reshape(x.shape)
 
 
 def _brief(x: np.ndarray, *others: np.ndarray) -> bool:
     """Whether arrays are of a size for which calls are prepared, of one dtype and in row-major order."""
     d = x.dtype
-    if not derived.SMALL <= x.size < derived.LARGE or d is not _F32 or not x.flags.c_contiguous:
+    if not one_call.SMALL <= x.size < LARGE or d is not _F32 or not x.flags.c_contiguous:
         return False
     return all(a.dtype is d and a.flags.c_contiguous for a in others)
 
@@ -644,11 +658,13 @@ def norm_grad(grad: np.ndarray, input: np.ndarray, dims: tuple, eps: float) -> n
     if dims == last and dims[0] > 0:
         cols = prod(input.shape[dims[0] :])
         if cols and _brief(input, grad) and grad.shape == input.shape:
-            call = derived.prepared("norm_grad", _row_grad, (grad, input), 2, (eps,), _native, cols)
+            call = one_call.prepared(
+                "norm_grad", _row_grad, (grad, input), 2, (eps,), _native, cols
+            )
             if call is not None:
                 return call(grad, input)
         r = _rows(_norm_grad, input, cols, [grad, input, (1,), eps], (0, 1))
     return _norm_others(grad, input, dims, eps) if r is None else r
 
 
-norm_grad.least = derived.SMALL  # type: ignore[attr-defined]
+norm_grad.least = one_call.SMALL  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from ..config import config
 from ..ops.classification import check_classes, weighed
 from ..ops.registry import FUNCTIONS, REGISTRY
 from ..tensor import Tensor
-from . import derived
+from . import gradients, one_call
 
 _LEAST = 1 << 8
 """Elements from where on kernels of cross entropy are quicker than NumPy's passes."""
@@ -55,7 +55,7 @@ class _Ready(dict[Any, Any]):
         self.make = make
 
     def __missing__(self, key: tuple) -> Callable | None:
-        if len(self) >= derived.READY:
+        if len(self) >= one_call.READY:
             self.clear()
         found = self[key] = self.make(*key)
         return found
@@ -90,7 +90,7 @@ def _bind_softmax(name: str, native: Callable[[], bool]) -> None:
         return None
 
     run.least = 0  # type: ignore[attr-defined]
-    op.eager, derived.OWN[name] = run, gradient
+    op.eager, gradients.OWN[name] = run, gradient
 
 
 def _bind_layer_norm(native: Callable[[], bool]) -> None:
@@ -138,7 +138,7 @@ def _bind_layer_norm(native: Callable[[], bool]) -> None:
         return [found[{0: 0, 2: 1, 3: 2}[i]] for i in wanted]
 
     run.least = 0  # type: ignore[attr-defined]
-    op.eager, derived.OWN["layer_norm"] = run, gradient
+    op.eager, gradients.OWN["layer_norm"] = run, gradient
 
 
 def _takes(input: np.ndarray, target: np.ndarray) -> bool:
@@ -176,7 +176,7 @@ def _bind_cross_entropy(native: Callable[[], bool]) -> None:
     ) -> Any:
         if _takes(input, target) and (weight is None or weight.dtype is input.dtype):
             valid = check_classes("cross_entropy", target, input.shape[1], ignore_index)
-            found = derived.in_rows("cross_entropy_rows", _losses, (input, target), native)
+            found = one_call.in_rows("cross_entropy_rows", _losses, (input, target), native)
             if found is not None:
                 safe = target if valid is None else np.where(valid, target, 0)
                 return weighed(found, valid, safe, weight, reduction)
@@ -185,7 +185,7 @@ def _bind_cross_entropy(native: Callable[[], bool]) -> None:
     def softmax_excess(scale: np.ndarray, input: np.ndarray, target: np.ndarray) -> np.ndarray:
         if _takes(input, target) and scale.shape == target.shape and scale.dtype is input.dtype:
             given = (input, target, np.ascontiguousarray(scale))
-            found = derived.in_rows("softmax_excess_rows", _excess, given, native)
+            found = one_call.in_rows("softmax_excess_rows", _excess, given, native)
             if found is not None:
                 return found
         return excess_others(scale, input, target)

@@ -15,10 +15,11 @@ import numpy as np
 from .. import dtypes as dt
 from .. import mersenne
 from ..config import config
+from ..ops.dispatch import LARGE
 from ..ops.random import normal_pair, wide_words
 from ..ops.registry import REGISTRY, Op
 from ..runtime.blocks import allocator
-from . import derived
+from . import one_call
 
 _BLOCK = 1 << 16
 
@@ -46,13 +47,13 @@ def bind(native: Callable[[], bool]) -> None:
 
 
 def _able(n: int, dtype: dt.dtype, native: Callable[[], bool]) -> bool:
-    large = n >= derived.LARGE and dtype.itemsize <= 4
+    large = n >= LARGE and dtype.itemsize <= 4
     return large and config.eager == "cpu" and native()
 
 
 def _of_one_word(op: Op, native: Callable[[], bool]) -> None:
     """Element i is of word i."""
-    fn = derived.calling(op)
+    fn = one_call.calling(op)
 
     def run(state: np.ndarray, size: Sequence[int], *rest: Any) -> Any:
         n, d = prod(size), rest[-1]
@@ -65,7 +66,7 @@ def _of_one_word(op: Op, native: Callable[[], bool]) -> None:
                 ((_ahead(state, at), (b,), *rest), (out[at : at + b],))
                 for at, b in blocks_of(whole, _BLOCK)
             ]
-            if derived.shelf().fill(op.name, fn, calls):
+            if one_call.shelf().fill(op.name, fn, calls):
                 return out[:n].reshape(size)
         return op.run(state, size, *rest)
 
@@ -90,7 +91,7 @@ def _normal(op: Op, native: Callable[[], bool]) -> None:
                 )
                 for at, b in blocks_of(h, _BLOCK)
             ]
-            if derived.shelf().fill(op.name, normal_pair, calls):
+            if one_call.shelf().fill(op.name, normal_pair, calls):
                 return out
         return op.run(state, size, dtype)
 
@@ -102,7 +103,7 @@ def _integers(op: Op, native: Callable[[], bool]) -> None:
 
     def run(state: np.ndarray, size: Sequence[int], low: int, high: int) -> Any:
         n = prod(size)
-        if n % 4 == 0 and n >= derived.LARGE and config.eager == "cpu" and native():
+        if n % 4 == 0 and n >= LARGE and config.eager == "cpu" and native():
             from .cpu.one_op import blocks_of
 
             wide = allocator(8 * n)((n,), dt.uint64.np)
@@ -111,7 +112,7 @@ def _integers(op: Op, native: Callable[[], bool]) -> None:
                 ((_ahead(state, at), _ahead(state, n + at), b), (wide[at : at + b],))
                 for at, b in blocks
             ]
-            if derived.shelf().fill(op.name, wide_words, calls):
+            if one_call.shelf().fill(op.name, wide_words, calls):
                 span = np.uint64(high - low)
                 for at in range(
                     0, n, _BLOCK

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..config import config
+from ..ops.dispatch import LARGE
 from ..ops.registry import REGISTRY
-from .derived import LARGE
 
 Array = np.ndarray
 

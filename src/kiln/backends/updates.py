@@ -16,7 +16,7 @@ from ..config import config
 from ..ops.dispatch import bump
 from ..sharing import watched, written
 from ..tensor import CAPTURING, Tensor
-from . import derived
+from . import one_call
 from .eager import _native
 
 _FLOATS = (dt.float32.np, dt.float64.np)
@@ -82,7 +82,7 @@ def run(
 
     if watched:
         written(*arrays)
-    if not derived.shelf().change(name, whole, arrays + options, full, own):
+    if not one_call.shelf().change(name, whole, arrays + options, full, own):
         return False
     for i, x in enumerate(tensors):
         if i != 1:

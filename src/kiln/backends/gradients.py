@@ -1,0 +1,206 @@
+"""Gradients of large calls: an op's gradient rules as one Program, in blocks of rows where they can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..autograd.tape import OpNode
+from ..config import config
+from ..ops.dispatch import LARGE
+from ..ops.registry import SHAPE
+from ..tensor import Tensor
+from .elementwise import mapped, numbers
+from .one_call import BLOCKS, DEAR, FEW, block_rows, half_of, prepared, shelf, widened
+from .operands import laid, lying, order_of
+
+_F32 = dt.float32.np
+BY_SHAPE = {"composite", "reduction", "scan", "sort", "indexing", "cast"}
+
+
+OWN: dict[str, Callable[[OpNode, list], list | None]] = {}
+"""By op, kernels of its gradients, for what they take."""
+
+
+LEFT: dict[str, Callable[..., bool]] = {}
+"""By op, the calls whose gradient rules are quicker with the ops' own routines than as one Program."""
+
+
+EARLY: dict[str, int] = {}
+"""By op, elements from where on its gradients are one Program, where that is sooner than for others."""
+
+
+def gradients(native: Callable[[], bool]) -> Callable[[OpNode, list], list | None]:
+    """What the tape asks for the gradients of large calls: an array, or None, for each edge; None where rules are to run one by one."""
+
+    def run(node: OpNode, gs: list) -> list | None:
+        op = node.op
+        family = op.family
+        mapping = family == "elementwise" or family == "select"
+        if not mapping and family not in BY_SHAPE:
+            return None
+        if (own := OWN.get(op.name)) is not None and (found := own(node, gs)) is not None:
+            return found
+        if (left := LEFT.get(op.name)) is not None and left(*node.args):
+            return None
+        g = gs[0]
+        if (
+            mapping
+            and len(gs) == len(node.edges) == 1
+            and _BRIEF <= g.size < LARGE
+            and g.dtype is _F32
+        ):
+            found = _brief_gradient(node, g, native)
+            if found is not None:
+                return [found]
+        size = 0 if g is None else g.size
+        for e in node.edges:
+            if e is not None:
+                size = max(size, prod(e[2]))
+        once = not mapping or (node.plan.quick is not None and op.ufunc is not None)
+        least = EARLY.get(op.name) or (LARGE if once else DEAR * 4)
+        if size < least or config.eager != "cpu" or not native():
+            return None
+        return _differentiated(node, gs, mapping)
+
+    return run
+
+
+_BRIEF = 1 << 10
+"""Elements from where on a gradient that is prepared costs less than NumPy's passes one by one."""
+
+
+def _brief_gradient(node: OpNode, g: np.ndarray, native: Callable[[], bool]) -> np.ndarray | None:
+    """The gradient of an elementwise op of one operand by a prepared call; None for any other."""
+    plan, outs = node.plan, () if node.outs is None else node.outs[0]
+    shape, arrays, rest = g.shape, [g], []
+    for x in (*node.args, *outs):
+        a = x._a if isinstance(x, Tensor) else x
+        if a.__class__ is np.ndarray:
+            if a.shape != shape or a.dtype is not _F32 or not a.flags.c_contiguous:
+                return None
+            arrays.append(a)
+        else:
+            rest.append(a)
+    if not g.flags.c_contiguous or any(SHAPE in r.slots for r in plan.rules):
+        return None
+    present = [x.__class__ is np.ndarray or isinstance(x, Tensor) for x in node.args]
+    n, name = len(arrays), node.op.name + "_backward"
+
+    def fn(*given: Any) -> Any:
+        left, others = iter(given[1:n]), iter(rest)
+        args = [next(left) if there else next(others) for there in present]
+        return node.differentiate(given[:1], args, lambda: tuple(left))[0]
+
+    call = prepared(name, fn, tuple(arrays), n, (plan.slots, plan.save_out, *rest), native)
+    return None if call is None else call(*arrays)
+
+
+def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:
+    op, plan = node.op, node.plan
+    outs = () if node.outs is None else node.outs[0]
+    n, m = len(gs), len(gs) + len(node.args)
+
+    def raw(x: Any) -> Any:
+        if isinstance(x, Tensor):
+            return x._a if x._a.__class__ is np.ndarray else x
+        return [raw(y) for y in x] if isinstance(x, list | tuple) and any(isinstance(y, Tensor) for y in x) else x  # fmt: skip
+
+    values = [*gs, *map(raw, node.args), *outs]
+    if any(isinstance(x, Tensor) for x in values):
+        return None  # of another kind than an array
+    arrays = [a for x in values for a in (x if x.__class__ is list else (x,)) if a.__class__ is np.ndarray]  # fmt: skip
+    half = half_of(arrays)
+    if half is False or any(a.dtype.kind == "c" for a in arrays):
+        return None
+    shapes = tuple(None if e is None else e[2] for e in node.edges)
+
+    def fn(*given: Any) -> list:
+        return node.differentiate(given[:n], given[n:m], lambda: given[m:])
+
+    call = fn if half is None else widened(fn, dt.OF_NUMPY[half])
+    name, rows = op.name + "_backward", None
+    key = plan.slots, plan.save_out
+    if mapping and not any(SHAPE in r.slots for r in plan.rules):
+        slots = [i for i, x in enumerate(values) if x.__class__ is np.ndarray]
+        operands = [n + i for i in op.tensor_slots]
+        places = numbers(op, values, operands, half, arrays)
+        if op.factor is not None and half is None and values[n + op.factor].__class__ is float:
+            values[n + op.factor] = np.array(values[n + op.factor], arrays[0].dtype)
+            places.append(n + op.factor)
+        slots = sorted({*slots, *places})
+        r = mapped(name, call, values, slots, key)
+    elif half is None and (rows := _normed_rows(node, values, n)) is not None:
+        given, cut, sums = rows
+        most = max(1, BLOCKS[0] // given[cut[0]].shape[1])
+        r = shelf().run_sums(name, call, given, cut, most, sums, key)
+    elif (rows := _rows(node, values, n)) is not None:
+        given, cut, shape = rows
+        most = block_rows(*given[cut[0]].shape)
+        r = shelf().run_blocks(name, call, given, cut, most, shape[:-1], (key, "rows"))
+    else:
+        order = order_of(op, values)
+        r = shelf().run(name, lying(call, order), values, (key, shapes, order))
+        if r is not None:
+            r = laid(r, order)
+    if r is None:
+        return None
+    first = next(g for g in gs if g is not None)
+    found = [x if x is None or x.__class__ is np.ndarray else first for x in r]
+    if rows is not None:
+        found = [
+            x if x is None or e is None else x.reshape(e[2])
+            for x, e in zip(found, node.edges, strict=True)
+        ]
+    return found
+
+
+def _normed_rows(node: OpNode, values: list, n: int) -> tuple[list, list[int], list[int]] | None:
+    """What the rules of a norm of trailing dimensions are given by rows: which arguments have them, which results are sums.
+
+    These are the gradients of what all rows share, such as a weight.
+    """
+    slot = node.op.index.get("normalized_shape")
+    if slot is None:
+        return None
+    shape, last = values[n].shape, tuple(values[n + slot])
+    cols = prod(last)
+    if not cols or len(shape) == len(last):
+        return None
+    given, cut = list(values), []
+    for i, a in enumerate(values):
+        if a.__class__ is np.ndarray:
+            if not a.flags.c_contiguous or a.shape not in (shape, last):
+                return None
+            given[i] = a.reshape((-1, cols) if a.shape == shape else cols)
+            if a.shape == shape:
+                cut.append(i)
+    given[n + slot] = (cols,)
+    return given, cut, [k for k, (i, _) in enumerate(node.plan.slots) if n + i not in cut]
+
+
+def _rows(node: OpNode, values: list, n: int) -> tuple[list, list[int], tuple] | None:
+    """What the rules of an op along the last dimension are given by rows, where all arrays have one shape."""
+    dim = node.op.index.get("dim")
+    if dim is None or any(SHAPE in r.slots for r in node.plan.rules):
+        return None
+    shape, d = values[0].shape, values[n + dim]
+    if len(shape) < 2 or d.__class__ is not int or d not in (-1, len(shape) - 1):
+        return None
+    rows = prod(shape[:-1])
+    given, cut = list(values), []
+    for i, a in enumerate(values):
+        if a.__class__ is list:
+            return None
+        if a.__class__ is np.ndarray:
+            if a.shape != shape or not a.flags.c_contiguous:
+                return None
+            given[i] = a.reshape(rows, shape[-1])
+            cut.append(i)
+    given[n + dim] = 1
+    few = rows < FEW or block_rows(rows, shape[-1]) < 8
+    return None if few else (given, cut, shape)
