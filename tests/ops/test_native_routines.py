@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 import kiln
-from kiln.backends import derived, eager, elementwise, gradients, one_call, operands, rows
+from kiln.backends import (
+    by_shape,
+    derived,
+    elementwise,
+    gradients,
+    one_call,
+    operands,
+    products,
+    rows,
+)
 from kiln.backends.cpu import fuse, one_op
 from kiln.config import context
 from kiln.nn import functional as F
@@ -28,11 +37,11 @@ rng = np.random.default_rng(0)
 @pytest.fixture
 def always(monkeypatch):
     """Have routines take arrays of any size."""
-    for number in eager._LEAST:
-        monkeypatch.setitem(eager._LEAST, number, 0)
-    for name, (work, _) in eager.WORK.items():
-        monkeypatch.setitem(eager.WORK, name, (work, 0))
-    monkeypatch.setattr(eager, "SMALL", 0)
+    for number in products._LEAST:
+        monkeypatch.setitem(products._LEAST, number, 0)
+    for name, (work, _) in by_shape.WORK.items():
+        monkeypatch.setitem(by_shape.WORK, name, (work, 0))
+    monkeypatch.setattr(products, "SMALL", 0)
     for module in (one_call, operands, elementwise, gradients):
         monkeypatch.setattr(module, "DEAR", 0)
     for module in (one_call, derived, gradients):
@@ -67,7 +76,7 @@ def flat(result) -> list[np.ndarray]:
 
 def dtypes_of(op):
     """Those that a routine has kernels of its own for; Programs of one op are alike in all."""
-    own = op.family == "contraction" and op.name not in eager.WORK
+    own = op.family == "contraction" and op.name not in by_shape.WORK
     return ["float32", *(["float64", "float16", "bfloat16", "int32", "int8"] if own else [])]
 
 

@@ -17,290 +17,20 @@ import numpy as np
 from .. import dtypes as dt
 from ..autograd import tape
 from ..config import config
-from ..errors import KilnError
 from ..formats import contiguous_format, dense
 from ..ops import picking, registry, runners
 from ..ops.dispatch import LARGE, apply
-from ..ops.linalg import LEAST, MATRIX, SMALL
 from ..ops.registry import FUNCTIONS, REGISTRY, Op
 from ..ops.sorting import selects
-from ..ops.windows import scatters
 from ..runtime.blocks import allocator
 from ..shape import resolve_reshape, view_strides
 from ..tensor import Tensor
-from . import (
-    compositions,
-    derived,
-    gradients,
-    one_call,
-    operands,
-    rows,
-    scripts,
-    streams,
-    transforms,
-)
+from . import by_shape as _by_shape  # noqa: F401  (gives ops their routines)
+from . import compositions, derived, gradients, one_call, rows, scripts, streams, transforms
+from . import products as _products  # noqa: F401
+from .routines import native, routine
 
-_F16, _BF16 = dt.float16.np, dt.bfloat16.np
-_F32, _F64, _I64, _I32, _I8 = dt.float32.np, dt.float64.np, dt.int64.np, dt.int32.np, dt.int8.np
-
-# The least products of elements for which native code gains, measured beside NumPy's loops and OpenBLAS.
-_LEAST = {
-    d.num: least
-    for d, least in (
-        (_F32, LEAST), (_F64, LEAST), (_F16, 1 << 15), (_BF16, 1 << 9), (_I32, 1 << 12), (_I8, 1 << 12),
-    )
-}  # fmt: skip
-_DEEP = 1 << 13  # a sum of bf16 is not cut, and its panels grow with it
-
-
-def routine(name: str) -> Callable[[Callable], Callable]:
-    """Have eager mode call the decorated function for an op."""
-
-    def register(fn: Callable) -> Callable:
-        REGISTRY[name].eager = fn
-        return fn
-
-    return register
-
-
-@cache
-def _native() -> bool:
-    """Whether this processor has kernels."""
-    from .cpu import isa
-
-    try:
-        isa.make_isa()
-    except KilnError:
-        return False
-    return True
-
-
-@cache
-def _products() -> Any:
-    """The module that multiplies."""
-    from .cpu import products
-
-    return products
-
-
-# ---------------------------------------------------------------- products, of any size
-
-
-def _multiply(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None) -> np.ndarray | None:
-    """a @ b (+ start, for each row) of one dtype, rounded once; None where the reference is to do it."""
-    d = a.dtype
-    least = _LEAST.get(d.num)
-    if least is None or d is not b.dtype or a.ndim < 2 or b.ndim < 2:
-        return None
-    (m, k), n = a.shape[-2:], b.shape[-1]
-    # a small matrix times a vector takes as long as reading it, by either
-    few = (m == 1 or n == 1) and max(a.size, b.size) < MATRIX and (d is _F32 or d is _F64)
-    if max(a.size * n, b.size * m) < least or few or b.shape[-2] != k:
-        return None
-    if (
-        n == 1 and m > 1 and start is None and a.ndim == b.ndim == 2
-    ):  # rows of sums are quicker than a column
-        r = _multiply(b.T, a.T)
-        return None if r is None else r.T
-    if config.eager != "cpu" or not _native():
-        return None
-    if d is _F16 or (d is _BF16 and k > _DEEP):
-        wide = None if start is None else start.astype(_F32)
-        r = _multiply(a.astype(_F32), b.astype(_F32), wide)
-        return None if r is None else r.astype(d)
-    product = _products().find(a, b, start is not None)
-    if product is None:
-        return None
-    if start is None:
-        return product(a, b)
-    out = product.empty()
-    out[...] = start
-    return product(a, b, out)
-
-
-@routine("matmul")
-def matmul(input: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The product of matrices or of batches of them, or of a large matrix and a vector."""
-    if other.ndim == 1 and input.ndim == 2 and input.size >= MATRIX:
-        r = _multiply(input, other[:, None])
-        r = None if r is None else r.reshape(-1)
-    else:
-        r = _multiply(input, other)
-    if r is None:
-        return _matmul.run(input, other)
-    return r if r.dtype is input.dtype else r.astype(input.dtype)  # int8 wraps, as its sums would
-
-
-@routine("_int_mm")
-def int_mm(input: np.ndarray, mat2: np.ndarray) -> np.ndarray:
-    """The product of int8 matrices in int32."""
-    r = _multiply(input, mat2)
-    return _int_mm.run(input, mat2) if r is None else r
-
-
-@routine("linear")
-def linear(input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    """input @ weight.T + bias: the sums begin with the bias."""
-    d = input.dtype
-    if (d is _F32 or d is _F64) and (
-        input.size * weight.size < SMALL
-        or (input.ndim > 1 and input.size == input.shape[-1] and weight.size < MATRIX)  # one row
-    ):
-        if (
-            bias is not None and input.ndim == weight.ndim == 2 and bias.shape == weight.shape[:1]
-            and d is weight.dtype is bias.dtype
-        ):  # fmt: skip
-            out = input.dot(weight.T)
-            row = out if len(out) != 1 else out[0]  # of one shape, which is added in half the time
-            np.add(row, bias, row)
-            return out
-        return _linear.reference(input, weight, bias)  # row-major as it is
-    start = bias is None or (bias.dtype is input.dtype and bias.shape == weight.shape[:1])
-    if start and weight.ndim == 2 and input.dtype.kind in "fV":
-        r = _multiply(input, weight.T, bias)
-        if r is not None:
-            return r
-    return _linear.run(input, weight, bias)
-
-
-@routine("linear_weight_grad")
-def linear_weight_grad(grad: np.ndarray, input: np.ndarray) -> np.ndarray:
-    """The product of all rows."""
-    if grad.size and input.size and grad.ndim > 1 and grad.shape[:-1] == input.shape[:-1]:
-        return matmul(grad.reshape(-1, grad.shape[-1]).T, input.reshape(-1, input.shape[-1]))
-    return _weight_grad.run(grad, input)
-
-
-_matmul, _int_mm = REGISTRY["matmul"], REGISTRY["_int_mm"]
-_linear, _weight_grad = REGISTRY["linear"], REGISTRY["linear_weight_grad"]
-
-
-# ---------------------------------------------------------------- Programs of one op, for each shape
-
-
-def _exact(
-    name: str, call: Callable, args: tuple, order: tuple[int, ...] | None
-) -> Callable | None:
-    """The Program of a call as a function of its arrays, results in this order; None where it is to be found each time."""
-    key: list[Any] = [name, order, config.cpu_isa, config.float32_matmul_precision, config.layout]
-    for a in args:
-        if a.__class__ is np.ndarray:
-            key.append((a.shape, None if a.flags.c_contiguous else a.strides, a.dtype.num))
-        else:
-            key.append((a.__class__, a) if a.__class__ is not float else repr(a))
-    ready, known = one_call.shelf().ready, tuple(key)
-    try:
-        return ready[known]
-    except KeyError:
-        if any(hasattr(a, "calls") for a in args):
-            return None  # without data (Note [Meta tensors]), and not to be kept as part of a key
-        if len(ready) >= one_call.READY:
-            ready.clear()
-        found = ready[known] = one_call.shelf().exact(
-            name, operands.lying(call, order), args, order
-        )
-        return found
-    except TypeError:  # a list among the arguments
-        return None
-
-
-WORK: dict[str, tuple[Callable[..., int], int]] = {}
-"""By op, what a call costs (by shapes alone) and from where on a Program of its own is worth compiling."""
-
-
-def by_shape(name: str, least: int) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Have eager mode run an op's calls as Programs of their own from so much work on."""
-    op = REGISTRY[name]
-    call = one_call.calling(op)
-
-    def run(*args: Any) -> Any:
-        d = args[0].dtype
-        half = (d is _F16 or d is _BF16) and all(
-            a.dtype is d for a in args if a.__class__ is np.ndarray
-        )  # fmt: skip
-        if d is _F32 or d is _F64 or half:
-            work, least = WORK[name]
-            if work(*args) >= least and config.eager == "cpu" and _native():
-                order = operands.order_of(op, args)
-                if half or (known := _exact(name, call, args, order)) is None:
-                    fn = operands.lying(
-                        one_call.calling(op, dt.OF_NUMPY[d]) if half else call, order
-                    )
-                    r = one_call.shelf().run(name, fn, args, order)
-                else:
-                    r = known(*[a for a in args if a.__class__ is np.ndarray])
-                if r is not None:
-                    r = operands.laid(r, order)
-                    return r[0] if len(r) == 1 else tuple(r)
-        return op.run(*args)
-
-    def register(work: Callable[..., int]) -> Callable[..., int]:
-        WORK[name] = work, least
-        op.eager = run
-        return work
-
-    return register
-
-
-_ALONE = 8  # times that a product is dearer to NumPy in a depthwise convolution
-
-
-@by_shape("convolution", 1 << 18)
-def _conv(input: np.ndarray, weight: np.ndarray, bias: Any, stride: tuple, *rest: Any) -> int:
-    """Products of elements."""
-    dear = _ALONE if weight.shape[1] == 1 else 1
-    return input.size // max(1, input.shape[1]) * weight.size // prod(stride) * dear
-
-
-@by_shape("conv_input_grad", 1 << 18)
-def _conv_input_grad(grad: np.ndarray, weight: np.ndarray, *rest: Any) -> int:
-    dear = _ALONE if weight.shape[1] == 1 else 1
-    return grad.size // max(1, grad.shape[1]) * weight.size * dear
-
-
-@by_shape("conv_weight_grad", 1 << 18)
-def _conv_weight_grad(grad: np.ndarray, input: np.ndarray, weight_size: tuple, *rest: Any) -> int:
-    dear = _ALONE if weight_size[1] == 1 else 1
-    return grad.size // max(1, grad.shape[1]) * prod(weight_size) * dear
-
-
-@by_shape("attention", rows.WORK)
-def _attention(query: np.ndarray, key: np.ndarray, *rest: Any) -> int:
-    """Products of elements; few queries are those of a decoding step, whose length is another each time."""
-    return query.size * key.shape[2] if query.shape[2] >= rows.QUERIES else 0
-
-
-@by_shape("attention_grad", 1 << 21)
-def _attention_grad(grad: np.ndarray, query: np.ndarray, key: np.ndarray, *rest: Any) -> int:
-    return query.size * key.shape[2]
-
-
-@by_shape("euclidean_distances", 1 << 20)
-def _distances(x1: np.ndarray, x2: np.ndarray) -> int:
-    """Differences of elements."""
-    return x1.size * x2.shape[-2]
-
-
-@by_shape("batch_norm_train", 1 << 13)
-@by_shape("batch_norm_eval", 1 << 13)
-@by_shape("max_pool", 1 << 12)
-@by_shape("avg_pool", 1 << 12)
-@by_shape("avg_pool_grad", 1 << 12)
-def _elements(input: np.ndarray, *rest: Any) -> int:
-    return input.size
-
-
-gradients.EARLY |= {"batch_norm_train": 1 << 13, "layer_norm": 1 << 12, "rms_norm": 1 << 12}
-
-
-@by_shape("max_pool_grad", 1 << 13)
-def _pool_grad(grad: np.ndarray, taps: np.ndarray, size: tuple, kernel: tuple, *rest: Any) -> int:
-    """Elements, where kernels are not slower than NumPy."""
-    return 0 if scatters(kernel) else grad.size
-
-
-gradients.LEFT["max_pool"] = lambda input, kernel, *rest: scatters(kernel)
-
+_F32, _F64, _I64 = dt.float32.np, dt.float64.np, dt.int64.np
 
 # ---------------------------------------------------------------- what follows from the registry
 
@@ -308,14 +38,14 @@ _SELECTING = {"kthvalue"}  # NumPy selects where kernels would sort
 
 for _op in REGISTRY.values():
     if _op.eager is _op.run and _op.name not in _SELECTING:
-        derived.bind(_op, _native)
+        derived.bind(_op, native)
 for _op in REGISTRY.values():
     if _op.lies in runners.IMAGES and _op.eager is not _op.run:
         _op.eager = runners.of_images(_op, _op.eager)
-streams.bind(_native)
+streams.bind(native)
 transforms.bind()
-rows.bind(_native)
-_large_gradients = gradients.gradients(_native)
+rows.bind(native)
+_large_gradients = gradients.gradients(native)
 
 
 def _gradients(node: tape.OpNode, gs: list) -> list | None:
@@ -326,7 +56,7 @@ def _gradients(node: tape.OpNode, gs: list) -> list | None:
 
 
 tape.native = _gradients
-registry.whole = compositions.bind(_native)
+registry.whole = compositions.bind(native)
 
 
 _topk = REGISTRY["topk"]
@@ -348,7 +78,7 @@ def full(size: tuple, fill_value: Any, dtype: dt.dtype) -> np.ndarray:
     """A large tensor of one value; zeros cost nothing before they are read."""
     n = prod(size)
     zero = fill_value == 0 and "-" not in str(fill_value)
-    if n < LARGE or zero or dtype.is_complex or config.eager != "cpu" or not _native():
+    if n < LARGE or zero or dtype.is_complex or config.eager != "cpu" or not native():
         return _full.run(size, fill_value, dtype)
     from .cpu.one_op import blocks_of
 
@@ -374,7 +104,7 @@ def complex_of(real: np.ndarray, imag: np.ndarray) -> np.ndarray:
     if (
         n < LARGE or d not in (_F32, _F64) or d is not imag.dtype or real.shape != imag.shape
         or not (real.flags.c_contiguous and imag.flags.c_contiguous)
-        or config.eager != "cpu" or not _native()
+        or config.eager != "cpu" or not native()
     ):  # fmt: skip
         return _complex_of.run(real, imag)
     parts, most = [real.reshape(n), imag.reshape(n)], one_call.block_rows(n, 1)
@@ -401,7 +131,7 @@ def _rows_at(x: np.ndarray, index: np.ndarray) -> np.ndarray | None:
     if (
         n * cols < LARGE or n < one_call.FEW or x.dtype.kind == "c" or index.dtype.kind != "i"
         or not x.flags.c_contiguous or not index.flags.c_contiguous
-        or config.eager != "cpu" or not _native()
+        or config.eager != "cpu" or not native()
     ):  # fmt: skip
         return None
     args, most = [x, index.reshape(n)], one_call.block_rows(n, cols)
@@ -470,7 +200,7 @@ def _rows_added(
     n, d = index.size, out.dtype
     if (
         not n or (d is not _F32 and d is not _F64) or d is not values.dtype or index.dtype is not _I64
-        or config.eager != "cpu" or not _native() or not (out.flags.c_contiguous and index.flags.c_contiguous)
+        or config.eager != "cpu" or not native() or not (out.flags.c_contiguous and index.flags.c_contiguous)
     ):  # fmt: skip
         return False
     rows = out.reshape(len(out), -1)
@@ -562,7 +292,7 @@ def _copied(a: np.ndarray) -> np.ndarray | None:
     """A large view in row-major order, in memory of its own; None where NumPy is to do it."""
     if a.size < LARGE or a.dtype.kind == "c" or a.flags.c_contiguous:
         return None
-    if config.eager != "cpu" or not _native():
+    if config.eager != "cpu" or not native():
         return None
     once = a[tuple(slice(1) if step == 0 else slice(None) for step in a.strides)]
     if not dense(once):
@@ -623,7 +353,7 @@ def _rows(op: Op, x: np.ndarray, cols: int, args: list[Any], cut: tuple[int, ...
     if (
         not x.size or d.kind not in "fV" or x.size < one_call.DEAR * 4 or x.size < one_call.FEW * cols
         or any(a.dtype is not d or not a.flags.c_contiguous for a in arrays)
-        or any(args[i].shape != x.shape for i in cut) or config.eager != "cpu" or not _native()
+        or any(args[i].shape != x.shape for i in cut) or config.eager != "cpu" or not native()
     ):  # fmt: skip
         return None
     for i in cut:
@@ -658,9 +388,7 @@ def norm_grad(grad: np.ndarray, input: np.ndarray, dims: tuple, eps: float) -> n
     if dims == last and dims[0] > 0:
         cols = prod(input.shape[dims[0] :])
         if cols and _brief(input, grad) and grad.shape == input.shape:
-            call = one_call.prepared(
-                "norm_grad", _row_grad, (grad, input), 2, (eps,), _native, cols
-            )
+            call = one_call.prepared("norm_grad", _row_grad, (grad, input), 2, (eps,), native, cols)
             if call is not None:
                 return call(grad, input)
         r = _rows(_norm_grad, input, cols, [grad, input, (1,), eps], (0, 1))

@@ -17,7 +17,7 @@ from ..ops.dispatch import bump
 from ..sharing import watched, written
 from ..tensor import CAPTURING, Tensor
 from . import one_call
-from .eager import _native
+from .routines import native
 
 _FLOATS = (dt.float32.np, dt.float64.np)
 _NUMBERS: dict[Any, np.ndarray] = {}
@@ -37,7 +37,7 @@ def _number(x: Any) -> np.ndarray | None:
 
 def numbers(values: Sequence[Any]) -> list[np.ndarray] | None:
     """The options of a step as arrays; None where it is to run op by op."""
-    if CAPTURING or config.eager != "cpu" or not _native():
+    if CAPTURING or config.eager != "cpu" or not native():
         return None
     found = [_number(x) for x in values]
     return None if any(a is None for a in found) else found  # type: ignore[return-value]

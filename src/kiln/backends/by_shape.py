@@ -1,0 +1,143 @@
+"""Ops whose large calls run as Programs of their own in eager mode, one for each shape: convolutions, pooling, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from .. import dtypes as dt
+from ..config import config
+from ..ops.registry import REGISTRY
+from ..ops.windows import scatters
+from . import gradients, one_call, operands, rows
+from .routines import native
+
+_F16, _BF16 = dt.float16.np, dt.bfloat16.np
+_F32, _F64 = dt.float32.np, dt.float64.np
+
+
+def _exact(
+    name: str, call: Callable, args: tuple, order: tuple[int, ...] | None
+) -> Callable | None:
+    """The Program of a call as a function of its arrays, results in this order; None where it is to be found each time."""
+    key: list[Any] = [name, order, config.cpu_isa, config.float32_matmul_precision, config.layout]
+    for a in args:
+        if a.__class__ is np.ndarray:
+            key.append((a.shape, None if a.flags.c_contiguous else a.strides, a.dtype.num))
+        else:
+            key.append((a.__class__, a) if a.__class__ is not float else repr(a))
+    ready, known = one_call.shelf().ready, tuple(key)
+    try:
+        return ready[known]
+    except KeyError:
+        if any(hasattr(a, "calls") for a in args):
+            return None  # without data (Note [Meta tensors]), and not to be kept as part of a key
+        if len(ready) >= one_call.READY:
+            ready.clear()
+        found = ready[known] = one_call.shelf().exact(
+            name, operands.lying(call, order), args, order
+        )
+        return found
+    except TypeError:  # a list among the arguments
+        return None
+
+
+WORK: dict[str, tuple[Callable[..., int], int]] = {}
+"""By op, what a call costs (by shapes alone) and from where on a Program of its own is worth compiling."""
+
+
+def by_shape(name: str, least: int) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Have eager mode run an op's calls as Programs of their own from so much work on."""
+    op = REGISTRY[name]
+    call = one_call.calling(op)
+
+    def run(*args: Any) -> Any:
+        d = args[0].dtype
+        half = (d is _F16 or d is _BF16) and all(
+            a.dtype is d for a in args if a.__class__ is np.ndarray
+        )  # fmt: skip
+        if d is _F32 or d is _F64 or half:
+            work, least = WORK[name]
+            if work(*args) >= least and config.eager == "cpu" and native():
+                order = operands.order_of(op, args)
+                if half or (known := _exact(name, call, args, order)) is None:
+                    fn = operands.lying(
+                        one_call.calling(op, dt.OF_NUMPY[d]) if half else call, order
+                    )
+                    r = one_call.shelf().run(name, fn, args, order)
+                else:
+                    r = known(*[a for a in args if a.__class__ is np.ndarray])
+                if r is not None:
+                    r = operands.laid(r, order)
+                    return r[0] if len(r) == 1 else tuple(r)
+        return op.run(*args)
+
+    def register(work: Callable[..., int]) -> Callable[..., int]:
+        WORK[name] = work, least
+        op.eager = run
+        return work
+
+    return register
+
+
+_ALONE = 8  # times that a product is dearer to NumPy in a depthwise convolution
+
+
+@by_shape("convolution", 1 << 18)
+def _conv(input: np.ndarray, weight: np.ndarray, bias: Any, stride: tuple, *rest: Any) -> int:
+    """Products of elements."""
+    dear = _ALONE if weight.shape[1] == 1 else 1
+    return input.size // max(1, input.shape[1]) * weight.size // prod(stride) * dear
+
+
+@by_shape("conv_input_grad", 1 << 18)
+def _conv_input_grad(grad: np.ndarray, weight: np.ndarray, *rest: Any) -> int:
+    dear = _ALONE if weight.shape[1] == 1 else 1
+    return grad.size // max(1, grad.shape[1]) * weight.size * dear
+
+
+@by_shape("conv_weight_grad", 1 << 18)
+def _conv_weight_grad(grad: np.ndarray, input: np.ndarray, weight_size: tuple, *rest: Any) -> int:
+    dear = _ALONE if weight_size[1] == 1 else 1
+    return grad.size // max(1, grad.shape[1]) * prod(weight_size) * dear
+
+
+@by_shape("attention", rows.WORK)
+def _attention(query: np.ndarray, key: np.ndarray, *rest: Any) -> int:
+    """Products of elements; few queries are those of a decoding step, whose length is another each time."""
+    return query.size * key.shape[2] if query.shape[2] >= rows.QUERIES else 0
+
+
+@by_shape("attention_grad", 1 << 21)
+def _attention_grad(grad: np.ndarray, query: np.ndarray, key: np.ndarray, *rest: Any) -> int:
+    return query.size * key.shape[2]
+
+
+@by_shape("euclidean_distances", 1 << 20)
+def _distances(x1: np.ndarray, x2: np.ndarray) -> int:
+    """Differences of elements."""
+    return x1.size * x2.shape[-2]
+
+
+@by_shape("batch_norm_train", 1 << 13)
+@by_shape("batch_norm_eval", 1 << 13)
+@by_shape("max_pool", 1 << 12)
+@by_shape("avg_pool", 1 << 12)
+@by_shape("avg_pool_grad", 1 << 12)
+def _elements(input: np.ndarray, *rest: Any) -> int:
+    return input.size
+
+
+gradients.EARLY |= {"batch_norm_train": 1 << 13, "layer_norm": 1 << 12, "rms_norm": 1 << 12}
+
+
+@by_shape("max_pool_grad", 1 << 13)
+def _pool_grad(grad: np.ndarray, taps: np.ndarray, size: tuple, kernel: tuple, *rest: Any) -> int:
+    """Elements, where kernels are not slower than NumPy."""
+    return 0 if scatters(kernel) else grad.size
+
+
+gradients.LEFT["max_pool"] = lambda input, kernel, *rest: scatters(kernel)
