@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import kiln
+from kiln.autograd.tape import record
 from kiln.nn import functional as F
+from kiln.tensor import wrap
 
 
 class Named(kiln.Tensor):
@@ -136,3 +138,55 @@ def test_gradients_are_clipped_by_their_joint_norm():
     assert ps[0].grad[0].item() == pytest.approx(4 / (want + 1e-6), rel=1e-5)
     total = kiln.nn.utils.clip_grad_norm_([p.detach().requires_grad_() for p in ps], 1.0)
     assert total.item() == 0
+
+
+def _facts(node):
+    return (
+        node.op, node.plan, node.edges, node.n_out, list(node.versions), node.outs and node.outs[1],
+        [x.shape if isinstance(x, kiln.Tensor) else x for x in node.args],
+    )  # fmt: skip
+
+
+def test_written_recorders_put_on_the_tape_what_the_general_one_does():
+    x, w, b = kiln.randn(2, 3), kiln.randn(4, 3), kiln.randn(4)
+    y, z = kiln.randn(2, 3), kiln.rand(2, 3)
+    calls = [(F.linear, (x, w, b)), (F.linear, (x, w, None)), (kiln.lerp, (x, y, z)), (kiln.lerp, (x, y, 0.5)),
+             (kiln.sigmoid, (x,)), (kiln.tanh, (x,)), (kiln.exp, (x,)), (kiln.mul, (x, y))]  # fmt: skip
+    for many in ([x, y, z], [x], (x, y)):
+        calls.append((kiln.cat, (many, 1)))
+    for fn, args in calls:
+        floats = [t for a in args for t in (a if isinstance(a, list | tuple) else (a,))
+                  if isinstance(t, kiln.Tensor) and t.is_floating_point()]  # fmt: skip
+        for which in range(1, 1 << len(floats)):
+            for k, t in enumerate(floats):
+                t.requires_grad_(bool(which >> k & 1))
+            for _ in range(2):  # the first call of an op writes its short path
+                out = fn(*args)
+            op, given = fn.op, (*args, *(p.default for p in fn.op.params[len(args) :]))
+            other = wrap(out._a)
+            other._ver = out._ver
+            general = record(op, given, (other,))
+            assert _facts(out.grad_fn) == _facts(general), (op.name, which)
+            out.sum().backward()
+            assert [t.grad is not None for t in floats] == [bool(which >> k & 1) for k in range(len(floats))]  # fmt: skip
+            for t in floats:
+                t.grad = None
+
+
+def test_what_a_written_recorder_saved_may_not_be_changed():
+    w = kiln.randn(4, 3, requires_grad=True)
+    x = kiln.randn(2, 3)
+    out = F.linear(x, w)
+    x.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+    out = F.linear(x, w).sigmoid()
+    out.data.mul_(2)  # which nobody sees
+    seen = []
+    with kiln.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.shape) or t, lambda t: t):
+        F.linear(x, w)
+        kiln.cat([w, x])
+    assert seen == [(2, 3)]
+    with kiln.no_grad():
+        assert kiln.cat([w, x]).grad_fn is None
+    assert kiln.cat([w[:, :1], w[:, 1:]], 1).grad_fn.next_functions[0][0] is not None

@@ -7,7 +7,9 @@ A tensor that requires grad points at the `TapeNode` that made it; a node's edge
 from __future__ import annotations
 
 import itertools
+import types
 from collections.abc import Callable, Sequence
+from functools import cache
 from threading import get_ident
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 
 from ..dtypes import OF_NUMPY, float32, float64
 from ..errors import KilnError, describe
-from ..ops.registry import Op, Plan, Rule, _shape_of
+from ..ops.registry import TENSOR, TENSORS, Op, Plan, Rule, _shape_of
 from ..tensor import Tensor, _fresh, wrap
 from .modes import DISABLED, mode
 
@@ -376,7 +378,7 @@ def record_binary(op: Op, x: Tensor, y: Any, out: Tensor) -> None:
     if plan.blank is not None:
         node.args, node.versions = plan.blank, ()
     else:
-        _save(node, plan, (x, y, *op.defaults), (out,), False)
+        (plan.save or saver(op, plan))(node, (x, y, *op.defaults), (out,))
     out._fn, out._rg = node, True
 
 
@@ -395,7 +397,7 @@ def record_reflected(op: Op, x: Any, y: Tensor, out: Tensor) -> None:
     edges: list[Edge | None] = [(y._fn or y, y._idx, a.shape, a.dtype)]
     node.edges = edges
     node.n_out, node.hooks, node.freed, node.outs = 1, None, False, None
-    _save(node, plan, (x, y, *op.defaults), (out,), False)
+    (plan.save or saver(op, plan))(node, (x, y, *op.defaults), (out,))
     out._fn, out._rg = node, True
 
 
@@ -417,7 +419,7 @@ def record_unary(op: Op, x: Tensor, out: Tensor) -> None:
     if plan.blank is not None:
         node.args, node.versions = plan.blank, ()
     else:
-        _save(node, plan, (x, *op.defaults), (out,), False)
+        (plan.save or saver(op, plan))(node, (x, *op.defaults), (out,))
     out._fn, out._rg = node, True
 
 
@@ -444,7 +446,7 @@ def record_view(op: Op, x: Tensor, args: tuple, out: Tensor) -> None:
 
 
 def _save(node: OpNode, plan: Plan, args: tuple, outs: tuple[Tensor, ...], inplace: bool) -> None:
-    """Keep what the rules need, and the versions at which it was seen."""
+    """Keep what the rules need, and the versions at which it was seen: for calls in place and lists of tensors."""
     versions: list[tuple[list, int]] = []
     if plan.drop:
         kept = list(args)
@@ -477,6 +479,63 @@ def _save(node: OpNode, plan: Plan, args: tuple, outs: tuple[Tensor, ...], inpla
     node.args, node.versions = args, versions
     if SAVING:
         SAVING[0](node, outs)
+
+
+_SHAPES = {TENSOR: "{}._a.shape", TENSORS: "[y._a.shape for y in {}]"}
+
+
+def saver(op: Op, plan: Plan) -> Callable[[OpNode, tuple, tuple], None]:
+    """`_save` as it is for calls of a plan that are not in place, written out: from then on `plan.save`."""
+    if any(op.params[i].kind == TENSORS for i in plan.keep):
+        plan.save = lambda node, args, outs: _save(node, plan, args, outs, False)
+        return plan.save
+    kept, lines, versions = [f"args[{i}]" for i in range(len(op.params))], [], []
+    several = any(op.params[i].kind != TENSOR for i in plan.keep)  # which may be none
+
+    def version(i: int, x: str, space: str) -> None:
+        lines.append(
+            f"{space}v{i} = {x}._ver\n{space}if v{i} is None:\n{space}    v{i} = {x}._ver = [0, 0]\n"
+        )
+        seen = f"(v{i}, v{i}[0])"
+        if several:
+            lines.append(f"{space}versions.append({seen})\n")
+        else:
+            versions.append(seen + ", ")
+
+    for i in plan.drop:
+        shape = _SHAPES.get(op.params[i].kind, "_shape_of({})")
+        kept[i] = shape.format(kept[i]) if i in plan.sizes else "None"
+    if several:
+        lines.append("    versions = []\n")
+    for i in plan.keep:
+        lines.append(f"    x{i} = args[{i}]\n")
+        if op.params[i].kind == TENSOR:
+            version(i, f"x{i}", "    ")
+        else:
+            lines.append(f"    if isinstance(x{i}, Tensor):\n")
+            version(i, f"x{i}", "        ")
+    if plan.save_out:
+        lines.append(f"    o = outs[{plan.seen}]\n")
+        version(len(kept), "o", "    ")
+        lines.append(f"    node.outs = (tuple([t._a for t in outs]), v{len(kept)})\n")
+    lines.append(
+        f"    node.args = ({', '.join(kept)},)\n" if plan.drop else "    node.args = args\n"
+    )
+    seen = "versions" if several else f"({''.join(versions)})"
+    lines.append(f"    node.versions = {seen}\n")
+    body = "".join(lines)
+    code = code_of(
+        f"def save(node, args, outs):\n{body}    if SAVING:\n        SAVING[0](node, outs)\n"
+    )
+    plan.save = types.FunctionType(code, globals())
+    return plan.save
+
+
+@cache
+def code_of(source: str) -> types.CodeType:
+    """The code of the one function in a source."""
+    module = compile(source, "<kiln tape>", "exec")
+    return next(c for c in module.co_consts if isinstance(c, types.CodeType))
 
 
 def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False) -> OpNode | None:
@@ -518,8 +577,10 @@ def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False)
     node = _node(OpNode)
     node.op, node.plan, node.edges, node.seq = op, plan, edges, next_seq()
     node.n_out, node.hooks, node.freed, node.outs = len(outs), None, False, None
-    _save(node, plan, args, outs, inplace)
-    if not inplace:
+    if inplace:
+        _save(node, plan, args, outs, True)
+    else:
+        (plan.save or saver(op, plan))(node, args, outs)
         for i in tracked:
             outs[i]._fn, outs[i]._idx, outs[i]._rg = node, i, True
     return node
@@ -538,10 +599,12 @@ __all__ = [
     "OpNode",
     "Rule",
     "TapeNode",
+    "code_of",
     "edge_of",
     "fit",
     "record",
     "record_binary",
     "record_unary",
     "record_view",
+    "saver",
 ]

@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..autograd.modes import DISABLED
+from ..autograd.recorders import recorder
 from ..autograd.tape import record, record_binary, record_reflected, record_unary
 from ..sharing import watched, written
 from ..tensor import CAPTURING, PLAIN, Tensor, _new, wrap
@@ -166,7 +167,7 @@ def f({sig}):
             t._idx = 0
             t._rg = False
             if {tracked}:
-                _record(_op, {call}, (t,))
+                _put({params}, t)
             return t
     {tail}
 """
@@ -221,7 +222,7 @@ def _several(op: Op, args: tuple, found: Sequence[Any], tracked: bool) -> tuple:
 def _globals(op: Op) -> dict[str, Any]:
     return {
         "__name__": "kiln.ops.generated", "Tensor": Tensor, "_PLAIN": PLAIN, "_new": _new, "_capturing": CAPTURING,
-        "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_record3": record_reflected, "_record": record, "_op": op,
+        "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_record3": record_reflected, "_op": op,
         "_ufunc": op.short, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_I64": _I64, "_F16": _F16, "_FAR": 2**63, "_apply": dispatch.apply, "_view": dispatch.view, "_inplace": dispatch.inplace,
         "_store_out": dispatch.store_out, "_flat": _flat, "_follow": follow, "_alias": _alias,
         "_reflect": _reflect, "_expect": dispatch.expect_tensor, "_seen": set(), "_pass": _pass,
@@ -353,6 +354,7 @@ def _may_be_short(op: Op) -> bool:
 def _begin(op: Op, args: tuple) -> Any:
     """The first call of an op that has a short path, which is written now: few ops of many are ever called."""
     f, fn = form(op, bool(op.out)), op.fn
+    fn.__globals__["_put"] = recorder(op)
     fn.__code__ = _own_code(op, _short_source(op, f), f, fn.__name__)
     return dispatch.apply(op, args)
 
@@ -389,11 +391,12 @@ def _short_source(op: Op, f: Form) -> str:
     tests += [f"{n} is _UNSET" for n in f.names if n[0] == "a"]
     if op.out:
         tests.append("out is None")
-    call, given = f"({', '.join([f'p{i}' for i in range(len(op.params))])},)", ", ".join(raw)
+    params, given = ", ".join([f"p{i}" for i in range(len(op.params))]), ", ".join(raw)
+    call = f"({params},)"
     agree = _AGREE.format(key=", ".join(key), call=call, raw=given) if op.check and op.infer else ""
     return _SHORT.format(
         sig=f.sig, test="".join([f" and {t}" for t in tests]), unpack="\n            ".join(unpack), raw=given, agree=agree, call=call,
-        tracked=" or ".join(tracked) if op.rules else "False", tail=_tail(op, f, "_apply"),
+        params=params, tracked=" or ".join(tracked) if op.rules else "False", tail=_tail(op, f, "_apply"),
     )  # fmt: skip
 
 

@@ -122,6 +122,7 @@ class Plan:
     scripts: dict[Any, Any] = field(default_factory=dict)  # a backend's, by call
     parts: dict[tuple[bool, ...], Plan] = field(default_factory=dict)  # for some of the edges
     ruled: Callable[[Any, Sequence[Any], Callable, Sequence[Any], bool], list] | None = None
+    save: Callable[[Any, tuple, tuple], None] | None = None  # the tape's, for calls of this plan
 
     def differentiate(
         self, gs: Sequence[Any], args: Sequence[Any], outputs: Callable, edges: Sequence[Any]
