@@ -387,6 +387,11 @@ def positive(input: Tensor) -> Tensor:
 Tensor.__pos__ = positive  # type: ignore[attr-defined]
 
 
+def _signs(x: np.ndarray) -> np.ndarray:
+    """The slope of the magnitude of float or complex numbers: 0 at NaN, as `sgn` has it."""
+    return np.sign(x) if x.dtype.kind == "c" else np.subtract(x > 0, x < 0, dtype=x.dtype)
+
+
 def _abs_samples() -> Iterator[Sample]:
     yield from unary(away=2.0)()
     yield Sample((np.array([True]),), error=NotImplementedError)
@@ -395,7 +400,7 @@ def _abs_samples() -> Iterator[Sample]:
 @elementwise(
     promote="real", ufunc=np.absolute, scalar="abs", inplace=True, out="same", native="fiu",
     aliases=("absolute",), dunders=("__abs__",), grad={"input": lambda g, input: g * input.sgn()},
-    quick={"input": lambda g, input: g * np.subtract(input > 0, input < 0, dtype=g.dtype)}, infer=_no_bool("abs"), check=True, samples=_abs_samples,
+    quick={"input": lambda g, input: g * _signs(input)}, infer=_no_bool("abs"), check=True, samples=_abs_samples,
 )  # fmt: skip
 def abs(input: Tensor) -> Tensor:
     """The absolute value; of complex numbers the magnitude, as a real tensor. Not defined for bool."""
