@@ -8,7 +8,7 @@ import pytest
 
 import kiln
 from kiln import nn
-from kiln.data import DataLoader, IterableDataset, TensorDataset
+from kiln.data import DataLoader, IterableDataset, Pipeline, TensorDataset
 from kiln.errors import KilnWarning
 from kiln.io.files import KilnFileError
 from kiln.optim.lr_scheduler import MultiStepLR
@@ -114,9 +114,10 @@ class Draws:
         lambda: DataLoader(TensorDataset(kiln.tensor(X), kiln.tensor(Y)), 16, shuffle=True, num_workers=1),
         lambda: DataLoader(Stream(), 16),
         Draws,
+        lambda: Pipeline([(X[i], Y[i]) for i in range(50)]).shuffle(20).batch(16).prefetch(2),
         lambda: [(kiln.tensor(X[:30]), kiln.tensor(Y[:30])), (kiln.tensor(X[30:]), kiln.tensor(Y[30:]))] * 2,
     ],
-    ids=["loader", "workers", "iterable", "drawing", "batches"],
+    ids=["loader", "workers", "iterable", "drawing", "pipeline", "batches"],
 )  # fmt: skip
 @pytest.mark.parametrize("step", [3, 7])
 def test_places_of_all_kinds_of_data(tmp_path, data, step):

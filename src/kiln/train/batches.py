@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from ..compile.pytree import flatten, unflatten
-from ..data import DataLoader, Dataset, IterableDataset, TensorDataset
+from ..data import DataLoader, Dataset, IterableDataset, Pipeline, TensorDataset
 from ..data._utils import randomness
 from ..errors import KilnTypeError, KilnValueError, describe
 from ..ops.creation import as_tensor
@@ -99,7 +99,7 @@ class Feed:
                 "Trainer", "sample_weight goes with arrays", describe(data),
                 "have the loader give the weights, and use them in a loss of your own",
             )  # fmt: skip
-        if isinstance(data, DataLoader):
+        if isinstance(data, DataLoader | Pipeline):
             return data
         if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
             if _is_batches(data):

@@ -102,7 +102,7 @@ class ModelCheckpoint(Callback):
         """Make the folder, and take away what a killed process left unfinished there."""
         self._reset()
         self.folder.mkdir(parents=True, exist_ok=True)
-        remove_drafts(self.folder, SUFFIX)
+        remove_drafts(self.folder, Path(self.name).suffix)
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         """Wait before workers of a loader are forked, beside which no thread should be writing."""

@@ -40,7 +40,7 @@ class Trainer:
     `precision="bfloat16"` computes forward and loss in autocast, `accumulate` adds up the gradients of so many batches for one
     step of the optimizer, `seed` seeds Kiln, Python and NumPy when training begins, `callbacks` are those of every fit.
 
-    Data is a DataLoader (or any iterable of batches), a Dataset, or arrays or tensors `(x, y)` (NumPy's float64, its default, is
+    Data is a DataLoader or a Pipeline of batches (or any iterable of them), a Dataset, or arrays or tensors `(x, y)` (NumPy's float64, its default, is
     taken in the dtype of the model's parameters). In a batch the last
     entry is the target and those before it are the model's arguments; a dict of its arguments' names is one, too.
 
