@@ -1,4 +1,4 @@
-"""Arithmetic: sums, products, powers, signs and rounding, and what every elementwise op shares."""
+"""Arithmetic: sums, products, signs and rounding, and what every elementwise op shares."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, describe
-from ..shape import broadcast_shapes
 from ..tensor import Tensor
-from .derive import OPERANDS
 from .dispatch import expect_tensor
 from .half_floats import rounded
-from .registry import REGISTRY, Op, Operand, Sample, composition, op
-from .rules import not_differentiable
+from .registry import REGISTRY, Operand, Sample, composition, op
 from .runners import elementwise_infer
 from .samples import binary, draw, rng, unary
 
@@ -51,7 +48,7 @@ def only(name: str, low: int, high: int, kind: type[KilnError] = KilnNotImplemen
     return infer
 
 
-def _no_bool(name: str) -> Any:
+def no_bool(name: str) -> Any:
     return only(name, dt.INT, dt.COMPLEX, KilnNotImplementedError)
 
 
@@ -132,148 +129,6 @@ def rsub(input: Tensor, other: Operand, *, alpha: Any = 1) -> Tensor:
 def mul(input: Operand, other: Operand) -> Tensor:
     """input * other, broadcast. Dtypes promote; bool multiplies as logical and."""
     return np.multiply(input, other)
-
-
-def _div_grad_other(g: Tensor, input: Any, other: Any, rounding_mode: str | None) -> Any:
-    return None if rounding_mode else -g * conjugate(input / other / other)
-
-
-def _div_infer(input: Any, other: Any, rounding_mode: str | None = None) -> tuple:
-    if rounding_mode not in (None, "trunc", "floor"):
-        raise KilnError(
-            "div", "rounding_mode must be None, 'trunc' or 'floor'", repr(rounding_mode), ""
-        )
-    if rounding_mode is not None:
-        return _no_bool("div")(input, other)
-    shape = broadcast_shapes(*[getattr(x, "shape", ()) for x in (input, other)], op="div")
-    d = dt.result_type(input, other)
-    if d.category < dt.FLOAT:
-        d = dt.get_default_dtype()
-    return shape, d
-
-
-def _check_divisor(name: str, other: np.ndarray) -> None:
-    """Refuse an integer 0 to divide by, and bools (with a TypeError that the shape rule explains)."""
-    if other.dtype.kind == "b":
-        raise TypeError("bool")
-    if other.dtype.kind in "iu" and np.any(other == 0):
-        raise KilnError(
-            name, "integer division by zero", "a divisor of 0", "mask the zeros or use floats"
-        )
-
-
-def _integer_division(input: np.ndarray, other: np.ndarray, mode: str) -> np.ndarray:
-    _check_divisor("div", other)
-    q = np.floor_divide(input, other)
-    if mode == "trunc":
-        q = q + ((input % other != 0) & ((input < 0) != (other < 0)))
-    return q
-
-
-def _div_body(input: Any, other: Any, rounding_mode: str | None) -> Tensor:
-    d = dt.result_type(input, other)
-    if rounding_mode == "trunc" and d.category >= dt.FLOAT:
-        if d in (dt.bfloat16, dt.float16):  # whose quotient is rounded before it is cut off
-            wide = (x.float() if isinstance(x, Tensor) else x for x in (input, other))
-            return (next(wide) / next(wide)).to(d).float().trunc().to(d)
-        return (input / other).trunc()
-    q = floor_divide(input, other)
-    if rounding_mode == "floor":
-        return q
-    return q + ((input - q * other != 0) & ((input < 0) != (other < 0)))
-
-
-def _div_samples() -> Any:
-    modes = ({}, {"rounding_mode": "floor"}, {"rounding_mode": "trunc"})
-    yield from binary(low2=0.5, high2=2.0, kwargs=modes)()
-    for kw in modes:
-        yield Sample((np.array([7, -7, 6, 0]), np.array([2, 2, -3, -5])), kw, grad=False)
-        yield Sample((np.array([7, -7]), 2), kw, grad=False)
-
-
-@elementwise(
-    ufunc=np.true_divide, scalar="div", numbers=True, inplace=True, out=True, aliases=("divide",), native="f",
-    promote="div", dunders=("__truediv__", "__itruediv__"), wide_numbers=True,
-    grad={
-        "input": lambda g, other, rounding_mode: None if rounding_mode else g / conjugate(other),
-        "other": _div_grad_other,
-    },
-    quick={
-        "input": lambda g, other, rounding_mode: None if rounding_mode else g / other,
-        "other": lambda g, input, other, rounding_mode: None
-        if rounding_mode
-        else -g * (input / other / other),
-    },
-    body=_div_body, infer=_div_infer, samples=_div_samples,
-)  # fmt: skip
-def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Tensor:
-    """input / other; integers divide as floats unless `rounding_mode` is "floor" or "trunc"."""
-    if rounding_mode is None:
-        return np.true_divide(input, other)
-    if input.dtype.kind in "iub":
-        return _integer_division(input, other, rounding_mode)
-    if rounding_mode == "floor":
-        return np.where(other == 0, np.true_divide(input, other), np.floor_divide(input, other))
-    return np.trunc(np.true_divide(input, other))
-
-
-@composition(out="cast", inplace=True, samples=binary(low2=0.5), method=True)
-def true_divide(input: Tensor, other: Operand) -> Tensor:
-    """input / other as floats."""
-    return input / other
-
-
-@elementwise(out=True,
-    scalar="floordiv", numbers=True, wide_numbers=True, inplace=True, dunders=("__floordiv__", "__rfloordiv__", "__ifloordiv__"),
-    infer=only("floor_divide", dt.INT, dt.FLOAT), grad={("input", "other"): not_differentiable("floor_divide")},
-    samples=binary(low2=0.5, grad=False),
-)  # fmt: skip
-def floor_divide(input: Operand, other: Operand) -> Tensor:
-    """floor(input / other) in the promoted dtype. No gradient."""
-    if input.dtype.kind in "iub":
-        return _integer_division(input, other, "floor")
-    return np.where(other == 0, np.true_divide(input, other), np.floor_divide(input, other))
-
-
-@elementwise(
-    scalar="rem", inplace=True, out=True, dunders=("__mod__", "__rmod__", "__imod__"),
-    infer=only("remainder", dt.INT, dt.FLOAT),
-    grad={"input": lambda g: g, "other": lambda g, input, other: -g * div(input, other, rounding_mode="floor")},
-    samples=binary(low2=0.7, high2=0.9, low=-0.6, high=0.6, away=0.4),
-)  # fmt: skip
-def remainder(input: Operand, other: Operand) -> Tensor:
-    """input - other * floor(input / other): the sign follows `other`, of zero too (the Array API standard)."""
-    _check_divisor("remainder", other)
-    return np.remainder(input, other)
-
-
-@elementwise(
-    scalar="fmod", inplace=True, out=True, infer=only("fmod", dt.INT, dt.FLOAT),
-    grad={"input": lambda g: g, "other": lambda g, input, other: -g * (input / other).trunc()},
-    samples=binary(low2=0.7, high2=0.9, low=-0.6, high=0.6, away=0.4),
-)  # fmt: skip
-def fmod(input: Tensor, other: Operand) -> Tensor:
-    """input - other * trunc(input / other): the sign follows `input`."""
-    _check_divisor("fmod", other)
-    return np.fmod(input, other)
-
-
-@elementwise(promote="float", scalar="reciprocal", inplace=True, out=True,
-             grad={"input": lambda g, out: -g * conjugate(out * out)}, samples=unary(0.5, 2.0))  # fmt: skip
-def reciprocal(input: Tensor) -> Tensor:
-    """1 / input."""
-    return np.true_divide(input.dtype.type(1), input)
-
-
-def _number_over(self: Tensor, other: Any) -> Any:
-    """other / self: as in PyTorch a product with 1 / self, which is kept, so that self may be written to."""
-    if not isinstance(other, OPERANDS):
-        return NotImplemented
-    inverse = reciprocal(self)
-    return inverse if other.__class__ in (int, float) and other == 1 else inverse * other
-
-
-Tensor.__rtruediv__ = _number_over  # type: ignore[attr-defined]
 
 
 def _lerp(input: Any, end: Any, weight: Any) -> Any:
@@ -368,7 +223,7 @@ def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) 
 @elementwise(
     ufunc=np.negative, scalar="neg", inplace=True, out="same", aliases=("negative",), native="fiu",
     dunders=("__neg__",), grad={"input": lambda g: -g}, quick={"input": lambda g: -g},
-    infer=lambda input: _no_bool("neg")(input), samples=unary(),
+    infer=lambda input: no_bool("neg")(input), samples=unary(),
 )  # fmt: skip
 def neg(input: Tensor) -> Tensor:
     """-input. Not defined for bool."""
@@ -400,7 +255,7 @@ def _abs_samples() -> Iterator[Sample]:
 @elementwise(
     promote="real", ufunc=np.absolute, scalar="abs", inplace=True, out="same", native="fiu",
     aliases=("absolute",), dunders=("__abs__",), grad={"input": lambda g, input: g * input.sgn()},
-    quick={"input": lambda g, input: g * _signs(input)}, infer=_no_bool("abs"), check=True, samples=_abs_samples,
+    quick={"input": lambda g, input: g * _signs(input)}, infer=no_bool("abs"), check=True, samples=_abs_samples,
 )  # fmt: skip
 def abs(input: Tensor) -> Tensor:
     """The absolute value; of complex numbers the magnitude, as a real tensor. Not defined for bool."""
@@ -429,126 +284,6 @@ def sgn(input: Tensor) -> Tensor:
     r = input.abs()
     zero, one = r.new_zeros(()), r.new_ones(())
     return (r == 0).where(zero, input / (r == 0).where(one, r))
-
-
-# ---------------------------------------------------------------- powers
-
-
-def _pow_grad_base(g: Tensor, input: Any, exponent: Any) -> Any:
-    if not isinstance(exponent, Tensor):
-        if exponent == 0:
-            return g.new_zeros(g.shape)
-        if exponent == 2:
-            return g * (conjugate(input) * 2)
-        return g * conjugate(input ** (exponent - 1) * exponent)
-    return (exponent == 0).where(g.new_zeros(()), g * conjugate(exponent * input ** (exponent - 1)))
-
-
-def _quick_pow_base(g: np.ndarray, input: Any, exponent: Any) -> np.ndarray:
-    if exponent.__class__ is np.ndarray:
-        d = g * (exponent * pow_op.reference(input, exponent - 1))
-        return np.where(exponent == 0, g.dtype.type(0), d)
-    if exponent == 0:
-        return np.zeros_like(g)
-    if exponent == 2:
-        return g * (input + input)
-    return g * (pow_op.reference(input, exponent - 1) * exponent)
-
-
-def _pow_grad_exponent(g: Tensor, input: Any, exponent: Tensor, out: Tensor) -> Any:
-    if isinstance(input, Tensor):
-        zero = (input == 0) & ((exponent.real if exponent.is_complex() else exponent) >= 0)
-        log = zero.where(out.new_ones(()), input).log()  # -inf at 0 to a negative power
-        return zero.where(g.new_zeros(()), g * conjugate(out * log))
-    if input == 0:
-        return (exponent == 0).where(g.new_zeros(()), g * 0)
-    log = complex(np.log(input)) if isinstance(input, complex) else float(np.log(input))
-    return g * conjugate(out * log)
-
-
-def _short_pow(input: np.ndarray, exponent: Any) -> Any:
-    if exponent.__class__ is not np.ndarray and (exponent == 2 or exponent == 3):
-        return pow_op.reference(input, exponent)
-    return pow_op.eager(input, exponent)
-
-
-def _pow_infer(input: Any, exponent: Any) -> tuple:
-    shape, d = elementwise_infer(REGISTRY["pow"])(input, exponent)
-    if d is dt.bool_:
-        raise KilnNotImplementedError(
-            "pow", "not defined for bool tensors", describe((input, exponent)), "x.int()"
-        )
-    if d.category == dt.INT and not hasattr(exponent, "shape"):
-        if exponent < 0:
-            raise _inverse_power()
-        dt.element(exponent, d, "pow")
-    return shape, d
-
-
-def _inverse_power() -> KilnError:
-    return KilnError(
-        "pow", "integers to negative integer powers are not allowed", "a negative exponent",
-        "use a floating base: x.float() ** y",
-    )  # fmt: skip
-
-
-def _pow_node(node: Any) -> str:
-    base, exponent = (isinstance(x, int | float | complex) for x in node.args)
-    return f"PowBackward{0 if exponent else 2 if base else 1}"
-
-
-@elementwise(
-    node=("PowBackward0", _pow_node), scalar="pow", inplace=True, out=True, dunders=("__pow__", "__rpow__", "__ipow__"), infer=_pow_infer,
-    short=_short_pow, native="fiu",
-    grad={"input": _pow_grad_base, "exponent": _pow_grad_exponent}, quick={"input": _quick_pow_base},
-    samples=binary(low=0.4, high=2.0, low2=-1.5, high2=2.5, scalar=2),
-)  # fmt: skip
-def pow(input: Operand, exponent: Operand) -> Tensor:
-    """input to the power of exponent. Integer bases need exponents that are not negative."""
-    if input.dtype.kind not in "iu" or not np.any(exponent < 0):
-        if input.dtype.kind == "b":
-            raise TypeError("powers of bools")
-        if not isinstance(exponent, np.ndarray) and exponent == -0.5:
-            return 1 / np.sqrt(input)  # as PyTorch does, and as NumPy takes roots for 0.5
-        if getattr(exponent, "ndim", 0) == 0 and (exponent == 2 or exponent == 3):
-            square = np.square(input)
-            return square if exponent == 2 else square * input
-        return np.power(input, exponent)
-    if not isinstance(exponent, np.ndarray):
-        raise _inverse_power()
-    parity = np.where(exponent % 2, input, 1)  # 1 / x**n is an integer only where |x| is 1
-    return np.where(
-        exponent < 0,
-        np.where(np.abs(input) == 1, parity, 0),
-        np.power(input, np.maximum(exponent, 0)),
-    )
-
-
-pow_op: Op = pow.op  # type: ignore[attr-defined]
-
-
-@composition(out=True, samples=binary(low=0.4, high=2.0))
-def float_power(input: Operand, exponent: Operand) -> Tensor:
-    """input ** exponent in float64, or complex128."""
-    if not isinstance(input, Tensor) and not isinstance(exponent, Tensor):
-        expect_tensor("float_power", input)
-    wide = dt.complex128 if dt.result_type(input, exponent).is_complex else dt.float64
-
-    def up(x: Any) -> Any:
-        return x.to(wide) if isinstance(x, Tensor) else x
-
-    return up(input) ** up(exponent)
-
-
-@elementwise(
-    ufunc=np.square, promote="square", inplace=True, out=True, native="fiu",
-    grad={"input": lambda g, input: g * (conjugate(input) * 2)}, quick={"input": lambda g, input: g * (input + input)},
-    infer=lambda input: (input.shape, dt.int64 if input.dtype is dt.bool_ else input.dtype),
-    body=lambda input: input * input if input.dtype is not dt.bool_ else input.to(dt.int64), samples=unary(),
-)  # fmt: skip
-def square(input: Tensor) -> Tensor:
-    """input * input; bools count as integers."""
-    return np.square(input if input.dtype != np.bool_ else input.astype(np.int64))
 
 
 # ---------------------------------------------------------------- rounding
