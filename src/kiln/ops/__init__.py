@@ -16,6 +16,7 @@ from . import (  # noqa: F401
     convolution,
     creation,
     ctc,
+    distances,
     division,
     drawing,
     dropout,
