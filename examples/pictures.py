@@ -1,0 +1,59 @@
+"""What several examples draw: images in a grid, curves, a page of text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def image_grid(
+    images: Any, path: Path, titles: Sequence[str] = (), columns: int = 10, scale: float = 1.0
+) -> Path:
+    """Save gray images `(n, 1, h, w)` in [0, 1], row by row, each with its title if there are some."""
+    from matplotlib.figure import Figure
+
+    images = np.asarray(images)
+    rows = -(-len(images) // columns)
+    high = 1.25 if titles else 1.0
+    figure = Figure(figsize=(columns * scale, rows * scale * high), layout="constrained")
+    for i, ax in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        ax.axis("off")
+        if i < len(images):
+            ax.imshow(images[i, 0], cmap="gray", vmin=0, vmax=1)
+            if titles:
+                ax.set_title(titles[i], fontsize=8)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def curves(
+    values: Mapping[str, Sequence[float]], path: Path, xlabel: str = "epoch", ylabel: str = ""
+) -> Path:
+    """Save curves by name, in one panel."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for name, y in values.items():
+        ax.plot(range(1, len(y) + 1), y, lw=1.4, label=name)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def text_page(text: str, path: Path, width: int = 90) -> Path:
+    """Save a text as a picture, its long lines wrapped."""
+    from matplotlib.figure import Figure
+
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]
+    figure = Figure(figsize=(width * 0.085, 0.17 * len(lines) + 0.3))
+    page = "\n".join(lines).replace("$", r"\$")  # or two dollars would make a formula
+    figure.text(0.02, 0.5, page, family="monospace", fontsize=9, va="center", linespacing=1.3)
+    figure.savefig(path, dpi=110)
+    return path
