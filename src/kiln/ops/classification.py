@@ -82,9 +82,12 @@ def check_classes(
     name: str, target: np.ndarray, classes: int, ignore_index: int
 ) -> np.ndarray | None:
     """Which targets count (None for all of them); an error for one that is no class."""
-    if target.size == 0:
+    n = target.size
+    if n == 0:
         return None
-    if target.size <= _FEW:
+    if n == 1 and 0 <= target.item() < classes and not 0 <= ignore_index < classes:
+        return None
+    if n <= _FEW:
         places = target.reshape(-1).tolist()
         if min(places) >= 0 and max(places) < classes and not 0 <= ignore_index < classes:
             return None
@@ -111,7 +114,7 @@ def _nll_run(
     valid = check_classes(name, target, logp.shape[c], ignore_index)
     safe = target if valid is None else np.where(valid, target, 0)
     if logp.ndim == 2 and len(safe) == 1:
-        picked = logp[0].take(safe)
+        picked = logp[:, safe.item()]
     elif logp.ndim == 2:
         picked = logp[np.arange(len(safe)), safe]
     else:
@@ -351,7 +354,8 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_a
     Targets equal to `ignore_index` count for nothing. The mean is weighted.
     """
     reduction = resolve_reduction("nll_loss", size_average, reduce, reduction)
-    constants("nll_loss", weight=weight)
+    if weight is not None:
+        constants("nll_loss", weight=weight)
     return nll_op(input, target, weight, ignore_index, reduction)
 
 

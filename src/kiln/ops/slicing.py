@@ -16,7 +16,7 @@ from ..autograd.views import Several, region, together
 from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, describe
 from ..formats import contiguous_format
 from ..shape import Size, index_int, norm_dim, numel
-from ..tensor import CAPTURING, PLAIN, Tensor, wrap
+from ..tensor import CAPTURING, PLAIN, Tensor, _new
 from . import dispatch
 from .registry import LEADING, REGISTRY, Sample, composition, method
 from .samples import draw, rng
@@ -297,17 +297,21 @@ def parts(input: Tensor, d: int, places: Iterable[Any], several: bool = False) -
         ver, tied = input._ver, mode.grad
         if ver is None:
             ver = input._ver = [0, 0]
+        seen, name = ver[1], _basic.name
     for i in places:
         r = a[(*lead, slice(*i) if i.__class__ is tuple else i, ...)]
-        args = input, (*before, i, *after)
+        place = (*before, i, *after)
         if not short:
-            views.append(dispatch.view(_basic, args, r))
+            views.append(dispatch.view(_basic, (input, place), r))
             continue
-        out = wrap(r)
-        out._ver, out._base, out._seen = ver, input, ver[1]
-        out._view = ((_basic.name, Several(args[1:]) if several else args[1:]),) if tied else None
+        out = _new(Tensor)
+        out._a, out._ver, out._base, out._seen = r, ver, input, seen
+        out._fn = out._grad = out._hooks = None
+        out._idx = 0
+        out._rg = False
+        out._view = ((name, Several((place,)) if several else (place,)),) if tied else None
         if input._rg:
-            record_view(_basic, input, args, out)
+            record_view(_basic, input, (input, place), out)
         views.append(out)
     found = tuple(views)
     return found if short or not several else together(found)
