@@ -82,7 +82,7 @@ def main(small: bool = False, out: Path = Path(".")) -> dict:
 
     x, lengths, scores, top = env.reset(), [], [], 0.0
     for step in range(1, steps + 1):
-        if chance.random() < max(0.05, 1 - step / (steps / 4)):
+        if chance.random() < max(0.05, 1 - step / 3000):
             action = chance.randrange(2)
         else:
             with kiln.no_grad():
