@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from ..ops.registry import TENSOR, TENSORS, Op, Plan
+from ..ops.registry import TENSOR, TENSORS, Op, Plan, code_of
 from . import tape
 
 _EDGE = """\
@@ -53,10 +53,10 @@ def recorder(op: Op) -> Callable[..., None]:
         if kind != TENSOR:
             edges.append(f"    if isinstance({x}, Tensor):\n")
         edges.append(_EDGE.format(s="    " if kind == TENSOR else "        ", x=x, need=need))
-    code = tape.code_of(_SOURCE.format(
+    source = _SOURCE.format(
         params=", ".join([f"p{i}" for i in range(len(op.params))]), edges="".join(edges),
         start="needed = []" if listed else "needed = 0", key="    needed = tuple(needed)\n" if listed else "",
-    ))  # fmt: skip
+    )  # fmt: skip
     plans: dict[Any, Plan] = op._plans if listed else {}
 
     def plan_of(needed: int) -> Plan:
@@ -65,4 +65,4 @@ def recorder(op: Op) -> Callable[..., None]:
         return found
 
     given = (op, plans, op.plan if listed else plan_of)
-    return types.FunctionType(code, tape.__dict__, "put", given)
+    return types.FunctionType(code_of(source, "<kiln tape>"), tape.__dict__, "put", given)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import types
 from collections.abc import Callable, Sequence
-from functools import cache
 from threading import get_ident
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from ..dtypes import OF_NUMPY, float32, float64
 from ..errors import KilnError, describe
-from ..ops.registry import TENSOR, TENSORS, Op, Plan, Rule, _shape_of
+from ..ops.registry import TENSOR, TENSORS, Op, Plan, Rule, _shape_of, code_of
 from ..tensor import Tensor, _fresh, wrap
 from .modes import DISABLED, mode
 
@@ -455,12 +454,6 @@ def _save(node: OpNode, plan: Plan, args: tuple, outs: tuple[Tensor, ...], inpla
         args = tuple(kept)
     for i in plan.keep:
         x = args[i]
-        if x.__class__ is Tensor and not inplace:
-            ver = x._ver
-            if ver is None:
-                ver = x._ver = [0, 0]
-            versions.append((ver, ver[0]))
-            continue
         if x is None:
             continue
         for y in (x,) if isinstance(x, Tensor) else x if isinstance(x, list | tuple) else ():
@@ -525,17 +518,11 @@ def saver(op: Op, plan: Plan) -> Callable[[OpNode, tuple, tuple], None]:
     lines.append(f"    node.versions = {seen}\n")
     body = "".join(lines)
     code = code_of(
-        f"def save(node, args, outs):\n{body}    if SAVING:\n        SAVING[0](node, outs)\n"
+        f"def save(node, args, outs):\n{body}    if SAVING:\n        SAVING[0](node, outs)\n",
+        "<kiln tape>",
     )
     plan.save = types.FunctionType(code, globals())
     return plan.save
-
-
-@cache
-def code_of(source: str) -> types.CodeType:
-    """The code of the one function in a source."""
-    module = compile(source, "<kiln tape>", "exec")
-    return next(c for c in module.co_consts if isinstance(c, types.CodeType))
 
 
 def record(op: Op, args: tuple, outs: tuple[Tensor, ...], inplace: bool = False) -> OpNode | None:
@@ -599,7 +586,6 @@ __all__ = [
     "OpNode",
     "Rule",
     "TapeNode",
-    "code_of",
     "edge_of",
     "fit",
     "record",

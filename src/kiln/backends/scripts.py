@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from .. import dtypes as dt
 from ..autograd.modes import no_grad
 from ..autograd.tape import OpNode
 from ..graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Leaf, Node, input_node
+from ..ops.registry import code_of
 from ..tensor import Tensor
 
 LARGE = 1 << 12
@@ -194,7 +194,7 @@ def write(
     given = ", ".join(map(result, results))
     params = ", ".join(f"x{i}" for i in range(len(inputs)))
     source = "\n    ".join([f"def script({params}):", *lines, f"return [{given}]"])
-    return types.FunctionType(_code(source), scope, "script")
+    return types.FunctionType(code_of(source, "<kiln script>"), scope, "script")
 
 
 def _quick(n: Node, fixed: dict, row: set, keep: Callable, text: Callable) -> str | None:
@@ -216,9 +216,3 @@ def _quick(n: Node, fixed: dict, row: set, keep: Callable, text: Callable) -> st
             return None
     row.add(n)
     return f"{keep(op.ufunc)}({', '.join(parts)})"
-
-
-@lru_cache(1024)
-def _code(source: str) -> types.CodeType:
-    module = compile(source, "<kiln script>", "exec")
-    return next(c for c in module.co_consts if isinstance(c, types.CodeType))

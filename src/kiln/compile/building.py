@@ -6,11 +6,9 @@ from typing import Any
 
 from .. import dtypes as dt
 from ..graph.node import Node, const, make
-from ..ops.half_floats import rounded, wide
+from ..ops.half_floats import HALF, rounded, wide
 from ..ops.registry import Op
 from ..ops.runners import compute_dtype
-
-_HALF = (dt.float16, dt.bfloat16)
 
 
 def _beside(op: Op, slot: int, x: Any, half: dt.dtype) -> bool:
@@ -42,7 +40,7 @@ def build(op: Op, values: list, source: str = "") -> Node:
             want = compute_dtype(op, [values[i] for i in slots])
             if op.promote == "div":
                 want = op.infer(*values)[1]
-            if want in _HALF and any(_beside(op, i, values[i], want) for i in slots):
+            if want.np in HALF and any(_beside(op, i, values[i], want) for i in slots):
                 for i in slots:
                     values[i] = _as(dt.float32, values[i], source)
                 return make("cast", (make(op, values, source), want), source)

@@ -158,8 +158,8 @@ class Hinge(Loss):
         return _last((1 - target * output).clamp(min=0.0))
 
 
-class BinaryCrossentropy(Loss):
-    """Of scores of one class, or of several that don't exclude each other."""
+class _Smoothed(Loss):
+    """What cross entropies of targets that are probabilities are made with."""
 
     def __init__(
         self, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1,
@@ -168,6 +168,10 @@ class BinaryCrossentropy(Loss):
         super().__init__(reduction, name)
         _last_axis(self, axis)
         self.from_logits, self.label_smoothing = from_logits, label_smoothing
+
+
+class BinaryCrossentropy(_Smoothed):
+    """Of scores of one class, or of several that don't exclude each other."""
 
     def each(self, output: Tensor, target: Tensor) -> Tensor:
         output, target = _like(output, target)
@@ -178,16 +182,8 @@ class BinaryCrossentropy(Loss):
         return _last(-(target * _log(output) + (1 - target) * _log(1 - output)))
 
 
-class CategoricalCrossentropy(Loss):
+class CategoricalCrossentropy(_Smoothed):
     """Of class probabilities, targets one-hot or probabilities."""
-
-    def __init__(
-        self, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1,
-        reduction: str | None = "sum_over_batch_size", name: str | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(reduction, name)
-        _last_axis(self, axis)
-        self.from_logits, self.label_smoothing = from_logits, label_smoothing
 
     def each(self, output: Tensor, target: Tensor) -> Tensor:
         target = target.to(output.dtype)

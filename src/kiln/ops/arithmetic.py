@@ -11,7 +11,7 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, describe
 from ..tensor import Tensor
 from .dispatch import expect_tensor
-from .half_floats import rounded
+from .half_floats import HALF, rounded
 from .registry import REGISTRY, Operand, Sample, composition, op
 from .runners import elementwise_infer
 from .samples import binary, draw, rng, unary
@@ -62,7 +62,7 @@ def _weight(name: str, x: Any, alpha: Any) -> Any:
 def _held(alpha: Any, input: Any, other: Any) -> Any:
     """A sum's factor: see Note [Numbers beside half floats]."""
     d = dt.result_type(input, other)
-    return rounded(alpha, d) if d in (dt.float16, dt.bfloat16) else alpha
+    return rounded(alpha, d) if d.np in HALF else alpha
 
 
 def _scaled(x: Any, alpha: Any) -> Any:
@@ -243,7 +243,7 @@ Tensor.__pos__ = positive  # type: ignore[attr-defined]
 
 
 def _signs(x: np.ndarray) -> np.ndarray:
-    """The slope of the magnitude of float or complex numbers: 0 at NaN, as `sgn` has it."""
+    """The signs of float or complex numbers, which are the slopes of their magnitudes; of floats 0 at NaN."""
     return np.sign(x) if x.dtype.kind == "c" else np.subtract(x > 0, x < 0, dtype=x.dtype)
 
 
@@ -270,9 +270,9 @@ def sign(input: Tensor) -> Tensor:
         raise KilnNotImplementedError(
             "sign", "not defined for complex tensors", str(input.dtype), "use sgn"
         )
-    return np.where(np.isnan(input), 0, np.sign(input)) if input.dtype.kind == "f" else (
-        input if input.dtype.kind == "b" else np.sign(input)
-    )  # fmt: skip
+    if input.dtype.kind == "f":
+        return _signs(input)
+    return input if input.dtype.kind == "b" else np.sign(input)
 
 
 @composition(out="beside", inplace=True, samples=unary(away=2.0))

@@ -6,7 +6,6 @@ import inspect
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from threading import get_ident
 from typing import Any
 
@@ -19,7 +18,7 @@ from ..autograd.tape import record, record_binary, record_reflected, record_unar
 from ..sharing import watched, written
 from ..tensor import CAPTURING, PLAIN, Tensor, _new, wrap
 from . import dispatch
-from .registry import TENSOR, TENSORS, Op
+from .registry import TENSOR, TENSORS, Op, code_of
 from .runners import follow
 
 _F16, _F32, _F64, _I64 = dt.float16.np, dt.float32.np, dt.float64.np, dt.int64.np
@@ -313,16 +312,9 @@ def form(op: Op, out: bool = False, **flags: Any) -> Form:
     return Form(", ".join(parts), f"({', '.join(call)}{tail})", names, tuple(defaults), kwdefaults)
 
 
-@cache
-def _code(source: str) -> types.CodeType:
-    """The code of the one function in a source."""
-    module = compile(source, "<kiln>", "exec")
-    return next(c for c in module.co_consts if isinstance(c, types.CodeType))
-
-
 def _own_code(op: Op, source: str, form: Form, name: str) -> types.CodeType:
     """The code of a source with the names of a form."""
-    code = _code(source)
+    code = code_of(source, "<kiln>")
     return code.replace(
         co_name=name, co_qualname=name, co_filename=f"<kiln {op.name}>",
         co_varnames=tuple([form.names.get(n, n) for n in code.co_varnames]),

@@ -21,7 +21,7 @@ import types
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, wraps
+from functools import cache, lru_cache, wraps
 from typing import Any
 
 import numpy as np
@@ -313,12 +313,13 @@ def _written(
     source = (
         f"def rules(g, args, outs, edges{more}):\n{''.join(lines)}    return [{', '.join(results)}]"
     )
-    return types.FunctionType(_code(source), scope, "rules")
+    return types.FunctionType(code_of(source, "<kiln rules>"), scope, "rules")
 
 
-@cache
-def _code(source: str) -> types.CodeType:
-    module = compile(source, "<kiln rules>", "exec")
+@lru_cache(4096)
+def code_of(source: str, filename: str) -> types.CodeType:
+    """The code of the one function in a source that was written for an op; tracebacks name the file."""
+    module = compile(source, filename, "exec")
     return next(c for c in module.co_consts if isinstance(c, types.CodeType))
 
 
