@@ -141,6 +141,22 @@ def test_a_remainder_of_zero_has_the_sign_of_the_divisor(how) -> None:
         assert [math.copysign(1, z) for z in zeros.tolist()] == [math.copysign(1, divisor)] * 4
 
 
+@pytest.mark.parametrize("dtype", [xp.complex64, xp.complex128])
+def test_tanh_at_infinity_has_the_sign_of_the_imaginary_part(dtype) -> None:
+    z = [
+        complex(re, im)
+        for re in (math.inf, -math.inf)
+        for im in (1.0, 2.0, 5.0, -1.0, -2.0, 0.0, -0.0)
+    ]
+    for fn in (xp.tanh, kiln.compile(xp.tanh)):
+        for x, y in zip(z, fn(xp.asarray(z, dtype=dtype)).tolist(), strict=True):
+            assert (y.real, math.copysign(1, y.imag)) == (
+                math.copysign(1, x.real),
+                math.copysign(1, x.imag),
+            )
+            assert y.imag == 0
+
+
 def test_complex_numbers_are_rounded_part_by_part() -> None:
     z = kiln.tensor([1.5 - 0.5j, -0.2 + 2.7j, math.inf + 1j])
     for fn in (xp.round, kiln.compile(xp.round)):

@@ -70,7 +70,16 @@ def _round(x: Tensor) -> Tensor:
     return FUNCTIONS["complex"](x.real.round(), x.imag.round())
 
 
-ADAPTED = {"sign": _sign, "floor_divide": _floor_divide, "round": _round}
+def _tanh(x: Tensor) -> Tensor:
+    """At an infinite real part the imaginary one is a zero of its own sign; PyTorch's has that of sin(2 imag)."""
+    t = x.tanh()
+    if not x.is_complex():
+        return t
+    at_infinity = x.real.isinf() & x.imag.isfinite()
+    return where_op(at_infinity, FUNCTIONS["complex"](t.real, 0 * x.imag), t)
+
+
+ADAPTED = {"sign": _sign, "floor_divide": _floor_divide, "round": _round, "tanh": _tanh}
 """What the standard defines otherwise than PyTorch does."""
 
 
