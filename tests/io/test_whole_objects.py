@@ -1,6 +1,7 @@
 """Modules, arrays and plain objects in PyTorch's files, models in several files, and mapped files."""
 
 import argparse
+import functools
 import io
 import pathlib
 
@@ -107,6 +108,51 @@ def test_models_in_several_files(name, tmp_path):
         kiln.save({"a": 1}, path)
     with pytest.raises(ValueError, match="format"):
         kiln.save(state, tmp_path / "model.index.json")
+
+
+def test_models_of_pictures_go_by_torchvision_s_names():
+    from kiln.vision import models, ops
+    from kiln.vision.models.googlenet import InceptionAux
+
+    m = models
+    parts = {
+        "models.mobilenetv3.InvertedResidual": m.mobilenetv3.InvertedResidual(
+            8, 3, 8, 8, True, nn.ReLU, 1, nn.BatchNorm2d
+        ),
+        "models.mobilenetv2.InvertedResidual": m.mobile.InvertedResidual(8, 8, 1, 2),
+        "models.densenet._DenseLayer": m.classic._DenseLayer(8, 4, 2, 0.0),
+        "models.inception.InceptionAux": m.inception.InceptionAux(8, 2),
+        "models.googlenet.InceptionAux": InceptionAux(8, 2),
+        "models.segmentation.deeplabv3.ASPPConv": m.segmentation.ASPPConv(8, 8, 2),
+        "models.resnet.BasicBlock": m.resnet.BasicBlock(8, 8),
+        "ops.misc.SqueezeExcitation": ops.SqueezeExcitation(8, 2),
+        "ops.stochastic_depth.StochasticDepth": ops.StochasticDepth(0.1, "row"),
+    }
+    for name, part in parts.items():
+        f = io.BytesIO()
+        kiln.save(part, f, format="torch")
+        named = f"torchvision.{name}".rpartition(".")
+        assert f"c{named[0]}\n{named[2]}\n".encode() in f.getvalue()
+        got = kiln.load(io.BytesIO(f.getvalue()), weights_only=False)
+        assert type(got) is type(part)
+        assert str(got) == str(part)
+    f = io.BytesIO()
+    kiln.save(kiln.optim.RMSprop([kiln.ones(2, requires_grad=True)]).__class__, f, format="torch")
+    assert b"ctorch.optim.rmsprop\nRMSprop\n" in f.getvalue()
+
+
+def test_functions_with_arguments():
+    held = nn.Module()
+    held.norm = functools.partial(nn.LayerNorm, eps=1e-6)
+    held.scale = functools.partial(nn.functional.gelu, approximate="tanh")
+    got = again(held, weights_only=False)
+    assert (got.norm.func, got.norm.keywords) == (nn.LayerNorm, {"eps": 1e-6})
+    assert got.norm(4).eps == 1e-6
+    assert got.scale.func is nn.functional.gelu
+    with pytest.raises(RuntimeError, match=r"LayerNorm|partial"):
+        again({"f": held.norm})
+    with pytest.raises(TypeError, match="builtin_function"):
+        again({"f": functools.partial(print, 1)}, weights_only=False)
 
 
 def test_functions_go_by_the_names_that_pytorch_has():

@@ -1,6 +1,6 @@
 """The alias under which PyTorch programs run: after `install()`, `import torch` means Kiln in this process.
 
-One rule: `torch.X` is `kiln.X`, for modules and for names. `MODULES` holds the exceptions, `VALUES` what has
+One rule: `torch.X` is `kiln.X`, for modules and for names. `torch_names` holds the exceptions, `VALUES` what has
 another value under that name. PyTorch itself is never loaded, installed or not. A name that Kiln lacks is
 an error that names it in full, with the nearest one that exists.
 
@@ -14,7 +14,6 @@ import importlib
 import importlib.machinery
 import importlib.metadata
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -25,107 +24,11 @@ from typing import Any
 from .. import naming
 from ..errors import KilnError
 from ..random import set_stream
+from ..torch_names import MODULES, public_module, target_of
 from ..torch_version import TorchVersion
 
 VERSION = TorchVersion("2.13.0+kiln")
 """The version of PyTorch whose API this is."""
-
-MODULES = {
-    "torch": "kiln",
-    "torch.utils.data": "kiln.data",
-    **{f"torch.optim.{name}": "kiln.optim.adam" for name in ("adamax", "adamw", "nadam", "radam")},
-    **{
-        f"torch.optim.{name}": "kiln.optim.adaptive"
-        for name in ("adadelta", "adagrad", "asgd", "rmsprop", "rprop")
-    },
-    **{f"torch.optim.{name}": "kiln.optim.matrices" for name in ("_adafactor", "_muon")},
-    "torch.optim._multi_tensor": "kiln.optim",
-    **dict.fromkeys(
-        (
-            "torch.ao",
-            "torch.nn.intrinsic",
-            "torch.nn.qat",
-            "torch.nn.quantizable",
-            "torch.nn.quantized",
-        ),
-        "kiln.quantization",
-    ),
-    "torch.__config__": "kiln.building",
-    "torch.__future__": "kiln.building",
-    "torch._tensor": "kiln.tensor",
-    "torch._VF": "kiln",
-    "torch.accelerator.memory": "kiln.accelerator",
-    **{
-        f"torch.{place}.amp.{n}": f"kiln.{place}.amp"
-        for place in ("cpu", "cuda")
-        for n in ("autocast_mode", "grad_scaler")
-    },
-    **{f"torch.cuda.{n}": "kiln.cuda" for n in ("graphs", "streams")},
-    "torch.signal.windows.windows": "kiln.signal.windows",
-    **{
-        f"torch.{place}.comm": "kiln.nn.parallel.scatter_gather"
-        for place in ("cuda", "nn.parallel")
-    },
-    **{
-        f"torch.utils.benchmark.utils.{n}": "kiln.utils.benchmark"
-        for n in ("common", "compare", "timer")
-    },
-    "torch.utils.benchmark.utils": "kiln.utils.benchmark",
-    "torch.autograd.anomaly_mode": "kiln.autograd.anomaly",
-    "torch.autograd.grad_mode": "kiln.autograd.modes",
-    "torch.autograd.gradcheck": "kiln.autograd.checks",
-    "torch.profiler.profiler": "kiln.profiler",
-    "torchvision": "kiln.vision",
-    "torchvision.datasets.vision": "kiln.vision.datasets.base",
-    "torchvision.transforms.transforms": "kiln.vision.transforms.classes",
-    "torchvision.transforms.autoaugment": "kiln.vision.transforms.augment",
-    **{
-        f"torchvision.ops.{name}": "kiln.vision.regions"
-        for name in (
-            "deform_conv",
-            "feature_pyramid_network",
-            "poolers",
-            "roi_align",
-            "roi_pool",
-            "ps_roi_align",
-        )
-    },
-    **{
-        f"torchvision.ops.{name}": "kiln.vision.ops"
-        for name in (
-            "boxes",
-            "focal_loss",
-            "misc",
-            "stochastic_depth",
-            "drop_block",
-            "giou_loss",
-            "diou_loss",
-            "ciou_loss",
-        )
-    },
-    **{
-        f"torchvision.models.{name}": "kiln.vision.models.classic"
-        for name in ("alexnet", "densenet", "squeezenet", "vgg")
-    },
-    **{
-        f"torchvision.models.{name}": "kiln.vision.models.mobile"
-        for name in ("efficientnet", "mobilenet", "mobilenetv2", "mobilenetv3")
-    },
-    **{
-        f"torchvision.datasets.{n}": "kiln.vision.datasets.numbers"
-        for n in ("stl10", "svhn", "usps")
-    },
-    **{f"torchvision.datasets.{n}": "kiln.vision.datasets.scenes" for n in ("coco", "voc")},
-    "torchvision.models.googlenet": "kiln.vision.models.inception",
-    "torchvision.models._api": "kiln.vision.models.registry",
-    **{
-        f"torchvision.models.segmentation.{n}": "kiln.vision.models.segmentation"
-        for n in ("deeplabv3", "fcn", "segmentation")
-    },
-    "torchvision.models.mnasnet": "kiln.vision.models.small",
-    "torchvision.models.shufflenetv2": "kiln.vision.models.small",
-}
-"""What each name stands for; all others follow from their parent's."""
 
 VALUES: dict[str, dict[str, Any]] = {
     "torch": {"__version__": VERSION},
@@ -133,15 +36,6 @@ VALUES: dict[str, dict[str, Any]] = {
 }
 
 _KEPT = (type, FunctionType, BuiltinFunctionType)
-_BARE = {
-    f"kiln.{n}"
-    for n in ("device", "dtypes", "formats", "random", "shape", "streams", "tensor", "ops.legacy")
-}
-"""Where classes are defined that PyTorch has in `torch` itself."""
-_ROOMS = {
-    "kiln.board": "torch.utils.tensorboard", "kiln.data": "torch.utils.data", "kiln.vision": "torchvision", "kiln": "torch",
-}  # fmt: skip
-"""Where other classes are, by the room of Kiln that they are in."""
 
 
 def _meet(value: Any) -> None:
@@ -157,29 +51,11 @@ def _adopt(ours: str) -> None:
     """Have the classes of a module of Kiln say that they come from where PyTorch has them: programs print and compare that."""
     if ours.startswith(("kiln.errors", "kiln.compat")) or ours not in sys.modules:
         return
-    known = [name for name, module in MODULES.items() if module == ours]
     for cls in list(vars(sys.modules[ours]).values()):
         if isinstance(cls, type) and cls.__module__ == ours and "." not in cls.__qualname__:
-            public = _public(cls, ours, known)
+            public = public_module(ours, cls.__name__)
             if getattr(target_of(public), cls.__name__, None) is cls:
                 naming.rename(cls, public)
-
-
-def _public(cls: type, ours: str, known: list[str]) -> str:
-    """The module in which PyTorch has a class of a module of Kiln, which it has by these names."""
-    if ours in _BARE:
-        return "torch"
-    for name in known:
-        if len(known) == 1 or name.rpartition(".")[2] == cls.__name__.lower():
-            return name
-    if ours.startswith("kiln.optim.lr_scheduler"):
-        return "torch.optim.lr_scheduler"
-    if ours.startswith("kiln.distributions."):
-        words = re.sub("(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
-        if target_of(f"torch.distributions.{words}") is not None:
-            return f"torch.distributions.{words}"
-    room = next(r for r in _ROOMS if f"{ours}.".startswith(f"{r}."))
-    return _ROOMS[room] + ours.removeprefix(room)
 
 
 class Face(ModuleType):
@@ -249,24 +125,6 @@ def face(name: str) -> Face:
     if target is None:
         raise ModuleNotFoundError(absent(name), name=name.partition(".")[0])
     return Face(name, target)
-
-
-def target_of(name: str) -> ModuleType | None:
-    """The module of Kiln that a module's name under the alias stands for, None where there is none."""
-    ours = MODULES.get(name)
-    parent, _, last = name.rpartition(".")
-    if ours is None:
-        above = target_of(parent) if parent else None
-        if above is None:
-            return None
-        ours = f"{above.__name__}.{last}"
-    try:
-        return importlib.import_module(ours)
-    except ModuleNotFoundError as e:
-        if e.name is None or not f"{ours}.".startswith(f"{e.name}."):
-            raise  # a package that Kiln's module needs
-    value = getattr(target_of(parent), last, None) if parent else None
-    return value if isinstance(value, ModuleType) else None
 
 
 def absent(name: str) -> str:

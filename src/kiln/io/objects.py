@@ -24,6 +24,7 @@ import numpy as np
 from ..errors import KilnError
 from ..naming import home
 from ..ops.registry import FUNCTIONS
+from ..torch_names import MODULES, public_module
 from .pickled import Call, Function, Global
 
 _HARMLESS: dict[str, Callable] = {
@@ -44,8 +45,15 @@ def reduce(x: Any) -> Call | Global | None:
         return _name(x)
     if isinstance(x, pathlib.PurePath):
         return Call(Global("pathlib", type(x).__name__), tuple(x.parts))
+    if type(x) is functools.partial:
+        return Call(Global("functools", "partial"), (x.func,), None, (x.func, *within(x)))
     made = attributes(x)
     return None if made is None else Call(_name(type(x)), (), None, made, new=True)  # type: ignore[arg-type]
+
+
+def within(x: Any) -> Any:
+    """What an object that is no tensor and no container holds."""
+    return (x.args, x.keywords, vars(x)) if type(x) is functools.partial else attributes(x)
 
 
 def attributes(x: Any) -> dict[str, Any] | None:
@@ -74,7 +82,7 @@ def _name(x: Any) -> Global | None:
     if module == "builtins" or getattr(sys.modules.get(module), name, None) is not x:
         return None
     if module == "kiln" or module.startswith("kiln."):
-        module = f"torch{module[4:]}"
+        module = public_module(module, name)
     return Global(module, name)
 
 
@@ -122,6 +130,8 @@ def find(module: str, name: str) -> Any:
     full = f"{module}.{name}"
     if full in _HARMLESS:
         return Function(_HARMLESS[full])
+    if full == "functools.partial":
+        return Function(_partial, _fill_partial)
     if full == "builtins.getattr":
         return Function(_builtin)
     if full == "torch._C._VariableFunctionsClass":
@@ -156,8 +166,26 @@ def _builtin(room: Any, name: str) -> Any:
     return FUNCTIONS[name]
 
 
+def _partial(f: Any) -> functools.partial:
+    """A function or class of the file with arguments, which its state says; nothing calls it."""
+    if not isinstance(f, type | types.FunctionType):
+        raise ValueError("a partial of what is no function")
+    return functools.partial(f)
+
+
+def _fill_partial(x: functools.partial, state: Any) -> None:
+    f, args, keywords, attributes = state
+    if f is not x.func or (type(args), type(keywords), type(attributes or {})) != (
+        tuple,
+        dict,
+        dict,
+    ):
+        raise ValueError("a partial of another function, or of no arguments")
+    x.__setstate__(state)  # type: ignore[attr-defined]
+
+
 def _torch(module: str) -> bool:
-    return module == "torch" or module.startswith("torch.")
+    return module.partition(".")[0] in ("torch", "torchvision")
 
 
 def ours(module: str, name: str) -> Any:
@@ -168,13 +196,21 @@ def ours(module: str, name: str) -> Any:
     if not _torch(module):
         return None
     room = ".".join(module.split(".")[:2])
-    if room in ("torch.nn", "torch.optim"):
-        importlib.import_module(f"kiln{room[5:]}")
+    if room in ("torch.nn", "torch.optim", "torchvision.models", "torchvision.ops"):
+        importlib.import_module(_kiln(room))
     for candidate in (module, room):
-        found = sys.modules.get(f"kiln{candidate[5:]}")
+        found = sys.modules.get(_kiln(candidate))
         if found is not None and name in vars(found):
             return vars(found)[name]
     return None
+
+
+def _kiln(module: str) -> str:
+    """The module of Kiln that one of PyTorch's stands for, which may not be there."""
+    if module in MODULES:
+        return MODULES[module]
+    above, _, last = module.rpartition(".")
+    return f"{_kiln(above)}.{last}"
 
 
 def _plain(kind: type) -> bool:

@@ -75,7 +75,7 @@ class _Storages:
             return
         self.seen[id(x)] = x
         if not isinstance(x, Tensor | dict | list | tuple | set):
-            self.find(objects.attributes(x))
+            self.find(objects.within(x))
             return
         if isinstance(x, Tensor):
             for part in _parts(x):

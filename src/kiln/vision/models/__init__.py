@@ -3,8 +3,10 @@
 from . import segmentation as segmentation
 from .classic import *  # noqa: F403
 from .convnext import *  # noqa: F403
+from .googlenet import *  # noqa: F403
 from .inception import *  # noqa: F403
 from .mobile import *  # noqa: F403
+from .mobilenetv3 import *  # noqa: F403
 from .registry import WeightsEnum as WeightsEnum
 from .registry import get_model as get_model
 from .registry import get_model_builder as get_model_builder

@@ -16,6 +16,18 @@ from .mobile import make_divisible
 from .registry import MODELS, model, weights
 
 
+class SimpleStemIN(Conv2dNormActivation):
+    """A 3 x 3 convolution of stride 2."""
+
+    def __init__(
+        self, width_in: int, width_out: int, norm_layer: Callable[..., nn.Module],
+        activation_layer: Callable[..., nn.Module],
+    ) -> None:  # fmt: skip
+        super().__init__(
+            width_in, width_out, 3, 2, norm_layer=norm_layer, activation_layer=activation_layer
+        )
+
+
 class BottleneckTransform(nn.Sequential):
     """1 x 1, grouped 3 x 3, at times a squeeze, 1 x 1."""
 
@@ -62,6 +74,10 @@ class ResBottleneckBlock(nn.Module):
         return self.activation((x if self.proj is None else self.proj(x)) + self.f(x))
 
 
+class AnyStage(nn.Sequential):
+    """Blocks of one width."""
+
+
 @dataclass
 class BlockParams:
     """The stages of a network: depths, widths, widths of groups, and what all have in common."""
@@ -104,14 +120,11 @@ class RegNet(nn.Module):
         super().__init__()
         norm, act = norm_layer or nn.BatchNorm2d, activation or nn.ReLU
         block = block_type or ResBottleneckBlock
-        self.stem = (
-            Conv2dNormActivation(3, stem_width, 3, 2, norm_layer=norm, activation_layer=act)
-            if stem_type is None else stem_type(3, stem_width, norm, act)
-        )  # fmt: skip
+        self.stem = (stem_type or SimpleStemIN)(3, stem_width, norm, act)
         stages: OrderedDict[str, nn.Module] = OrderedDict()
         width, p = stem_width, block_params
         for i, depth in enumerate(p.depths, 1):
-            stage = nn.Sequential()
+            stage = AnyStage()
             for j in range(depth):
                 stage.add_module(f"block{i}-{j}", block(
                     width, p.widths[i - 1], p.strides[i - 1] if j == 0 else 1, norm, act, p.group_widths[i - 1],
@@ -125,8 +138,6 @@ class RegNet(nn.Module):
             if isinstance(m, nn.Conv2d):
                 fan = m.kernel_size[0] * m.kernel_size[1] * m.out_channels
                 nn.init.normal_(m.weight, 0.0, math.sqrt(2.0 / fan))
-                if m.bias is not None:
-                    nn.init.zeros_(m.bias)
             elif isinstance(m, nn.Linear):
                 nn.init.normal_(m.weight, 0.0, 0.01)
                 nn.init.zeros_(m.bias)

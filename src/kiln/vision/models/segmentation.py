@@ -72,6 +72,13 @@ class FCNHead(nn.Sequential):
         )
 
 
+class ASPPConv(nn.Sequential):
+    """A convolution of one rate."""
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int) -> None:
+        super().__init__(*_block(in_channels, out_channels, 3, dilation, dilation))
+
+
 class ASPPPooling(nn.Sequential):
     """The mean of the whole picture, at each place."""
 
@@ -91,7 +98,7 @@ class ASPP(nn.Module):
     ) -> None:
         super().__init__()
         parts = [nn.Sequential(*_block(in_channels, out_channels))]
-        parts += [nn.Sequential(*_block(in_channels, out_channels, 3, r, r)) for r in atrous_rates]
+        parts += [ASPPConv(in_channels, out_channels, r) for r in atrous_rates]
         self.convs = nn.ModuleList([*parts, ASPPPooling(in_channels, out_channels)])
         joined = len(self.convs) * out_channels
         self.project = nn.Sequential(*_block(joined, out_channels), nn.Dropout(0.5))
