@@ -169,3 +169,21 @@ def test_positions_of_the_nearest_elements_have_a_gradient_of_zero():
     F.grid_sample(maps, grid, mode="nearest", align_corners=False).sum().backward()
     assert grid.grad.tolist() == kiln.zeros(1, 2, 2, 2).tolist()
     assert maps.grad.sum() == 4
+
+
+def test_lengths_of_ctc_are_inputs_of_a_captured_program():
+    x = kiln.tensor(np.random.default_rng(3).normal(size=(8, 2, 5)), dtype=kiln.float32)
+    labels = kiln.tensor([[1, 2, 2], [3, 4, 1]])
+
+    def loss(ends, lengths):
+        return F.ctc_loss(x.log_softmax(2), labels, ends, lengths)
+
+    compiled = kiln.compile(loss, fullgraph=True)
+    for ends, lengths in (([8, 6], [3, 2]), ([5, 8], [1, 0])):
+        given = kiln.tensor(ends), kiln.tensor(lengths)
+        assert float(compiled(*given)) == pytest.approx(float(loss(ends, lengths)), rel=1e-6)
+    assert "1 captures" in repr(compiled)
+    with pytest.raises(RuntimeError, match="at most 8"):
+        compiled(kiln.tensor([9, 8]), kiln.tensor([1, 1]))
+    with pytest.raises(RuntimeError, match="integral"):
+        loss(kiln.tensor([8.0, 8.0]), [1, 1])

@@ -15,6 +15,7 @@ from ..errors import KilnError, describe
 from ..shape import Size
 from ..tensor import Tensor
 from .activation import floating
+from .creation import tensor
 from .loss import reduced, resolve_reduction
 from .registry import Sample, composition, op
 from .samples import rng
@@ -95,43 +96,50 @@ def _nll(alpha: np.ndarray, ends: np.ndarray, lengths: np.ndarray) -> np.ndarray
 def _infer(
     log_probs: Any,
     targets: Any,
-    input_lengths: tuple,
-    target_lengths: tuple,
+    input_lengths: Any,
+    target_lengths: Any,
     blank: int,
     zero_infinity: bool,
 ) -> tuple:
     given = f"log_probs={describe(log_probs)}, targets={describe(targets)}"
     name = "ctc_loss"
     floating(name, log_probs)
-    times, n, classes = log_probs.shape
+    _, n, classes = log_probs.shape
     if targets.dtype not in (dt.int64, dt.int32):
         raise KilnError(name, "targets must be int64 or int32", given, "targets.long()")
     if not 0 <= blank < classes:
         raise KilnError(
             name, "blank must be in label range", f"blank={blank} of {classes} labels", ""
         )
-    if len(input_lengths) != n or len(target_lengths) != n:
-        raise KilnError(
-            name,
-            "input_lengths and target_lengths must be of size batch_size",
-            given,
-            f"{n} of each",
-        )
-    if any(not 0 <= t <= times for t in input_lengths):
-        raise KilnError(
-            name, f"Expected input_lengths to have value at most {times}", f"{input_lengths}", ""
-        )
-    if any(t < 0 for t in target_lengths):
-        raise KilnError(name, "Expected target_lengths to be non-negative", f"{target_lengths}", "")
-    longest = max(target_lengths, default=0)
-    if len(targets.shape) == 1:
-        if sum(target_lengths) != targets.shape[0]:
+    for lengths in (input_lengths, target_lengths):
+        if lengths.dtype.is_floating_point or tuple(lengths.shape) != (n,):
             raise KilnError(
-                name, "Expected 1-d targets to hold the sum of target_lengths labels", given, ""
-            )
-    elif targets.shape[0] != n or targets.shape[1] < longest:
-        raise KilnError(name, f"Expected targets of size ({n}, at least {longest})", given, "")
+                name, "input_lengths and target_lengths must be of size batch_size, and integral",
+                f"{given}, lengths={describe(lengths)}", f"{n} of each",
+            )  # fmt: skip
+    if len(targets.shape) == 2 and targets.shape[0] != n:
+        raise KilnError(name, f"Expected targets of {n} rows", given, "")
     return Size((n,)), log_probs.dtype
+
+
+def _check_lengths(
+    log_probs: np.ndarray, targets: np.ndarray, ends: np.ndarray, lengths: np.ndarray
+) -> None:
+    """Refuse lengths that inputs don't have: they are data, so no shape rule sees them."""
+    name, times = "ctc_loss", len(log_probs)
+    if ((ends < 0) | (ends > times)).any():
+        what = f"Expected input_lengths to have value at most {times}"
+        raise KilnError(name, what, f"{ends.tolist()}", "")
+    if (lengths < 0).any():
+        what = "Expected target_lengths to be non-negative"
+        raise KilnError(name, what, f"{lengths.tolist()}", "")
+    if targets.ndim == 1:
+        if lengths.sum() != targets.shape[0]:
+            what = "Expected 1-d targets to hold the sum of target_lengths labels"
+            raise KilnError(name, what, f"{targets.shape[0]} labels of {lengths.tolist()}", "")
+    elif targets.shape[1] < lengths.max(initial=0):
+        what = f"Expected targets of size ({len(lengths)}, at least {lengths.max()})"
+        raise KilnError(name, what, f"{targets.shape}", "")
 
 
 def _samples() -> Any:
@@ -140,8 +148,11 @@ def _samples() -> Any:
     x = x - np.log(np.exp(x).sum(2, keepdims=True))
     padded = np.array([[1, 2, 2], [3, 1, 0], [2, 0, 0]])
     # PyTorch's gradient holds for inputs that are log_softmax of something: no plain gradient check
-    yield Sample((x, padded, (6, 5, 6), (3, 2, 1), 0, False), grad=False)
-    yield Sample((x, np.array([1, 2, 2, 3, 1]), (6, 6, 4), (3, 2, 0), 0, True), grad=False)
+    yield Sample((x, padded, np.array([6, 5, 6]), np.array([3, 2, 1]), 0, False), grad=False)
+    yield Sample(
+        (x, np.array([1, 2, 2, 3, 1]), np.array([6, 6, 4]), np.array([3, 2, 0]), 0, True),
+        grad=False,
+    )
 
 
 @op(
@@ -153,13 +164,14 @@ def _samples() -> Any:
 def ctc_op(
     log_probs: Tensor,
     targets: Tensor,
-    input_lengths: tuple,
-    target_lengths: tuple,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
     blank: int,
     zero_infinity: bool,
 ) -> Tensor:
     """The negative log-likelihood of each target: log_probs (T, N, C), targets (N, S) or concatenated."""
-    ends, lengths = np.array(input_lengths, np.int64), np.array(target_lengths, np.int64)
+    ends, lengths = input_lengths, target_lengths
+    _check_lengths(log_probs, targets, ends, lengths)
     labels, skip = _states(targets, lengths, blank)
     nll = _nll(_forward(_emissions(log_probs, labels), skip, lengths), ends, lengths)
     return np.where(nll == np.inf, nll.dtype.type(0), nll) if zero_infinity else nll
@@ -171,11 +183,11 @@ def ctc_op(
     samples=lambda: (Sample((rng(72).normal(size=(3,)), *s.args), grad=False) for s in _samples()),
 )  # fmt: skip
 def ctc_grad(
-    grad: Tensor, log_probs: Tensor, targets: Tensor, input_lengths: tuple, target_lengths: tuple, blank: int,
+    grad: Tensor, log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, blank: int,
     zero_infinity: bool,
 ) -> Tensor:  # fmt: skip
     """The gradient of the loss with respect to what log_probs is the log_softmax of. Not differentiable."""
-    ends, lengths = np.array(input_lengths, np.int64), np.array(target_lengths, np.int64)
+    ends, lengths = input_lengths, target_lengths
     labels, skip = _states(targets, lengths, blank)
     emit = _emissions(log_probs, labels)
     alpha = _forward(emit, skip, lengths)
@@ -190,10 +202,11 @@ def ctc_grad(
     return np.where(counts[..., None], out, log_probs.dtype.type(0))
 
 
-def _lengths(x: Any) -> tuple[int, ...]:
+def _lengths(x: Any) -> Tensor:
+    """Lengths as data of the program, so that a captured one serves all of them."""
     if isinstance(x, Tensor):
-        x = x.tolist()
-    return tuple(int(v) for v in x) if isinstance(x, list | tuple) else (int(x),)
+        return x.reshape(-1)
+    return tensor([int(v) for v in x] if isinstance(x, list | tuple) else [int(x)], dtype=dt.int64)
 
 
 def _public_samples() -> Any:
@@ -201,7 +214,7 @@ def _public_samples() -> Any:
         x, targets, ends, lengths = s.args[:4]
         for reduction in ("mean", "sum", "none"):
             yield Sample(
-                (x, targets, np.array(ends), np.array(lengths)),
+                (x, targets, ends, lengths),
                 {"reduction": reduction},
                 grad=False,
             )
@@ -224,6 +237,6 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Tensor | Sequenc
     ends, lengths = _lengths(input_lengths), _lengths(target_lengths)
     loss = ctc_op(log_probs, targets, ends, lengths, blank, bool(zero_infinity))
     if reduction == "mean":
-        return (loss / loss.new_tensor([max(1, n) for n in lengths])).mean()
+        return (loss / lengths.clamp(min=1).to(loss.dtype)).mean()
     out = reduced(loss, reduction)
     return out.squeeze(0) if single and reduction == "none" else out
