@@ -118,40 +118,97 @@ def test_losses_are_keras_formulas():
     z = np.log(p) + 1.5
     labels = np.array([0, 1, 2, 2, 1, 0])
     hot = np.eye(3, dtype=np.float32)[labels]
-    t = kiln.tensor
     ce = -np.log(p[np.arange(6), labels])
     for loss, out, target in [
         ("sparse_categorical_crossentropy", p, labels), ("categorical_crossentropy", p, hot),
+        ("crossentropy", p, labels), ("ce", p, hot),
         (losses.SparseCategoricalCrossentropy(from_logits=True), z, labels),
         (losses.SparseCategoricalCrossentropy(from_logits=True), z, labels[:, None]),
         (losses.CategoricalCrossentropy(from_logits=True), z, hot),
+        (losses.CategoricalCrossentropy(axis=0), p.T, hot.T),
     ]:  # fmt: skip
         fn = losses.get(loss)
-        np.testing.assert_allclose(fn(t(out), t(target)).item(), ce.mean(), rtol=1e-5)
-        np.testing.assert_allclose(fn(t(out), t(target), reduction="none").numpy(), ce, rtol=1e-5)
-    ignoring = losses.SparseCategoricalCrossentropy(ignore_class=2)
-    assert ignoring(t(p), t(labels)).item() == pytest.approx(ce[labels != 2].sum() / 6, rel=1e-5)
+        np.testing.assert_allclose(fn(target, out).item(), ce.mean(), rtol=1e-5)
+        np.testing.assert_allclose(fn.call(kiln.tensor(target), kiln.tensor(out)), ce, rtol=1e-5)
     q, b = R.random((6, 1)).astype(np.float32), (labels > 0).astype(np.int64)
     bce = -(b * np.log(q[:, 0]) + (1 - b) * np.log(1 - q[:, 0]))
-    assert losses.get("binary_crossentropy")(t(q), t(b)).item() == pytest.approx(bce.mean(), rel=1e-5)  # fmt: skip
+    assert losses.get("BCE")(b, q).item() == pytest.approx(bce.mean(), rel=1e-5)
     logits = losses.BinaryCrossentropy(from_logits=True)
-    assert logits(t(np.log(q / (1 - q))), t(b)).item() == pytest.approx(bce.mean(), rel=1e-4)
+    assert logits(b, np.log(q / (1 - q))).item() == pytest.approx(bce.mean(), rel=1e-4)
+    pt = np.where(b, q[:, 0], 1 - q[:, 0])
+    assert losses.BinaryFocalCrossentropy()(b, q).item() == pytest.approx(((1 - pt) ** 2 * bce).mean(), rel=1e-4)  # fmt: skip
+    focal = 0.25 * (1 - p[np.arange(6), labels]) ** 2 * ce
+    assert losses.get("categorical_focal_crossentropy")(hot, p).item() == pytest.approx(focal.mean(), rel=1e-4)  # fmt: skip
     a, c = R.normal(size=(6, 2)).astype(np.float32), R.normal(size=(6, 2)).astype(np.float32)
+    s = np.sign(c)
     for name, want in {
         "mse": (a - c) ** 2, "mae": abs(a - c), "log_cosh": np.log(np.cosh(a - c)),
         "mape": 100 * abs(a - c) / abs(c), "huber": np.where(abs(a - c) < 1, 0.5 * (a - c) ** 2, abs(a - c) - 0.5),
-        "poisson": np.exp(a) - c * a, "hinge": np.maximum(1 - np.sign(c) * a, 0),
+        "poisson": np.exp(a) - c * a, "hinge": np.maximum(1 - s * a, 0), "squared_hinge": np.maximum(1 - s * a, 0) ** 2,
+        "cosine_similarity": -2 * a * c / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(c, axis=1)[:, None],
+        "dice": 1 - 2 * (a * c).sum() / (a.sum() + c.sum()), "tversky": 1 - 2 * (a * c).sum() / (a.sum() + c.sum()),
     }.items():  # fmt: skip
-        out, target = (np.exp(a), c) if name == "poisson" else (a, np.sign(c) if name == "hinge" else c)  # fmt: skip
-        np.testing.assert_allclose(losses.get(name)(t(out), t(target)).item(), want.mean(), rtol=2e-5)  # fmt: skip
+        out, target = (np.exp(a), c) if name == "poisson" else (a, s if "hinge" in name else c)
+        np.testing.assert_allclose(losses.get(name)(target, out).item(), want.mean(), rtol=1e-4)
+    assert losses.Hinge()([[0.0], [1.0]], [[0.5], [0.5]]).item() == 1.0  # zeros stand for -1
     kl = (hot * 0.8 + 0.1) / (hot * 0.8 + 0.1).sum(1, keepdims=True)
-    assert losses.get("kl_divergence")(t(p), t(kl)).item() == pytest.approx((kl * np.log(kl / p)).sum(1).mean(), rel=1e-4)  # fmt: skip
+    assert losses.get("kl_divergence")(kl, p).item() == pytest.approx((kl * np.log(kl / p)).sum(1).mean(), rel=1e-4)  # fmt: skip
     for name in losses.BY_NAME:
         assert callable(losses.get(name))
+    assert losses.mean_squared_error(c, a).shape == (6,)
+    assert losses.huber(c, a, delta=0.5).shape == (6,)
     with pytest.raises(ValueError, match="no loss has this name"):
         losses.get("nope")
-    with pytest.raises(ValueError, match="last dimension"):
-        losses.CategoricalCrossentropy(axis=1)
+    with pytest.raises(ValueError, match="no such reduction"):
+        losses.MeanSquaredError(reduction="average")
+
+
+def test_reductions_weights_and_what_does_not_count():
+    """Keras 3.15: the weighted sum by the number of samples, of which those of `ignore_class` are none."""
+    y, p, w = np.array([[0.0], [0.0], [0.0]]), np.array([[1.0], [2.0], [3.0]]), np.array([1.0, 0.0, 2.0])  # fmt: skip
+    for reduction, plain, weighted in [
+        ("sum_over_batch_size", 14 / 3, 19 / 3), ("mean", 14 / 3, 19 / 3), ("sum", 14, 19), ("mean_with_sample_weight", 14 / 3, 19 / 3),
+        ("none", [1, 4, 9], [1, 0, 18]), (None, [1, 4, 9], [1, 0, 18]),
+    ]:  # fmt: skip
+        loss = losses.MeanSquaredError(reduction=reduction)
+        np.testing.assert_allclose(loss(y, p), plain)
+        np.testing.assert_allclose(loss(y, p, w), weighted)
+    halves = losses.MeanSquaredError(reduction="mean_with_sample_weight")
+    assert halves(y, p, w / 2).item() == pytest.approx(19 / 3)
+    shares = np.array([[0.5, 0.5], [0.25, 0.75], [0.9, 0.1]])
+    ignoring = losses.SparseCategoricalCrossentropy(ignore_class=1)
+    assert ignoring([0, 1, 0], shares).item() == pytest.approx(-np.log(0.45) / 2)
+    assert ignoring([0, 1, 0], shares, w).item() == pytest.approx(-np.log(0.5 * 0.81) / 2)
+    assert ignoring([1, 1, 1], shares).item() == 0.0
+
+
+def test_functions_take_true_then_predicted():
+    """Functions of the user's are Keras's; modules and functions of Kiln's keep PyTorch's order."""
+    seen = []
+
+    def loss(y_true, y_pred):
+        seen.append((y_true.shape, y_pred.requires_grad))
+        return (y_true - 2 * y_pred) ** 2
+
+    class Mine(losses.Loss):
+        def call(self, y_true, y_pred):
+            return (y_true - 2 * y_pred) ** 2
+
+    net = nn.Linear(4, 1)
+    y, w = X[:, :1], np.arange(40) / 20
+    out = net(kiln.tensor(X).float()).detach().numpy()
+    found = []
+    for given in (loss, Mine(), kiln.nn.BCEWithLogitsLoss()):
+        m = keras.Model(net)
+        m.compile("sgd", given, run_eagerly=True)
+        found += [m.evaluate(X, Y[:, None].astype(np.float32) if given is not loss else y, verbose=0, sample_weight=s) for s in (None, w)]  # fmt: skip
+    each = (y - 2 * out) ** 2
+    assert found[:2] == pytest.approx([each.mean(), (each[:, 0] * w).mean()], rel=1e-5)
+    each = (Y[:, None] - 2 * out) ** 2
+    assert found[2:4] == pytest.approx([each.mean(), (each[:, 0] * w).mean()], rel=1e-5)
+    each = np.log1p(np.exp(out)) - Y[:, None] * out
+    assert found[4:] == pytest.approx([each.mean(), (each[:, 0] * w).mean()], rel=1e-5)
+    assert set(seen) == {((32, 1), False), ((8, 1), False)}
 
 
 def test_binary_scores_and_targets_of_one_column():

@@ -68,7 +68,7 @@ class Model(Module):
         if loss is None and not own:
             raise KilnValueError("compile", "there is no loss", "loss=None", "e.g. loss='mse'")
         self.__dict__["_keras"] = Trainer(
-            self, found, given, _each(metrics, _lower) or (), not run_eagerly, loss_weights=loss_weights,
+            self, _each(found, losses.for_trainer), given, _each(metrics, _lower) or (), not run_eagerly, loss_weights=loss_weights,
             callbacks=before, weighted_metrics=_each(weighted_metrics, _lower) or (),
         )  # fmt: skip
         self.__dict__["_sparse"] = _each(found, lambda x: isinstance(x, losses.SparseCategoricalCrossentropy))  # fmt: skip

@@ -45,12 +45,19 @@ def for_each_sample(loss: Callable) -> Callable:
         apart = copy(loss)
         apart.reduction = "none"
         return apart
-    if "reduction" in inspect.signature(loss).parameters:
+    if "reduction" in _parameters(loss):
         return lambda output, target: loss(output, target, reduction="none")
     raise KilnTypeError(
         "Trainer", "this loss can't be weighted: it has no reduction='none'", describe(loss),
         "give it a parameter reduction, or weigh the samples in a training_step of your own",
     )  # fmt: skip
+
+
+def _parameters(loss: Callable) -> Mapping[str, Any]:
+    try:
+        return inspect.signature(loss).parameters
+    except ValueError:  # written in C
+        return {}
 
 
 class _Part:
@@ -59,10 +66,13 @@ class _Part:
     def __init__(self, key: Any, loss: Any, factor: float) -> None:
         self.key, self.loss, self.factor = key, loss_function(loss), factor
         self._apart: Callable | None = None
+        self.weighs = "sample_weight" in _parameters(self.loss)
 
     def __call__(self, output: Any, target: Any, weight: Any) -> Tensor:
         if weight is None:
             return self.loss(output, target)
+        if self.weighs:
+            return self.loss(output, target, sample_weight=weight)
         if self._apart is None:
             self._apart = for_each_sample(self.loss)
         each = self._apart(output, target)
