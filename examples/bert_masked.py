@@ -10,6 +10,7 @@ Expected: accuracy on hidden characters, at least 0.60 (small: 0.45; always the 
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import kiln
@@ -97,37 +98,35 @@ def main(small: bool = False, out: Path = Path(".")) -> dict:
     guess, hidden = said.argmax(-1), wanted != IGNORED
     right = (guess == wanted)[hidden].float().mean().item()
     filled = kiln.where(hidden, guess, seen)
-    for i in range(3):
-        print(repr("".join("_" if t == mask else vocabulary.tokens[t] for t in seen[i].tolist())))
-        print(repr(vocabulary.decode(filled[i])))
+    letters = [*" ?▒", *vocabulary.tokens[3:]]  # one for each number, the specials too
+    lines = [["".join(letters[i] for i in x) for x in y[:5].tolist()] for y in (seen, filled, test)]
+    for line in chain(*zip(*lines[:2], strict=True)):
+        print(repr(line))
     curve = kiln.stack(losses).tolist()
     return {
         "metric": "accuracy on hidden characters", "value": right, "expected": 0.45 if small else 0.60,
-        "higher": True, "pictures": [draw(out / "bert_masked.png", vocabulary, curve, test[:6], hidden, guess)],
+        "higher": True, "pictures": [draw(out / "bert_masked.png", curve, *lines)],
     }  # fmt: skip
 
 
-def draw(path: Path, vocabulary: Vocabulary, curve: list[float], test: Tensor, hidden: Tensor, guess: Tensor) -> Path:  # fmt: skip
-    """The loss, and text whose hidden characters are green where they were found, red with what was said instead where not."""
-    import matplotlib.pyplot as plt
+def draw(
+    path: Path, curve: list[float], seen: list[str], said: list[str], truth: list[str]
+) -> Path:
+    """The loss; lines of text as the encoder saw them and, below each, as it filled in what was hidden."""
+    from matplotlib.figure import Figure
 
-    figure, (top, below) = plt.subplots(2, figsize=(9, 5.5))
+    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    top, below = figure.subplots(2, height_ratios=(1, 1.6))
     top.plot(curve, linewidth=0.6)
-    top.set_xlabel("step")
-    top.set_ylabel("loss")
-    for row, line in enumerate(test.tolist()):
-        for column, number in enumerate(line):
-            said = int(guess[row, column]) if hidden[row, column] else number
-            color = "0.3" if not hidden[row, column] else "green" if said == number else "red"
-            letter = (
-                vocabulary.tokens[said]
-                .replace("\n", "¶")
-                .replace(" ", "·" if color != "0.3" else " ")
-            )
-            below.text(column, -row, letter.replace("$", r"\$"), color=color, family="monospace", ha="center")  # fmt: skip
-    below.set_xlim(-1, LENGTH)
-    below.set_ylim(-len(test), 1)
+    top.set(xlabel="step", ylabel="loss")
+    for row, lines in enumerate(zip(seen, said, truth, strict=True)):
+        for column, (before, after, right) in enumerate(zip(*lines, strict=True)):
+            color = "red" if after != right else "green" if after != before else "0.6"
+            for letter, place, c in ((before, 0.0, "0.3"), (after, 0.4, color)):
+                shown = letter.replace("\n", "¶").replace("$", r"\$")
+                below.text(column, row + place, shown, color=c, family="monospace", ha="center")
+    below.set(xlim=(-1, LENGTH), ylim=(len(seen), -0.5))
+    below.set_title("seen, and filled in: green is right, red is wrong", fontsize=10)
     below.axis("off")
-    figure.savefig(path, bbox_inches="tight")
-    plt.close(figure)
+    figure.savefig(path, dpi=110)
     return path

@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import kiln
+from examples.pictures import image_rows
 from kiln import Tensor, nn
 from kiln.datasets import load_digits
 
@@ -88,21 +89,5 @@ def main(small: bool = False, out: Path = Path(".")) -> dict:
     rows = {"chalk": a, "to ink": made_b, "and back": back, "ink": b, "to chalk": made_a}
     return {
         "metric": "mean absolute error", "value": error, "expected": 0.05 if small else 0.04,
-        "higher": False, "pictures": [draw(out / "cyclegan.png", rows)],
+        "higher": False, "pictures": [image_rows(rows, out / "cyclegan.png")],
     }  # fmt: skip
-
-
-def draw(path: Path, rows: dict[str, Tensor], count: int = 10) -> Path:
-    """Test digits and their translations."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(len(rows), count, figsize=(count * 0.8, len(rows) * 0.85))
-    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
-        for a, picture in zip(line, pictures, strict=False):
-            a.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy())
-            a.set_xticks([])
-            a.set_yticks([])
-        line[0].set_ylabel(name)
-    figure.savefig(path, bbox_inches="tight")
-    plt.close(figure)
-    return path

@@ -2,9 +2,9 @@
 
 I. Goodfellow et al., Generative Adversarial Nets (2014): two perceptrons, one that makes points of noise, one that tells
 them from true ones; both steps are one compiled program. The points are drawn by rule, eight Gaussians on a circle, the
-usual trial of whether a generator forgets part of what it saw. Expected: at least 70 % of 4,000 made points within four
-standard deviations of a cloud's middle, times the part of the eight clouds that have their share (50 % in the small form).
-The picture shows true and made points.
+usual trial of whether a generator forgets part of what it saw. Expected: the part of 4,000 made points
+that lie within four standard deviations of a cloud's middle, times the part of the clouds that have at least 40 % of their
+share of them, at least 0.80 (0.50 in the small form). The picture shows true and made points.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main(small: bool = False, out: Path = Path(".")) -> dict:
     return {
         "metric": "points near a cloud x clouds that have their share",
         "value": float(near.float().mean() * share.clamp(max=1).gt(0.4).float().mean()),
-        "expected": 0.5 if small else 0.7,
+        "expected": 0.5 if small else 0.8,
         "higher": True,
         "pictures": [out / "gan.png"],
     }

@@ -1,4 +1,4 @@
-"""What several examples draw: images in a grid, curves, a page of text."""
+"""What several examples draw: images in a grid or in named rows, curves, a page of text."""
 
 from __future__ import annotations
 
@@ -13,19 +13,35 @@ import numpy as np
 def image_grid(
     images: Any, path: Path, titles: Sequence[str] = (), columns: int = 10, scale: float = 1.0
 ) -> Path:
-    """Save gray images `(n, 1, h, w)` in [0, 1], row by row, each with its title if there are some."""
+    """Save images `(n, 1 or 3, h, w)` in [0, 1], row by row, each with its title if there are some."""
     from matplotlib.figure import Figure
 
     images = np.asarray(images)
     rows = -(-len(images) // columns)
-    high = 1.25 if titles else 1.0
-    figure = Figure(figsize=(columns * scale, rows * scale * high), layout="constrained")
+    high = scale * images.shape[2] / images.shape[3] + (0.25 if titles else 0)
+    figure = Figure(figsize=(columns * scale, rows * high), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02 * scale, h_pad=0.02 * scale)
     for i, ax in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         ax.axis("off")
         if i < len(images):
-            ax.imshow(images[i, 0], cmap="gray", vmin=0, vmax=1)
+            ax.imshow(images[i].transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1)
             if titles:
                 ax.set_title(titles[i], fontsize=8)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def image_rows(rows: Mapping[str, Any], path: Path, columns: int = 10) -> Path:
+    """Save the first `columns` of each row's images `(n, 1 or 3, h, w)` in [0, 1], its name before it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(columns * 0.9, len(rows) * 0.95), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, images) in zip(grid, rows.items(), strict=True):
+        for ax, image in zip(line, np.asarray(images), strict=False):
+            ax.imshow(image.transpose(1, 2, 0).clip(0, 1), cmap="gray", vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name)
     figure.savefig(path, dpi=110)
     return path
 
@@ -42,6 +58,7 @@ def curves(
         ax.plot(range(1, len(y) + 1), y, lw=1.4, label=name)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.xaxis.get_major_locator().set_params(integer=True)  # no half epochs
     ax.legend(frameon=False)
     figure.savefig(path, dpi=110)
     return path

@@ -62,6 +62,9 @@ def test_reached_or_missed(value, expected, higher, reached, tmp_path):
     assert ('class="reached"' in page, 'class="missed"' in page) == (reached, not reached)
     assert "a &lt;metric&gt;" in page
     assert 'src="a/b.png"' in page  # beside the page, wherever it is moved
+    assert f"<p>{int(reached)} of 1 reached" in page
+    assert f'href="#{QUICK}"' in page
+    assert "<code>kiln.Trainer</code>" in page  # of the docstring
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
