@@ -8,14 +8,15 @@ modules that hold it: what notes places pays for the walk alone.
 
 from __future__ import annotations
 
-import gc
 import linecache
 import sys
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Self
 
 from .errors import _KILN, place
+from .heap import is_module, is_optimizer, owners
+from .tensor import active_capture
 
 _LAYERS = _KILN + "nn."
 
@@ -75,11 +76,6 @@ def _module_of(f: Any) -> Any:
     return x if is_module(x) else None
 
 
-def is_module(x: Any) -> bool:
-    """Whether an object is an `nn.Module`, which this room doesn't know."""
-    return "_modules" in getattr(x, "__dict__", ()) and hasattr(type(x), "named_modules")
-
-
 def here(stop: Any = None, engine: Any = None, deep: bool = True) -> tuple[Place, Any]:
     """The place that runs now, and the tape node whose backward runs, if any.
 
@@ -117,8 +113,8 @@ def names_of(modules: Iterable[Any]) -> dict[int, str]:
     """The path of each module from the outermost that holds it, by id; "" for one that none holds."""
     wanted = {id(m): m for m in modules if m is not None}
     parents: dict[int, tuple[Any, str]] = {}
-    for x in _all_modules() if wanted else ():
-        for name, child in x.__dict__["_modules"].items():
+    for x in owners(active_capture() is not None) if wanted else ():
+        for name, child in x.__dict__.get("_modules", {}).items():
             # a compiled module and its original hold the same children
             if child is not None and id(child) not in parents:
                 parents[id(child)] = (x, name)
@@ -134,15 +130,6 @@ def names_of(modules: Iterable[Any]) -> dict[int, str]:
             seen.add(at)
         out[key] = ".".join(reversed(path))
     return out
-
-
-def _all_modules() -> Iterator[Any]:
-    for x in gc.get_objects():
-        try:
-            if is_module(x):
-                yield x
-        except Exception:  # what a stranger's attributes do is no concern of this
-            continue
 
 
 def layer(module: Any) -> str:
@@ -165,17 +152,14 @@ def tensor_names(tensors: Iterable[Any]) -> dict[int, str]:
     wanted = {id(t): t for t in tensors}
     held: dict[int, tuple[Any, str]] = {}
     optimizers = []
-    for x in gc.get_objects() if wanted else ():
-        try:
-            if is_module(x):
-                for table in ("_parameters", "_buffers"):
-                    for name, t in x.__dict__[table].items():
-                        if id(t) in wanted or t is not None:
-                            held.setdefault(id(t), (x, name))
-            elif hasattr(type(x), "add_param_group"):
-                optimizers.append(x)
-        except Exception:
-            continue
+    for x in owners(active_capture() is not None) if wanted else ():
+        if is_optimizer(x):
+            optimizers.append(x)
+        else:
+            for table in ("_parameters", "_buffers"):
+                for name, t in x.__dict__[table].items():
+                    if t is not None:
+                        held.setdefault(id(t), (x, name))
     states: dict[int, tuple[str, Any]] = {}
     for o in optimizers:
         for p, slots in o.state.items():

@@ -33,7 +33,12 @@ class Watch:
         """A node's backward, or that of some of its edges; an error where it gives NaN."""
         at = place_of(node)
         outer, _now.node = current(), node
+        joint = getattr(node, "joint", None)
         try:
+            if joint is not None and self.check_nan and not node.freed:
+                from ..debugging.numerics import look
+
+                look(joint.graph, joint.places, node.inputs(gs), self.checker)
             results = node.backward(gs, *part)
         except Exception as e:
             if not isinstance(e, FloatingPointError):  # which has told
@@ -43,18 +48,13 @@ class Watch:
             _now.node = outer
         for i, r in enumerate(results) if self.check_nan else ():
             if r is not None and _has_nan(r._a):
-                raise self.error(node, gs, i, at)
+                raise self.error(node, i, at)
         return results
 
-    def error(self, node: TapeNode, gs: list[Tensor | None], i: int, at: Place) -> KilnError:
-        """The error for a node whose output `i` is NaN; of a compiled function's, what happens inside of it."""
+    def error(self, node: TapeNode, i: int, at: Place) -> KilnError:
+        """The error for a node whose output `i` is NaN."""
         from ..debugging import numerics
 
-        joint = getattr(node, "joint", None)
-        if joint is not None:
-            found = numerics.find(joint.graph, joint.places, node.inputs(gs), False)  # type: ignore[attr-defined]
-            if found is not None:
-                return numerics.told_of(found, "backward", {})
         e = numerics.NumericsError(
             "backward", f"Function '{node.name()}' returned nan values in its {i}th output",
             f"the forward call is {_told(at)}", "look at the values there: 0 / 0, log or sqrt of 0, inf - inf, …",
@@ -65,14 +65,12 @@ class Watch:
         return e
 
     def run_plan(self, fn: Any, plan: Any, leaves: tuple) -> Any:
-        """A call of a compiled function: as it is, or with a look at what it gives."""
+        """A call of a compiled function: as it is, or with a look at what it computes."""
         if not self.check_nan:
             return plan.run(leaves)
         from ..debugging.numerics import run_plan
 
-        c = self.checker
-        who = "backward" if c is None else "check_numerics"
-        return run_plan(fn, plan, leaves, who, c is not None, c is not None and c.inf)
+        return run_plan(fn, plan, leaves, self.checker)
 
 
 _places: WeakKeyDictionary[TapeNode, Place] = WeakKeyDictionary()
@@ -111,7 +109,7 @@ class set_detect_anomaly:
 
     With the mode on, an error of backward names the module and the line of forward that it belongs to, and
     a gradient that is NaN is an error (`debugging.NumericsError`) unless `check_nan` is False: in compiled
-    functions too, which are run again node by node and name the first op that gave NaN. It costs time.
+    functions too, which are run node by node first and name the op that gave NaN. It costs time.
     `debugging.check_numerics` looks at the values of forward too. Source: torch.autograd.set_detect_anomaly.
     """
 

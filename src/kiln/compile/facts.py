@@ -16,7 +16,6 @@ import os
 import random
 import sys
 import types
-import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CaptureError, describe, place
+from ..heap import freeze_again, frozen_closures
 from ..sharing import root_of
 from ..tensor import Tensor
 from .changing import Generators, asked, is_iterator
@@ -192,30 +192,6 @@ class Same:
 
     def __repr__(self) -> str:
         return f"{type(self.object).__name__} object"
-
-
-_hidden: list[weakref.ref] = []
-_hidden_at, _thawed = 0, False
-
-
-def _frozen() -> list[types.FunctionType]:
-    """The closures that `gc.freeze` keeps out of walks of the heap: looked for once after it."""
-    global _thawed
-    if gc.get_freeze_count() > _hidden_at:
-        gc.unfreeze()
-        _thawed = True
-        _hidden[:] = [
-            weakref.ref(x) for x in gc.get_objects() if type(x) is types.FunctionType and x.__closure__
-        ]  # fmt: skip
-    return [f for r in _hidden if (f := r()) is not None]
-
-
-def _freeze_again() -> None:
-    """Freeze what was; not before the end of a capture, which tells by generations what the function made."""
-    global _hidden_at, _thawed
-    if _thawed:
-        gc.freeze()
-        _hidden_at, _thawed = gc.get_freeze_count(), False
 
 
 _GLOBAL = random.random.__self__  # type: ignore[attr-defined]
@@ -403,7 +379,7 @@ class Facts:
         if id(code) not in self.looked_up:
             objects = gc.get_objects(0 if self.looked_up else None)
             if not self.looked_up:
-                objects += _frozen()
+                objects += frozen_closures()
             for f in [x for x in objects if type(x) is types.FunctionType]:
                 self.functions[id(f.__code__)].append(f)
             self.looked_up.add(id(code))
@@ -509,7 +485,7 @@ class Facts:
                 old.enable()
             holders = {id(f.holder) for f in self.found.values()}
             self.young = holders.intersection(map(id, gc.get_objects(0)))
-            _freeze_again()
+            freeze_again()
             if collecting:
                 gc.enable()
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..autograd.profiler_util import _format_memory
 from ..autograd.tape import TapeNode
-from ..places import is_module, tensor_names
+from ..heap import is_module, is_optimizer
+from ..places import tensor_names
 from ..runtime.blocks import blocks
 from ..sharing import root_of
 from ..tensor import Tensor
@@ -85,7 +86,7 @@ class _Heap:
                     self.functions.append(x)
                 elif is_module(x):
                     self.modules.append(x)
-                elif hasattr(type(x), "add_param_group"):
+                elif is_optimizer(x):
                     self.optimizers.append(x)
             except Exception:  # what a stranger's attributes do is no concern of this
                 continue

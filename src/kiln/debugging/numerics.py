@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ..autograd import anomaly
 from ..autograd.tape import ANOMALY
 from ..errors import KilnError, describe
-from ..graph.node import CONST, INPUT, OBSERVERS, Graph, Leaf, Node
+from ..graph.node import CONST, INPUT, OBSERVERS, Graph, Leaf, Node, toposort
 from ..ops.registry import REGISTRY
 from ..places import Place, here, layer, tensor_names, told
 from ..recording import OP, Event, Recorder
@@ -40,7 +41,7 @@ class check_numerics:
     """Raise a NumericsError where an op makes the first NaN, or with `inf` the first infinity, for a block.
 
     It names the op, the module and the line; for gradients, those of the forward call. A compiled function's
-    call is run again node by node where its results hold one, and what it wrote is as before. Infinities that
+    call is run node by node first, with values that reach no result, and writes nothing where there is an error. Infinities that
     were given, as in masks of -inf, are none that an op made. `kiln.autograd.detect_anomaly` is this for gradients
     alone. It costs a look at every result; off, nothing. TensorFlow's `tf.debugging.enable_check_numerics`.
 
@@ -213,11 +214,15 @@ class Finding:
 
 
 def find(
-    graph: Graph, places: dict[Node, Place], inputs: Sequence[np.ndarray], inf: bool
-) -> Finding | None:
-    """Run a Graph node by node and say which node made the first NaN (or infinity), in the program's order."""
+    graph: Graph, places: dict[Node, Place], inputs: Sequence[np.ndarray], inf: bool, forward: bool = True
+) -> Finding | None:  # fmt: skip
+    """Run a Graph node by node and say which node made the first NaN (or infinity), in the program's order.
+
+    Without `forward` NaN alone counts, of which a gradient came to be NaN: the result of a rule, as in eager mode.
+    """
     made: list[tuple[float, int, Finding]] = []
     inner: list[Finding] = []
+    unfit: set[Node] = set()
     mine = set(graph.nodes())
     read: set[Node] = {n for n in mine if n.op is INPUT}
 
@@ -230,6 +235,7 @@ def find(
             read.add(n)
         if not kind:
             return
+        unfit.add(n)
         bad = [x for x in n.inputs if _holds(raw(x), kind)]
         if bad and (
             _moves(n.op) or kind == "inf" or not all(x in read or x.op is INPUT for x in bad)
@@ -240,8 +246,7 @@ def find(
             or any(x.op is CONST and math.isinf(abs(x.args[0])) for x in n.inputs)
         ):
             return
-        at = places.get(n) or n.source
-        at = at if isinstance(at, Place) else Place(at)
+        at = made_at(places, n)
         values = value if isinstance(value, tuple | list) else (value,)
         result = stats(next(v for v in values if _holds(v, kind)))
         f = Finding(
@@ -262,9 +267,67 @@ def find(
             del OBSERVERS[me]
         else:
             OBSERVERS[me] = old
+    if not forward:
+        gradient = _first_gradient(graph, places, unfit)
+        if gradient is None:
+            return None
+        below = set(toposort([gradient]))
+        made = [m for m in made if m[2].node in below or m[2].node not in mine]
     if made:
         return min(made, key=lambda m: m[:2])[2]
     return inner[0] if inner else None
+
+
+def made_at(places: dict[Node, Place], n: Node) -> Place:
+    """Where a node of a program was made."""
+    at = places.get(n) or n.source
+    return at if isinstance(at, Place) else Place(at)
+
+
+def _first_gradient(graph: Graph, places: dict[Node, Place], unfit: set[Node]) -> Node | None:
+    """The first of these nodes that is a rule's result: a gradient that no op of the same rule reads."""
+    readers: dict[Node, list[Node]] = {}
+    for n in graph.nodes():
+        for x in n.inputs:
+            readers.setdefault(x, []).append(n)
+    for n in graph.nodes():
+        rule = made_at(places, n).forward
+        if n in unfit and rule is not None:
+            found = readers.get(n)
+            if found is None or n in graph.outputs or any(made_at(places, r).forward is not rule for r in found):  # fmt: skip
+                return n
+    return None
+
+
+def look(
+    graph: Graph, places: dict[Node, Place], inputs: Sequence[np.ndarray], checker: Any, plan: Plan | None = None
+) -> None:  # fmt: skip
+    """Raise the error for a program's first NaN, or what else `check_numerics` asks for; None is `detect_anomaly`."""
+    f = find(graph, places, inputs, checker is not None and checker.inf, checker is not None)
+    if f is not None:
+        by_node = {} if plan is None else dict(zip(graph.inputs, input_names(plan), strict=True))
+        given = [f"{by_node.get(x, x.name)} {text}" for x, text in f.given]
+        raise error(WHO[checker is not None], f.node.name, f.kind, f.at, given, f.result)
+
+
+WHO = ("backward", "check_numerics")
+
+
+_whole: WeakKeyDictionary[Plan, Graph] = WeakKeyDictionary()
+
+
+def _with_unused(plan: Plan) -> Graph:
+    """A plan's Graph with all that the function computed, that which reaches no result too."""
+    found = _whole.get(plan)
+    if found is None:
+        graph = plan.graph
+        known, unused = {*graph.nodes(), *graph.inputs}, []
+        for n in toposort(plan.places):
+            if n not in known and n.op is not INPUT and all(x in known for x in n.inputs):
+                known.add(n)
+                unused.append(n)
+        found = _whole[plan] = Graph(graph.inputs, [*graph.outputs, *unused])
+    return found
 
 
 def input_names(plan: Plan) -> list[str]:
@@ -284,47 +347,32 @@ def input_names(plan: Plan) -> list[str]:
     return out
 
 
-def run_plan(
-    fn: CompiledFunction, plan: Plan, leaves: tuple, who: str, forward: bool, inf: bool
-) -> Any:
-    """A call of a captured program whose results are looked at; an error leaves state as it was."""
-    if not forward and not any(at.forward for at in plan.places.values()):
+def run_plan(fn: CompiledFunction, plan: Plan, leaves: tuple, checker: Any) -> Any:
+    """A call of a captured program after a look at all that it computes; an error leaves state as it was."""
+    if checker is None and not any(at.forward for at in plan.places.values()):
         return plan.run(leaves)
     plan.apart.check(leaves)
-    held = {i.index: i.held(leaves).copy() for i in plan.written}
-    inputs = [i.fetch(leaves) if i.index not in held else i.lay(held[i.index]) for i in plan.inputs]
-    inputs = [
-        np.array(a) if i.kind in ("host", "stretch") else a
-        for i, a in zip(plan.inputs, inputs, strict=True)
-    ]
+    inputs = [i.fetch(leaves) for i in plan.inputs]
+    look(_with_unused(plan), plan.places, inputs, checker, plan)
+    if any(map(_lacks, inputs)):
+        return plan.run(leaves)
+    held = [i.held(leaves).copy() for i in plan.written]
     targets = [leaves[t] if isinstance(t, int) else t for t, _ in plan.grads]
     grads = [t._grad for t in targets]
     out = plan.run(leaves)
     found = [t._a for t in tree_leaves(out) if isinstance(t, Tensor)]
     found += [i.held(leaves) for i in plan.written]
     found += [t._grad._a for t in targets if t._grad is not None]
-    kind = next(filter(None, (_unfit(a, inf) for a in found)), "")
-    if not kind:
+    if checker is None or not any(map(_lacks, found)):
         return out
-    finding = find(plan.graph, plan.places, inputs, inf)
-    if finding is None and (kind == "inf" or any(map(_lacks, inputs))):
-        return out
-    for i in plan.written:
-        a = i.held(leaves)
-        written(a)
-        np.copyto(a, held[i.index])
-        written(a)
+    for i, a in zip(plan.written, held, strict=True):
+        now = i.held(leaves)
+        written(now)
+        np.copyto(now, a)
+        written(now)
     for t, g in zip(targets, grads, strict=True):
         t._grad = g
-    if finding is None:
-        raise NumericsError(
-            who, f"the program {fn.name} gives {kind} where its ops' references give none",
-            None, "compile it with backend='reference', or bisect with KILN_NO_FUSE=1 and KILN_NO_SIMPLIFY=1",
-        )  # fmt: skip
-    raise told_of(finding, who, dict(zip(plan.graph.inputs, input_names(plan), strict=True)))
-
-
-def told_of(f: Finding, who: str, names: dict[Node, str]) -> NumericsError:
-    """The error for what `find` found in a program whose inputs have these names."""
-    given = [f"{names.get(x, x.name)} {text}" for x, text in f.given]
-    return error(who, f.node.name, f.kind, f.at, given, f.result)
+    raise NumericsError(
+        WHO[1], f"the program {fn.name} gives NaN where its ops one by one give none",
+        None, "compile it with backend='reference', or bisect with KILN_NO_FUSE=1 and KILN_NO_SIMPLIFY=1",
+    )  # fmt: skip

@@ -15,7 +15,7 @@ from ..errors import KilnKeyError, KilnTypeError, KilnValueError, describe
 from ..graph.node import INPUT, ITEM, Graph, Leaf, Node, item
 from ..places import Place, names_of
 from ..tensor import Tensor, wrap
-from .numerics import input_names
+from .numerics import input_names, made_at
 
 if TYPE_CHECKING:
     from ..compile.compiled import CompiledFunction
@@ -50,8 +50,7 @@ class Labels:
 
     def place(self, n: Node) -> Place:
         """Where a node was made."""
-        at = self.known.get(n) or n.source
-        return at if isinstance(at, Place) else Place(at)
+        return made_at(self.known, n)
 
     def layer(self, n: Node) -> str:
         """The path of the module in which a node was made, or for gradients the forward call's; its class where it has none."""

@@ -1,0 +1,71 @@
+"""What lives in the process, that which `gc.freeze` keeps out of the collector's walks too."""
+
+from __future__ import annotations
+
+import gc
+import types
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+
+def is_module(x: Any) -> bool:
+    """Whether an object is an `nn.Module`, which this room doesn't know."""
+    return "_modules" in getattr(x, "__dict__", ()) and hasattr(type(x), "named_modules")
+
+
+def is_optimizer(x: Any) -> bool:
+    """Whether an object is an optimizer."""
+    return hasattr(type(x), "add_param_group")
+
+
+_closures: list[weakref.ref] = []
+_owners: list[weakref.ref] = []
+_at, _thawed = 0, False
+
+
+def _look() -> None:
+    """Look for what is frozen, once after each freeze."""
+    global _thawed
+    if gc.get_freeze_count() > _at:
+        gc.unfreeze()
+        _thawed = True
+        _closures.clear()
+        _owners.clear()
+        for x in gc.get_objects():
+            if type(x) is types.FunctionType:
+                if x.__closure__:
+                    _closures.append(weakref.ref(x))
+            elif _owns(x):
+                _owners.append(weakref.ref(x))
+
+
+def _owns(x: Any) -> bool:
+    try:
+        return is_module(x) or is_optimizer(x)
+    except Exception:  # what a stranger's attributes do is no concern of this
+        return False
+
+
+def frozen_closures() -> list[types.FunctionType]:
+    """The closures that `gc.freeze` keeps out of walks; `freeze_again` is to follow."""
+    _look()
+    return [f for r in _closures if (f := r()) is not None]
+
+
+def freeze_again() -> None:
+    """Freeze what was; not before the end of a capture, which tells by generations what the function made."""
+    global _at, _thawed
+    if _thawed:
+        gc.freeze()
+        _at, _thawed = gc.get_freeze_count(), False
+
+
+def owners(capturing: bool) -> Iterator[Any]:
+    """Every module and optimizer that lives."""
+    _look()
+    found = {id(x): x for r in _owners if (x := r()) is not None}
+    found.update((id(x), x) for x in gc.get_objects() if _owns(x))
+    if not capturing:
+        freeze_again()
+    yield from found.values()
