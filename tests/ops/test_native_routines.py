@@ -194,6 +194,8 @@ def test_errors_are_those_of_the_op():
         kiln.ones(2, 300, 200) @ kiln.ones(3, 200, 300)
     with pytest.raises(RuntimeError):
         kiln.nn.functional.linear(a, b, kiln.ones(7))
+    with pytest.raises(RuntimeError, match="takes 200"):
+        kiln.nn.functional.linear(a[:3, :100], b)
     assert kiln.ones(300, 0).matmul(kiln.ones(0, 300)).sum().item() == 0
 
 

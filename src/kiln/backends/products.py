@@ -23,6 +23,8 @@ _LEAST = {
         (_F32, LEAST), (_F64, LEAST), (_F16, 1 << 15), (_BF16, 1 << 9), (_I32, 1 << 12), (_I8, 1 << 12),
     )
 }  # fmt: skip
+_FEW, _ROWS = 1 << 8, 20
+"""Products of elements from where on those of few rows gain by a kernel of their own, and how many those are at most."""
 _DEEP = 1 << 13  # a sum of bf16 is not cut, and its panels grow with it
 
 
@@ -52,6 +54,10 @@ def _multiply(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None) -> 
         return None if r is None else r.T
     if config.eager != "cpu" or not native():
         return None
+    if m <= _ROWS and a.ndim == b.ndim == 2 and (d is _F32 or d is _F64) and b.flags.f_contiguous:
+        r = _products().few(a, b.T, start)
+        if r is not None:
+            return r
     if d is _F16 or (d is _BF16 and k > _DEEP):
         wide = None if start is None else start.astype(_F32)
         r = _multiply(a.astype(_F32), b.astype(_F32), wide)
@@ -64,6 +70,13 @@ def _multiply(a: np.ndarray, b: np.ndarray, start: np.ndarray | None = None) -> 
     out = product.empty()
     out[...] = start
     return product(a, b, out)
+
+
+def _few(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
+    """x @ w.T (+ bias) of one dtype for few rows of x; None where another way is to do it."""
+    if config.eager != "cpu" or not native():
+        return None
+    return _products().few(x, w, bias)
 
 
 @routine("matmul")
@@ -90,6 +103,12 @@ def int_mm(input: np.ndarray, mat2: np.ndarray) -> np.ndarray:
 def linear(input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """input @ weight.T + bias: the sums begin with the bias."""
     d = input.dtype
+    if (
+        _FEW <= input.size * len(weight) <= _ROWS * weight.size and (d is _F32 or d is _F64) and d is weight.dtype and weight.ndim == 2
+        and (bias is None or (d is bias.dtype and bias.shape == weight.shape[:1]))
+        and (r := _few(input, weight, bias)) is not None
+    ):  # fmt: skip
+        return r
     if (d is _F32 or d is _F64) and (
         input.size * weight.size < SMALL
         or (input.ndim > 1 and input.size == input.shape[-1] and weight.size < MATRIX)  # one row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import ml_dtypes
@@ -11,6 +12,7 @@ from harness import guarded, levels, margins_untouched
 from tests.turns import in_turn
 
 from kiln.backends.cpu import cache, products
+from kiln.backends.cpu.isa import host_isa
 from kiln.config import context
 from kiln.runtime import threads as pool
 
@@ -99,11 +101,45 @@ def test_batches(dtype):
     check(whole((40, 3, 64), dtype), whole((40, 64, 70), dtype), dtype)
 
 
+@in_turn("level", LEVELS, dtype=["f32", "f64"])
+def test_few_rows(dtype):
+    """Every tile and blocks of them, last groups of columns that begin within the ones before, part of a vector left."""
+    for rows, n, k in itertools.product(range(1, 21), (8, 11, 70), (16, 23, 129)):
+        x, w, bias = whole((rows, k), dtype), whole((n, k), dtype), whole((n,), dtype)
+        for start in (None, bias):
+            got = products.few(x[None], w, start)
+            if got is None:  # a level of few registers has kernels for fewer
+                assert rows > 4
+                continue
+            want = x @ w.T if start is None else x @ w.T + start
+            np.testing.assert_array_equal(got, want[None])
+            plan, out = (
+                products.FewRows(x, w, start is not None, host_isa()),
+                guarded((rows, n), x.dtype),
+            )
+            plan.call.function(out, x, w, w if start is None else start)
+            np.testing.assert_array_equal(out, want)
+            assert margins_untouched(out)
+
+
+def test_few_rows_are_not_taken_where_they_lie_otherwise():
+    x, w, bias = whole((3, 32), "f32"), whole((40, 32), "f32"), whole((40,), "f32")
+    assert products.few(x, w, bias) is not None
+    for wrong in (
+        (x[:, ::2], w[:, ::2].copy(), bias), (x, w.T.copy().T, bias), (x, w, whole((80,), "f32")[::2]),
+        (x[:, :16].copy(), w, bias), (x[:0], w, bias), (x[:, :0], w[:, :0], None), (x, w[:3], bias[:3]),
+    ):  # fmt: skip
+        assert products.few(*wrong) is None
+
+
 def test_nothing_is_compiled_for_a_shape_that_is_new():
+    multiply(whole((9, 9), "f32"), whole((9, 9), "f32"))
+    products.few(whole((3, 32), "f32"), whole((40, 32), "f32"), None)
     multiply(whole((9, 9), "f32"), whole((9, 9), "f32"))
     before = cache.stats.compiles
     for n in (11, 130, 517):
         check(whole((n, n + 1), "f32"), whole((n + 1, n + 2), "f32"), "f32")
+        products.few(whole((3, n + 20), "f32"), whole((n, n + 20), "f32"), None)
     assert cache.stats.compiles == before
 
 
@@ -114,7 +150,9 @@ def test_the_same_bits_on_any_number_of_threads():
     try:
         for n in (1, 2, 3):
             pool.set_num_threads(n)
-            found.add(multiply(a, b).tobytes())
+            few = products.few(a[:7], b, None)
+            assert few is not None
+            found.add((multiply(a, b).tobytes(), few.tobytes()))
     finally:
         pool.set_num_threads(before)
     assert len(found) == 1

@@ -16,7 +16,7 @@ from ...runtime.blocks import allocator
 from ...runtime.calls import Call
 from ...runtime.forks import own_lock
 from ...shape import contiguous_strides
-from . import generic, jit
+from . import few_rows, generic, jit, tasks
 from .gemm import Gemm
 from .isa import Isa, host_isa
 
@@ -66,6 +66,60 @@ class Product:
         with self.lock:  # the addresses are stored in one place
             self.call.function(out, a, b, scratch)
         return out
+
+
+class FewRows:
+    """x @ w.T + bias for C-contiguous x of few rows, w and bias: a plan in memory, and the call that runs it."""
+
+    def __init__(self, x: np.ndarray, w: np.ndarray, biased: bool, isa: Isa):
+        n, k = w.shape
+        rows = x.size // k
+        self.shape, self.dtype = (*x.shape[:-1], n), x.dtype
+        parts = tasks.task_count(2 * rows * n * k)
+        self.parallel = parts > 1
+        self.words = np.array([0] * 4 + [rows, n, k, parts, int(biased)], np.int64)
+        address = self.words.ctypes.data
+        self.row = np.array([_few_kernel(_STORED[x.dtype][0], isa), address, parts], np.int64)
+        slots = [[(address + 8 * i, 0)] for i in range(4)]
+        self.call = Call(self.row.ctypes.data, 1, slots, hold=True)
+        self.lock = own_lock(self)
+
+    def __call__(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+        """The product in a new array."""
+        out = np.empty(self.shape, self.dtype)
+        if self.parallel:
+            threads.ready()
+        with self.lock:  # the addresses are stored in one place
+            self.call.function(out, x, w, w if bias is None else bias)
+        return out
+
+
+_few: dict[Any, FewRows | None] = {}
+
+
+def few(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray | None:
+    """x @ w.T + bias, all of float32 or of float64, w of two dimensions and the bias of as many elements as it has rows.
+
+    None where x has many rows, or the form for few has no kernel.
+    """
+    key = (x.shape, w.shape, x.dtype.num, bias is None, config.cpu_isa)
+    try:
+        found = _few[key]
+    except KeyError:
+        if len(_few) >= _KEPT:
+            _few.clear()
+        (n, k), isa = w.shape, host_isa()
+        fits = (
+            x.size
+            and x.shape[-1] == k
+            and few_rows.fits(x.size // k, n, k, _STORED[x.dtype][0], isa)
+        )
+        found = _few[key] = FewRows(x, w, bias is not None, isa) if fits else None
+    if found is None or not (
+        x.flags.c_contiguous and w.flags.c_contiguous and (bias is None or bias.flags.c_contiguous)
+    ):
+        return None
+    return found(x, w, bias)
 
 
 _products: OrderedDict[Any, Product | None] = OrderedDict()
@@ -122,4 +176,11 @@ def _gemm(a: np.ndarray, b: np.ndarray) -> Gemm:
 def _kernel(kind: generic.Kind, isa: Isa) -> int:
     """The address of a kind's kernel."""
     kernel = generic.emit(kind, isa)
+    return jit.build([kernel.text], isa)(kernel.symbol)
+
+
+@cache
+def _few_kernel(dtype: str, isa: Isa) -> int:
+    """The address of the kernel for few rows."""
+    kernel = few_rows.emit(dtype, isa)
     return jit.build([kernel.text], isa)(kernel.symbol)
