@@ -132,19 +132,19 @@ def main(small: bool = False, out: Path = Path(".")) -> dict:
 
 def draw(path: Path, pictures: Tensor, found: list) -> Path:
     """Ten scenes with the boxes whose score is at least 0.35, a colour for each class."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     colors = ("tomato", "white", "gold")
-    figure, axes = plt.subplots(2, 5, figsize=(10, 4.4), layout="constrained")
-    for a, picture, (boxes, labels, scores) in zip(axes.flat, pictures, found, strict=False):
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    grid = figure.subplots(2, 5).flat
+    for a, picture, (boxes, labels, scores) in zip(grid, pictures, found, strict=False):
         a.imshow(picture.permute(1, 2, 0).numpy(), extent=(0, SIZE, SIZE, 0))
-        for box, label, score in zip(boxes.tolist(), labels.tolist(), scores.tolist(), strict=True):
+        for box, label, score in zip(boxes.numpy(), labels.tolist(), scores.tolist(), strict=True):
             if score >= 0.35:
-                left, top, right, bottom = box
-                a.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=colors[label - 1])  # fmt: skip
+                a.plot(box[[0, 2, 2, 0, 0]], box[[1, 1, 3, 3, 1]], color=colors[label - 1])
         a.axis("off")
-    handles = [plt.Line2D([], [], color=c, label=name) for c, name in zip(colors, Scenes.classes[1:], strict=True)]  # fmt: skip
+    handles = [Line2D([], [], color=c, label=name) for c, name in zip(colors, Scenes.classes[1:], strict=True)]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=3, facecolor="0.5")
-    figure.savefig(path, bbox_inches="tight")
-    plt.close(figure)
+    figure.savefig(path)
     return path

@@ -15,12 +15,13 @@ def image_grid(
 ) -> Path:
     """Save images `(n, 1 or 3, h, w)` in [0, 1], row by row, each with its title if there are some."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     images = np.asarray(images)
     rows = -(-len(images) // columns)
     high = scale * images.shape[2] / images.shape[3] + (0.25 if titles else 0)
-    figure = Figure(figsize=(columns * scale, rows * high), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02 * scale, h_pad=0.02 * scale)
+    gaps = ConstrainedLayoutEngine(w_pad=0.02 * scale, h_pad=0.02 * scale)
+    figure = Figure(figsize=(columns * scale, rows * high), layout=gaps)
     for i, ax in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         ax.axis("off")
         if i < len(images):
@@ -51,6 +52,7 @@ def curves(
 ) -> Path:
     """Save curves by name, in one panel."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     ax = figure.subplots()
@@ -58,7 +60,7 @@ def curves(
         ax.plot(range(1, len(y) + 1), y, lw=1.4, label=name)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.xaxis.get_major_locator().set_params(integer=True)  # no half epochs
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))  # no half epochs
     ax.legend(frameon=False)
     figure.savefig(path, dpi=110)
     return path

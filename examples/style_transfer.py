@@ -92,8 +92,9 @@ def main(small: bool = False, out: Path = Path(".")) -> dict:
         if (k + 1) % (steps // 5) == 0:
             print(f"step {k + 1}: style {float(losses[0]):.4f}, content {float(losses[1]):.4f}")
     with kiln.no_grad():
-        left = float(apart(image, style) / before)
-    shown = kiln.cat([content, style, image.detach().clamp(0, 1)])
+        painted = image.clamp(0, 1)
+        left = float(apart(painted, style) / before)
+    shown = kiln.cat([content, style, painted])
     names = "photograph", "strokes", "painted anew"
     return {
         "metric": "distance of the styles, as part of what it was",
