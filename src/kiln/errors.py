@@ -17,7 +17,11 @@ class KilnError(RuntimeError):
 
     wrong:  KilnError("shapes differ")
     right:  KilnError("matmul", "inner sizes differ", "a=f32[2, 3], b=f32[4, 5]", "transpose b")
+
+    `brief` is what to tell instead where another error tells of this one, if that is not all of it.
     """
+
+    brief = ""
 
     def __init__(self, op: str, what: str, received: object = None, help: str = ""):
         self.op, self.what, self.received, self.help = op, what, received, help

@@ -8,7 +8,7 @@ import pytest
 
 import kiln
 from kiln import nn
-from kiln.data import DataLoader, IterableDataset, Pipeline, TensorDataset
+from kiln.data import DataLoader, Dataset, IterableDataset, Pipeline, TensorDataset
 from kiln.errors import KilnWarning
 from kiln.io.files import KilnFileError
 from kiln.optim.lr_scheduler import MultiStepLR
@@ -307,6 +307,41 @@ def test_a_wrong_batch_late_in_an_epoch(tmp_path):
     again = make(seed=2)
     again.fit(Batches(False), verbose=0, resume=tmp_path)
     assert again.step == 1005
+
+
+class WithOneWrong(Dataset):
+    """Samples of which one is shorter than the others: the whole batch, or alone in it."""
+
+    def __init__(self, wrong, batch, size=4):
+        self.wrong = range(batch * size, batch * size + size) if wrong == "batch" else [batch * size + 2] if wrong else []  # fmt: skip
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        return (X[i, :5] if i in self.wrong else X[i]), Y[i]
+
+
+@pytest.mark.parametrize("wrong", ["batch", "sample"])
+@pytest.mark.parametrize(("workers", "compiled"), [(0, True), (2, True), (0, False)])
+def test_a_wrong_batch_of_a_loader(tmp_path, workers, compiled, wrong):
+    def fit(t, wrong, **more):
+        loader = DataLoader(WithOneWrong(wrong, 6), 4, num_workers=workers)
+        t.fit(loader, verbose=0, callbacks=[ModelCheckpoint(tmp_path, save_freq=3)], **more)
+        return {k: v.numpy().copy() for k, v in t.model.state_dict().items()}
+
+    with pytest.raises(RuntimeError) as e:
+        fit(make(compile=compiled), wrong)
+    text = str(e.value)
+    assert text.count("\n") == 2, text
+    assert "epoch 1, batch 7 (step 7 of all)" in text
+    assert "before were (f32[4, 8], i64[4])" in text
+    assert "(f32[4, 5], i64[4])" in text if wrong == "batch" else "[5] at entry 2" in text
+    resumed = fit(make(seed=2, compile=compiled), "", resume=tmp_path)
+    for f in tmp_path.iterdir():
+        f.unlink()
+    for k, v in fit(make(compile=compiled), "").items():
+        np.testing.assert_array_equal(v, resumed[k])
 
 
 def test_validation_begins_anew_each_time():

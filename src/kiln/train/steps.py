@@ -211,7 +211,7 @@ def has_lazy(model: Module) -> bool:
 def explain(e: Exception, what: str, where: str, received: str, help: str) -> Exception:
     """An error of a step with where it happened: of its own class where it is one of Kiln's, else with a note."""
     if isinstance(e, KilnError):
-        inner = str(e).replace("\n", "; ")
+        inner = "; ".join(filter(None, (e.brief or str(e)).split("\n")))
         return type(e)(what, f"{where}: {inner}", received, help)
     e.add_note(f"[{what}] {where}\nreceived: {received}\nhelp: {help}")
     return e

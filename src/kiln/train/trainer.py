@@ -7,7 +7,7 @@ history = trainer.fit((x, y), val=(x_val, y_val), epochs=5, batch_size=64)
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -256,7 +256,7 @@ class Trainer:
         self.model.train()
         before, after = calls.hooks["on_train_batch_begin"], calls.hooks["on_train_batch_end"]
         accumulate, steps, length = self.accumulate, self.steps, feed.length
-        for batch in feed.epoch(done):
+        for batch in self._loaded(feed.epoch(done)):
             i = self.batch
             if not self._ready:
                 self._get_ready(batch, feed.weighted)
@@ -299,9 +299,29 @@ class Trainer:
             hook(epoch, logs)
             self.history.amend(logs)
 
+    def _at(self) -> str:
+        return f"epoch {self.epoch + 1}, batch {self.batch + 1} (step {self.step + 1} of all)"
+
+    def _loaded(self, batches: Iterator[Any], testing: bool = False) -> Iterator[Any]:
+        """The batches; where the data fails to give one, the error says which."""
+        i = 0
+        try:
+            for batch in batches:
+                yield batch
+                i += 1
+        except Exception as e:
+            usual = "none" if self._usual is None else self._usual[1]
+            told = explain(
+                e, "evaluate" if testing else "fit", f"the data gave no batch at {f'batch {i + 1}' if testing else self._at()}",
+                f"batches of training before were {usual}", "look at this batch's samples in the data",
+            )  # fmt: skip
+            if told is e:
+                raise
+            raise told from e
+
     def _explained(self, e: Exception, batch: Any) -> Exception:
         """An error in a training step, with where it happened and what was there."""
-        where = f"the training step failed at epoch {self.epoch + 1}, batch {self.batch + 1} (step {self.step + 1} of all)"  # fmt: skip
+        where = f"the training step failed at {self._at()}"
         received, help = f"batch={shapes(batch)}", "a smaller run with compile=False gives the line in eager mode"  # fmt: skip
         if self._usual is not None and self._usual[0] != signature(batch):
             received += f"; batches before were {self._usual[1]}"
@@ -347,7 +367,7 @@ class Trainer:
         calls.call("on_test_begin", {})
         self.model.eval()
         try:
-            for i, batch in enumerate(feed.epoch()):
+            for i, batch in enumerate(self._loaded(feed.epoch(), True)):
                 if not self._ready:
                     self._get_ready(batch, feed.weighted)
                 for hook in before:

@@ -28,7 +28,7 @@ class ExceptionWrapper:
         self.exc_type = next(c for c in type(error).__mro__ if _travels(c))
         self.exc_name, self.where = type(error).__name__, where
         self.exc_msg = "".join(traceback.format_exception(error))
-        self._original = _pickled(error)
+        self._original, self.brief = _pickled(error), f"{error} ({where})"
 
     def reraise(self) -> None:
         """Raise it again, with the text of its traceback."""
@@ -37,7 +37,9 @@ class ExceptionWrapper:
 
     def _again(self, text: str) -> BaseException:
         if issubclass(self.exc_type, KilnError):
-            return self.exc_type("DataLoader", text)
+            again = self.exc_type("DataLoader", text)
+            again.brief = self.brief
+            return again
         if issubclass(self.exc_type, KeyError):
             return self.exc_type(_Message(text))
         try:
