@@ -11,6 +11,11 @@ Note [Places]: a kernel is called with a task and a place, the first task that t
 in the region: below ``ntasks``, and nobody else's. A task keeps scratch memory of its own there, which
 is in the thread's cache from its last task.
 
+Note [Light regions]: waking a worker takes the caller some 10 us, and one that waits for work takes a CPU. So a
+region of few microseconds, whose ``ntasks`` has LIGHT added, is for workers that are awake; of those that find
+some asleep only each eighth wakes them. After it workers wait half as long. Programs with such regions close
+together have workers at hand, others run them alone, at no more processor time than they take.
+
 The pool's block is shared by all threads. Beside it stands the roster, a line of 64 bytes for each
 worker after one with their number: it says who they are and which of them have a task in hand.
 """
@@ -21,7 +26,7 @@ FIELDS = {
     # hot words, each in a cache line of its own
     "WORD": 0, "DONE": 64, "BUSY": 128, "ASLEEP": 192, "ACTIVE": 256, "STOP": 320,
     # the region
-    "KERNEL": 384, "ARGS": 392, "BASE": 400, "WORKERS": 408, "CALLER": 416,
+    "KERNEL": 384, "ARGS": 392, "BASE": 400, "WORKERS": 408, "CALLER": 416, "LIGHT": 424, "MISSED": 432,
     # rarely written
     "RESCUED": 448, "ROSTER": 456,
     # functions
@@ -35,14 +40,19 @@ SLOT = {"TID": 0, "HOLDING": 8, "GUEST": 16, "TIME": 24}
 """Fields of a worker's line in the roster, in bytes: the thread's id, whether it may have a task,
 whether it is on the caller's CPU (`rescue`), and what its CPU clock last said."""
 
+LIGHT = 1 << 32
+"""Added to a plan entry's number of tasks: Note [Light regions]."""
+
 SPIN_IDLE = 20_000  # about 0.3 ms on current x86 cores
 SPIN_ACTIVE = 1_000_000  # while a plan is running, stay awake through its serial stretches
 
 IR = r"""
 declare void @PAUSE
 
-define void @kiln_parallel(ptr %pool, ptr %kernel, ptr %args, i64 %ntasks) {
+define void @kiln_parallel(ptr %pool, ptr %kernel, ptr %args, i64 %region) {
 entry:
+  %light = lshr i64 %region, 32
+  %ntasks = and i64 %region, 4294967295
   %few = icmp sle i64 %ntasks, 1
   br i1 %few, label %serial, label %ask
 ask:
@@ -88,6 +98,8 @@ publish:
   %args.i = ptrtoint ptr %args to i64
   store atomic i64 %kernel.i, ptr %kernel.p monotonic, align 8
   store atomic i64 %args.i, ptr %args.p monotonic, align 8
+  %light.p = getelementptr i8, ptr %pool, i64 LIGHT
+  store atomic i64 %light, ptr %light.p monotonic, align 8
   br label %batch
 batch:
   ; ntasks has 16 bits in the word, so a larger region is published in pieces
@@ -105,7 +117,17 @@ batch:
   %word = or i64 %hi, %mid
   store atomic i64 %word, ptr %pool seq_cst, align 8
   %asleep = load atomic i64, ptr %asleep.p seq_cst, align 8
-  %call.wake = icmp ne i64 %asleep, 0
+  %some.sleep = icmp ne i64 %asleep, 0
+  br i1 %some.sleep, label %weigh, label %claim
+weigh:
+  %missed.p = getelementptr i8, ptr %pool, i64 MISSED
+  %missed = load atomic i64, ptr %missed.p monotonic, align 8
+  %missed.next = add i64 %missed, 1
+  store atomic i64 %missed.next, ptr %missed.p monotonic, align 8
+  %turn = and i64 %missed.next, 7
+  %due = icmp eq i64 %turn, 0
+  %heavy = icmp eq i64 %light, 0
+  %call.wake = or i1 %heavy, %due
   br i1 %call.wake, label %wake, label %claim
 wake:
   %wake.p = getelementptr i8, ptr %pool, i64 WAKE
@@ -113,8 +135,8 @@ wake:
   call void %wake.f()
   br label %claim
 claim:
-  %own = phi i64 [ 0, %batch ], [ 0, %wake ], [ %own, %retry ], [ %own.next, %work ]
-  %held = phi i64 [ 0, %batch ], [ 0, %wake ], [ %held, %retry ], [ %place, %work ]
+  %own = phi i64 [ 0, %batch ], [ 0, %weigh ], [ 0, %wake ], [ %own, %retry ], [ %own.next, %work ]
+  %held = phi i64 [ 0, %batch ], [ 0, %weigh ], [ 0, %wake ], [ %held, %retry ], [ %place, %work ]
   %now = load atomic i64, ptr %pool monotonic, align 8
   %next = and i64 %now, 65535
   %shifted = lshr i64 %now, 16
@@ -297,7 +319,10 @@ none:
   br i1 %old, label %leave, label %idle.check
 idle.check:
   %spins.next = add i64 %spins, 1
-  %enough = icmp sgt i64 %spins.next, %idle
+  %light.p = getelementptr i8, ptr %pool, i64 LIGHT
+  %light = load atomic i64, ptr %light.p monotonic, align 8
+  %limit = lshr i64 %idle, %light
+  %enough = icmp sgt i64 %spins.next, %limit
   br i1 %enough, label %active.check, label %pause
 active.check:
   %active = load atomic i64, ptr %active.p monotonic, align 8

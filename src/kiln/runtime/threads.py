@@ -159,7 +159,7 @@ def run_plan(address: int, n: int, first: int = 0) -> int:
 
     An entry is three 64-bit words: kernel address, argument block address, ntasks. A kernel is
     ``void kernel(ptr args, i64 task, i64 place)`` (Note [Places]); with ntasks 0 or 1 it runs on this thread
-    (host callbacks must), else its tasks are spread over the pool. With ntasks -1 the entry is a
+    (host callbacks must), else its tasks are spread over the pool (Note [Light regions]). With ntasks -1 the entry is a
     jump, ``i64 jump(ptr args)``: it gives how many entries to skip, and a negative number goes back.
     An entry without a kernel is a stop: where its second word is 0, or the address of a byte that is
     not 0. Returns 0, or the number of the entry after the stop that it came to.
@@ -173,11 +173,11 @@ def jump(address: int, args: int) -> int:
     return ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(address)(args)
 
 
-def ready() -> None:
-    """Have the workers started and awake."""
+def ready(light: bool = False) -> None:
+    """Have the workers started and, unless what is to come is Note [Light regions], awake."""
     if not _pool.started:
         _pool.start()
-    if _pool.sleepers:
+    if _pool.sleepers and not light:
         _pool.wake()
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from kiln.backends.cpu import jit
 from kiln.backends.cpu.isa import host_isa
-from kiln.runtime import threads
+from kiln.runtime import claiming, threads
 
 # counts[task] += 1, after some work that depends on the task
 KERNEL = """
@@ -286,6 +286,37 @@ def test_an_idle_pool_burns_no_core(kernel):
     # workers look around for a while after each plan and then sleep
     assert time.process_time() - start < 0.5
     plan.check(5)
+
+
+def test_light_regions_wake_sleepers_each_eighth_time(kernel):
+    """Until then the caller runs them alone, and `ready` leaves who sleeps alone; a region that isn't light wakes them."""
+    threads.set_num_threads(2)
+    pool, light, heavy = threads._pool, Plan(kernel, [8]), Plan(kernel, [8])
+    light.table[0, 2] += claiming.LIGHT
+
+    def run(plan: Plan) -> None:
+        pool.run(pool.address, plan.table.ctypes.data, 0, 1)
+
+    def asleep() -> bool:
+        until = time.monotonic() + 5
+        while not pool.sleepers and time.monotonic() < until:
+            time.sleep(0.005)
+        return bool(pool.sleepers)
+
+    heavy.run()
+    pool.field("MISSED").value = 0
+    for _ in range(7):
+        assert asleep()
+        threads.ready(light=True)
+        run(light)
+        assert pool.sleepers
+    run(light)
+    assert not pool.sleepers
+    assert asleep()
+    run(heavy)
+    assert not pool.sleepers
+    light.check(8)
+    heavy.check(2)
 
 
 def test_an_interrupt_arrives_and_the_pool_still_serves(kernel):

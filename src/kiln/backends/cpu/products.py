@@ -11,7 +11,7 @@ import numpy as np
 
 from ... import dtypes as dt
 from ...config import config
-from ...runtime import threads
+from ...runtime import claiming, threads
 from ...runtime.blocks import allocator
 from ...runtime.calls import Call
 from ...runtime.forks import own_lock
@@ -28,6 +28,9 @@ _STORED = {
 
 _BYTES = np.dtype(np.uint8)
 _BRIEF = 1 << 20  # operations that take less time than letting go of the GIL may cost
+_LIGHT = (
+    1 << 23
+)  # operations of which a second core would save less than twice what waking it takes
 _KEPT = 4096  # shapes whose plans are kept
 
 
@@ -46,8 +49,10 @@ class Product:
         self.words = np.array([0] * 4 + plan.words(accumulate), np.int64)
         self.parallel = plan.grid.ntasks > 1
         address = self.words.ctypes.data
-        self.row = np.array([_kernel(plan.kind, isa), address, plan.grid.ntasks], np.int64)
-        brief = 2 * prod(self.shape) * gemm.k < _BRIEF
+        flops = 2 * prod(self.shape) * gemm.k
+        self.light = flops < _LIGHT
+        self.row = _entry(_kernel(plan.kind, isa), address, plan.grid.ntasks, self.light)
+        brief = flops < _BRIEF
         slots = [[(address + 8 * i, 0)] for i in range(4)]
         self.call = Call(self.row.ctypes.data, 1, slots, hold=brief)
         self.lock = own_lock(self)
@@ -62,7 +67,7 @@ class Product:
             out = self.make(self.shape, self.dtype)
         scratch = self.make_scratch(self.scratch, _BYTES) if self.needs_scratch else out
         if self.parallel:
-            threads.ready()
+            threads.ready(self.light)
         with self.lock:  # the addresses are stored in one place
             self.call.function(out, a, b, scratch)
         return out
@@ -75,20 +80,21 @@ class FewRows:
         n, k = w.shape
         rows = x.size // k
         self.shape, self.dtype = (*x.shape[:-1], n), x.dtype
-        parts = tasks.task_count(2 * rows * n * k)
-        self.parallel = parts > 1
+        flops = 2 * rows * n * k
+        parts = tasks.task_count(flops)
+        self.parallel, self.light = parts > 1, flops < _LIGHT
         self.words = np.array([0] * 4 + [rows, n, k, parts, int(biased)], np.int64)
         address = self.words.ctypes.data
-        self.row = np.array([_few_kernel(_STORED[x.dtype][0], isa), address, parts], np.int64)
+        self.row = _entry(_few_kernel(_STORED[x.dtype][0], isa), address, parts, self.light)
         slots = [[(address + 8 * i, 0)] for i in range(4)]
-        self.call = Call(self.row.ctypes.data, 1, slots, hold=True)
+        self.call = Call(self.row.ctypes.data, 1, slots, hold=flops < _BRIEF)
         self.lock = own_lock(self)
 
     def __call__(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         """The product in a new array."""
         out = np.empty(self.shape, self.dtype)
         if self.parallel:
-            threads.ready()
+            threads.ready(self.light)
         with self.lock:  # the addresses are stored in one place
             self.call.function(out, x, w, w if bias is None else bias)
         return out
@@ -170,6 +176,11 @@ def _gemm(a: np.ndarray, b: np.ndarray) -> Gemm:
         m, n, a.shape[-1], strides(a)[-2:], strides(b)[-2:], (n, 1), operand, operand, result,  # type: ignore[arg-type]
         batch, lead(a), lead(b), contiguous_strides((*batch, m * n))[:-1],
     )  # fmt: skip
+
+
+def _entry(kernel: int, args: int, ntasks: int, light: bool) -> np.ndarray:
+    """A plan of one entry."""
+    return np.array([kernel, args, ntasks + claiming.LIGHT * (light and ntasks > 1)], np.int64)
 
 
 @cache
