@@ -177,3 +177,14 @@ def test_sequences_attend_within_themselves():
 
     out = varlen_attn(q, q, q, starts, starts, 4, 4, window_size=(-1, 0))
     assert (out - kiln.cat([alone(0, 3), alone(3, 7)])).abs().max() < 1e-6
+
+
+def test_what_nobody_differentiates_has_the_same_bits_and_order_of_memory():
+    q = kiln.randn(2, 3, 5, 4)
+    with kiln.no_grad():
+        out = F.scaled_dot_product_attention(q, q, q, is_causal=True)
+    due = F.scaled_dot_product_attention(q.clone().requires_grad_(), q, q, is_causal=True)
+    assert out.equal(due)
+    assert out.stride() == due.stride()
+    assert out._version == 0
+    assert out.add_(1)._version == 1

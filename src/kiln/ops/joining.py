@@ -73,7 +73,7 @@ def _cat_grad(g: Tensor, tensors_shape: Any, dim: int, needs: Sequence[int]) -> 
         if i in needs:
             places.append((i, (at, at + shape[d], 1)))
         at += shape[d]
-    for (i, _), x in zip(places, parts(g, d, [p for _, p in places]), strict=True):
+    for (i, _), x in zip(places, parts(g, d, tuple([p for _, p in places])), strict=True):
         out[i] = x
     return out
 

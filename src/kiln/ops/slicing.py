@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -240,7 +241,7 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Tensor:
             "narrow", f"start ({start}) + length ({length}) exceeds dimension size ({n})",
             describe(input), "",
         )  # fmt: skip
-    return parts(input, d, [(s, s + length, 1)])[0]
+    return parts(input, d, ((s, s + length, 1),))[0]
 
 
 @composition(out=True, samples=lambda: iter([Sample((draw(rng(), (3, 4)), 1, 1, 2))]))
@@ -265,7 +266,7 @@ def select(input: Tensor, dim: int, index: int) -> Tensor:
             "select", f"index {k} out of range for tensor of size {list(shape)} at dimension {d}",
             f"index={k}", "",
         )  # fmt: skip
-    return parts(input, d, [k % n])[0]
+    return parts(input, d, (k % n,))[0]
 
 
 # ---------------------------------------------------------------- splitting
@@ -283,24 +284,25 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     return parts(input, d, range(input._a.shape[d]), True)
 
 
-def parts(input: Tensor, d: int, places: Iterable[Any], several: bool = False) -> tuple[Tensor, ...]:  # fmt: skip
+def parts(
+    input: Tensor, d: int, places: Sequence[Any], several: bool = False
+) -> tuple[Tensor, ...]:
     """The views at several ints or (start, stop, step) triples of one dimension; marked so where one call gives them."""
     a = input._a
-    whole = tuple([(0, n, 1) for n in a.shape])
-    before, after = whole[:d], whole[d + 1 :]
     if CAPTURING or a.__class__ is not np.ndarray:
-        found = tuple([basic_index(input, (*before, i, *after)) for i in places])
+        whole = tuple([(0, n, 1) for n in a.shape])
+        found = tuple([basic_index(input, (*whole[:d], i, *whole[d + 1 :])) for i in places])
         return together(found) if several else found
-    lead, views = (_ALL,) * d, []
+    views = []
     short = input._base is None and input.__class__ in PLAIN
     if short:
         ver, tied = input._ver, mode.grad
         if ver is None:
             ver = input._ver = [0, 0]
-        seen, name = ver[1], _basic.name
-    for i in places:
-        r = a[(*lead, slice(*i) if i.__class__ is tuple else i, ...)]
-        place = (*before, i, *after)
+        seen = ver[1]
+    find = _placed if 1 < len(places) <= _FEW else _placed.__wrapped__
+    for index, place, link in find(a.shape, d, places, several):
+        r = a[index]
         if not short:
             views.append(dispatch.view(_basic, (input, place), r))
             continue
@@ -309,7 +311,7 @@ def parts(input: Tensor, d: int, places: Iterable[Any], several: bool = False) -
         out._fn = out._grad = out._hooks = None
         out._idx = 0
         out._rg = False
-        out._view = ((name, Several((place,)) if several else (place,)),) if tied else None
+        out._view = link if tied else None
         if input._rg:
             record_view(_basic, input, (input, place), out)
         views.append(out)
@@ -317,9 +319,32 @@ def parts(input: Tensor, d: int, places: Iterable[Any], several: bool = False) -
     return found if short or not several else together(found)
 
 
+_FEW = 64  # places of a call that is kept in mind
+
+
+@lru_cache(1024)
+def _placed(shape: tuple[int, ...], d: int, places: Sequence[Any], several: bool) -> list[tuple]:
+    """For each place of one dimension the index of an array, of a tensor, and the chain of views to what lies there."""
+    whole = tuple([(0, n, 1) for n in shape])
+    before, after, lead = whole[:d], whole[d + 1 :], (_ALL,) * d
+    found = []
+    for i in places:
+        place = (*before, i, *after)
+        link = ((_basic.name, Several((place,)) if several else (place,)),)
+        found.append(((*lead, slice(*i) if i.__class__ is tuple else i, ...), place, link))
+    return found
+
+
 def _pieces(input: Tensor, sizes: Sequence[int], dim: int, several: bool = False) -> tuple[Tensor, ...]:  # fmt: skip
     ends = list(accumulate(sizes))
-    return parts(input, dim, [(b - n, b, 1) for b, n in zip(ends, sizes, strict=True)], several)
+    places = tuple([(b - n, b, 1) for b, n in zip(ends, sizes, strict=True)])
+    return parts(input, dim, places, several)
+
+
+@lru_cache(1024)
+def _even(n: int, size: int) -> tuple:
+    """The places of pieces of one size, the last of which may be smaller."""
+    return tuple([(i, min(i + size, n), 1) for i in range(0, n, size)])
 
 
 @composition(samples=lambda: iter([
@@ -333,7 +358,7 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
 @method("split")
 def _split_method(self: Tensor, split_size: Any, dim: int = 0) -> tuple[Tensor, ...]:
     """Views of equal size (the last may be smaller), or of the given sizes, along one dimension."""
-    return split(self, split_size, dim)
+    return _split(self, split_size, dim, True)
 
 
 def _split(tensor: Tensor, s: Any, dim: int, several: bool = False) -> tuple[Tensor, ...]:
@@ -352,7 +377,8 @@ def _split(tensor: Tensor, s: Any, dim: int, several: bool = False) -> tuple[Ten
     if s == 0 or n == 0:
         whole = (narrow(tensor, d, 0, n),)
         return together(whole) if several else whole
-    return _pieces(tensor, [min(s, n - i) for i in range(0, n, s)], d, several)
+    known = n.__class__ is int and n <= _FEW * s
+    return parts(tensor, d, (_even if known else _even.__wrapped__)(n, s), several)
 
 
 @composition(samples=lambda: iter([

@@ -87,16 +87,22 @@ class FewRows:
         address = self.words.ctypes.data
         self.row = _entry(_few_kernel(_STORED[x.dtype][0], isa), address, parts, self.light)
         slots = [[(address + 8 * i, 0)] for i in range(4)]
-        self.call = Call(self.row.ctypes.data, 1, slots, hold=flops < _BRIEF)
+        brief = flops < _BRIEF
+        self.call = Call(self.row.ctypes.data, 1, slots, hold=brief)
         self.lock = own_lock(self)
+        # without a lock where the GIL is kept all through the call
+        self.run = self.call.function if brief and parts == 1 else self._shared
+
+    def _shared(self, *arrays: np.ndarray) -> None:
+        if self.parallel:
+            threads.ready(self.light)
+        with self.lock:  # the addresses are stored in one place
+            self.call.function(*arrays)
 
     def __call__(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         """The product in a new array."""
         out = np.empty(self.shape, self.dtype)
-        if self.parallel:
-            threads.ready(self.light)
-        with self.lock:  # the addresses are stored in one place
-            self.call.function(out, x, w, w if bias is None else bias)
+        self.run(out, x, w, w if bias is None else bias)
         return out
 
 

@@ -47,6 +47,7 @@ _HOOKS = (
 )  # fmt: skip
 _TABLES = ("_facts", "_parameters", "_buffers", "_modules", *_HOOKS)
 _MISSING = object()
+_NONE: dict[str, Any] = {}  # what a table holds before `__init__` has made it
 GLOBAL_CALLS = GLOBAL.calls
 
 
@@ -166,14 +167,12 @@ class Module(Hooks, State, Conversions):
 
     def __getattr__(self, name: str) -> Any:
         own = self.__dict__
-        try:
-            return own["_parameters"][name]
-        except KeyError:
-            pass
-        for kind in ("_buffers", "_modules"):
-            table = own.get(kind)
-            if table is not None and name in table:
-                return table[name]
+        if name in (table := own.get("_parameters", _NONE)):
+            return table[name]
+        if name in (table := own.get("_modules", _NONE)):
+            return table[name]
+        if name in (table := own.get("_buffers", _NONE)):
+            return table[name]
         raise AttributeError(
             f"'{type(self).__name__}' object has no attribute '{name}'", name=name, obj=self
         )
