@@ -158,6 +158,13 @@ def test_scenes_are_exact():
         share = target["masks"].numpy()[0].sum() / ((right - left) * (bottom - top))
         due = fill[int(target["labels"].item())]
         assert due is None or share == pytest.approx(due, abs=0.08)
+    large = datasets.Scenes(30, size=64, objects=(1, 1), radius=(0.25, 0.25))
+    for target in (large[i][1] for i in range(30)):
+        if target["labels"].item() == 1:
+            assert target["boxes"][0].tolist()[2] - target["boxes"][0].tolist()[0] in (31, 32)
+    for wrong in ({"radius": (0.3, 0.2)}, {"radius": (0.1, 0.6)}, {"size": 8}, {"objects": (2, 1)}):
+        with pytest.raises(ValueError, match="no such scenes"):
+            datasets.Scenes(**wrong)
     with pytest.raises(IndexError):
         scenes[40]
 

@@ -21,23 +21,24 @@ class Scenes(Dataset[tuple[Any, dict[str, Any]]]):
     A sample is (picture, target): boxes f32[n, 4] (left, top, right, bottom, at the edges of the pixels that are seen), labels
     i64[n] (1 disc, 2 square, 3 triangle), masks bool[n, size, size] of the pixels that are seen, and
     semantic i64[size, size], the label of each pixel, 0 for background. A pixel belongs to a shape where its
-    middle lies inside. Sample i depends on the seed and on i alone, and is rendered when it is asked for; `transform(picture,
-    target)` comes last.
+    middle lies inside; the circle around a shape has `radius` (least, most) times the picture's size. Sample i depends on
+    the seed and on i alone, and is rendered when it is asked for; `transform(picture, target)` comes last.
     """
 
     classes = ("background", "disc", "square", "triangle")
 
     def __init__(
         self, length: int = 1000, size: int = 64, objects: tuple[int, int] = (1, 4), noise: float = 0.05,
-        seed: int = 0, transform: Callable[[Any, Any], Any] | None = None,
+        seed: int = 0, transform: Callable[[Any, Any], Any] | None = None, radius: tuple[float, float] = (0.08, 0.2),
     ) -> None:  # fmt: skip
         least, most = objects
-        if not 0 <= least <= most or size < 16 or length < 0:
+        sizes = 0 < radius[0] <= radius[1] <= 0.5
+        if not 0 <= least <= most or size < 16 or length < 0 or not sizes:
             raise KilnValueError(
-                "Scenes", "no such scenes", f"length={length}, size={size}, objects={objects}",
-                "length >= 0, size >= 16, 0 <= least <= most",
+                "Scenes", "no such scenes", f"length={length}, size={size}, objects={objects}, radius={radius}",
+                "length >= 0, size >= 16, 0 <= least <= most, 0 < smallest radius <= largest <= 0.5",
             )  # fmt: skip
-        self.length, self.size, self.objects = length, size, (least, most)
+        self.length, self.size, self.objects, self.radius = length, size, (least, most), radius
         self.noise, self.seed, self.transform = noise, seed, transform
         at = np.arange(size) + 0.5
         self._y, self._x = at[:, None], at[None]
@@ -75,7 +76,7 @@ class Scenes(Dataset[tuple[Any, dict[str, Any]]]):
     def _shape(self, r: np.random.Generator, label: int) -> np.ndarray:
         """Which pixels a random shape covers."""
         n = self.size
-        radius = r.uniform(0.08, 0.2) * n
+        radius = r.uniform(*self.radius) * n
         x, y = r.uniform(radius, n - radius, 2)
         dx, dy = self._x - x, self._y - y
         if label == 1:
