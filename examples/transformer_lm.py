@@ -1,8 +1,9 @@
-"""A Transformer learns to write as Python's standard library does, and completes code.
+"""A Transformer writes code, letter by letter, in the manner of Python's standard library.
 
 A. Vaswani et al., Attention Is All You Need (2017), its decoder alone, normalised before each part, on the letters of the
 source code of the Python that runs. Expected: at most 2.1 bits for a letter of code that it has not seen (2.7 in the small
-form; a letter by its frequency alone takes about 4.6). The picture is code that it wrote.
+form; a letter by its frequency alone takes about 4.6). The pictures are what it wrote after "def ", which looks like code and
+says nothing, and the bits for a letter of code that it has seen and not seen.
 """
 
 from __future__ import annotations
