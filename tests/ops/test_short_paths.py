@@ -190,3 +190,74 @@ def test_what_a_written_recorder_saved_may_not_be_changed():
     with kiln.no_grad():
         assert kiln.cat([w, x]).grad_fn is None
     assert kiln.cat([w[:, :1], w[:, 1:]], 1).grad_fn.next_functions[0][0] is not None
+
+
+def test_sums_in_place_with_a_factor_are_those_of_any_path():
+    for d in (kiln.float32, kiln.float64, kiln.float16, kiln.int64):
+        x, y = kiln.arange(6).reshape(2, 3).to(d), kiln.arange(6, 0, -1).reshape(2, 3).to(d)
+        alpha = 3 if d is kiln.int64 else -0.3
+        for name in ("add", "sub"):
+            a = x.clone()
+            seen = a._version
+            assert getattr(a, name + "_")(y, alpha=alpha) is a
+            assert a._version == seen + 1
+            np.testing.assert_array_equal(a, getattr(kiln, name)(x, y, alpha=alpha))
+    a = kiln.ones(3)
+    assert a.add_(2, alpha=0.5).add_(kiln.ones(()), alpha=2).tolist() == [4, 4, 4]
+    p, b = kiln.ones(3, requires_grad=True), kiln.ones(3)
+    with pytest.raises(RuntimeError):
+        p.add_(b, alpha=2)
+    b.add_(p, alpha=2).sum().backward()
+    assert p.grad.tolist() == [2, 2, 2]
+
+
+def test_sigmoids_of_few_elements():
+    ends = [-np.inf, -1e4, -30.0, -0.0, 1.0, 30.0, 1e4, np.inf]
+    right = [0, 0, 1 / (1 + np.exp(30)), 0.5, 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-30)), 1, 1]
+    for d, rel in ((kiln.float16, 1e-3), (kiln.float32, 1e-6), (kiln.float64, 1e-14)):
+        y = kiln.tensor(ends, dtype=d).sigmoid()
+        assert y.dtype is d
+        assert y.tolist() == pytest.approx(right, rel, 1e-7)
+        assert kiln.tensor(1.0, dtype=d).sigmoid().item() == y[4].item()
+    assert kiln.tensor(np.nan).sigmoid().isnan()
+    x = kiln.randn(4, 3)
+    np.testing.assert_array_equal(x.T.sigmoid(), x.sigmoid().T)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert kiln.tensor([-1e4]).sigmoid().tolist() == [0]
+
+
+def test_derivatives_of_elu_to_the_third():
+    x = kiln.tensor([-2.0, -0.5, 0.0, 0.5, np.nan], requires_grad=True)
+    for f, alpha, scale in ((lambda: F.elu(x, 0.7), 0.7, 1.0), (lambda: F.selu(x), 1.6732632, 1.0507010)):  # fmt: skip
+        g, above = f(), scale
+        for _ in range(3):
+            (g,) = kiln.autograd.grad(g.sum(), x, create_graph=True)
+            slope = [scale * alpha * np.exp(v) for v in (-2, -0.5, 0)]
+            assert g[:4].tolist() == pytest.approx([*slope, above], rel=1e-5)
+            above = 0.0
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_gradients_of_picked_classes(reduction):
+    for t, weight in (([2], None), ([2, -100, 0], None), ([1, 1, 0], None), ([0, 2], kiln.tensor([0.5, 1, 2.0])), ([-100], None)):  # fmt: skip
+        x, n = kiln.randn(len(t), 3, requires_grad=True), len(t)
+        F.nll_loss(x, kiln.tensor(t), weight, reduction=reduction).sum().backward()
+        w = [0 if k < 0 else 1 if weight is None else weight[k].item() for k in t]
+        total = sum(w) if reduction == "mean" else 1
+        right = np.zeros((n, 3))
+        with np.errstate(invalid="ignore"):
+            for i, k in enumerate(t):
+                if k >= 0:
+                    right[i, k] = -w[i] / total
+        np.testing.assert_allclose(x.grad, right, rtol=1e-6)
+
+
+def test_probabilities_are_looked_at_as_bits():
+    one = kiln.ones(4)
+    for p in ([0.0, -0.0, 1.0, 0.5], [0.0, 0.25, 1.0, 1e-45]):
+        assert np.isfinite(F.binary_cross_entropy(kiln.tensor(p), one).item())
+    for p in ([0.0, -1e-45, 1.0, 0.5], [np.nextafter(np.float32(1), 2)] * 4, [np.nan] * 4):
+        for d in (kiln.float32, kiln.float64):
+            with pytest.raises(RuntimeError):
+                F.binary_cross_entropy(kiln.tensor(p, dtype=d), one.to(d))

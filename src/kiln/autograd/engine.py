@@ -140,6 +140,11 @@ def _as_tensors(x: Any, op: str, what: str) -> list[Tensor]:
     return out
 
 
+def _one(a: np.ndarray) -> np.ndarray:
+    """The gradient that a single element begins with."""
+    return np.ones(a.shape, a.dtype) if a.ndim else np.array(1, a.dtype)
+
+
 def _root_grads(roots: list[Tensor], grads: Any, op: str) -> list[Tensor]:
     given = list(grads) if isinstance(grads, list | tuple) else [grads]
     if grads is None:
@@ -165,7 +170,7 @@ def _root_grads(roots: list[Tensor], grads: Any, op: str) -> list[Tensor]:
                     "reduce it (loss.mean()) or pass gradient=",
                 )  # fmt: skip
             plain = not CAPTURING and r._a.__class__ is np.ndarray
-            g = wrap(np.ones(r._a.shape, r._a.dtype)) if plain else r.detach().new_ones(r.shape)
+            g = wrap(_one(r._a)) if plain else r.detach().new_ones(r.shape)
         elif g._a.shape != r._a.shape:
             raise KilnError(
                 op, "mismatch in shape: a gradient has the shape of its tensor",
@@ -245,7 +250,7 @@ def tensor_backward(
         gradient is None and inputs is None and self._rg and not CAPTURING and a.size == 1
         and a.__class__ is np.ndarray
     ):  # fmt: skip
-        seed = wrap(np.ones(a.shape, a.dtype) if a.ndim else np.array(1, a.dtype))
+        seed = wrap(_one(a))
         keep = create_graph if retain_graph is None else bool(retain_graph)
         run((self,), (seed,), keep, create_graph)
     else:

@@ -38,24 +38,35 @@ class Targets:
         self.wanted = set(self.keys)
         self.ends = ends = {k[0] for k in self.keys}
         seen: set[TapeNode] = set()
-        stack = [r._fn for r in roots if r._fn is not None]
+        stack: list[Any] = [r._fn for r in roots if r._fn is not None]
         while stack:
             n = stack.pop()
             if n not in seen:
                 seen.add(n)
                 for e in n.edges:
-                    if e is not None and isinstance(e[0], TapeNode):
-                        stack.append(e[0])
+                    if e is not None:
+                        to = e[0]
+                        if to.__class__ is OpNode or isinstance(to, TapeNode):
+                            stack.append(to)
         self.nodes: dict[TapeNode, Part | None] = {}
         self._tensors: dict[int, Tensor] = {}
         nodes = self.nodes
+        reached: set[Any] = set(ends)
         # a node is needed if an input is below it: seen in ascending order of recording
         n: Any
         for n in sorted(seen, key=_SEQ):
-            leads = [e is not None and (e[0] in nodes or e[0] in ends) for e in n.edges]
+            edges = n.edges
+            if len(edges) == 1:
+                e = edges[0]
+                if e is not None and e[0] in reached:
+                    nodes[n] = None
+                    reached.add(n)
+                continue
+            leads = [e is not None and e[0] in reached for e in edges]
             if True in leads:
                 some = False in leads and isinstance(n, OpNode)
                 nodes[n] = n.part(tuple(leads)) if some else None
+                reached.add(n)
 
     def tensor(self, a: Any) -> Tensor:
         """The tensor of a gradient's payload: the same for the same one."""
@@ -273,11 +284,11 @@ def on_arrays(
                 continue
             plan = node.plan if part is None else part[0]
             quick = plan.quick
-            if (
-                quick is not None
-                and g.__class__ is np.ndarray
-                and ((d := g.dtype) is _F32 or d is _F64)
-                and g.size < LARGE
+            c = g.__class__
+            if quick is not None and (
+                c is _NUMBER
+                or c is _DOUBLE
+                or (c is np.ndarray and ((d := g.dtype) is _F32 or d is _F64) and g.size < LARGE)
             ):
                 if node.freed or node.versions:
                     node.check()
@@ -375,6 +386,7 @@ def _summed(a: Any, shape: tuple) -> np.ndarray | None:
 
 
 _F32, _F64 = float32.np, float64.np
+_NUMBER, _DOUBLE = _F32.type, _F64.type  # what NumPy makes of 0-d arrays
 _PARTS = 2
 """That memory is ours, and holds nothing but a sum of gradients: whoever adds to it may do so in place."""
 

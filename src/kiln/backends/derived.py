@@ -83,6 +83,7 @@ def whole(op: Op, native: Callable[[], bool]) -> Callable:
             return run(*args)
         return r[0] if len(r) == 1 else tuple(r)
 
+    eager.least_of_any = LONG if brief else LARGE  # type: ignore[attr-defined]
     return eager
 
 

@@ -7,6 +7,7 @@ from . import (  # noqa: F401
     assembling,
     attention,
     batch_norm,
+    binary_loss,
     casting,
     classification,
     comparison,

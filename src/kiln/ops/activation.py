@@ -36,7 +36,7 @@ def widen(x: Any) -> Any:
 def _flagged(fn: Any) -> Callable:
     """The function with PyTorch's `inplace` flag as its last parameter."""
     f = derive.form(fn.op, inplace=False)
-    body = f"return (_inplace if inplace else _apply)(_op, {f.call})"
+    body = f"return _inplace(_op, {f.call}) if inplace else _op.fn{f.call}"
     return derive.generated(fn.op, f"def f({f.sig}):\n    {body}\n", f)
 
 
@@ -133,6 +133,8 @@ def _above_zero(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 _F32 = dt.float32.np
 _MANY = np.zeros(1 << 14, _F32)
+_HANDFUL = 1 << 10
+"""Elements from where on a kernel that is prepared is quicker than a few passes of NumPy's."""
 _ZEROS = {
     d.np: np.zeros((), d.np) for d in dt.ALL
 }  # a 0-d array costs a ufunc less than a Python 0
@@ -266,14 +268,62 @@ def rrelu_(
 FUNCTIONS["nn.functional.rrelu_"] = rrelu_
 
 
+# Note [Slopes by inputs]
+# The gradient of elu and selu is an op whose own gradients are it again, with 0 above the kink: programs for
+# differential equations differentiate activations twice and more, at each step.
+
+
+def _exponential(x: np.ndarray, alpha: float) -> np.ndarray:
+    """x where positive, alpha * (exp(x) - 1) elsewhere."""
+    zero = _ZEROS[x.dtype]
+    out = np.asarray(np.minimum(x, zero))
+    np.expm1(out, out)
+    if alpha != 1:
+        np.multiply(out, alpha, out)
+    np.copyto(out, x, where=x > zero)
+    return out
+
+
+def _elu_slope(grad: np.ndarray, input: np.ndarray, alpha: float, above: float) -> np.ndarray:
+    op = elu_grad.op
+    few = input.size < _HANDFUL and grad.shape == input.shape and grad.dtype is input.dtype
+    return (op.reference if few else op.eager)(grad, input, alpha, above)
+
+
+@op(
+    private=True, family="elementwise", promote="same", check=False,
+    grad={"grad": lambda g, input, alpha, above: elu_grad(g, input, alpha, above),
+          "input": lambda g, grad, input, alpha: elu_grad(g * grad, input, alpha, 0.0)},
+    quick={"grad": lambda g, input, alpha, above: _elu_slope(g, input, alpha, above),
+           "input": lambda g, grad, input, alpha: _elu_slope(g * grad, input, alpha, 0.0)},
+    body=lambda grad, input, alpha, above: where_op(
+        input <= 0, grad * (input.clamp(max=0).exp() * alpha), grad * above
+    ),
+    samples=lambda: iter([
+        Sample((draw(rng(), s), draw(rng(1), s, away=8.0), 0.5, above))
+        for s, above in (((3, 4), 1.0), ((3, 4), 0.0), ((), 1.5), ((0,), 1.0))
+    ]),
+)  # fmt: skip
+def elu_grad(grad: Tensor, input: Tensor, alpha: float, above: float) -> Tensor:
+    """grad times alpha * exp(input) where input is not positive, times `above` elsewhere."""
+    zero = _ZEROS[input.dtype]
+    out = np.asarray(np.minimum(input, zero))
+    np.exp(out, out)
+    if alpha != 1:
+        np.multiply(out, alpha, out)
+    np.copyto(out, above, where=np.logical_not(input <= zero))
+    return np.multiply(grad, out)
+
+
 @activation(
     store=True, samples=with_args((0.5,), away=8.0),
-    grad={"input": lambda g, input, alpha: where_op(input <= 0, g * (input.clamp(max=0).exp() * alpha), g)},
+    grad={"input": lambda g, input, alpha: elu_grad(g, input, alpha, 1.0)},
+    quick={"input": lambda g, input, alpha: _elu_slope(g, input, alpha, 1.0)},
     body=lambda input, alpha: where_op(input >= 0, input, input.clamp(max=0).expm1() * alpha),
 )  # fmt: skip
 def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """input where positive, alpha * (exp(input) - 1) elsewhere."""
-    return np.where(input >= 0, input, np.expm1(np.minimum(input, 0)) * alpha)
+    return _exponential(input, alpha)
 
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
@@ -281,20 +331,15 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804
 
 @activation(
     store=True, node="EluBackward0", samples=with_args(away=8.0),
-    grad={"input": lambda g, input: g * where_op(
-        input <= 0, input.clamp(max=0).exp() * (_SELU_SCALE * _SELU_ALPHA), _SELU_SCALE
-    )},
+    grad={"input": lambda g, input: elu_grad(g, input, _SELU_SCALE * _SELU_ALPHA, _SELU_SCALE)},
+    quick={"input": lambda g, input: _elu_slope(g, input, _SELU_SCALE * _SELU_ALPHA, _SELU_SCALE)},
     body=lambda input: where_op(
         input >= 0, input * _SELU_SCALE, input.clamp(max=0).expm1() * (_SELU_SCALE * _SELU_ALPHA)
     ),
 )  # fmt: skip
 def selu(input: Tensor) -> Tensor:
     """The self-normalising elu: scale * elu(input, alpha), https://arxiv.org/abs/1706.02515."""
-    return np.where(
-        input >= 0,
-        input * _SELU_SCALE,
-        np.expm1(np.minimum(input, 0)) * (_SELU_SCALE * _SELU_ALPHA),
-    )
+    return _exponential(input, _SELU_ALPHA) * _SELU_SCALE
 
 
 @activation(

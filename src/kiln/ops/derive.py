@@ -131,12 +131,12 @@ def f(p0, p1{extra_sig}):
                 tracked = tracked or p1._rg or p1._base is not None
             else:
                 b = p1
-                ok = b.__class__ is float or b.__class__ is int
+                ok = (b.__class__ is float or b.__class__ is int){once}
             if ok and (not tracked or (_DISABLED and _ident() in _DISABLED)):
                 if _watched:
                     _written(a)
                 try:
-                    _ufunc(a, b, a)
+                    _ufunc(a, {operand}, a)
                 except Exception:
                     pass
                 else:
@@ -153,7 +153,7 @@ def f({sig}):
         try:
             {unpack}
             {agree}
-            r = _op.eager({raw})
+            r = {run}
         except Exception:
             pass
         else:
@@ -161,7 +161,7 @@ def f({sig}):
             if c is tuple or c is list:
                 return _several(_op, {call}, r, {tracked})
             t = _new(Tensor)
-            t._a = r if c is _ndarray else _asarray(r)
+            t._a = {result} if c is _ndarray else _asarray(r)
             t._fn = t._grad = t._ver = t._base = t._hooks = None
             t._idx = 0
             t._rg = False
@@ -208,11 +208,16 @@ def _arrays(tensors: Any) -> tuple[list, bool]:
 
 
 _SIMPLE = {int, float, str, bool, type(None)}
+_OWN = np.dtype(np.clongdouble).num + 1
+"""Numbers of dtypes from where on they are none that NumPy computes in."""
 
 
 def _several(op: Op, args: tuple, found: Sequence[Any], tracked: bool) -> tuple:
     """The results of an op that has several."""
-    outs = tuple([wrap(np.asarray(a)) for a in found])
+    arrays = map(np.asarray, found)
+    if op.lies == "rows":
+        arrays = [a if a.flags.c_contiguous else a.copy() for a in arrays]
+    outs = tuple([wrap(a) for a in arrays])
     if tracked:
         record(op, args, outs)
     return outs if op.result is None else op.result(*outs)
@@ -346,7 +351,7 @@ def _may_be_short(op: Op) -> bool:
 def _begin(op: Op, args: tuple) -> Any:
     """The first call of an op that has a short path, which is written now: few ops of many are ever called."""
     f, fn = form(op, bool(op.out)), op.fn
-    fn.__globals__["_put"] = recorder(op)
+    fn.__globals__.update(_put=recorder(op), _ref=op.reference)
     fn.__code__ = _own_code(op, _short_source(op, f), f, fn.__name__)
     return dispatch.apply(op, args)
 
@@ -384,12 +389,25 @@ def _short_source(op: Op, f: Form) -> str:
     if op.out:
         tests.append("out is None")
     params, given = ", ".join([f"p{i}" for i in range(len(op.params))]), ", ".join(raw)
-    call = f"({params},)"
+    call, run = f"({params},)", f"_op.eager({given})"
+    if few := _few(op):
+        # neither routines, promotion nor half floats are asked about
+        run = f"_ref({given}) if {' and '.join([few.format(x=f'x{i}') for i in op.tensor_slots])} else {run}"
     agree = _AGREE.format(key=", ".join(key), call=call, raw=given) if op.check and op.infer else ""
     return _SHORT.format(
-        sig=f.sig, test="".join([f" and {t}" for t in tests]), unpack="\n            ".join(unpack), raw=given, agree=agree, call=call,
+        sig=f.sig, test="".join([f" and {t}" for t in tests]), unpack="\n            ".join(unpack), agree=agree, call=call, run=run,
+        result="(r if r.flags.c_contiguous else r.copy())" if few and op.lies else "r",
         params=params, tracked=" or ".join(tracked) if op.rules else "False", tail=_tail(op, f, "_apply"),
     )  # fmt: skip
+
+
+def _few(op: Op) -> str:
+    """What of an operand `x` tells that the reference itself is what eager mode calls; "" where nothing does."""
+    least = getattr(op.eager, "least_of_any", 0)
+    if not least or op.list_slots or op.lies not in ("", "rows") or op.family == "factorization":
+        return ""
+    test = f"{{x}}.size < {least} and {{x}}.dtype.num < {_OWN}"
+    return f"({{x}}.__class__ is not _ndarray or {test})" if op.absent or op.plain else test
 
 
 def _tail(op: Op, f: Form, run: str) -> str:
@@ -473,7 +491,13 @@ def inplace_function(op: Op) -> Callable:
     name = op.name.rsplit(".", 1)[-1] + "_"
     if op.ufunc is not None and len(op.tensor_slots) == 2:
         f, sig, test = _short_form(op, f)
-        source = _INPLACE.format(extra_sig=sig, extra_test=test, call=f.call)
+        once, operand = "", "b"
+        if op.factor == 2:
+            test = " and (p2.__class__ is float or p2.__class__ is int)"
+            once, operand = " and p2 == 1", "b if p2 == 1 else b * d.type(p2)"
+        source = _INPLACE.format(
+            extra_sig=sig, extra_test=test, once=once, operand=operand, call=f.call
+        )
     else:
         source = f"def f({f.sig}):\n    return _inplace(_op, {f.call})\n"
     fn = generated(op, source, f, name)

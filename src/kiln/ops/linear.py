@@ -60,6 +60,7 @@ def _flat_rows(a: np.ndarray) -> np.ndarray:
     private=True, family="contraction", check=False,
     infer=lambda grad, input: (Size((grad.shape[-1], input.shape[-1])), grad.dtype),
     grad={"grad": lambda g, input: linear(conjugate(input), g), "input": lambda g, grad: conjugate(grad) @ g},
+    quick={"grad": lambda g, input: product(input, g.T), "input": lambda g, grad: product(grad, g)},
     body=lambda grad, input: _rows(grad).transpose(0, 1) @ _rows(input),
     samples=lambda: iter([Sample((draw(rng(), (4, 3)), draw(rng(1), (4, 2)))),
                           Sample((draw(rng(), (2, 4, 3)), draw(rng(1), (2, 4, 2))))]),

@@ -1,4 +1,4 @@
-"""Losses: regression, binary classification, likelihood, ranking."""
+"""Losses: regression, margins, likelihood, ranking."""
 
 from __future__ import annotations
 
@@ -191,136 +191,7 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
     return _weighted(d, weight, reduction, "huber_loss")
 
 
-# ---------------------------------------------------------------- binary
-
-
-def _same_size(name: str, input: Any, target: Any) -> None:
-    if input.shape != target.shape:
-        raise KilnValueError(
-            name, f"Using a target size ({target.shape}) that is different to the input size ({input.shape})",
-            f"input={describe(input)}, target={describe(target)}", "reshape one of them",
-        )  # fmt: skip
-
-
-def _binary_samples(low: float, high: float, *extra: str) -> Any:
-    def samples() -> Any:
-        r = rng(42)
-        for shape in ((3, 4), (), (5,)):
-            for reduction in ("mean", "sum", "none"):
-                yield Sample(
-                    (draw(r, shape, low, high), draw(r, shape, 0, 1)), {"reduction": reduction}
-                )
-        x, y = draw(r, (3, 4), low, high), draw(r, (3, 4), 0, 1)
-        for what in extra:
-            yield Sample((x, y), {what: draw(r, (4,), 0.5, 2)}, fixed=extra)
-        yield Sample((x, y), {w: draw(r, (4,), 0.5, 2) for w in extra}, fixed=extra)
-        yield Sample((x, y[:, :3]), error=ValueError)
-
-    return samples
-
-
-def _bce_body(input: Tensor, target: Tensor) -> Tensor:
-    yes, no = input.log().clamp(min=-100), (-input).log1p().clamp(min=-100)
-    return -(target * yes + (1 - target) * no)
-
-
-def _bce_rule(g: Tensor, input: Tensor, target: Tensor, needs: tuple) -> tuple:
-    gx = gt = None
-    if needs[0]:  # finite where a certain answer is wrong
-        gx = g * (input - target) / (input * (1 - input)).clamp(min=1e-12)
-    if needs[1]:
-        gt = g * ((-input).log1p() - input.log())
-    return gx, gt
-
-
-@op(
-    private=True, node="BinaryCrossEntropyBackward0", family="elementwise", promote="same", check=False, body=_bce_body,
-    grad={("input", "target"): _bce_rule},
-    samples=lambda: iter([Sample((draw(rng(), (3, 4), 0.05, 0.95), draw(rng(1), (3, 4), 0, 1)))]),
-)  # fmt: skip
-def bce(input: Tensor, target: Tensor) -> Tensor:
-    """binary cross entropy, element by element; logs count as at least -100."""
-    yes, no = np.maximum(np.log(input), -100), np.maximum(np.log1p(-input), -100)
-    return -(target * yes + (1 - target) * no)
-
-
-_bce = reduced_loss(bce)
-
-
-@composition(namespace="F", samples=_binary_samples(0.05, 0.95, "weight"))
-def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
-                         reduce: bool | None = None, reduction: str = "mean") -> Tensor:  # fmt: skip
-    """-(target * log(input) + (1 - target) * log(1 - input)) for probabilities; logs count as at least -100."""
-    reduction = resolve_reduction("binary_cross_entropy", size_average, reduce, reduction)
-    _same_size("binary_cross_entropy", input, target)
-    constants("binary_cross_entropy", weight=weight)
-    a = input._a
-    if isinstance(a, np.ndarray) and a.size and not (a.min() >= 0 and a.max() <= 1):
-        raise KilnError(
-            "binary_cross_entropy", "all elements of input should be between 0 and 1", describe(input),
-            "apply sigmoid, or use binary_cross_entropy_with_logits",
-        )  # fmt: skip
-    if weight is None:
-        return _bce(input, target, reduction)
-    return reduced(bce(input, target) * weight, reduction)
-
-
-def _logits_body(input: Tensor, target: Tensor, pos_weight: Any) -> Tensor:
-    soft = input.abs().neg().exp().log1p() + input.neg().clamp(min=0)  # log(1 + exp(-input))
-    if pos_weight is None:
-        return (1 - target) * input + soft
-    return (1 - target) * input + ((pos_weight - 1) * target + 1) * soft
-
-
-def _logits_rule(g: Tensor, input: Tensor, target: Tensor, pos_weight: Any, needs: tuple) -> tuple:
-    gx = gt = None
-    if needs[0]:
-        s = input.sigmoid()
-        if pos_weight is None:
-            gx = g * (s - target)
-        else:
-            t = pos_weight * target
-            gx = g * ((t + 1 - target) * s - t)
-    if needs[1]:
-        gt = -g * input
-        if pos_weight is not None:
-            gt = gt - g * (pos_weight - 1) * FUNCTIONS["nn.functional.logsigmoid"](input)
-    return gx, gt
-
-
-@op(
-    private=True, node="BinaryCrossEntropyWithLogitsBackward0", family="elementwise", promote="same", check=False, body=_logits_body,
-    grad={("input", "target"): _logits_rule},
-    samples=lambda: iter([
-        Sample((draw(rng(), (3, 4), -4, 4), draw(rng(1), (3, 4), 0, 1), None)),
-        Sample((draw(rng(), (3, 4), -4, 4), draw(rng(1), (3, 4), 0, 1)),
-               {"pos_weight": draw(rng(2), (4,), 0.5, 2)}, fixed=("pos_weight",)),
-    ]),
-)  # fmt: skip
-def bce_logits(input: Tensor, target: Tensor, pos_weight: Tensor | None) -> Tensor:
-    """binary cross entropy of sigmoid(input), element by element, without overflow."""
-    soft = np.logaddexp(0, -input).astype(input.dtype, copy=False)
-    if pos_weight is not None:
-        soft = ((pos_weight - 1) * target + 1) * soft
-    return (1 - target) * input + soft
-
-
-_bce_logits = reduced_loss(bce_logits)
-
-
-@composition(namespace="F", samples=_binary_samples(-4, 4, "weight", "pos_weight"))
-def binary_cross_entropy_with_logits(
-    input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
-    reduce: bool | None = None, reduction: str = "mean", pos_weight: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """binary_cross_entropy(sigmoid(input), target) without overflow; `pos_weight` weighs the positives."""
-    name = "binary_cross_entropy_with_logits"
-    reduction = resolve_reduction(name, size_average, reduce, reduction)
-    _same_size(name, input, target)
-    constants(name, weight=weight, pos_weight=pos_weight)
-    if weight is None:
-        return _bce_logits(input, target, pos_weight, reduction)
-    return reduced(bce_logits(input, target, pos_weight) * weight, reduction)
+# ---------------------------------------------------------------- margins
 
 
 @op(
@@ -571,17 +442,3 @@ def triplet_margin_with_distance_loss(anchor: Tensor, positive: Tensor, negative
     return _triplet(
         distance_function or pairwise_distance, anchor, positive, negative, margin, swap, reduction
     )
-
-
-@composition(namespace="F", samples=lambda: iter([
-    *(Sample((draw(rng(), (3, 4)), (rng(1).random((3, 4)) > 0.5) * 1.0), kw) for kw in each_reduction()),
-    Sample((draw(rng(), (3, 4)), (rng(1).random((3, 4)) > 0.5) * 1.0, draw(rng(2), (4,), 0.5, 2))),
-]))  # fmt: skip
-def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
-                                reduce: bool | None = None, reduction: str = "mean") -> Tensor:  # fmt: skip
-    """binary cross entropy of sigmoid(input), averaged over classes, reduced."""
-    reduction = resolve_reduction("multilabel_soft_margin_loss", size_average, reduce, reduction)
-    loss = bce_logits(input, target, None)
-    if weight is not None:
-        loss = loss * weight
-    return reduced(loss.sum(-1) / input.shape[-1], reduction)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import dtypes as dt
 from ..shape import Size
 from ..tensor import Tensor
 from .dispatch import LARGE
@@ -15,6 +16,7 @@ from .reduction import sum_op
 from .registry import Op, Sample, op
 from .statistics import mean_op
 
+_F32, _F64 = dt.float32.np, dt.float64.np
 _MEAN: Op = mean_op.op  # type: ignore[attr-defined]
 _SUM: Op = sum_op.op  # type: ignore[attr-defined]
 
@@ -38,7 +40,9 @@ def reduced_loss(function: Any, quick: Callable[..., np.ndarray] | None = None) 
 
     def reference(*args: Any) -> Any:
         r = np.asarray(each.eager(*args[:-1]))  # elements as that op computes them, routines or not
-        return (_MEAN if args[-1] == "mean" else _SUM).eager(r, None, False)
+        total = _MEAN if args[-1] == "mean" else _SUM
+        small = r.size < LARGE and (r.dtype is _F32 or r.dtype is _F64)
+        return (total.reference if small else total.eager)(r, None, False)
 
     def scaled(g: Any, input: Any, reduction: str) -> Any:
         return g / max(math.prod(input.shape), 1) if reduction == "mean" else g

@@ -243,7 +243,8 @@ def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = 
         and not CAPTURING
     ):
         a = input._a
-        if a.dtype is _F32 and a.size < LARGE and a.flags.c_contiguous:
+        d = a.dtype
+        if (d is _F32 or d is _F64) and a.size < LARGE and a.flags.c_contiguous:
             t = wrap(np.asarray(add_reduce(a, None)))
             if input._rg or input._base is not None:
                 record_unary(_sum, input, t)

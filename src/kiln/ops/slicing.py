@@ -165,6 +165,7 @@ def _index_grad_body(grad: Tensor, size: tuple, index: tuple) -> Tensor:
     private=True, infer=lambda grad, size, index: (Size(size), grad.dtype),
     batch=lambda n, grad, size, index: (grad.tensor, (n, *size), ((0, n, 1), *index)),
     grad={"grad": lambda g, index: basic_index(g, index)}, body=_index_grad_body,
+    quick={"grad": lambda g, index: g[(*_as_slices(index), ...)]},
     samples=lambda: iter([Sample((draw(rng(), (3, 2)), (3, 4), ((0, 3, 1), (0, 4, 2)))),
                           Sample((draw(rng(), (2,)), (3, 4), (1, (1, 3, 1))))]),
 )  # fmt: skip

@@ -42,7 +42,7 @@ from .sorting import kth_place
 # ---------------------------------------------------------------- means and variances
 
 
-_F32 = dt.float32.np
+_F32, _F64 = dt.float32.np, dt.float64.np
 
 
 def _mean_infer(input: Any, dim: Dims = None, keepdim: bool = False) -> tuple:
@@ -96,8 +96,9 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
         and isinstance(input, Tensor)
     ):
         a = input._a
-        if a.dtype is _F32 and 0 < a.size < LARGE and a.flags.c_contiguous:
-            t = wrap(np.asarray(add_reduce(a, None) / _F32.type(a.size)))
+        d = a.dtype
+        if (d is _F32 or d is _F64) and 0 < a.size < LARGE and a.flags.c_contiguous:
+            t = wrap(np.asarray(add_reduce(a, None) / d.type(a.size)))
             if input._rg or input._base is not None:
                 record_unary(_mean, input, t)
             return t
