@@ -161,6 +161,16 @@ def test_nodes_have_pytorchs_names():
     }  # fmt: skip
     for name, t in names.items():
         assert t.grad_fn.name() == name + "Backward0"
+    exact = {
+        "SqueezeBackward0": y.squeeze(), "SqueezeBackward1": y.squeeze(0), "SqueezeBackward2": y.squeeze((0, 1)),
+        "SplitBackward0": y.split(2, 1)[1], "SplitWithSizesBackward0": y.split([1, 3], 1)[0],
+        "UnbindBackward0": y.unbind()[0], "RsubBackward1": 1 - y, "SubBackward0": y - 1, "TBackward0": y.t(),
+        "MaskedFillBackward0": y.masked_fill(y > 0, 0.0), "MaskedFillBackward1": y.masked_fill(y > 0, kiln.zeros(())),
+        "RepeatBackward0": y.repeat(2, 1), "TransposeBackward0": y.mT, "IndexBackward0": y[y < 9],
+        "MaxBackward1": y.max(), "AmaxBackward0": y.amax(), "ProdBackward1": y.prod(0),
+    }  # fmt: skip
+    for name, t in exact.items():
+        assert t.grad_fn.name() == name
     a, b, f = kiln.rand(3, requires_grad=True), kiln.rand(3), kiln.nn.functional
     losses = {
         "MseLoss": f.mse_loss, "BinaryCrossEntropy": f.binary_cross_entropy, "SmoothL1Loss": f.smooth_l1_loss,

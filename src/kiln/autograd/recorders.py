@@ -1,4 +1,7 @@
-"""`record` written out for an op: which of its parameters hold tensors is known when its function is made."""
+"""`record` written out for an op: which of its parameters hold tensors is known when its function is made.
+
+And other names for what was recorded.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,14 @@ from typing import Any
 
 from ..ops.registry import TENSOR, TENSORS, Op, Plan, code_of
 from . import tape
+
+
+def called(out: Any, name: str) -> Any:
+    """A result that an op has just made, whose node goes by PyTorch's name for the call that it was made by."""
+    if out._fn.__class__ is tape.OpNode:
+        out._fn.label = name
+    return out
+
 
 _EDGE = """\
 {s}if {x}._base is not None:

@@ -197,16 +197,16 @@ class AccumulateGrad(TapeNode):
 class OpNode(TapeNode):
     """A recorded call of an op."""
 
-    __slots__ = ("args", "op", "outs", "plan")
+    __slots__ = ("args", "label", "op", "outs", "plan")
     args: Any
+    label: str  # a name other than its op has: most nodes have none
     op: Op
     outs: Any
     plan: Plan
 
     def name(self) -> str:
-        known = (
-            self.op.node or "".join(w.capitalize() for w in self.op.name.split("_")) + "Backward0"
-        )
+        usual = "".join(w.capitalize() for w in self.op.name.split("_")) + "Backward0"
+        known = getattr(self, "label", "") or self.op.node or usual
         if isinstance(known, tuple):
             known = known[0] if self.args is None else known[1](self)
         return known
@@ -397,6 +397,8 @@ def record_reflected(op: Op, x: Any, y: Tensor, out: Tensor) -> None:
     node.edges = edges
     node.n_out, node.hooks, node.freed, node.outs = 1, None, False, None
     (plan.save or saver(op, plan))(node, (x, y, *op.defaults), (out,))
+    if op.reflected:
+        node.label = op.reflected
     out._fn, out._rg = node, True
 
 

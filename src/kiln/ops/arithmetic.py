@@ -101,7 +101,7 @@ def _sub_samples() -> Iterator[Sample]:
 
 @elementwise(
     ufunc=np.subtract, scalar="sub", numbers=True, inplace=True, out=True, aliases=("subtract",), native="fiu",
-    dunders=("__sub__", "__rsub__", "__isub__"),
+    dunders=("__sub__", "__rsub__", "__isub__"), reflected="RsubBackward1",
     grad={"input": lambda g: g, "other": lambda g, alpha: -g if alpha == 1 else g * -alpha},
     quick={"input": lambda g: g, "other": lambda g, alpha: -g if alpha == 1 else g * -alpha},
     body=lambda input, other, alpha: input - other * _held(alpha, input, other),

@@ -124,7 +124,7 @@ def _cdist_samples() -> Iterator[Sample]:
 
 
 @op(
-    name="euclidean_distances", private=True, infer=_cdist_infer, samples=_cdist_samples,
+    node="CdistBackward0", name="euclidean_distances", private=True, infer=_cdist_infer, samples=_cdist_samples,
     body=lambda x1, x2: norm_op(x1.unsqueeze(-2) - x2.unsqueeze(-3), 2, -1, False),
     grad={
         "x1": lambda g, x1, x2, out: _pull(g, x1, x2, out),

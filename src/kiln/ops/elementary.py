@@ -510,7 +510,7 @@ def digamma(input: Tensor) -> Tensor:
     return _digamma(input).astype(input.dtype)
 
 
-@elementwise("float", private=True, infer=lambda input, n: elementwise_infer(REGISTRY["polygamma_n"])(input), name="polygamma_n",
+@elementwise("float", private=True, infer=lambda input, n: elementwise_infer(REGISTRY["polygamma_n"])(input), node="PolygammaBackward0", name="polygamma_n",
              body=lambda input, n: _gamma.trigamma(input) if n == 1 else polygamma_op(input, n),
              grad={"input": lambda g, input, n: g * polygamma_op(input, n + 1)},
              samples=lambda: iter([Sample((draw(rng(), (3, 4), 0.3, 5.0), n)) for n in (1, 2)]))  # fmt: skip

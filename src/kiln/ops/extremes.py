@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.recorders import called
 from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, describe
 from ..shape import norm_dim, numel
 from ..tensor import Tensor
@@ -232,7 +233,8 @@ def _min_or_max(
         return store_out(along.op, along(input, dim, keepdim), out)
     if numel(input.shape) == 0:
         check_nonempty(name, input.shape, None, (), input)
-    return store_out(whole.op, whole(input), out, cast=True)
+    found = called(whole(input), f"{name.capitalize()}Backward1")
+    return store_out(whole.op, found, out, cast=True)
 
 
 def _min_or_max_samples() -> Iterator[Sample]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..autograd.modes import mode
+from ..autograd.recorders import called
 from ..errors import KilnError, KilnIndexError, describe
 from ..shape import Size, behind, broadcast_shapes
 from ..sharing import watched, written
@@ -100,7 +101,7 @@ def getitem(self: Tensor, index: Any) -> Tensor:
             and size == shape[: len(size)]
             and mask._a.__class__ is self._a.__class__ is np.ndarray
         ):
-            return masked_select_op(self, mask)
+            return called(masked_select_op(self, mask), "IndexBackward0")
     x, tensors = _advanced(self, items)
     return gather_index(x, tensors)
 
@@ -345,7 +346,7 @@ def _put_infer(input: Any, values: Any, indices: Any, dims: tuple, accumulate: b
 
 
 @indexing(
-    private=True, name="index_put_op", batch=_put_batch, infer=_put_infer,
+    private=True, name="index_put_op", node="IndexPutBackward0", batch=_put_batch, infer=_put_infer,
     grad={
         "input": lambda g, indices, dims, accumulate: g if accumulate else index_put_op(
             g, g.new_zeros(()), indices, dims, False),

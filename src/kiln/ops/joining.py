@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.recorders import called
 from ..autograd.tape import record
 from ..errors import (
     KilnError,
@@ -285,9 +286,8 @@ def repeat(self: Tensor, *repeats: Any) -> Tensor:
     shape = x._a.shape
     pairs = [v for n in shape for v in (1, n)]
     wide = [v for n, k in zip(shape, r, strict=True) for v in (k, n)]
-    return reshape(
-        expand(reshape(x, pairs), wide), tuple(n * k for n, k in zip(shape, r, strict=True))
-    ).clone()
+    whole = tuple(n * k for n, k in zip(shape, r, strict=True))
+    return called(reshape(expand(reshape(x, pairs), wide), whole).clone(), "RepeatBackward0")
 
 
 @composition(fused="move", samples=lambda: iter([

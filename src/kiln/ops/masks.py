@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.recorders import called
 from ..errors import KilnError, KilnTypeError, describe
 from ..shape import broadcast_shapes
 from ..tensor import Tensor
@@ -58,7 +59,8 @@ def filled(input: Tensor, mask: Tensor, value: Any) -> Tensor:
 @composition(samples=_mask_samples)
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """input with `value` where the mask is True."""
-    return filled(input, mask, value).contiguous()
+    out = called(filled(input, mask, value), f"MaskedFillBackward{int(isinstance(value, Tensor))}")
+    return out.contiguous()
 
 
 @method("masked_fill_")
@@ -73,7 +75,7 @@ def masked_select(input: Tensor, mask: Tensor, *, out: Tensor | None = None) -> 
     """The elements where the mask is True, in one dimension."""
     _mask_check("masked_select", mask)
     shape = broadcast_shapes(input._a.shape, mask._a.shape, op="masked_select")
-    r = input.expand(shape)[mask.expand(shape)]
+    r = called(input.expand(shape)[mask.expand(shape)], "MaskedSelectBackward0")
     return dispatch.store_out(index_op.op, r, out, (input, mask))
 
 

@@ -86,7 +86,7 @@ def _spread(g: Tensor, mask: Tensor, shape: tuple) -> Tensor:
 
 
 @op(
-    private=True, name="masked_select_op", family="indexing", exact=True,
+    private=True, node="MaskedSelectBackward0", name="masked_select_op", family="indexing", exact=True,
     grad={"input": lambda g, mask, in_shape: _spread(g, mask, in_shape)},
     samples=lambda: iter([
         Sample((draw(rng(), (3, 4)), rng(1).random((3, 4)) > 0.5)), Sample((draw(rng(), (3, 4)), rng(1).random(3) > 0.5)),

@@ -123,7 +123,7 @@ def float_power(input: Operand, exponent: Operand) -> Tensor:
 
 
 @elementwise(
-    ufunc=np.square, promote="square", inplace=True, out=True, native="fiu",
+    ufunc=np.square, node="PowBackward0", promote="square", inplace=True, out=True, native="fiu",
     grad={"input": lambda g, input: g * (conjugate(input) * 2)}, quick={"input": lambda g, input: g * (input + input)},
     infer=lambda input: (input.shape, dt.int64 if input.dtype is dt.bool_ else input.dtype),
     body=lambda input: input * input if input.dtype is not dt.bool_ else input.to(dt.int64), samples=unary(),

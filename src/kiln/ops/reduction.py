@@ -280,7 +280,7 @@ def _with_zeros() -> Iterator[Sample]:
 
 
 @op(
-    name="prod", private=True, family="reduction", check=False, infer=reduction_rule("prod", _widened),
+    node=("ProdBackward0", lambda node: f"ProdBackward{int(node.args[1] is not None)}"), name="prod", private=True, family="reduction", check=False, infer=reduction_rule("prod", _widened),
     grad={"input": _prod_grad}, samples=reductions(0.5, 1.5, integers=True, bad=_with_zeros),
 )  # fmt: skip
 def prod_op(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:

@@ -196,6 +196,9 @@ class Op:
         # the name of its nodes on the tape, PyTorch's where it is another than the op's; or the usual one and a function
         # of the node, for as long as its arguments are kept
         self.node: str | tuple[str, Callable[[Any], str]] = facts.get("node", "")
+        self.reflected: str = facts.get(
+            "reflected", ""
+        )  # the same for a number and a tensor, where it differs
         self.rules = tuple(self._rule(k, fn) for k, fn in (facts.get("grad") or {}).items())
         self.defaults = tuple(p.default for p in self.params if not p.is_tensor)
         quick = [self._rule(k, fn) for k, fn in (facts.get("quick") or {}).items()]

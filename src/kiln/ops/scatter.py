@@ -300,7 +300,7 @@ def _unique_samples() -> Any:  # without repeated indices, where the result is d
     yield Sample((x, 0, i + 3, draw(rng(1), (2, 4))), error=RuntimeError)
 
 
-@indexing(private=True, name="scatter_op", infer=_scatter_infer, samples=_unique_samples,
+@indexing(private=True, name="scatter_op", node="ScatterBackward0", infer=_scatter_infer, samples=_unique_samples,
     grad={
         "input": lambda g, dim, index: scatter_op(g, dim, index, 0),
         "src": lambda g, dim, index, in_shape: _window(gather(g, dim, index), in_shape),

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..autograd.modes import mode
+from ..autograd.recorders import called
 from ..autograd.tape import record_view
 from ..autograd.views import Several, region, together
 from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, describe
@@ -282,7 +283,7 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
             "unbind", "dimension specified but the tensor has no dimensions", describe(input), ""
         )
     d = norm_dim(dim, input._a.ndim, "unbind")
-    return parts(input, d, range(input._a.shape[d]), True)
+    return _called(parts(input, d, range(input._a.shape[d]), True), "UnbindBackward0")
 
 
 def parts(
@@ -336,6 +337,13 @@ def _placed(shape: tuple[int, ...], d: int, places: Sequence[Any], several: bool
     return found
 
 
+def _called(found: tuple[Tensor, ...], name: str) -> tuple[Tensor, ...]:
+    if found and found[0]._fn is not None:
+        for x in found:
+            called(x, name)
+    return found
+
+
 def _pieces(input: Tensor, sizes: Sequence[int], dim: int, several: bool = False) -> tuple[Tensor, ...]:  # fmt: skip
     ends = list(accumulate(sizes))
     places = tuple([(b - n, b, 1) for b, n in zip(ends, sizes, strict=True)])
@@ -371,7 +379,7 @@ def _split(tensor: Tensor, s: Any, dim: int, several: bool = False) -> tuple[Ten
                 "split", f"split_with_sizes expects split_sizes to sum exactly to {n} (input tensor's size at "
                 f"dimension {d})", f"split_sizes={list(s)}", "",
             )  # fmt: skip
-        return _pieces(tensor, s, d, several)
+        return _called(_pieces(tensor, s, d, several), "SplitWithSizesBackward0")
     s = index_int(s, "split", "split_size")
     if s < 0 or (s == 0 and n):
         raise KilnError("split", "split_size must be positive", f"split_size={s}", "")
@@ -379,7 +387,8 @@ def _split(tensor: Tensor, s: Any, dim: int, several: bool = False) -> tuple[Ten
         whole = (narrow(tensor, d, 0, n),)
         return together(whole) if several else whole
     known = n.__class__ is int and n <= _FEW * s
-    return parts(tensor, d, (_even if known else _even.__wrapped__)(n, s), several)
+    pieces = parts(tensor, d, (_even if known else _even.__wrapped__)(n, s), several)
+    return _called(pieces, "SplitBackward0")
 
 
 @composition(samples=lambda: iter([

@@ -520,7 +520,7 @@ def _median_samples() -> Iterator[Sample]:
     yield Sample((np.zeros((0,)),), grad=False)
 
 
-@op(name="median_all", private=True, exact=True, infer=lambda input: (Size(()), input.dtype),
+@op(node="MedianBackward0", name="median_all", private=True, exact=True, infer=lambda input: (Size(()), input.dtype),
     grad={"input": lambda g, input, out: share(g, (input == out) | (input.isnan() & out.isnan()), None, False)}, samples=_median_samples)  # fmt: skip
 def median_all(input: Tensor) -> Tensor:
     """The lower median of all elements; NaN for none."""

@@ -152,7 +152,7 @@ def _unfold_batch(n: int, input: Any, dimension: int, size: int, step: int) -> t
     return input.aligned(max(input.ndim, 1)), *behind((dimension,), input.ndim), size, step
 
 
-@view(batch=_unfold_batch, infer=_unfold_infer, grad={"input": _unfold_grad}, body=_unfold_body, name="unfold_dim", private=True,
+@view(batch=_unfold_batch, infer=_unfold_infer, grad={"input": _unfold_grad}, body=_unfold_body, node="UnfoldBackward0", name="unfold_dim", private=True,
       samples=lambda: iter([Sample((draw(rng(), (3, 7)), 1, 3, 2)), Sample((draw(rng(), (7,)), 0, 2, 1)),
                             Sample((draw(rng(), (3,)), 0, 4, 1), error=RuntimeError)]))  # fmt: skip
 def unfold_dim(input: Tensor, dimension: int, size: int, step: int) -> Tensor:

@@ -71,7 +71,7 @@ def log10(input: Tensor) -> Tensor:
     return np.log10(input)
 
 
-@elementwise("float", "log1p", inplace=True, out=True,
+@elementwise("float", "log1p", node="Log1PBackward0", inplace=True, out=True,
              grad={"input": lambda g, input: g / conjugate(input + 1)}, samples=unary(-0.7, 3.0))  # fmt: skip
 def log1p(input: Tensor) -> Tensor:
     """log(1 + input), precise near 0."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.recorders import called
 from ..errors import KilnError, describe
 from ..shape import (
     Size,
@@ -164,7 +165,9 @@ def squeeze(input: Tensor, dim: Any = None) -> Tensor:
     shape = input._a.shape
     drop = norm_dims(dim, len(shape), "squeeze")
     kept = tuple([s for i, s in enumerate(shape) if s != 1 or i not in drop])
-    return dispatch.view(_reshape, (input, kept))
+    out = dispatch.view(_reshape, (input, kept))
+    how = 0 if dim is None else 2 if isinstance(dim, list | tuple) else 1
+    return called(out, f"SqueezeBackward{how}") if out._fn is not None else out
 
 
 @composition(samples=lambda: iter([Sample((draw(rng(), (2, 3)), 1)), Sample((draw(rng(), ()), -1)),
@@ -173,7 +176,9 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """With a dimension of size 1 inserted at `dim`."""
     shape = input._a.shape
     d = norm_dim(dim, len(shape) + 1, "unsqueeze")
-    return dispatch.view(_reshape, (input, (*shape[:d], 1, *shape[d:])))
+    return called(
+        dispatch.view(_reshape, (input, (*shape[:d], 1, *shape[d:]))), "UnsqueezeBackward0"
+    )
 
 
 @method("view_as")
@@ -247,12 +252,14 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     if x.__class__ is np.ndarray and dim0.__class__ is dim1.__class__ is int:
         order = _exchanged(n, dim0, dim1)
         if order:
-            return dispatch.view(_permute, (input, order), x.transpose(order))
+            return called(
+                dispatch.view(_permute, (input, order), x.transpose(order)), "TransposeBackward0"
+            )
     a, b = norm_dim(dim0, n, "transpose"), norm_dim(dim1, n, "transpose")
     order = list(range(n))
     if n:
         order[a], order[b] = b, a
-    return dispatch.view(_permute, (input, tuple(order)))
+    return called(dispatch.view(_permute, (input, tuple(order))), "TransposeBackward0")
 
 
 @composition(samples=lambda: iter([Sample((draw(rng(), (2, 3)),)), Sample((draw(rng(), (2,)),)),
@@ -265,7 +272,7 @@ def t(input: Tensor) -> Tensor:
             "t", f"t() expects a tensor with <= 2 dimensions, but self is {n}D", input,
             "use transpose",
         )  # fmt: skip
-    return permute(input, (1, 0)) if n == 2 else input
+    return called(permute(input, (1, 0)), "TBackward0") if n == 2 else input
 
 
 @composition(aliases=("moveaxis",), samples=lambda: iter([
