@@ -68,6 +68,7 @@ def test_split_is_the_end_of_the_arrays():
     w[30:] = 0.0
     h = m.fit(X, Y, sample_weight=w, validation_split=0.25, shuffle=True, verbose=0)
     assert h["val_loss"] == [0.0]
+    assert m.fit(X, Y, validation_split=0.5, validation_data=(X[:2], Y[:2], w[30:32]), verbose=0)["val_loss"] == [0.0]  # fmt: skip
     with pytest.raises(ValueError, match="validation_split"):
         m.fit([(kiln.zeros(2, 4), kiln.zeros(2).long())] * 2, validation_split=0.5, verbose=0)
     with pytest.raises(ValueError, match="too few"):
@@ -87,11 +88,113 @@ def test_validation_data_with_weights_and_class_weight():
     assert told["acc"] == pytest.approx(right[Y == 0].mean())
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adam", "adamw", "adamax", "nadam", "adagrad", "adadelta", "Adam"])  # fmt: skip
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adam", "adamw", "adamax", "nadam", "adagrad", "adadelta", "lion", "Adam"])  # fmt: skip
 def test_optimizers_by_name(optimizer):
     m = model(optimizer=optimizer)
     m.fit(X, Y, verbose=0)
     assert type(m.optimizer).__name__.lower() == optimizer.lower()
+
+
+def keras_steps(kind, learning_rate, grads, m=0.0, epsilon=1e-7, nesterov=False, decay=0.0):
+    """What Keras 3.15 makes of a parameter 1.0 with these gradients, by its formulas."""
+    p, v, s = 1.0, 0.0, 0.0
+    for i, g in enumerate(grads):
+        lr = learning_rate(i)
+        p -= p * decay * lr
+        if kind == "SGD":
+            v = m * v - lr * g
+            p += m * v - lr * g if nesterov else v
+        elif kind == "RMSprop":
+            s = 0.9 * s + 0.1 * g * g
+            v = m * v + lr * g / np.sqrt(s + epsilon)
+            p -= v
+        else:
+            p -= lr * np.sign(0.9 * v + 0.1 * g)
+            v = 0.99 * v + 0.01 * g
+    return p
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_steps_are_keras_steps(compiled):
+    """The momentum holds steps, epsilon is under the root, weight decay is decoupled, rates go by the schedule."""
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
+    grads = [1e-3, -2e-3, 5e-4, 1e-3]
+    for kind, options, wanted in [
+        ("SGD", {"momentum": 0.9}, {"m": 0.9}), ("SGD", {"momentum": 0.9, "nesterov": True}, {"m": 0.9, "nesterov": True}),
+        ("SGD", {"weight_decay": 0.2}, {"decay": 0.2}), ("RMSprop", {"epsilon": 1e-5}, {"epsilon": 1e-5}),
+        ("RMSprop", {"momentum": 0.5, "weight_decay": 0.1}, {"m": 0.5, "decay": 0.1}), ("Lion", {}, {}),
+    ]:  # fmt: skip
+        m = keras.Model(nn.Linear(1, 1, bias=False))
+        m.set_weights([[[1.0]]])
+        optimizer = getattr(keras.optimizers, kind)(learning_rate=rate, **options)
+        m.compile(optimizer, lambda y_true, y_pred: y_pred, run_eagerly=not compiled)
+        m.fit(np.array(grads)[:, None], np.zeros(4), batch_size=1, shuffle=False, verbose=0)
+        wanted = keras_steps(kind, rate, grads, **wanted)
+        assert m.get_weights()[0].item() == pytest.approx(wanted, rel=1e-5)
+        assert optimizer.learning_rate == pytest.approx(0.025)
+        assert optimizer.iterations == 4
+
+
+def test_learning_rate_schedules():
+    s = keras.optimizers.schedules
+    for schedule, wanted in [
+        (s.ExponentialDecay(0.1, 3, 0.5, staircase=True), [0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.025]),
+        (s.CosineDecay(0.1, 8, alpha=0.1), [0.1, 0.09657, 0.08682, 0.07222, 0.055, 0.03778, 0.02318]),
+        (s.CosineDecay(0.01, 8, warmup_target=0.1, warmup_steps=3), [0.01, 0.04, 0.07, 0.1, 0.09619, 0.08536, 0.06913]),
+        (s.CosineDecayRestarts(0.1, 3), [0.1, 0.075, 0.025, 0.1, 0.0933, 0.075, 0.05]),
+        (s.PiecewiseConstantDecay([2, 5], [0.1, 0.05, 0.01]), [0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.01]),
+        (s.PolynomialDecay(0.1, 5, 0.01, power=2.0), [0.1, 0.0676, 0.0424, 0.0244, 0.0136, 0.01, 0.01]),
+        (s.PolynomialDecay(0.1, 3, 0.01, cycle=True), [0.1, 0.07, 0.04, 0.01, 0.04, 0.025, 0.01]),
+        (s.InverseTimeDecay(0.1, 3, 0.5), [0.1, 0.08571, 0.075, 0.06667, 0.06, 0.05455, 0.05]),
+    ]:  # fmt: skip
+        assert [schedule(i) for i in range(7)] == pytest.approx(wanted, abs=1e-5)
+    m = model(optimizer=keras.optimizers.SGD(s.PiecewiseConstantDecay([0, 1], [0.3, 0.2, 0.1])))
+    m.train_on_batch(X, Y)
+    m.train_on_batch(X, Y)
+    assert m.trainer.optimizer.param_groups[0]["lr"] == 0.2
+    with pytest.raises(TypeError, match="schedule"):
+        m.optimizer.learning_rate = 0.5
+
+
+def test_learning_rate_is_settable():
+    mine = keras.optimizers.Adam(0.5)
+    m = model(optimizer=mine)
+    mine.learning_rate = 0.25
+    assert m.optimizer is mine
+    assert m.trainer.optimizer.param_groups[0]["lr"] == 0.25
+
+    class Halve(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.optimizer.learning_rate = float(self.model.optimizer.learning_rate) / 2
+
+    m.fit(X, Y, epochs=2, verbose=0, callbacks=[Halve()])
+    assert m.trainer.optimizer.param_groups[0]["lr"] == mine.learning_rate == 0.0625
+    with pytest.raises(AttributeError, match="before training"):
+        _ = keras.optimizers.SGD().param_groups
+    with pytest.raises(TypeError, match="no such option"):
+        keras.optimizers.SGD(momentun=0.9)
+    with pytest.raises(ValueError, match="one way"):
+        keras.optimizers.SGD(clipnorm=1.0, clipvalue=1.0)
+
+
+def test_averages_and_accumulation():
+    """Keras's average begins with the first step's parameters; validation sees the parameters themselves."""
+    seen = []
+
+    class See(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(self.model.get_weights()[0])
+
+    m = keras.Model(nn.Linear(4, 1))
+    m.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5), "mse", run_eagerly=True)
+    m.fit(X, X[:, :1], batch_size=10, verbose=0, callbacks=[See()])
+    average = seen[0]
+    for w in seen[1:]:
+        average = 0.5 * average + 0.5 * w
+    np.testing.assert_allclose(m.get_weights()[0], average, rtol=1e-5)
+    m.compile(keras.optimizers.SGD(gradient_accumulation_steps=2), "mse", run_eagerly=True)
+    m.fit(X, X[:, :1], batch_size=10, verbose=0)
+    assert m.optimizer.iterations == 2
 
 
 def test_optimizers_options():
@@ -211,12 +314,91 @@ def test_functions_take_true_then_predicted():
     assert set(seen) == {((32, 1), False), ((8, 1), False)}
 
 
+def test_class_weight_counts_in_training_alone():
+    m = model(optimizer=keras.optimizers.SGD(0.0), weighted_metrics=["acc"])
+    h = m.fit(X, Y, validation_data=(X, Y), class_weight={0: 1.0, 1: 0.0}, verbose=0)
+    plain = m.evaluate(X, Y, verbose=0, return_dict=True)
+    assert {k: h["val_" + k][0] for k in plain} == pytest.approx(plain)
+    right = m.predict(X, verbose=0).argmax(1) == Y
+    assert h["acc"][0] == pytest.approx(right[Y == 0].mean())
+    assert plain["acc"] == pytest.approx(right.mean())
+    again = m.fit(X, Y, epochs=5, validation_data=(X, Y), validation_freq=[1, 4], verbose=0)
+    assert len(again["val_loss"]) == 2
+
+
+def test_batches_of_arrays_weights_and_data_sets():
+    """(x, y) and (x, y, sample_weight) of arrays from generators, loaders and PyDatasets."""
+    w = np.arange(40) / 20
+
+    class Data(keras.utils.PyDataset):
+        passes = 0
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            s = slice(10 * i, 10 * i + 10)
+            return X[s], Y[s], w[s]
+
+        def on_epoch_end(self):
+            self.passes += 1
+
+    m = model(optimizer=keras.optimizers.SGD(0.0))
+    wanted = m.evaluate(X, Y, sample_weight=w, verbose=0)[0]
+    data = Data()
+    assert m.evaluate(data, verbose=0)[0] == pytest.approx(wanted, rel=1e-5)
+    assert m.fit(data, epochs=2, validation_data=data, verbose=0)["val_loss"] == pytest.approx([wanted] * 2, rel=1e-5)  # fmt: skip
+    assert data.passes == 5
+    batches = (data[i] for i in range(4))
+    assert m.fit(batches, verbose=0)["loss"] == pytest.approx([wanted], rel=1e-5)
+    np.testing.assert_allclose(m.predict(data, verbose=0), m.predict(X, verbose=0), rtol=1e-5)
+    loader = kiln.data.DataLoader([(X[i].astype(np.float32), Y[i], w[i]) for i in range(40)], 10)
+    assert m.evaluate(loader, verbose=0)[0] == pytest.approx(wanted, rel=1e-5)
+    np.testing.assert_array_equal(keras.utils.to_categorical([[0], [2]]), [[1, 0, 0], [0, 0, 1]])
+
+
+def test_metrics_are_keras_metrics():
+    """Keys are names as given; names of losses are metrics, too; values as in Keras 3.15."""
+    k = keras.metrics
+    p = R.random((9, 3)).astype(np.float32)
+    labels = R.integers(0, 3, 9)
+    hot, w = keras.utils.to_categorical(labels, 3), R.random(9).astype(np.float32)
+    for metric, y, each in [
+        (k.SparseCategoricalAccuracy(), labels, labels == p.argmax(1)), (k.CategoricalAccuracy(), hot, labels == p.argmax(1)),
+        (k.SparseTopKCategoricalAccuracy(k=2), labels[:, None], labels != p.argmin(1)),
+        (k.TopKCategoricalAccuracy(k=2), hot, labels != p.argmin(1)),
+        (k.BinaryAccuracy(threshold=0.3), hot, ((p > 0.3) == hot).mean(1)),
+        (k.MeanAbsolutePercentageError(), hot + 1, 100 * (abs(p - hot - 1) / (hot + 1)).mean(1)),
+        (k.CosineSimilarity(), hot, p[range(9), labels] / np.linalg.norm(p, axis=1)),
+        (k.MeanMetricWrapper(lambda y_true, y_pred: (y_true - y_pred) ** 2), hot, ((hot - p) ** 2).mean(1)),
+        (k.BinaryCrossentropy(from_logits=True), hot, (np.log1p(np.exp(p)) - hot * p).mean(1)),
+    ]:  # fmt: skip
+        for weight, wanted in ((None, each.mean()), (w, (each * w).sum() / w.sum())):
+            metric.reset_state()
+            for s in (slice(0, 4), slice(4, None)):
+                metric.update_state(y[s], p[s], None if weight is None else weight[s])
+            assert metric.result().item() == pytest.approx(wanted, rel=1e-5)
+    found = k.Precision()
+    found.update_state(hot, p)
+    assert found.result().item() == pytest.approx(hot[p > 0.5].mean())
+    m = keras.Sequential([nn.Linear(4, 1), nn.Sigmoid()])
+
+    def mine(y_true, y_pred):
+        return (y_true - 2 * y_pred) ** 2
+
+    m.compile("sgd", "bce", metrics=["acc", "AUC", "Precision", "MAPE", "binary_crossentropy", mine], run_eagerly=True)  # fmt: skip
+    told = m.evaluate(X, Y, verbose=0, return_dict=True)
+    assert list(told) == ["loss", "acc", "AUC", "Precision", "MAPE", "binary_crossentropy", "mine"]
+    assert told["binary_crossentropy"] == pytest.approx(told["loss"], rel=1e-5)
+    assert told["mine"] == pytest.approx(((Y - 2 * m.predict(X, verbose=0)[:, 0]) ** 2).mean(), rel=1e-5)  # fmt: skip
+
+
 def test_binary_scores_and_targets_of_one_column():
     kiln.manual_seed(0)
     m = keras.Sequential([nn.Linear(4, 1), nn.Sigmoid()])
     m.compile("adam", "binary_crossentropy", metrics=["accuracy", "AUC", "binary_accuracy"], run_eagerly=True)  # fmt: skip
     h = m.fit(X, Y, verbose=0)
-    assert list(h.history) == ["loss", "accuracy", "auc", "binary_accuracy"]
+    assert list(h.history) == ["loss", "accuracy", "AUC", "binary_accuracy"]
     out = m.predict(X, verbose=0)
     assert m.evaluate(X, Y, verbose=0)[1] == pytest.approx(((out[:, 0] > 0.5) == Y).mean())
     sparse = model()

@@ -97,7 +97,7 @@ def test_evaluating_in_a_hook_leaves_the_epoch_alone():
 @pytest.mark.parametrize(
     ("name", "mode"),
     [("val_loss", "min"), ("accuracy", "max"), ("val_auroc", "max"), ("val_top_5", "max"), ("mae", "min"),
-     ("perplexity", "min"), ("out_accuracy", "max"), ("val_f1", "max")],
+     ("perplexity", "min"), ("out_accuracy", "max"), ("val_f1", "max"), ("accuracy_loss", "min"), ("cosine_similarity", "max")],
 )  # fmt: skip
 def test_auto_mode(name, mode):
     assert Monitor("test", name).mode == mode
@@ -128,6 +128,51 @@ def test_early_stopping():
     assert len(fit(make(), Values([0.9, 0.8, 0.85, 0.1]), base, epochs=4).epoch) == 3
     with pytest.warns(kiln.errors.KilnWarning, match="watches 'nope'"):
         fit(make(), EarlyStopping("nope"))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, (4, 3, 2)), ({"patience": 2}, (5, 4, 2)), ({"patience": 5}, (11, 0, 6)),
+        ({"min_delta": 0.5, "patience": 1}, (4, 3, 2)), ({"min_delta": -0.5, "patience": 1}, (4, 3, 2)),
+        ({"baseline": 2.95, "patience": 2}, (4, 3, 2)), ({"baseline": 4.5, "patience": 2}, (5, 4, 2)),
+        ({"start_from_epoch": 3, "patience": 1}, (8, 7, 6)), ({"mode": "max", "patience": 2}, (3, 2, 0)),
+    ],
+)  # fmt: skip
+def test_early_stopping_is_keras_15(options, told):
+    """(epochs trained, stopped_epoch, best_epoch) that Keras 3.15 comes to with these values."""
+    values = [5, 4, 3, 3.5, 3.2, 3.1, 2.9, 3, 3, 3, 3]
+
+    def give(trainer, epoch, logs):
+        logs["val_loss"] = values[epoch]
+
+    stopping = EarlyStopping(**options)
+    h = fit(make(), give, stopping, epochs=len(values))
+    assert (len(h.epoch), stopping.stopped_epoch, stopping.best_epoch) == told
+
+
+def test_keras_words_of_callbacks():
+    """Hooks of batches have two names, may be called without logs, and know `params`."""
+    seen = []
+
+    class Mine(Callback):
+        def set_model(self, model):
+            super().set_model(model)
+            seen.append(type(model).__name__)
+
+        def on_batch_begin(self, batch, logs=None):
+            seen.append(batch)
+
+        def on_epoch_end(self, epoch, logs=None):
+            super().on_epoch_end(epoch)
+            seen.append(self.params)
+
+    ends = []
+    h = fit(make(), Mine(), LambdaCallback(on_batch_end=lambda batch, logs: ends.append(batch)), epochs=2)  # fmt: skip
+    params = {"verbose": 0, "epochs": 2, "steps": 2}
+    assert seen == ["Sequential", 0, 1, params, 0, 1, params]
+    assert ends == [0, 1, 0, 1]
+    assert h.params == params
 
 
 def test_learning_rates():
@@ -293,6 +338,12 @@ def test_services_get_the_values(callback, name, monkeypatch):
     assert closed == [True]
     with pytest.raises(ValueError, match="no such update_freq"):
         callback(update_freq="year")
+
+
+def test_nan_may_raise():
+    t = make(loss=lambda output, target: output.sum() * float("nan"))
+    with pytest.raises(RuntimeError, match="the loss is nan"):
+        fit(t, TerminateOnNaN(raise_error=True))
 
 
 def test_nan_and_time_end_training(capsys):

@@ -141,6 +141,52 @@ def test_lightning_style(compiled):
         )  # two sizes, and optimizer state
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_lightning_hooks_and_reductions(compiled):
+    """In Lightning 2.6's order; what is logged is reduced over the batches, or is the epoch's value in a hook."""
+    calls = []
+
+    class Net(TrainingModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 1)
+
+        def training_step(self, batch, i):
+            x, y = batch
+            self.log_dict({"high": x.sum(), "all": x.sum()}, reduce_fx="max")
+            self.log("all", x.sum(), reduce_fx=sum)
+            return (self.layer(x) - y).square().mean()
+
+        def validation_step(self, batch, i):
+            self.log("val_low", batch[0].sum(), reduce_fx="min", prog_bar=True)
+
+        def configure_optimizers(self):
+            return kiln.optim.SGD(self.parameters(), lr=0.0)
+
+    def hook(name):
+        def call(self):
+            calls.append(name)
+            if name.endswith("epoch_end"):
+                self.log("val_" * ("val" in name) + "seen", len(calls))
+
+        return call
+
+    names = [
+        "on_fit_start", "on_train_start", "on_train_epoch_start", "on_validation_start", "on_validation_epoch_start",
+        "on_validation_epoch_end", "on_validation_end", "on_train_epoch_end", "on_train_end", "on_fit_end",
+    ]  # fmt: skip
+    for name in names:
+        setattr(Net, name, hook(name))
+    x = X[:40, :4].astype(np.float32)
+    sums = [x[i : i + 16].sum() for i in (0, 16, 32)]
+    data = x, np.zeros((40, 1), np.float32)
+    h = Trainer(Net(), compile=compiled).fit(data, data, batch_size=16, shuffle=False, verbose=0)
+    assert calls == names
+    found = {k: v[0] for k, v in h.history.items() if k != "loss"}
+    wanted = {"high": max(sums), "all": sum(sums), "val_low": min(sums), "val_seen": 6, "seen": 8}
+    assert found == pytest.approx(wanted, rel=1e-4)
+
+
 def test_lightning_forms_of_optimizers():
     def trainer(make):
         m = Own()

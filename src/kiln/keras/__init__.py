@@ -7,7 +7,7 @@
 Layers are those of `kiln.nn`; a Model is an nn.Module.
 """
 
-from . import callbacks, losses, optimizers
+from . import callbacks, losses, metrics, optimizers, utils
 from .model import Model, Sequential
 
-__all__ = ["Model", "Sequential", "callbacks", "losses", "optimizers"]
+__all__ = ["Model", "Sequential", "callbacks", "losses", "metrics", "optimizers", "utils"]

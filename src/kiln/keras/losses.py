@@ -90,7 +90,7 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-def _same_rank(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
+def same_rank(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
     """Both of one rank: a last dimension of 1 may be left out of either."""
     if y_true.ndim + 1 == y_pred.ndim and y_pred.shape[-1] == 1:
         y_true = y_true.unsqueeze(-1)
@@ -101,7 +101,7 @@ def _same_rank(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
 
 def _like(y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
     """Both of one rank, and floating."""
-    return _same_rank(y_true.to(y_pred.dtype), y_pred)
+    return same_rank(y_true.to(y_pred.dtype), y_pred)
 
 
 def _last(x: Tensor) -> Tensor:
@@ -461,7 +461,7 @@ class Function(Loss):
         self.fn = fn
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return self.fn(*_same_rank(y_true, y_pred))
+        return self.fn(*same_rank(y_true, y_pred))
 
 
 _KINDS = (

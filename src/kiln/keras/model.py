@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from .. import nn
+from ..data import Dataset, default_convert
 from ..errors import KilnError, KilnTypeError, KilnValueError, describe
 from ..io import load, save
 from ..nn.modules.module import Module
 from ..ops.creation import as_tensor
 from ..tensor import Tensor
 from ..train import History, Trainer
-from ..train.batches import shapes
-from ..train.trainer import Weighted
+from ..train.batches import Weighted, shapes
 from . import losses, optimizers
+from . import metrics as metrics_
+from .utils import Batches
 
 
 class Model(Module):
@@ -62,15 +64,19 @@ class Model(Module):
         change nothing. (For PyTorch's `module.compile()` use `kiln.compile(model)`.)
         """
         given = optimizers.get(optimizer)
-        before = given.callbacks() if isinstance(given, optimizers.Optimizer) else []
+        keras = given if isinstance(given, optimizers.Optimizer) else None
         found: Any = _each(loss, losses.get)
         own = callable(getattr(self, "training_step", None))
         if loss is None and not own:
             raise KilnValueError("compile", "there is no loss", "loss=None", "e.g. loss='mse'")
         self.__dict__["_keras"] = Trainer(
-            self, _each(found, losses.for_trainer), given, _each(metrics, _lower) or (), not run_eagerly, loss_weights=loss_weights,
-            callbacks=before, weighted_metrics=_each(weighted_metrics, _lower) or (),
+            self, _each(found, losses.for_trainer), given, _each(metrics, metrics_.get) or (), not run_eagerly, loss_weights=loss_weights,
+            callbacks=keras.callbacks() if keras else (), weighted_metrics=_each(weighted_metrics, metrics_.get) or (),
+            accumulate=keras.accumulate if keras else 1,
         )  # fmt: skip
+        if keras is not None:
+            keras.trainer = self.trainer
+        self.__dict__["_optimizer"] = keras
         self.__dict__["_sparse"] = _each(found, lambda x: isinstance(x, losses.SparseCategoricalCrossentropy))  # fmt: skip
 
     @property
@@ -85,8 +91,9 @@ class Model(Module):
 
     @property
     def optimizer(self) -> Any:
-        """The optimizer of `kiln.optim` that trains it."""
-        return self.trainer.optimizer
+        """The optimizer that `compile` was given, or the one it made of a name: `learning_rate` can be set."""
+        made = self.trainer.optimizer
+        return self.__dict__["_optimizer"] or made
 
     @property
     def history(self) -> History:
@@ -116,7 +123,7 @@ class Model(Module):
         callbacks: Sequence[Any] | None = None, validation_split: float = 0.0, validation_data: Any = None,
         shuffle: bool = True, class_weight: Any = None, sample_weight: Any = None, initial_epoch: int = 0,
         steps_per_epoch: int | None = None, validation_steps: int | None = None,
-        validation_batch_size: int | None = None, validation_freq: int = 1, resume: Any = None,
+        validation_batch_size: int | None = None, validation_freq: Any = 1, resume: Any = None,
     ) -> History:  # fmt: skip
         """Train on arrays `x` and `y`, or on a loader, data set or iterable of batches `x`; gives this call's History.
 
@@ -125,17 +132,18 @@ class Model(Module):
         """
         trainer = self.trainer
         weight = None if sample_weight is None else _array(sample_weight)
-        data = self._data(x, y)
-        if validation_split:
-            if validation_data is not None or not isinstance(data, tuple):
+        data = self._data(x, y, shuffle)
+        if validation_split and validation_data is None:
+            if not isinstance(data, tuple):
                 raise KilnValueError(
-                    "fit", "validation_split is for arrays, without validation_data", f"x={shapes(x)}",
-                    "pass validation_data=(x, y), or a loader",
+                    "fit", "validation_split is for arrays", f"x={shapes(x)}", "pass validation_data=(x, y), or a loader"
                 )  # fmt: skip
             data, weight, validation_data = _cut(data, weight, validation_split)
         elif isinstance(validation_data, tuple | list):
             parts = self._data(validation_data[0], validation_data[1])
             validation_data = Weighted((*parts, _array(validation_data[2]))) if len(validation_data) > 2 else parts  # fmt: skip
+        elif validation_data is not None:
+            validation_data = self._data(validation_data)
         trainer.history = History()
         return trainer.fit(
             data, validation_data, epochs, batch_size, shuffle, callbacks or (), verbose, sample_weight=weight,
@@ -164,9 +172,12 @@ class Model(Module):
         trainer = self.__dict__.get("_keras") or self.__dict__.setdefault(
             "_untrained", Trainer(self)
         )
-        data = self._inputs(x)
         out = trainer.predict(
-            data, batch_size, steps=steps, callbacks=callbacks or (), verbose=verbose
+            self._inputs(x) if self._whole(x) else Batches(x, self._batch_inputs),
+            batch_size,
+            steps=steps,
+            callbacks=callbacks or (),
+            verbose=verbose,
         )
         return _numpy(out)
 
@@ -175,6 +186,9 @@ class Model(Module):
     ) -> Any:  # fmt: skip
         """One step on one batch; gives that batch's loss, or [loss, *metrics], or a dict."""
         weight = None if sample_weight is None else _array(sample_weight)
+        for c in self.trainer.callbacks:
+            if isinstance(c, optimizers.Scheduled):
+                c.on_train_batch_begin(0)
         logs = self.trainer.train_on_batch(*self._data(x, y), sample_weight=weight, class_weight=class_weight)  # fmt: skip
         return self._told(logs, return_dict)
 
@@ -197,14 +211,31 @@ class Model(Module):
 
     # ---- what Keras says as the Trainer takes it
 
-    def _data(self, x: Any, y: Any) -> Any:
-        """Arrays as (inputs…, targets); anything else as it is."""
+    def _data(self, x: Any, y: Any = None, shuffle: bool = False) -> Any:
+        """Arrays as (inputs…, targets), data sets of samples as they are, the batches of anything else as `_batch` gives them."""
         if y is None:
             if _is_array(x):
                 raise KilnTypeError("fit", "there are no targets", f"x={describe(x)}", "model.fit(x, y)")  # fmt: skip
-            return x
+            return x if isinstance(x, Dataset) else Batches(x, self._batch, shuffle)
         inputs = self._inputs(x)
         return (*(inputs if isinstance(inputs, tuple) else (inputs,)), self._targets(y))
+
+    def _batch(self, batch: Any) -> Any:
+        """A batch (x, y) or (x, y, sample_weight) of arrays or tensors; others as they are."""
+        if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+            return batch
+        found = self._data(batch[0], batch[1])
+        return default_convert(found) if len(batch) == 2 else Weighted(default_convert((*found, _array(batch[2]))))  # fmt: skip
+
+    def _batch_inputs(self, batch: Any) -> Any:
+        """The inputs of a batch x, (x,), (x, y) or (x, y, sample_weight)."""
+        x = self._inputs(batch[0] if isinstance(batch, tuple | list) else batch)
+        return default_convert(x if isinstance(x, tuple) else (x,))
+
+    @staticmethod
+    def _whole(x: Any) -> bool:
+        """Whether these are inputs themselves, or a data set of samples, and not an iterable of batches."""
+        return _is_array(x) or isinstance(x, Dataset | Mapping) or (isinstance(x, list) and all(map(_is_array, x)))  # fmt: skip
 
     def _inputs(self, x: Any) -> Any:
         """A list of arrays is several inputs, a dict inputs by name."""
@@ -277,7 +308,7 @@ class Model(Module):
         return {
             k: v
             for k, v in super().__getstate__().items()
-            if k not in ("_keras", "_sparse", "_untrained")
+            if k not in ("_keras", "_sparse", "_optimizer", "_untrained")
         }
 
 
@@ -308,13 +339,6 @@ def _each(given: Any, fn: Any) -> Any:
     if isinstance(given, list | tuple):
         return [_each(v, fn) for v in given]
     return None if given is None else fn(given)
-
-
-def _lower(metric: Any) -> Any:
-    """Keras's names of metrics as Kiln's: "AUC" is "auc", "MeanSquaredError" "mean_squared_error"."""
-    if not isinstance(metric, str):
-        return metric
-    return metric.lower() if metric.isupper() else losses.snake(metric)
 
 
 def _is_array(x: Any) -> bool:

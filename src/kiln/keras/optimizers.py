@@ -1,4 +1,6 @@
-"""Optimizers under Keras's names and with Keras's defaults; each becomes one of `kiln.optim`.
+"""Optimizers under Keras's names, with Keras's defaults and formulas; each becomes one of `kiln.optim`.
+
+Weight decay is decoupled from the gradient in all of them, as in Keras.
 
 https://keras.io/api/optimizers/
 """
@@ -6,39 +8,132 @@ https://keras.io/api/optimizers/
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from .. import optim
-from ..errors import KilnValueError, describe
+from ..autograd.modes import no_grad
+from ..errors import KilnAttributeError, KilnTypeError, KilnValueError, describe
 from ..nn.utils import clip_grad_norm_
+from ..optim.lr_scheduler.base import set_option
 from ..tensor import Tensor
-from ..train import Callback, GradientClipping
+from ..train import EMA, Callback, GradientClipping
+from . import rules, schedules
+from .schedules import LearningRateSchedule
+
+if TYPE_CHECKING:
+    from ..train import Trainer
+
+Rate = float | LearningRateSchedule
+
+
+class Shared(TypedDict, total=False):
+    """What all optimizers take, as in Keras; `loss_scale_factor` changes nothing in 32 bits."""
+
+    weight_decay: float | None
+    clipnorm: float | None
+    clipvalue: float | None
+    global_clipnorm: float | None
+    use_ema: bool
+    ema_momentum: float
+    ema_overwrite_frequency: int | None
+    loss_scale_factor: float | None
+    gradient_accumulation_steps: int | None
+    name: str | None
 
 
 class Optimizer:
-    """An optimizer that does not know its parameters yet: called with them it makes that of `kiln.optim`."""
+    """An optimizer that does not know its parameters yet: called with them it makes that of `kiln.optim`, whose attributes
+    it has from then on.
+    """
 
     kind: Any
 
-    def __init__(
-        self, learning_rate: float, weight_decay: float | None, clipnorm: float | None, clipvalue: float | None,
-        global_clipnorm: float | None, **options: Any,
-    ) -> None:  # fmt: skip
-        self.learning_rate, self.options = learning_rate, options
-        if weight_decay is not None:
-            options["weight_decay"] = weight_decay
-        self.clipnorm, self.clipvalue, self.global_clipnorm = clipnorm, clipvalue, global_clipnorm
+    def __init__(self, learning_rate: Rate, shared: Shared, **options: Any) -> None:
+        unknown = set(shared) - set(Shared.__annotations__)
+        if unknown:
+            raise KilnTypeError(
+                type(self).__name__, "there is no such option", describe(min(unknown)), "one of " + ", ".join(Shared.__annotations__)
+            )  # fmt: skip
+        if sum(shared.get(n) is not None for n in ("clipnorm", "clipvalue", "global_clipnorm")) > 1:
+            raise KilnValueError(type(self).__name__, "gradients are clipped in one way", describe(dict(shared)), "give one of clipnorm, clipvalue and global_clipnorm")  # fmt: skip
+        self._rate, self.options, self.shared = learning_rate, options, shared
+        self.made: optim.Optimizer | None = None
+        self.trainer: Trainer | None = None
+        self.name = shared.get("name") or type(self).__name__.lower()
 
     def __call__(self, params: Iterable[Tensor]) -> optim.Optimizer:
-        return self.kind(params, lr=self.learning_rate, **self.options)
+        decay = self.shared.get("weight_decay") or 0.0
+        self.made = self.kind(params, lr=self.learning_rate, weight_decay=decay, **self.options)
+        for options in (self.made.defaults, *self.made.param_groups):
+            options["decoupled_weight_decay"] = True
+        return self.made
+
+    def __getattr__(self, name: str) -> Any:
+        made = self.__dict__.get("made")
+        if made is None:
+            raise KilnAttributeError(
+                type(self).__name__, f"there is no attribute {name!r} before training", repr(name), "its parameters come with model.fit"
+            )  # fmt: skip
+        return getattr(made, name)
+
+    @property
+    def iterations(self) -> int:
+        """How many steps it has made."""
+        return 0 if self.trainer is None else self.trainer.updates
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate; where it is a schedule, that of the next step."""
+        if isinstance(self._rate, LearningRateSchedule):
+            return float(self._rate(self.iterations))
+        return self._rate if self.made is None else float(self.made.param_groups[0]["lr"])
+
+    @learning_rate.setter
+    def learning_rate(self, value: Rate) -> None:
+        if isinstance(self._rate, LearningRateSchedule) and not isinstance(value, LearningRateSchedule):  # fmt: skip
+            raise KilnTypeError(
+                type(self).__name__, "the learning rate is a schedule's, and can't be set", describe(value), "make it with a number as its learning_rate"
+            )  # fmt: skip
+        self._rate = value
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        """Give what it made the present learning rate."""
+        if self.made is not None:
+            rate = self._rate if not isinstance(self._rate, LearningRateSchedule) else self.learning_rate  # fmt: skip
+            for group in self.made.param_groups:
+                set_option(group, "lr", float(rate))
+
+    @property
+    def accumulate(self) -> int:
+        """Over how many batches gradients are added up for a step."""
+        return self.shared.get("gradient_accumulation_steps") or 1
 
     def callbacks(self) -> list[Callback]:
-        """What of it is done to gradients before."""
-        if self.global_clipnorm is not None:
-            return [GradientClipping(max_norm=self.global_clipnorm)]
-        if self.clipvalue is not None:
-            return [GradientClipping(max_value=self.clipvalue)]
-        return [] if self.clipnorm is None else [_ClipEach(self.clipnorm)]
+        """What of it is done around steps."""
+        s = self.shared
+        found: list[Callback] = []
+        if isinstance(self._rate, LearningRateSchedule):
+            found.append(Scheduled(self))
+        if (norm := s.get("global_clipnorm")) is not None:
+            found.append(GradientClipping(max_norm=norm))
+        if (value := s.get("clipvalue")) is not None:
+            found.append(GradientClipping(max_value=value))
+        if (norm := s.get("clipnorm")) is not None:
+            found.append(_ClipEach(norm))
+        if s.get("use_ema"):
+            found.append(_Average(s.get("ema_momentum", 0.99), s.get("ema_overwrite_frequency")))
+        return found
+
+
+class Scheduled(Callback):
+    """Gives each step the learning rate of a schedule."""
+
+    def __init__(self, owner: Optimizer) -> None:
+        self.owner = owner
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.owner.hand_over()
 
 
 class _ClipEach(Callback):
@@ -54,68 +149,71 @@ class _ClipEach(Callback):
                     clip_grad_norm_([p], self.norm)
 
 
+class _Average(EMA):
+    """Keras's average: it begins with the first step's parameters, and becomes them every so many steps and at the end."""
+
+    def __init__(self, momentum: float, frequency: int | None) -> None:
+        super().__init__(momentum, validate=False)
+        self.frequency = frequency
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if not self.trainer.updated:
+            return
+        n = self.trainer.updates
+        with no_grad():
+            for average, p in self._pairs():
+                if n == 1:
+                    average.copy_(p)
+                elif self.frequency and n % self.frequency == 0:
+                    p.copy_(average)
+
+
 class SGD(Optimizer):
     """Stochastic gradient descent."""
 
-    kind = optim.SGD
+    kind = rules.SGD
 
     def __init__(
-        self, learning_rate: float = 0.01, momentum: float = 0.0, nesterov: bool = False,
-        weight_decay: float | None = None, clipnorm: float | None = None, clipvalue: float | None = None,
-        global_clipnorm: float | None = None,
+        self, learning_rate: Rate = 0.01, momentum: float = 0.0, nesterov: bool = False, **shared: Unpack[Shared]
     ) -> None:  # fmt: skip
-        super().__init__(
-            learning_rate, weight_decay, clipnorm, clipvalue, global_clipnorm, momentum=momentum, nesterov=nesterov
-        )  # fmt: skip
+        super().__init__(learning_rate, shared, momentum=momentum, nesterov=nesterov)
 
 
 class RMSprop(Optimizer):
     """Gradients over the root of their running mean square."""
 
-    kind = optim.RMSprop
+    kind = rules.RMSprop
 
     def __init__(
-        self, learning_rate: float = 0.001, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7,
-        centered: bool = False, weight_decay: float | None = None, clipnorm: float | None = None,
-        clipvalue: float | None = None, global_clipnorm: float | None = None,
+        self, learning_rate: Rate = 0.001, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7,
+        centered: bool = False, **shared: Unpack[Shared],
     ) -> None:  # fmt: skip
-        super().__init__(
-            learning_rate, weight_decay, clipnorm, clipvalue, global_clipnorm, alpha=rho, momentum=momentum,
-            eps=epsilon, centered=centered,
-        )  # fmt: skip
+        super().__init__(learning_rate, shared, alpha=rho, momentum=momentum, eps=epsilon, centered=centered)  # fmt: skip
 
 
 class Adam(Optimizer):
-    """Adam; with `weight_decay` decoupled from the gradient, as Keras has it."""
+    """Adam."""
 
     kind = optim.Adam
 
     def __init__(
-        self, learning_rate: float = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
-        amsgrad: bool = False, weight_decay: float | None = None, clipnorm: float | None = None,
-        clipvalue: float | None = None, global_clipnorm: float | None = None,
+        self, learning_rate: Rate = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
+        amsgrad: bool = False, **shared: Unpack[Shared],
     ) -> None:  # fmt: skip
-        super().__init__(
-            learning_rate, weight_decay, clipnorm, clipvalue, global_clipnorm, betas=(beta_1, beta_2), eps=epsilon,
-            amsgrad=amsgrad,
-        )  # fmt: skip
-        if weight_decay:
-            self.kind = optim.AdamW
+        super().__init__(learning_rate, shared, betas=(beta_1, beta_2), eps=epsilon, amsgrad=amsgrad)  # fmt: skip
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay."""
+    """Adam with weight decay."""
 
     kind = optim.AdamW
 
     def __init__(
-        self, learning_rate: float = 0.001, weight_decay: float = 0.004, beta_1: float = 0.9, beta_2: float = 0.999,
-        epsilon: float = 1e-7, amsgrad: bool = False, clipnorm: float | None = None,
-        clipvalue: float | None = None, global_clipnorm: float | None = None,
+        self, learning_rate: Rate = 0.001, weight_decay: float | None = 0.004, beta_1: float = 0.9, beta_2: float = 0.999,
+        epsilon: float = 1e-7, amsgrad: bool = False, **shared: Unpack[Shared],
     ) -> None:  # fmt: skip
-        super().__init__(
-            learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay, clipnorm, clipvalue, global_clipnorm
-        )  # fmt: skip
+        shared["weight_decay"] = weight_decay
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, **shared)
 
 
 class Adamax(Optimizer):
@@ -124,19 +222,22 @@ class Adamax(Optimizer):
     kind = optim.Adamax
 
     def __init__(
-        self, learning_rate: float = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
-        weight_decay: float | None = None, clipnorm: float | None = None, clipvalue: float | None = None,
-        global_clipnorm: float | None = None,
+        self, learning_rate: Rate = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
+        **shared: Unpack[Shared],
     ) -> None:  # fmt: skip
-        super().__init__(
-            learning_rate, weight_decay, clipnorm, clipvalue, global_clipnorm, betas=(beta_1, beta_2), eps=epsilon
-        )  # fmt: skip
+        super().__init__(learning_rate, shared, betas=(beta_1, beta_2), eps=epsilon)
 
 
-class Nadam(Adamax):
-    """Adam with Nesterov's momentum."""
+class Nadam(Optimizer):
+    """Adam with Nesterov's momentum, which grows from half of `beta_1` by 0.96 a step."""
 
     kind = optim.NAdam
+
+    def __init__(
+        self, learning_rate: Rate = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
+        **shared: Unpack[Shared],
+    ) -> None:  # fmt: skip
+        super().__init__(learning_rate, shared, betas=(beta_1, beta_2), eps=epsilon, momentum_decay=1.0)  # fmt: skip
 
 
 class Adagrad(Optimizer):
@@ -145,14 +246,10 @@ class Adagrad(Optimizer):
     kind = optim.Adagrad
 
     def __init__(
-        self, learning_rate: float = 0.001, initial_accumulator_value: float = 0.1, epsilon: float = 1e-7,
-        weight_decay: float | None = None, clipnorm: float | None = None, clipvalue: float | None = None,
-        global_clipnorm: float | None = None,
+        self, learning_rate: Rate = 0.001, initial_accumulator_value: float = 0.1, epsilon: float = 1e-7,
+        **shared: Unpack[Shared],
     ) -> None:  # fmt: skip
-        super().__init__(
-            learning_rate, weight_decay, clipnorm, clipvalue, global_clipnorm,
-            initial_accumulator_value=initial_accumulator_value, eps=epsilon,
-        )  # fmt: skip
+        super().__init__(learning_rate, shared, initial_accumulator_value=initial_accumulator_value, eps=epsilon)  # fmt: skip
 
 
 class Adadelta(Optimizer):
@@ -161,16 +258,23 @@ class Adadelta(Optimizer):
     kind = optim.Adadelta
 
     def __init__(
-        self, learning_rate: float = 0.001, rho: float = 0.95, epsilon: float = 1e-7,
-        weight_decay: float | None = None, clipnorm: float | None = None, clipvalue: float | None = None,
-        global_clipnorm: float | None = None,
+        self, learning_rate: Rate = 0.001, rho: float = 0.95, epsilon: float = 1e-7, **shared: Unpack[Shared]
     ) -> None:  # fmt: skip
-        super().__init__(
-            learning_rate, weight_decay, clipnorm, clipvalue, global_clipnorm, rho=rho, eps=epsilon
-        )  # fmt: skip
+        super().__init__(learning_rate, shared, rho=rho, eps=epsilon)
 
 
-_KINDS = (SGD, RMSprop, Adam, AdamW, Adamax, Nadam, Adagrad, Adadelta)
+class Lion(Optimizer):
+    """Steps of one size, by the sign of a running mean of gradients."""
+
+    kind = rules.Lion
+
+    def __init__(
+        self, learning_rate: Rate = 0.001, beta_1: float = 0.9, beta_2: float = 0.99, **shared: Unpack[Shared]
+    ) -> None:  # fmt: skip
+        super().__init__(learning_rate, shared, beta_1=beta_1, beta_2=beta_2)
+
+
+_KINDS = (SGD, RMSprop, Adam, AdamW, Adamax, Nadam, Adagrad, Adadelta, Lion)
 BY_NAME: dict[str, type[Optimizer]] = {c.__name__.lower(): c for c in _KINDS}
 
 
@@ -188,4 +292,4 @@ def get(optimizer: Any) -> Any:
     )  # fmt: skip
 
 
-__all__ = [*(c.__name__ for c in _KINDS), "Optimizer", "get"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*(c.__name__ for c in _KINDS), "Optimizer", "get", "schedules"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -10,7 +10,7 @@ from ..errors import KilnTypeError, KilnValueError, describe
 from ..tensor import Tensor
 from . import classification as c
 from . import curves, functions, regression
-from .base import Mean, Metric, Ratio, Sum
+from .base import Mean, Metric, Ratio, Sum, snake
 
 BatchMetric = Callable[[Tensor, Tensor], Tensor]
 
@@ -79,20 +79,22 @@ def get(metric: Any) -> tuple[str, BatchMetric]:
 def stream(metric: Any, from_logits: bool = False) -> Metric:
     """The streaming metric of a name ("f1", "auroc", "top_5", …), a function of (output, target), or a Metric as it is.
 
+    Names may be written as classes are, "AUC" or "MeanSquaredError"; the metric keeps the name as given.
     `from_logits` is handed to those that compare scores with a threshold: outputs are logits, as losses "with logits" take them.
     """
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, str):
-        found = re.fullmatch(r"top_?(\d+)(?:_accuracy)?", metric)
+        key = metric.lower() if metric.isupper() else snake(metric)
+        found = re.fullmatch(r"top_?(\d+)(?:_accuracy)?", key)
         if found:
             return c.TopKAccuracy(int(found[1]), name=metric)
-        kind = c.Accuracy if metric in _ONE_TASK else _STREAMS.get(metric)
+        kind = c.Accuracy if key in _ONE_TASK else _STREAMS.get(key)
         if kind is None:
             raise KilnValueError(
                 "metrics", "no metric has this name", repr(metric), "one of " + ", ".join([*_STREAMS, *_ONE_TASK, "top_<k>"])
             )  # fmt: skip
-        options: dict[str, Any] = {"task": _ONE_TASK[metric]} if metric in _ONE_TASK else {}
+        options: dict[str, Any] = {"task": _ONE_TASK[key]} if key in _ONE_TASK else {}
         if isinstance(kind, type) and issubclass(kind, c.Labelled):
             options["from_logits"] = from_logits
         return kind(name=metric, **options)

@@ -26,6 +26,10 @@ class Batch(NamedTuple):
     weight: Any = None
 
 
+class Weighted(tuple):
+    """A batch, or columns of data, (x, …, y, sample weights)."""
+
+
 def rows(tree: Any) -> int:
     """How many samples a batch, or a part of one, has: the first size of its first tensor that has one."""
     if isinstance(tree, Tensor):
@@ -229,6 +233,7 @@ def split(batch: Any, weighted: bool, names: frozenset[str]) -> Batch:
 
     `names` are those of the arguments of the model: an input that is a dict of some of them is passed by name.
     """
+    weighted = weighted or isinstance(batch, Weighted)
     least = 3 if weighted else 2
     if not isinstance(batch, list | tuple) or len(batch) < least:
         raise KilnTypeError(
@@ -266,4 +271,14 @@ def signature(batch: Any) -> Any:
     return structure, kinds
 
 
-__all__ = ["Batch", "Feed", "call_with", "is_arrays", "rows", "shapes", "signature", "split"]
+__all__ = [
+    "Batch",
+    "Feed",
+    "Weighted",
+    "call_with",
+    "is_arrays",
+    "rows",
+    "shapes",
+    "signature",
+    "split",
+]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import KilnTypeError, KilnValueError, KilnWarning, describe
+from ..errors import KilnError, KilnTypeError, KilnValueError, KilnWarning, describe
 from ..optim import Optimizer
 
 if TYPE_CHECKING:
@@ -33,55 +33,74 @@ class Callback:
 
     def set_trainer(self, trainer: Trainer) -> None:
         """Called before anything else."""
-        self.trainer, self.model = trainer, trainer.model
+        self.trainer = trainer
+        self.set_model(trainer.model)
+
+    def set_model(self, model: Module) -> None:
+        """Keras's name of that."""
+        self.model = model
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What `fit` was told, as in Keras: "verbose", "epochs" and "steps"."""
+        return self.trainer.params
 
     def overrides(self, hook: str) -> bool:
         """Whether a hook does anything."""
-        return getattr(type(self), hook) is not getattr(Callback, hook) or hook in vars(self)
+        names = [hook, *([OTHER_NAMES[hook]] if hook in OTHER_NAMES else [])]
+        return any(getattr(type(self), n) is not getattr(Callback, n) or n in vars(self) for n in names)  # fmt: skip
 
-    def on_train_begin(self, logs: Logs) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Before training."""
 
-    def on_train_end(self, logs: Logs) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         """After training, also when it was interrupted by Ctrl-C."""
 
     def on_exception(self, error: BaseException) -> None:
         """Where training ends by an error, in place of `on_train_end`."""
 
-    def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Before an epoch."""
 
-    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """After an epoch, validation included; validation's values are `val_…`."""
 
-    def on_train_batch_begin(self, batch: int, logs: Logs) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Before a training batch."""
+        self.on_batch_begin(batch, logs)
 
-    def on_train_batch_end(self, batch: int, logs: Logs) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """After a training batch."""
+        self.on_batch_end(batch, logs)
 
-    def on_test_begin(self, logs: Logs) -> None:
+    def on_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """The same as `on_train_batch_begin`."""
+
+    def on_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """The same as `on_train_batch_end`."""
+
+    def on_test_begin(self, logs: Logs | None = None) -> None:
         """Before `evaluate`, and before an epoch's validation."""
 
-    def on_test_end(self, logs: Logs) -> None:
+    def on_test_end(self, logs: Logs | None = None) -> None:
         """After `evaluate`, and after an epoch's validation."""
 
-    def on_test_batch_begin(self, batch: int, logs: Logs) -> None:
+    def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Before a batch of `evaluate` or of validation."""
 
-    def on_test_batch_end(self, batch: int, logs: Logs) -> None:
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """After a batch of `evaluate` or of validation."""
 
-    def on_predict_begin(self, logs: Logs) -> None:
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
         """Before `predict`."""
 
-    def on_predict_end(self, logs: Logs) -> None:
+    def on_predict_end(self, logs: Logs | None = None) -> None:
         """After `predict`."""
 
-    def on_predict_batch_begin(self, batch: int, logs: Logs) -> None:
+    def on_predict_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Before a batch of `predict`."""
 
-    def on_predict_batch_end(self, batch: int, logs: Logs) -> None:
+    def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """After a batch of `predict`; `logs["outputs"]` are the model's outputs for it."""
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -101,7 +120,8 @@ class Callback:
         """Go on from a checkpoint; called after `on_train_begin`."""
 
 
-HOOKS = tuple(n for n in vars(Callback) if n.startswith("on_"))
+OTHER_NAMES = {"on_train_batch_begin": "on_batch_begin", "on_train_batch_end": "on_batch_end"}
+HOOKS = tuple(n for n in vars(Callback) if n.startswith("on_") and n not in OTHER_NAMES.values())
 INSIDE = "on_before_optimizer_step", "on_after_optimizer_step"
 
 
@@ -183,7 +203,7 @@ class LambdaCallback(Callback):
 
     def __init__(self, **hooks: Callable) -> None:
         for name, fn in hooks.items():
-            if name not in HOOKS:
+            if name not in (*HOOKS, *OTHER_NAMES.values()):
                 raise KilnTypeError(
                     "LambdaCallback", "there is no such hook", name, "one of " + ", ".join(HOOKS)
                 )
@@ -192,7 +212,7 @@ class LambdaCallback(Callback):
 
 # ---- values that are watched
 
-_RISING = ("acc", "auc", "auroc", "f1", "fmeasure", "precision", "recall", "iou", "dice", "top_", "r2", "score", "ap")  # fmt: skip
+_RISING = ("acc", "auc", "auroc", "f1", "fmeasure", "precision", "recall", "iou", "dice", "top_", "r2", "score", "ap", "cosine")  # fmt: skip
 
 
 class Monitor:
@@ -206,7 +226,8 @@ class Monitor:
             raise KilnValueError(owner, "no such mode", repr(mode), "'auto', 'min' or 'max'")
         if mode == "auto":
             plain = name.removeprefix("val_").lower()
-            mode = "max" if any(part.startswith(_RISING) for part in _words(plain)) else "min"
+            rising = any(part.startswith(_RISING) for part in _words(plain))
+            mode = "max" if rising and not plain.endswith("loss") else "min"
         self.owner, self.name, self.mode = owner, name, mode
         self.better = operator.lt if mode == "min" else operator.gt
         self.delta = abs(min_delta) * (1 if mode == "min" else -1)
@@ -310,12 +331,20 @@ class EarlyStopping(Callback):
 
 
 class TerminateOnNaN(Callback):
-    """Ends training at the first batch whose loss is NaN or infinite."""
+    """Ends training at the first batch whose loss is NaN or infinite, or raises a RuntimeError there (`raise_error`)."""
+
+    def __init__(self, raise_error: bool = False) -> None:
+        self.raise_error = raise_error
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         """Look at the loss."""
         loss = float(self.trainer.last["loss"])
         if not math.isfinite(loss):
+            if self.raise_error:
+                raise KilnError(
+                    "TerminateOnNaN", f"the loss is {loss}", f"epoch {self.trainer.epoch + 1}, batch {batch}",
+                    "a smaller learning rate, or GradientClipping",
+                )  # fmt: skip
             print(
                 f"epoch {self.trainer.epoch + 1}, batch {batch}: the loss is {loss}, training ends"
             )

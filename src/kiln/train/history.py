@@ -8,6 +8,8 @@ from typing import Any
 from ..errors import KilnKeyError, KilnValueError
 from ..extras import need
 
+REDUCTIONS: dict[str, Callable] = {"max": max, "min": min, "sum": sum}
+
 
 class Tally:
     """Means of values over samples, exact over batches of uneven size."""
@@ -15,11 +17,18 @@ class Tally:
     def __init__(self) -> None:
         self.sums: dict[str, list[float]] = {}
 
-    def add(self, values: Mapping[str, Any], n: int) -> None:
-        """Take in the means over a batch of `n` samples."""
+    def add(
+        self, values: Mapping[str, Any], n: int, reduced: Mapping[str, str] | None = None
+    ) -> None:
+        """Take in the means over a batch of `n` samples; of those in `reduced` the "max", "min" or "sum" is kept."""
         sums = self.sums
         for name, value in values.items():
             entry = sums.get(name)
+            how = reduced.get(name) if reduced else None
+            if how is not None:
+                before = [] if entry is None else [entry[0]]
+                sums[name] = [REDUCTIONS[how]((*before, float(value))), 1]
+                continue
             if entry is None:
                 entry = sums[name] = [0.0, 0]
             entry[0] += float(value) * n
@@ -57,12 +66,13 @@ class BatchLogs(Mapping[str, Any]):
 class History:
     """What training has seen: `history["loss"]` is a list with one number for each epoch.
 
-    `epoch` holds the epochs' numbers, `history` the lists by name, as in Keras; `plot()` draws them.
+    `epoch` holds the epochs' numbers, `history` the lists by name and `params` what `fit` was told, as in Keras; `plot()` draws them.
     """
 
     def __init__(self) -> None:
         self.epoch: list[int] = []
         self.history: dict[str, list[Any]] = {}
+        self.params: dict[str, Any] = {}
         self.interrupted = False
         self._last: set[str] = set()
 

@@ -111,7 +111,7 @@ class Objective:
 
     `loss` is a name or function, or a dict (or list) of them for a model whose output is a dict (or tuple); the
     total is their sum, weighed by `loss_weights`, and each is told as "<name>_loss". `class_weight` maps class
-    numbers to what a sample of that class counts; a weighted loss is the sum of weight * loss over the batch,
+    numbers to what a sample of that class counts in training; a weighted loss is the sum of weight * loss over the batch,
     divided by the number of samples, as in Keras.
     """
 
@@ -166,13 +166,13 @@ class Objective:
         )
 
     def loss(
-        self, output: Any, target: Any, weight: Any = None
+        self, output: Any, target: Any, weight: Any = None, by_class: bool = True
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total and the parts of it by name, which are empty where there is one."""
+        """The total and the parts of it by name, which are empty where there is one; classes weigh in training alone."""
         total, told = None, {}
         for part in self.parts:
             out, wanted = pick(output, part.key, "output"), pick(target, part.key, "target")
-            value = part(out, wanted, self._weight(part.key, wanted, weight))
+            value = part(out, wanted, self._weight(part.key, wanted, weight, by_class))
             if part.key is not None:
                 told[f"{part.key}_loss"] = value.detach()
             value = value if part.factor == 1.0 else value * part.factor
@@ -185,13 +185,13 @@ class Objective:
             )  # fmt: skip
         return total, told
 
-    def _weight(self, key: Any, target: Tensor, weight: Any) -> Tensor | None:
+    def _weight(self, key: Any, target: Tensor, weight: Any, by_class: bool) -> Tensor | None:
         """What each sample counts: its own weight times its class's.
 
         The class is a number, the largest of a row of probabilities, or a score of 0 or 1.
         """
         own = pick(weight, key, "sample_weight") if isinstance(weight, Mapping) else weight
-        table = self.class_weight
+        table = self.class_weight if by_class else None
         if table is None:
             return own
         if target.is_floating_point() and target.ndim > 1 and target.shape[1] > 1:
@@ -201,19 +201,25 @@ class Objective:
         by_class = table[target.long().clamp(max=table.shape[0] - 1)]
         return by_class if own is None else own * by_class
 
-    def measure(self, output: Any, target: Any, weight: Any = None) -> None:
+    def measure(self, output: Any, target: Any, weight: Any = None, by_class: bool = True) -> None:
         """Give a batch to the metrics that may be captured."""
-        self._measure(self.inside, output, target, weight)
+        self._measure(self.inside, output, target, weight, by_class)
 
-    def measure_outside(self, output: Any, target: Any, weight: Any = None) -> None:
+    def measure_outside(
+        self, output: Any, target: Any, weight: Any = None, by_class: bool = True
+    ) -> None:
         """Give it to those that may not."""
-        self._measure(self.outside, output, target, weight)
+        self._measure(self.outside, output, target, weight, by_class)
 
-    def _measure(self, metrics: Sequence[Any], output: Any, target: Any, weight: Any) -> None:
+    def _measure(
+        self, metrics: Sequence[Any], output: Any, target: Any, weight: Any, by_class: bool
+    ) -> None:
         with no_grad():
             for _, k, m in metrics:
                 out, wanted = pick(output, k, "output"), pick(target, k, "target")
-                counts = self._weight(k, wanted, weight) if id(m) in self.weighted else None
+                counts = (
+                    self._weight(k, wanted, weight, by_class) if id(m) in self.weighted else None
+                )
                 if counts is None:
                     m.update(out, wanted)
                 else:

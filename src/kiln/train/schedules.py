@@ -185,7 +185,7 @@ class ReduceLROnPlateau(Callback):
             self.best, self.wait = value, 0
         elif self.cooling <= 0:
             self.wait += 1
-            if self.wait >= self.patience:
+            if self.wait >= self.patience and any(float(g["lr"]) > self.min_lr for g in groups):
                 for group in groups:
                     set_option(group, "lr", max(float(group["lr"]) * self.factor, self.min_lr))
                 if self.verbose:

@@ -16,6 +16,7 @@ from ..ops.creation import tensor
 from ..optim import Optimizer
 from ..tensor import Tensor
 from .callbacks import Callback
+from .module import told_to
 from .objective import Objective
 
 PRECISIONS = {"float32": None, "32": None, "bfloat16": "bfloat16", "bf16": "bfloat16", "bf16-mixed": "bfloat16"}  # fmt: skip
@@ -43,6 +44,7 @@ class Steps:
         self.manual = self.own and not getattr(model, "automatic_optimization", True)
         self._numbered = {n: _takes(getattr(model, n, None), 2) for n in ("training_step", "validation_step", "predict_step")}  # fmt: skip
         self._made: dict[str, Callable] = {}
+        self.reduced: dict[str, dict[str, str]] = {"train": {}, "val": {}}
 
     def run(self, name: str, *args: Any) -> Any:
         """A step by name: "train", "own_train", "validate", "own_validate", "predict", "own_predict" or "update"."""
@@ -125,8 +127,8 @@ class Steps:
         """Loss and metrics."""
         with no_grad(), self._casting():
             output = self.model(*args, **kwargs)
-            loss, told = self.objective.loss(output, target, weight)
-        self.objective.measure(output, target, weight)
+            loss, told = self.objective.loss(output, target, weight, by_class=False)
+        self.objective.measure(output, target, weight, by_class=False)
         values = {"loss": loss, **told}
         return values, output if self.objective.outside else None
 
@@ -154,13 +156,8 @@ class Steps:
 
     def _told(self, name: str, batch: Any, i: Any) -> tuple[Tensor | None, dict[str, Tensor]]:
         """The loss that a step of the model's gives, and all that it tells: returned in a dict, or logged."""
-        logged: dict[str, Tensor] = {}
-        self.model.__dict__["_logged"] = logged
-        try:
-            with self._casting():
-                out = self._call(name, batch, i)
-        finally:
-            self.model.__dict__.pop("_logged", None)
+        with told_to(self.model) as (logged, reduced), self._casting():
+            out = self._call(name, batch, i)
         loss = out.get("loss") if isinstance(out, Mapping) else out
         told = dict(out) if isinstance(out, Mapping) else {} if out is None else {"loss": out}
         for key, value in told.items():
@@ -173,6 +170,8 @@ class Steps:
         # "val_loss" from a validation_step would become "val_val_loss"
         if name == "validation_step":
             told = {k.removeprefix("val_"): v for k, v in told.items()}
+            reduced = {k.removeprefix("val_"): v for k, v in reduced.items()}
+        self.reduced["train" if name == "training_step" else "val"].update(reduced)
         return loss, {k: v.detach() if isinstance(v, Tensor) else tensor(float(v)) for k, v in told.items()}  # fmt: skip
 
 

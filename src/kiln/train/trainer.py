@@ -7,7 +7,7 @@ history = trainer.fit((x, y), val=(x_val, y_val), epochs=5, batch_size=64)
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -20,10 +20,10 @@ from ..ops.joining import cat
 from ..tensor import Tensor
 from . import optimizers as optimizers_
 from . import state as state_
-from .batches import Feed, call_with, rows, shapes, signature, split
+from .batches import Feed, Weighted, call_with, rows, shapes, signature, split
 from .callbacks import Callback, Callbacks
 from .history import BatchLogs, History, Tally
-from .module import TrainingModule
+from .module import ModuleHooks, TrainingModule
 from .objective import Objective
 from .progress import shown
 from .seeds import seed_everything
@@ -62,7 +62,8 @@ class Trainer:
         if optimizer is not None:
             optimizers_.check(optimizer)
         self.model, self.compile, self.accumulate = model, compile, accumulate
-        self.seed, self.callbacks = seed, list(callbacks)
+        hooks = [ModuleHooks()] if isinstance(model, TrainingModule) else []
+        self.seed, self.callbacks = seed, [*hooks, *callbacks]
         self._given = loss, metrics, loss_weights, weighted_metrics
         self._class_weight: Any = None
         self.objective = Objective(*self._given)
@@ -76,6 +77,8 @@ class Trainer:
         if isinstance(model, TrainingModule):
             model._attach(self)
         self.history = History()
+        self.verbose: bool | int | str = False
+        self.test_length: int | None = None
         self.stop = False
         self.epoch = self.batch = self.step = self.updates = 0
         self.first_epoch = self.last_epoch = 0
@@ -130,6 +133,12 @@ class Trainer:
         return s
 
     @property
+    def params(self) -> dict[str, Any]:
+        """What `fit` or `evaluate` was told: "verbose", "epochs" and "steps", None where nobody knows how many batches."""
+        steps = self.feed.length if self.in_fit and self.feed is not None else self.test_length
+        return {"verbose": self.verbose, "epochs": self.last_epoch, "steps": steps}
+
+    @property
     def total_updates(self) -> int | None:
         """How many steps the optimizer makes in the present fit; None where nobody knows."""
         length = self.feed.length if self.feed is not None else None
@@ -167,7 +176,7 @@ class Trainer:
             self.last_args = args
             if steps.objective.outside:
                 self.objective.measure_outside(output, target, weight)
-        self.tally.add(self.last, rows(batch))
+        self.tally.add(self.last, rows(batch), steps.reduced["train"])
 
     def _test_batch(self, batch: Any, weighted: bool, i: int) -> Mapping[str, Tensor]:
         steps = self.steps
@@ -176,7 +185,7 @@ class Trainer:
         args, kwargs, target, weight = split(batch, weighted, self._names)
         values, output = steps.run("validate", args, kwargs, target, weight)
         if steps.objective.outside:
-            self.objective.measure_outside(output, target, weight)
+            self.objective.measure_outside(output, target, weight, by_class=False)
         return values
 
     def _logs(self) -> dict[str, Any]:
@@ -188,14 +197,14 @@ class Trainer:
         self, train: Any, val: Any = None, epochs: int = 1, batch_size: int | None = None, shuffle: bool = True,
         callbacks: Sequence[Callback | Callable] = (), verbose: bool | int | str = True, *,
         sample_weight: Any = None, class_weight: Any = None, steps_per_epoch: int | None = None,
-        validation_steps: int | None = None, validation_freq: int = 1, validation_batch_size: int | None = None,
+        validation_steps: int | None = None, validation_freq: int | Collection[int] = 1, validation_batch_size: int | None = None,
         initial_epoch: int | None = None, resume: Any = None,
     ) -> History:  # fmt: skip
         """Train for `epochs` passes over the data; gives the history of loss and metrics.
 
         `callbacks` are Callbacks, or functions (trainer, epoch, logs) called after each epoch. `verbose` is 0 for silence,
         1 for a bar, 2 for a line for each epoch; True takes what fits the terminal, notebook or file.
-        `class_weight` maps class numbers to weights, `sample_weight` is one more array beside the data. With
+        `class_weight` maps class numbers to what they count in training, `sample_weight` is one more array beside the data. With
         `steps_per_epoch` an epoch is so many batches and the next goes on in the data where it ended. `resume` is a
         checkpoint of `ModelCheckpoint` or `save_checkpoint`, or a folder of which the newest good one is taken (none: training
         begins anew); with the same arguments otherwise, training goes on to the bits that it would have come to.
@@ -222,9 +231,11 @@ class Trainer:
             *columns, weight = val if isinstance(val, Weighted) else (val, None)
             data = val if weight is None else tuple(columns)
             self.val_feed = Feed(data, size, False, validation_steps, weight, True, self._dtype)
+        self.verbose = verbose
         self.stop, self.history.interrupted, self.in_fit = False, False, True
         self.epoch, self.batch = self.first_epoch, 0
         calls = self.running
+        self.history.params = self.params
         try:
             calls.call("on_train_begin", {})
             if found is not None:
@@ -241,7 +252,7 @@ class Trainer:
         calls.call("on_train_end", self.history.latest())
         return self.history
 
-    def _epoch(self, validation_freq: int) -> None:
+    def _epoch(self, validation_freq: int | Collection[int]) -> None:
         """One epoch, or the rest of one that was resumed."""
         feed, calls, epoch = self.feed, self.running, self.epoch
         assert feed is not None
@@ -291,7 +302,8 @@ class Trainer:
             raise KilnValueError("fit", "the training data has no batches", describe(feed.given))
         logs = self._logs()
         self._counting = False
-        if self.val_feed is not None and (epoch + 1) % validation_freq == 0:
+        due = (epoch + 1) % validation_freq == 0 if isinstance(validation_freq, int) else epoch + 1 in validation_freq  # fmt: skip
+        if self.val_feed is not None and due:
             logs.update({f"val_{k}": v for k, v in self._evaluate(self.val_feed, calls).items()})
         self.in_epoch, self.epoch, self.batch = False, epoch + 1, 0
         self.history.add(epoch, logs)
@@ -383,7 +395,7 @@ class Trainer:
                     if told is e:
                         raise
                     raise told from e
-                tally.add(values, rows(batch))
+                tally.add(values, rows(batch), self.steps.reduced["val"])
                 for hook in after:
                     hook(i, BatchLogs(self._logs))
             logs = self._logs()
@@ -446,10 +458,6 @@ class Trainer:
         from .finder import find
 
         return find(self, train, **options)
-
-
-class Weighted(tuple):
-    """(x, …, y, sample weights) of validation data, as the Keras face passes them."""
 
 
 def joined(parts: list[Any]) -> Any:

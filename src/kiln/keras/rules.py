@@ -1,0 +1,89 @@
+"""Steps that Keras writes otherwise than PyTorch: where epsilon stands, and what the learning rate scales."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ops.creation import zeros_like
+from ..optim.optimizer import ParamsT, PerParameter, decayed, options
+from ..tensor import Tensor
+
+
+class _Rule(PerParameter):
+    """Options that are numbers, in the order of `numbers`; weight decay is decoupled."""
+
+    numbers: tuple[str, ...]
+
+    def __init__(self, params: ParamsT, lr: float, weight_decay: float = 0.0, **given: Any) -> None:  # fmt: skip
+        super().__init__(
+            params, {"lr": lr, "weight_decay": weight_decay, "maximize": False, **given}
+        )
+
+    def scalars(self, group: dict[str, Any]) -> tuple:
+        return tuple(options(group, "lr", "weight_decay", *self.numbers))
+
+
+class SGD(_Rule):
+    """The momentum holds steps: a new learning rate does not scale what is under way, as it does in PyTorch."""
+
+    numbers = ("momentum",)
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return {"momentum_buffer": zeros_like(p)} if group["momentum"] else {}
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        lr, weight_decay, momentum = scalars
+        step = decayed(p, g, group, lr, weight_decay) * lr
+        if group["momentum"]:
+            buffer = state["momentum_buffer"]
+            buffer.mul_(momentum).sub_(step)
+            p.add_(buffer * momentum - step if group["nesterov"] else buffer)
+        else:
+            p.sub_(step)
+
+
+class RMSprop(_Rule):
+    """Epsilon stands under the root, and the momentum holds steps."""
+
+    numbers = ("alpha", "eps", "momentum")
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        names = ["square_avg"]
+        names += ["momentum_buffer"] if group["momentum"] > 0 else []
+        names += ["grad_avg"] if group["centered"] else []
+        return {name: zeros_like(p) for name in names}
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        lr, weight_decay, alpha, eps, momentum = scalars
+        g = decayed(p, g, group, lr, weight_decay)
+        square = state["square_avg"]
+        square.mul_(alpha).add_(g * g * (1 - alpha))
+        spread = square
+        if group["centered"]:
+            mean = state["grad_avg"]
+            mean.mul_(alpha).add_(g * (1 - alpha))
+            spread = square - mean * mean
+        step = g * lr / (spread + eps).sqrt()
+        if group["momentum"] > 0:
+            buffer = state["momentum_buffer"]
+            step = buffer.mul_(momentum).add_(step)
+        p.sub_(step)
+
+
+class Lion(_Rule):
+    """Steps of one size, by the sign of a running mean of gradients (Chen et al. 2023)."""
+
+    numbers = ("beta_1", "beta_2")
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return {"exp_avg": zeros_like(p)}
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        lr, weight_decay, beta_1, beta_2 = scalars
+        g = decayed(p, g, group, lr, weight_decay)
+        mean = state["exp_avg"]
+        p.sub_((mean * beta_1 + g * (1 - beta_1)).sign() * lr)
+        mean.mul_(beta_2).add_(g * (1 - beta_2))
+
+
+__all__ = ["SGD", "Lion", "RMSprop"]
