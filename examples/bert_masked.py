@@ -64,7 +64,7 @@ def main(small: bool = False, out: Path = Path(".")) -> dict:
     mask, characters = vocabulary["<mask>"], len(vocabulary)
     numbers = vocabulary.encode(text)
     cut = len(numbers) * 9 // 10
-    width, depth, steps = (64, 2, 500) if small else (128, 4, 2500)
+    width, depth, steps = (64, 2, 500) if small else (96, 3, 1500)
     model = MaskedEncoder(characters, width, depth)
     nn.init.normal_(model.characters.weight, std=width**-0.5)
     optimizer = kiln.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
