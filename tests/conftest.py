@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 COUNTS: Counter = Counter()
+COUNTED: Counter = Counter()
 LEFT: dict[str, int] = {}
 # or every process that a test starts compiles all of Kiln's text again, two seconds each
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -34,6 +35,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What collection made stays: no collector's run and no walk of the heap need visit it again."""
+    _pass_by()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Nor what tests leave, most of it compiled programs: after ten thousand, walks took most of some tests' time."""
+    COUNTED["tests"] += 1
+    if COUNTED["tests"] % 100 == 0 and len(gc.get_objects()) > 20_000:
+        _pass_by()
+
+
+def _pass_by() -> None:
     gc.collect()
     gc.freeze()
 
