@@ -9,22 +9,31 @@ from typing import Any
 import pytest
 
 
-def in_turn(axis: str, turning: Collection, **axes: Iterable) -> pytest.MarkDecorator:
+def in_turn(
+    axis: str, turning: Collection, *, always: Collection = (), full: Collection = (), **axes: Iterable
+) -> pytest.MarkDecorator:  # fmt: skip
     """Parametrizes `axis` and the other arguments with every combination of their values.
 
-    A quick suite runs each combination of the others with one value of `axis`, its values in turn; so each
-    of them meets most of what the others lead to. The full suite runs every combination.
+    A quick suite runs each combination of the others with one value of `axis`, its values in turn, so that each
+    of them meets most of what the others lead to; and with each of `always`. The full suite runs every
+    combination, and those with `full`. An axis `a,b` has pairs for values.
     """
+    turning, names = list(turning), axis.split(",")
     cases, others = [], [list(values) for values in axes.values()]
     for places in itertools.product(*map(range, map(len, others))):
         values = [v[i] for v, i in zip(others, places, strict=True)]
-        told = [_told(a, v) for a, v in zip(axes, values, strict=True)]
-        for k, value in enumerate(turning):
-            marks = () if (sum(places) + k) % len(turning) == 0 else pytest.mark.slow
-            name = "-".join([*told, _told(axis, value)])
-            cases.append(pytest.param(value, *values, marks=marks, id=name))
-    return pytest.mark.parametrize((axis, *axes), cases)
+        now = turning[-sum(places) % len(turning)]
+        for value in (*turning, *always, *full):
+            quick = value is now or value in always
+            mine = value if len(names) > 1 else (value,)
+            told = map(_told, (*axes, *names), (*values, *mine))
+            marks = () if quick else pytest.mark.slow
+            cases.append(pytest.param(*mine, *values, marks=marks, id="-".join(told)))
+    return pytest.mark.parametrize((*names, *axes), cases)
 
 
 def _told(name: str, value: Any) -> str:
-    return f"{name}={value}" if isinstance(value, bool) else getattr(value, "name", str(value))
+    if isinstance(value, bool):
+        return f"{name}={value}"
+    known = (getattr(value, a) for a in ("id", "name", "__name__") if hasattr(value, a))
+    return str(next(known, value))

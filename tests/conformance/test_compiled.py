@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import ALL, Case, Report, leaves, same, tensors
+from tests.turns import in_turn
 
 import kiln
 from kiln import dtypes as dt
@@ -26,19 +27,13 @@ MODES = {
 }
 
 
-@pytest.fixture(params=MODES)
-def run_compiled(request) -> Callable:
+def run_compiled(mode: str, fn: Callable, *args: Any) -> Any:
     """Compiles a function for one backend and calls it."""
-    backend, flags = MODES[request.param]
+    from kiln.compile import compile
 
-    def run(fn: Callable, *args: Any) -> Any:
-        from kiln.compile import compile
-
-        with context(**flags):
-            return compile(fn, backend=backend)(*args)
-
-    run.most = 1 if flags else None  # samples of an op
-    return run
+    backend, flags = MODES[mode]
+    with context(**flags):
+        return compile(fn, backend=backend)(*args)
 
 
 def selection(case: Case, full: bool, most: int | None = None) -> list:
@@ -54,11 +49,14 @@ def depends_on_values(e: KilnError) -> bool:
     return isinstance(e, CaptureError) or "can't be captured" in str(e)
 
 
-@pytest.mark.parametrize("case", [c for c in ALL if c.good], ids=lambda c: c.id)
-def test_compiled_is_eager(case, run_compiled, full, counts):
+@in_turn(
+    "mode", ("reference", "cpu_channels_last"), always=("cpu",), case=[c for c in ALL if c.good]
+)
+def test_compiled_is_eager(mode, case, full, counts):
     report = Report(case)
     wide = {i for i, _ in selection(case, False)} if full else set()
-    for i, s in selection(case, full, run_compiled.most):
+    most = 1 if mode == "cpu_channels_last" else None  # samples of an op
+    for i, s in selection(case, full, most):
         for d in (np.float32, np.float64) if i in wide else (np.float32,):
 
             def narrow(a, d=d):
@@ -72,7 +70,7 @@ def test_compiled_is_eager(case, run_compiled, full, counts):
 
             counts["compiled checks"] += 1
             try:
-                error = same(run_compiled(call, *inputs), call(), 1e-4, 1e-5)
+                error = same(run_compiled(mode, call, *inputs), call(), 1e-4, 1e-5)
             except KilnError as e:
                 error = "" if depends_on_values(e) else f"{type(e).__name__}: {e}"
                 counts["compiled checks refused: results depend on values"] += not error
@@ -83,10 +81,11 @@ def test_compiled_is_eager(case, run_compiled, full, counts):
     report.finish()
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in ALL if c.good and (c.op is None or c.op.differentiable)], ids=lambda c: c.id
-)
-def test_compiled_gradient_is_eager(case, run_compiled, full, counts):
+@in_turn(
+    "mode", ("cpu", "cpu_channels_last"), full=("reference",),
+    case=[c for c in ALL if c.good and (c.op is None or c.op.differentiable)],
+)  # fmt: skip
+def test_compiled_gradient_is_eager(mode, case, full, counts):
     report = Report(case)
     chosen = [(i, s) for i, s in selection(case, full) if s.grad]
     chosen = chosen if full else chosen[:1]
@@ -108,7 +107,7 @@ def test_compiled_gradient_is_eager(case, run_compiled, full, counts):
             continue
         counts["compiled gradient checks"] += 1
         try:
-            error = same(run_compiled(step, *inputs), want, 1e-9, 1e-9)
+            error = same(run_compiled(mode, step, *inputs), want, 1e-9, 1e-9)
         except KilnError as e:
             error = "" if depends_on_values(e) else f"{type(e).__name__}: {e}"
         except Exception as e:
