@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.compile.loops import BACKENDS, W, f64, same
+from tests.turns import in_turn
 
 import kiln
 from kiln.errors import KilnError
@@ -26,9 +27,7 @@ def loop(xs, reverse=False):
     return {k: kiln.stack([o[k] for o in out]) for k in ("m", "c")}
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 13])
+@in_turn("backend", BACKENDS, reverse=[False, True], n=[1, 2, 3, 4, 5, 8, 13])
 def test_an_associative_scan_is_the_loop_with_its_gradients(n, reverse, backend):
     m, c = f64(n, 3, scale=0.5).requires_grad_(), f64(n, 3, seed=1).requires_grad_()
 

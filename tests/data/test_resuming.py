@@ -171,19 +171,17 @@ def go_on(saved):
     np.random.set_state(saved[2])
 
 
-WITH_WORKERS = (
-    "shuffled",
-    "generator",
-    "own sampler",
-    "sampler with a state",
-    "stream",
-    "plain stream",
-)
+WITH_WORKERS = ("shuffled", "sampler with a state", "stream")
+MORE_WITH_WORKERS = ("generator", "own sampler", "plain stream")
 
 
 @pytest.mark.parametrize(
-    ("name", "workers"), [*((n, 0) for n in LOADERS), *((n, 2) for n in WITH_WORKERS)]
-)
+    ("name", "workers"),
+    [
+        *((n, 0) for n in LOADERS), *((n, 2) for n in WITH_WORKERS),
+        *(pytest.param(n, 2, marks=pytest.mark.slow) for n in MORE_WITH_WORKERS),
+    ],
+)  # fmt: skip
 def test_going_on(name, workers, tmp_path):
     make = LOADERS[name]
     begin()

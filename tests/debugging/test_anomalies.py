@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from tests.turns import in_turn
 
 import kiln
 import kiln.nn.functional as F
@@ -92,22 +93,31 @@ def line_of(cls: type, text: str) -> str:
     return f"test_anomalies.py:{first + at} in forward"
 
 
-@pytest.fixture(params=["eager", "reference", "cpu"])
-def mode(request: pytest.FixtureRequest) -> Iterator[Callable]:
-    yield (
-        (lambda f: f)
-        if request.param == "eager"
-        else lambda f, backend=request.param: kiln.compile(f, backend=backend)
-    )
+@pytest.fixture(autouse=True)
+def _no_capture_is_left() -> Iterator[None]:
+    yield
     assert not CAPTURING
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_weights_of_any_layer(name: str, mode: Callable) -> None:
-    if mode.__defaults__ == ("cpu",) and name != "mlp":
-        pytest.skip("kernels of one model tell")
+MODES = ["eager", "reference", "cpu"]
+
+
+def made(step: Callable, mode: str) -> Callable:
+    return step if mode == "eager" else kiln.compile(step, backend=mode)
+
+
+@in_turn("mode", MODES[:2], name=MODELS)
+def test_weights_of_any_layer(name: str, mode: str) -> None:
+    _spoil_each_weight(name, mode)
+
+
+def test_weights_of_any_layer_in_kernels() -> None:
+    _spoil_each_weight("mlp", "cpu")
+
+
+def _spoil_each_weight(name: str, mode: str) -> None:
     model, step, x, y = trained(name)
-    run = mode(step)
+    run = made(step, mode)
     with check_numerics():
         run(x, y)
     for path, m in model.named_modules():
@@ -129,11 +139,11 @@ def test_weights_of_any_layer(name: str, mode: Callable) -> None:
             model.load_state_dict(before)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_activations_and_gradients(name: str, mode: Callable) -> None:
+@in_turn("mode", MODES[:2], always=MODES[2:], name=MODELS)
+def test_activations_and_gradients(name: str, mode: str) -> None:
     model, step, x, y = trained(name)
     path, poison = next((p, m) for p, m in model.named_modules() if isinstance(m, Poison))
-    run = mode(step)
+    run = made(step, mode)
     run(x, y)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     poison.spoils = "forward"
@@ -180,9 +190,10 @@ def test_backward_outside_of_a_compiled_forward() -> None:
     assert e.value.place == line_of(Poison, "sqrt()")
 
 
-def test_infinities_that_ops_make(mode: Callable) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_infinities_that_ops_make(mode: str) -> None:
     x = kiln.tensor([0.0, 1.0])
-    f = mode(lambda x: x.log() * 2)
+    f = made(lambda x: x.log() * 2, mode)
     with check_numerics(inf=False):
         f(x)
     with check_numerics(), pytest.raises(NumericsError, match="log gives inf"):
@@ -192,10 +203,11 @@ def test_infinities_that_ops_make(mode: Callable) -> None:
         return x.masked_fill(x > 0.5, -kiln.inf).softmax(0) + 0 * kiln.relu(x)
 
     with check_numerics():
-        assert mode(masked)(x)[0] == 1
+        assert made(masked, mode)(x)[0] == 1
 
 
-def test_in_place_forms_and_bodies_of_loops(mode: Callable) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_in_place_forms_and_bodies_of_loops(mode: str) -> None:
     def fill(x: kiln.Tensor) -> kiln.Tensor:
         y = x.clone()
         y.sqrt_()
@@ -208,9 +220,9 @@ def test_in_place_forms_and_bodies_of_loops(mode: Callable) -> None:
         return kiln.scan(body, x, kiln.arange(4.0))[1]
 
     with check_numerics(), pytest.raises(NumericsError, match=r"sqrt_? gives NaN"):
-        mode(fill)(kiln.tensor([-1.0]))
+        made(fill, mode)(kiln.tensor([-1.0]))
     with check_numerics(), pytest.raises(NumericsError, match=r"log gives (NaN|inf)") as e:
-        mode(loop)(kiln.tensor(1.5))
+        made(loop, mode)(kiln.tensor(1.5))
     assert "in body" in e.value.place
 
 

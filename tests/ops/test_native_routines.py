@@ -7,6 +7,7 @@ import inspect
 import ml_dtypes
 import numpy as np
 import pytest
+from tests.turns import in_turn
 
 import kiln
 from kiln.backends import (
@@ -135,8 +136,7 @@ def norm(x, w):
     return F.layer_norm(x, x.shape[-1:], w[:, :, 0, 0].reshape(-1)[: x.shape[-1]])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("fn", [
+@in_turn("dtype", ["float32", "float64"], fn=[
     conv, norm, lambda x, w: F.softmax(x, -1), lambda x, w: F.log_softmax(x, 3), lambda x, w: F.max_pool2d(x, 2),
     lambda x, w: F.avg_pool2d(x, 3, 2, 1), lambda x, w: F.gelu(x.transpose(1, 2)),
     lambda x, w: F.batch_norm(x, None, None, w[0, :, 0, 0], training=True),

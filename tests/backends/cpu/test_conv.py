@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from unittest import mock
 
@@ -154,7 +155,7 @@ WINOGRAD = {
 }
 
 
-@in_turn("isa", levels(), name=WINOGRAD, last=(False, True))
+@in_turn("isa,last", list(itertools.product(levels(), (False, True))), name=WINOGRAD)
 def test_winograd(isa, name, last):
     case = {**WINOGRAD[name], "window": (3, 3)}
     with mock.patch.object(winograd, "fits", winograd.possible):
@@ -327,8 +328,7 @@ FORMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
-@pytest.mark.parametrize("name", FORMS)
+@in_turn("last", (False, True), name=FORMS)
 def test_same_bits_on_any_number_of_threads(name, last):
     case = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "groups": 1, **FORMS[name]}
     n, ci, image, co, window = (case.pop(k) for k in ("n", "ci", "image", "co", "window"))

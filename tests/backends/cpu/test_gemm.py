@@ -244,12 +244,9 @@ def test_epilogue(isa, shape, heavy):
 
 
 @in_turn(
-    "isa",
-    levels(),
-    shape=[(32, 1024, 65), (33, 95, 402), (7, 129, 1000), (5, 300, 100)],
-    dtype=DTYPES,
-    form=range(4),
-)
+    "isa,form", [(levels()[k % len(levels())], k % 4) for k in range(4 * len(levels()))],
+    shape=[(32, 1024, 65), (33, 95, 402), (7, 129, 1000), (5, 300, 100)], dtype=DTYPES,
+)  # fmt: skip
 def test_an_operand_packed_ahead(isa, shape, dtype, form):
     m, n, k = shape
     a, b = operand(m, k, bool(form & 1), dtype), operand(k, n, bool(form & 2), dtype)

@@ -1,8 +1,8 @@
 """What launches hold, kept up to date through a search for less memory, is what counting anew finds."""
 
 import numpy as np
-import pytest
 from tests.compile.test_memory import cnn, gpt, mlp, trained
+from tests.turns import in_turn
 
 from kiln.backends.cpu import recipe
 from kiln.backends.cpu.recompute import Recomputation
@@ -10,8 +10,7 @@ from kiln.errors import KilnMemoryError
 from kiln.runtime import arena
 
 
-@pytest.mark.parametrize("make", [gpt, cnn, mlp])
-@pytest.mark.parametrize("part", [0.7, 0.1])
+@in_turn("part", [0.7, 0.1], make=[gpt, cnn, mlp])
 def test_bytes_held_are_right_after_every_step(make, part, monkeypatch):
     steps = []
     step = Recomputation.step

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-import pytest
+from tests.turns import in_turn
 
 from kiln.config import context
 from kiln.ops.registry import REGISTRY
@@ -37,8 +37,7 @@ def arguments(name: str, dtype: str) -> tuple:
         return args, REGISTRY[name].run(*args)
 
 
-@pytest.mark.parametrize(("isa", "dtype"), [("", "float32"), ("", "float64"), ("sse2", "float32")])
-@pytest.mark.parametrize("name", OPS)
+@in_turn("isa,dtype", [("", "float32"), ("", "float64"), ("sse2", "float32")], name=OPS)
 def test_kernels_give_what_references_give(isa, name, dtype):
     args, want = arguments(name, dtype)
     with context(cpu_isa=isa):
