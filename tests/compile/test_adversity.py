@@ -126,15 +126,16 @@ def alone(tmp_path_factory):
     return result(start(tmp_path_factory.mktemp("alone"))), time.monotonic() - began
 
 
-def test_processes_that_race_for_one_cache_agree(tmp_path, alone):
+def test_processes_that_race_for_one_cache_agree(tmp_path, alone, full):
     want, _ = alone
-    assert [result(p) for p in [start(tmp_path / "shared") for _ in range(3)]] == [want] * 3
+    count = 3 if full else 2
+    assert [result(p) for p in [start(tmp_path / "shared") for _ in range(count)]] == [want] * count
     assert result(start(tmp_path / "shared")) == want
 
 
-def test_a_process_killed_while_it_writes_leaves_a_cache_that_works(tmp_path, alone):
+def test_a_process_killed_while_it_writes_leaves_a_cache_that_works(tmp_path, alone, full):
     want, whole = alone
-    for share in (0.6, 0.75, 0.9):
+    for share in (0.6, 0.75, 0.9) if full else (0.75,):
         p = start(tmp_path / "shared")
         time.sleep(whole * share)
         p.send_signal(signal.SIGKILL)

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from tests.turns import in_turn
 
 import kiln
 from kiln import nn
@@ -71,13 +72,12 @@ def check(tmp_path, step, data=lambda: (X, Y), callbacks=lambda: [], epochs=3, f
     return resumed
 
 
-@pytest.mark.parametrize("step", [1, 4, 5, 7, 14])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@in_turn("optimizer", ["adam", "sgd"], step=[1, 4, 5, 7, 14])
 def test_goes_on_bit_for_bit(tmp_path, step, optimizer):
     check(tmp_path, step, optimizer=optimizer)
 
 
-@pytest.mark.parametrize("step", [4, 5, 6, 9])
+@in_turn("step", [4, 6], always=[5, 9])
 def test_callbacks_accumulation_and_compiled_steps(tmp_path, step):
     def callbacks():
         return [

@@ -9,6 +9,7 @@ import re
 
 import llvmlite.binding as llvm
 import pytest
+from tests.turns import in_turn
 
 import kiln
 import kiln.nn.functional as F
@@ -128,10 +129,7 @@ SPILL = {"neon": r"\b[qdv]\d+.*\[sp", "x86": r"%[xyz]mm\d+.*\(%rsp\)|\(%rsp\).*%
 LOOP = re.compile(r"^(\.LBB\w+):(?:(?!^\.LBB).)*?\b(?:j\w+|b\.?\w*)\s+\1\b", re.M | re.S)
 
 
-@pytest.mark.parametrize("form", range(4))
-@pytest.mark.parametrize(
-    "shape", [(96, 96, 96), (200, 80, 40), (64, 48, 500), (7, 16, 300)], ids=str
-)
+@in_turn("form", range(4), shape=[(96, 96, 96), (200, 80, 40), (64, 48, 500), (7, 16, 300)])
 def test_register_tiles_fit_the_registers(isa, shape, form):
     m, n, k = shape
     a, b = ((1, m) if form & 1 else (k, 1)), ((1, k) if form & 2 else (n, 1))

@@ -210,8 +210,8 @@ def test_nan_stays_in_its_row(isa):
 
 
 @in_turn(
-    "isa", levels(), shape=[(1, 2, 2, 21, 35, 18, 16), (1, 2, 1, 300, 290, 8, 8)],
-    value=(np.nan, np.inf), which="qkvg",
+    "isa,value", [(isa, x) for x in (np.nan, np.inf) for isa in levels()],
+    shape=[(1, 2, 2, 21, 35, 18, 16), (1, 2, 1, 300, 290, 8, 8)], which="qkvg",
 )  # fmt: skip
 def test_causal_attention_hides_no_nan_behind_weights_of_zero(isa, shape, value, which):
     p = Problem(*shape, causal=True)

@@ -294,7 +294,11 @@ EPILOGUES = {
 }
 
 
-@in_turn("isa", levels(), name=EPILOGUES, heavy=(False, True), last=(False, True))
+@in_turn(
+    "isa,heavy,last",
+    [(levels()[k % len(levels())], k % 2 == 0, k % 4 > 1) for k in range(4 * len(levels()))],
+    name=EPILOGUES,
+)
 def test_epilogue_sees_channels(isa, name, heavy, last):
     case = {"groups": 1, "n": 2, **EPILOGUES[name]}
     n, ci, image, co, groups = (case[k] for k in ("n", "ci", "image", "co", "groups"))
