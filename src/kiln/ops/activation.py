@@ -280,7 +280,7 @@ def _exponential(x: np.ndarray, alpha: float) -> np.ndarray:
     np.expm1(out, out)
     if alpha != 1:
         np.multiply(out, alpha, out)
-    np.copyto(out, x, where=x > zero)
+    np.copyto(out, x, where=x >= zero)  # the sign of -0 too
     return out
 
 
