@@ -255,7 +255,7 @@ def test_the_graph_of_a_model(ask):
     assert all(i.partition(":")[0] in nodes for n in graph.node for i in n.input)
     # what a module computes is in its scope, with its parameters; what it writes too
     ops = {
-        "input/0",
+        "input/input",
         "0/mul",
         "0/linear/linear",
         "0/linear/weight",

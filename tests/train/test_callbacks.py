@@ -306,7 +306,7 @@ def test_tensorboard(tmp_path):
     train = accumulator.EventAccumulator(str(tmp_path / "train")).Reload()
     assert {"epoch_loss", "epoch_accuracy", "epoch_learning_rate", "batch_loss"} <= set(train.Tags()["scalars"])  # fmt: skip
     assert train.Tags()["graph"]
-    assert "0.weight" in train.Tags()["histograms"]
+    assert "0/weight" in train.Tags()["histograms"]
     val = accumulator.EventAccumulator(str(tmp_path / "validation")).Reload()
     assert val.Scalars("epoch_loss")[0].value == pytest.approx(t.history["val_loss"][0])
 

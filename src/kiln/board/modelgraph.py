@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import inspect
+import posixpath
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,16 @@ from ..compile.symbolic import SymArray
 from ..errors import KilnError, describe
 from ..graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Node
 from ..ops.registry import Op
+from ..random import default_generator
 from ..tensor import Tensor
 from ..utils._pytree import tree_leaves
 
 Drawn = tuple[str, str, list[str], dict[str, Any], list[list[int]]]
 """A node's name, op, inputs, attributes and the shapes of its outputs."""
+
+
+RANDOM = "random"
+"""The scope of the random numbers' state."""
 
 
 def nodes_of(model: Any, inputs: Any) -> list[Drawn]:
@@ -45,12 +52,24 @@ def nodes_of(model: Any, inputs: Any) -> list[Drawn]:
         path = next(iter(path.children.values()))
     plan = path.plan
     known = {id(p): n for n, p in [*twin.named_parameters(), *twin.named_buffers()]}
+    known[id(default_generator.state)] = f"{RANDOM}.state"
+    given = _arguments(twin, args)
     names: dict[Node, str] = {}
     for i in plan.inputs:
         name = known.get(id(i.tensor)) if i.tensor is not None else None
-        kind = "input" if i.leaf >= 0 else i.kind
-        names[i.node] = name.replace(".", "/") if name else f"{kind}/{i.index}"
+        kind, k = ("input", given[i.leaf]) if i.leaf >= 0 else (i.kind, i.index)
+        names[i.node] = name.replace(".", "/") if name else f"{kind}/{k}"
     return _named(plan.graph, names, scopes.of)
+
+
+def _arguments(model: Any, args: tuple) -> Sequence[Any]:
+    """What the tensors among the inputs are called: as the parameters of `forward`, or by number."""
+    numbers = range(len(tree_leaves(args)))
+    try:
+        names = [*inspect.signature(model.forward).bind(*args).arguments]
+    except (TypeError, ValueError, AttributeError):
+        return numbers
+    return names if len(names) == len(numbers) == len(args) else numbers
 
 
 class _Scopes:
@@ -109,6 +128,7 @@ def _named(graph: Graph, names: dict[Node, str], scopes: dict[Node, str]) -> lis
         scope = names[graph.inputs[k]].rpartition("/")[0]
         for node in _only_behind(graph.outputs[i], results):
             scopes.setdefault(node, scope)
+    _place_made(graph, scopes)
     out: list[Drawn] = []
     counts: dict[str, int] = {}
     for n in graph.nodes():
@@ -133,6 +153,20 @@ def _named(graph: Graph, names: dict[Node, str], scopes: dict[Node, str]) -> lis
             name, op = f"{scope}/new_{buffer}".lstrip("/"), "kiln::write"
         out.append((name, op, [_reference(n, names)], {}, [_sizes(n.shape)]))
     return out
+
+
+def _place_made(graph: Graph, scopes: dict[Node, str]) -> None:
+    """Have nodes that read nothing stand in the innermost module that holds all of their readers."""
+    readers: dict[Node, list[str]] = {}
+    for n in graph.nodes():
+        for x in n.inputs:
+            if scopes.get(n) != RANDOM:
+                readers.setdefault(x, []).append(scopes.get(n, ""))
+    for n, found in readers.items():
+        if not n.inputs and n.op is not INPUT:
+            scope = posixpath.commonpath(found)
+            if scope:
+                scopes.setdefault(n, scope)
 
 
 def _is_constant(n: Any) -> bool:

@@ -108,7 +108,7 @@ class Board(Callback):
             self.writer(name.startswith("val_")).add_scalar(self.tag(name), value, epoch)
         if self.histogram_freq and epoch % self.histogram_freq == 0:
             for name, p in self.model.named_parameters():
-                self.writer().add_histogram(name, p, epoch)
+                self.writer().add_histogram(name.replace(".", "/"), p, epoch)
         for w in self._writers.values():
             w.flush()
 
