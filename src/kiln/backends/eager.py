@@ -332,14 +332,15 @@ _cat = REGISTRY["cat"].eager
 def cat(tensors: list[np.ndarray], dim: int) -> np.ndarray:
     """Few elements of one dtype at once."""
     first = tensors[0]
-    d, n, elements = first.dtype, first.ndim, 0
-    for a in tensors:
-        elements += a.size
-        if a.dtype is not d or a.ndim != n:
-            return _cat(tensors, dim)
-    if n > 3 or elements >= LARGE or d.isbuiltin != 1 or (n == 1 and not elements):
+    d, n = first.dtype, first.ndim
+    if n > 3 or first.size * len(tensors) >= LARGE or d.isbuiltin != 1:
         return _cat(tensors, dim)
-    r = np.concatenate(tensors, dim)
+    try:
+        r = np.concatenate(tensors, dim)
+    except Exception:  # where one of no elements is left out, or of which the reference tells
+        return _cat(tensors, dim)
+    if r.dtype is not d or (n == 1 and not r.size):
+        return _cat(tensors, dim)
     return r if r.flags.c_contiguous else np.ascontiguousarray(r)
 
 

@@ -197,14 +197,13 @@ def _arrays(tensors: Any) -> tuple[list, bool]:
     """The payloads of a sequence of plain tensors, and whether any may have a history; TypeError for any other."""
     if (tensors.__class__ is not list and tensors.__class__ is not tuple) or not tensors:
         raise TypeError
-    found, history = [], False
+    found = [t._a for t in tensors if t.__class__ in PLAIN]
+    if len(found) != len(tensors):
+        raise TypeError
     for t in tensors:
-        if t.__class__ not in PLAIN:
-            raise TypeError
-        found.append(t._a)
         if t._rg or t._base is not None:
-            history = True
-    return found, history
+            return found, True
+    return found, False
 
 
 _SIMPLE = {int, float, str, bool, type(None)}
