@@ -261,3 +261,39 @@ def test_probabilities_are_looked_at_as_bits():
         for d in (kiln.float32, kiln.float64):
             with pytest.raises(RuntimeError):
                 F.binary_cross_entropy(kiln.tensor(p, dtype=d), one.to(d))
+
+
+def test_writing_at_ints_and_slices():
+    a, v = np.zeros((3, 4)), np.arange(4.0)
+    for index, value in ((1, v), (-1, v[None]), ((0, 2), 5.0), ((slice(1, None), slice(2)), v[:2]), (..., 3), ((..., -1), v[:3]),
+                         (slice(5, 1), v), ((slice(None, None, 2), 1), v[:2]), ((None, 1), v), (0, np.inf)):  # fmt: skip
+        b, x = a.copy(), kiln.zeros(3, 4, dtype=kiln.float64)
+        seen, part = x._version, x[1:]
+        b[index] = value
+        x[index] = kiln.tensor(value) if isinstance(value, np.ndarray) else value
+        np.testing.assert_array_equal(x, b)
+        assert part._version == x._version == seen + 1
+    x = kiln.zeros(3, 4)
+    x[0] = kiln.arange(4)  # another dtype
+    x[1] = x[0]
+    with pytest.raises(RuntimeError):
+        x[1:] = x[:-1]  # which lie across each other
+    assert x.tolist() == [[0, 1, 2, 3], [0, 1, 2, 3], [0, 0, 0, 0]]
+    for index, value in ((3, 1.0), ((0, 0, 0), 1.0), (0, kiln.ones(3)), (0, kiln.ones(2, 4))):
+        with pytest.raises((IndexError, RuntimeError)):
+            x[index] = value
+    p, w = kiln.zeros(3, requires_grad=True), kiln.ones(2, requires_grad=True)
+    with pytest.raises(RuntimeError):
+        p[0] = 1.0
+    with kiln.no_grad():
+        p[0] = 1.0
+    y = kiln.zeros(3)
+    y[:2] = w * 2
+    y[1] = kiln.tensor(5.0)
+    y.sum().backward()
+    assert (w.grad.tolist(), y.tolist(), p.tolist()) == ([2, 0], [2, 5, 0], [1, 0, 0])
+    z = w * 1
+    square = z * z
+    z[0] = 3.0
+    with pytest.raises(RuntimeError, match="inplace"):
+        square.sum().backward()

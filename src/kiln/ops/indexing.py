@@ -20,7 +20,7 @@ from .picking import masked_select_op
 from .registry import Operand, Sample, composition, method, op
 from .rules import zero_gradient
 from .samples import draw, rng
-from .slicing import basic_index, normalize_index
+from .slicing import basic_index, normalize_index, written_at
 
 _I64, _BOOL = dt.int64.np, dt.bool_.np
 _basic = basic_index.op  # type: ignore[attr-defined]
@@ -423,6 +423,8 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
             written(a)
         np.copyto(a, a.dtype.type(value), where=index._a)
         dispatch.bump(self)
+        return
+    if written_at(self, index, value):
         return
     items, basic = _split_index(index)
     if basic:

@@ -18,7 +18,8 @@ from ..autograd.views import Several, region, together
 from ..errors import KilnError, KilnIndexError, KilnTypeError, KilnValueError, describe
 from ..formats import contiguous_format
 from ..shape import Size, index_int, norm_dim, numel
-from ..tensor import CAPTURING, PLAIN, Tensor, _new
+from ..sharing import watched, written
+from ..tensor import CAPTURING, PLAIN, Tensor, _fresh, _new
 from . import dispatch
 from .registry import LEADING, REGISTRY, Sample, composition, method
 from .samples import draw, rng
@@ -86,6 +87,53 @@ def normalize_index(index: Any, shape: Any, name: str = "index") -> tuple:
 
 
 _ALL = slice(None)
+_F32, _F64 = dt.float32.np, dt.float64.np
+_MOST = float(np.finfo(_F32).max)
+
+
+def _untracked(x: Tensor) -> bool:
+    """Whether neither a tensor nor what it is a view of has a history that writing to it would go on."""
+    if x._base is None:
+        return not x._rg
+    return not _fresh(x)._rg and not x._base._rg
+
+
+def written_at(x: Tensor, index: Any, value: Any) -> bool:
+    """Write a tensor of x's dtype, or a number among floats, at ints and slices, where nothing is to be recorded.
+
+    False, and nothing done, for whatever else there is.
+    """
+    a, c = x._a, value.__class__
+    if CAPTURING or x.__class__ not in PLAIN or a.__class__ is not np.ndarray:
+        return False
+    d = a.dtype
+    if c in PLAIN:
+        v = value._a
+        if v.__class__ is not np.ndarray or v.dtype is not d or (value._ver is not None and value._ver is x._ver):  # fmt: skip
+            return False
+        tracked = mode.grad and not (_untracked(x) and _untracked(value))
+    elif (c is float or c is int) and (d is _F32 or d is _F64) and -_MOST <= value <= _MOST:
+        v = d.type(value)
+        tracked = mode.grad and not _untracked(x)
+    else:
+        return False
+    if tracked:
+        return False
+    for i in index if index.__class__ is tuple else (index,):
+        if i.__class__ is int or i is Ellipsis:
+            continue
+        if i.__class__ is not slice or i.step is not None:
+            return False
+        if any(k is not None and k.__class__ is not int for k in (i.start, i.stop)):
+            return False
+    if watched:
+        written(a)
+    try:
+        a[index] = v
+    except (IndexError, ValueError):
+        return False
+    dispatch.bump(x)
+    return True
 
 
 def _as_slices(index: tuple) -> tuple:
