@@ -297,3 +297,20 @@ def test_writing_at_ints_and_slices():
     z[0] = 3.0
     with pytest.raises(RuntimeError, match="inplace"):
         square.sum().backward()
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0,), (2, 1, 3)])
+def test_stacks_of_few(shape):
+    for d in (kiln.float32, kiln.float16, kiln.bfloat16, kiln.int64, kiln.bool, kiln.complex64):
+        xs = [kiln.arange(np.prod(shape, dtype=int)).reshape(shape).to(d) + i for i in range(3)]
+        for dim in range(-1 - len(shape), len(shape) + 1):
+            y = kiln.stack(xs, dim)
+            right = np.stack([x.to(kiln.complex128).numpy() for x in xs], dim)
+            assert y.dtype is xs[0].dtype
+            assert y.is_contiguous()
+            np.testing.assert_array_equal(y.to(kiln.complex128), right)
+    mixed = kiln.stack([kiln.ones(shape), kiln.ones(shape, dtype=kiln.float64)])
+    assert mixed.dtype is kiln.float64
+    w = kiln.ones(shape, requires_grad=True)
+    (kiln.stack([w, kiln.zeros(shape), w * 2]) * 3).sum().backward()
+    np.testing.assert_array_equal(w.grad, np.full(shape, 9.0))

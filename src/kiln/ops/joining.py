@@ -22,6 +22,7 @@ from ..errors import (
 from ..formats import contiguous_format
 from ..shape import Size, index_int, norm_dim, norm_dims
 from ..tensor import CAPTURING, PLAIN, Tensor, wrap
+from .dispatch import LARGE
 from .registry import Sample, VarInts, composition, method
 from .rules import tied
 from .samples import draw, rng
@@ -149,12 +150,16 @@ def _stack_infer(tensors: Any, dim: int) -> tuple:
 def stack_op(tensors: Sequence[Tensor], dim: int) -> Tensor:
     """`stack` of tensors of one shape along a dimension counted from the front."""
     first = tensors[0]
-    if (
-        not first.ndim
-        and first.dtype.kind in "fib"
-        and all(x.dtype is first.dtype for x in tensors)
-    ):
-        return np.array([x.item() for x in tensors], first.dtype)
+    d = first.dtype
+    if d.kind in "fib":
+        for x in tensors:
+            if x.dtype is not d:
+                break
+        else:
+            if not first.ndim:
+                return np.array([x.item() for x in tensors], d)
+            if not dim and first.ndim < 3 and first.size * len(tensors) < LARGE:
+                return np.array(tensors, d)  # without a view of each
     shape = (*first.shape[:dim], 1, *first.shape[dim:])
     return cat.op.eager([x.reshape(shape) for x in tensors], dim)
 
@@ -174,17 +179,19 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Any = None) -> Tensor
                 f"{list(first)} at entry 0 and {list(x._a.shape)} at entry {i}", describe(list(tensors)), "",
             )  # fmt: skip
     d = norm_dim(dim, len(first) + 1, "stack")
-    plain = not CAPTURING and all(
-        x.__class__ in PLAIN and x._a.__class__ is np.ndarray for x in tensors
-    )
-    if plain and out is None:
+    if not CAPTURING and out is None:
         # views of many small ones would take longer than the copy
-        t = wrap(stack_op.op.reference([x._a for x in tensors], d))
+        arrays, tracked = [], False
         for x in tensors:
-            if x._rg or x._base is not None:
-                record(stack_op.op, (list(tensors), d), (t,))
+            if x.__class__ not in PLAIN or x._a.__class__ is not np.ndarray:
                 break
-        return t
+            arrays.append(x._a)
+            tracked = tracked or x._rg or x._base is not None
+        else:
+            t = wrap(stack_op.op.reference(arrays, d))
+            if tracked:
+                record(stack_op.op, (list(tensors), d), (t,))
+            return t
     return cat([unsqueeze(x, d) for x in tensors], d, out=out)
 
 
