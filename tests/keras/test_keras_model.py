@@ -256,6 +256,13 @@ def test_losses_are_keras_formulas():
     assert losses.Hinge()([[0.0], [1.0]], [[0.5], [0.5]]).item() == 1.0  # zeros stand for -1
     kl = (hot * 0.8 + 0.1) / (hot * 0.8 + 0.1).sum(1, keepdims=True)
     assert losses.get("kl_divergence")(kl, p).item() == pytest.approx((kl * np.log(kl / p)).sum(1).mean(), rel=1e-4)  # fmt: skip
+    unit = p / np.linalg.norm(p, axis=1, keepdims=True)
+    d = 1 - unit @ unit.T
+    same = labels[:, None] == labels
+    pull = (80 * (0.4 + d) * (d - 0.4))[same & ~np.eye(6, dtype=bool)]  # one partner each
+    push = (np.exp(80 * (1.4 - d) * (0.6 - d)) * ~same).sum(1)
+    circle = np.logaddexp(0, pull + np.log(push)).mean()
+    assert losses.Circle()(labels, unit).item() == pytest.approx(circle, rel=1e-3)
     for name in losses.BY_NAME:
         assert callable(losses.get(name))
     assert losses.mean_squared_error(c, a).shape == (6,)
@@ -351,6 +358,9 @@ def test_batches_of_arrays_weights_and_data_sets():
     assert data.passes == 5
     batches = (data[i] for i in range(4))
     assert m.fit(batches, verbose=0)["loss"] == pytest.approx([wanted], rel=1e-5)
+    endless = (data[i % 4] for i in range(99))
+    again = m.fit(X, Y, epochs=2, validation_data=endless, validation_steps=4, verbose=0)
+    assert again["val_loss"] == pytest.approx([wanted] * 2, rel=1e-5)
     np.testing.assert_allclose(m.predict(data, verbose=0), m.predict(X, verbose=0), rtol=1e-5)
     loader = kiln.data.DataLoader([(X[i].astype(np.float32), Y[i], w[i]) for i in range(40)], 10)
     assert m.evaluate(loader, verbose=0)[0] == pytest.approx(wanted, rel=1e-5)

@@ -414,7 +414,8 @@ class Circle(Loss):
             like = like & ~eye(len(y_true), dtype=bool_)
         pull = self.gamma * (self.margin + far).clamp(min=0.0) * (far - self.margin)
         push = self.gamma * (1 + self.margin - far).clamp(min=0.0) * (1 - self.margin - far)
-        return F.softplus(sum(where(m, x, -inf).logsumexp(1) for m, x in ((like, pull), (unlike, push))))  # fmt: skip
+        near, apart = (where(m, x, -inf).logsumexp(1) for m, x in ((like, pull), (unlike, push)))
+        return F.softplus(near + apart)
 
     def counted(self, y_true: Tensor, each: Tensor) -> Tensor | None:
         return each > 0

@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 Rate = float | LearningRateSchedule
 
 
-class Shared(TypedDict, total=False):
+class Beside(TypedDict, total=False):
     """What all optimizers take, as in Keras; `loss_scale_factor` changes nothing in 32 bits."""
 
-    weight_decay: float | None
     clipnorm: float | None
     clipvalue: float | None
     global_clipnorm: float | None
@@ -41,6 +40,12 @@ class Shared(TypedDict, total=False):
     name: str | None
 
 
+class Shared(Beside, total=False):
+    """What all but AdamW take by name."""
+
+    weight_decay: float | None
+
+
 class Optimizer:
     """An optimizer that does not know its parameters yet: called with them it makes that of `kiln.optim`, whose attributes
     it has from then on.
@@ -49,10 +54,11 @@ class Optimizer:
     kind: Any
 
     def __init__(self, learning_rate: Rate, shared: Shared, **options: Any) -> None:
-        unknown = set(shared) - set(Shared.__annotations__)
+        names = {*Beside.__annotations__, *Shared.__annotations__}
+        unknown = set(shared) - names
         if unknown:
             raise KilnTypeError(
-                type(self).__name__, "there is no such option", describe(min(unknown)), "one of " + ", ".join(Shared.__annotations__)
+                type(self).__name__, "there is no such option", describe(min(unknown)), "one of " + ", ".join(sorted(names))
             )  # fmt: skip
         if sum(shared.get(n) is not None for n in ("clipnorm", "clipvalue", "global_clipnorm")) > 1:
             raise KilnValueError(type(self).__name__, "gradients are clipped in one way", describe(dict(shared)), "give one of clipnorm, clipvalue and global_clipnorm")  # fmt: skip
@@ -63,10 +69,11 @@ class Optimizer:
 
     def __call__(self, params: Iterable[Tensor]) -> optim.Optimizer:
         decay = self.shared.get("weight_decay") or 0.0
-        self.made = self.kind(params, lr=self.learning_rate, weight_decay=decay, **self.options)
-        for options in (self.made.defaults, *self.made.param_groups):
+        made = self.kind(params, lr=self.learning_rate, weight_decay=decay, **self.options)
+        for options in (made.defaults, *made.param_groups):
             options["decoupled_weight_decay"] = True
-        return self.made
+        self.made = made
+        return made
 
     def __getattr__(self, name: str) -> Any:
         made = self.__dict__.get("made")
@@ -210,10 +217,9 @@ class AdamW(Adam):
 
     def __init__(
         self, learning_rate: Rate = 0.001, weight_decay: float | None = 0.004, beta_1: float = 0.9, beta_2: float = 0.999,
-        epsilon: float = 1e-7, amsgrad: bool = False, **shared: Unpack[Shared],
+        epsilon: float = 1e-7, amsgrad: bool = False, **shared: Unpack[Beside],
     ) -> None:  # fmt: skip
-        shared["weight_decay"] = weight_decay
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, **shared)
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay=weight_decay, **shared)  # fmt: skip
 
 
 class Adamax(Optimizer):

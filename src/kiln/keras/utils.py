@@ -40,18 +40,18 @@ class Batches:
         self.given, self.convert, self.shuffle = given, convert, shuffle
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self.convert, self._batches())
+        # a generator around another one would close it, where validation takes some batches and later more
+        return map(self.convert, self._pass(self.given) if isinstance(self.given, PyDataset) else iter(self.given))  # fmt: skip
 
-    def _batches(self) -> Iterator[Any]:
-        data = self.given
-        if not isinstance(data, PyDataset):
-            yield from data
-            return
+    def _pass(self, data: PyDataset) -> Iterator[Any]:
         data.on_epoch_begin()
         n = len(data)
         for i in randperm(n).tolist() if self.shuffle else range(n):
             yield data[i]
         data.on_epoch_end()
+
+    def __repr__(self) -> str:
+        return repr(self.given)
 
     def __len__(self) -> int:
         return len(self.given)  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ class GradientClipping(Callback):
 class EMA(Callback):
     """Keeps an exponential moving average of the parameters: average * decay + parameter * (1 - decay) at each step.
 
-    Validation sees the averages, and so does the model after training, as in Keras and Lightning. Buffers, such as batch
+    Validation sees the averages, and so does the model after training, as in Lightning. Buffers, such as batch
     norm's statistics, are the model's own. `average` holds the averages by parameter's name.
     """
 
