@@ -31,7 +31,7 @@ def get_gradient_edge(tensor: Tensor) -> Any:
 
 def increment_version(tensor: Tensor | Sequence[Tensor]) -> None:
     """Count a change of a tensor's memory that Kiln could not see."""
-    from ..ops.dispatch import bump
+    from ..ops.storing import bump
 
     for t in [tensor] if isinstance(tensor, Tensor) else tensor:
         bump(t)

@@ -18,8 +18,8 @@ import numpy as np
 
 from ..dtypes import bits, float32, float64
 from ..formats import contiguous_format, dense, strided
-from ..ops.dispatch import bump
 from ..ops.registry import REGISTRY
+from ..ops.storing import bump
 from ..sharing import watched, written
 from ..tensor import CAPTURING, Tensor, _fresh, wrap
 from . import hooks

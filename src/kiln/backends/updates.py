@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..config import config
-from ..ops.dispatch import bump
+from ..ops.storing import bump
 from ..sharing import watched, written
 from ..tensor import CAPTURING, Tensor
 from . import one_call

@@ -11,8 +11,8 @@ from ..autograd.modes import mode
 from ..autograd.views import rebase
 from ..backends.base import too_large
 from ..errors import KilnError, describe
-from ..ops.dispatch import bump
 from ..ops.registry import REGISTRY
+from ..ops.storing import bump
 from ..runtime.blocks import allocator
 from ..sharing import Written, watched, written
 from ..tensor import Tensor, wrap

@@ -13,12 +13,12 @@ from ..shape import Size, broadcast_shapes
 from ..tensor import Tensor
 from ._matrices import tracked
 from .arithmetic import conjugate
-from .dispatch import keep_apart, store_out
 from .linalg import bmm, matmul_op, mm, mv, outer, same_dtype
 from .reduction import sum_op
 from .registry import Sample, composition, op
 from .rules import zero_gradient
 from .samples import draw, rng
+from .storing import keep_apart, store_out
 
 
 def _blend(name: str, input: Tensor, product: Tensor, beta: Any, alpha: Any) -> Tensor:

@@ -13,7 +13,6 @@ from ..shape import Size, numel
 from ..sharing import watched, written
 from ..tensor import Tensor
 from .activation import floating, widen
-from .dispatch import bump
 from .normalization import (
     affine,
     affine_body,
@@ -28,6 +27,7 @@ from .normalization import (
 from .registry import FUNCTIONS, Sample, composition, op
 from .rules import by_body, constants, tied
 from .samples import draw, rng
+from .storing import bump
 
 # ---------------------------------------------------------------- batches
 

@@ -10,11 +10,12 @@ from .. import dtypes as dt
 from ..errors import KilnError, describe
 from ..shape import Size, broadcast_shapes
 from ..tensor import Tensor
-from .dispatch import expect_tensor, store_out
+from .dispatch import expect_tensor
 from .joining import stack
 from .registry import ALIGNED, LEADING, Sample, composition, op
 from .samples import draw, rng
 from .slicing import select
+from .storing import store_out
 from .views import view
 
 

@@ -17,8 +17,9 @@ from ..meta import makes, makes_like
 from ..shape import MOST_DIMS, Size, index_int
 from ..sharing import admit
 from ..tensor import CAPTURING, Tensor, active_capture, wrap
-from .dispatch import LARGE, store_out
+from .dispatch import LARGE
 from .registry import FUNCTIONS, Sample, method, op
+from .storing import store_out
 
 
 def _finish(t: Tensor, requires_grad: bool) -> Tensor:

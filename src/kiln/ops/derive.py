@@ -17,7 +17,7 @@ from ..autograd.recorders import recorder
 from ..autograd.tape import record, record_binary, record_reflected, record_unary
 from ..sharing import watched, written
 from ..tensor import CAPTURING, PLAIN, Tensor, _new, wrap
-from . import dispatch
+from . import dispatch, storing
 from .registry import TENSOR, TENSORS, Op, code_of
 from .runners import follow
 
@@ -227,11 +227,11 @@ def _globals(op: Op) -> dict[str, Any]:
         "__name__": "kiln.ops.generated", "Tensor": Tensor, "_PLAIN": PLAIN, "_new": _new, "_capturing": CAPTURING,
         "_ndarray": np.ndarray, "_asarray": np.asarray, "_record1": record_unary, "_record2": record_binary, "_record3": record_reflected, "_op": op,
         "_ufunc": op.short, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_I64": _I64, "_F16": _F16, "_FAR": 2**63, "_apply": dispatch.apply, "_view": dispatch.view, "_inplace": dispatch.inplace,
-        "_store_out": dispatch.store_out, "_flat": _flat, "_follow": follow, "_alias": _alias,
+        "_store_out": storing.store_out, "_flat": _flat, "_follow": follow, "_alias": _alias,
         "_reflect": _reflect, "_expect": dispatch.expect_tensor, "_seen": set(), "_pass": _pass,
         "_several": _several, "_arrays": _arrays, "_begin": _begin, "_UNSET": _UNSET,
         "_F64": _F64 if "f" in op.native else None, "_DISABLED": DISABLED, "_ident": get_ident,
-        "_watched": watched, "_written": written, "_bump": dispatch.bump,
+        "_watched": watched, "_written": written, "_bump": storing.bump,
     }  # fmt: skip
 
 

@@ -11,13 +11,13 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, describe
 from ..shape import Size, broadcast_shapes, norm_dim
 from ..tensor import Tensor
-from .dispatch import store_out
 from .linalg import same_dtype
 from .reduction import accurate_sum, sum_op
 from .registry import FUNCTIONS, REGISTRY, Sample, composition, op
 from .samples import draw, rng
 from .selection import where_op
 from .statistics import norm_op
+from .storing import store_out
 
 
 def _cross(input: Tensor, other: Tensor, dim: int) -> Tensor:

@@ -24,11 +24,11 @@ from ._matrices import (
     run,
     well,
 )
-from .dispatch import store_out
 from .factorize import inv
 from .registry import FUNCTIONS, Sample, composition, named
 from .samples import draw, rng
 from .spectra import pinv, pinv_grad
+from .storing import store_out
 from .views import adjoint
 
 # ---------------------------------------------------------------- square matrices

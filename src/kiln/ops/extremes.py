@@ -12,7 +12,6 @@ from ..autograd.recorders import called
 from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, describe
 from ..shape import norm_dim, numel
 from ..tensor import Tensor
-from .dispatch import store_out
 from .reduction import (
     INT64,
     Dims,
@@ -30,6 +29,7 @@ from .reduction import (
 from .registry import Sample, composition, named, op
 from .samples import draw, rng, strided
 from .selection import maximum, minimum
+from .storing import store_out
 
 
 def tied_grad(g: Tensor, input: Tensor, out: Tensor, dim: Dims, keepdim: bool) -> Tensor:

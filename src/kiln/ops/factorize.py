@@ -24,11 +24,11 @@ from ._matrices import (
     squares,
     well,
 )
-from .dispatch import store_out
 from .registry import FUNCTIONS, Sample, composition, method, named
 from .rules import by_body
 from .samples import draw, rng
 from .selection import where_op
+from .storing import store_out
 from .views import adjoint
 
 # ---------------------------------------------------------------- inverse

@@ -17,9 +17,9 @@ from ..device import as_device
 from ..errors import KilnError, KilnIndexError, describe
 from ..shape import Size, norm_dim
 from ..tensor import Tensor
-from .dispatch import store_out
 from .registry import FUNCTIONS, Sample, composition, op
 from .samples import draw, rng
+from .storing import store_out
 
 # ---------------------------------------------------------------- the three ops
 

@@ -11,9 +11,9 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, describe
 from ..shape import Size
 from ..tensor import Tensor
-from .dispatch import store_out
 from .registry import EACH, Sample, composition, named, op
 from .samples import draw, rng
+from .storing import store_out
 
 # ---------------------------------------------------------------- the two ops
 

@@ -14,7 +14,7 @@ from ..errors import KilnError, KilnIndexError, describe
 from ..shape import Size, behind, broadcast_shapes
 from ..sharing import watched, written
 from ..tensor import CAPTURING, Tensor, _fresh, active_capture, differentiated, wrap
-from . import dispatch
+from . import dispatch, storing
 from .creation import arange_op, full_like, tensor
 from .picking import masked_select_op
 from .registry import Operand, Sample, composition, method, op
@@ -422,7 +422,7 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
         if watched:
             written(a)
         np.copyto(a, a.dtype.type(value), where=index._a)
-        dispatch.bump(self)
+        storing.bump(self)
         return
     if written_at(self, index, value):
         return
@@ -514,7 +514,7 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
             a.real if a.dtype.kind == "c" and self._a.dtype.kind != "c" else a,
             casting="unsafe",
         )
-        dispatch.bump(self)
+        storing.bump(self)
         return self
     return dispatch.inplace(copy_op.op, (self, src))  # type: ignore[attr-defined]
 
@@ -534,7 +534,7 @@ def assign(self: Tensor, fn: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _fitting(fn: Any, x: Tensor, value: Tensor) -> Tensor:
-    dispatch.check_result(fn.__name__, x, value)
+    storing.check_result(fn.__name__, x, value)
     return value
 
 
@@ -553,7 +553,7 @@ def fill_(self: Tensor, value: Any) -> Tensor:
         if watched:
             written(a)
         a.fill(value)
-        dispatch.bump(self)
+        storing.bump(self)
         return self
     if isinstance(value, Tensor) and value._a.ndim:
         raise KilnError(
@@ -566,9 +566,9 @@ def fill_(self: Tensor, value: Any) -> Tensor:
         and not (mode.grad and differentiated(self))
     ):
         once = wrap(a[tuple(slice(None) if s else slice(1) for s in a.strides)])
-        dispatch.open_memory("fill_", self, once._a)
+        storing.open_memory("fill_", self, once._a)
         copy_(once, value)  # each place that elements share
-        dispatch.bump(self)
+        storing.bump(self)
         return self
     return copy_(self, value)
 

@@ -14,10 +14,10 @@ from ..errors import KilnError, KilnTypeError, describe
 from ..shape import Size
 from ..tensor import Tensor
 from .creation import arange, arange_op, as_tensor, empty, tensor
-from .dispatch import store_out
 from .joining import stack
 from .registry import FUNCTIONS, Sample, composition, method
 from .samples import draw, rng
+from .storing import store_out
 
 
 def _made(name: str, d: dt.dtype, args: tuple) -> Tensor:

@@ -12,9 +12,10 @@ from ..autograd.tape import record_binary
 from ..errors import KilnError, KilnNotImplementedError, describe
 from ..shape import Size, broadcast_shapes, norm_dim, numel
 from ..tensor import CAPTURING, Tensor, wrap
-from .dispatch import apply, store_out
+from .dispatch import apply
 from .registry import FUNCTIONS, REGISTRY, Sample, composition, op
 from .samples import draw, rng, strided
+from .storing import store_out
 
 # ---------------------------------------------------------------- matmul
 

@@ -11,11 +11,11 @@ from ..errors import KilnError, describe
 from ..shape import Size, numel
 from ..tensor import Tensor, wrap
 from .arithmetic import conjugate
-from .dispatch import store_out
 from .linalg import product
 from .reduction import accurate_sum
 from .registry import FUNCTIONS, REGISTRY, Sample, composition, op
 from .samples import draw, rng, strided
+from .storing import store_out
 
 _F32, _F64 = dt.float32.np, dt.float64.np
 

@@ -22,12 +22,12 @@ from ._matrices import (
     well,
 )
 from .creation import arange
-from .dispatch import store_out
 from .equations import solve_triangular
 from .registry import FUNCTIONS, Sample, composition, method, named
 from .rules import not_differentiable
 from .samples import draw, rng
 from .scatter import gather, take_along_dim
+from .storing import store_out
 from .views import adjoint as turned
 
 # ---------------------------------------------------------------- LU

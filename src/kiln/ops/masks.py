@@ -11,7 +11,7 @@ from ..autograd.recorders import called
 from ..errors import KilnError, KilnTypeError, describe
 from ..shape import broadcast_shapes
 from ..tensor import Tensor
-from . import dispatch
+from . import storing
 from .indexing import assign, index_op
 from .picking import masked_scatter_op, nonzero_op
 from .registry import Sample, composition, method
@@ -76,7 +76,7 @@ def masked_select(input: Tensor, mask: Tensor, *, out: Tensor | None = None) -> 
     _mask_check("masked_select", mask)
     shape = broadcast_shapes(input._a.shape, mask._a.shape, op="masked_select")
     r = called(input.expand(shape)[mask.expand(shape)], "MaskedSelectBackward0")
-    return dispatch.store_out(index_op.op, r, out, (input, mask))
+    return storing.store_out(index_op.op, r, out, (input, mask))
 
 
 @composition(samples=lambda: iter([
@@ -116,7 +116,7 @@ def nonzero(input: Tensor, *, out: Any = None, as_tuple: bool = False) -> Any:
         coords = nonzero_op(input.reshape(1) if input._a.ndim == 0 else input)
         return tuple(coords[:, i] for i in range(coords._a.shape[1]))
     r = nonzero_op(input)
-    return dispatch.store_out(nonzero_op.op, r, out)  # type: ignore[attr-defined]
+    return storing.store_out(nonzero_op.op, r, out)  # type: ignore[attr-defined]
 
 
 @composition(samples=None)

@@ -16,12 +16,12 @@ from ..meta import makes
 from ..shape import Size, behind, norm_dim
 from ..tensor import Tensor, wrap
 from .creation import arange
-from .dispatch import store_out
 from .joining import pad
 from .reduction import sum_op
 from .registry import FUNCTIONS, LEADING, REGISTRY, Sample, composition, op
 from .samples import draw, rng, strided
 from .selection import where_op
+from .storing import store_out
 
 # ---------------------------------------------------------------- diagonals
 

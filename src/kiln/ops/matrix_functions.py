@@ -12,12 +12,12 @@ from ..shape import Size
 from ..tensor import Tensor
 from . import _lapack
 from ._matrices import check_matrix, eye, factorization, squares, well
-from .dispatch import store_out
 from .factorize import inv
 from .linalg import matmul
 from .registry import FUNCTIONS, Sample, composition
 from .rules import zero_gradient
 from .samples import draw, rng
+from .storing import store_out
 from .views import adjoint
 
 

@@ -11,12 +11,12 @@ from ..errors import KilnError, describe
 from ..shape import norm_dim
 from ..tensor import Tensor
 from ._matrices import check_matrix, check_same_dtype, well
-from .dispatch import store_out
 from .factorize import inv, inv_ex
 from .registry import FUNCTIONS, Sample, composition
 from .samples import draw, rng
 from .selection import where_op
 from .spectra import svdvals
+from .storing import store_out
 
 _INF = float("inf")
 

@@ -12,10 +12,10 @@ from ..shape import Size
 from ..tensor import Tensor
 from . import _lapack
 from ._matrices import check_matrix, diag, eye, factorization, well
-from .dispatch import store_out
 from .registry import FUNCTIONS, Sample, composition, method, named
 from .rules import not_differentiable
 from .samples import draw, rng
+from .storing import store_out
 from .views import adjoint
 
 # ---------------------------------------------------------------- QR

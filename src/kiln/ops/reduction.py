@@ -13,10 +13,11 @@ from ..autograd.tape import record_unary
 from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnTypeError, describe
 from ..shape import Size, norm_dims, numel
 from ..tensor import CAPTURING, Tensor, wrap
-from .dispatch import LARGE, apply, store_out
+from .dispatch import LARGE, apply
 from .registry import Sample, composition, op
 from .samples import draw, rng, strided
 from .selection import where_op
+from .storing import store_out
 from .views import broadcast_array
 
 Dims = int | Sequence[int] | None

@@ -563,7 +563,7 @@ def _with_out(entry: Composition) -> Any:
         result = fn(*args, **kwargs)
         if out is None:
             return result
-        from .dispatch import store_out
+        from .storing import store_out
 
         return store_out(entry, result, out, args)
 

@@ -17,8 +17,8 @@ from ..shape import numel
 from ..sharing import watched, written
 from ..tensor import Tensor, active_capture, wrap
 from .creation import _size
-from .dispatch import bump
 from .registry import FUNCTIONS, METHODS, method
+from .storing import bump
 from .strided import as_strided
 
 _SLOTS = ("_a", "_fn", "_idx", "_rg", "_ver", "_base")

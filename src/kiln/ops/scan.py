@@ -12,12 +12,12 @@ from ..autograd.modes import mode
 from ..errors import KilnError, KilnNotImplementedError, describe
 from ..shape import norm_dim
 from ..tensor import Tensor
-from .dispatch import store_out
 from .indexing import assign
 from .joining import cat
 from .registry import Sample, composition, method, op
 from .samples import draw, rng, strided
 from .selection import where_op
+from .storing import store_out
 
 _F32 = dt.float32.np
 

@@ -11,7 +11,7 @@ from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, describ
 from ..formats import contiguous_format
 from ..shape import Size, broadcast_shapes, norm_dim, numel
 from ..tensor import Tensor
-from . import dispatch
+from . import dispatch, storing
 from .creation import arange, tensor, zeros
 from .indexing import assign, gathered_at, index_op, index_put_op, indexing
 from .masks import filled
@@ -127,7 +127,7 @@ def take(input: Tensor, index: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Elements by their position in row-major order."""
     _index_dtype("take", index)
     r = index_op(input.reshape(-1), [index.long()], (0,))
-    return dispatch.store_out(index_op.op, r, out, (input, index))
+    return storing.store_out(index_op.op, r, out, (input, index))
 
 
 def _select_infer(input: Any, dim: int, index: Any) -> tuple:

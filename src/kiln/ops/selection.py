@@ -11,9 +11,9 @@ from ..errors import KilnError, KilnTypeError
 from ..shape import broadcast_shapes
 from ..tensor import Tensor
 from .arithmetic import elementwise, only
-from .dispatch import store_out
 from .registry import Operand, Sample, composition, op
 from .samples import binary, draw, rng
+from .storing import store_out
 
 # ---------------------------------------------------------------- by a condition
 

@@ -11,10 +11,10 @@ from .. import dtypes as dt
 from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, describe
 from ..shape import Size, norm_dim, numel
 from ..tensor import Tensor
-from .dispatch import store_out
 from .extremes import select_grad
 from .registry import Operand, Sample, composition, op
 from .samples import draw, rng, strided
+from .storing import store_out
 
 # Note [NaN in order]
 # NaN is larger than every number: it sorts last, first where descending, and `topk` takes it.

@@ -13,13 +13,14 @@ from ..tensor import Tensor
 from . import arithmetic, softmax, statistics, transcendental  # noqa: F401  (define what is named here)
 from .arithmetic import elementwise, only
 from .creation import tensor
-from .dispatch import expect_tensor, store_out
+from .dispatch import expect_tensor
 from .elementary import lgamma, xlogy
 from .implicit import standard_gamma_grad
 from .indexing import assign
 from .registry import FUNCTIONS, Operand, Sample, composition, method
 from .samples import binary, draw, rng, unary
 from .selection import where_op
+from .storing import store_out
 
 # ---------------------------------------------------------------- under names of `kiln` too
 

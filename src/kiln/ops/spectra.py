@@ -27,10 +27,10 @@ from ._matrices import (
     tracked,
     well,
 )
-from .dispatch import store_out
 from .registry import FUNCTIONS, Operand, Sample, composition, method, named
 from .samples import draw, rng
 from .selection import where_op
+from .storing import store_out
 from .views import adjoint
 
 

@@ -14,7 +14,7 @@ from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnTyp
 from ..shape import Size, numel
 from ..tensor import CAPTURING, PLAIN, Tensor, wrap
 from .arithmetic import conjugate
-from .dispatch import LARGE, apply, store_out
+from .dispatch import LARGE, apply
 from .extremes import amax, amin, select, select_grad, select_rule, select_samples, share
 from .reduction import (
     INT64,
@@ -38,6 +38,7 @@ from .registry import FUNCTIONS, Op, Sample, composition, op
 from .samples import draw, rng, strided
 from .selection import where_op
 from .sorting import kth_place
+from .storing import store_out
 
 # ---------------------------------------------------------------- means and variances
 

@@ -10,9 +10,10 @@ import numpy as np
 from .. import formats
 from ..autograd.modes import mode
 from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, describe
-from ..ops.dispatch import apply, bump
+from ..ops.dispatch import apply
 from ..ops.embedding import embedding_grad
 from ..ops.registry import FUNCTIONS, Op
+from ..ops.storing import bump
 from ..shape import Size, norm_dim, norm_dims, numel
 from ..tensor import CAPTURING, Tensor
 from .tensor import SparseTensor, coo, flat_index
