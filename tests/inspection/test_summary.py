@@ -276,3 +276,40 @@ def test_wrong_calls(call, error, match):
     with pytest.raises(error, match=match):
         call()
     assert not meta.WATCHING
+
+
+def test_a_compiled_step_before_it_runs():
+    """What the estimate says of a compiled step is what the step then takes, its kernels' scratch memory too."""
+
+    def make():
+        kiln.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))  # fmt: skip
+
+    given = {
+        "loss": "cross_entropy",
+        "target": ((4,), kiln.int64),
+        "optimizer": "adam",
+        "compiled": True,
+    }
+    s = kiln.summary(make(), (4, 3, 12, 12), **given)
+    assert "in a compiled training step" in str(s)
+    with pytest.raises(kiln.errors.KilnMemoryError, match="a compiled training step of Sequential"):
+        s.check(s.peak_memory - 1)
+    model, x, y = make(), kiln.randn(4, 3, 12, 12), kiln.randint(0, 4, (4,))
+    model(x)
+    opt = kiln.optim.Adam(model.parameters())
+
+    def step(x, y):
+        opt.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        opt.step()
+        return loss
+
+    run = kiln.compile(step)
+    run(x, y)
+    held = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters()), x, y]
+    held += [t for state in opt.state.values() for t in state.values()]
+    due = sum(t.numel() * t.element_size() for t in held) + run.memory_stats()["peak_bytes"]
+    assert s.peak_memory == pytest.approx(due, rel=0.02)
+    assert kiln.summary(make(), (4, 3, 12, 12), training=False, compiled=True).peak_memory < s.peak_memory  # fmt: skip

@@ -17,15 +17,18 @@ from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
 
+import numpy as np
+
 from ..autograd.modes import enable_grad, no_grad
 from ..autograd.tape import AccumulateGrad
+from ..compile import compile
 from ..device import META, device
 from ..errors import KilnError, describe
 from ..meta import WATCHING, without_data
 from ..nn.modules.module import Module
 from ..nn.parameter import Parameter, is_lazy
 from ..recording import flops
-from ..tensor import Tensor
+from ..tensor import Tensor, wrap
 
 BACKWARD, GRADIENTS = "backward", "gradients"
 
@@ -46,25 +49,51 @@ def nbytes(found: Any) -> int:
     return sum(t.numel() * t.dtype.itemsize for t in found)
 
 
-def twin(model: Module, more: Any = None) -> tuple[Module, Any]:
-    """Copies of a model, and of what refers to its parameters, without data."""
+def twin(model: Module, more: Any = None, data: bool = False) -> tuple[Module, Any]:
+    """Copies of a model, and of what refers to its parameters: without data, or with memory that nobody has touched."""
     memo: dict[int, Any] = {}
     for m in model.modules():
         held = [*m._parameters.values(), *m._buffers.values(), *vars(m).values()]
         for t in held:
             if isinstance(t, Tensor) and not is_lazy(t):
-                memo[id(t)] = _like(t)
+                memo[id(t)] = _like(t, data)
     for state in getattr(more, "state", {}).values():
         for t in tensors(state):
-            memo[id(t)] = _like(t)
+            memo[id(t)] = _like(t, data)
     return copy.deepcopy(model, memo), copy.deepcopy(more, memo)
 
 
-def _like(t: Tensor) -> Tensor:
-    out = without_data(t)
+def _like(t: Tensor, data: bool) -> Tensor:
+    out = untouched(t) if data else without_data(t)
     if isinstance(t, Parameter):
         return type(t)(out, t.requires_grad)
     return out.requires_grad_(t.requires_grad)
+
+
+def untouched(x: Any) -> Any:
+    """Tensors, and containers of them, in memory of their own that the system gives when it is touched: none is."""
+    if isinstance(x, Tensor):
+        return wrap(np.empty(x.shape, x.dtype.np))
+    if isinstance(x, dict):
+        return {k: untouched(v) for k, v in x.items()}
+    return type(x)(map(untouched, x)) if isinstance(x, list | tuple) else x
+
+
+class Compiled:
+    """A compiled step that is captured and planned, but not run: `program` is what its program holds, `results` what it returns, in bytes.
+
+    `step` is called with `inputs` and may reach tensors of `twin(…, data=True)`.
+    """
+
+    def __init__(self, step: Callable[..., Any], inputs: Any):
+        run = compile(step)
+        plan, _ = run.find((untouched(inputs),), {})
+        self.program = run.memory_stats()["peak_bytes"]
+        kept = {k[1] for _, k in plan.grads if k is not None}
+        outputs = [
+            n for k, n in enumerate(plan.graph.outputs) if k in plan.visible and k not in kept
+        ]
+        self.results = nbytes(outputs)
 
 
 def _nodes(node: Any) -> list[Any]:
@@ -76,6 +105,14 @@ def _nodes(node: Any) -> list[Any]:
             found[id(n)] = n
             todo += [to for to, _ in n.next_functions]
     return list(found.values())
+
+
+def total(output: Any, loss: Callable[[Any], Any] | None) -> Any:
+    """What backward begins at: the loss of an output, or the sum of all of it; None where there is nothing to differentiate."""
+    if loss is not None:
+        return loss(output)
+    roots = [t for t in tensors(output) if t.requires_grad]
+    return sum((t.sum() for t in roots[1:]), roots[0].sum()) if roots else None
 
 
 class Layer:
@@ -150,11 +187,7 @@ class Rehearsal:
 
     def _backward(self, loss: Callable[[Any], Any] | None) -> None:
         self.phase = "loss"
-        if loss is None:
-            roots = [t for t in tensors(self.output) if t.requires_grad]
-            value: Any = sum((t.sum() for t in roots[1:]), roots[0].sum()) if roots else None
-        else:
-            value = loss(self.output)
+        value = total(self.output, loss)
         self.phase = BACKWARD
         if isinstance(value, Tensor) and value.requires_grad:
             for node in _nodes(value.grad_fn):

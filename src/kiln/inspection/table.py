@@ -9,12 +9,13 @@ from typing import Any
 
 from .. import optim
 from ..amounts import bytes_of, in_bytes, in_flops
+from ..autograd.modes import no_grad
 from ..dtypes import float32
 from ..errors import KilnMemoryError, KilnTypeError, KilnValueError, describe
 from ..nn import functional as F
 from ..nn.modules.module import Module
 from . import rehearsal
-from .rehearsal import BACKWARD, Layer, Rehearsal, nbytes, tensors
+from .rehearsal import BACKWARD, Layer, Rehearsal, nbytes, tensors, total
 
 
 class Row:
@@ -44,13 +45,14 @@ class Summary:
 
     `rows` are the layers. Totals: `parameters`, `trainable`, `flops`, `backward_flops`, and in bytes `parameter_memory`
     (buffers too), `gradient_memory`, `optimizer_memory`, `input_memory`, `activation_memory` (what forward keeps for
-    backward, outputs too) and `peak_memory` of all at the fullest moment of a step in eager mode, whose `holders` are (name, bytes).
+    backward, outputs too) and `peak_memory` of all at the fullest moment of a step in eager mode, or of a compiled one where
+    `compiled` says so, whose `holders` are (name, bytes).
     """
 
     rows: list[Row]
 
-    def __init__(self, name: str, training: bool):
-        self.name, self.training, self.rows = name, training, []
+    def __init__(self, name: str, training: bool, compiled: bool = False):
+        self.name, self.training, self.compiled, self.rows = name, training, compiled, []
         self.parameters = self.trainable = self.flops = self.backward_flops = 0
         self.parameter_memory = self.gradient_memory = self.optimizer_memory = 0
         self.input_memory = self.activation_memory = self.peak_memory = 0
@@ -65,12 +67,15 @@ class Summary:
         limit = machine or bytes_of(memory, "summary", "memory")
         if self.peak_memory <= limit:
             return self
-        step = "training step" if self.training else "forward pass"
         most = ", ".join(f"{who} {in_bytes(n)}" for who, n in self.holders[:5])
         raise KilnMemoryError(
-            "summary", f"a {step} of {self.name} needs about {in_bytes(self.peak_memory)}, more than {in_bytes(limit)}",
+            "summary", f"{self._step} of {self.name} needs about {in_bytes(self.peak_memory)}, more than {in_bytes(limit)}",
             most, "smaller batches, kiln.utils.checkpoint for layers that keep much, or kiln.compile(step, max_memory=…)",
         )  # fmt: skip
+
+    @property
+    def _step(self) -> str:
+        return ("a compiled " if self.compiled else "a ") + ("training step" if self.training else "forward pass")  # fmt: skip
 
     def __str__(self) -> str:
         head = ("layer", "output", "parameters", "FLOPs", "kept")
@@ -111,18 +116,17 @@ class Summary:
             flops += f", backward {in_flops(self.backward_flops)}"
             memory += [("gradients", self.gradient_memory), ("optimizer state", self.optimizer_memory)]  # fmt: skip
         memory += [("inputs", self.input_memory), ("activations", self.activation_memory)]
-        step = "a training step" if self.training else "a forward pass"
         return [
             f"parameters   {self.parameters:,} ({self.trainable:,} trainable, {frozen:,} not)",
             flops,
             "memory       " + ", ".join(f"{k} {in_bytes(n)}" for k, n in memory),
-            f"peak         {in_bytes(self.peak_memory)} in {step}",
+            f"peak         {in_bytes(self.peak_memory)} in {self._step}",
         ]
 
 
 def summary(
     model: Module, inputs: Any, *, loss: str | Callable | None = None, target: Any = None, optimizer: Any = None,
-    training: bool = True, depth: int | None = None, dtype: Any = float32,
+    training: bool = True, depth: int | None = None, dtype: Any = float32, compiled: bool = False,
 ) -> Summary:  # fmt: skip
     """The layers of a model, and what a step takes, before anything runs: `print(kiln.summary(model, (32, 3, 224, 224)))`.
 
@@ -133,7 +137,8 @@ def summary(
     backward begins at the outputs' sum. `optimizer` is one of the model's, a class or a name. `training=False` is a forward pass alone,
     in evaluation mode. `depth` is how deep the table goes; what lies deeper counts where it ends.
     FLOPs are those of products, convolutions and attention, an addition and a multiplication being two, as in PyTorch's
-    flop counter. Modules and parameters that occur twice count once. The peak is that of eager mode, of the step after the first.
+    flop counter. Modules and parameters that occur twice count once. The peak is that of eager mode, of the step after the first, less what kernels need while they run; with
+    `compiled` it is that of the compiled step, whose program is made for that, and found on disk when it is compiled to run.
     Errors: KilnError where the model reads values of tensors or the optimizer those of gradients.
     """
     if not isinstance(model, Module):
@@ -141,10 +146,11 @@ def summary(
     given = optimizer if isinstance(optimizer, optim.Optimizer) else None
     copied, stepping = rehearsal.twin(model, given)
     args, kwargs = arguments(model, inputs, dtype)
-    fn = _loss(loss, target, dtype)
+    wanted = None if target is None else rehearsal.example(target, dtype)
+    fn = _loss(loss, wanted)
     seen = Rehearsal(copied)
     seen.run(args, kwargs, fn, training)
-    out = Summary(type(model).__name__, training)
+    out = Summary(type(model).__name__, training, compiled)
     _rows(out, copied, seen, depth)
     known = {id(p): p for p in copied.parameters()}.values()
     out.parameters = sum(p.numel() for p in known)
@@ -159,21 +165,50 @@ def summary(
         out.optimizer_memory = rehearsal.optimizer_state(
             _optimizer(optimizer, copied) if given is None else stepping
         )
-    _holders(out, seen)
-    return out
-
-
-def _holders(out: Summary, seen: Rehearsal) -> None:
-    """Who holds what at the fullest moment, the largest first."""
     fixed = {
         "parameters": out.parameter_memory, "optimizer state": out.optimizer_memory, "inputs": out.input_memory,
     }  # fmt: skip
+    if compiled:
+        program = _planned(copied, (args, kwargs, wanted), loss, optimizer, stepping, training)
+        fixed |= {"gradients": out.gradient_memory, "values between kernels": program.program, "outputs": program.results}  # fmt: skip
+    else:
+        _holders(fixed, seen)
+    out.peak_memory = sum(fixed.values())
+    out.holders = sorted(((k, n) for k, n in fixed.items() if n), key=lambda x: -x[1])
+    return out
+
+
+def _planned(
+    model: Module, inputs: Any, loss: Any, optimizer: Any, given: Any, training: bool
+) -> rehearsal.Compiled:
+    """The step of a model as a compiled function."""
+    model, stepping = rehearsal.twin(model, given, data=True)
+    if given is None and optimizer is not None:
+        stepping = _optimizer(optimizer, model)
+    model.train(training)
+
+    def step(inputs: Any) -> Any:
+        args, kwargs, target = inputs
+        if not training:
+            with no_grad():
+                return model(*args, **kwargs)
+        for p in model.parameters():
+            p.grad = None
+        value = total(model(*args, **kwargs), _loss(loss, target))
+        value.backward()
+        if stepping is not None:
+            stepping.step()
+        return value
+
+    return rehearsal.Compiled(step, inputs)
+
+
+def _holders(fixed: dict[str, int], seen: Rehearsal) -> None:
+    """Who holds what at the fullest moment of a step in eager mode."""
     kinds = {layer.path: type(layer.module).__name__ for layer in seen.layers.values()}
     for who, n in seen.peak().items():
         name = f"{who or 'outside of layers'} ({kinds[who]})" if who in kinds else who
         fixed[name if who != BACKWARD else "values of backward"] = n
-    out.peak_memory = sum(fixed.values())
-    out.holders = sorted(((k, n) for k, n in fixed.items() if n), key=lambda x: -x[1])
 
 
 def _rows(out: Summary, model: Module, seen: Rehearsal, depth: int | None) -> None:
@@ -216,7 +251,7 @@ def arguments(model: Module, inputs: Any, dtype: Any) -> tuple[tuple, dict[str, 
     return (tuple(given) if isinstance(given, list | tuple) else (given,)), {}
 
 
-def _loss(loss: Any, target: Any, dtype: Any) -> Callable | None:
+def _loss(loss: Any, target: Any) -> Callable | None:
     if loss is None:
         return None
     fn = getattr(F, loss, None) or getattr(F, loss + "_loss", None) if isinstance(loss, str) else loss  # fmt: skip
@@ -224,8 +259,7 @@ def _loss(loss: Any, target: Any, dtype: Any) -> Callable | None:
         raise KilnValueError(
             "summary", "no loss has this name", describe(loss), "pass a function of (output, target), or e.g. 'cross_entropy'"
         )  # fmt: skip
-    wanted = None if target is None else rehearsal.example(target, dtype)
-    return lambda output: fn(output, wanted)
+    return lambda output: fn(output, target)
 
 
 def _optimizer(optimizer: Any, model: Module) -> optim.Optimizer:
