@@ -17,7 +17,7 @@ from pathlib import Path
 
 import kiln
 import kiln.nn.functional as F
-from examples.pictures import curves
+from examples.pictures import curves, image_rows
 from kiln import Tensor, nn
 from kiln.datasets import Scenes
 from kiln.metrics import IoU
@@ -66,6 +66,11 @@ def scenes(count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
     return kiln.stack([p for p, _ in samples]), kiln.stack([t["semantic"] for _, t in samples])
 
 
+def colored(classes: Tensor) -> Tensor:
+    """i64[n, h, w] to f32[n, 3, h, w]."""
+    return COLORS[classes].permute(0, 3, 1, 2)
+
+
 def main(small: bool = False, out: Path = Path(".")) -> dict:
     """Train, and draw what it says of new scenes."""
     kiln.manual_seed(0)
@@ -93,22 +98,9 @@ def main(small: bool = False, out: Path = Path(".")) -> dict:
     return {
         "metric": "mean IoU", "value": float(iou.mean()), "expected": 0.75 if small else 0.88,
         "higher": True, "pictures": [
-            draw(out / "unet.png", pictures, truth, said),
+            image_rows(
+                {"scene": pictures, "true": colored(truth), "said": colored(said)}, out / "unet.png"
+            ),
             curves({"seen": trainer.history["loss"]}, out / "unet_curves.png", ylabel="loss"),
         ],
     }  # fmt: skip
-
-
-def draw(path: Path, pictures: Tensor, truth: Tensor, said: Tensor, count: int = 10) -> Path:
-    """Scenes, their classes, and what the network says."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(count, 3.3), layout="constrained")
-    rows = {"scene": pictures.permute(0, 2, 3, 1), "true": COLORS[truth], "said": COLORS[said]}
-    for line, (name, images) in zip(figure.subplots(3, count), rows.items(), strict=True):
-        for ax, image in zip(line, images, strict=False):
-            ax.imshow(image.numpy())
-            ax.set(xticks=[], yticks=[])
-        line[0].set_ylabel(name)
-    figure.savefig(path, dpi=110)
-    return path
