@@ -5,7 +5,7 @@ sees both sides says what they were (J. Devlin, M.-W. Chang, K. Lee, K. Toutanov
 a learned bias of the attention for each distance (C. Raffel et al., T5, JMLR 21, 2020), with which small models learn sooner.
 
 Data: `kiln.datasets.load_library_text`, the docstrings of Python's own library; the last tenth is for the test.
-Expected: accuracy on hidden characters, at least 0.60 (small: 0.45; always the blank: 0.17).
+Expected: accuracy on hidden characters, at least 0.64 (small: 0.45; always the blank: 0.17).
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def main(small: bool = False, out: Path = Path(".")) -> dict:
         print(repr(line))
     curve = kiln.stack(losses).tolist()
     return {
-        "metric": "accuracy on hidden characters", "value": right, "expected": 0.45 if small else 0.60,
+        "metric": "accuracy on hidden characters", "value": right, "expected": 0.45 if small else 0.64,
         "higher": True, "pictures": [draw(out / "bert_masked.png", curve, *lines)],
     }  # fmt: skip
 
