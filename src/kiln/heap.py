@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import types
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
 def is_module(x: Any) -> bool:
     """Whether an object is an `nn.Module`, which this room doesn't know."""
-    return "_modules" in getattr(x, "__dict__", ()) and hasattr(type(x), "named_modules")
+    return hasattr(type(x), "named_modules") and "_modules" in getattr(x, "__dict__", ())
 
 
 def is_optimizer(x: Any) -> bool:
@@ -30,19 +30,36 @@ def _look() -> None:
     if gc.get_freeze_count() > _at:
         gc.unfreeze()
         _thawed = True
-        _closures.clear()
-        _owners.clear()
-        for x in gc.get_objects():
-            if type(x) is types.FunctionType:
-                if x.__closure__:
-                    _closures.append(weakref.ref(x))
-            elif _owns(x):
-                _owners.append(weakref.ref(x))
+        _closures[:] = [
+            weakref.ref(x)
+            for x in gc.get_objects()
+            if type(x) is types.FunctionType and x.__closure__
+        ]
+        _owners[:] = map(weakref.ref, _seen())
+
+
+def _seen() -> Iterator[Any]:
+    """The modules and optimizers that a walk meets; each class is asked once, of which there are thousands, not millions."""
+    asked: dict[int, bool] = {}
+    for x in gc.get_objects():
+        at = id(type(x))
+        if at not in asked:
+            asked[at] = _told(_may_own, type(x))
+        if asked[at] and _told(_owns, x):
+            yield x
+
+
+def _may_own(cls: type) -> bool:
+    return hasattr(cls, "named_modules") or hasattr(cls, "add_param_group")
 
 
 def _owns(x: Any) -> bool:
+    return is_optimizer(x) or is_module(x)
+
+
+def _told(ask: Callable[[Any], bool], x: Any) -> bool:
     try:
-        return is_module(x) or is_optimizer(x)
+        return ask(x)
     except Exception:  # what a stranger's attributes do is no concern of this
         return False
 
@@ -65,7 +82,7 @@ def owners(capturing: bool) -> Iterator[Any]:
     """Every module and optimizer that lives."""
     _look()
     found = {id(x): x for r in _owners if (x := r()) is not None}
-    found.update((id(x), x) for x in gc.get_objects() if _owns(x))
+    found.update((id(x), x) for x in _seen())
     if not capturing:
         freeze_again()
     yield from found.values()
