@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import KilnKeyError
-from ..graph.node import INPUT, Evaluator, Node
+from ..graph.node import CONST, INPUT, Evaluator, Node
 from ..tensor import Tensor, wrap
 from .numerics import _unfit, stats
 from .watching import Labels, compiled
@@ -113,17 +113,15 @@ class Stepper(cmd.Cmd):
 
     def _line(self, n: Node) -> str:
         at = self.labels._at(n)
-        args = ", ".join(self.labels.names.get(x, "?") for x in n.inputs)
+        args = str(n.args[0]) if n.op is CONST else ", ".join(self.labels.names.get(x, "?") for x in n.inputs)  # fmt: skip
         value = self.values.get(n)
         shown = (
             ""
             if value is None
             else f" = {stats(value if not isinstance(value, tuple | list) else value[0])}"
         )
-        layer = self.labels.layer(n)
-        return (
-            f"{self.labels.names[n]} {n.name}({args}){shown}  [{layer + ' ' if layer else ''}{at}]"
-        )
+        where = " ".join(filter(None, (self.labels.layer(n), at)))
+        return f"{self.labels.names[n]} {n.name}({args}){shown}" + (f"  [{where}]" if where else "")
 
     def _breaks(self, s: Step) -> bool:
         n = self.nodes[self.at - 1]
