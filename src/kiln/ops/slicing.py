@@ -20,7 +20,7 @@ from ..formats import contiguous_format
 from ..shape import Size, index_int, norm_dim, numel
 from ..sharing import watched, written
 from ..tensor import CAPTURING, PLAIN, Tensor, _fresh, _new
-from . import dispatch
+from . import dispatch, storing
 from .registry import LEADING, REGISTRY, Sample, composition, method
 from .samples import draw, rng
 from .views import movement, view
@@ -132,7 +132,7 @@ def written_at(x: Tensor, index: Any, value: Any) -> bool:
         a[index] = v
     except (IndexError, ValueError):
         return False
-    dispatch.bump(x)
+    storing.bump(x)
     return True
 
 
