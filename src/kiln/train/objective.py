@@ -198,8 +198,8 @@ class Objective:
             target = target.argmax(1)
         elif target.ndim > 1 and target.shape[1:].numel() == 1:
             target = target.reshape(-1)
-        by_class = table[target.long().clamp(max=table.shape[0] - 1)]
-        return by_class if own is None else own * by_class
+        of_class = table[target.long().clamp(max=table.shape[0] - 1)]
+        return of_class if own is None else own * of_class
 
     def measure(self, output: Any, target: Any, weight: Any = None, by_class: bool = True) -> None:
         """Give a batch to the metrics that may be captured."""
