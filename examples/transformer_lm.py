@@ -1,9 +1,9 @@
 """A Transformer writes code, letter by letter, in the manner of Python's standard library.
 
 A. Vaswani et al., Attention Is All You Need (2017), its decoder alone, normalised before each part, on the letters of the
-source code of the Python that runs. Expected: at most 2.1 bits for a letter of code that it has not seen (2.7 in the small
-form; a letter by its frequency alone takes about 4.6). The pictures are what it wrote after "def ", which looks like code and
-says nothing, and the bits for a letter of code that it has seen and not seen.
+source code of the Python that runs. Expected: at most 1.6 bits for a letter of passages that it has not seen, every tenth
+of 64 letters (2.7 in the small form; a letter by its frequency alone takes about 4.6). The pictures are what it wrote
+after "def ", which looks like code and says nothing, and the bits for a letter of code that it has seen and not seen.
 """
 
 from __future__ import annotations
@@ -71,33 +71,33 @@ def write(model: Transformer, letters: str, start: str, length: int, window: int
 def main(small: bool = False, out: Path = Path(".")) -> dict:
     """Train, and let it write."""
     kiln.manual_seed(0)
-    text = load_library_text("code", 150_000 if small else 800_000)
+    text = load_library_text("code", 150_000 if small else 500_000)
     letters = "".join(sorted(c for c, n in Counter(text).items() if n > 20))
     number = {c: i for i, c in enumerate(letters)}
     ids = kiln.tensor([number[c] for c in text if c in number])
     window = 64
     windows = ids[: len(ids) // (window + 1) * (window + 1)].reshape(-1, window + 1)
     x, y = windows[:, :-1], windows[:, 1:]
-    held_out = len(x) // 10  # the end of the text
+    held_out = kiln.arange(len(x)) % 10 == 9  # not the end: modules there may be of another kind
 
-    model = Transformer(len(letters), window, 64 if small else 128, 2 if small else 4)
+    model = Transformer(len(letters), window, 64 if small else 96, 2 if small else 3)
     trainer = kiln.Trainer(
         model,
         loss=lambda output, target: F.cross_entropy(output.flatten(0, 1), target.flatten()),
         optimizer="adamw",
-        callbacks=[OneCycle(0.006 if small else 0.003), GradientClipping(1.0)],
+        callbacks=[OneCycle(0.006 if small else 0.004), GradientClipping(1.0)],
         seed=0,
     )
-    seen, unseen = (x[:-held_out], y[:-held_out]), (x[-held_out:], y[-held_out:])
-    trainer.fit(seen, val=unseen, epochs=5 if small else 12, batch_size=32, verbose=False)
+    seen, unseen = (x[~held_out], y[~held_out]), (x[held_out], y[held_out])
+    trainer.fit(seen, val=unseen, epochs=5 if small else 9, batch_size=32, verbose=False)
 
     names = {"loss": "seen", "val_loss": "not seen"}
     bits = {names[k]: [v / math.log(2) for v in trainer.history[k]] for k in names}
-    written = write(model, letters, "def ", 300 if small else 800, window)
+    written = write(model, letters, "def ", 300 if small else 700, window)
     return {
         "metric": "bits for a letter",
         "value": bits["not seen"][-1],
-        "expected": 2.7 if small else 2.1,
+        "expected": 2.7 if small else 1.6,
         "higher": False,
         "pictures": [
             text_page(written, out / "transformer_lm.png"),
