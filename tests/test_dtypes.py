@@ -212,3 +212,48 @@ def test_a_number_over_a_tensor_keeps_one_over_it():
     assert math.isnan((0.0 / kiln.tensor(0.0)).item())
     with pytest.raises(TypeError):
         "a" / kiln.ones(2)
+
+
+WRITES = {
+    "fill_": lambda x, v: x.fill_(v), "ints": lambda x, v: x.__setitem__(0, v), "mask": lambda x, v: x.__setitem__(x > 0, v),
+    "masked_fill": lambda x, v: x.masked_fill(x > 0, v), "index_fill": lambda x, v: x.index_fill(0, kiln.tensor([0]), v),
+    "full": lambda x, v: kiln.full((2,), v, dtype=x.dtype), "where": lambda x, v: kiln.where(x > 0, x, v),
+    "pad": lambda x, v: kiln.nn.functional.pad(x, (1, 1), value=v), "diagonal": lambda x, v: x.view(2, 2).fill_diagonal_(v),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_number_past_float32_is_not_written_as_infinity(write):
+    """PyTorch asks so of float32 (and complex64) alone."""
+    x = kiln.ones(4)
+    for value in (1e39, -1e39):
+        with pytest.raises(RuntimeError, match="without overflow"):
+            WRITES[write](x, value)
+        with pytest.raises(RuntimeError, match="without overflow"):
+            kiln.compile(WRITES[write])(x.clone(), value)
+        assert (x == 1).all()
+        assert x._version == 0
+    for value in (float("inf"), -float("inf"), float("nan"), 3.4e38, True, 7):
+        WRITES[write](kiln.ones(4), value)
+    for wide in (kiln.float64, kiln.float16, kiln.bfloat16):
+        WRITES[write](kiln.ones(4, dtype=wide), 1e39)
+    assert kiln.tensor(1e39) == float("inf")
+    assert (x + 1e39).isinf().all()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_factors_of_sums_are_of_the_sums_kind(compiled):
+    x, y = kiln.tensor([1, 2]), kiln.tensor([1.0, 2.0])
+    calls = [
+        lambda x, a: x.add(x, alpha=a), lambda x, a: x.sub(x, alpha=a), lambda x, a: x.add(1, alpha=a),
+        lambda x, a: x.add_(x, alpha=a), lambda x, a: x.sub_(1, alpha=a), lambda x, a: kiln.rsub(x, x, alpha=a),
+    ]  # fmt: skip
+    for call in calls:
+        run = kiln.compile(call) if compiled else call
+        with pytest.raises(RuntimeError, match="must not be a floating point"):
+            run(x, 0.5)
+        with pytest.raises(RuntimeError, match="must not be a complex"):
+            run(y, 2j)
+        assert x.tolist() == [1, 2]
+        assert y.tolist() == [1, 2]
+    assert kiln.add(x, y, alpha=0.5).tolist() == [1.5, 3]

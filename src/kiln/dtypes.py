@@ -5,6 +5,7 @@ https://docs.pytorch.org/docs/stable/tensor_attributes.html#type-promotion-doc
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -232,6 +233,9 @@ def can_cast(source: dtype, to: dtype) -> bool:
     return to.category in _SAFE[source.category]
 
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
 def element(value: Any, d: dtype, op: str) -> Any:
     """A Python number as an element of dtype `d`; negative ones wrap around in unsigned dtypes."""
     fits = d.is_complex or not isinstance(value, complex)
@@ -242,6 +246,10 @@ def element(value: Any, d: dtype, op: str) -> Any:
         fits = value == value and (info.min or -info.max) <= value <= info.max
         if fits:
             return int(value) % (int(info.max) + 1) if value < 0 and not info.min else int(value)
+    elif d is float32 or d is complex64:  # PyTorch asks of no other floats
+        fits = fits and not any(
+            FLOAT32_MAX < abs(part) < math.inf for part in (value.real, value.imag)
+        )
     if not fits:
         raise KilnError(
             op,

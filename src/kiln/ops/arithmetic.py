@@ -55,13 +55,30 @@ def no_bool(name: str) -> Any:
 # ---------------------------------------------------------------- sums and products
 
 
+def _factor(name: str, alpha: Any, d: dt.dtype) -> Any:
+    """A sum's factor as an element of the sum's dtype; a tensor stays one."""
+    if isinstance(alpha, Tensor):
+        return alpha
+    for kind, least, fraction in (
+        (float, dt.FLOAT, "floating point"),
+        (complex, dt.COMPLEX, "complex"),
+    ):
+        if isinstance(alpha, kind) and d.category < least:
+            raise KilnError(
+                name, f"For {'integral' if kind is float else 'non-complex'} input tensors, argument alpha must not be a "
+                f"{fraction} number.", f"alpha={alpha!r}, {d.name}", "convert the tensors first",
+            )  # fmt: skip
+    return dt.element(alpha, d, name)
+
+
 def _weight(name: str, x: Any, alpha: Any) -> Any:
-    return x.dtype.type(dt.element(alpha, dt.OF_NUMPY[x.dtype], name))
+    return x.dtype.type(_factor(name, alpha, dt.OF_NUMPY[x.dtype]))
 
 
-def _held(alpha: Any, input: Any, other: Any) -> Any:
+def _held(name: str, alpha: Any, input: Any, other: Any) -> Any:
     """A sum's factor: see Note [Numbers beside half floats]."""
     d = dt.result_type(input, other)
+    alpha = _factor(name, alpha, d)
     return rounded(alpha, d) if d.np in HALF else alpha
 
 
@@ -74,7 +91,7 @@ def _scaled(x: Any, alpha: Any) -> Any:
     dunders=("__add__", "__radd__", "__iadd__"),
     grad={"input": lambda g: g, "other": lambda g, alpha: _scaled(g, alpha)},
     quick={"input": lambda g: g, "other": lambda g, alpha: _scaled(g, alpha)},
-    body=lambda input, other, alpha: input + other * _held(alpha, input, other),
+    body=lambda input, other, alpha: input + other * _held("add", alpha, input, other),
     samples=binary(kwargs=({}, {"alpha": 2.5})),
 )  # fmt: skip
 def add(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:
@@ -104,7 +121,7 @@ def _sub_samples() -> Iterator[Sample]:
     dunders=("__sub__", "__rsub__", "__isub__"), reflected="RsubBackward1",
     grad={"input": lambda g: g, "other": lambda g, alpha: -g if alpha == 1 else g * -alpha},
     quick={"input": lambda g: g, "other": lambda g, alpha: -g if alpha == 1 else g * -alpha},
-    body=lambda input, other, alpha: input - other * _held(alpha, input, other),
+    body=lambda input, other, alpha: input - other * _held("sub", alpha, input, other),
     infer=_sub_infer, check=True, samples=_sub_samples,
 )  # fmt: skip
 def sub(input: Operand, other: Operand, *, alpha: Any = 1) -> Tensor:

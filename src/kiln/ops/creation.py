@@ -282,6 +282,8 @@ def scalar_tensor(
 
 
 def _full_infer(size: Sequence[int], fill_value: Any, dtype: dt.dtype) -> tuple:
+    if not hasattr(fill_value, "shape"):
+        dt.element(fill_value, dtype, "full")
     return Size(size), dtype
 
 

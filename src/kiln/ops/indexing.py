@@ -419,9 +419,10 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
         and index._a.shape == a.shape and a.dtype.kind == "f" and a.flags.writeable
         and (not mode.grad or not (self._rg or self._base is not None))
     ):  # fmt: skip
+        value = a.dtype.type(dt.element(value, self.dtype, "fill_"))
         if watched:
             written(a)
-        np.copyto(a, a.dtype.type(value), where=index._a)
+        np.copyto(a, value, where=index._a)
         storing.bump(self)
         return
     if written_at(self, index, value):
@@ -550,6 +551,7 @@ def fill_(self: Tensor, value: Any) -> Tensor:
         and a.flags.writeable
         and ((not self._rg and self._base is None) or not mode.grad)  # nothing to record
     ):
+        value = dt.element(value, self.dtype, "fill_")
         if watched:
             written(a)
         a.fill(value)

@@ -415,7 +415,12 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = 
         low, high = [max(v, 0) for v in low], [max(v, 0) for v in high]
     if not any(low) and not any(high):
         return input.clone()
-    return pad_op(input, tuple(low), tuple(high), 0 if value is None else value)
+    return pad_op(
+        input,
+        tuple(low),
+        tuple(high),
+        0 if value is None else dt.element(value, input.dtype, "pad"),
+    )
 
 
 def _pad_mode(x: Tensor, d: int, left: int, right: int, mode: str) -> Tensor:

@@ -51,7 +51,7 @@ def filled(input: Tensor, mask: Tensor, value: Any) -> Tensor:
             raise KilnError("masked_fill", f"value cannot be converted to type {input.dtype.name} without overflow",
                             describe(value), "cast the tensor first")  # fmt: skip
         value = value.to(input.dtype)
-    elif input.dtype.category < dt.FLOAT or isinstance(value, complex):
+    else:
         value = dt.element(value, input.dtype, "masked_fill")
     return where_op(mask, value, input)
 

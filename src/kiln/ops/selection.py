@@ -77,6 +77,9 @@ def where(condition: Tensor, input: Any = None, other: Any = None, *, out: Any =
             "where", "the condition must be a Tensor", condition, "compare first: x > 0"
         )
     r = where_op(condition, input, other)
+    for x in (input, other):
+        if not isinstance(x, Tensor):
+            dt.element(x, r.dtype, "where")
     return store_out(where_op.op, r, out)
 
 

@@ -88,7 +88,6 @@ def normalize_index(index: Any, shape: Any, name: str = "index") -> tuple:
 
 _ALL = slice(None)
 _F32, _F64 = dt.float32.np, dt.float64.np
-_MOST = float(np.finfo(_F32).max)
 
 
 def _untracked(x: Tensor) -> bool:
@@ -112,7 +111,11 @@ def written_at(x: Tensor, index: Any, value: Any) -> bool:
         if v.__class__ is not np.ndarray or v.dtype is not d or (value._ver is not None and value._ver is x._ver):  # fmt: skip
             return False
         tracked = mode.grad and not (_untracked(x) and _untracked(value))
-    elif (c is float or c is int) and (d is _F32 or d is _F64) and -_MOST <= value <= _MOST:
+    elif (
+        (c is float or c is int)
+        and (d is _F32 or d is _F64)
+        and -dt.FLOAT32_MAX <= value <= dt.FLOAT32_MAX
+    ):
         v = d.type(value)
         tracked = mode.grad and not _untracked(x)
     else:
