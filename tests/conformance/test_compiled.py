@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -36,12 +38,19 @@ def run_compiled(mode: str, fn: Callable, *args: Any) -> Any:
         return compile(fn, backend=backend)(*args)
 
 
-def selection(case: Case, full: bool, most: int | None = None) -> list:
-    """All good samples, or of many alike the first, one from the middle and the last; `most` at most."""
+def spread(case: Case) -> list:
+    """All good samples, or of many alike the first, one from the middle and the last."""
     good = case.good
+    return good if len(good) <= 3 else [good[0], good[len(good) // 2], good[-1]]
+
+
+def selection(case: Case, full: bool, most: int) -> list:
+    """All good samples, or `most` of a few, from another one on for every name."""
     if full:
-        return good
-    return (good if len(good) <= 3 else [good[0], good[len(good) // 2], good[-1]])[:most]
+        return case.good
+    few = spread(case)
+    start = crc32(case.name.encode()) % len(few)
+    return (few[start:] + few[:start])[:most]
 
 
 def depends_on_values(e: KilnError) -> bool:
@@ -54,8 +63,9 @@ def depends_on_values(e: KilnError) -> bool:
 )
 def test_compiled_is_eager(mode, case, full, counts):
     report = Report(case)
-    wide = {i for i, _ in selection(case, False)} if full else set()
-    most = 1 if mode == "cpu_channels_last" else None  # samples of an op
+    wide = {i for i, _ in spread(case)} if full else set()
+    # what compositions are made of is tested by itself
+    most = 1 if mode == "cpu_channels_last" or case.op is None else 2
     for i, s in selection(case, full, most):
         for d in (np.float32, np.float64) if i in wide else (np.float32,):
 
@@ -83,11 +93,24 @@ def test_compiled_is_eager(mode, case, full, counts):
 
 @in_turn(
     "mode", ("cpu", "cpu_channels_last"), full=("reference",),
-    case=[c for c in ALL if c.good and (c.op is None or c.op.differentiable)],
+    case=[c for c in ALL if c.good and c.op is not None and c.op.differentiable],
 )  # fmt: skip
 def test_compiled_gradient_is_eager(mode, case, full, counts):
+    check_gradient(mode, case, full, counts)
+
+
+@in_turn(
+    "mode", ("cpu", "cpu_channels_last"), full=("reference",), pauses=2,
+    case=[c for c in ALL if c.good and c.op is None],
+)  # fmt: skip
+def test_compiled_gradient_of_a_composition_is_eager(mode, case, full, counts):
+    check_gradient(mode, case, full, counts)
+
+
+def check_gradient(mode: str, case: Case, full: bool, counts: Counter) -> None:
+    """Compiles a call with its gradient: of all samples, or of the first that has one."""
     report = Report(case)
-    chosen = [(i, s) for i, s in selection(case, full) if s.grad]
+    chosen = [(i, s) for i, s in (case.good if full else spread(case)) if s.grad]
     chosen = chosen if full else chosen[:1]
     for i, s in chosen:
         args, kwargs = tensors(s)
