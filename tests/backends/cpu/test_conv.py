@@ -69,7 +69,9 @@ def precise(error: float, want: np.ndarray, dtype: str) -> bool:
 
 
 def check(isa, n, ci, image, co, window, stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1),
-          groups=1, dtype="f32", last=False, w_last=False, kept=False):  # fmt: skip
+          groups=1, dtype="f32", last=False, w_last=False, kept=False, ways=(0, 1, 2)):  # fmt: skip
+    """Forward (0), to the image (1) and to the weights (2) beside the reference."""
+
     def values(shape):
         return rng.standard_normal(shape).astype(DTYPES[dtype])
 
@@ -86,9 +88,14 @@ def check(isa, n, ci, image, co, window, stride=(1, 1), padding=((0, 0), (0, 0))
     outs = [layout(dy.shape, dtype, last, blank), layout(x.shape, dtype, last, blank),
             layout(w.shape, dtype, w_last, blank)]  # fmt: skip
     cases = [(emit_forward, (x, w)), (emit_backward_data, (dy, w)), (emit_backward_weight, (x, dy))]
-    for (make, inputs), out, want in zip(cases, outs, reference(c, x, w, dy), strict=True):
-        for spec in (c, replace(c, kept=True)) if make is emit_forward else (c,):
-            kernel = make(spec, isa, unique(make.__name__, spec, isa.name))
+    wants = reference(c, x, w, dy)
+    for way in ways:
+        (make, inputs), out, want = cases[way], outs[way], wants[way]
+        symbol = unique(make.__name__, c, isa.name)
+        kernels, kept = [make(c, isa, symbol)], replace(c, kept=True)
+        if make is emit_forward and make(kept, isa, symbol) != kernels[0]:
+            kernels.append(make(kept, isa, f"{symbol}k"))
+        for kernel in kernels:
             run(kernel, isa, [out, *inputs])
             error = np.abs(out - want).max(initial=0)
             assert precise(error, want, dtype), make.__name__
@@ -206,14 +213,17 @@ def test_winograd_error_is_as_documented(offset):
     assert np.sqrt(np.mean((out - want) ** 2) / np.mean(want**2)) < 2e-6
 
 
-@in_turn("isa", levels(), name=CASES)
-def test_against_numpy(isa, name):
-    check(isa, **CASES[name])
+LEVELS_AND_WAYS = list(itertools.product(levels(), [(0,), (1,), (2,)]))
+
+
+@in_turn("isa,ways", list(itertools.product(levels(), [(0, 1), (0, 2)])), name=CASES)
+def test_against_numpy(isa, ways, name):
+    check(isa, **CASES[name], ways=ways)
 
 
 @in_turn(
-    "isa",
-    levels(),
+    "isa,ways",
+    LEVELS_AND_WAYS,
     name=[
         "same",
         "all at once",
@@ -226,13 +236,13 @@ def test_against_numpy(isa, name):
         "1x1 groups",
     ],
 )
-def test_f64(isa, name):
-    check(isa, **CASES[name], dtype="f64")
+def test_f64(isa, ways, name):
+    check(isa, **CASES[name], dtype="f64", ways=ways)
 
 
 @in_turn(
-    "isa",
-    levels(),
+    "isa,ways",
+    LEVELS_AND_WAYS,
     name=[
         "same",
         "grouped",
@@ -257,13 +267,13 @@ def test_f64(isa, name):
         "1x1 groups",
     ],
 )
-def test_channels_last(isa, name):
-    check(isa, **CASES[name], last=True)
+def test_channels_last(isa, ways, name):
+    check(isa, **CASES[name], last=True, ways=ways)
 
 
-@in_turn("isa", levels(), name=["same", "grouped", "depthwise twice", "small stride"])
-def test_weights_in_another_layout(isa, name):
-    check(isa, **CASES[name], w_last=True)
+@in_turn("isa,ways", LEVELS_AND_WAYS, name=["same", "grouped", "depthwise twice", "small stride"])
+def test_weights_in_another_layout(isa, ways, name):
+    check(isa, **CASES[name], w_last=True, ways=ways)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import ml_dtypes
@@ -58,10 +59,14 @@ SHAPES = [
 ]  # fmt: skip
 
 
-@in_turn("isa", levels(), shape=SHAPES)
-def test_transpositions(isa, shape):
+# each pair has each operand as it is and transposed
+FORMS = list(itertools.product(levels(), [(0, 3), (1, 2)]))
+
+
+@in_turn("isa,forms", FORMS, shape=SHAPES)
+def test_transpositions(isa, forms, shape):
     m, n, k = shape
-    for form in range(4):
+    for form in forms:
         check(isa, operand(m, k, bool(form & 1)), operand(k, n, bool(form & 2)))
 
 
@@ -71,37 +76,39 @@ def test_large_enough_for_every_level_of_blocking(isa, form):
     check(isa, operand(210, 1100, bool(form & 1)), operand(1100, 203, bool(form & 2)))
 
 
-@in_turn("isa", levels(), shape=[(9, 30, 20), (60, 70, 500), (1, 50, 30), (3, 9, 40), (50, 2, 33)])
-def test_f64(isa, shape):
+@in_turn(
+    "isa,forms", FORMS, shape=[(9, 30, 20), (60, 70, 500), (1, 50, 30), (3, 9, 40), (50, 2, 33)]
+)
+def test_f64(isa, forms, shape):
     m, n, k = shape
-    for form in range(4):
+    for form in forms:
         a, b = operand(m, k, bool(form & 1), "f64"), operand(k, n, bool(form & 2), "f64")
         check(isa, a, b, ("f64",) * 3)
 
 
 @in_turn(
-    "isa",
-    levels(),
+    "isa,forms",
+    FORMS,
     out=("f32", "bf16"),
     shape=[(9, 30, 20), (60, 70, 500), (1, 50, 40), (50, 2, 33)],
 )
-def test_bf16(isa, out, shape):
+def test_bf16(isa, forms, out, shape):
     m, n, k = shape
-    for form in range(4):
+    for form in forms:
         a, b = operand(m, k, bool(form & 1), "bf16"), operand(k, n, bool(form & 2), "bf16")
         check(isa, a, b, ("bf16", "bf16", out))
     check(isa, operand(m, k, False, "f32"), operand(k, n, False, "bf16"), ("f32", "bf16", out))
 
 
 @in_turn(
-    "isa",
-    levels(),
+    "isa,forms",
+    FORMS,
     shape=[(40, 100, 64), (20, 49, 2), (210, 30, 36), (300, 120, 600)],
     out=("f32", "bf16"),
 )
-def test_bf16_sums_of_whole_numbers_are_exact(isa, shape, out):
+def test_bf16_sums_of_whole_numbers_are_exact(isa, forms, shape, out):
     m, n, k = shape
-    for form in range(4):
+    for form in forms:
         a, b = (
             np.sign(operand(rows, cols, bool(form & bit), "f32")).astype(DTYPES["bf16"])
             for rows, cols, bit in ((m, k, 1), (k, n, 2))
@@ -131,13 +138,13 @@ def test_bf16_where_pairs_are_torn(isa):
 
 
 @in_turn(
-    "isa",
-    levels(),
+    "isa,forms",
+    FORMS,
     shape=[(9, 30, 20), (60, 49, 500), (1, 50, 40), (50, 2, 33), (300, 130, 64), (5, 3, 0)],
 )
-def test_i8_is_exact(isa, shape):
+def test_i8_is_exact(isa, forms, shape):
     m, n, k = shape
-    for form in range(4):
+    for form in forms:
         a, b = (
             rng.integers(-128, 128, (c, r) if form & bit else (r, c)).astype(np.int8)
             for r, c, bit in ((m, k, 1), (k, n, 2))
