@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from harness import guarded, levels, margins_untouched, run, run_threaded, strides, unique
@@ -120,7 +122,7 @@ SHAPES = [
 ]
 
 
-@in_turn("isa", levels(), shape=SHAPES, causal=(False, True))
+@in_turn("isa,causal", list(itertools.product(levels(), (False, True))), shape=SHAPES)
 def test_shapes(isa, shape, causal):
     Problem(*shape, causal=causal).check(isa)
 

@@ -162,11 +162,16 @@ WINOGRAD = {
 }
 
 
-@in_turn("isa,last", list(itertools.product(levels(), (False, True))), name=WINOGRAD)
-def test_winograd(isa, name, last):
+BOTH_WAYS = [(0, 1), (0, 2)]
+
+
+@in_turn(
+    "isa,last,ways", list(itertools.product(levels(), (False, True), BOTH_WAYS)), name=WINOGRAD
+)
+def test_winograd(isa, name, last, ways):
     case = {**WINOGRAD[name], "window": (3, 3)}
     with mock.patch.object(winograd, "fits", winograd.possible):
-        check(isa, **case, last=last)
+        check(isa, **case, last=last, ways=ways)
 
 
 def test_winograd_is_chosen_where_allowed():
@@ -216,7 +221,7 @@ def test_winograd_error_is_as_documented(offset):
 LEVELS_AND_WAYS = list(itertools.product(levels(), [(0,), (1,), (2,)]))
 
 
-@in_turn("isa,ways", list(itertools.product(levels(), [(0, 1), (0, 2)])), name=CASES)
+@in_turn("isa,ways", list(itertools.product(levels(), BOTH_WAYS)), name=CASES)
 def test_against_numpy(isa, ways, name):
     check(isa, **CASES[name], ways=ways)
 
@@ -371,9 +376,10 @@ def test_same_bits_on_any_number_of_threads(name, last):
         assert len(set(results)) == 1
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
-@pytest.mark.parametrize(
-    "case", [*CASES.values(), *({**c, "window": (3, 3)} for c in WINOGRAD.values())]
+@in_turn(
+    "last",
+    (False, True),
+    case=[*CASES.values(), *({**c, "window": (3, 3)} for c in WINOGRAD.values())],
 )
 def test_text_for_neon_is_valid(case, last):
     neon = Isa("neon", "aarch64-unknown-linux-gnu", "neoverse-n1", "", 16, 32, True)

@@ -236,20 +236,19 @@ class Affine:
 
 
 @in_turn(
-    "isa",
-    levels(),
+    "isa,dtype",
+    list(itertools.product(levels(), ("f32", "f64"))),
     shape=[(30, 50, 20), (130, 100, 900), (2, 70, 20), (3, 9, 40), (50, 2, 33), (7, 20, 0)],
     heavy=(False, True),
 )
-def test_epilogue(isa, shape, heavy):
+def test_epilogue(isa, dtype, shape, heavy):
     m, n, k = shape
-    for dtype in ("f32", "f64"):
-        a, b = random((2, m, k), dtype), random((2, n, k), dtype).swapaxes(1, 2)
-        row, col, res = random((2, m), dtype), random((n,), dtype), random((2, m, n), dtype)
-        want = 2 * (a.astype(np.float64) @ b) + row[..., None] + col + res
-        epilogue = Affine(m, n, heavy, dtype)
-        check(isa, a, b, (dtype,) * 3, None, epilogue, (row, col, res), want)
-        check(isa, a, np.ascontiguousarray(b), (dtype,) * 3, None, epilogue, (row, col, res), want)
+    a, b = random((2, m, k), dtype), random((2, n, k), dtype).swapaxes(1, 2)
+    row, col, res = random((2, m), dtype), random((n,), dtype), random((2, m, n), dtype)
+    want = 2 * (a.astype(np.float64) @ b) + row[..., None] + col + res
+    epilogue = Affine(m, n, heavy, dtype)
+    check(isa, a, b, (dtype,) * 3, None, epilogue, (row, col, res), want)
+    check(isa, a, np.ascontiguousarray(b), (dtype,) * 3, None, epilogue, (row, col, res), want)
 
 
 @in_turn(

@@ -71,10 +71,10 @@ SHAPES = [
 
 
 @in_turn("level", LEVELS, dtype=DTYPES)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_transpositions(shape, dtype):
+@in_turn("forms", [(0, 3), (1, 2)], shape=SHAPES)
+def test_transpositions(forms, shape, dtype):
     m, n, k = shape
-    for form in range(4):
+    for form in forms:
         a = whole((k, m), dtype).T if form & 1 else whole((m, k), dtype)
         b = whole((n, k), dtype).T if form & 2 else whole((k, n), dtype)
         check(a, b, dtype, accumulate=bool(form & 1))

@@ -10,7 +10,7 @@ from kiln.errors import KilnMemoryError
 from kiln.runtime import arena
 
 
-@in_turn("part", [0.7, 0.1], make=[gpt, cnn, mlp])
+@in_turn("part", [0.7, 0.1], pauses=1, make=[cnn, gpt, mlp])
 def test_bytes_held_are_right_after_every_step(make, part, monkeypatch):
     steps = []
     step = Recomputation.step

@@ -37,7 +37,7 @@ def arguments(name: str, dtype: str) -> tuple:
         return args, REGISTRY[name].run(*args)
 
 
-@in_turn("isa,dtype", [("", "float32"), ("", "float64"), ("sse2", "float32")], name=OPS)
+@in_turn("isa,dtype", [("", "float32"), ("", "float64"), ("sse2", "float32")], pauses=1, name=OPS)
 def test_kernels_give_what_references_give(isa, name, dtype):
     args, want = arguments(name, dtype)
     with context(cpu_isa=isa):
