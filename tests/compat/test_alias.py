@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.turns import in_turn
 
 import kiln
 from kiln.compat import torch as alias
@@ -213,9 +214,9 @@ def test_pytorch_that_is_imported_already_is_an_error(monkeypatch):
         alias.install()
 
 
-@pytest.mark.parametrize(("body", "status"), [
-    ("sys.exit(3)", 3), ("raise SystemExit('bye')", 1), ("pass", 0), ("sys.exit()", 0),
-])  # fmt: skip
+@in_turn(
+    "body,status", [("pass", 0), ("sys.exit()", 0), ("raise SystemExit('bye')", 1)], always=[("sys.exit(3)", 3)]
+)  # fmt: skip
 def test_exit_status(tmp_path, body, status):
     assert run(f"import sys\n{body}", tmp_path).returncode == status
 

@@ -130,7 +130,8 @@ def test_processes_that_race_for_one_cache_agree(tmp_path, alone, full):
     want, _ = alone
     count = 3 if full else 2
     assert [result(p) for p in [start(tmp_path / "shared") for _ in range(count)]] == [want] * count
-    assert result(start(tmp_path / "shared")) == want
+    if full:
+        assert result(start(tmp_path / "shared")) == want
 
 
 def test_a_process_killed_while_it_writes_leaves_a_cache_that_works(tmp_path, alone, full):
@@ -140,8 +141,8 @@ def test_a_process_killed_while_it_writes_leaves_a_cache_that_works(tmp_path, al
         time.sleep(whole * share)
         p.send_signal(signal.SIGKILL)
         p.communicate()
-    assert result(start(tmp_path / "shared")) == want
-    assert result(start(tmp_path / "shared")) == want
+    for _ in range(2 if full else 1):
+        assert result(start(tmp_path / "shared")) == want
 
 
 def test_a_directory_that_vanishes_is_made_again(tmp_path):

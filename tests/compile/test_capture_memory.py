@@ -6,6 +6,7 @@ import weakref
 
 import numpy as np
 import pytest
+from tests.turns import in_turn
 
 import kiln
 from kiln.errors import CaptureError
@@ -75,9 +76,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("fn", FUNCTIONS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("state", [False, True], ids=["argument", "closure"])
+@in_turn("layout", LAYOUTS, fn=FUNCTIONS, state=[False, True])
 def test_writes(fn, layout, state):
     a = np.arange(12, dtype=np.float32).reshape(3, 4)
     x, y = (LAYOUTS[layout](a) for _ in range(2))
@@ -90,9 +89,10 @@ def test_writes(fn, layout, state):
     assert (x._version > 0) == (y._version > 0)
 
 
-@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int16", "int32", "float16", "bfloat16",
-                                   "float64", "complex64"])  # fmt: skip
-@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (1, 3)], ids=str)
+@in_turn(
+    "shape", [(), (0,), (3,), (2, 0, 3), (1, 3)],
+    dtype=["bool", "uint8", "int8", "int16", "int32", "float16", "bfloat16", "float64", "complex64"],
+)  # fmt: skip
 def test_dtypes_and_sizes(dtype, shape):
     d = getattr(kiln, dtype)
     x, y = (kiln.ones(shape).to(d) for _ in range(2))

@@ -37,7 +37,7 @@ def agree(fn, *args, tol=1e-5):
     np.testing.assert_allclose(got.detach().numpy(), want.detach().numpy(), rtol=tol, atol=tol)
 
 
-@in_turn("seed", range(22, 176, 22), always=range(11, 176, 22))
+@in_turn("seed", [s for s in range(11, 176, 11) if s % 44 != 33], always=range(33, 176, 44))
 def test_random_programs(seed):
     p = program(seed)
     verdict = check(p, deep=seed % 4 == 0)
@@ -45,7 +45,7 @@ def test_random_programs(seed):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", range(4))
+@in_turn("seed", range(1, 4), always=[0])
 def test_random_programs_of_any_op(seed):
     p = program(seed, wide=True)
     verdict = check(p)
@@ -102,7 +102,7 @@ def test_random_programs_without_passes(seed, flags):
     assert verdict.status != "differs", verdict.detail
 
 
-@pytest.mark.parametrize("seed", range(3, 90, 11))
+@in_turn("seed", range(14, 90, 22), always=range(3, 90, 22))
 def test_simplify_keeps_random_programs(seed):
     p = program(seed)
     xs = [i.tensor() for i in p.inputs]
@@ -131,8 +131,7 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("groups", [1, 2, 16])
+@in_turn("groups", [1, 2, 16], view=VIEWS)
 def test_what_is_added_to_a_convolution_may_be_a_view(view, groups):
     x, w = normal(16, 16, 6, 6), normal(16, 16 // groups, 3, 3)
     agree(
@@ -142,8 +141,7 @@ def test_what_is_added_to_a_convolution_may_be_a_view(view, groups):
     )
 
 
-@pytest.mark.parametrize("dims", list(itertools.permutations(range(3))), ids=str)
-@pytest.mark.parametrize("flips", [(), (0,), (1,), (0, 1, 2)], ids=str)
+@in_turn("flips", [(), (0,), (1,), (0, 1, 2)], dims=itertools.permutations(range(3)))
 def test_what_is_added_to_a_batch_of_products_may_be_a_view(dims, flips):
     w = normal(6, 5)
     agree(
@@ -187,8 +185,7 @@ def test_branches_and_scans_of_nothing(shape):
     )
 
 
-@pytest.mark.parametrize("act", ["gelu", "tanh + 1", "erf - 1"])
-@pytest.mark.parametrize("pick", ["amax", "amin"])
+@in_turn("pick", ["amax", "amin"], act=["gelu", "tanh + 1", "erf - 1"])
 def test_a_value_computed_twice_is_the_same_value(act, pick):
     """The gradient goes to the elements that equal the extreme, wherever they are computed again."""
     acts = {

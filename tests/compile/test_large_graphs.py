@@ -96,8 +96,8 @@ def lowered(graph, monkeypatch):
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_twice_the_graph_is_twice_the_work(program, monkeypatch):
-    graphs = [captured(program(n)) for n in (200, 400)]
+def test_twice_the_graph_is_twice_the_work(program, monkeypatch, full):
+    graphs = [captured(program(n)) for n in ((200, 400) if full else (160, 320))]
     (small, few), (large, many) = [lowered(g, monkeypatch) for g in graphs]
     size = len(graphs[1].nodes()) / len(graphs[0].nodes())
     assert many <= 1.25 * size * few
@@ -109,7 +109,7 @@ def test_twice_the_graph_is_twice_the_work(program, monkeypatch):
 def test_a_long_chain_is_cut_into_kernels(program, monkeypatch):
     nests = []
     monkeypatch.setattr(layout, "emit", lambda xs, *rest: nests.extend(x.nest for x in xs))
-    lowered(captured(program(1000)), monkeypatch)
+    lowered(captured(program(400)), monkeypatch)
     assert nests
     assert all(ln.height(nest.roots()) <= ln.HIGHEST for nest in nests)
 

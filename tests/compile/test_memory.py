@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tests.fuzz.checks import Runs, digest
 from tests.fuzz.programs import program
+from tests.turns import in_turn
 
 import kiln
 import kiln.nn.functional as F
@@ -86,7 +87,7 @@ def trained(make, max_memory=None, steps=3):
     return (losses, state), step.memory_stats()["peak_bytes"], share
 
 
-@pytest.mark.parametrize("make", [gpt, cnn, mlp])
+@in_turn("make", [gpt, cnn], always=[mlp])
 def test_training_in_less_memory_gives_the_same_bits(make, full):
     want, whole, share = trained(make)
     for part in (0.85, share) if full else (share,):

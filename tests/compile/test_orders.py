@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.turns import in_turn
 
 import kiln
 import kiln.nn.functional as F
@@ -127,7 +128,7 @@ def train(threads=1, steps=3, **flags):
     ]
 
 
-@pytest.mark.parametrize("flags", [{}, {"no_fuse": True}], ids=["fused", "unfused"])
+@in_turn("flags", [{}, {"no_fuse": True}])
 def test_training_is_the_same_in_either_order(flags):
     want = train(layout="row_major", **flags)
     got = train(layout="channels_last", **flags)

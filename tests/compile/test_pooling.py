@@ -39,8 +39,9 @@ def pooled(pool, x, geometry):
 
 
 @in_turn(
-    "layout,shape", [(LAYOUTS[k % 2], SHAPES[k % 3]) for k in range(6)],
-    pool=["max_pool2d", "avg_pool2d"], name=GEOMETRIES,
+    "pool,layout,shape",
+    [(pool, LAYOUTS[k % 2], SHAPES[k % 3]) for k in range(6) for pool in ("max_pool2d", "avg_pool2d")],
+    name=GEOMETRIES,
 )  # fmt: skip
 def test_pooling_is_eager_pooling(pool, name, shape, layout):
     step, x = pooled(getattr(F, pool), array(shape), GEOMETRIES[name])
@@ -52,8 +53,9 @@ def test_pooling_is_eager_pooling(pool, name, shape, layout):
 
 
 @in_turn(
-    "isa", ["avx2", "sse2"], layout=["row_major", "channels_last"], name=["halves", "overlapping"]
-)
+    "isa,layout", [(isa, layout) for layout in LAYOUTS for isa in ("avx2", "sse2")],
+    name=["halves", "overlapping"],
+)  # fmt: skip
 def test_pooling_at_every_level(name, layout, isa):
     step, x = pooled(F.max_pool2d, array(SHAPES[0]), GEOMETRIES[name])
     want = step(x)

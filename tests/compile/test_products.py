@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.turns import in_turn
 
 import kiln
 import kiln.nn.functional as F
@@ -28,9 +29,10 @@ EPILOGUES = {
 }
 
 
-@pytest.mark.parametrize("name", EPILOGUES)
-@pytest.mark.parametrize("lead", [(2, 5), (1, 7), (3, 1), (1, 1), (2, 3, 4), (1, 6, 1)], ids=str)
-@pytest.mark.parametrize("transposed", [False, True])
+@in_turn(
+    "lead", [(2, 5), (1, 7), (3, 1), (1, 1), (2, 3, 4), (1, 6, 1)],
+    name=EPILOGUES, transposed=[False, True],
+)  # fmt: skip
 def test_leading_sizes_and_epilogues(name, lead, transposed):
     x, w = draw(*lead, 24), draw(40, 24)
     if transposed:  # batches whose rows do not follow each other
@@ -85,8 +87,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("kind", ["product", "convolution"])
-@pytest.mark.parametrize("name", PLACES)
+@in_turn("kind", ["product", "convolution"], name=PLACES)
 def test_epilogues_that_know_their_place(name, kind):
     """Batches of rows are one product, pixels of an image one row: places in them are told apart."""
     shape = (2, 6, 6) if kind == "product" else (2, 4, 6, 6)

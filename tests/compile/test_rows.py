@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.turns import in_turn
 
 import kiln
 import kiln.nn.functional as F
@@ -40,21 +41,20 @@ def rows(*shape, seed=0):
 SHAPES = [(1, 1), (1, 7), (5, 1), (3, 17), (40, 10), (4, 3, 33), (2, 5, 2, 64), (300, 130)]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(
-    "fn",
-    [
-        lambda x: F.softmax(x, -1),
-        lambda x: F.log_softmax(x, -1),
-        lambda x: F.layer_norm(x, x.shape[-1:]),
-        lambda x: F.rms_norm(x, x.shape[-1:]),
-        lambda x: x.logsumexp(-1),
-        lambda x: x.var(-1, correction=0),
-        lambda x: x - x.mean(-1, True),
-    ],
-)
-def test_a_function_of_rows_is_one_kernel(fn, shape):
-    check(fn, rows(*shape), kernels=1 if shape[-1] > 1 else None, rtol=1e-4)
+FUNCTIONS = {
+    "softmax": lambda x: F.softmax(x, -1),
+    "log_softmax": lambda x: F.log_softmax(x, -1),
+    "layer_norm": lambda x: F.layer_norm(x, x.shape[-1:]),
+    "rms_norm": lambda x: F.rms_norm(x, x.shape[-1:]),
+    "logsumexp": lambda x: x.logsumexp(-1),
+    "var": lambda x: x.var(-1, correction=0),
+    "centred": lambda x: x - x.mean(-1, True),
+}
+
+
+@in_turn("shape", [s for s in SHAPES if s != (3, 17)], always=[(3, 17)], name=FUNCTIONS)
+def test_a_function_of_rows_is_one_kernel(name, shape):
+    check(FUNCTIONS[name], rows(*shape), kernels=1 if shape[-1] > 1 else None, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])

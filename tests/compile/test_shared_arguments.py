@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.turns import in_turn
 
 import kiln
 from kiln.errors import CaptureError
@@ -85,9 +86,7 @@ def same(found, wanted):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("fn", [write_first, write_both, write_late])
-@pytest.mark.parametrize("apart_first", [True, False])
+@in_turn("fn", [write_first, write_both, write_late], pair=PAIRS, apart_first=[True, False])
 def test_writes_are_seen_through_every_argument(pair, fn, apart_first):
     run = kiln.compile(fn)
     if apart_first:  # a program that takes them for memory of their own is there already

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.compile.loops import BACKENDS, B, W, f64, hosts, same
+from tests.turns import in_turn
 
 import kiln
 import kiln.nn.functional as F
@@ -27,8 +28,7 @@ def test_while_loop_stops_by_value(backend, programs):
     assert not hosts(programs)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("most", [0, 1, 2, 5, 17])
+@in_turn("backend", BACKENDS, most=[0, 1, 2, 5, 17])
 def test_gradient_of_a_while_loop_of_any_length(backend, most, programs):
     def fn(x, most):
         def body(n, y, z):

@@ -81,9 +81,17 @@ def dtypes_of(op):
     return ["float32", *(["float64", "float16", "bfloat16", "int32", "int8"] if own else [])]
 
 
+def cases_of(op, k):
+    """Every routine in float32; in a quick suite one of its other dtypes, in turn."""
+    first, *others = dtypes_of(op)
+    yield pytest.param(first, op, id=f"{first}-{op.name}")
+    for i, d in enumerate(others):
+        marks = () if i == k % len(others) else pytest.mark.slow
+        yield pytest.param(d, op, id=f"{d}-{op.name}", marks=marks)
+
+
 @pytest.mark.parametrize(
-    ("dtype", "op"),
-    [pytest.param(d, op, id=f"{d}-{op.name}") for op in ROUTINES for d in dtypes_of(op)],
+    ("dtype", "op"), [case for k, op in enumerate(ROUTINES) for case in cases_of(op, k)]
 )
 def test_samples_give_what_the_reference_gives(op, dtype, always):
     kind = {"bfloat16": ml_dtypes.bfloat16}.get(dtype, dtype)
@@ -104,28 +112,24 @@ def test_samples_give_what_the_reference_gives(op, dtype, always):
 
 
 @pytest.mark.parametrize("op", ELEMENTWISE, ids=lambda op: op.name)
-def test_elementwise_ops_on_large_arrays(op):
-    for shape in ((5000,), (70, 1000)):
-        for turned in (False, True):
-            arrays = [rng.uniform(-3, 3, shape).astype(np.float32) for _ in op.tensor_slots]
-            arrays = [a.T if turned else a for a in arrays]
-            numbers = [
-                1.0 if p.default is inspect.Parameter.empty else p.default for p in op.params
-            ]
-            values = iter(arrays)
-            args = [
-                next(values) if p.is_tensor else v for p, v in zip(op.params, numbers, strict=True)
-            ]
-            with np.errstate(all="ignore"):
-                try:
-                    want = op.run(*args)
-                except TypeError:  # an op of integers
-                    return
-                got = op.eager(*args)
-            assert got.dtype == want.dtype
-            follows = turned and op.lies != "rows"
-            assert got.flags.f_contiguous if follows else got.flags.c_contiguous
-            np.testing.assert_allclose(got, want, 2e-5, 2e-6)
+def test_elementwise_ops_on_large_arrays(op, full):
+    forms = [((5000,), False), ((70, 1000), True)]
+    for shape, turned in [*forms, ((70, 1000), False)] if full else forms:
+        arrays = [rng.uniform(-3, 3, shape).astype(np.float32) for _ in op.tensor_slots]
+        arrays = [a.T if turned else a for a in arrays]
+        numbers = [1.0 if p.default is inspect.Parameter.empty else p.default for p in op.params]
+        values = iter(arrays)
+        args = [next(values) if p.is_tensor else v for p, v in zip(op.params, numbers, strict=True)]
+        with np.errstate(all="ignore"):
+            try:
+                want = op.run(*args)
+            except TypeError:  # an op of integers
+                return
+            got = op.eager(*args)
+        assert got.dtype == want.dtype
+        follows = turned and op.lies != "rows"
+        assert got.flags.f_contiguous if follows else got.flags.c_contiguous
+        np.testing.assert_allclose(got, want, 2e-5, 2e-6)
 
 
 def conv(x, w):

@@ -113,7 +113,7 @@ def test_a_child_forked_while_another_thread_compiles_can_compile():
         t.join()
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", [pytest.param("fork", marks=pytest.mark.slow), "spawn"])
 def test_multiprocessing(method, tmp_path):
     import multiprocessing
 
@@ -166,7 +166,7 @@ def long_program(seconds: float):
 
 
 def test_an_interrupt_in_a_long_program_arrives_after_it_and_leaves_whole_state():
-    step, state = long_program(0.3)
+    step, state = long_program(0.15)
     step()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT))

@@ -1,6 +1,7 @@
 """Models with the names and numbers of parameters that published weights have."""
 
 import pytest
+from tests.turns import in_turn
 
 import kiln
 from kiln.vision import models
@@ -95,10 +96,10 @@ NAMES = {  # a few of each model's, which tell its structure
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*PARAMETERS, *MORE])
-def test_names_and_numbers_of_parameters(name, request):
-    if name in MORE and not request.config.getoption("--full"):
-        pytest.skip("part of the full suite: --full")
+@pytest.mark.parametrize(
+    "name", [*PARAMETERS, *(pytest.param(n, marks=pytest.mark.slow) for n in MORE)]
+)
+def test_names_and_numbers_of_parameters(name):
     m = models.get_model(name)
     assert sum(p.numel() for p in m.parameters()) == (PARAMETERS | MORE)[name]
     state = m.state_dict()
@@ -234,10 +235,8 @@ SEGMENTATION = {  # with the second classifier, as published
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", list(SEGMENTATION))
-def test_models_of_places(name, request):
-    if name != "deeplabv3_resnet50" and not request.config.getoption("--full"):
-        pytest.skip("part of the full suite: --full")
+@in_turn("name", sorted(SEGMENTATION, key=lambda n: n != "deeplabv3_resnet50"))
+def test_models_of_places(name):
     m = models.get_model(name, weights_backbone=None, aux_loss=True)
     assert sum(p.numel() for p in m.parameters()) == SEGMENTATION[name]
     state = m.state_dict()
