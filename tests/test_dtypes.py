@@ -9,6 +9,7 @@ import pickle
 
 import numpy as np
 import pytest
+from tests.turns import in_turn
 
 import kiln
 from kiln import dtypes as dt
@@ -166,8 +167,7 @@ def _half(a, d):
         return a.astype(d.np).astype(np.float32)
 
 
-@pytest.mark.parametrize("d", [kiln.float16, kiln.bfloat16])
-@pytest.mark.parametrize("count", [300, 200_000])
+@in_turn("d", [kiln.float16, kiln.bfloat16], count=[300, 200_000])
 def test_numbers_beside_half_floats_keep_their_digits_in_products_only(d, count):
     a = np.random.default_rng(0).standard_normal(count).astype(np.float32) * 3
     x, a, n = kiln.tensor(a).to(d), _half(a, d), np.float32(0.7)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-QUICK = ["mlp-small", "mnist-cnn", "gru", "bert"]
-REST = ["mlp", "cifar-cnn", "resnet18", "lstm", "gpt", "dcgan", "resnet50"]
+QUICK = ["mlp-small", "gru", "bert"]
+REST = ["mlp", "mnist-cnn", "cifar-cnn", "resnet18", "lstm", "gpt", "dcgan", "resnet50"]
 NAMES = [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in REST)]
 
 

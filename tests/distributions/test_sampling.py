@@ -243,11 +243,8 @@ QUICK = (
     "Bernoulli",
     "Beta",
     "Categorical",
-    "Gumbel",
     "MultivariateNormal",
     "Normal",
-    "Poisson",
-    "StudentT",
 )
 
 

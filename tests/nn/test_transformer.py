@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.turns import in_turn
 
 import kiln
 from kiln import nn
@@ -94,7 +95,7 @@ def test_what_does_not_fit_is_refused(make, error):
         make()
 
 
-@pytest.mark.parametrize("norm_first", [False, True])
+@in_turn("norm_first", [False, True])
 def test_a_compiled_training_step_is_the_eager_one(norm_first):
     kiln.manual_seed(0)
     m = nn.Transformer(16, 4, 1, 1, 32, 0.0, "gelu", batch_first=True, norm_first=norm_first)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.turns import in_turn
 
 import kiln
 import kiln.nn.functional as F
@@ -32,8 +33,7 @@ def test_class_weights(compiled):
     assert again["loss"][1] < 0.6 * again["loss"][0]  # without weights
 
 
-@BOTH
-@pytest.mark.parametrize("loss", ["cross_entropy", nn.CrossEntropyLoss()])
+@in_turn("compiled", [False, True], loss=["cross_entropy", nn.CrossEntropyLoss()])
 def test_sample_weights_over_uneven_batches(compiled, loss):
     w = R.random(40).astype(np.float32)
     m = net()
