@@ -406,6 +406,25 @@ def test_a_gradient_that_was_given_stays_as_it_is():
     assert g.flatten().tolist() == [1.0, 1.0, 1.0]
 
 
+def test_a_leaf_used_often_sums_in_memory_of_its_own():
+    """Neither what was given, nor what hooks have seen, nor a gradient that goes two ways is added to."""
+    x, other = (kiln.ones(2, 3, requires_grad=True) for _ in range(2))
+    seen = []
+    y = x + other
+    for _ in range(4):
+        y = y + x
+        y.register_hook(seen.append)
+    g = kiln.full((2, 3), 2.0)
+    (a,) = kiln.autograd.grad(y, x, g, retain_graph=True)
+    y.backward(g)
+    assert (a == 10).all()
+    assert (x.grad == 10).all()
+    assert (other.grad == 2).all()
+    assert (g == 2).all()
+    assert len(seen) == 8
+    assert all((s == 2).all() for s in seen)
+
+
 @pytest.mark.parametrize("shape", [(3, 4, 5), (60, 70, 40)])
 def test_first_gradients_are_row_major_whatever_comes_in(shape):
     """Views that lie in another order, expanded ones and ones of another dtype, small and large."""

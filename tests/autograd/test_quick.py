@@ -101,3 +101,15 @@ def test_the_gradient_of_a_part_does_not_write_to_one_that_others_have():
     assert given.tolist() == [[1, 1], [1, 1]]
     assert seen[0].tolist() == [[1, 1], [1, 1]]
     assert seen[1].tolist() == x.grad.tolist() == [1, 2, 2, 1]
+
+
+@pytest.mark.parametrize("d", [np.float32, np.float64])
+def test_the_bias_of_one_row_has_the_bits_of_a_sum(d):
+    g = np.array([[-0.0, 0.0, np.inf, np.nan, 1e-45, -2.5]], d)
+    x, w, b = (
+        kiln.ones(*s, dtype=dt, requires_grad=True)
+        for dt in [wrap(g).dtype]
+        for s in [(1, 2), (6, 2), (6,)]
+    )
+    kiln.nn.functional.linear(x, w, b).backward(wrap(g))
+    assert b.grad.numpy().tobytes() == g.sum(0).tobytes()

@@ -304,8 +304,10 @@ def on_arrays(
         if not retain_graph:
             node.free()
         n = len(arrays)
-        single = n == 1 == len(gs)
-        ids = None if single else [id(x) for x in (*arrays, *gs)]
+        # ids are looked at one by one only where two are the same
+        apart = len(gs) == 1 and (n == 1 or len(set(map(id, arrays))) == n)
+        ours = ours and n == 1
+        ids = None if apart else [id(x) for x in (*arrays, *gs)]
         for edge, a in zip(edges, arrays, strict=True):
             if a is None or edge is None:
                 continue
@@ -322,8 +324,11 @@ def on_arrays(
                 known = leaves.get(id(to))
                 if known is None:
                     leaves[id(to)] = [to, a, owned]
+                elif known[2] is _PARTS and a.__class__ is np.ndarray:
+                    np.add(known[1], a, known[1])
                 else:
-                    known[1], known[2] = known[1] + a, True
+                    whole = known[1] + a
+                    known[1:] = whole, _PARTS if whole.__class__ is np.ndarray else True
             elif to is ahead:
                 entry = (entry[0] + a, True)
             elif to.n_out > 1 or to in pending:

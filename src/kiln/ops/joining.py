@@ -81,13 +81,13 @@ def _cat_grad(g: Tensor, tensors_shape: Any, dim: int, needs: Sequence[int]) -> 
 
 
 def _quick_cat(g: np.ndarray, tensors_shape: Any, dim: int) -> list[np.ndarray]:
-    turned, out, at = g.swapaxes(0, dim), [], 0
+    lead, out, at = (slice(None),) * (dim % g.ndim), [], 0
     for shape in tensors_shape:
         if len(shape) == 1 and shape[0] == 0:
             out.append(g.reshape(-1)[:0])
             continue
         n = shape[dim]
-        out.append(turned[at : at + n].swapaxes(0, dim))
+        out.append(g[(*lead, slice(at, at + n))])
         at += n
     return out
 

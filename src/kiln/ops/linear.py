@@ -105,7 +105,12 @@ def _quick_weight(g: np.ndarray, input: np.ndarray, in_shape: Any) -> np.ndarray
     return product(rows.T, _flat_rows(input)).reshape(in_shape)
 
 
+_ZERO = {d: np.zeros((), d) for d in (_F32, _F64)}
+
+
 def _quick_bias(g: np.ndarray, in_shape: Any) -> np.ndarray:
+    if g.ndim == 2 and len(g) == 1 and g.shape[1:] == in_shape:
+        return np.add(g[0], _ZERO[g.dtype])  # as a sum begins with 0, which is seen in -0
     if len(in_shape) == 1 and g.ndim and in_shape[0] == g.shape[-1]:
         return accurate_sum(_flat_rows(g), 0)
     return np.asarray(accurate_sum(g)).reshape(in_shape)

@@ -103,12 +103,9 @@ _ONE, _TWO, _MINUS_TWO = (
 )
 
 
-def _small(*arrays: np.ndarray) -> bool:
+def _small(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether arrays are such as passes of NumPy's in place are for."""
-    a = arrays[0]
-    return (
-        a.ndim > 0 and a.size < _FEW and a.dtype in _ONE and all(b.shape == a.shape for b in arrays)
-    )
+    return a.ndim > 0 and a.size < _FEW and a.shape == b.shape and a.dtype in _ONE
 
 
 def _slopes() -> Iterator[Sample]:
@@ -128,7 +125,7 @@ def _sigmoid_slope(grad: np.ndarray, result: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid_bend(g: np.ndarray, grad: np.ndarray, result: np.ndarray) -> np.ndarray:
-    if not _small(result, grad, g):
+    if not _small(result, grad) or g.shape != grad.shape:
         return g * grad * (1 - result * 2)
     d = result.dtype
     out = np.multiply(result, _TWO[d])
@@ -157,7 +154,7 @@ def _tanh_slope(grad: np.ndarray, result: np.ndarray) -> np.ndarray:
 
 
 def _tanh_bend(g: np.ndarray, grad: np.ndarray, result: np.ndarray) -> np.ndarray:
-    if not _small(result, grad, g):
+    if not _small(result, grad) or g.shape != grad.shape:
         return g * grad * result * -2
     out = np.multiply(g, grad)
     np.multiply(out, result, out)
