@@ -212,9 +212,15 @@ def test_nan_stays_in_its_row(isa):
 
 
 @in_turn(
-    "isa,value", [(isa, x) for x in (np.nan, np.inf) for isa in levels()],
-    shape=[(1, 2, 2, 21, 35, 18, 16), (1, 2, 1, 300, 290, 8, 8)], which="qkvg",
-)  # fmt: skip
+    "isa,value,shape",
+    [
+        (isa, x, shape)
+        for isa in levels()
+        for shape in [(1, 2, 2, 21, 35, 18, 16), (1, 2, 1, 300, 290, 8, 8)]
+        for x in (np.nan, np.inf)
+    ],
+    which="qkvg",
+)
 def test_causal_attention_hides_no_nan_behind_weights_of_zero(isa, shape, value, which):
     p = Problem(*shape, causal=True)
     x = getattr(p, which)
