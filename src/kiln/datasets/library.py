@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,13 +44,16 @@ def _root() -> Path:
 
 
 def _sources() -> Iterator[str]:
-    root = _root()
-    for path in sorted(root.rglob("*.py")):
-        if _APART.isdisjoint(path.relative_to(root).parts):
-            try:
-                yield path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError):  # a few files hold other encodings on purpose
-                continue
+    paths: list[Path] = []
+    for folder, folders, files in os.walk(_root()):
+        # what is installed may be a hundred times the library: its folders are not entered
+        folders[:] = [f for f in folders if f not in _APART]
+        paths += [Path(folder, f) for f in files if f.endswith(".py")]
+    for path in sorted(paths):
+        try:
+            yield path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):  # a few files hold other encodings on purpose
+            continue
 
 
 def _docstrings(source: str) -> Iterator[str]:
