@@ -20,7 +20,7 @@ def net(out=2):
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, out))
 
 
-@BOTH
+@in_turn("compiled", [False, True])
 def test_class_weights(compiled):
     weights = {0: 1.0, 1: 5.0}
     m = net()
@@ -259,7 +259,7 @@ def test_custom_steps_that_give_nothing():
         Trainer(No(), compile=False).fit((X, Y), verbose=0)
 
 
-@BOTH
+@in_turn("compiled", [False, True])
 def test_metrics_are_exact_over_uneven_batches(compiled):
     metrics = ["accuracy", "f1", kiln.metrics.AUROC(), kiln.metrics.ConfusionMatrix(num_classes=2)]
     t = Trainer(net(), metrics=metrics, compile=compiled)
