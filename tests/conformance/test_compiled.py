@@ -100,7 +100,7 @@ def test_compiled_gradient_is_eager(mode, case, full, counts):
 
 
 @in_turn(
-    "mode", ("cpu", "cpu_channels_last"), full=("reference",), pauses=2,
+    "mode", ("cpu", "cpu_channels_last"), full=("reference",), pauses=4,
     case=[c for c in ALL if c.good and c.op is None],
 )  # fmt: skip
 def test_compiled_gradient_of_a_composition_is_eager(mode, case, full, counts):
