@@ -19,6 +19,16 @@ def is_optimizer(x: Any) -> bool:
     return hasattr(type(x), "add_param_group")
 
 
+def everything() -> list[Any]:
+    """All objects that the collector knows; where some are frozen, all are when it returns."""
+    if not gc.get_freeze_count():
+        return gc.get_objects()
+    gc.unfreeze()
+    found = gc.get_objects()
+    gc.freeze()
+    return found
+
+
 _closures: list[weakref.ref] = []
 _owners: list[weakref.ref] = []
 _at, _thawed = 0, False

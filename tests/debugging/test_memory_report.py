@@ -50,6 +50,20 @@ def test_each_holder_by_its_kind() -> None:
         after["elsewhere"]
 
 
+def test_what_is_frozen_is_counted() -> None:
+    x = kiln.zeros(1024, 256)
+    gc.collect()
+    gc.freeze()
+    try:
+        report = kiln.memory_report()
+        assert report["other tensors"] >= x.numel() * 4
+        assert gc.get_freeze_count() > 0
+        del x
+        assert report["other tensors"] - kiln.memory_report()["other tensors"] == MB
+    finally:
+        gc.unfreeze()
+
+
 def test_views_are_counted_once_and_programs_by_name() -> None:
     before = kiln.memory_report()
     x = kiln.zeros(1024, 256)

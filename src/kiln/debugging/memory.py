@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from ..autograd.profiler_util import _format_memory
 from ..autograd.tape import TapeNode
-from ..heap import is_module, is_optimizer
+from ..heap import everything, is_module, is_optimizer
 from ..places import tensor_names
 from ..runtime.blocks import blocks
 from ..sharing import root_of
@@ -76,7 +75,7 @@ class _Heap:
         self.nodes: list[TapeNode] = []
         self.tensors: list[Tensor] = []
         self.functions: list[CompiledFunction] = []
-        for x in gc.get_objects():
+        for x in everything():
             try:
                 if isinstance(x, Tensor):
                     self.tensors.append(x)
