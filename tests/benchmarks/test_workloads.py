@@ -40,6 +40,7 @@ def alone(tmp_path_factory):
     return run(*argv, out=out), out
 
 
+@pytest.mark.slow
 def test_kiln_alone_from_end_to_end(alone):
     text, out = alone
     data = json.loads((out / "results.json").read_text())
@@ -61,6 +62,7 @@ def test_kiln_alone_from_end_to_end(alone):
     assert "MLP 64-32-10, batch 32, Adam" in text
 
 
+@pytest.mark.slow
 def test_a_report_is_written(alone):
     text, out = alone
     page, words = (out / "report.html").read_text(), (out / "report.md").read_text()
@@ -74,6 +76,7 @@ def test_a_report_is_written(alone):
         assert (out / link).read_text().lstrip().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_runs_into_one_folder_add_up(alone):
     _, out = alone
     before = json.loads((out / "results.json").read_text())
@@ -189,6 +192,7 @@ def test_what_a_framework_lacks_is_named():
     assert text.count("missing: kiln.nn.Kettle") == 2
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_reported_and_the_others_go_on(tmp_path):
     echo = "from benchmarks.crew import serve; serve({'load': lambda *a: {'memory': 1.0}, 'first': lambda n: {'seconds': 1.0, 'found': [1.0], 'memory': 2.0}, 'block': lambda s: {'median': 1.0, 'mean': 1.0, 'cpu': 1.0}})"
     die = "import sys; sys.stdin.readline(); sys.exit('out of luck')"
