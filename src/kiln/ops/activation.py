@@ -17,6 +17,7 @@ from .registry import FUNCTIONS, Sample, composition, op
 from .rules import tied
 from .samples import draw, rng, unary
 from .selection import where_op
+from .transcendental import HANDFUL
 
 
 def floating(name: str, *tensors: Any) -> None:
@@ -133,8 +134,6 @@ def _above_zero(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 _F32 = dt.float32.np
 _MANY = np.zeros(1 << 14, _F32)
-_HANDFUL = 1 << 10
-"""Elements from where on a kernel that is prepared is quicker than a few passes of NumPy's."""
 _ZEROS = {
     d.np: np.zeros((), d.np) for d in dt.ALL
 }  # a 0-d array costs a ufunc less than a Python 0
@@ -286,7 +285,7 @@ def _exponential(x: np.ndarray, alpha: float) -> np.ndarray:
 
 def _elu_slope(grad: np.ndarray, input: np.ndarray, alpha: float, above: float) -> np.ndarray:
     op = elu_grad.op
-    few = input.size < _HANDFUL and grad.shape == input.shape and grad.dtype is input.dtype
+    few = input.size < HANDFUL and grad.shape == input.shape and grad.dtype is input.dtype
     return (op.reference if few else op.eager)(grad, input, alpha, above)
 
 

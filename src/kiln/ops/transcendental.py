@@ -172,8 +172,8 @@ def tanh_grad(grad: Tensor, result: Tensor) -> Tensor:
     return grad * (1 - result * result)
 
 
-_HANDFUL = 1 << 10
-"""Elements from where on a kernel that is prepared is quicker than four passes of NumPy's."""
+HANDFUL = 1 << 10
+"""Elements from where on a kernel that is prepared is quicker than a few passes of NumPy's."""
 
 
 def _logistic(x: np.ndarray) -> np.ndarray:
@@ -186,7 +186,7 @@ def _logistic(x: np.ndarray) -> np.ndarray:
 
 
 def _short_sigmoid(x: np.ndarray) -> np.ndarray:
-    few = x.size < _HANDFUL and x.dtype in _ONE
+    few = x.size < HANDFUL and x.dtype in _ONE
     return _logistic(x) if few else sigmoid.op.eager(x)
 
 

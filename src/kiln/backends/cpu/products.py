@@ -28,9 +28,8 @@ _STORED = {
 
 _BYTES = np.dtype(np.uint8)
 _BRIEF = 1 << 20  # operations that take less time than letting go of the GIL may cost
-_LIGHT = (
-    1 << 23
-)  # operations of which a second core would save less than twice what waking it takes
+_LIGHT = 1 << 23
+"""Operations of which a second core would save less than twice what waking it takes."""
 _KEPT = 4096  # shapes whose plans are kept
 
 
