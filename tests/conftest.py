@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,15 +21,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full", action="store_true", help="every sample, dtype and backend instead of a selection"
     )
+    parser.addoption(
+        "--rest", action="store_true", help="what --full adds, without the tests that run alike in both"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--full"):
-        return
-    slow = [item for item in items if "slow" in item.keywords]
-    items[:] = [item for item in items if "slow" not in item.keywords]
-    config.hook.pytest_deselected(items=slow)
-    LEFT["cases"] = len(slow)
+    if config.getoption("--rest"):
+        _select(config, items, lambda item: "slow" in item.keywords or "full" in item.fixturenames)
+    elif not config.getoption("--full"):
+        LEFT["cases"] = _select(config, items, lambda item: "slow" not in item.keywords)
+
+
+def _select(
+    config: pytest.Config, items: list[pytest.Item], wanted: Callable[[Any], bool]
+) -> int:
+    """Keeps those that are wanted; how many are not."""
+    others = [item for item in items if not wanted(item)]
+    items[:] = [item for item in items if wanted(item)]
+    config.hook.pytest_deselected(items=others)
+    return len(others)
 
 
 @pytest.hookimpl(trylast=True)
@@ -54,7 +65,7 @@ def _pass_by() -> None:
 @pytest.fixture(scope="session")
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether the full suite runs."""
-    return request.config.getoption("--full")
+    return request.config.getoption("--full") or request.config.getoption("--rest")
 
 
 @pytest.fixture
