@@ -1,7 +1,8 @@
 """Settings of the process that PyTorch's programs ask for: determinism, warnings, the default device.
 
-Kiln's results have the same bits on any number of threads, so asking for deterministic algorithms changes
-nothing; what was asked for is remembered.
+Kiln's results have the same bits on any number of threads. Asking for deterministic algorithms makes them
+depend on nothing but values, shapes and dtypes: eager mode then compiles every large call, also in the many
+sizes that come rarely (`KILN_MAX_SHAPES`), and compiled functions are captured for all sizes (`KILN_MAX_SIZES`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from . import dtypes as dt
 from . import naming
+from .config import config
 from .device import anywhere, as_device, device, places
 from .device import device as _device
 from .errors import KilnError, KilnTypeError
@@ -18,22 +20,25 @@ from .ops.legacy import TensorType, tensor_type
 from .tensor import Tensor
 
 _MODES = {"default": 0, "warn": 1, "error": 2}
-_state: dict[str, Any] = {"deterministic": 0, "warn_always": False, "interop_threads": 1}
+_state: dict[str, Any] = {"warn_always": False, "interop_threads": 1}
 
 
 def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
-    """Ask for algorithms that give the same bits each time; Kiln has no others."""
-    _state["deterministic"] = (1 if warn_only else 2) if mode else 0
+    """Ask for bits that depend on values, shapes and dtypes alone, not on what else was called before.
+
+    Nothing raises or warns, as Kiln can do all of it so.
+    """
+    config.deterministic = (1 if warn_only else 2) if mode else 0
 
 
 def are_deterministic_algorithms_enabled() -> bool:
     """Whether deterministic algorithms were asked for."""
-    return _state["deterministic"] > 0
+    return config.deterministic > 0
 
 
 def is_deterministic_algorithms_warn_only_enabled() -> bool:
     """Whether they were asked for with `warn_only`."""
-    return _state["deterministic"] == 1
+    return config.deterministic == 1
 
 
 def set_deterministic_debug_mode(debug_mode: int | str) -> None:
@@ -49,12 +54,12 @@ def set_deterministic_debug_mode(debug_mode: int | str) -> None:
             debug_mode,
             "",
         )
-    _state["deterministic"] = mode
+    config.deterministic = mode
 
 
 def get_deterministic_debug_mode() -> int:
     """What `set_deterministic_debug_mode` set, as a number."""
-    return _state["deterministic"]
+    return config.deterministic
 
 
 def set_warn_always(b: bool) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..config import config
+from ..ops.convolution import conv_out, correlated, matched, spread
 from ..ops.registry import REGISTRY
 from ..ops.windows import scatters
 from . import gradients, one_call, operands, rows
+from .products import matmul
 from .routines import native
 
 _F16, _BF16 = dt.float16.np, dt.bfloat16.np
@@ -20,7 +22,7 @@ _F32, _F64 = dt.float32.np, dt.float64.np
 
 
 def _exact(
-    name: str, call: Callable, args: tuple, order: tuple[int, ...] | None
+    name: str, call: Callable, args: tuple, order: tuple[int, ...] | None, like: Any
 ) -> Callable | None:
     """The Program of a call as a function of its arrays, results in this order; None where it is to be found each time."""
     key: list[Any] = [name, order, config.cpu_isa, config.float32_matmul_precision, config.layout]
@@ -37,22 +39,34 @@ def _exact(
             return None  # without data (Note [Meta tensors]), and not to be kept as part of a key
         if len(ready) >= one_call.READY:
             ready.clear()
-        found = ready[known] = one_call.shelf().exact(
-            name, operands.lying(call, order), args, order
-        )
+        found = one_call.shelf().exact(name, operands.lying(call, order), args, order, like)
+        if found is not None:
+            ready[known] = found
         return found
     except TypeError:  # a list among the arguments
         return None
+
+
+ANY_SIZE: dict[str, Callable] = {}
+"""By op, what takes calls of any size where the reference's products would be NumPy's."""
 
 
 WORK: dict[str, tuple[Callable[..., int], int]] = {}
 """By op, what a call costs (by shapes alone) and from where on a Program of its own is worth compiling."""
 
 
-def by_shape(name: str, least: int) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Have eager mode run an op's calls as Programs of their own from so much work on."""
+def by_shape(
+    name: str, least: int, weight: int | None = None, sizes: int | None = None
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Have eager mode run an op's calls as Programs of their own from so much work on.
+
+    `weight` and `sizes` are what `one_call.alike` is told.
+    """
     op = REGISTRY[name]
     call = one_call.calling(op)
+
+    def like(args: tuple) -> tuple:
+        return (name, *one_call.alike(args, weight, sizes))
 
     def run(*args: Any) -> Any:
         d = args[0].dtype
@@ -61,18 +75,22 @@ def by_shape(name: str, least: int) -> Callable[[Callable[..., int]], Callable[.
         )  # fmt: skip
         if d is _F32 or d is _F64 or half:
             work, least = WORK[name]
-            if work(*args) >= least and config.eager == "cpu" and native():
+            cost = work(*args)
+            if cost >= least and config.eager == "cpu" and native():
+                of = like(args) if cost < _DEAR else None
                 order = operands.order_of(op, args)
-                if half or (known := _exact(name, call, args, order)) is None:
+                if half or (known := _exact(name, call, args, order, of)) is None:
                     fn = operands.lying(
                         one_call.calling(op, dt.OF_NUMPY[d]) if half else call, order
                     )
-                    r = one_call.shelf().run(name, fn, args, order)
+                    r = one_call.shelf().run(name, fn, args, order, of)
                 else:
                     r = known(*[a for a in args if a.__class__ is np.ndarray])
                 if r is not None:
                     r = operands.laid(r, order)
                     return r[0] if len(r) == 1 else tuple(r)
+                if name in ANY_SIZE and not half:
+                    return ANY_SIZE[name](*args)
         return op.run(*args)
 
     def register(work: Callable[..., int]) -> Callable[..., int]:
@@ -83,17 +101,18 @@ def by_shape(name: str, least: int) -> Callable[[Callable[..., int]], Callable[.
     return register
 
 
+_DEAR = 1 << 29  # work that takes longer than to compile kernels for it
 _ALONE = 8  # times that a product is dearer to NumPy in a depthwise convolution
 
 
-@by_shape("convolution", 1 << 18)
+@by_shape("convolution", 1 << 18, weight=1)
 def _conv(input: np.ndarray, weight: np.ndarray, bias: Any, stride: tuple, *rest: Any) -> int:
     """Products of elements."""
     dear = _ALONE if weight.shape[1] == 1 else 1
     return input.size // max(1, input.shape[1]) * weight.size // prod(stride) * dear
 
 
-@by_shape("conv_input_grad", 1 << 18)
+@by_shape("conv_input_grad", 1 << 18, weight=1, sizes=2)
 def _conv_input_grad(grad: np.ndarray, weight: np.ndarray, *rest: Any) -> int:
     dear = _ALONE if weight.shape[1] == 1 else 1
     return grad.size // max(1, grad.shape[1]) * weight.size * dear
@@ -103,6 +122,55 @@ def _conv_input_grad(grad: np.ndarray, weight: np.ndarray, *rest: Any) -> int:
 def _conv_weight_grad(grad: np.ndarray, input: np.ndarray, weight_size: tuple, *rest: Any) -> int:
     dear = _ALONE if weight_size[1] == 1 else 1
     return grad.size // max(1, grad.shape[1]) * prod(weight_size) * dear
+
+
+# ---------------------------------------------------------------- convolutions of any size
+
+_COLUMNS = 1 << 21  # elements of windows that are laid out at a time
+
+
+def _images(windows: int) -> int:
+    """How many images to take at a time, of so many elements of windows each."""
+    return max(1, _COLUMNS // max(1, windows))
+
+
+def _conv_of_any_size(input: np.ndarray, weight: np.ndarray, bias: Any, *by: Any) -> np.ndarray:
+    out = conv_out(input.shape[2:], weight.shape[2:], *by[:3])
+    most = _images(prod(out) * prod(weight.shape[2:]) * input.shape[1])
+    parts = [
+        correlated(matmul, input[i : i + most], weight, bias, *by)
+        for i in range(0, max(1, len(input)), most)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _input_grad_of_any_size(
+    grad: np.ndarray, weight: np.ndarray, size: tuple, *by: Any
+) -> np.ndarray:
+    most = _images(prod(grad.shape[2:]) * prod(weight.shape[2:]) * size[1])
+    parts = [
+        spread(matmul, part, weight, (len(part), *size[1:]), *by)
+        for part in (grad[i : i + most] for i in range(0, max(1, len(grad)), most))
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _weight_grad_of_any_size(
+    grad: np.ndarray, input: np.ndarray, size: tuple, *by: Any
+) -> np.ndarray:
+    most = _images(prod(grad.shape[2:]) * prod(size[2:]) * input.shape[1])
+    return sum(
+        matched(matmul, grad[i : i + most], input[i : i + most], size, *by)
+        for i in range(0, max(1, len(grad)), most)
+    )
+
+
+ANY_SIZE |= {
+    "convolution": _conv_of_any_size, "conv_input_grad": _input_grad_of_any_size, "conv_weight_grad": _weight_grad_of_any_size,
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------- others
 
 
 @by_shape("attention", rows.WORK)
@@ -126,7 +194,7 @@ def _distances(x1: np.ndarray, x2: np.ndarray) -> int:
 @by_shape("batch_norm_eval", 1 << 13)
 @by_shape("max_pool", 1 << 12)
 @by_shape("avg_pool", 1 << 12)
-@by_shape("avg_pool_grad", 1 << 12)
+@by_shape("avg_pool_grad", 1 << 12, sizes=1)
 def _elements(input: np.ndarray, *rest: Any) -> int:
     return input.size
 
@@ -134,7 +202,7 @@ def _elements(input: np.ndarray, *rest: Any) -> int:
 gradients.EARLY |= {"batch_norm_train": 1 << 13, "layer_norm": 1 << 12, "rms_norm": 1 << 12}
 
 
-@by_shape("max_pool_grad", 1 << 13)
+@by_shape("max_pool_grad", 1 << 13, sizes=2)
 def _pool_grad(grad: np.ndarray, taps: np.ndarray, size: tuple, kernel: tuple, *rest: Any) -> int:
     """Elements, where kernels are not slower than NumPy."""
     return 0 if scatters(kernel) else grad.size

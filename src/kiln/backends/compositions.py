@@ -74,8 +74,9 @@ class Composed(tape.TapeNode):
             args = [x._a if isinstance(x, Tensor) else x for x in self.args]
             name = self.title + "_backward"
             r = one_call.shelf().run(
-                name, self._differentiate, [*gs, *args], (self.key, *self.wanted)
-            )
+                name, self._differentiate, [*gs, *args], (self.key, *self.wanted),
+                (name, self.key, *self.wanted, *one_call.alike([*gs, *args])),
+            )  # fmt: skip
             if r is not None and all(x is None or x.__class__ is np.ndarray for x in r):
                 return r
         return super().backward_arrays(gs)
@@ -113,7 +114,8 @@ def bind(native: Callable[[], bool]) -> Callable:
                     _met.clear()
                 _met.add((title, met))
                 return None
-        r = one_call.shelf().run(title, call, arrays, ("composed", names))
+        like = title, names, *one_call.alike(arrays)
+        r = one_call.shelf().run(title, call, arrays, ("composed", names), like)
         if r is None or any(a.__class__ is not np.ndarray for a in r):
             return None
         outs = tuple(map(wrap, r))

@@ -18,7 +18,7 @@ from ..ops.registry import Op
 from ..tensor import Tensor
 from .elementwise import elementwise
 from .gradients import BY_SHAPE
-from .one_call import FEW, block_rows, calling, half_of, in_rows, shelf
+from .one_call import FEW, alike, block_rows, calling, half_of, in_rows, shelf
 
 LONG = 1 << 12
 """Elements from where on a reduction of rows is prepared."""
@@ -78,7 +78,7 @@ def whole(op: Op, native: Callable[[], bool]) -> Callable:
         if dim is not None:
             r = _by_rows(name, call, args, slots, dim, keepdim)
         if r is None:
-            r = shelf().run(name, call, args)
+            r = shelf().run(name, call, args, (), (name, *alike(args)))
         if r is None or any(a.__class__ is not np.ndarray for a in r):
             return run(*args)
         return r[0] if len(r) == 1 else tuple(r)

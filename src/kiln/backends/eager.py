@@ -19,14 +19,14 @@ from ..autograd import tape
 from ..config import config
 from ..formats import contiguous_format, dense
 from ..ops import picking, registry, runners
-from ..ops.dispatch import LARGE, apply
-from ..ops.registry import FUNCTIONS, REGISTRY, Op
+from ..ops.dispatch import LARGE
+from ..ops.registry import FUNCTIONS, REGISTRY
 from ..ops.sorting import selects
 from ..runtime.blocks import allocator
 from ..shape import resolve_reshape, view_strides
 from ..tensor import Tensor
 from . import by_shape as _by_shape  # noqa: F401  (gives ops their routines)
-from . import compositions, derived, gradients, one_call, rows, scripts, streams, transforms
+from . import compositions, derived, gradients, one_call, rows, scripts, streams, sums, transforms
 from . import products as _products  # noqa: F401
 from .routines import native, routine
 
@@ -45,6 +45,7 @@ for _op in REGISTRY.values():
 streams.bind(native)
 transforms.bind()
 rows.bind(native)
+sums.bind(native)
 _large_gradients = gradients.gradients(native)
 
 
@@ -342,58 +343,3 @@ def cat(tensors: list[np.ndarray], dim: int) -> np.ndarray:
     if r.dtype is not d or (n == 1 and not r.size):
         return _cat(tensors, dim)
     return r if r.flags.c_contiguous else np.ascontiguousarray(r)
-
-
-# ---------------------------------------------------------------- rows, in blocks of so many
-
-
-def _rows(op: Op, x: np.ndarray, cols: int, args: list[Any], cut: tuple[int, ...]) -> Any:
-    """An op on rows of so many elements of its arguments `cut`, which are like x; None where the reference is to do it."""
-    arrays = [a for a in args if a.__class__ is np.ndarray]
-    d = x.dtype
-    if (
-        not x.size or d.kind not in "fV" or x.size < one_call.DEAR * 4 or x.size < one_call.FEW * cols
-        or any(a.dtype is not d or not a.flags.c_contiguous for a in arrays)
-        or any(args[i].shape != x.shape for i in cut) or config.eager != "cpu" or not native()
-    ):  # fmt: skip
-        return None
-    for i in cut:
-        args[i] = args[i].reshape(-1, cols)
-    call = one_call.calling(op, dt.OF_NUMPY[d])
-    most = one_call.block_rows(x.size // cols, cols)
-    r = one_call.shelf().run_blocks(op.name, call, args, cut, most, (x.size // cols,))
-    return None if r is None else r[0].reshape(x.shape)
-
-
-def _brief(x: np.ndarray, *others: np.ndarray) -> bool:
-    """Whether arrays are of a size for which calls are prepared, of one dtype and in row-major order."""
-    d = x.dtype
-    if not one_call.SMALL <= x.size < LARGE or d is not _F32 or not x.flags.c_contiguous:
-        return False
-    return all(a.dtype is d and a.flags.c_contiguous for a in others)
-
-
-_norm_grad = REGISTRY["norm_grad"]
-_norm_others = _norm_grad.eager
-
-
-def _row_grad(grad: Tensor, input: Tensor, eps: float) -> Tensor:
-    return apply(_norm_grad, (grad, input, (1,), eps))
-
-
-@routine("norm_grad")
-def norm_grad(grad: np.ndarray, input: np.ndarray, dims: tuple, eps: float) -> np.ndarray:
-    """Of a layer norm by rows, of a batch norm by shape."""
-    r = None
-    last = tuple(range(input.ndim - len(dims), input.ndim))
-    if dims == last and dims[0] > 0:
-        cols = prod(input.shape[dims[0] :])
-        if cols and _brief(input, grad) and grad.shape == input.shape:
-            call = one_call.prepared("norm_grad", _row_grad, (grad, input), 2, (eps,), native, cols)
-            if call is not None:
-                return call(grad, input)
-        r = _rows(_norm_grad, input, cols, [grad, input, (1,), eps], (0, 1))
-    return _norm_others(grad, input, dims, eps) if r is None else r
-
-
-norm_grad.least = one_call.SMALL  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from ..ops.dispatch import LARGE
 from ..ops.registry import SHAPE
 from ..tensor import Tensor
 from .elementwise import mapped, numbers
-from .one_call import BLOCKS, DEAR, FEW, block_rows, half_of, prepared, shelf, widened
+from .one_call import BLOCKS, DEAR, FEW, alike, block_rows, half_of, prepared, shelf, widened
 from .operands import laid, lying, order_of
 
 _F32 = dt.float32.np
@@ -144,7 +144,8 @@ def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:
         r = shelf().run_blocks(name, call, given, cut, most, shape[:-1], (key, "rows"))
     else:
         order = order_of(op, values)
-        r = shelf().run(name, lying(call, order), values, (key, shapes, order))
+        like = name, key, *alike(values)
+        r = shelf().run(name, lying(call, order), values, (key, shapes, order), like)
         if r is not None:
             r = laid(r, order)
     if r is None:

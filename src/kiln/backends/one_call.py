@@ -37,6 +37,23 @@ def shelf() -> Any:
     return one_op.shelf
 
 
+def alike(args: Sequence[Any], weight: int | None = None, sizes: int | None = None) -> tuple:
+    """What calls of one layer have in common that differ in sizes alone: the channels and all plain arguments.
+
+    The array at `weight` has one shape in all of them; the argument at `sizes` is such sizes.
+    """
+    of: list[Any] = []
+    for i, a in enumerate(args):
+        if a.__class__ is np.ndarray:
+            channels = a.shape[1:2] if a.ndim > 2 else ()
+            of.append((a.dtype.num, a.ndim, a.shape if i == weight else channels))
+        elif a.__class__ is list:
+            of.append(alike(a))
+        elif i != sizes:
+            of.append(a)
+    return tuple(of)
+
+
 # ---------------------------------------------------------------- in float32, rounded once
 
 

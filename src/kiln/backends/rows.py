@@ -1,4 +1,4 @@
-"""Softmax, layer norm and cross entropy in eager mode, along rows.
+"""Softmax, norms and cross entropy in eager mode, along rows.
 
 Any number of rows shares kernels; those of softmax and layer norm are the same for any length too (`cpu/rows.py`).
 """
@@ -41,6 +41,7 @@ def _dense(first: Any, *others: Any) -> bool:
 def bind(native: Callable[[], bool]) -> None:
     """Give softmax, layer norm, cross entropy, their gradients and attention of few queries their routines."""
     _bind_layer_norm(native)
+    _bind_norm_grad(native)
     _bind_softmax("softmax", native)
     _bind_softmax("log_softmax", native)
     _bind_cross_entropy(native)
@@ -139,6 +140,24 @@ def _bind_layer_norm(native: Callable[[], bool]) -> None:
 
     run.least = 0  # type: ignore[attr-defined]
     op.eager, gradients.OWN["layer_norm"] = run, gradient
+
+
+def _bind_norm_grad(native: Callable[[], bool]) -> None:
+    op = REGISTRY["norm_grad"]
+    others = op.eager
+
+    def run(grad: np.ndarray, input: np.ndarray, dims: tuple, eps: float) -> np.ndarray:
+        """Of norms of trailing dimensions by rows, of a batch norm by shape."""
+        n = len(dims)
+        if (
+            input.size >= one_call.SMALL and 0 < n < input.ndim and dims == tuple(range(input.ndim - n, input.ndim))
+            and grad.shape == input.shape and _dense(grad, input) and config.eager == "cpu" and native()
+        ):  # fmt: skip
+            return _kernels("layer_norm").backward(grad, input, n, None, eps)[0]
+        return others(grad, input, dims, eps)
+
+    run.least = one_call.SMALL  # type: ignore[attr-defined]
+    op.eager = run
 
 
 def _takes(input: np.ndarray, target: np.ndarray) -> bool:

@@ -161,7 +161,7 @@ class CompiledFunction:
 
     def _varies(self, key: Key) -> bool:
         """Whether sizes change too often for one more to be captured: eager mode's kernels serve them all."""
-        if self.dynamic is False:
+        if self.dynamic is False or config.deterministic:
             return False
         like = key.but_for_sizes()
         known: list[Key] = []

@@ -334,13 +334,20 @@ def convolution(
     groups: int,
 ) -> Tensor:
     """y[n, o] = sum_i x[n, i] * w[o, i] (cross-correlation over the last dimensions) + bias[o]."""
+    return correlated(np.matmul, input, weight, bias, stride, padding, dilation, groups)
+
+
+def correlated(
+    product: Callable, input: Any, weight: Any, bias: Any, stride: tuple, padding: tuple, dilation: tuple, groups: int
+) -> np.ndarray:  # fmt: skip
+    """A convolution by this product of (batches of) matrices."""
     out = conv_out(input.shape[2:], weight.shape[2:], stride, padding, dilation)
     if groups > 1 and weight.shape[1] == 1 and weight.shape[0] == groups:
         y = _depthwise(padded(input, padding), weight, out, stride, dilation)
     else:
         cols = _columns(input, weight.shape[2:], stride, padding, dilation, groups)
         w = weight.reshape(groups, weight.shape[0] // groups, cols.shape[2])
-        y = np.matmul(w, cols).reshape(input.shape[0], weight.shape[0], *out)
+        y = product(w, cols).reshape(input.shape[0], weight.shape[0], *out)
     if bias is not None:
         y += bias.reshape(-1, *(1,) * len(stride))
     return y
@@ -383,6 +390,13 @@ def conv_input_grad(
     groups: int,
 ) -> Tensor:
     """The gradient of convolution's input; a transposed convolution in its own right."""
+    return spread(np.matmul, grad, weight, input_size, stride, padding, dilation, groups)
+
+
+def spread(
+    product: Callable, grad: Any, weight: Any, input_size: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
+) -> np.ndarray:  # fmt: skip
+    """`conv_input_grad` by this product of (batches of) matrices."""
     kernel, sizes = weight.shape[2:], input_size[2:]
     big = tuple(s + 2 * p for s, p in zip(sizes, padding, strict=True))
     if groups > 1 and weight.shape[1] == 1 and weight.shape[0] == groups:
@@ -395,7 +409,7 @@ def conv_input_grad(
     per = weight.shape[0] // groups
     w = weight.reshape(groups, per, -1) if weight.size else weight.reshape(groups, per, 0)
     y = grad.reshape(grad.shape[0], groups, per, int(np.prod(grad.shape[2:])))
-    cols = np.matmul(w.transpose(0, 2, 1), y)
+    cols = product(w.transpose(0, 2, 1), y)
     windows = cols.reshape(grad.shape[0], input_size[1], *kernel, *grad.shape[2:])
     n = len(kernel)
     windows = windows.transpose(0, 1, *range(2 + n, 2 + 2 * n), *range(2, 2 + n))
@@ -424,11 +438,22 @@ def conv_weight_grad(
     groups: int,
 ) -> Tensor:
     """The gradient of convolution's weight."""
+    return matched(np.matmul, grad, input, weight_size, stride, padding, dilation, groups)
+
+
+def matched(
+    product: Callable, grad: Any, input: Any, weight_size: tuple, stride: tuple, padding: tuple, dilation: tuple, groups: int
+) -> np.ndarray:  # fmt: skip
+    """`conv_weight_grad` by this product of (batches of) matrices."""
     cols = _columns(input, tuple(weight_size[2:]), stride, padding, dilation, groups)
     per = weight_size[0] // groups
     y = grad.reshape(grad.shape[0], groups, per, cols.shape[3])
-    if groups == 1:
-        w = np.tensordot(y[:, 0], cols[:, 0], ((0, 2), (0, 2)))
+    if groups == 1:  # all images' places are one dimension of the product
+        rows, cols = (
+            a[:, 0].transpose(1, 0, 2).reshape(a.shape[2], a.shape[0] * a.shape[3])
+            for a in (y, cols)
+        )
+        w = product(rows, cols.T)
     else:
-        w = np.matmul(y, cols.transpose(0, 1, 3, 2)).sum(0)
+        w = product(y, cols.transpose(0, 1, 3, 2)).sum(0)
     return w.reshape(weight_size)

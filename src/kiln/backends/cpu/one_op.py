@@ -28,6 +28,7 @@ from .program import CpuProgram, Room, recipe_of
 from .recipe import Host, Recipe
 
 _MOST = 4096  # calls that are kept in mind
+_OFTEN = 32  # times that a call must come, where others like it have come in too many sizes
 _TWICE = 1 << 11  # elements that are computed twice sooner than in a call of their own
 
 
@@ -65,20 +66,27 @@ class Shelf:
     def __init__(self) -> None:
         self.made: dict[Any, Made | None] = {}
         self.ready: dict[Any, Callable | None] = {}  # prepared calls
+        self.alike: dict[
+            Any, int
+        ] = {}  # in how many sizes calls that differ in nothing else were made
+        self.late: dict[Any, int] = {}  # how often others of them came
         self.arena, self.size = Room(0), 0
         self.lock = own_lock(self)
 
-    def run(self, name: str, fn: Callable, args: Sequence[Any], key: Any = ()) -> list | None:
-        """What a function of tensors gives for arrays, by a Program; None where it has no kernels.
+    def run(
+        self, name: str, fn: Callable, args: Sequence[Any], key: Any = (), like: Any = None
+    ) -> list | None:
+        """What a function of tensors gives for arrays, by a Program; None where it has no kernels, or not yet.
 
         `name` and `key` say which function it is: all that it reads besides its arguments. These are arrays,
         lists of arrays or plain values. Gives an array, FIRST or None for each tensor or None of its result. What is
         compiled is kept on disk. Bits are not the reference's, so whether a call comes here must depend on
-        its shapes and dtypes alone.
+        its shapes and dtypes alone, or on what Note [Sizes that change] says where `like` is given: what calls in
+        other sizes have in common.
         """
         args = list(map(_in_place, args))
         with self.lock:
-            made = self._find(name, fn, args, key)
+            made = self._find(name, fn, args, key, like)
             if made is None:
                 return None
             program = self._program(made)
@@ -177,11 +185,13 @@ class Shelf:
                 self._program(made).whole(*_arrays(args), *outs)
         return True
 
-    def exact(self, name: str, fn: Callable, args: Sequence[Any], key: Any = ()) -> Callable | None:
+    def exact(
+        self, name: str, fn: Callable, args: Sequence[Any], key: Any = (), like: Any = None
+    ) -> Callable | None:
         """`run` of arguments like these, arrays of these strides and plain values, as a function of the arrays."""
         args = list(map(_in_place, args))
         with self.lock:
-            made = self._find(name, fn, args, key)
+            made = self._find(name, fn, args, key, like)
             if made is None or any(r != "made" for r in made.results):
                 return None
             makers = self._program(made).results
@@ -291,11 +301,13 @@ class Shelf:
     def clear(self) -> None:
         """Forget all Programs, and let go of their memory."""
         with self.lock:
-            self.made, self.ready = {}, {}
+            self.made, self.ready, self.alike, self.late = {}, {}, {}, {}
             self.arena, self.size = Room(0), 0
 
-    def _find(self, name: str, fn: Callable, args: Sequence[Any], more: Any) -> Made | None:
-        """What a call is made into, compiled where it is new."""
+    def _find(
+        self, name: str, fn: Callable, args: Sequence[Any], more: Any, like: Any = None
+    ) -> Made | None:
+        """What a call is made into, compiled where it is new, at once unless its `like` come in many sizes."""
         key = (
             name, more, config.cpu_isa, config.float32_matmul_precision, config.layout, *map(_sign, args),
         )  # fmt: skip
@@ -306,10 +318,29 @@ class Shelf:
                 return (
                     None  # without data (Note [Meta tensors]), and not to be kept as part of a key
                 )
+            if like is not None and self._waits(like, key):
+                return None
             if len(self.made) >= _MOST:
                 self.made = {}
             made = self.made[key] = _make(name, fn, args)
             return made
+
+    # Note [Sizes that change]
+    # Kernels that are written for one shape take a tenth of a second to compile, and NumPy some times as long as
+    # they do to run. So of calls that are alike but for their sizes, such as those of a layer whose pictures or
+    # sentences have a size of their own in each batch, the first `config.max_shapes` are compiled at once, and
+    # any other once it has come often; with `config.deterministic`, all at once.
+
+    def _waits(self, like: Any, key: Any) -> bool:
+        """Whether a new call of this kind is not to be compiled yet."""
+        n = self.alike.get(like, 0)
+        if n < config.max_shapes or config.deterministic:
+            self.alike[like] = n + 1
+            return False
+        if len(self.late) >= _MOST:
+            self.late = {}
+        self.late[key] = times = self.late.get(key, 0) + 1
+        return times <= _OFTEN
 
     def _program(self, made: Made) -> CpuProgram:
         """The Program of a call, in the arena as it is."""

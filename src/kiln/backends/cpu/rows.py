@@ -41,16 +41,20 @@ class Row:
         element: str,
         size: int,
         cols: Val,
-        at: tuple[Val, Val],
+        at: tuple[Val, ...],
         number: Val,
     ):
-        self.b, self.math, self.size, self.cols = b, VMath(b, isa), size, cols
+        self.b, self.isa, self.math, self.size, self.cols = b, isa, VMath(b, isa), size, cols
         self.element, self.at, self.number = element, at, number
         self.lanes = isa.lanes(size)
         self.type = vec(element, self.lanes)
 
     def here(self, array: Val) -> Val:
         return self.b.gep(array, self.element, self.at[0])
+
+    def result(self, array: Val) -> Val:
+        """Where the row's one element is."""
+        return self.b.gep(array, self.element, self.at[2])
 
     def own(self, array: Val) -> Val:
         return self.b.gep(array, self.element, self.at[1])
@@ -68,6 +72,13 @@ class Row:
         with b.if_then(b.icmp("sgt", left, b.i64(0)), inner.results) as rest:
             rest.set(*body(whole, b.active_lanes(left, self.lanes), inner.results))
         return rest.results
+
+    def part(self, start: Val, most: int) -> Row:
+        """So many elements of it from one on, or as many as there are."""
+        b, left = self.b, self.b.sub(self.cols, start)
+        cols = b.select(b.icmp("slt", left, b.i64(most)), left, b.i64(most))
+        at = b.add(self.at[0], start), *self.at[1:]
+        return Row(b, self.isa, self.element, self.size, cols, at, self.number)
 
     def load(self, row: Val, at: Val, mask: Val | None, fill: Val) -> Val:
         place = self.b.gep(row, fill.elem, at)
@@ -123,7 +134,7 @@ def _kernel(name: str, kind: Kind, arrays: int, d: np.dtype, isa_name: str | Non
     first = b.mul(task, chunk)
     end = b.add(first, chunk)
     with b.loop(first, b.select(b.icmp("slt", end, rows), end, rows)) as loop:
-        at = b.mul(loop.i, cols), b.mul(task, cols)
+        at = b.mul(loop.i, cols), b.mul(task, cols), loop.i
         kind(Row(b, isa, element, size, cols, at, number), given)
     b.ret()
     return jit.build([module.text()], isa)(symbol)
