@@ -314,3 +314,58 @@ def test_stacks_of_few(shape):
     w = kiln.ones(shape, requires_grad=True)
     (kiln.stack([w, kiln.zeros(shape), w * 2]) * 3).sum().backward()
     np.testing.assert_array_equal(w.grad, np.full(shape, 9.0))
+
+
+def test_in_place_ops_of_few_elements():
+    a, b = kiln.randn(3, 4), kiln.rand(3, 4) + 1
+    for name, rest, named in (("addcdiv", (b, b), {"value": -0.5}), ("addcmul", (b, a), {}), ("clamp", (-0.5, 0.5), {}), ("add", (b[0],), {}),
+                              ("clamp", (), {"max": b}), ("masked_fill", (a > 0, 2.0), {}), ("lerp", (b, 0.1), {})):  # fmt: skip
+        x = a.clone()
+        assert getattr(x, name + "_")(*rest, **named) is x
+        np.testing.assert_array_equal(x.numpy(), getattr(a, name)(*rest, **named).numpy())
+        assert x._version == 1
+    x, whole = kiln.zeros(4, requires_grad=True), kiln.zeros(6, requires_grad=True) * 1
+    for wrong in (lambda: x.clamp_(0), lambda: a[0].clone().addcmul_(a, a), lambda: kiln.ones(3, dtype=kiln.int64).addcdiv_(b[0, :3], b[0, :3]),
+                  lambda: b.view(12)[1:].addcmul_(b.view(12)[:-1], b.view(12)[:-1]), lambda: kiln.ones(1).expand(4).clamp_(0)):  # fmt: skip
+        with pytest.raises(RuntimeError):
+            wrong()
+    whole[1:3].clamp_(1, 2)
+    assert whole.tolist() == [0, 1, 1, 0, 0, 0]
+    assert type(whole.grad_fn).__name__ == "CopySlices"
+    y = (x + 1).exp()
+    y.detach().clamp_(0, 1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_indices_of_several_tensors_and_new_dimensions():
+    a = np.arange(60.0).reshape(3, 4, 5)
+    x = kiln.from_numpy(a.copy()).requires_grad_()
+    i, j, k = kiln.tensor([0, -1, 2]), kiln.tensor([3, 3, -4]), kiln.tensor([[1], [-1]])
+    for index in ((i, j), (i, j, j), (k, i), (i, slice(None), j), (slice(None), j), (i, k, j), (i,), (None, i), (slice(None), None, 1),
+                  (None, slice(1, 3), None), (0, None, slice(2)), (None,), (i, None, j), (Ellipsis, i)):  # fmt: skip
+        plain = tuple(t.numpy() if isinstance(t, kiln.Tensor) else t for t in index)
+        got = x[index]
+        np.testing.assert_array_equal(got.detach().numpy(), a[plain])
+        (g,) = kiln.autograd.grad(got.sum(), x)
+        want = np.zeros_like(a)
+        np.add.at(want, plain, 1)
+        np.testing.assert_array_equal(g.numpy(), want)
+    for wrong in ((i, kiln.tensor([0, 4, 0])), (i, i, i, i), (None, 0, 0, 0, 0)):
+        with pytest.raises(IndexError):
+            x[wrong]
+
+
+@pytest.mark.parametrize("ignored", [0, 1])
+def test_cross_entropy_of_few_rows_has_second_gradients(ignored):
+    x = kiln.randn(3, 4, dtype=kiln.float64, requires_grad=True)
+    y = kiln.tensor([1, 3, -100 if ignored else 0])
+    for reduction in ("mean", "sum", "none"):
+        assert kiln.autograd.gradgradcheck(
+            lambda x, r=reduction: F.cross_entropy(x, y, reduction=r), x
+        )
+        (g,) = kiln.autograd.grad(
+            F.cross_entropy(x, y, reduction=reduction).sum(), x, create_graph=True
+        )
+        (h,) = kiln.autograd.grad(F.cross_entropy(x, y, reduction=reduction).sum(), x)
+        np.testing.assert_allclose(g.detach().numpy(), h.numpy(), rtol=1e-12, atol=1e-15)

@@ -20,7 +20,7 @@ from ..ops.registry import FUNCTIONS, REGISTRY
 from ..tensor import Tensor
 from . import gradients, one_call
 
-_LEAST = 1 << 8
+_LEAST = 1 << 3
 """Elements from where on kernels of cross entropy are quicker than NumPy's passes."""
 _FLOATS = (dt.float32.np, dt.float64.np)
 

@@ -9,7 +9,7 @@ import numpy as np
 from .. import dtypes as dt
 from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnValueError, describe
 from ..shape import Size, numel
-from ..tensor import Tensor
+from ..tensor import CAPTURING, Tensor
 from .activation import floating, widen
 from .loss import each_reduction, reduced, resolve_reduction
 from .registry import FUNCTIONS, Sample, composition, op
@@ -91,8 +91,8 @@ def check_classes(
         places = target.reshape(-1).tolist()
         if min(places) >= 0 and max(places) < classes and not 0 <= ignore_index < classes:
             return None
-    flat = target.view(np.uint64) if target.dtype == np.int64 else target
-    if flat.max() < classes and not 0 <= ignore_index < classes:  # negative ones are huge unsigned
+    flat = target.view(np.uint64) if target.dtype == np.int64 else target  # negative ones are huge
+    if np.maximum.reduce(flat, None) < classes and not 0 <= ignore_index < classes:
         return None
     valid = target != ignore_index
     wrong = valid & ((target < 0) | (target >= classes))
@@ -155,6 +155,9 @@ def _sample_scale(
     g: Tensor, target: Tensor, weight: Any, ignore_index: int, reduction: str
 ) -> Tensor:
     """d(reduced loss)/d(loss of each sample), with the sample's weight in it."""
+    a = target._a
+    if weight is None and not CAPTURING and a.__class__ is np.ndarray and (a != ignore_index).all():
+        return (g / a.size if reduction == "mean" and a.size else g).expand(a.shape)
     valid, w = _sample_weights(target, weight, ignore_index)
     scale = g if w is None else w * g
     if reduction == "mean":
@@ -188,7 +191,11 @@ def _quick_scale(
     if valid is None and weight is None:
         if reduction == "mean":
             g = g / g.dtype.type(target.size)
-        return np.broadcast_to(g, target.shape), target
+        if reduction != "none":
+            scale = np.empty(target.shape, g.dtype)
+            scale.fill(g)
+            return scale, target
+        return g, target
     safe = target if valid is None else np.where(valid, target, 0)
     w = np.ones(target.shape, g.dtype) if weight is None else weight[safe]
     w = w if valid is None else np.where(valid, w, g.dtype.type(0))
@@ -448,7 +455,8 @@ def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, s
         )
     if target._a.shape == input._a.shape:
         return _probability_loss(input, target, weight, reduction, label_smoothing)
-    constants("cross_entropy", weight=weight)
+    if weight is not None:
+        constants("cross_entropy", weight=weight)
     if label_smoothing:
         return _smooth_loss(input, target, weight, ignore_index, reduction, label_smoothing)
     return cross_entropy_op(input, target, weight, ignore_index, reduction)

@@ -344,7 +344,7 @@ def inplace(op: Op, args: tuple) -> Tensor:
         finally:
             end(event)
     x = args[0]
-    if op.ufunc is not None and not CAPTURING and _at_once(op, args):
+    if not CAPTURING and ((op.ufunc is not None and _at_once(op, args)) or _plainly(op, args)):
         return x
     if somebody(op, args):
         fn = getattr(Tensor, op.name + "_", None) or FUNCTIONS[f"nn.functional.{op.name}_"]
@@ -460,6 +460,45 @@ def _at_once(op: Op, args: tuple[Any, ...]) -> bool:
         op.ufunc(a, b if rest == op.defaults else b * a.dtype.type(rest[0]), a)
     except Exception:
         return False
+    bump(x)
+    return True
+
+
+def _plainly(op: Op, args: tuple[Any, ...]) -> bool:
+    """Compute and store a result of few elements where there is nothing to record, promote or refuse: else do nothing."""
+    x = args[0]
+    if x.__class__ not in PLAIN or op.list_slots:
+        return False
+    a = x._a
+    if a.__class__ is not np.ndarray or a.size >= LARGE or not a.flags.writeable:
+        return False
+    recorded = not DISABLED or get_ident() not in DISABLED
+    raw = list(args)
+    for i in op.tensor_slots:
+        y = args[i]
+        c = y.__class__
+        if c in PLAIN:
+            if recorded and (y._rg or y._base is not None):
+                return False
+            if y is not x and y._ver is not None and y._ver is x._ver:
+                return False
+            raw[i] = y._a
+        elif not ((c is float or c is int) and i in op.plain) and not (
+            y is None and i in op.absent
+        ):
+            return False
+    try:
+        if op.check and op.infer is not None:
+            _agree(op, args, raw)
+        at_once = op.ufunc is not None and _fits(op, a, raw)
+        r = op.ufunc(*raw[: len(op.tensor_slots)]) if at_once else op.eager(*raw)
+        if r.dtype is not a.dtype or r.shape != a.shape:
+            return False
+    except Exception:
+        return False
+    if watched:
+        written(a)
+    a[...] = r
     bump(x)
     return True
 

@@ -1,4 +1,4 @@
-"""Where a condition holds: coordinates of elements, those elements in a row, and a row of them put back.
+"""Where a condition holds: coordinates of elements, those elements in a row, and a row of them put back or added.
 
 Masks are gone through in pieces that stay in cache; how much is found is counted before.
 """
@@ -6,6 +6,7 @@ Masks are gone through in pieces that stay in cache; how much is found is counte
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -132,3 +133,27 @@ def masked_scatter_op(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
         flat[places] = given[at : at + len(places)]
         at += len(places)
     return out
+
+
+def gathered_at(ufunc: Any, out: np.ndarray, where: tuple, values: Any) -> None:
+    """`ufunc.at`, by places in flat memory, which NumPy goes through ten times as fast as through several indices.
+
+    `where` has whole slices for all dimensions but one, or indices for each.
+    """
+    indices = [w for w in where if w.__class__ is not slice]
+    where = (*where, *[slice(None)] * (out.ndim - len(where)))
+    whole = len(indices) < out.ndim
+    if (
+        not out.flags.c_contiguous or not indices or any(w.dtype.kind != "i" for w in indices)
+        or (whole and (len(indices) > 1 or indices[0].ndim != 1))
+    ):  # fmt: skip
+        ufunc.at(out, where, values)
+        return
+    places: Any = 0
+    for d, (w, n) in enumerate(zip(where, out.shape, strict=True)):
+        side = np.arange(n) if w.__class__ is slice else w
+        if whole:
+            side = side.reshape(-1, *[1] * (out.ndim - 1 - d))
+        places = places * n + (np.where(side < 0, side + n, side) if (side < 0).any() else side)
+    flat = np.broadcast_to(values, places.shape).astype(out.dtype, copy=False)
+    ufunc.at(out.reshape(-1), np.ravel(places), flat.reshape(-1))

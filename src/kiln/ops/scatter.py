@@ -13,8 +13,9 @@ from ..shape import Size, broadcast_shapes, norm_dim, numel
 from ..tensor import Tensor
 from . import dispatch, storing
 from .creation import arange, tensor, zeros
-from .indexing import assign, gathered_at, index_op, index_put_op, indexing
+from .indexing import assign, index_op, index_put_op, indexing
 from .masks import filled
+from .picking import gathered_at
 from .registry import Operand, Sample, composition, method
 from .samples import draw, rng
 from .selection import where_op
