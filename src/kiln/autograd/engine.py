@@ -131,7 +131,9 @@ def _run(
 
 
 def _as_tensors(x: Any, op: str, what: str) -> list[Tensor]:
-    out = [x] if isinstance(x, Tensor) or not isinstance(x, Iterable) else list(x)
+    if isinstance(x, Tensor):
+        return [x]
+    out = list(x) if x.__class__ in (list, tuple) or isinstance(x, Iterable) else [x]
     for t in out:
         if not isinstance(t, Tensor):
             raise KilnTypeError(
@@ -164,13 +166,17 @@ def _root_grads(roots: list[Tensor], grads: Any, op: str) -> list[Tensor]:
                 describe(r), "set requires_grad=True on a leaf before the computation",
             )  # fmt: skip
         if g is None:
-            if r.numel() != 1:
+            a = r._a
+            plain = not CAPTURING and a.__class__ is np.ndarray
+            if (a.size if plain else r.numel()) != 1:
                 raise KilnError(
                     op, "grad can be implicitly created only for scalar outputs", describe(r),
                     "reduce it (loss.mean()) or pass gradient=",
                 )  # fmt: skip
-            plain = not CAPTURING and r._a.__class__ is np.ndarray
-            g = wrap(_one(r._a)) if plain else r.detach().new_ones(r.shape)
+            if plain:
+                out.append(wrap(_one(a)))
+                continue
+            g = r.detach().new_ones(r.shape)
         elif g._a.shape != r._a.shape:
             raise KilnError(
                 op, "mismatch in shape: a gradient has the shape of its tensor",
@@ -189,7 +195,7 @@ def _roots(x: Any, grads: Any, op: str) -> tuple[list[Tensor], list[Tensor]]:
     """Where a backward pass begins, and the gradients with which it does."""
     roots = _as_tensors(x, op, "the outputs")
     plain = _plain(roots)
-    if any(map(operator.is_not, roots, plain)) and grads is not None:
+    if grads is not None and any(map(operator.is_not, roots, plain)):
         given = list(grads) if isinstance(grads, list | tuple) else [grads]
         grads = [r._values_of(g) if isinstance(r, ComposedTensor) and g is not None else g
                  for r, g in zip(roots, given, strict=False)]  # fmt: skip

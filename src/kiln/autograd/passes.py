@@ -91,7 +91,7 @@ def on_tensors(
 
     def deliver(to: Any, idx: int, g: Tensor, owned: bool) -> None:
         """Add a gradient to what a node's output, or a leaf, has received."""
-        if not isinstance(to, TapeNode):
+        if to.__class__ is not OpNode and not isinstance(to, TapeNode):
             if targets is None or to in targets.ends:
                 known = leaves.get(id(to))
                 if known is None:

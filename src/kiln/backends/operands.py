@@ -19,8 +19,18 @@ from .one_call import DEAR
 
 def elements(arrays: list[np.ndarray]) -> int:
     """How many elements arrays have when broadcast, or an upper bound where those are few."""
-    if all(a.shape == arrays[0].shape for a in arrays):
-        return arrays[0].size if arrays else 0
+    if not arrays:
+        return 0
+    large = arrays[0]
+    for a in arrays:
+        if a.size > large.size:
+            large = a
+    shape, n = large.shape, large.ndim
+    for a in arrays:
+        if a.shape != shape and a.size != 1 and (a.ndim >= n or a.shape != shape[n - a.ndim :]):
+            break
+    else:
+        return large.size
     bound = prod(a.size for a in arrays)
     if bound < DEAR:
         return bound

@@ -47,11 +47,16 @@ def reduced_shape(shape: Sequence[Any], axes: Sequence[int], keepdim: bool) -> S
     return Size(s for i, s in enumerate(shape) if i not in axes)
 
 
+def lined(x: Any, shape: Sequence[Any], dim: Dims, keepdim: bool) -> Any:
+    """A tensor or an array reduced from `shape`, as one that broadcasts to it again."""
+    if keepdim or not x.ndim:
+        return x
+    return x.reshape(reduced_shape(shape, reduced_axes(dim, len(shape)), True))
+
+
 def spread(x: Tensor, shape: Sequence[Any], dim: Dims, keepdim: bool) -> Tensor:
     """A tensor reduced from `shape`, expanded to it again."""
-    if not keepdim and x._a.ndim:
-        x = x.reshape(reduced_shape(shape, reduced_axes(dim, len(shape)), True))
-    return x.expand(shape)
+    return lined(x, shape, dim, keepdim).expand(shape)
 
 
 def spread_array(g: np.ndarray, shape: tuple, dim: Dims, keepdim: bool) -> np.ndarray:
@@ -60,9 +65,7 @@ def spread_array(g: np.ndarray, shape: tuple, dim: Dims, keepdim: bool) -> np.nd
         out = np.empty(shape, g.dtype)  # half the time of a view that repeats it
         out.fill(g)
         return out
-    if not keepdim and g.ndim:
-        g = g.reshape(reduced_shape(shape, reduced_axes(dim, len(shape)), True))
-    return broadcast_array(g, shape)
+    return broadcast_array(lined(g, shape, dim, keepdim), shape)
 
 
 def reduced_count(shape: Sequence[Any], dim: Dims) -> Any:

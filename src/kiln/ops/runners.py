@@ -168,9 +168,21 @@ def _following(op: Op, run: Callable) -> Callable:
 def follow(r: np.ndarray, operands: Sequence[Any]) -> np.ndarray:
     """An elementwise result in the order in which its operands lie, where NumPy gave it another."""
     arrays = [a for a in operands if a.__class__ is np.ndarray]
-    plain = all(a.flags.c_contiguous for a in arrays)
-    dims = None if plain else result_order(r.shape, arrays)
-    return _in_order(r, dims)
+    for a in arrays:
+        if not a.flags.c_contiguous and not _descending(a.strides):
+            return _in_order(r, result_order(r.shape, arrays))
+    return r if r.flags.c_contiguous else _in_order(r, None)
+
+
+def _descending(strides: tuple[int, ...]) -> bool:
+    """Whether no dimension lies outside of an earlier one; those that repeat lie nowhere."""
+    last = 0
+    for s in strides:
+        if s:
+            if s < 0 or (last and s >= last):
+                return False
+            last = s
+    return True
 
 
 def _in_order(r: np.ndarray, dims: tuple[int, ...] | None) -> np.ndarray:

@@ -27,8 +27,15 @@ def _where_infer(condition: Any, input: Any, other: Any) -> tuple:
     return broadcast_shapes(*shapes, op="where"), dt.result_type(input, other)
 
 
+_FLOATS = (dt.float32.np, dt.float64.np)
+
+
 def _where_run(condition: Any, input: Any, other: Any) -> Any:
-    d = dt.result_type(input, other).np
+    d = getattr(input, "dtype", None)
+    if d not in _FLOATS or (
+        other.__class__ not in (float, int) and getattr(other, "dtype", None) is not d
+    ):
+        d = dt.result_type(input, other).np
     if condition.dtype != np.bool_:
         if condition.dtype != np.uint8:
             _where_infer(condition, input, other)

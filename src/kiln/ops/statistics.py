@@ -23,6 +23,7 @@ from .reduction import (
     add_reduce,
     alias_dims,
     converted,
+    lined,
     nan_is_zero,
     numpy_axis,
     reduced_axes,
@@ -150,7 +151,27 @@ def _inverse(n: float) -> float:
 
 def _var_grad(g: Tensor, input: Tensor, dim: Dims, correction: Any, keepdim: bool) -> Tensor:
     scale = 2.0 * _inverse(_divisor(reduced_count(input.shape, dim), correction))
-    return spread(g, input.shape, dim, keepdim) * (_deviation(input, dim) * scale)
+    return lined(g, input.shape, dim, keepdim) * (_deviation(input, dim) * scale)
+
+
+def _quick_var(
+    g: np.ndarray, input: np.ndarray, dim: Dims, correction: Any, keepdim: bool
+) -> np.ndarray:
+    if input.dtype.kind != "f":
+        raise NotImplementedError
+    n = reduced_count(input.shape, dim)
+    d = input - accurate_sum(input, numpy_axis(dim, input.ndim), True) / input.dtype.type(n)
+    d *= d.dtype.type(2.0 * _inverse(_divisor(n, correction)))
+    d *= lined(g, input.shape, dim, keepdim)
+    return d
+
+
+def _quick_std(
+    g: np.ndarray, input: np.ndarray, out: np.ndarray, dim: Dims, correction: Any, keepdim: bool
+) -> np.ndarray:
+    if not out.all():
+        raise NotImplementedError
+    return _quick_var(g / (out * 2), input, dim, correction, keepdim)
 
 
 def _var_body(input: Tensor, dim: Dims, correction: Any, keepdim: bool) -> Tensor:
@@ -161,11 +182,20 @@ def _var_body(input: Tensor, dim: Dims, correction: Any, keepdim: bool) -> Tenso
     return total / n if n else total / total.new_zeros(())
 
 
+def _positive(out: Tensor) -> bool:
+    """Whether no number of a result that is there to be looked at is zero."""
+    a = out._a
+    return not CAPTURING and a.__class__ is np.ndarray and bool(a.all())
+
+
 def _std_grad(
     g: Tensor, input: Tensor, out: Tensor, dim: Dims, correction: Any, keepdim: bool
 ) -> Tensor:
-    zero = out == 0
-    half = where_op(zero, 0, g / (where_op(zero, 1, out) * 2))
+    if _positive(out):
+        half = g / (out * 2)
+    else:
+        zero = out == 0
+        half = where_op(zero, 0, g / (where_op(zero, 1, out) * 2))
     return _var_grad(half, input, dim, correction, keepdim)
 
 
@@ -197,13 +227,13 @@ def _variance_samples() -> Iterator[Sample]:
 
 
 @op(name="var", private=True, check=False, infer=_variance_rule("var"), grad={"input": _var_grad}, body=_var_body,
-    samples=_variance_samples)  # fmt: skip
+    quick={"input": _quick_var}, samples=_variance_samples)  # fmt: skip
 def var_op(input: Tensor, dim: Dims, correction: Any, keepdim: bool) -> Tensor:
     """The variance over dimensions, the sum of squares divided by n - correction."""
     return _variance(input, dim, correction, keepdim)
 
 
-@op(name="std", private=True, check=False, infer=_variance_rule("std"), grad={"input": _std_grad},
+@op(name="std", private=True, check=False, infer=_variance_rule("std"), grad={"input": _std_grad}, quick={"input": _quick_std},
     body=lambda input, dim, correction, keepdim: var_op(input, dim, correction, keepdim).sqrt(),
     samples=_variance_samples)  # fmt: skip
 def std_op(input: Tensor, dim: Dims, correction: Any, keepdim: bool) -> Tensor:
@@ -321,11 +351,22 @@ def _lse_body(input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
     )
 
 
+def _quick_lse(
+    g: np.ndarray, input: np.ndarray, out: np.ndarray, dim: Dims, keepdim: bool
+) -> np.ndarray:
+    if input.dtype is not out.dtype or input.dtype.kind != "f":
+        raise NotImplementedError
+    r = np.exp(input - lined(out, input.shape, dim, keepdim))
+    r *= lined(g, input.shape, dim, keepdim)
+    return r
+
+
 @op(
     name="logsumexp", check=False, infer=_lse_infer, body=_lse_body, out="cast across",
     grad={"input": lambda g, input, out, dim, keepdim: (
-        spread(g, input.shape, dim, keepdim) * conjugate((input - spread(out, input.shape, dim, keepdim)).exp())
+        lined(g, input.shape, dim, keepdim) * conjugate((input - lined(out, input.shape, dim, keepdim)).exp())
     )},
+    quick={"input": _quick_lse},
     samples=lambda: (s for s in (*reductions(integers=True)(), Sample((draw(rng(), (3, 4)) * (1 + 9j), 1))) if s.args[1] is not None),
 )  # fmt: skip
 def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
@@ -385,9 +426,11 @@ def _norm_body(input: Tensor, ord: Any, dim: Dims, keepdim: bool) -> Tensor:
 
 def _norm_grad(g: Tensor, input: Tensor, out: Tensor, ord: Any, dim: Dims, keepdim: bool) -> Tensor:
     shape = input.shape
-    g, norm = spread(g, shape, dim, keepdim), spread(out, shape, dim, keepdim)
     if ord == 0:
         return g.new_zeros(shape)
+    if ord == 2 and _positive(out):
+        return lined(g, shape, dim, keepdim) * (input / lined(out, shape, dim, keepdim))
+    g, norm = spread(g, shape, dim, keepdim), spread(out, shape, dim, keepdim)
     if ord == 1:
         return input.sgn() * g
     if ord == 2:
@@ -400,6 +443,16 @@ def _norm_grad(g: Tensor, input: Tensor, out: Tensor, ord: Any, dim: Dims, keepd
     zero = (size == 0) | (norm == 0)
     power = (where_op(zero, 1, size) / where_op(zero, 1, norm)) ** (ord - 1)
     return where_op(zero, 0, input.sgn() * (g * power))
+
+
+def _quick_norm(
+    g: np.ndarray, input: np.ndarray, out: np.ndarray, ord: Any, dim: Dims, keepdim: bool
+) -> np.ndarray:
+    if ord != 2 or input.dtype.kind != "f" or not out.all():
+        raise NotImplementedError
+    r = input / lined(out, input.shape, dim, keepdim)
+    r *= lined(g, input.shape, dim, keepdim)
+    return r
 
 
 def apart(r: np.random.Generator, shape: tuple) -> np.ndarray:
@@ -423,7 +476,7 @@ def _norm_samples() -> Iterator[Sample]:
 
 
 @op(name="norm", node="LinalgVectorNormBackward0", private=True, infer=_norm_infer, body=_norm_body, grad={"input": _norm_grad},
-    samples=_norm_samples)  # fmt: skip
+    quick={"input": _quick_norm}, samples=_norm_samples)  # fmt: skip
 def norm_op(input: Tensor, ord: Any, dim: Dims, keepdim: bool) -> Tensor:
     """The `ord`-norm of the elements over dimensions."""
     axis = numpy_axis(dim, input.ndim)

@@ -323,6 +323,8 @@ Tensor.mT = property(lambda self: transpose(self, -2, -1), doc="The last two dim
 
 
 def _expand_sizes(shape: Any, sizes: Any) -> tuple:
+    if not shape and not [s for s in sizes if s.__class__ is not int or s < 0]:
+        return tuple(sizes)
     lead = len(sizes) - len(shape)
     if lead < 0:
         raise KilnError(
