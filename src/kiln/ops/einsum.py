@@ -2,21 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from ..errors import KilnError, describe
-from ..shape import numel
-from ..tensor import Tensor
-from .reduction import sum_op
+from ..shape import broadcast_shapes, numel
+from ..tensor import CAPTURING, PLAIN, Tensor
 from .registry import Sample, composition
 from .samples import draw, rng
+
+# Note [Sketches]
+# What an equation comes to depends on shapes alone, and finding it takes longer than small products. So it is found
+# for `Sketch`es, which have a tensor's shape and write down what is made of them, and kept by equation and shapes.
 
 # Note [Labels]
 # A dimension's label is any hashable value: a letter, the int of the sublist format, or ("...", i)
 # for the i-th dimension, from the last, that an ellipsis stands for.
 
 Labels = list[Any]
+
+
+class Sketch:
+    """A value that is known by its shape and its place in the list that `steps` lead to: see Note [Sketches].
+
+    A step is a function of the value at a place and of one at another (None: of a further argument).
+    """
+
+    __slots__ = ("at", "shape", "steps")
+
+    def __init__(self, shape: Sequence[int], at: int, steps: list[tuple]):
+        self.shape, self.at, self.steps = tuple(shape), at, steps
+
+    def _by(
+        self, fn: Callable, shape: Sequence[int], argument: Any, other: int | None = None
+    ) -> Any:
+        self.steps.append((fn, self.at, other, argument))
+        return Sketch(shape, _MOST + len(self.steps) - 1, self.steps)
+
+    def _without(self, dims: Sequence[int]) -> list[int]:
+        return [s for i, s in enumerate(self.shape) if i not in dims]
+
+    def sum(self, dims: tuple[int, ...]) -> Any:
+        return self._by(Tensor.sum, self._without(dims), dims)
+
+    def squeeze(self, dims: tuple[int, ...]) -> Any:
+        return self._by(Tensor.squeeze, self._without(dims), dims)
+
+    def unsqueeze(self, dim: int) -> Any:
+        return self._by(Tensor.unsqueeze, (*self.shape[:dim], 1, *self.shape[dim:]), dim)
+
+    def permute(self, dims: list[int]) -> Any:
+        return self._by(Tensor.permute, [self.shape[i] for i in dims], tuple(dims))
+
+    def expand(self, shape: list[int]) -> Any:
+        return self._by(Tensor.expand, shape, tuple(shape))
+
+    def reshape(self, shape: list[int]) -> Any:
+        same = self.shape == tuple(shape)
+        return self if same else self._by(Tensor.reshape, shape, tuple(shape))
+
+    def diagonal(self, offset: int, i: int, j: int) -> Any:
+        shape = (*self._without((i, j)), self.shape[i])
+        return self._by(_diagonal, shape, (offset, i, j))
+
+    def __matmul__(self, other: Any) -> Any:
+        return self._by(operator.matmul, (*self.shape[:-1], other.shape[-1]), None, other.at)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._by(operator.mul, broadcast_shapes(self.shape, other.shape), None, other.at)
+
+
+_MOST = 1 << 10
+"""The place of the first value that a step makes; operands come before."""
+
+
+def _diagonal(x: Tensor, which: tuple[int, int, int]) -> Tensor:
+    return x.diagonal(*which)
 
 
 def _sum_out(x: Tensor, labels: Labels, keep: Any) -> tuple[Tensor, Labels]:
@@ -27,7 +92,7 @@ def _sum_out(x: Tensor, labels: Labels, keep: Any) -> tuple[Tensor, Labels]:
     rest = [v for v in labels if v in keep]
     if all(x.shape[i] == 1 for i in gone):
         return x.squeeze(gone), rest
-    return sum_op(x, gone, False), rest
+    return x.sum(gone), rest
 
 
 def _ordered(x: Tensor, labels: Labels, order: Labels) -> Tensor:
@@ -208,17 +273,42 @@ def einsum(*args: Any) -> Tensor:
     Takes ellipses, repeated subscripts, an implicit output, and the sublist format
     `einsum(a, [0, 1], b, [1, 2], [0, 2])`. Operands are contracted from left to right.
     """
-    terms: list[Labels]
-    if isinstance(args[0], str):
-        terms, given = _parse(args[0])
-        operands = list(args[1:])
-        if len(operands) == 1 and isinstance(operands[0], Sequence):
-            operands = list(operands[0])
-    else:
-        operands, terms, given = _sublists(args)
+    equation = args[0]
+    if not isinstance(equation, str):
+        return _evaluated(*_sublists(args))
+    operands = list(args[1:])
+    if len(operands) == 1 and isinstance(operands[0], Sequence):
+        operands = list(operands[0])
+    if not CAPTURING and all(
+        x.__class__ in PLAIN and x._a.__class__ is np.ndarray for x in operands
+    ):
+        try:
+            steps, last = _steps(equation, tuple([x._a.shape for x in operands]))
+        except KilnError:  # told below, of tensors
+            pass
+        else:
+            values = dict(enumerate(operands))
+            for i, (fn, at, other, argument) in enumerate(steps, _MOST):
+                values[i] = fn(values[at], argument if other is None else values[other])
+            return values[last]
+    terms, given = _parse(equation)
+    return _evaluated(operands, terms, given)
+
+
+@lru_cache(1024)
+def _steps(equation: str, shapes: tuple) -> tuple[list[tuple], int]:
+    """What an equation of operands of these shapes comes to, and where the result is."""
+    steps: list[tuple] = []
+    operands: list[Any] = [Sketch(s, i, steps) for i, s in enumerate(shapes)]
+    terms, given = _parse(equation)
+    return steps, _evaluated(operands, terms, given).at
+
+
+def _evaluated(operands: list[Any], terms: list[Labels], given: Labels | None) -> Any:
+    """The sum of products of tensors, or of sketches, with labels."""
     if len(terms) != len(operands):
         raise _refuse(
-            f"{len(terms)} operands are named and {len(operands)} were given", describe(args[0])
+            f"{len(terms)} operands are named and {len(operands)} were given", describe(operands)
         )
     named, width = _labelled(terms, operands)
     out = _output(named, given, width)
@@ -234,5 +324,5 @@ def einsum(*args: Any) -> Tensor:
         x = contract(x, labels, operands[k], named[k], keep)
         labels = keep
     gone = tuple(i for i, v in enumerate(labels) if v not in out)
-    x = sum_op(x, gone, False) if gone else x
+    x = x.sum(gone) if gone else x
     return _ordered(x, [v for v in labels if v in out], out)
