@@ -25,14 +25,17 @@ PIECE = 1 << 13
 FEW = 1 << 9
 """Numbers up to which calls cost more than what they compute."""
 
+KEYS, KEPT = 24, 5024
+"""Where a state has its words, and the second of a pair, in bytes."""
+
 _WORDS = 624
-_KEYS = slice(24, 24 + 8 * _WORDS)
+_KEYS = slice(KEYS, KEYS + 8 * _WORDS)
 _LOW21, _LOW24 = np.uint32(2**21 - 1), np.uint32(2**24 - 1)
 _LOW53, _HALF = np.uint64(2**53 - 1), np.uint64(32)
 _TRUE = np.True_
 _UNIT24 = np.float32(2.0**-24)
 _LEFT, _SEEDED, _NEXT = 2, 3, 2  # among 32-bit numbers, and among 64-bit ones
-_KEPT, _IS_KEPT = 628, 1260
+_KEPT, _IS_KEPT = KEPT // 8, KEPT // 4 + 4
 
 
 native: Callable[[], dict[str, Callable]] = dict
@@ -90,6 +93,10 @@ class Words:
         """Forget the present words: others may come."""
         self._block: Any = None
         self._few = False  # whether few were drawn last
+
+    def forget(self) -> None:
+        """Somebody else has drawn from the state that was loaded."""
+        self._version = None
 
     def load(self, state: np.ndarray, version: int | None = None) -> None:
         """Go on from a state; where it is the last one, and of the same `version`, nobody else has written to it."""

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 import kiln
 import kiln.nn.functional as F
+from kiln.config import context
 from kiln.mersenne import Singles, Words, first_state, is_state
 from kiln.ops.random import random_bits
+from kiln.ops.sampling import _sample_dirichlet, _standard_gamma
 from kiln.tensor import wrap
 
 N = 100_000
@@ -345,3 +347,52 @@ def test_small_draws_are_parts_of_one_stream(draws):
     _, keys, place, *_ = after.get_state()
     np.testing.assert_array_equal(state[24 : 24 + 8 * 624].view(np.uint64), keys)
     assert state.view(np.uint64)[2] == (place if at else 0)
+
+
+def _draws() -> list[Any]:
+    """Draws of PyTorch's laws, around the sizes at which they change how they go about it."""
+    a = kiln.linspace(0.0, 4.0, 21)
+    found: list[Any] = [
+        f for n in (0, 1, 15, 16, 37, 700, 1300)
+        for f in (
+            lambda n=n: kiln.rand(n), lambda n=n: kiln.rand(n, dtype=kiln.float64),
+            lambda n=n: kiln.randn(n), lambda n=n: kiln.randn(n, dtype=kiln.float64),
+            lambda n=n: kiln.empty(n).normal_(-1.5, 2.5), lambda n=n: kiln.empty(n, 2).T.normal_(1, 3),
+            lambda n=n: kiln.empty(n).uniform_(-0.7, 3.1), lambda n=n: kiln.empty(n).double().uniform_(-0.7, 3.1),
+            lambda n=n: kiln.randperm(n), lambda n=n: kiln.randint(-3, 1000, (n,)), lambda n=n: kiln.randint(2**40, (n,)),
+            lambda n=n: kiln.empty(n).exponential_(1.5), lambda n=n: kiln.empty(n).bernoulli_(0.3),
+            lambda n=n: F.dropout(kiln.ones(n), 0.3), lambda n=n: kiln.bernoulli(kiln.full((n,), 0.4)),
+        )
+    ]  # fmt: skip
+    for x in (a, a.double()):
+        found += [
+            lambda x=x: _standard_gamma(x), lambda x=x: _sample_dirichlet(x[1:].view(4, 5)),
+            lambda x=x: kiln.multinomial(x, 1), lambda x=x: kiln.multinomial(x.view(3, 7), 1),
+            lambda x=x: kiln.multinomial(x.view(3, 7), 5), lambda x=x: kiln.multinomial(x.view(3, 7), 9, True),
+        ]  # fmt: skip
+    return found
+
+
+def test_kernels_draw_what_the_laws_say() -> None:
+    kind, results = kiln.random.get_stream(), []
+    kiln.random.set_stream("torch")
+    try:
+        for eager in ("cpu", "reference"):
+            kiln.manual_seed(3)
+            with context(eager=eager):
+                results.append([(draw(), kiln.get_rng_state()) for draw in _draws()])
+    finally:
+        kiln.random.set_stream(kind)
+    for (a, after), (b, due) in zip(*results, strict=True):
+        assert kiln.equal(after, due)
+        assert a.dtype is b.dtype
+        near = 2e-6 if a.is_floating_point() else 0.0
+        kiln.testing.assert_close(a, b, rtol=near, atol=near)
+
+
+def test_weights_that_nothing_is_drawn_from_leave_the_stream(torch_stream: None) -> None:
+    state = kiln.get_rng_state()
+    for bad in ([0.0, 0.0], [1.0, -1.0], [math.inf, 1.0], [math.nan, 1.0]):
+        with pytest.raises(RuntimeError, match="prob"):
+            kiln.multinomial(kiln.tensor([[0.5, 0.5], bad]), 1)
+    assert kiln.equal(state, kiln.get_rng_state())

@@ -26,7 +26,18 @@ from ..runtime.blocks import allocator
 from ..shape import resolve_reshape, view_strides
 from ..tensor import Tensor
 from . import by_shape as _by_shape  # noqa: F401  (gives ops their routines)
-from . import compositions, derived, gradients, one_call, rows, scripts, streams, sums, transforms
+from . import (
+    compositions,
+    derived,
+    draws,
+    gradients,
+    one_call,
+    rows,
+    scripts,
+    streams,
+    sums,
+    transforms,
+)
 from . import products as _products  # noqa: F401
 from .routines import native, routine
 
@@ -43,6 +54,7 @@ for _op in REGISTRY.values():
     if _op.lies in runners.IMAGES and _op.eager is not _op.run:
         _op.eager = runners.of_images(_op, _op.eager)
 streams.bind(native)
+draws.bind(native)
 transforms.bind()
 rows.bind(native)
 sums.bind(native)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..device import as_device
+from ..device import as_device, places
 from ..errors import KilnError, KilnNotImplementedError, KilnTypeError, describe
 from ..meta import makes, makes_like, without_data
-from ..random import Generator
-from ..shape import broadcast_shapes
-from ..tensor import CAPTURING, Tensor, active_capture, wrap
+from ..random import Generator, default_generator
+from ..shape import Size, broadcast_shapes
+from ..tensor import CAPTURING, PLAIN, Tensor, active_capture, wrap
 from . import mersenne
 from .complex import view_as_complex, view_as_real
 from .creation import _finish, _placed, _size, arange_op, empty_like, full_op
@@ -33,9 +34,9 @@ def sample(generator: Generator | None, law: str, size: Sequence[int], dtype: dt
     """Numbers of a law, by the generator's stream."""
     if CAPTURING and getattr(active_capture(), "valueless", False):
         return full_op(tuple(size), 0, dtype)
-    if any(p.is_meta for p in parameters):
+    if parameters and any(p.is_meta for p in parameters):
         return full_op(tuple(size), 0, dtype).to("meta")
-    g = reached(generator)
+    g = default_generator if generator is None and not CAPTURING else reached(generator)
     if g.stream == "torch":
         return mersenne.draws(g.state, law, size, dtype, parameters, numbers)
     return LAWS[law](generator, size, dtype, parameters, *numbers)
@@ -100,7 +101,7 @@ def _like(
     return fill(empty_like(input, dtype=d, memory_format=format))
 
 
-def _of_size(name: str, make: Callable, fill: str, doc: str) -> Callable:
+def _of_size(name: str, make: Callable, fill: str, doc: str, law: str, *numbers: Any) -> Callable:
     @makes
     def new(*size: Any, generator: Generator | None = None, out: Tensor | None = None, dtype: Any = None,
             layout: Any = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False,
@@ -129,14 +130,48 @@ def _of_size(name: str, make: Callable, fill: str, doc: str) -> Callable:
         )  # fmt: skip
         return _finish(r, requires_grad)
 
-    new.__name__, new.__doc__ = name, doc + " of a given size, default dtype float."
-    like.__name__, like.__doc__ = name + "_like", doc + " with the size and dtype of `input`."
-    FUNCTIONS[name], FUNCTIONS[like.__name__] = new, like
-    return new
+    def briefly(*size: Any, **named: Any) -> Tensor:
+        if not (named or CAPTURING or places.stack):
+            shape = size[0] if len(size) == 1 and size[0].__class__ in _SIZES else size
+            for s in shape:
+                if s.__class__ is not int or s < 0:
+                    break
+            else:
+                r = mersenne.plain(law, tuple(shape), dt.get_default_dtype(), numbers)
+                if r is not None:
+                    return r
+        return new(*size, **named)
+
+    def briefly_like(input: Tensor, **named: Any) -> Tensor:
+        if not (named or CAPTURING or places.stack) and input.__class__ in PLAIN:
+            a = input._a
+            if a.__class__ is np.ndarray and a.flags.c_contiguous:
+                r = mersenne.plain(law, a.shape, dt.OF_NUMPY[a.dtype], numbers)
+                if r is not None:
+                    return r
+        return like(input, **named)
+
+    for brief, fn in ((briefly, new), (briefly_like, like)):
+        functools.update_wrapper(brief, fn)
+    briefly.__name__, briefly.__doc__ = name, doc + " of a given size, default dtype float."
+    briefly_like.__name__ = name + "_like"
+    briefly_like.__doc__ = doc + " with the size and dtype of `input`."
+    FUNCTIONS[name], FUNCTIONS[briefly_like.__name__] = briefly, briefly_like
+    return briefly
 
 
-rand = _of_size("rand", uniform, "uniform_", "Uniform numbers in [0, 1)")
-randn = _of_size("randn", gaussian, "normal_", "Normal numbers of mean 0 and variance 1")
+_SIZES = {tuple, list, Size}
+rand = _of_size("rand", uniform, "uniform_", "Uniform numbers in [0, 1)", "uniform", 0.0, 1.0)
+randn = _of_size(
+    "randn",
+    gaussian,
+    "normal_",
+    "Normal numbers of mean 0 and variance 1",
+    "normal",
+    0.0,
+    1.0,
+    True,
+)
 
 
 def _check_range(d: dt.dtype, low: int, high: int) -> None:
@@ -275,7 +310,7 @@ def _fill(fn: Callable) -> Callable:
     return method(into.__name__)(into)
 
 
-def demand(name: str, ok: bool, what: str, received: Any) -> None:
+def demand(name: str, ok: Any, what: str, received: Any) -> None:
     """An error about an argument unless all is well."""
     if not ok:
         received = describe(received) if isinstance(received, Tensor) else received
@@ -441,22 +476,23 @@ def _check_weights(input: Tensor, num_samples: int, replacement: bool) -> bool:
     weights = input._host("multinomial")
     if not weights.size:
         return False
-    most = np.maximum.reduce(weights, -1)  # NaN where there is one
-    least = weights.min()
-    if not (least >= 0 and most.max() < math.inf):
-        demand(
-            "multinomial",
-            False,
-            "probability tensor contains either `inf`, `nan` or element < 0",
-            input,
-        )
-    if not most.min() > 0:
-        demand(
-            "multinomial",
-            False,
-            "invalid multinomial distribution (sum of probabilities <= 0)",
-            input,
-        )
+    most, least = np.maximum.reduce(weights, -1), np.minimum.reduce(weights, None)
+    if n == 2:
+        most, smallest = np.maximum.reduce(most), np.minimum.reduce(most)
+    else:
+        smallest = most
+    demand(
+        "multinomial",
+        least >= 0 and most < math.inf,  # neither holds of NaN
+        "probability tensor contains either `inf`, `nan` or element < 0",
+        input,
+    )
+    demand(
+        "multinomial",
+        smallest > 0,
+        "invalid multinomial distribution (sum of probabilities <= 0)",
+        input,
+    )
     return bool(least > 0)
 
 
@@ -468,6 +504,13 @@ def _check_weights(input: Tensor, num_samples: int, replacement: bool) -> bool:
 def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None,
                 out: Tensor | None = None) -> Tensor:  # fmt: skip
     """Indices of categories drawn with probabilities proportional to each row of `input`."""
+    if (
+        num_samples.__class__ is int and num_samples == 1 and not CAPTURING and out is None
+        and input.__class__ in PLAIN and (a := input._a).__class__ is np.ndarray
+        and (generator is None or generator.__class__ is Generator)
+        and (drawn := mersenne.chosen(generator, a)) is not None
+    ):  # fmt: skip
+        return wrap(drawn)
     positive = _check_weights(input, num_samples, replacement)
     p = input.detach()
     if replacement and num_samples > 1:

@@ -25,7 +25,9 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
+from ..config import config
 from ..mersenne import FEW, Singles, Words, first_state, pieces
+from ..random import default_generator
 from ..shape import Size, numel
 from ..sharing import watched, written
 from ..tensor import CAPTURING, Tensor, active_capture, wrap
@@ -36,6 +38,9 @@ _stream: Words | None = None  # made when first drawn from: numpy.random takes a
 
 LAWS: dict[str, Callable] = {}
 """What may be drawn, by name: `law(stream, size, dtype, parameters, *numbers)` gives an array."""
+kernels: Callable[[], dict[str, Callable]] | None = None
+"""A backend's laws by name, asked for once, of a state in place of a stream; they give None where these are to draw."""
+_quick: dict[str, Callable] = {}
 
 
 def _law(fn: Callable) -> Callable:
@@ -44,21 +49,65 @@ def _law(fn: Callable) -> Callable:
 
 
 def _draw(state: np.ndarray, law: str, size: Any, dtype: dt.dtype, parameters: Any, numbers: Any,
-          version: int | None = None) -> np.ndarray:  # fmt: skip
-    """What a law draws from a state, which moves on."""
+          owner: Tensor | None = None) -> np.ndarray:  # fmt: skip
+    """What a law draws from a state, which moves on; `owner` is the tensor that has it."""
     global _stream
     if size.__class__ is not tuple:
         size = tuple(size)
     with _lock:
-        s = _stream
-        if s is None:
-            s = _stream = Words()
-        s.load(state, version)
-        out = LAWS[law](s, size, dtype, parameters, *numbers)
-        s.store()
+        out = _by_kernels(state, law, size, dtype, parameters, numbers)
+        if out is None:
+            s = _stream
+            if s is None:
+                s = _stream = Words()
+            if owner is not None and owner._ver is None:
+                owner._ver = [0, 0]
+            s.load(state, None if owner is None else owner._ver[0])
+            out = LAWS[law](s, size, dtype, parameters, *numbers)
+            s.store()
     if out.dtype is not dtype.np:
         out = out.astype(dtype.np)
     return out if out.shape == size else out.reshape(size)
+
+
+def _by_kernels(state: np.ndarray, law: str, size: Any, dtype: dt.dtype, parameters: Any, numbers: Any) -> Any:  # fmt: skip
+    """What a backend's law of that name draws; None where it has none, or leaves it to the reference."""
+    global kernels
+    if config.eager != "cpu":
+        return None
+    if kernels is not None:
+        found, kernels = kernels, None
+        _quick.update(found())
+    if law not in _quick:
+        return None
+    out = _quick[law](state, size, dtype, parameters, *numbers)
+    if out is not None and _stream is not None:
+        _stream.forget()
+    return out
+
+
+def plain(law: str, size: tuple, dtype: dt.dtype, numbers: tuple) -> Tensor | None:
+    """`draws` of the default generator where a backend's law draws just such an array: the common case, kept short."""
+    state = default_generator.state._a
+    if state.itemsize != 1:
+        return None
+    with _lock:
+        out = _by_kernels(state, law, size, dtype, (), numbers)
+    if watched and out is not None:
+        written(state)
+    return None if out is None else wrap(out)
+
+
+def chosen(generator: Any, weights: np.ndarray) -> np.ndarray | None:
+    """A place of each row of weights with a probability proportional to it, by a kernel; None where others are to draw, or to say what is wrong."""
+    state = (default_generator if generator is None else generator).state._a
+    if state.itemsize != 1:
+        return None
+    with _lock:
+        out = _by_kernels(state, "chosen", weights.shape, dt.int64, weights, ())
+    if watched and out is not None:
+        written(state)
+    return out
 
 
 def _samples() -> Iterator[Sample]:
@@ -89,10 +138,8 @@ def draws(state: Tensor, law: str, size: Sequence[int], dtype: dt.dtype, paramet
         values, after = torch_draw(state, list(parameters), law, tuple(size), dtype, numbers)
         state.copy_(after)
         return values
-    if state._ver is None:
-        state._ver = [0, 0]
     given = [p._a for p in parameters] if parameters else ()
-    out = wrap(_draw(state._a, law, size, dtype, given, numbers, state._ver[0]))
+    out = wrap(_draw(state._a, law, size, dtype, given, numbers, state))
     if watched:
         written(state._a)
     return out
@@ -323,14 +370,15 @@ def bernoulli(s: Words, size: Any, dtype: Any, given: Any, p: float | None = Non
     """1 with probability p, a number or a tensor; with a scale 1 / scale, rounded as the quotient of such numbers."""
     n = numel(size)
     if p is not None:
-        return s.below(n, p, _scaled_one(scale, dtype))
+        return s.below(n, p, scaled_one(scale, dtype))
     (q,) = given
     u = s.doubles(n) if q.dtype == np.float64 else s.floats(n)
     return u < q.astype(u.dtype, copy=False).reshape(-1)
 
 
 @lru_cache(64)
-def _scaled_one(scale: float, dtype: dt.dtype) -> np.generic:
+def scaled_one(scale: float, dtype: dt.dtype) -> np.generic:
+    """What stands where a trial is a success."""
     wide = np.float64 if dtype is dt.float64 else np.float32
     return (wide(1) / wide(scale)).astype(dtype.np) if dtype.category == dt.FLOAT else np.True_
 

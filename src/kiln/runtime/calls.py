@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,7 @@ exit:
 """
 
 _METH_FASTCALL = 0x0080
-_DATA = object.__basicsize__
+DATA = object.__basicsize__
 """Where an ndarray keeps the address of its elements: right after what every Python object begins with,
 by NumPy's ABI (`PyArrayObject_fields`), on which every extension module compiled for NumPy relies."""
 
@@ -104,26 +105,35 @@ class _MethodDef(ctypes.Structure):
     ]
 
 
+_make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
+    ("PyCFunction_NewEx", ctypes.pythonapi)
+)
+_API = (
+    "PyLong_AsVoidPtr", "PyLong_AsLongLong", "PyLong_FromLongLong", "Py_IncRef", "PyEval_SaveThread",
+    "PyEval_RestoreThread",
+)  # fmt: skip
+
+
 @functools.cache
-def _method() -> _MethodDef:
-    """The definition that all the functions share; compiled once a process."""
+def builtin(symbol: str, text: str) -> Callable[[int], Callable[..., Any]]:
+    """A METH_FASTCALL function that a module of LLVM IR defines, as a function of what builtin functions have as `self`."""
     import llvmlite.binding as llvm
 
     from kiln.backends.cpu import jit
     from kiln.backends.cpu.isa import make_isa
 
-    api = "PyLong_AsVoidPtr", "PyLong_FromLongLong", "PyEval_SaveThread", "PyEval_RestoreThread"
-    for name in api:
+    for name in _API:
         address = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
         llvm.add_symbol(name, address)
-    threads.pool_address()
-    lookup = jit.build([_IR.replace("DATA", str(_DATA))], make_isa())
-    return _MethodDef(b"call", lookup("kiln_call"), _METH_FASTCALL, None)
+    lookup = jit.build([text], make_isa())
+    method = _MethodDef(symbol.encode(), lookup(symbol), _METH_FASTCALL, None)
+    return lambda known: _make(ctypes.addressof(method), known, None)
 
 
-_make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
-    ("PyCFunction_NewEx", ctypes.pythonapi)
-)
+@functools.cache
+def _calling() -> Callable[[int], Callable[..., int]]:
+    threads.pool_address()  # which `kiln_run` comes with
+    return builtin("kiln_call", _IR.replace("DATA", str(DATA)))
 
 
 class Call:
@@ -143,6 +153,4 @@ class Call:
             for pair in pairs:
                 words += pair
         self._block = np.array(words, np.int64)
-        self.function: Callable[..., int] = _make(
-            ctypes.addressof(_method()), self._block.ctypes.data, None
-        )
+        self.function: Callable[..., int] = _calling()(self._block.ctypes.data)

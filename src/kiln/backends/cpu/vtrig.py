@@ -69,21 +69,26 @@ class Trig(VBase):
 
     def sin(self, x: Val) -> Val:
         """Sine, x in radians."""
-        s, c, q = self._sin_cos(x)
+        s, c, q = self._sin_cos(*self._reduce(x))
         r = self._by_quadrant(s, c, q, 0)
         return self.pick(self.b.fcmp("oeq", x, self.c(x, 0.0)), x, r)
 
     def cos(self, x: Val) -> Val:
         """Cosine, x in radians."""
-        s, c, q = self._sin_cos(x)
+        s, c, q = self._sin_cos(*self._reduce(x))
         return self._by_quadrant(s, c, q, 1)
 
     def tan(self, x: Val) -> Val:
         """Tangent, x in radians."""
-        s, c, q = self._sin_cos(x)
+        s, c, q = self._sin_cos(*self._reduce(x))
         odd = self._odd(q)
         r = self.div(self.pick(odd, c, s), self.pick(odd, self.b.fneg(s), c))
         return self.pick(self.b.fcmp("oeq", x, self.c(x, 0.0)), x, r)
+
+    def sin_cos(self, x: Val) -> tuple[Val, Val]:
+        """Sine and cosine of finite x of few turns."""
+        s, c, q = self._sin_cos(*self._near(x))
+        return self._by_quadrant(s, c, q, 0), self._by_quadrant(s, c, q, 1)
 
     def _odd(self, q: Val) -> Val:
         one = self.b.const(q.ty, 1)
@@ -96,24 +101,19 @@ class Trig(VBase):
         sign = self.b.bin("shl", q, self.b.const(q.ty, width))  # bit 1 of q to the sign bit
         return self.flip_sign(r, self.from_bits(r, sign))
 
-    def _sin_cos(self, x: Val) -> tuple[Val, Val, Val]:
-        r, q = self._reduce(x)
+    def _sin_cos(self, r: Val, q: Val) -> tuple[Val, Val, Val]:
         z = self.mul(r, r)
-        s = self.fma(self.mul(r, z), self.horner(z, SIN[x.elem]), r)
+        s = self.fma(self.mul(r, z), self.horner(z, SIN[r.elem]), r)
         c = self.fma(z, self.c(z, -0.5), self.c(z, 1.0))
         # 1 - z/2 loses bits as z grows; what was rounded off is put back with the tail.
         lost = self.fma(z, self.c(z, -0.5), self.sub(self.c(z, 1.0), c))
-        tail = self.fma(self.mul(z, z), self.horner(z, COS[x.elem]), lost)
+        tail = self.fma(self.mul(z, z), self.horner(z, COS[r.elem]), lost)
         return s, self.add(c, tail), q
 
     def _reduce(self, x: Val) -> tuple[Val, Val]:
         """x minus the nearest multiple of pi/2, and that multiple (its low bits)."""
         b = self.b
-        if x.elem == "float" and not self.has_fma:
-            r, q = self._cody_waite(b.conv("fpext", x, "double"))
-            r, q = b.conv("fptrunc", r, "float"), b.conv("trunc", q, "i32")
-        else:
-            r, q = self._cody_waite(x)
+        r, q = self._near(x)
         a = self.abs(x)
         big = b.bin("and", self.lt(self.c(x, LIMIT[x.elem]), a), self.lt(a, self.c(x, INF)))
         with b.if_then(self.any_true(big), (r, q)) as branch:
@@ -125,6 +125,14 @@ class Trig(VBase):
             branch.set(self.pick(big, far_r, r), self.pick(big, far_q, q))
         r, q = branch.results
         return r, q
+
+    def _near(self, x: Val) -> tuple[Val, Val]:
+        """`_reduce` of what is not large."""
+        b = self.b
+        if x.elem == "double" or self.has_fma:
+            return self._cody_waite(x)
+        r, q = self._cody_waite(b.conv("fpext", x, "double"))
+        return b.conv("fptrunc", r, "float"), b.conv("trunc", q, "i32")
 
     def _cody_waite(self, x: Val) -> tuple[Val, Val]:
         n, q = self.nearest(x, TWO_OVER_PI)
