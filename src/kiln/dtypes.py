@@ -159,8 +159,9 @@ def of_scalar(x: Any) -> dtype:
 
 
 @lru_cache(None)
-def promote_types(a: dtype, b: dtype) -> dtype:
+def promote_types(type1: dtype, type2: dtype) -> dtype:
     """The smallest dtype that both can be converted to, by PyTorch's table."""
+    a, b = type1, type2
     if a is b:
         return a
     if a.category != b.category:
@@ -228,9 +229,9 @@ def result_type(*operands: Any) -> dtype:
 _SAFE = {BOOL: {0, 1, 2, 3}, INT: {1, 2, 3}, FLOAT: {2, 3}, COMPLEX: {3}}
 
 
-def can_cast(source: dtype, to: dtype) -> bool:
-    """Whether an in-place or `out=` result of dtype `source` may be stored in dtype `to`."""
-    return to.category in _SAFE[source.category]
+def can_cast(from_: dtype, to: dtype) -> bool:
+    """Whether an in-place or `out=` result of dtype `from_` may be stored in dtype `to`."""
+    return to.category in _SAFE[from_.category]
 
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)

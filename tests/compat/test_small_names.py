@@ -161,3 +161,69 @@ def test_an_import_of_nothing_from_a_module_gives_the_module():
     text = "assert __import__('torch.cuda', fromlist=['']).is_available() is False"
     code = f"from kiln.compat.torch import install; install(); {text}"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_numpys_word_for_dimensions_is_taken_by_keyword():
+    x = kiln.tensor([[3.0, 0.0], [1.0, 5.0]])
+    alike = [
+        lambda **d: kiln.stack([x, x], **d), lambda **d: x.unsqueeze(**d), lambda **d: x[None].squeeze(**d),
+        lambda **d: x.chunk(2, **d)[0], lambda **d: x.unbind(**d)[0], lambda **d: x.sort(**d)[0], lambda **d: x.argsort(**d),
+        lambda **d: x.repeat_interleave(2, **d), lambda **d: x.median(**d)[0], lambda **d: x.nanmedian(**d)[0],
+        lambda **d: x.nanmean(**d), lambda **d: x.nansum(**d), lambda **d: x.count_nonzero(**d), lambda **d: x.diff(**d),
+        lambda **d: x.cumsum(**d), lambda **d: x.cumprod(**d), lambda **d: x.tensor_split(2, **d)[0],
+    ]  # fmt: skip
+    for f in alike:
+        assert f(axis=0).equal(f(dim=0))
+    for f in (x.unsqueeze, x.cumsum):
+        with pytest.raises(TypeError):
+            f()
+
+
+def test_arguments_by_the_names_that_pytorch_gives_them():
+    x = kiln.tensor([[3.0, 0.0], [1.0, 5.0]])
+    assert x.where(condition=x > 1, other=0).tolist() == [[3, 0], [0, 5]]
+    assert x.swapaxes(axis0=0, axis1=1).equal(x.T)
+    assert (
+        x.expand(size=(3, 2, 2)).shape == x.resize_(size=(2, 2)).expand(3, 2, 2).shape == (3, 2, 2)
+    )
+    assert x.tile(dims=(2,)).equal(x.repeat(repeats=(1, 2)))
+    assert x.new_full(size=(2,), fill_value=1).tolist() == [1, 1]
+    assert x.type(kiln.float64, non_blocking=True).dtype is kiln.float64
+    assert kiln.promote_types(type1=kiln.int8, type2=kiln.float16) is kiln.float16
+    assert not kiln.can_cast(from_=kiln.float32, to=kiln.int32)
+    for f in (kiln.hsplit, kiln.vsplit, kiln.tensor_split):
+        assert [len(f(x, sections=2)), len(f(x, indices=[1]))] == [2, 2]
+        for wrong in ({}, {"sections": 2, "indices": [1]}, {"parts": 2}):
+            with pytest.raises(TypeError):
+                f(x, **wrong)
+    for make in (
+        lambda **k: kiln.arange(3, **k), lambda **k: kiln.linspace(0, 1, 3, **k), lambda **k: kiln.logspace(0, 1, 3, **k),
+        lambda **k: kiln.eye(2, **k), lambda **k: kiln.rand_like(x, **k), lambda **k: kiln.randint_like(x, 2, **k),
+        lambda **k: kiln.scalar_tensor(1, **k), lambda **k: kiln.tril_indices(2, 2, **k), lambda **k: x.new_tensor(1, **k),
+    ):  # fmt: skip
+        assert make(pin_memory=False).device.type == "cpu"
+
+
+def test_sobol_points_are_pytorchs():
+    pytest.importorskip("scipy")
+    SobolEngine = face("torch.quasirandom").SobolEngine
+    engine = SobolEngine(2)
+    assert engine.draw(3).tolist() == [[0, 0], [0.5, 0.5], [0.75, 0.25]]
+    assert engine.draw_base2(0, dtype=kiln.float64).tolist() == [[0.25, 0.75]]
+    with pytest.raises(ValueError, match="power of 2"):
+        engine.draw_base2(3)
+    assert engine.fast_forward(60).draw().equal(SobolEngine(2).draw(65)[64:])
+    with pytest.raises(ValueError, match="21201"):
+        SobolEngine(0)
+
+
+@pytest.mark.peers
+@pytest.mark.usefixtures("torch_stream")
+def test_scrambled_sobol_points_are_those_of_pytorchs_generator():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")
+    pytest.importorskip("scipy")
+    ours = face("torch.quasirandom").SobolEngine(5, scramble=True, seed=3)
+    theirs = torch.quasirandom.SobolEngine(5, scramble=True, seed=3)
+    for n in (1, 6, 4):
+        assert ours.draw(n).tolist() == theirs.draw(n).tolist()
+    assert repr(ours) == repr(theirs)

@@ -16,7 +16,7 @@ from ..tensor import Tensor, wrap
 from .joining import cat, meshgrid, stack
 from .registry import FUNCTIONS, Sample, composition
 from .samples import draw, rng
-from .slicing import tensor_split
+from .slicing import parts_named, tensor_split
 
 
 def _listed(tensors: tuple) -> tuple[list[Tensor], bool]:
@@ -125,7 +125,8 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
 
 
 def _splitter(name: str, least: int, dim: Callable[[Tensor], int]) -> Any:
-    def fn(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
+    def fn(input: Tensor, indices_or_sections: Any = None, **named: Any) -> tuple[Tensor, ...]:
+        indices_or_sections = parts_named(name, indices_or_sections, named)
         if input.ndim < least:
             raise KilnError(name, f"requires a tensor with at least {least} dimension, but got a tensor with "
                             f"{input.ndim} dimensions!", describe(input), "")  # fmt: skip

@@ -270,8 +270,9 @@ def frombuffer(
 
 @makes
 def scalar_tensor(
-    s: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+    s: Any, *, dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Tensor:  # fmt: skip
     """A 0-d tensor of a number, of the default dtype."""
     return tensor(
         s, dtype=dtype or dt.get_default_dtype(), device=device, requires_grad=requires_grad
@@ -412,7 +413,8 @@ def _new_filled(name: str, value: Any) -> Any:
         as_device(device)
         d = self.dtype if dtype is None else dt.as_dtype(dtype)
         if value is None:
-            size, v = (size[0],), size[1] if len(size) > 1 else named.pop("fill_value")
+            v = size[1] if len(size) > 1 else named.pop("fill_value")
+            size = size[:1]
         else:
             v = value
         t = _of_value(_size(size, named.pop("size", None), name), v, d)
@@ -429,8 +431,9 @@ for _name, _value in (("new_zeros", 0), ("new_ones", 1), ("new_empty", 0), ("new
 
 @method("new_tensor")
 def new_tensor(
-    self: Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:
+    self: Tensor, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Tensor:  # fmt: skip
     """A tensor of `data` with this tensor's dtype."""
     return tensor(data, dtype=dtype or self.dtype, device=device, requires_grad=requires_grad)
 
@@ -461,7 +464,8 @@ _LEAST, _MOST = -(2**62), 2**62  # whole numbers whose distance is one of int64
 
 @makes
 def arange(start: Any, end: Any = None, step: Any = 1, *, out: Any = None, dtype: Any = None,
-           layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
+           layout: Any = None, device: Any = None, requires_grad: bool = False,
+           pin_memory: bool = False) -> Tensor:  # fmt: skip
     """Values from start up to (not including) end, step apart."""
     if device is not None:
         as_device(device)
@@ -501,7 +505,7 @@ def arange(start: Any, end: Any = None, step: Any = 1, *, out: Any = None, dtype
 
 @makes
 def linspace(start: Any, end: Any, steps: int, *, out: Any = None, dtype: Any = None, layout: Any = None,
-             device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
+             device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
     """`steps` values evenly from start to end, both included."""
     as_device(device)
     start, end = (x.item() if isinstance(x, Tensor) else x for x in (start, end))
@@ -556,7 +560,8 @@ def spaced(start: Any, end: Any, n: int, d: dt.dtype, into: Any) -> np.ndarray:
 
 @makes
 def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any = None, dtype: Any = None,
-             layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
+             layout: Any = None, device: Any = None, requires_grad: bool = False,
+             pin_memory: bool = False) -> Tensor:  # fmt: skip
     """base to the powers that linspace gives."""
     as_device(device)
     start, end, base = (x.item() if isinstance(x, Tensor) else x for x in (start, end, base))
@@ -573,7 +578,7 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, out: Any =
 
 @makes
 def eye(n: int, m: int | None = None, *, out: Any = None, dtype: Any = None, layout: Any = None,
-        device: Any = None, requires_grad: bool = False) -> Tensor:  # fmt: skip
+        device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:  # fmt: skip
     """The n x m matrix with ones on its diagonal."""
     as_device(device)
     d = _dtype_of(dtype, out)

@@ -287,6 +287,7 @@ def form(op: Op, out: bool = False, **flags: Any) -> Form:
         names[n] = p.name
         if p.variadic:
             names["rest"], extra[n] = "_" + p.name, _UNSET
+            names[n] = {"sizes": "size"}.get(p.name, p.name)
             call.append(f"_flat(rest, {n})")
             star = "*rest"
             continue

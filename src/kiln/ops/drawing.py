@@ -120,7 +120,8 @@ def _of_size(name: str, make: Callable, fill: str, doc: str, law: str, *numbers:
 
     @makes_like
     def like(input: Tensor, *, generator: Generator | None = None, dtype: Any = None, layout: Any = None,
-             device: Any = None, requires_grad: bool = False, memory_format: Any = None) -> Tensor:  # fmt: skip
+             device: Any = None, requires_grad: bool = False, memory_format: Any = None,
+             pin_memory: bool = False) -> Tensor:  # fmt: skip
         as_device(device)
         d = input.dtype if dtype is None else dt.as_dtype(dtype)
         r = _like(
@@ -238,7 +239,7 @@ def randint(*args: Any, generator: Generator | None = None, out: Tensor | None =
 @makes_like
 def randint_like(input: Tensor, low: int, high: int | None = None, *, generator: Generator | None = None,
                  dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False,
-                 memory_format: Any = None) -> Tensor:  # fmt: skip
+                 memory_format: Any = None, pin_memory: bool = False) -> Tensor:  # fmt: skip
     """Uniform integers in [low, high), or [0, low), with the size and dtype of `input`."""
     as_device(device)
     bounds = (0, low) if high is None else (low, high)

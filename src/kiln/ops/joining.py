@@ -167,8 +167,10 @@ def stack_op(tensors: Sequence[Tensor], dim: int) -> Tensor:
 @composition(method=False, samples=lambda: iter([
     Sample(([draw(rng(), (2, 3)), draw(rng(1), (2, 3))], 1)), Sample(([draw(rng(), ())],)),
     Sample(([draw(rng(), (2, 3)), draw(rng(1), (2, 4))],), error=RuntimeError)]))  # fmt: skip
-def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Any = None) -> Tensor:
+def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Any = None, axis: Any = None) -> Tensor:
     """Tensors of one shape along a new dimension."""
+    if axis is not None:
+        dim = axis
     if not len(tensors):
         raise KilnError("stack", "stack expects a non-empty TensorList", "[]", "")
     first = tensors[0]._a.shape
@@ -281,9 +283,10 @@ def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
 
 
 @method("repeat")
-def repeat(self: Tensor, *repeats: Any) -> Tensor:
+def repeat(self: Tensor, *rest: Any, repeats: Any = None) -> Tensor:
     """The tensor copied repeats[i] times along dimension i; more repeats than dimensions add leading ones."""
-    r = tuple(repeats[0]) if len(repeats) == 1 and isinstance(repeats[0], list | tuple) else repeats
+    r = rest if repeats is None else (repeats,)
+    r = tuple(r[0]) if len(r) == 1 and isinstance(r[0], list | tuple) else r
     if len(r) < self._a.ndim:
         raise KilnError(
             "repeat", "number of dimensions of repeat dims can not be smaller than number of dimensions of tensor",
@@ -299,9 +302,10 @@ def repeat(self: Tensor, *repeats: Any) -> Tensor:
 
 @composition(fused="move", samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), (2,))), Sample((draw(rng(), (3,)), (2, 2)))]))  # fmt: skip
-def tile(input: Tensor, *dims: Any) -> Tensor:
+def tile(input: Tensor, *rest: Any, dims: Any = None) -> Tensor:
     """`repeat`, with missing leading repeats taken as 1."""
-    r = tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], list | tuple) else dims
+    r = rest if dims is None else (dims,)
+    r = tuple(r[0]) if len(r) == 1 and isinstance(r[0], list | tuple) else r
     return repeat(input, (1,) * (input._a.ndim - len(r)) + tuple(r))
 
 

@@ -86,7 +86,7 @@ def tensor_type(name: str) -> Any:
 
 
 @method("type")
-def type_(self: Tensor, dtype: Any = None) -> Any:
+def type_(self: Tensor, dtype: Any = None, non_blocking: bool = False) -> Any:
     """The name of the tensor's type, or the tensor cast to `dtype`: a dtype, a tensor type or its name."""
     if dtype is None:
         return f"{naming.name}." + _NAMES.get(self.dtype, f"{self.dtype.name.capitalize()}Tensor")

@@ -253,8 +253,9 @@ def _triangle_places(row: int, col: int, offset: int, lower: bool, dtype: Any) -
 
 @makes
 def tril_indices(
-    row: int, col: int, offset: int = 0, *, dtype: Any = dt.int64, device: Any = None
-) -> Tensor:
+    row: int, col: int, offset: int = 0, *, dtype: Any = dt.int64, layout: Any = None, device: Any = None,
+    requires_grad: bool = False, pin_memory: bool = False,
+) -> Tensor:  # fmt: skip
     """Rows and columns, as a 2 x n tensor, of a matrix's lower triangle."""
     as_device(device)
     return _triangle_places(row, col, offset, True, dtype)
@@ -262,8 +263,9 @@ def tril_indices(
 
 @makes
 def triu_indices(
-    row: int, col: int, offset: int = 0, *, dtype: Any = dt.int64, device: Any = None
-) -> Tensor:
+    row: int, col: int, offset: int = 0, *, dtype: Any = dt.int64, layout: Any = None, device: Any = None,
+    requires_grad: bool = False, pin_memory: bool = False,
+) -> Tensor:  # fmt: skip
     """Rows and columns, as a 2 x n tensor, of a matrix's upper triangle."""
     as_device(device)
     return _triangle_places(row, col, offset, False, dtype)

@@ -234,7 +234,7 @@ def _shape_tuple(shape: Any, name: str) -> tuple[int, ...]:
 
 @composition(method=False, samples=_layer_samples)
 def layer_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None,
-               bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:  # fmt: skip
+               bias: Tensor | None = None, eps: float = 1e-5, cudnn_enable: bool = True) -> Tensor:  # fmt: skip
     """(input - mean) / sqrt(var + eps) * weight + bias, mean and variance over the last dimensions.
 
     https://arxiv.org/abs/1607.06450

@@ -332,9 +332,11 @@ def store_nan_free(entry: str, input: Tensor, r: Tensor, out: Tensor | None) -> 
     Sample((np.array([[1.0, np.nan], [2.0, 3.0]]), 0)), Sample((np.array([np.nan]),)),
 ]))  # fmt: skip
 def nansum(
-    input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None
+    input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None,
+    **names: Any,
 ) -> Tensor:  # fmt: skip
     """The sum with NaN counted as 0."""
+    dim, keepdim = alias_dims(dim, keepdim, names, "nansum")
     r = sum(nan_is_zero(input), dim, keepdim, dtype=dtype)
     return store_nan_free("nansum", input, r, out)
 
@@ -342,8 +344,10 @@ def nansum(
 @composition(samples=lambda: iter([
     Sample((np.array([[1.0, 0.0], [2.0, 3.0]]), 0), grad=False), Sample((np.array(2.0),), grad=False),
 ]))  # fmt: skip
-def count_nonzero(input: Tensor, dim: Dims = None) -> Tensor:
+def count_nonzero(input: Tensor, dim: Dims = None, *, axis: Dims = None) -> Tensor:
     """How many elements are not zero, as int64."""
+    if axis is not None:
+        dim = axis
     return sum_op(input != 0, dim, False)
 
 

@@ -120,13 +120,13 @@ def _memory(a: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 @method("resize_")
-def resize_(self: Tensor, *sizes: Any, memory_format: Any = None) -> Tensor:
+def resize_(self: Tensor, *sizes: Any, size: Any = None, memory_format: Any = None) -> Tensor:
     """Another shape, row-major from the first element on; memory grows where there is not enough.
 
     New elements hold what was there. Where memory grows, tensors that shared it keep the old one.
     """
     _own(self, "resize_")
-    size = _size(sizes, None, "resize_")
+    size = _size(sizes, size, "resize_")
     flat, start = _memory(self._host("resize_"))
     n = numel(size)
     if start + n > flat.size:

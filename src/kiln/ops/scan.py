@@ -10,7 +10,7 @@ import numpy as np
 from .. import dtypes as dt
 from ..autograd.modes import mode
 from ..errors import KilnError, KilnNotImplementedError, describe
-from ..shape import norm_dim
+from ..shape import index_int, norm_dim
 from ..tensor import Tensor
 from .indexing import assign
 from .joining import cat
@@ -105,7 +105,15 @@ def cumprod_op(input: Tensor, dim: int) -> Tensor:
 
 
 def _public(name: str, run: Any, doc: str) -> Any:
-    def scan(input: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
+    def scan(
+        input: Tensor,
+        dim: Any = None,
+        *,
+        dtype: Any = None,
+        out: Tensor | None = None,
+        axis: Any = None,
+    ) -> Tensor:
+        dim = index_int(dim if axis is None else axis, name, "dim")
         if dtype is None and out is not None:
             dtype = out.dtype
         if dtype is dt.bool_ and input.numel() and len(input.shape):
@@ -285,8 +293,12 @@ def diff(
     dim: int = -1,
     prepend: Tensor | None = None,
     append: Tensor | None = None,
+    *,
+    axis: Any = None,
 ) -> Tensor:
     """The n-th differences of neighbours along `dim`; of bools whether they differ."""
+    if axis is not None:
+        dim = axis
     if not len(input.shape):
         raise KilnError(
             "diff",

@@ -187,9 +187,16 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     Sample((draw(rng(), (3, 2)), 2)), Sample((draw(rng(), (3, 2)), 2, 1)),
     Sample((draw(rng(), (3, 2)), np.array([1, 0, 2]), 0))]))  # fmt: skip
 def repeat_interleave(
-    input: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None
+    input: Tensor,
+    repeats: Any = None,
+    dim: int | None = None,
+    *,
+    output_size: int | None = None,
+    axis: Any = None,
 ) -> Tensor:
     """Each element (or slice along dim) repeated in its place; of counts alone, each index as often as its count says."""
+    if axis is not None:
+        dim = axis
     if repeats is None:
         input, repeats = arange(len(input), device=input.device), input
     if dim is None:

@@ -90,11 +90,11 @@ def where(condition: Tensor, input: Any = None, other: Any = None, *, out: Any =
     return store_out(where_op.op, r, out)
 
 
-def _tensor_where(self: Tensor, a: Any, b: Any = None) -> Tensor:
+def _tensor_where(self: Tensor, condition: Any, other: Any = None) -> Tensor:
     """`x.where(condition, other)` as PyTorch has it; a bool tensor may also select: `c.where(a, b)`."""
-    if isinstance(a, Tensor) and a.dtype is dt.bool_ and b is not None:
-        return where_op(a, self, b)
-    return where_op(self, a, b)
+    if isinstance(condition, Tensor) and condition.dtype is dt.bool_ and other is not None:
+        return where_op(condition, self, other)
+    return where_op(self, condition, other)
 
 
 Tensor.where = _tensor_where  # type: ignore[attr-defined]

@@ -327,8 +327,10 @@ def select(input: Tensor, dim: int, index: int) -> Tensor:
 
 @composition(samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), 1)), Sample((draw(rng(), (0, 2)),))]))  # fmt: skip
-def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+def unbind(input: Tensor, dim: int = 0, *, axis: Any = None) -> tuple[Tensor, ...]:
     """The slices along one dimension, as views."""
+    if axis is not None:
+        dim = axis
     if not input._a.ndim:
         raise KilnIndexError(
             "unbind", "dimension specified but the tensor has no dimensions", describe(input), ""
@@ -460,8 +462,10 @@ def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) ->
 @composition(samples=lambda: iter([
     Sample((draw(rng(), (5, 2)), 3)), Sample((draw(rng(), (2, 7)), 3, 1)),
     Sample((draw(rng(), (5, 2)), 0), error=RuntimeError)]))  # fmt: skip
-def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+def chunk(input: Tensor, chunks: int, dim: int = 0, *, axis: Any = None) -> tuple[Tensor, ...]:
     """At most `chunks` views of equal size along one dimension (the last may be smaller)."""
+    if axis is not None:
+        dim = axis
     return _chunk(input, chunks, dim, True)
 
 
@@ -498,10 +502,33 @@ def unsafe_chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]
     return _chunk(input, chunks, dim)
 
 
+def parts_named(name: str, given: Any, named: dict[str, Any]) -> Any:
+    """What cuts a tensor, under whichever of its names it was given; TypeError unless it was given once."""
+    found = [] if given is None else [given]
+    found += [
+        named.pop(k) for k in ("sections", "indices", "tensor_indices_or_sections") if k in named
+    ]
+    if named or len(found) != 1:
+        raise KilnTypeError(
+            name, "expected either sections or indices", ", ".join(named) or f"{len(found)} of them",
+            f"e.g. {name}(x, sections=2) or {name}(x, indices=[1, 3])",
+        )  # fmt: skip
+    return found[0]
+
+
 @composition(samples=lambda: iter([
     Sample((draw(rng(), (7, 2)), 3)), Sample((draw(rng(), (7, 2)), (1, 4)))]))  # fmt: skip
-def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
-    """Views of nearly equal size, or cut at the given indices, along one dimension."""
+def tensor_split(
+    input: Tensor, indices_or_sections: Any = None, dim: int = 0, *, axis: Any = None, **named: Any
+) -> tuple[Tensor, ...]:
+    """Views of nearly equal size, or cut at the given indices, along one dimension.
+
+    By keyword they are also `sections`, `indices` or `tensor_indices_or_sections`.
+    """
+    if axis is not None:
+        dim = axis
+    if named or indices_or_sections is None:
+        indices_or_sections = parts_named("tensor_split", indices_or_sections, named)
     d = norm_dim(dim, input._a.ndim, "tensor_split")
     n = input._a.shape[d]
     if isinstance(indices_or_sections, Tensor):

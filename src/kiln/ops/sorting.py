@@ -114,14 +114,26 @@ def sort(
     stable: bool | None = False,
     *,
     out: Any = None,
+    axis: Any = None,
 ) -> Any:
     """(values, indices) in order along `dim`. Equal elements always keep their order."""
+    if axis is not None:
+        dim = axis
     return store_out(sort_op.op, sort_op(input, dim, descending), out)
 
 
 @composition(out=True, samples=_public_sorts)
-def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
+def argsort(
+    input: Tensor,
+    dim: int = -1,
+    descending: bool = False,
+    stable: bool = False,
+    *,
+    axis: Any = None,
+) -> Tensor:
     """The indices that sort along `dim`."""
+    if axis is not None:
+        dim = axis
     return sort_op(input, dim, descending)[1]
 
 

@@ -114,9 +114,11 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
     Sample((np.array([[1.0, np.nan], [2.0, 3.0]]), 0)), Sample((np.arange(3),), error=RuntimeError),
 ]))  # fmt: skip
 def nanmean(
-    input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None
+    input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None,
+    **names: Any,
 ) -> Tensor:  # fmt: skip
     """The mean of the elements that are not NaN."""
+    dim, keepdim = alias_dims(dim, keepdim, names, "nanmean")
     if input.dtype.category < dt.FLOAT:
         _mean_infer(input)
     x = converted(input, dtype)
@@ -585,8 +587,12 @@ def median_all(input: Tensor) -> Tensor:
 @composition(out=True, samples=lambda: iter([
     *_median_samples(), Sample((draw(rng(), (3, 4)), 1, True)), Sample((draw(rng(), (3, 4)), 2), error=IndexError),
 ]))  # fmt: skip
-def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+def median(
+    input: Tensor, dim: int | None = None, keepdim: bool = False, *, axis: Any = None
+) -> Any:
     """The median, the lower one of two; with `dim` (values, indices) along it."""
+    if axis is not None:
+        dim = axis
     return median_all(input) if dim is None else median_dim(input, dim, keepdim)
 
 
@@ -622,8 +628,15 @@ def nanmedian_all(input: Tensor) -> Tensor:
     Sample((np.array([[1.0, np.nan, 2.0, 3.0]]), -1), grad=False),
 ]))  # fmt: skip
 def nanmedian(
-    input: Tensor, dim: int | None = None, keepdim: bool = False, *, out: Any = None
+    input: Tensor,
+    dim: int | None = None,
+    keepdim: bool = False,
+    *,
+    out: Any = None,
+    axis: Any = None,
 ) -> Any:
     """`median` of the elements that are not NaN."""
+    if axis is not None:
+        dim = axis
     r = nanmedian_all(input) if dim is None else nanmedian_dim(input, dim, keepdim)
     return store_out(nanmedian_dim.op, r, out)

@@ -160,8 +160,10 @@ def _squeeze_samples() -> Any:
 
 
 @composition(samples=_squeeze_samples)
-def squeeze(input: Tensor, dim: Any = None) -> Tensor:
+def squeeze(input: Tensor, dim: Any = None, *, axis: Any = None) -> Tensor:
     """Without the dimensions of size 1 (all of them, or those named)."""
+    if axis is not None:
+        dim = axis
     shape = input._a.shape
     drop = norm_dims(dim, len(shape), "squeeze")
     kept = tuple([s for i, s in enumerate(shape) if s != 1 or i not in drop])
@@ -172,8 +174,10 @@ def squeeze(input: Tensor, dim: Any = None) -> Tensor:
 
 @composition(samples=lambda: iter([Sample((draw(rng(), (2, 3)), 1)), Sample((draw(rng(), ()), -1)),
                                    Sample((draw(rng(), (2, 3)), 4), error=IndexError)]))  # fmt: skip
-def unsqueeze(input: Tensor, dim: int) -> Tensor:
+def unsqueeze(input: Tensor, dim: Any = None, *, axis: Any = None) -> Tensor:
     """With a dimension of size 1 inserted at `dim`."""
+    if axis is not None:
+        dim = axis
     shape = input._a.shape
     d = norm_dim(dim, len(shape) + 1, "unsqueeze")
     return called(
@@ -243,7 +247,7 @@ def _exchanged(n: int, a: int, b: int) -> tuple[int, ...]:
     return tuple(order)
 
 
-@composition(aliases=("swapaxes", "swapdims"), samples=lambda: iter([
+@composition(aliases=("swapdims",), samples=lambda: iter([
     Sample((draw(rng(), (2, 3, 4)), 0, -1)), Sample((draw(rng(), ()), 0, -1)), Sample((draw(rng(), (2, 3)), 0, 2), error=IndexError)]))  # fmt: skip
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """Two dimensions exchanged. A view."""
@@ -260,6 +264,12 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     if n:
         order[a], order[b] = b, a
     return called(dispatch.view(_permute, (input, tuple(order))), "TransposeBackward0")
+
+
+@composition()
+def swapaxes(input: Tensor, axis0: int, axis1: int) -> Tensor:
+    """`transpose`, under NumPy's names."""
+    return transpose(input, axis0, axis1)
 
 
 @composition(samples=lambda: iter([Sample((draw(rng(), (2, 3)),)), Sample((draw(rng(), (2,)),)),
