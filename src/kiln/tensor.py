@@ -471,14 +471,23 @@ class Tensor(TensorMethods):
             return ctx.branch(self)
         return bool(a)
 
+    def _number(self) -> Any:
+        """The one element; unlike `item()`, ValueError where there are others, as PyTorch has it."""
+        a = self._a
+        if (a.__class__ is np.ndarray and a.size == 1) or self.numel() == 1:
+            return self.item()
+        raise KilnValueError(
+            "item", "only one element tensors can be converted to Python scalars", describe(self), "index it, or use x.tolist()"
+        )  # fmt: skip
+
     def __float__(self) -> float:
-        return float(self.item())
+        return float(self._number())
 
     def __int__(self) -> int:
-        return int(self.item())
+        return int(self._number())
 
     def __complex__(self) -> complex:
-        return complex(self.item())
+        return complex(self._number())
 
     def __index__(self) -> int:
         if self.dtype.category > dt.INT or self.numel() != 1:

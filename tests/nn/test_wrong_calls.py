@@ -230,6 +230,20 @@ nn.utils.skip_init(nn.ReLU)
 nn.utils.parametrize.register_parametrization(nn.Linear(2,2),'foo',nn.Identity())
 nn.utils.parametrize.register_parametrization(nn.Linear(2,2),'weight',nn.Linear(2,3))
 nn.utils.parametrize.remove_parametrizations(nn.Linear(2,2),'weight')
+L.stack([1,2])
+L.nn.functional.cross_entropy(L.ones(2,3),[0,1])
+L.nn.functional.one_hot('a')
+L.nn.functional.pad(L.ones(2,3),(1,1),mode='foo')
+L.ones(2,3).type_as(1)
+L.ones(2,3)[[0,1],[0,1,2]]
+float(L.ones(2,3))
+int(L.ones(2,3))
+complex(L.ones(2,3))
+L.ones(2,3).item()
+L.tensor([[1,2],[3]])
+L.tensor(['a'])
+L.tensor('a')
+L.tensor([1,None])
 """.strip().splitlines()  # fmt: skip
 
 

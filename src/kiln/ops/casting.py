@@ -13,6 +13,7 @@ from ..errors import KilnError, KilnTypeError, describe
 from ..formats import contiguous_format, inverse, lies_in, order, preserve_format
 from ..meta import without_data
 from ..tensor import Tensor
+from .dispatch import expect_tensor
 from .registry import Sample, composition, method, op
 from .samples import draw, rng
 
@@ -109,6 +110,7 @@ def contiguous_in(x: Tensor, format: Any) -> Tensor:
 @method("type_as")
 def type_as(self: Tensor, other: Tensor) -> Tensor:
     """This tensor with the dtype of another."""
+    expect_tensor("type_as", other)
     return self.to(other.dtype)
 
 

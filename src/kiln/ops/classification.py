@@ -11,6 +11,7 @@ from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnVal
 from ..shape import Size, numel
 from ..tensor import CAPTURING, Tensor
 from .activation import floating, widen
+from .dispatch import expect_tensor
 from .loss import each_reduction, reduced, resolve_reduction
 from .registry import FUNCTIONS, Sample, composition, op
 from .rules import by_body, constants
@@ -436,7 +437,13 @@ def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, s
     """
     if size_average is not None or reduce is not None or reduction not in ("mean", "sum", "none"):
         reduction = resolve_reduction("cross_entropy", size_average, reduce, reduction)
-    if target._a.shape == input._a.shape:
+    try:
+        alike = target._a.shape == input._a.shape
+    except AttributeError:
+        expect_tensor("cross_entropy", input)
+        expect_tensor("cross_entropy", target)
+        raise
+    if alike:
         if target.dtype.category != dt.FLOAT:
             raise KilnError(
                 "cross_entropy", "expected floating point type for target with class probabilities",
@@ -453,7 +460,7 @@ def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, s
         raise KilnError(
             "cross_entropy", "label_smoothing must be between 0.0 and 1.0", label_smoothing, ""
         )
-    if target._a.shape == input._a.shape:
+    if alike:
         return _probability_loss(input, target, weight, reduction, label_smoothing)
     if weight is not None:
         constants("cross_entropy", weight=weight)

@@ -99,12 +99,12 @@ def _from_data(data: Any, dtype: dt.dtype | None, name: str) -> np.ndarray:
             values.shape
         )
     except (ValueError, TypeError) as e:
-        raise KilnTypeError(
+        raise (KilnTypeError if isinstance(e, TypeError) else KilnValueError)(
             name, f"can't make a tensor of this: {e}", describe(data),
             "nested lists need equal lengths and numbers as elements",
         ) from None  # fmt: skip
     if a.dtype.kind in "OUSMm":
-        raise KilnTypeError(
+        raise (KilnValueError if a.ndim and a.dtype.kind in "US" else KilnTypeError)(
             name, f"can't make a tensor of {a.dtype} data", describe(data), "pass numbers or bools"
         )
     if dtype is None and not isinstance(data, np.ndarray | np.generic | Tensor):

@@ -19,6 +19,7 @@ from ..errors import (
 from ..shape import Size, numel
 from ..tensor import CAPTURING, Tensor, active_capture, wrap
 from .activation import widen
+from .dispatch import expect_tensor
 from .registry import FUNCTIONS, Sample, composition, op
 from .samples import draw, rng
 from .selection import where_op
@@ -418,6 +419,7 @@ def _bag_max(rows: Tensor, bag: Tensor, bags: Any, counted: Any) -> Tensor:
 ]))  # fmt: skip
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """int64 zeros with a one at each index, in a new last dimension of `num_classes`."""
+    expect_tensor("one_hot", tensor)
     if tensor.dtype is not dt.int64:
         raise KilnError(
             "one_hot", "only applicable to int64 index tensors", describe(tensor), "x.long()"

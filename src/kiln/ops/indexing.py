@@ -229,7 +229,14 @@ def _place(indices: list, ndim: int) -> tuple[list[int], bool]:
 
 def _gather_index_shape(shape: Any, indices: list) -> Size:
     dims, together = _place(indices, len(shape))
-    common = broadcast_shapes(*[indices[d].shape for d in dims], op="index")
+    shapes = [indices[d].shape for d in dims]
+    try:
+        common = broadcast_shapes(*shapes, op="index")
+    except KilnError:
+        raise KilnIndexError(
+            "index", "shape mismatch: indexing tensors could not be broadcast together", [list(s) for s in shapes],
+            "x[rows[:, None], columns] picks each pair",
+        ) from None  # fmt: skip
     rest = [s for d, s in enumerate(shape) if d not in dims]
     at = dims[0] if together else 0
     return Size([*rest[:at], *common, *rest[at:]])

@@ -22,7 +22,7 @@ from ..errors import (
 from ..formats import contiguous_format
 from ..shape import Size, index_int, norm_dim, norm_dims
 from ..tensor import CAPTURING, PLAIN, Tensor, wrap
-from .dispatch import LARGE
+from .dispatch import LARGE, expect_tensor
 from .registry import Sample, VarInts, composition, method
 from .rules import tied
 from .samples import draw, rng
@@ -173,12 +173,18 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Any = None, axis: Any
         dim = axis
     if not len(tensors):
         raise KilnError("stack", "stack expects a non-empty TensorList", "[]", "")
-    first = tensors[0]._a.shape
-    for i, x in enumerate(tensors):
-        if x._a.shape != first:
+    try:
+        shapes = [x._a.shape for x in tensors]
+    except AttributeError:
+        for x in tensors:
+            expect_tensor("stack", x)
+        raise
+    first = shapes[0]
+    for i, shape in enumerate(shapes):
+        if shape != first:
             raise KilnError(
                 "stack", "stack expects each tensor to be equal size, but got "
-                f"{list(first)} at entry 0 and {list(x._a.shape)} at entry {i}", describe(list(tensors)), "",
+                f"{list(first)} at entry 0 and {list(shape)} at entry {i}", describe(list(tensors)), "",
             )  # fmt: skip
     d = norm_dim(dim, len(first) + 1, "stack")
     if not CAPTURING and out is None:
@@ -378,7 +384,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = 
             f"pad={p} for {describe(input)}", "give (left, right) pairs from the last dimension backwards",
         )  # fmt: skip
     if mode not in ("constant", "reflect", "replicate", "circular"):
-        raise KilnError(
+        raise KilnNotImplementedError(
             "pad", "unknown padding mode", repr(mode), "constant, reflect, replicate or circular"
         )
     if mode != "constant":
