@@ -78,8 +78,10 @@ class Nothing:
         self.host("numpy")
 
     def __array_ufunc__(self, ufunc: Any, method: str, *_: Any, **__: Any) -> Any:
-        # a TypeError; but where a reduction is refused NumPy (2.4) keeps a reference to its arguments for good
-        return _REDUCED if method == "reduce" else NotImplemented
+        # where all operands give NotImplemented NumPy (2.4) may keep a reference to them for good
+        if method == "reduce":
+            return _REDUCED
+        raise TypeError(f"{ufunc.__name__} of a tensor without data")
 
     def __bool__(self) -> bool:
         return bool(self.host("bool"))

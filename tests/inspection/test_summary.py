@@ -1,13 +1,18 @@
 """`kiln.summary`: what it counts is what a real step does, and nothing is touched to find out."""
 
+import sys
 import weakref
 from threading import get_ident
 
+import numpy as np
 import pytest
 
 import kiln
 import kiln.nn.functional as F
 from kiln import meta, nn
+from kiln.config import config
+from kiln.inspection.rehearsal import Allocator
+from kiln.runtime.blocks import SMALL, Blocks
 from kiln.utils.flop_counter import FlopCounterMode
 
 
@@ -313,3 +318,47 @@ def test_a_compiled_step_before_it_runs():
     due = sum(t.numel() * t.element_size() for t in held) + run.memory_stats()["peak_bytes"]
     assert s.peak_memory == pytest.approx(due, rel=0.02)
     assert kiln.summary(make(), (4, 3, 12, 12), training=False, compiled=True).peak_memory < s.peak_memory  # fmt: skip
+
+
+def test_scratch_memory_is_that_of_the_kernels_of_an_eager_step():
+    from kiln.backends.one_call import shelf
+
+    def make():
+        return nn.Sequential(nn.Conv2d(8, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2, 1), nn.Flatten(), nn.LazyLinear(4))  # fmt: skip
+
+    x = kiln.randn(4, 8, 20, 20)
+    s = kiln.summary(make(), x)
+    assert kiln.summary(make(), x, training=False).peak_memory < s.peak_memory
+    shelf().clear()
+    model = make()
+    model(x).sum().backward()
+    assert dict(s.holders)["scratch memory of kernels"] == shelf().size > 0
+
+
+def test_memory_kept_for_reuse_is_what_the_allocator_keeps(monkeypatch):
+    monkeypatch.setattr(config, "memory_cache_mb", 6)
+    real, told = Blocks(), Allocator()
+    rng, alive = np.random.default_rng(0), {}
+    for i in range(200):
+        if alive and rng.random() < 0.5:
+            k = list(alive)[int(rng.integers(len(alive)))]
+            del alive[k]
+            told.give(k)
+        else:
+            size = int(rng.integers(SMALL, 3 * SMALL))
+            alive[i] = real.empty((size,), np.dtype(np.uint8))
+            told.take(i, size)
+        assert told.kept == real.held
+        assert told.bytes == told.idle + sum(told.lent[k][1] for k in alive)
+
+
+def test_what_numpy_refuses_leaves_nothing_behind():
+    """NumPy keeps the operands for good of some calls that all operands refuse."""
+    x = kiln.empty(64, 256, device="meta")
+    for op in (lambda t: t + t, lambda t: t * x, kiln.tanh, kiln.sigmoid, lambda t: t.sum(0)):
+        for _ in range(3):
+            t = kiln.empty(64, 256, device="meta")
+            before = sys.getrefcount(t._a)
+            op(t)
+            after = sys.getrefcount(t._a)
+            assert after == before

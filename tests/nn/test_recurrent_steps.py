@@ -74,3 +74,12 @@ def test_a_graph_that_is_kept_gives_the_same_gradients_twice():
         rnn.zero_grad()
         y.backward()
         assert kiln.equal(rnn.weight_hh_l0.grad, once)
+
+
+@pytest.mark.parametrize("off", [kiln.no_grad, kiln.inference_mode])
+def test_blocks_give_nothing_for_backward_where_there_is_none(off, monkeypatch):
+    layer, x = kiln.nn.GRU(8, 32), kiln.randn(20, 16, 8)
+    expected = layer(x)[0].detach()
+    monkeypatch.setattr(_recurrent.Block, "forward", None)
+    with off():
+        assert kiln.equal(layer(x)[0], expected)

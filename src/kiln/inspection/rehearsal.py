@@ -3,9 +3,9 @@
 Note [Rehearsals]
 The step runs as it would in eager mode, forward and backward, on a twin of the model whose parameters and inputs are meta
 tensors (Note [Watched meta tensors]): nothing is computed and the model is left as it is. What is kept for backward is what the
-tape keeps, and it is free when the tape lets go, so the fullest moment is that of an eager step less what single
-ops need while they run. The values inside of one op's gradient don't count, as rules on large arrays are fused kernels.
-Compiled steps mostly hold less.
+tape keeps, and it is free when the tape lets go. The values inside of one op's gradient don't count, as rules on large
+arrays are fused kernels. What kernels need while they run is asked of the programs that eager mode would run, which are planned
+for that, not compiled; and memory of dead results is kept for new ones by the rules of `runtime.blocks`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,28 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import get_ident
 from typing import Any
 
 import numpy as np
 
 from ..autograd.modes import enable_grad, no_grad
-from ..autograd.tape import AccumulateGrad
+from ..autograd.tape import AccumulateGrad, OpNode
+from ..backends import scratch
 from ..compile import compile
+from ..config import config
 from ..device import META, device
 from ..errors import KilnError, describe
 from ..meta import WATCHING, without_data
 from ..nn.modules.module import Module
 from ..nn.parameter import Parameter, is_lazy
 from ..recording import flops
+from ..runtime.blocks import SMALL, rounded
 from ..tensor import Tensor, wrap
 
 BACKWARD, GRADIENTS = "backward", "gradients"
+IDLE, SCRATCH = "memory kept for reuse", "scratch memory of kernels"
 
 
 def tensors(x: Any) -> Iterator[Tensor]:
@@ -124,6 +129,55 @@ class Layer:
         self.output: Any = None
 
 
+class Allocator:
+    """What the memory of arrays comes to as eager mode gives and takes it: `bytes` in all, of which no array lies in `idle`.
+
+    Large ones lie in blocks, of which dead ones are kept for arrays of like size (`runtime.blocks`), all others on the C library's
+    heap, which keeps what it has had.
+    """
+
+    def __init__(self) -> None:
+        self.limit = config.memory_cache_mb << 20
+        self.bytes = self.idle = self.kept = self.small = self.heap = 0
+        self.free: dict[int, list[int]] = {}  # by rounded size, what was touched of each block
+        self.lent: dict[int, tuple[int, int]] = {}
+
+    def take(self, number: int, size: int) -> None:
+        """An array of so many bytes."""
+        if size < SMALL:
+            self.small += size
+            self.lent[number] = 0, size
+            grown = max(0, self.small - self.heap)
+            self.heap += grown
+            self.bytes += grown
+            self.idle -= size - grown
+            return
+        kept = self.free.get(rounded(size))
+        touched = 0
+        if kept:
+            touched = kept.pop()
+            self.kept -= rounded(size)
+        self.idle -= touched
+        self.bytes += max(0, size - touched)
+        self.lent[number] = rounded(size), max(size, touched)
+
+    def give(self, number: int) -> None:
+        """The array is dead."""
+        size, touched = self.lent.pop(number)
+        self.idle += touched
+        if not size:
+            self.small -= touched
+            return
+        self.free[size] = [*self.free.pop(size, ()), touched]
+        self.kept += size
+        while self.kept > self.limit:
+            oldest = next(s for s, kept in self.free.items() if kept)
+            gone = self.free[oldest].pop()
+            self.kept -= oldest
+            self.idle -= gone
+            self.bytes -= gone
+
+
 class _Token:
     """Memory that a meta tensor would have."""
 
@@ -150,7 +204,7 @@ class Rehearsal:
         self.phase = ""
         self.flops: Counter[str] = Counter()
         self.output: Any = None
-        self.kept = 0
+        self.kept = self.scratch = 0
 
     # ---- what it is told (`meta.WATCHING`)
 
@@ -162,6 +216,7 @@ class Rehearsal:
 
     def called(self, op: Any, args: tuple, out: Any) -> None:
         """An op."""
+        self.scratch = max(self.scratch, scratch.of_call(op, args))
         n = flops(op.name, args, out[0] if isinstance(out, tuple) and len(out) == 1 else out)
         self.flops[self.phase] += n
         if not self.phase and n:
@@ -191,7 +246,7 @@ class Rehearsal:
         self.phase = BACKWARD
         if isinstance(value, Tensor) and value.requires_grad:
             for node in _nodes(value.grad_fn):
-                node.register_prehook(self._rule_begins)
+                node.register_prehook(partial(self._rule_begins, node))
                 node.register_hook(self._rule_ends)
             value.backward()
         for p in self.model.parameters():
@@ -199,7 +254,9 @@ class Rehearsal:
             if token is not None:
                 self.owners[token.number] = GRADIENTS
 
-    def _rule_begins(self, _: Any) -> None:
+    def _rule_begins(self, node: Any, gs: Any) -> None:
+        if isinstance(node, OpNode):
+            self.scratch = max(self.scratch, scratch.of_gradients(node, gs))
         self._rule = len(self.log)
 
     def _rule_ends(self, *_: Any) -> None:
@@ -252,15 +309,29 @@ class Rehearsal:
             self._at[self.owners[number]].kept += size
 
     def peak(self) -> Counter[str]:
-        """Who holds how many bytes at the fullest moment, beside what was there before."""
-        now = most = at = 0
-        for i, (_, size) in enumerate(self.log):
-            now += size
-            if now > most:
-                most, at = now, i + 1
+        """Who holds how many bytes at the fullest moment, beside what was there before.
+
+        Of three such steps: what they keep of dead results is `IDLE`.
+        """
+        memory, peak, most, at = Allocator(), 0, -1, 0
+        for _ in range(3):
+            alive = set()
+            for i, (number, size) in enumerate(self.log):
+                if size > 0:
+                    memory.take(number, size)
+                    alive.add(number)
+                elif number in alive:
+                    memory.give(number)
+                    alive.remove(number)
+                peak = max(peak, memory.bytes)
+                if memory.bytes - memory.idle > most:
+                    most, at = memory.bytes - memory.idle, i + 1
+            for number in alive:
+                memory.give(number)
         out: Counter[str] = Counter()
         for number, size in self.log[:at]:
             out[self.owners[number]] += size
+        out[IDLE], out[SCRATCH] = peak - most, self.scratch
         return out
 
 

@@ -137,8 +137,8 @@ def summary(
     backward begins at the outputs' sum. `optimizer` is one of the model's, a class or a name. `training=False` is a forward pass alone,
     in evaluation mode. `depth` is how deep the table goes; what lies deeper counts where it ends.
     FLOPs are those of products, convolutions and attention, an addition and a multiplication being two, as in PyTorch's
-    flop counter. Modules and parameters that occur twice count once. The peak is that of eager mode, of the step after the first, less what kernels need while they run; with
-    `compiled` it is that of the compiled step, whose program is made for that, and found on disk when it is compiled to run.
+    flop counter. Modules and parameters that occur twice count once. The peak is that of eager mode, of the step after the first, with what kernels need while they run and what is
+    kept for reuse; with `compiled` it is that of the compiled step, whose program is made for that, and found on disk when it is compiled to run.
     Errors: KilnError where the model reads values of tensors or the optimizer those of gradients.
     """
     if not isinstance(model, Module):

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..autograd import Function, grad
-from ..autograd.modes import enable_grad, mode, no_grad
+from ..autograd.modes import enable_grad, mode
 from ..compile.compiled import CompiledFunction
 from ..compile.control import scan
 from ..config import config
@@ -131,7 +131,9 @@ def recur(
     parts, pieces = [], list(_pieces(projected.shape[0]))
     for start, stop in reversed(pieces) if reverse else pieces:
         part = (projected[start:stop], None if mask is None else mask[start:stop])
-        out: Any = Block.apply(kind, reverse, *part, w_hh, b_hh, w_hr, *state)
+        # a Function's forward doesn't know whether there will be a backward
+        run = Block.apply if mode.grad else _block
+        out: Any = run(kind, reverse, *part, w_hh, b_hh, w_hr, *state)
         parts.append(out[0])
         state = out[1:]
     return state, cat(parts[::-1] if reverse else parts) if len(parts) > 1 else parts[0]
@@ -242,19 +244,20 @@ def _again(ctx: Any, given: Sequence[Any], grads: Sequence[Tensor | None]) -> tu
     return (None, None, *out)
 
 
+def _block(kind: str, reverse: bool, *given: Any) -> tuple[Tensor, ...]:
+    """A block of steps by its Program."""
+    x, w_hh = given[0], given[2]
+    return _program(kind, reverse, (tuple(x.shape), tuple(w_hh.shape), x.dtype))(*given)
+
+
 class Block(Function):
     """A block of steps: the outputs, and the state behind it."""
 
     @staticmethod
     def forward(ctx: Any, kind: str, reverse: bool, *given: Tensor | None) -> tuple[Tensor, ...]:
-        x, w_hh = given[0], given[2]
-        assert x is not None
-        assert w_hh is not None
-        program = _program(kind, reverse, (tuple(x.shape), tuple(w_hh.shape), x.dtype))
         wants = ctx.needs_input_grad[2:]
         if not any(wants):
-            with no_grad():
-                return program(*given)
+            return _block(kind, reverse, *given)
         ctx.kind, ctx.reverse = kind, reverse
         ctx.save_for_backward(*given)
         ctx.leaves = [
@@ -262,7 +265,7 @@ class Block(Function):
             for t, w in zip(given, wants, strict=True)
         ]
         with enable_grad():
-            ctx.outs = program(*ctx.leaves)
+            ctx.outs = _block(kind, reverse, *ctx.leaves)
         return tuple(o.detach() for o in ctx.outs)
 
     @staticmethod

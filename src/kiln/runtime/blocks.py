@@ -70,7 +70,7 @@ class Blocks:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An array of these sizes, contents undefined, aligned to 64 bytes; MemoryError where there is no room."""
-        size = _rounded(math.prod(shape) * dtype.itemsize)
+        size = rounded(math.prod(shape) * dtype.itemsize)
         block = self._take(size) or self.make(lambda: _Block(size))
         lease = _lease(size).from_address(block.address)
         lease.block, lease.give = block, self.give
@@ -125,7 +125,7 @@ class Blocks:
                 del self._free[size]
 
 
-def _rounded(size: int) -> int:
+def rounded(size: int) -> int:
     """A size of which there are eight between powers of two, so that blocks fit more than one shape."""
     step = 1 << max(size.bit_length() - 4, 12)
     return -(-size // step) * step

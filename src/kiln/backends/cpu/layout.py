@@ -227,25 +227,25 @@ def _late(launches: list[Launch], asked: set[Node]) -> tuple[list[Launch], list[
 
 
 def plan(
-    graph: Graph, name: str, isa: Isa, max_memory: int | None = None, steady: Sequence[int] = ()
-) -> Recipe:
-    """The Recipe of a captured Graph; its kernels are compiled (or found in the cache) and loaded.
+    graph: Graph, name: str, isa: Isa, max_memory: int | None = None, steady: Sequence[int] = (), bare: bool = False
+) -> Recipe:  # fmt: skip
+    """The Recipe of a captured Graph; its kernels are compiled (or found in the cache) and loaded, unless it is to be `bare`.
 
     `max_memory` bounds the arena, literals and what is kept, in bytes; KilnMemoryError where they can't
     be as small. What is computed of the inputs `steady` alone is kept where there is room.
     """
     graph = prepare(pipeline.optimize(graph, lowers, name))
     if steady and max_memory is not None:
-        recipe = _plan(graph, name, isa, None, steady)
+        recipe = _plan(graph, name, isa, None, steady, bare)
         held = recipe.arena_bytes + recipe.kept_bytes + sum(a.nbytes for a in recipe.literals)
         if held <= max_memory:
             return recipe
         steady = ()
-    return _plan(graph, name, isa, max_memory, steady)
+    return _plan(graph, name, isa, max_memory, steady, bare)
 
 
 def _plan(
-    graph: Graph, name: str, isa: Isa, max_memory: int | None, steady: Sequence[int]
+    graph: Graph, name: str, isa: Isa, max_memory: int | None, steady: Sequence[int], bare: bool
 ) -> Recipe:
     """The Recipe of a Graph as it is lowered."""
     same = unchanging(graph, steady)
@@ -303,7 +303,8 @@ def _plan(
         else:
             code.launch(m, j, lambda place: place)
     close()
-    _show(name, code.texts, isa)
+    if not bare:
+        _show(name, code.texts, isa)
     return Recipe(
         n_inputs=len(graph.inputs),
         outputs=[(k, tuple(o.shape), o.dtype) for k, o in enumerate(graph.outputs) if k not in graph.updates],
@@ -317,7 +318,7 @@ def _plan(
         kernels=code.kernels,
         steps=steps,
         copies=[(m.slot(n), m.slot_at(place, n)) for n, place in m.copies],
-        objects=jit.provide(list(code.texts.values()), isa),
+        objects=[] if bare else jit.provide(list(code.texts.values()), isa),
     )  # fmt: skip
 
 

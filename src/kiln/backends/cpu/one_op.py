@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from ...runtime.forks import own_lock
 from ...tensor import Tensor
 from . import fuse
 from .lower import is_host, lowers
-from .program import CpuProgram, Room, recipe_of
+from .program import CpuProgram, Room, bytes_of, recipe_of
 from .recipe import Host, Recipe
 
 _MOST = 4096  # calls that are kept in mind
@@ -66,12 +67,25 @@ class Shelf:
     def __init__(self) -> None:
         self.made: dict[Any, Made | None] = {}
         self.ready: dict[Any, Callable | None] = {}  # prepared calls
-        self.alike: dict[
-            Any, int
-        ] = {}  # in how many sizes calls that differ in nothing else were made
-        self.late: dict[Any, int] = {}  # how often others of them came
+        # calls that differ in nothing but sizes: in how many they were made, and how often others came
+        self.alike: dict[Any, int] = {}
+        self.late: dict[Any, int] = {}
         self.arena, self.size = Room(0), 0
+        self.asking: set[int] = set()  # threads that want to know what a call would take
+        self.sizes: dict[Any, int] = {}
         self.lock = own_lock(self)
+
+    def room(self, call: Callable[[], Any]) -> int:
+        """The bytes of the arena that a Program takes which `call` would run first; nothing is run, nor compiled."""
+        me = get_ident()
+        self.asking.add(me)
+        try:
+            call()
+        except _Asked as e:
+            return e.args[0]
+        finally:
+            self.asking.discard(me)
+        return 0
 
     def run(
         self, name: str, fn: Callable, args: Sequence[Any], key: Any = (), like: Any = None
@@ -301,7 +315,8 @@ class Shelf:
     def clear(self) -> None:
         """Forget all Programs, and let go of their memory."""
         with self.lock:
-            self.made, self.ready, self.alike, self.late = {}, {}, {}, {}
+            self.made, self.ready, self.sizes = {}, {}, {}
+            self.alike, self.late = {}, {}
             self.arena, self.size = Room(0), 0
 
     def _find(
@@ -311,6 +326,10 @@ class Shelf:
         key = (
             name, more, config.cpu_isa, config.float32_matmul_precision, config.layout, *map(_sign, args),
         )  # fmt: skip
+        if self.asking and get_ident() in self.asking:
+            if key not in self.sizes:
+                self.sizes[key] = _make(name, fn, args, find=bytes_of) or 0
+            raise _Asked(self.sizes[key])
         try:
             return self.made[key]
         except KeyError:
@@ -353,6 +372,10 @@ class Shelf:
         if made.program is None:
             made.program = CpuProgram(made.recipe, made.name, self.arena)
         return made.program
+
+
+class _Asked(BaseException):
+    """What a call would take: ends it before it runs."""
 
 
 @lru_cache(_MOST)
@@ -476,10 +499,13 @@ def _sign(x: Any) -> Any:
     return (c, repr(x)) if c is float else (c, x)
 
 
-def _make(name: str, fn: Callable, args: Sequence[Any], writes: bool = False) -> Made | None:
+def _make(
+    name: str, fn: Callable, args: Sequence[Any], writes: bool = False, find: Callable = recipe_of
+) -> Any:
     """What comes of a function on symbolic tensors; None where a reference would have to do some of it.
 
-    With `writes` it gives nothing, and what it writes to its arguments is what comes of it.
+    With `writes` it gives nothing, and what it writes to its arguments is what comes of it. With `find=bytes_of`
+    it is only asked what that takes.
     """
     capture = Capture(constants=True)
     inputs: list[Node] = []
@@ -514,7 +540,9 @@ def _make(name: str, fn: Callable, args: Sequence[Any], writes: bool = False) ->
         map(is_host, Graph(inputs, final).nodes())
     ):
         return None
-    recipe = recipe_of(Graph(inputs, made), name)
+    recipe = find(Graph(inputs, made), name)
+    if find is bytes_of:
+        return recipe
     if any(isinstance(s, Host) for s in recipe.steps):
         return None
     first = iter(f is inputs[0] for f in final)

@@ -66,6 +66,18 @@ def recipe_of(
     return made
 
 
+def bytes_of(graph: Graph, name: str) -> int:
+    """What `compile` would make a program hold beside its inputs and outputs, in bytes; no kernel is compiled."""
+    isa = host_isa()
+    key = recipe.key(graph, isa)
+    made = None if key is None else recipe.fetch(key)
+    if made is None:
+        from .layout import plan
+
+        made = plan(graph, name, isa, bare=True)
+    return made.arena_bytes + made.kept_bytes + sum(a.nbytes for a in made.literals)
+
+
 class CpuProgram:
     """Kernels over an arena, run by one native call up to a host call or the end.
 
