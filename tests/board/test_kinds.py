@@ -256,23 +256,39 @@ def test_the_graph_of_a_model(ask):
     # what a module computes is in its scope, with its parameters; what it writes too
     ops = {
         "input/input",
-        "0/mul",
-        "0/linear/linear",
-        "0/linear/weight",
-        "0/relu",
-        "0/add",
-        "1/add",
-        "3/linear",
-        "3/bias",
+        "Block[0]/mul",
+        "Block[0]/Linear[linear]/linear",
+        "Block[0]/Linear[linear]/weight",
+        "Block[0]/relu",
+        "Block[0]/add",
+        "Block[1]/add",
+        "Linear[3]/linear",
+        "Linear[3]/bias",
     }
-    assert ops | {"0/norm/running_mean", "0/norm/new_running_mean"} <= nodes.keys()
-    assert not {n.partition("/")[0] for n in nodes} - {"0", "1", "3", "input", "output"}
-    assert list(nodes["0/linear/linear"].input) == ["0/mul", "0/linear/weight", "0/linear/bias"]
-    assert nodes["0/mul"].attr["other"].s == b"2.0"
-    shapes = [[d.size for d in s.dim] for s in nodes["3/linear"].attr["_output_shapes"].list.shape]
+    assert (
+        ops
+        | {"Block[0]/BatchNorm1d[norm]/running_mean", "Block[0]/BatchNorm1d[norm]/new_running_mean"}
+        <= nodes.keys()
+    )
+    assert not {n.partition("/")[0] for n in nodes} - {
+        "Block[0]",
+        "Block[1]",
+        "Linear[3]",
+        "input",
+        "output",
+    }
+    assert list(nodes["Block[0]/Linear[linear]/linear"].input) == [
+        "Block[0]/mul",
+        "Block[0]/Linear[linear]/weight",
+        "Block[0]/Linear[linear]/bias",
+    ]
+    assert nodes["Block[0]/mul"].attr["other"].s == b"2.0"
+    shapes = [
+        [d.size for d in s.dim] for s in nodes["Linear[3]/linear"].attr["_output_shapes"].list.shape
+    ]
     assert shapes == [[3, 2]]
-    assert nodes["output/0"].input == ["3/linear"]
-    assert __file__.encode().rpartition(b"/")[2] in nodes["0/mul"].attr["source"].s
+    assert nodes["output/0"].input == ["Linear[3]/linear"]
+    assert __file__.encode().rpartition(b"/")[2] in nodes["Block[0]/mul"].attr["source"].s
 
 
 def test_the_profile(logdir):
@@ -281,14 +297,15 @@ def test_the_profile(logdir):
 
     (path,) = (logdir / "first" / "plugins" / "profile" / "begin").glob("*.xplane.pb")
     plane = dict(fields(path.read_bytes()))[1]
-    names, events = {}, []
+    names, kinds, events = {}, {}, []
     for field, value in fields(plane):
         if field == 4:
             entry = dict(fields(dict(fields(value))[2]))
-            names[entry[1]] = entry[2].decode()
+            names[entry[1]] = entry.get(4, entry[2]).decode()
+            kinds[names[entry[1]]] = entry[2].decode()
         if field == 3:
             events += [dict(fields(v)) for f, v in fields(value) if f == 4]
-    assert "kiln::linear" in names.values()
+    assert kinds["kiln::linear"] == "linear:Linear"  # which is how the table of ops knows ops
     assert {names[e[1]] for e in events} == set(names.values())
     assert all(e[3] > 0 for e in events)
 
@@ -301,3 +318,5 @@ def test_the_profile_as_its_tab_reads_it(logdir):
     found = [e for e in json.loads(trace)["traceEvents"] if e.get("name") == "kiln::linear"]
     assert len(found) == 3
     assert "[3, 4]" in found[0]["args"]["shapes"]
+    ops = json.loads(convert.xspace_to_tool_data([str(path)], "framework_op_stats", {})[0])[0]
+    assert "linear" in [row["c"][3]["v"] for row in ops["rows"]]

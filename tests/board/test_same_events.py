@@ -180,15 +180,15 @@ def test_a_graph(tmp_path):
     graph = GraphDef.FromString(event.graph_def)
     nodes = {n.name: n for n in graph.node}
     assert {
-        "0/weight",
-        "0/bias",
-        "1/weight",
+        "Linear[0]/weight",
+        "Linear[0]/bias",
+        "BatchNorm1d[1]/weight",
         "input/input",
         "random/state",
         "output/0",
     } <= nodes.keys()
     assert all(i.partition(":")[0] in nodes for n in graph.node for i in n.input)
-    (shape,) = nodes["0/weight"].attr["_output_shapes"].list.shape
+    (shape,) = nodes["Linear[0]/weight"].attr["_output_shapes"].list.shape
     assert [d.size for d in shape.dim] == [3, 4]
 
 

@@ -51,14 +51,16 @@ def nodes_of(model: Any, inputs: Any) -> list[Drawn]:
     while path.plan is None:  # a branch on a value: the way that these inputs took
         path = next(iter(path.children.values()))
     plan = path.plan
-    known = {id(p): n for n, p in [*twin.named_parameters(), *twin.named_buffers()]}
-    known[id(default_generator.state)] = f"{RANDOM}.state"
+    known = {id(default_generator.state): f"{RANDOM}/state"}
+    for n, p in [*twin.named_parameters(), *twin.named_buffers()]:
+        owner, _, own = n.rpartition(".")
+        known[id(p)] = f"{scopes.names[owner]}/{own}".lstrip("/")
     given = _arguments(twin, args)
     names: dict[Node, str] = {}
     for i in plan.inputs:
         name = known.get(id(i.tensor)) if i.tensor is not None else None
         kind, k = ("input", given[i.leaf]) if i.leaf >= 0 else (i.kind, i.index)
-        names[i.node] = name.replace(".", "/") if name else f"{kind}/{k}"
+        names[i.node] = name or f"{kind}/{k}"
     return _named(plan.graph, names, scopes.of)
 
 
@@ -82,13 +84,19 @@ class _Scopes:
 
     def __init__(self, model: Any):
         self.of: dict[Node, str] = {}
+        self.names = {"": ""}
+        """Modules' scopes by their paths: "body.0" is ModuleList[body]/Linear[0], as in PyTorch."""
         self._met: dict[Node, int] = {}
         self._began: list[int] = []
         self._now = 0
+        for name, module in model.named_modules(remove_duplicate=False):
+            above, _, own = name.rpartition(".")
+            if name:
+                self.names[name] = f"{self.names[above]}/{type(module).__name__}[{own}]".lstrip("/")
         for name, module in model.named_modules():
             if name:
                 module.register_forward_pre_hook(self._enter, with_kwargs=True)
-                module.register_forward_hook(self._leave(name.replace(".", "/")), always_call=False)
+                module.register_forward_hook(self._leave(self.names[name]), always_call=False)
 
     def _enter(self, module: Any, args: Any, kwargs: Any) -> None:
         for node in self._behind((args, kwargs), -1):

@@ -46,7 +46,7 @@ def _plane(events: list[Any]) -> bytes:
     ]
     return (
         integer(1, 1) + data(2, "/host:CPU") + each(3, lines)
-        + each(4, (_numbered(i, data(2, n)) for n, i in names.items()))
+        + each(4, (_numbered(i, _known(n)) for n, i in names.items()))
         + each(5, (_numbered(i, data(2, n)) for i, n in _STATS.items()))
     )  # fmt: skip
 
@@ -58,6 +58,15 @@ def _told(e: Any) -> list[bytes]:
         _SHAPES: text(5, shapes), _BYTES: integer(4, e.self_cpu_memory_usage), _FLOPS: integer(4, e.flops)
     }  # fmt: skip
     return [integer(1, k) + value for k, value in found.items() if value]
+
+
+def _known(name: str) -> bytes:
+    """An event's name; before an op's the one by which the tab knows ops: name:Type."""
+    op = name.removeprefix("kiln::")
+    if op == name or not op.isidentifier():
+        return data(2, name)
+    kind = "".join(word.capitalize() for word in op.split("_"))
+    return data(2, f"{op}:{kind}") + data(4, name)
 
 
 def _numbered(i: int, message: bytes) -> bytes:
