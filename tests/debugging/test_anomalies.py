@@ -256,3 +256,47 @@ def test_watching_changes_no_value() -> None:
         found.append([p.detach().numpy().copy() for p in model.parameters()])
     for a, b in zip(*found, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+class Spoiling(nn.Module):
+    """Computes a NaN that nothing reads."""
+
+    def forward(self, x: kiln.Tensor) -> kiln.Tensor:
+        (x - 9.0).log()  # unread
+        return x * 2
+
+
+def bodies(part: Callable) -> dict[str, Callable]:
+    def nested(x: kiln.Tensor) -> kiln.Tensor:
+        return kiln.cond(x.sum() > 0, part, lambda x: x, (x,))
+
+    return {
+        "scan": lambda xs: kiln.scan(lambda c, x: (c + part(x), c), kiln.zeros(3), xs)[0],
+        "cond": lambda xs: kiln.cond(xs.sum() > 0, part, lambda x: x, (xs,)),
+        "while": lambda xs: kiln.while_loop(lambda i, x: i < 2, lambda i, x: (i + 1, part(x)), (kiln.tensor(0), xs))[1],
+        "nested": lambda xs: kiln.scan(lambda c, x: (c + nested(x), c), kiln.zeros(3), xs)[0],
+        "unread": lambda xs: (kiln.map(part, xs), xs)[1] * 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["scan", "cond", "while", "nested", "unread"])
+def test_what_nothing_reads_in_the_body_of_a_loop_or_a_branch(kind: str) -> None:
+    model, xs = nn.ModuleDict({"spoiling": Spoiling()}), kiln.rand(2, 3)
+    fns = [bodies(part)[kind] for part in (model["spoiling"], lambda x: (x - 9.0).log() + x)]
+    model.forward = fns[0]
+    with check_numerics(), pytest.raises(NumericsError, match="log gives NaN in layer spoiling") as e:  # fmt: skip
+        kiln.compile(model)(xs)
+    assert "unread" in str(e.value)
+    assert e.value.layer == "spoiling"
+    with check_numerics(), pytest.raises(NumericsError) as e:  # of equal nodes, on another line
+        kiln.compile(fns[1])(xs)
+    assert "lambda" in e.value.place
+
+
+@pytest.mark.parametrize("kind", ["scan", "cond", "while", "nested"])
+def test_bodies_in_order_and_their_gradients_are_left_in_peace(kind: str) -> None:
+    xs = kiln.rand(2, 3, requires_grad=True)
+    run = kiln.compile(bodies(lambda x: (x + 1).log().where(x > -1, x))[kind])
+    for watch in (check_numerics, detect_anomaly):
+        with watch():
+            run(xs).sum().backward()

@@ -11,7 +11,18 @@ from ..autograd.modes import no_grad
 from ..autograd.passes import Targets
 from ..autograd.tape import TapeNode, edge_of
 from ..errors import CaptureError, KilnError, describe
-from ..graph.node import CONST, INPUT, ITEM, LITERAL, Graph, Node, const, input_node, substitute
+from ..graph.node import (
+    CONST,
+    INPUT,
+    ITEM,
+    LITERAL,
+    Graph,
+    Node,
+    const,
+    input_node,
+    substitute,
+    toposort,
+)
 from ..ops.dispatch import apply
 from ..ops.registry import Op
 from ..tensor import Tensor, _fresh, wrap
@@ -173,7 +184,14 @@ class BodyCapture(Capture):
         new: dict[Node, Node] = {}
         for n, i in zip(heads, inputs, strict=True):
             new.setdefault(n, i)  # two tensors from outside may be one memory
-        return Graph(inputs, substitute(outs, new))
+        out = Graph(inputs, substitute(outs, new))
+        known = set(new)
+        for n in toposort(self.places):
+            if n.op is not INPUT and all(x in known for x in n.inputs):
+                known.add(n)
+        made = [n for n in self.places if n in known]
+        out.places = dict(zip(substitute(made, new), map(self.places.get, made), strict=True))
+        return out
 
     def gradients(
         self, outs: Sequence[Tensor], seeds: Sequence[Node | None], wanted: Sequence[Tensor]

@@ -125,6 +125,14 @@ def _values(capture: Capture, tensors: Sequence[Tensor]) -> tuple[Node, ...]:
     return tuple(capture.payload(t).node() for t in tensors)
 
 
+def _made(capture: Capture, name: str, args: tuple) -> Node:
+    """The node of a loop or a branch, and where it was made."""
+    at = capture.where()
+    n = make(name, args, at)
+    capture.places.setdefault(n, at)
+    return n
+
+
 def _outputs(capture: Capture, n: Node) -> list[Tensor]:
     assert n.outputs is not None
     return [capture.tensor(item(n, i)) for i in range(len(n.outputs))]
@@ -182,10 +190,8 @@ def _call_scan(
         node = ScanNode(_call_scan, capture, trace, operands, n, len(xs), length, reverse)
         graph = trace.graph(node.saved)
     nodes = _values(capture, operands)
-    made = make(
-        "scan_op", (graph, nodes[:n], nodes[n : n + len(xs)], nodes[n + len(xs) :], length, reverse),
-        capture.where(),
-    )  # fmt: skip
+    xs_nodes, consts_nodes = nodes[n : n + len(xs)], nodes[n + len(xs) :]
+    made = _made(capture, "scan_op", (graph, nodes[:n], xs_nodes, consts_nodes, length, reverse))
     outs = _outputs(capture, made)
     if node is None:
         return outs
@@ -293,7 +299,7 @@ def _call_cond(
         assert traces is not None
         graphs = [t.graph() for t in traces]
     test = capture.payload(pred).node()
-    made = make("cond_op", (*graphs, test, _values(capture, operands)), capture.where())
+    made = _made(capture, "cond_op", (*graphs, test, _values(capture, operands)))
     outs = _outputs(capture, made)
     if not record:
         return outs
@@ -410,13 +416,13 @@ def _call_while(
     operands = [capture.own(t) for t in (*init, *consts)]
     nodes, n = _values(capture, operands), len(init)
     if not tracked:
-        made = make("while_op", (test, body, nodes[:n], nodes[n:]), capture.where())
+        made = _made(capture, "while_op", (test, body, nodes[:n], nodes[n:]))
         return _outputs(capture, made)
     flags = [True] * n + [_fresh(t)._rg for t in operands[n:]]
     trace = Trace.of(capture, "kiln.while_loop", body, flags, _call_again)
     counted = _counted(test, n, False), _counted(body, n, True)
     zero = const(0, int64, ())
-    made = make("while_op", (*counted, (*nodes[:n], zero), nodes[n:]), capture.where())
+    made = _made(capture, "while_op", (*counted, (*nodes[:n], zero), nodes[n:]))
     *outs, steps = _outputs(capture, made)
     return WhileNode(capture, trace, operands, n, steps).attach(outs)
 

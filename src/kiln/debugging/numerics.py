@@ -224,6 +224,7 @@ def find(
     inner: list[Finding] = []
     unfit: set[Node] = set()
     mine = set(graph.nodes())
+    places = _inside(graph) | places
     read: set[Node] = {n for n in mine if n.op is INPUT}
 
     def observe(n: Node, value: Any, raw: Callable) -> None:
@@ -276,6 +277,15 @@ def find(
     if made:
         return min(made, key=lambda m: m[:2])[2]
     return inner[0] if inner else None
+
+
+def _inside(graph: Graph) -> dict[Node, Place]:
+    """Where the nodes of the bodies of loops and branches were made, at any depth."""
+    out: dict[Node, Place] = {}
+    for n in graph.nodes():
+        for body in n.graphs:
+            out |= _inside(body) | body.places
+    return out
 
 
 def made_at(places: dict[Node, Place], n: Node) -> Place:

@@ -207,10 +207,11 @@ def input_node(index: int, shape: Sequence[Any], dtype: dt.dtype, name: str = ""
 class Graph:
     """A program: input nodes, output nodes, and which outputs are written into which inputs.
 
-    `updates[k] = i` says that output k is the new value of input i, stored in its memory.
+    `updates[k] = i` says that output k is the new value of input i, stored in its memory. `places` are those at which the nodes
+    of the body of a loop or a branch were made as it was captured, nodes that no output needs among them: observers see these too.
     """
 
-    __slots__ = ("inputs", "order", "outputs", "updates")
+    __slots__ = ("inputs", "order", "outputs", "places", "updates")
 
     def __init__(
         self, inputs: Sequence[Node], outputs: Sequence[Node], updates: dict[int, int] | None = None
@@ -218,6 +219,7 @@ class Graph:
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.updates = dict(updates or {})
         self.order: tuple[Node, ...] | None = None
+        self.places: dict[Node, Any] = {}
 
     def nodes(self) -> tuple[Node, ...]:
         """Every node that the outputs need, inputs first, each after its own inputs."""
@@ -287,7 +289,10 @@ class Evaluator:
 
     def __init__(self, graph: Graph):
         self.graph = graph
-        self.order = [n for n in graph.nodes() if n.op is not INPUT]
+        nodes = graph.nodes()
+        if graph.places and get_ident() in OBSERVERS:
+            nodes = toposort((*nodes, *graph.places))
+        self.order = [n for n in nodes if n.op is not INPUT]
         last: dict[Node, int] = {}
         for i, n in enumerate(self.order):
             for x in n.inputs:
