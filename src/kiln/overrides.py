@@ -3,7 +3,9 @@
 Note [Who is asked]: plain tensors pay nothing for this. A short path serves the classes in `tensor.PLAIN` alone, so an
 op finds out on its long path that there is somebody to ask. Tensor's own methods are wrapped in the classes that
 answer, not in Tensor. Functions that are no ops ask from the first such class on: their code is replaced by code that
-asks and then runs theirs (`_Entry`). So is that of Tensor's own methods while a mode is entered.
+asks and then runs theirs (`_Entry`). So is that of Tensor's own methods while a mode is entered. A class that is no
+Tensor is such a class from its definition on where `import torch` means Kiln, elsewhere from the first op that sees
+one of its objects.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -78,6 +80,8 @@ def asked(op: Op, fn: Callable, args: tuple) -> Any:
     found = overriding(_flat(args[i] for i in op.tensor_slots))
     if not found and not _modes():
         return NOBODY
+    if found:
+        notice(type(found[0]))
     return _ask(fn, found, *_given(op, args))
 
 
@@ -205,6 +209,13 @@ def intercept(cls: type) -> None:
             setattr(cls, name, _asking(member))
 
 
+def notice(cls: type) -> None:
+    """Have functions ask the objects of a class that is no Tensor, but answers for them."""
+    if cls not in OVERRIDING:
+        OVERRIDING.append(cls)
+        _engage()
+
+
 def _answer_of(cls: Any) -> Any:
     answer = cls.__torch_function__
     return getattr(answer, "__func__", answer)
@@ -292,14 +303,15 @@ class _Entry:
             fn.__code__, fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__
         )
         self.run.__kwdefaults__ = fn.__kwdefaults__
-        consts = tuple(self if c == "entry" else c for c in _TEMPLATE.co_consts)
+        asking = _template(self.code.co_freevars)
+        consts = tuple(self if c == "entry" else c for c in asking.co_consts)
         self.objects = fn.__name__ != "tensor"  # which copies any tensor as a plain one
         self.named = "__wrapped__" not in fn.__dict__
         if self.named:
             fn.__signature__ = inspect.signature(fn)  # type: ignore[attr-defined]
-        fn.__code__ = _TEMPLATE.replace(
-            co_consts=consts, co_freevars=self.code.co_freevars, co_name=self.code.co_name,
-            co_qualname=self.code.co_qualname, co_filename=self.code.co_filename, co_firstlineno=self.code.co_firstlineno,
+        fn.__code__ = asking.replace(
+            co_consts=consts, co_name=self.code.co_name, co_qualname=self.code.co_qualname,
+            co_filename=self.code.co_filename, co_firstlineno=self.code.co_firstlineno,
         )  # fmt: skip
 
     def call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -317,14 +329,20 @@ class _Entry:
             del self.fn.__signature__  # type: ignore[attr-defined]
 
 
-def _template() -> CodeType:
-    def function(*args: Any, **kwargs: Any) -> Any:
-        return "entry".call(args, kwargs)  # type: ignore[attr-defined]
+@cache
+def _template(free: tuple[str, ...]) -> CodeType:
+    """The code that asks, of a function with such a closure: who looks at its frame reads the cells that code copies."""
+    names = "".join(f"    {n} = None\n" for n in free)
+    used = "".join(f"        {n}\n" for n in free)  # which is never reached
+    scope: dict[str, Any] = {}
+    exec(
+        f"def outer():\n{names}    def function(*args, **kwargs):\n"
+        f"        return 'entry'.call(args, kwargs)\n{used}    return function\n",
+        scope,
+    )
+    return scope["outer"]().__code__
 
-    return function.__code__
 
-
-_TEMPLATE = _template()
 _UNASKED = _ALONE | {
     "compile",
     "save",

@@ -301,3 +301,14 @@ def test_patterns_are_replaced_where_filters_say_so():
     found = replace_pattern_with_filters(gm, lambda a: kiln.neg(a), lambda a: kiln.exp(a), [keep])
     assert [n.target for m in found for n in m.replacements] == [kiln.exp]
     assert len(gm.graph.find_nodes(op="call_function", target=kiln.neg)) == 1
+
+
+def test_functions_record_proxies_of_a_graph_that_nobody_traces():
+    graph = fx.Graph()
+    x, y = (fx.Proxy(graph.placeholder(n)) for n in "xy")
+    a, b = kiln.broadcast_tensors(x, y)[0], kiln.matmul(x, y)
+    graph.output((a.node, b.node))
+    module = fx.GraphModule(kiln.nn.Module(), graph)
+    first, second = module(kiln.ones(2, 2), kiln.ones(2))
+    assert first.shape == (2, 2)
+    assert second.tolist() == [2, 2]

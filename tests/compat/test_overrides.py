@@ -311,6 +311,41 @@ def test_functions_keep_their_code_until_a_class_answers():
     subprocess.run([sys.executable, "-c", textwrap.dedent(text)], check=True, timeout=60)
 
 
+def test_classes_that_are_no_tensors_are_known_from_their_definition_on():
+    text = """
+    from kiln.compat.torch import install
+    install()
+    import torch
+
+    class Diag:
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            return func
+
+    d = Diag()
+    for func in (torch.matmul, torch.linalg.eigh, torch.logdet, torch.isclose, torch.nn.functional.softmax):
+        assert func(d, 1) is func, func
+    assert torch.matmul(torch.ones(2), d) is torch.matmul
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(text)], check=True, timeout=60)
+
+
+def test_frames_of_functions_that_ask_can_be_looked_at():
+    class Looking:
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            frame = sys._getframe(1)
+            while frame.f_back is not None:
+                names, frame = frame.f_locals, frame.f_back
+                assert names is not None
+            return "seen"
+
+    overrides.notice(Looking)
+    closed = [e.fn for e in overrides._functions.values() if e.objects and e.code.co_freevars]
+    assert closed
+    assert {fn(Looking()) for fn in closed} == {"seen"}
+
+
 @pytest.mark.peers
 def test_tensors_of_pytorch_are_not_asked():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra [peers]")

@@ -9,21 +9,24 @@ an error that names it in full, with the nearest one that exists.
 
 from __future__ import annotations
 
+import builtins
 import difflib
 import importlib
 import importlib.machinery
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, wraps
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from .. import naming
 from ..errors import KilnError
+from ..overrides import TorchFunctionMode, notice
 from ..random import set_stream
+from ..tensor import Tensor
 from ..torch_names import MODULES, public_module, target_of
 from ..torch_version import TorchVersion
 
@@ -188,6 +191,22 @@ SHIMS = str(Path(__file__).with_name("shims"))
 """A folder whose `torch` installs the alias: on PYTHONPATH it does so in every Python started from here."""
 
 
+def _watch_classes() -> None:
+    """Have functions ask the classes that are defined with a `__torch_function__` from then on."""
+    build = builtins.__build_class__
+
+    @wraps(build)
+    def noticing(body: Callable, name: str, *bases: Any, **kwargs: Any) -> Any:
+        cls = build(body, name, *bases, **kwargs)
+        if "__torch_function__" in getattr(cls, "__dict__", ()) and not issubclass(
+            cls, (Tensor, TorchFunctionMode)
+        ):
+            notice(cls)
+        return cls
+
+    builtins.__build_class__ = noticing
+
+
 def install() -> None:
     """Have `import torch` mean Kiln in this process, and in Pythons that it starts.
 
@@ -206,6 +225,7 @@ def install() -> None:
     naming.name = "torch"
     for value in list(vars(face("torch")).values()):  # which somebody may have asked for before
         _meet(value)
+    _watch_classes()
     set_stream("torch")  # a seeded program draws the numbers that it draws under PyTorch
     others = os.environ.get("PYTHONPATH", "")
     if SHIMS not in others.split(os.pathsep):

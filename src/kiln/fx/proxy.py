@@ -12,6 +12,7 @@ from .. import dtypes as dt
 from .. import formats
 from ..device import device
 from ..errors import KilnValueError
+from ..overrides import notice
 from ..shape import Size
 from ..tensor import Tensor
 from .graph import Graph
@@ -119,6 +120,7 @@ class GraphAppendingTracer(TracerBase):
 
     def __init__(self, graph: Graph):
         self.graph = graph
+        notice(Proxy)  # no trace is under way that would record functions
 
 
 class Proxy:
