@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 
@@ -119,6 +120,14 @@ def test_errors_have_three_lines_and_two_classes(error, also):
     assert isinstance(e, also)
     assert isinstance(e, errors.KilnError)
     assert str(e) == "[matmul] inner sizes differ\nreceived: a=f32[2, 3]\nhelp: transpose b"
+
+
+def test_errors_are_raised_again_with_more_to_say():
+    e = errors.KilnValueError("matmul", "inner sizes differ", "a=f32[2, 3]", "transpose b")
+    assert e.args == (str(e),)
+    assert str(type(e)("in step 3: sizes")) == "in step 3: sizes"
+    again = pickle.loads(pickle.dumps(e))
+    assert (type(again), str(again), again.what) == (type(e), str(e), e.what)
 
 
 def test_importing_kiln_imports_the_core_only():

@@ -18,16 +18,29 @@ class KilnError(RuntimeError):
     wrong:  KilnError("shapes differ")
     right:  KilnError("matmul", "inner sizes differ", "a=f32[2, 3], b=f32[4, 5]", "transpose b")
 
-    `brief` is what to tell instead where another error tells of this one, if that is not all of it.
+    `brief` is what to tell instead where another error tells of this one, if that is not all of it. With nothing but
+    a text it is that text: programs raise the class of an error again with more to say.
     """
 
     brief = ""
 
-    def __init__(self, op: str, what: str, received: object = None, help: str = ""):
+    def __init__(
+        self, op: str = "", what: str | None = None, received: object = None, help: str = ""
+    ):
         self.op, self.what, self.received, self.help = op, what, received, help
         super().__init__(op, what, received, help)
 
+    @property
+    def args(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The text, where programs look for a word of it."""
+        return (str(self),)
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.op, self.what, self.received, self.help), self.__dict__
+
     def __str__(self) -> str:
+        if self.what is None:
+            return str(self.op)
         lines = [f"[{self.op}] {self.what}"]
         if self.received is not None:
             lines.append(f"received: {self.received}")

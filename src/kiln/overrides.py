@@ -21,7 +21,7 @@ from typing import Any
 from . import naming
 from .errors import KilnNotImplementedError, KilnTypeError
 from .ops.dispatch import NOBODY
-from .ops.registry import FUNCTIONS, METHODS, Op
+from .ops.registry import FUNCTIONS, METHODS, TENSORS, Op
 from .tensor import (
     MODES,
     OVERRIDING,
@@ -95,6 +95,9 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
 
 def _given(op: Op, args: tuple) -> tuple[tuple, dict[str, Any]]:
     """Arguments by place and by name, without those that have their defaults at the end or by name."""
+    last = op.params[-1] if op.params else None
+    if last is not None and last.variadic and last.kind == TENSORS:
+        return (*args[:-1], *args[-1]), {}  # as they were given
     pairs = list(zip(op.params, args, strict=True))
     named = {p.name: a for p, a in pairs if p.keyword_only and a is not p.default}
     placed = [(p, a) for p, a in pairs if not p.keyword_only]
@@ -306,6 +309,7 @@ class _Entry:
         asking = _template(self.code.co_freevars)
         consts = tuple(self if c == "entry" else c for c in asking.co_consts)
         self.objects = fn.__name__ != "tensor"  # which copies any tensor as a plain one
+        self.within = not getattr(fn, "unpacks", False)
         self.named = "__wrapped__" not in fn.__dict__
         if self.named:
             fn.__signature__ = inspect.signature(fn)  # type: ignore[attr-defined]
@@ -317,7 +321,8 @@ class _Entry:
     def call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         if _state.skip and _skipped():
             return self.run(*args, **kwargs)
-        found = overriding(_flat((*args, *kwargs.values()))) if self.objects else []
+        given: Iterable[Any] = (*args, *kwargs.values())
+        found = overriding(_flat(given) if self.within else given) if self.objects else []
         if not found and not _modes():
             return self.run(*args, **kwargs) if self.objects else run_plain(self.run, args, kwargs)
         return _ask(self.public, found, args, kwargs)
@@ -367,7 +372,7 @@ def _engage() -> None:
     import kiln
 
     functional = kiln.nn.functional
-    rooms = [kiln.autograd.grad, kiln.autograd.backward]
+    rooms = [kiln.autograd.grad, kiln.autograd.backward, vars(kiln)["_assert"]]
     rooms += [fn for m in (kiln, functional) for n, fn in vars(m).items() if n[0] != "_"]
     for fn in (*FUNCTIONS.values(), *METHODS.values(), *rooms):
         if (

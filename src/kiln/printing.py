@@ -146,6 +146,17 @@ def array_text(a: np.ndarray, indent: int) -> str:
     )
 
 
+def __getattr__(name: str) -> Any:
+    if name == "PRINT_OPTS":  # PyTorch's name for what is set now
+        return options
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _tensor_str(self: Tensor, indent: int) -> str:
+    """The values of a tensor, from a column on, as programs ask `torch._tensor_str` for them."""
+    return array_text(self.detach()._a, indent)
+
+
 def tensor_repr(t: Tensor, prefix: str = "tensor(") -> str:
     """The text of a tensor: its values, and what cannot be seen from them."""
     a = t._a

@@ -33,6 +33,7 @@ MODULES = {
     "torch.__config__": "kiln.building",
     "torch.__future__": "kiln.building",
     "torch._tensor": "kiln.tensor",
+    "torch._tensor_str": "kiln.printing",
     "torch._VF": "kiln",
     "torch.accelerator.memory": "kiln.accelerator",
     **{

@@ -312,3 +312,16 @@ def test_functions_record_proxies_of_a_graph_that_nobody_traces():
     first, second = module(kiln.ones(2, 2), kiln.ones(2))
     assert first.shape == (2, 2)
     assert second.tolist() == [2, 2]
+
+
+def test_a_sequence_of_operands_is_recorded_as_a_call_with_each():
+    def product(x, y):
+        kiln._assert(x.shape[0] == 2, "two rows")
+        return kiln.einsum("ij,jk->ik", (x, y))
+
+    graph = fx.Graph()
+    x, y = (fx.Proxy(graph.placeholder(n)) for n in "xy")
+    product(x, y)
+    for made in (graph, fx.symbolic_trace(product).graph):
+        assert [len(n.args) for n in made.nodes if n.target is kiln.einsum] == [3]
+        assert [n.target for n in made.nodes].count(kiln._assert) == 1

@@ -227,3 +227,25 @@ def test_scrambled_sobol_points_are_those_of_pytorchs_generator():
     for n in (1, 6, 4):
         assert ours.draw(n).tolist() == theirs.draw(n).tolist()
     assert repr(ours) == repr(theirs)
+
+
+def test_operators_by_their_names():
+    aten = kiln.ops.aten
+    assert aten.add.Tensor is aten.add.Tensor
+    assert (str(aten.add.Tensor), aten.clone.default.name()) == ("aten.add.Tensor", "aten::clone")
+    x = kiln.arange(6.0).reshape(2, 3)
+    assert aten.add.Tensor(x, 1).tolist() == (x + 1).tolist()
+    assert aten.slice.Tensor(x, 1, 1).tolist() == x[:, 1:].tolist()
+    assert aten.index.Tensor(x, [None, kiln.tensor([0])]).tolist() == x[:, [0]].tolist()
+    assert aten._to_copy.default(x, dtype=kiln.int64).dtype is kiln.int64
+    with pytest.raises(NotImplementedError):
+        aten._sparse_mm_reduce_impl.default(x)
+    with pytest.raises(AttributeError, match="'aten' object has no attribute 'no_such'"):
+        _ = aten.no_such
+
+
+def test_how_tensors_print():
+    from kiln.printing import PRINT_OPTS, _tensor_str
+
+    assert PRINT_OPTS.threshold == 1000
+    assert _tensor_str(kiln.ones(2, 2), indent=0) == "[[1., 1.],\n [1., 1.]]"

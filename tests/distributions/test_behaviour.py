@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -231,3 +231,35 @@ def test_modules_of_single_classes_can_be_imported_from() -> None:
     from kiln.distributions.studentT import StudentT
 
     assert (MultivariateNormal, Normal, StudentT) == (kd.MultivariateNormal, kd.Normal, kd.StudentT)
+
+
+def test_distributions_of_a_program_expand_and_fill_instances():
+    class Masked(kd.Distribution):
+        arg_constraints: ClassVar = {}
+
+        def __init__(self, base):
+            self.base = base
+            super().__init__(base.batch_shape, base.event_shape)
+
+        def expand(self, batch_shape, _instance=None):
+            new = self._get_checked_instance(Masked, _instance)
+            new.base = self.base.expand(batch_shape)
+            super(Masked, new).__init__(new.base.batch_shape, new.base.event_shape)
+            return new
+
+    class Own(Masked):
+        def __init__(self):
+            super().__init__(kd.Normal(0.0, 1.0))
+
+    class Scaled(kd.Normal):
+        def __init__(self):
+            super().__init__(0.0, 2.0)
+
+    assert Masked(kd.Normal(0.0, 1.0)).expand((3,)).batch_shape == (3,)
+    for made in (Own(), Scaled()):
+        with pytest.raises(NotImplementedError, match="custom"):
+            made.expand((3,))
+    matrix = object.__new__(kd.MultivariateNormal)  # as GPyTorch's fills its own
+    matrix.loc, matrix._unbroadcasted_scale_tril = kiln.zeros(3, 2), kiln.eye(2)
+    kd.Distribution.__init__(matrix, (3,), (2,), validate_args=False)
+    assert matrix.scale_tril.shape == (3, 2, 2)

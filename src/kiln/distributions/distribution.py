@@ -24,6 +24,9 @@ def _same_kind(a: Any, b: Any) -> bool:
     return a == b or a == 1 or b == 1
 
 
+_HOME = __name__.partition(".")[0]
+
+
 class Distribution:
     """A batch of probability distributions of shape `batch_shape` over events of shape `event_shape`.
 
@@ -76,7 +79,8 @@ class Distribution:
 
     def expand(self, batch_shape: _Shape, _instance: Any = None) -> Any:
         """The distribution with its batch broadcast to another shape, as a view of its parameters."""
-        new = self._get_checked_instance(type(self), _instance)
+        ours = next(c for c in type(self).__mro__ if home(c).partition(".")[0] == _HOME)
+        new = self._get_checked_instance(ours, _instance)
         batch_shape = Size(batch_shape)
         known = self.arg_constraints
         for name, value in vars(self).items():
@@ -93,11 +97,10 @@ class Distribution:
         return new
 
     def _get_checked_instance(self, cls: type, _instance: Any = None) -> Any:
-        """An instance to fill: the one given, or a new one where the constructor is one of Kiln's."""
+        """An instance to fill: the one given, or a new one where the constructor is that of `cls`, which expands itself."""
         if _instance is not None:
             return _instance
-        owner = next(c for c in type(self).__mro__ if "__init__" in vars(c))
-        if home(owner).partition(".")[0] != __name__.partition(".")[0]:
+        if type(self).__init__ is not cls.__init__:
             raise KilnNotImplementedError(
                 "expand", f"Subclass {type(self).__name__} of {cls.__name__} that defines a custom __init__ method "
                 "must also define a custom .expand() method.", None, "fill an instance and pass it as _instance",

@@ -66,7 +66,10 @@ class _OfMatrix(Distribution):
     """Distributions given a positive definite matrix, its inverse, or its Cholesky factor."""
 
     _unbroadcasted_scale_tril: Tensor
-    _matrix_shape: Size
+
+    @property
+    def _matrix_shape(self) -> Size:
+        return Size((self._event_shape[-1],) * 2)
 
     def _one(self, error: type[KilnError], given: dict[str, Any]) -> tuple[str, Tensor]:
         """The matrix that was given."""
@@ -85,8 +88,7 @@ class _OfMatrix(Distribution):
 
     def _keep(self, name: str, matrix: Tensor, batch_shape: Size) -> None:
         """The matrix, broadcast to the batch."""
-        self._matrix_shape = matrix.shape[-2:]
-        setattr(self, name, matrix.expand(batch_shape + self._matrix_shape))
+        setattr(self, name, matrix.expand(batch_shape + matrix.shape[-2:]))
 
     def _factored(self, name: str, matrix: Tensor) -> None:
         """Its Cholesky factor: of matrices whose parameters have been checked."""

@@ -48,7 +48,11 @@ def wrap(fn_or_name: str | Callable) -> Any:
 
 
 def _recorded(fn: Callable) -> Callable:
+    unpacks = getattr(fn, "unpacks", False)
+
     def call(*args: Any, **kwargs: Any) -> Any:
+        if unpacks and len(args) == 2 and isinstance(args[1], list | tuple):
+            args = (args[0], *args[1])
         found = first_proxy((args, kwargs))
         if found is None:
             return fn(*args, **kwargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -93,10 +92,19 @@ class ScriptFunction:
         save(self, f, _extra_files)
 
 
+def _same(module: Module) -> Any:
+    """Another module with all that one holds, whatever its class says of copies and files."""
+    out = object.__new__(type(module))
+    out.__dict__.update(module.__dict__)
+    for n in ("_parameters", "_buffers", "_modules"):
+        out.__dict__[n] = module.__dict__[n].copy()
+    return out
+
+
 def _shared(module: Module, base: type[ScriptModule]) -> Any:
     """A module with the parameters, buffers and attributes of another, of its class and of a scripted one's."""
     kind = type(module)
-    out = copy.copy(module)
+    out = _same(module)
     name = {"_original_name": kind.__name__, "__module__": kind.__module__}
     out.__class__ = type(f"{base.__name__}({kind.__name__})", (base, kind), name)
     return out
@@ -104,7 +112,7 @@ def _shared(module: Module, base: type[ScriptModule]) -> Any:
 
 def unscripted(module: Module) -> Module:
     """A scripted module, and those in it, of their own classes again: the same parameters and buffers."""
-    out = copy.copy(module)
+    out = _same(module)
     if "_original_name" in vars(type(module)):
         out.__class__ = type(module).__bases__[1]
     out._modules = {

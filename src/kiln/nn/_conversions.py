@@ -121,15 +121,15 @@ class Conversions:
 
     def cpu(self) -> Self:
         """Move to the CPU; returns self."""
-        return self.to("cpu")
+        return self._apply(lambda x: x.cpu())
 
     def cuda(self, device: Any = None) -> Self:
         """Move to a CUDA device; returns self."""
-        return self.to("cuda" if device is None else device)
+        return self._apply(lambda x: x.cuda(device))
 
     def xpu(self, device: Any = None) -> Self:
         """Move to an Intel GPU; returns self."""
-        return self.to("xpu" if device is None else device)
+        return self._apply(lambda x: x.xpu(device))
 
     def to_empty(self, *, device: Any, recurse: bool = True) -> Self:
         """Move to a device without the values; returns self."""

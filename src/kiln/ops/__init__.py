@@ -82,9 +82,13 @@ from . import (  # noqa: F401
 
 
 def __getattr__(name: str) -> object:
-    """The ops that a program has defined in a namespace: `kiln.library.custom_op`."""
+    """The ops that a program has defined in a namespace (`kiln.library.custom_op`); `aten`, which few ask for."""
     from ..library import DEFINED, namespace
 
+    if name == "aten":
+        from importlib import import_module
+
+        return import_module(f"{__name__}.aten")
     if name not in DEFINED:
         raise AttributeError(f"module 'kiln.ops' has no attribute {name!r}")
     return namespace(name)

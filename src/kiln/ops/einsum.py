@@ -278,7 +278,7 @@ def einsum(*args: Any) -> Tensor:
         return _evaluated(*_sublists(args))
     operands = list(args[1:])
     if len(operands) == 1 and isinstance(operands[0], Sequence):
-        operands = list(operands[0])
+        return einsum(equation, *operands[0])
     if not CAPTURING and all(
         x.__class__ in PLAIN and x._a.__class__ is np.ndarray for x in operands
     ):
@@ -326,3 +326,8 @@ def _evaluated(operands: list[Any], terms: list[Labels], given: Labels | None) -
     gone = tuple(i for i, v in enumerate(labels) if v not in out)
     x = x.sum(gone) if gone else x
     return _ordered(x, [v for v in labels if v in out], out)
+
+
+einsum.unpacks = (
+    True  # a sequence of operands is a call with each of them: who answers sees that one
+)
