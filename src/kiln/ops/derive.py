@@ -18,6 +18,7 @@ from ..autograd.tape import record, record_binary, record_reflected, record_unar
 from ..sharing import watched, written
 from ..tensor import CAPTURING, PLAIN, Tensor, _new, wrap
 from . import dispatch, storing
+from .numpy_names import NAMES, UNSET
 from .registry import TENSOR, TENSORS, Op, code_of
 from .runners import follow
 
@@ -26,7 +27,6 @@ _F16, _F32, _F64, _I64 = dt.float16.np, dt.float32.np, dt.float64.np, dt.int64.n
 # Functions of one shape (so many parameters, these by keyword, …) run one code object, compiled once, with
 # their own names, defaults and globals: compiling one for each function would be a third of `import kiln`.
 # In sources parameters are p0, p1, …
-_UNSET = object()
 _BINARY = """
 def f(p0, p1{extra_sig}):
     if (p0.__class__ is Tensor or p0.__class__ in _PLAIN) and not _capturing{extra_test}:
@@ -229,7 +229,7 @@ def _globals(op: Op) -> dict[str, Any]:
         "_ufunc": op.short, "_LARGE": dispatch.LARGE, "_F32": _F32 if "f" in op.native else None, "_I64": _I64, "_F16": _F16, "_FAR": 2**63, "_apply": dispatch.apply, "_view": dispatch.view, "_inplace": dispatch.inplace,
         "_store_out": storing.store_out, "_flat": _flat, "_follow": follow, "_alias": _alias,
         "_reflect": _reflect, "_expect": dispatch.expect_tensor, "_seen": set(), "_pass": _pass,
-        "_several": _several, "_arrays": _arrays, "_begin": _begin, "_UNSET": _UNSET,
+        "_several": _several, "_arrays": _arrays, "_begin": _begin, "_UNSET": UNSET,
         "_F64": _F64 if "f" in op.native else None, "_DISABLED": DISABLED, "_ident": get_ident,
         "_watched": watched, "_written": written, "_bump": storing.bump,
     }  # fmt: skip
@@ -237,7 +237,7 @@ def _globals(op: Op) -> dict[str, Any]:
 
 def _flat(values: tuple, named: Any) -> Any:
     """`f(2, 3)`, `f((2, 3))` and `f(size=(2, 3))` alike."""
-    if named is not _UNSET:
+    if named is not UNSET:
         return tuple(named) if isinstance(named, list | tuple) else (named,)
     if len(values) == 1 and isinstance(values[0], list | tuple):
         return tuple(values[0])
@@ -245,7 +245,7 @@ def _flat(values: tuple, named: Any) -> Any:
 
 
 def _alias(value: Any, other: Any) -> Any:
-    return value if other is _UNSET else other
+    return value if other is UNSET else other
 
 
 def _reflect(op: Op, input: Any, other: Any) -> Any:
@@ -281,20 +281,19 @@ def form(op: Op, out: bool = False, **flags: Any) -> Form:
     names: dict[str, str] = {}
     defaults: list[Any] = []
     extra: dict[str, Any] = {}
-    star = ""
+    star, late = "", False
     for i, p in enumerate(op.params):
         n = f"p{i}"
         names[n] = p.name
         if p.variadic:
-            names["rest"], extra[n] = "_" + p.name, _UNSET
+            names["rest"], extra[n] = "_" + p.name, UNSET
             names[n] = {"sizes": "size"}.get(p.name, p.name)
             call.append(f"_flat(rest, {n})")
             star = "*rest"
             continue
-        alias = {"dim": "axis", "keepdim": "keepdims"}.get(p.name)
-        if any(q.default is empty and not q.keyword_only for q in op.params[i + 1 :]):
-            alias = None
-        default = _UNSET if alias and p.default is empty else p.default
+        alias = NAMES.get(p.name)
+        late = alias is not None or (late and not p.keyword_only)
+        default = UNSET if late and p.default is empty else p.default
         if p.keyword_only or star:
             extra[n] = default
         else:
@@ -303,7 +302,7 @@ def form(op: Op, out: bool = False, **flags: Any) -> Form:
                 defaults.append(default)
         if alias:
             names[a := f"a{i}"] = alias
-            extra[a] = _UNSET
+            extra[a] = UNSET
         call.append(f"_alias({n}, {a})" if alias else n)
     if out:
         extra["out"] = None

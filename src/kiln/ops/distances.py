@@ -12,6 +12,7 @@ from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, describ
 from ..shape import Size, broadcast_shapes, norm_dim
 from ..tensor import Tensor
 from .linalg import same_dtype
+from .numpy_names import numpy_names
 from .reduction import accurate_sum, sum_op
 from .registry import FUNCTIONS, REGISTRY, Sample, composition, op
 from .samples import draw, rng
@@ -76,7 +77,7 @@ def _linalg_cross(
     return store_out(REGISTRY["gather"], _cross(input, other, dim), out, (input, other))
 
 
-FUNCTIONS["linalg.cross"] = _linalg_cross
+FUNCTIONS["linalg.cross"] = numpy_names(_linalg_cross)
 
 
 def _cdist_infer(x1: Any, x2: Any, p: float = 2.0) -> tuple:

@@ -167,10 +167,8 @@ def stack_op(tensors: Sequence[Tensor], dim: int) -> Tensor:
 @composition(method=False, samples=lambda: iter([
     Sample(([draw(rng(), (2, 3)), draw(rng(1), (2, 3))], 1)), Sample(([draw(rng(), ())],)),
     Sample(([draw(rng(), (2, 3)), draw(rng(1), (2, 4))],), error=RuntimeError)]))  # fmt: skip
-def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Any = None, axis: Any = None) -> Tensor:
+def stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Any = None) -> Tensor:
     """Tensors of one shape along a new dimension."""
-    if axis is not None:
-        dim = axis
     if not len(tensors):
         raise KilnError("stack", "stack expects a non-empty TensorList", "[]", "")
     try:

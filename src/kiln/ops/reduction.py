@@ -344,10 +344,8 @@ def nansum(
 @composition(samples=lambda: iter([
     Sample((np.array([[1.0, 0.0], [2.0, 3.0]]), 0), grad=False), Sample((np.array(2.0),), grad=False),
 ]))  # fmt: skip
-def count_nonzero(input: Tensor, dim: Dims = None, *, axis: Dims = None) -> Tensor:
+def count_nonzero(input: Tensor, dim: Dims = None) -> Tensor:
     """How many elements are not zero, as int64."""
-    if axis is not None:
-        dim = axis
     return sum_op(input != 0, dim, False)
 
 

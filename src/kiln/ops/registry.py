@@ -533,10 +533,14 @@ def composition(
     """
 
     def register(fn: Callable) -> Callable:
+        from .numpy_names import numpy_names
+
         if fused:
             fn = at_once(fn, fused)
         if lies:
             fn = _of_images(fn, lies)
+        if namespace != "F":
+            fn = numpy_names(fn)
         room = "nn.functional." if namespace == "F" else f"{namespace}." if namespace else ""
         entry = Composition(fn.__name__, fn, samples, namespace, torch_name, out=out)
         public = _with_out(entry) if out else fn
@@ -589,7 +593,9 @@ def method(name: str) -> Callable[[Callable], Callable]:
     """Bind the decorated function as a Tensor method of that name only."""
 
     def register(fn: Callable) -> Callable:
-        METHODS[name] = fn
+        from .numpy_names import numpy_names
+
+        METHODS[name] = fn = numpy_names(fn)
         setattr(Tensor, name, fn)
         return fn
 

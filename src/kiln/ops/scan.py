@@ -107,13 +107,12 @@ def cumprod_op(input: Tensor, dim: int) -> Tensor:
 def _public(name: str, run: Any, doc: str) -> Any:
     def scan(
         input: Tensor,
-        dim: Any = None,
+        dim: int,
         *,
         dtype: Any = None,
         out: Tensor | None = None,
-        axis: Any = None,
     ) -> Tensor:
-        dim = index_int(dim if axis is None else axis, name, "dim")
+        dim = index_int(dim, name, "dim")
         if dtype is None and out is not None:
             dtype = out.dtype
         if dtype is dt.bool_ and input.numel() and len(input.shape):
@@ -293,12 +292,8 @@ def diff(
     dim: int = -1,
     prepend: Tensor | None = None,
     append: Tensor | None = None,
-    *,
-    axis: Any = None,
 ) -> Tensor:
     """The n-th differences of neighbours along `dim`; of bools whether they differ."""
-    if axis is not None:
-        dim = axis
     if not len(input.shape):
         raise KilnError(
             "diff",

@@ -192,11 +192,8 @@ def repeat_interleave(
     dim: int | None = None,
     *,
     output_size: int | None = None,
-    axis: Any = None,
 ) -> Tensor:
     """Each element (or slice along dim) repeated in its place; of counts alone, each index as often as its count says."""
-    if axis is not None:
-        dim = axis
     if repeats is None:
         input, repeats = arange(len(input), device=input.device), input
     if dim is None:

@@ -327,10 +327,8 @@ def select(input: Tensor, dim: int, index: int) -> Tensor:
 
 @composition(samples=lambda: iter([
     Sample((draw(rng(), (3, 4)), 1)), Sample((draw(rng(), (0, 2)),))]))  # fmt: skip
-def unbind(input: Tensor, dim: int = 0, *, axis: Any = None) -> tuple[Tensor, ...]:
+def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """The slices along one dimension, as views."""
-    if axis is not None:
-        dim = axis
     if not input._a.ndim:
         raise KilnIndexError(
             "unbind", "dimension specified but the tensor has no dimensions", describe(input), ""
@@ -462,10 +460,8 @@ def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) ->
 @composition(samples=lambda: iter([
     Sample((draw(rng(), (5, 2)), 3)), Sample((draw(rng(), (2, 7)), 3, 1)),
     Sample((draw(rng(), (5, 2)), 0), error=RuntimeError)]))  # fmt: skip
-def chunk(input: Tensor, chunks: int, dim: int = 0, *, axis: Any = None) -> tuple[Tensor, ...]:
+def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most `chunks` views of equal size along one dimension (the last may be smaller)."""
-    if axis is not None:
-        dim = axis
     return _chunk(input, chunks, dim, True)
 
 

@@ -114,11 +114,8 @@ def sort(
     stable: bool | None = False,
     *,
     out: Any = None,
-    axis: Any = None,
 ) -> Any:
     """(values, indices) in order along `dim`. Equal elements always keep their order."""
-    if axis is not None:
-        dim = axis
     return store_out(sort_op.op, sort_op(input, dim, descending), out)
 
 
@@ -128,12 +125,8 @@ def argsort(
     dim: int = -1,
     descending: bool = False,
     stable: bool = False,
-    *,
-    axis: Any = None,
 ) -> Tensor:
     """The indices that sort along `dim`."""
-    if axis is not None:
-        dim = axis
     return sort_op(input, dim, descending)[1]
 
 

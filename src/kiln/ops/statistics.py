@@ -587,12 +587,8 @@ def median_all(input: Tensor) -> Tensor:
 @composition(out=True, samples=lambda: iter([
     *_median_samples(), Sample((draw(rng(), (3, 4)), 1, True)), Sample((draw(rng(), (3, 4)), 2), error=IndexError),
 ]))  # fmt: skip
-def median(
-    input: Tensor, dim: int | None = None, keepdim: bool = False, *, axis: Any = None
-) -> Any:
+def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The median, the lower one of two; with `dim` (values, indices) along it."""
-    if axis is not None:
-        dim = axis
     return median_all(input) if dim is None else median_dim(input, dim, keepdim)
 
 
@@ -633,10 +629,7 @@ def nanmedian(
     keepdim: bool = False,
     *,
     out: Any = None,
-    axis: Any = None,
 ) -> Any:
     """`median` of the elements that are not NaN."""
-    if axis is not None:
-        dim = axis
     r = nanmedian_all(input) if dim is None else nanmedian_dim(input, dim, keepdim)
     return store_out(nanmedian_dim.op, r, out)

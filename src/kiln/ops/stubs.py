@@ -23,6 +23,7 @@ import kiln
 
 from .. import dtypes as dt
 from ..tensor import Tensor
+from .numpy_names import NAMES
 from .registry import FUNCTIONS, METHODS, REGISTRY, Op
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,9 +69,10 @@ def _types(fn: Callable) -> tuple[dict[str, Any], str]:
     op: Op | None = getattr(fn, "op", None)
     if op is None:
         found = dict(getattr(getattr(fn, "__wrapped__", fn), "__annotations__", {}))
+        found |= {other: found[n] for n, other in NAMES.items() if n in found}
         return found, annotation(found.get("return", "Any"))
     found = dict(op.annotations)
-    found |= {"axis": found.get("dim", "Any"), "keepdims": "bool"}
+    found |= {other: found.get(n, "Any") for n, other in NAMES.items()}
     for p in op.params:
         if p.variadic:
             found["_" + p.name] = found[p.name] = "Any"

@@ -160,10 +160,8 @@ def _squeeze_samples() -> Any:
 
 
 @composition(samples=_squeeze_samples)
-def squeeze(input: Tensor, dim: Any = None, *, axis: Any = None) -> Tensor:
+def squeeze(input: Tensor, dim: Any = None) -> Tensor:
     """Without the dimensions of size 1 (all of them, or those named)."""
-    if axis is not None:
-        dim = axis
     shape = input._a.shape
     drop = norm_dims(dim, len(shape), "squeeze")
     kept = tuple([s for i, s in enumerate(shape) if s != 1 or i not in drop])
@@ -174,10 +172,8 @@ def squeeze(input: Tensor, dim: Any = None, *, axis: Any = None) -> Tensor:
 
 @composition(samples=lambda: iter([Sample((draw(rng(), (2, 3)), 1)), Sample((draw(rng(), ()), -1)),
                                    Sample((draw(rng(), (2, 3)), 4), error=IndexError)]))  # fmt: skip
-def unsqueeze(input: Tensor, dim: Any = None, *, axis: Any = None) -> Tensor:
+def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """With a dimension of size 1 inserted at `dim`."""
-    if axis is not None:
-        dim = axis
     shape = input._a.shape
     d = norm_dim(dim, len(shape) + 1, "unsqueeze")
     return called(
