@@ -249,3 +249,16 @@ def test_how_tensors_print():
 
     assert PRINT_OPTS.threshold == 1000
     assert _tensor_str(kiln.ones(2, 2), indent=0) == "[[1., 1.],\n [1., 1.]]"
+
+
+def test_indices_of_sparse_matrices_between_layouts():
+    rows, columns = kiln.tensor([0, 0, 2, 3, 3]), kiln.tensor([1, 2, 0, 0, 3])
+    ends = kiln._convert_indices_from_coo_to_csr(rows, 5)
+    assert ends.tolist() == [0, 2, 2, 3, 5, 5]
+    pair = kiln._convert_indices_from_csr_to_coo(ends, columns, out_int32=True, transpose=True)
+    assert pair.dtype is kiln.int32
+    assert pair.tolist() == [columns.tolist(), rows.tolist()]
+    x = kiln.arange(10.0).reshape(5, 2)
+    assert kiln._segment_reduce(x, "max", lengths=kiln.tensor([2, 3])).tolist() == [[2, 3], [8, 9]]
+    a = kiln.sparse_csr_tensor(ends, columns, kiln.ones(5), (5, 5))
+    assert kiln.equal(kiln.sparse.mm(a, x, "max"), kiln.sparse.mm(a, x, "amax"))

@@ -202,3 +202,13 @@ def test_dropout_is_random_in_training_only():
 def test_bad_arguments(make, error):
     with pytest.raises(error):
         make()
+
+
+def test_lazy_modules_give_and_take_what_has_no_shape_yet():
+    a, b, c = nn.LazyLinear(3), nn.LazyLinear(3), nn.LazyLinear(3)
+    c(kiln.ones(1, 2))
+    b.load_state_dict(a.state_dict())
+    b.load_state_dict(c.state_dict())
+    assert kiln.equal(b.weight, c.weight)
+    with pytest.raises(RuntimeError, match="size mismatch for weight"):
+        b.load_state_dict(a.state_dict())

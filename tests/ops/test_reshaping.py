@@ -249,3 +249,15 @@ def test_the_method_split_calls_its_sizes_split_size_and_the_function_does_not()
     for wrong in (lambda: kiln.split(x, split_size=2), lambda: x.split(split_size_or_sections=2)):
         with pytest.raises(TypeError):
             wrong()
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_tensors_are_filled_with_the_value_of_one(requires_grad):
+    x = kiln.tensor([1.5, -2.0, 3.0], requires_grad=requires_grad)
+    for made in (x.new_full((2,), x.min()), kiln.full_like(x, x.min())):
+        assert set(made.tolist()) == {-2.0}
+        assert not made.requires_grad
+    assert x.new_full((2,), x.max(), dtype=kiln.int64).tolist() == [3, 3]
+    rows = kiln.vmap(lambda r: kiln.full_like(r, r.max()))(kiln.arange(4.0).reshape(2, 2))
+    assert rows.tolist() == [[1, 1], [3, 3]]
+    assert kiln.compile(lambda t: t.new_full((2,), t.min()))(x.detach()).tolist() == [-2, -2]

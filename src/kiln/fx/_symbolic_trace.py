@@ -23,6 +23,7 @@ from ..nn.modules.module import Module
 from ..nn.parameter import Parameter
 from ..ops.registry import FUNCTIONS
 from ..tensor import Tensor
+from ._compatibility import compatibility as compatibility  # by which programs mark methods
 from .graph import Graph
 from .graph_module import GraphModule
 from .node import Target

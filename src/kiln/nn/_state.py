@@ -115,7 +115,7 @@ class State:
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         for name, x in self._own_state().items():
-            destination[prefix + name] = x if keep_vars else x.detach()
+            destination[prefix + name] = x if keep_vars or is_lazy(x) else x.detach()
         if self._has_extra("get_extra_state"):
             destination[prefix + _EXTRA_STATE_KEY_SUFFIX] = self.get_extra_state()
 
@@ -260,11 +260,12 @@ class State:
                 )
                 continue
             if not is_lazy(x):
-                if x.ndim == 0 and given.ndim == 1 and given.shape[0] == 1:
+                if x.ndim == 0 and not is_lazy(given) and given.ndim == 1 and given.shape[0] == 1:
                     given = given[0]
-                if given.shape != x.shape:
+                if is_lazy(given) or given.shape != x.shape:
+                    shape = "that is not known yet" if is_lazy(given) else given.shape
                     error_msgs.append(
-                        f"size mismatch for {key}: copying a param with shape {given.shape} from "
+                        f"size mismatch for {key}: copying a param with shape {shape} from "
                         f"checkpoint, the shape in current model is {x.shape}."
                     )
                     continue
@@ -340,6 +341,8 @@ def _write(module: Any, name: str, x: Tensor, given: Tensor, assign: bool) -> Ca
         return lambda: setattr(module, name, x)
 
     def copy(keep: bool = False) -> Callable[[], Any]:
+        if is_lazy(given):  # of a module that has not run: what is there stays as it is
+            return lambda: None
         if is_lazy(x):
             x.materialize(given.shape)  # type: ignore[attr-defined]
         old = x.detach().clone() if keep else x

@@ -388,11 +388,14 @@ def _like(name: str, value: Any) -> Any:
         if value is None:
             v = args[0] if args else fill_value
         d = input.dtype if dtype is None else dt.as_dtype(dtype)
+        number = 0 if isinstance(v, Tensor) else v
         if memory_format is None and input.is_contiguous():
-            return _finish(_beside(input, _of_value(input._a.shape, v, d)), requires_grad)
-        format = memory_format or preserve_format
-        t = _laid(name, format, input._a.shape, input.stride(), v, d)
-        return _finish(_beside(input, t), requires_grad)
+            t = _of_value(input._a.shape, number, d)
+        else:
+            format = memory_format or preserve_format
+            t = _laid(name, format, input._a.shape, input.stride(), number, d)
+        t = _beside(input, t)
+        return _finish(t if number is v else t.copy_(v.detach()), requires_grad)
 
     make.__name__ = name
     make.__doc__ = (
@@ -417,8 +420,9 @@ def _new_filled(name: str, value: Any) -> Any:
             size = size[:1]
         else:
             v = value
-        t = _of_value(_size(size, named.pop("size", None), name), v, d)
-        return _finish(_beside(self, t), requires_grad)
+        number = 0 if isinstance(v, Tensor) else v
+        t = _beside(self, _of_value(_size(size, named.pop("size", None), name), number, d))
+        return _finish(t if number is v else t.copy_(v.detach()), requires_grad)
 
     make.__name__ = name
     make.__doc__ = f"A tensor made by `{name[4:]}` with this tensor's dtype."

@@ -16,6 +16,7 @@ from .samples import draw, rng
 from .scatter import scatter_reduce
 from .selection import where_op
 
+_NAMES = {"amax": "max", "amin": "min"}
 _EMPTY = {"sum": 0.0, "mean": float("nan"), "prod": 1.0, "max": float("-inf"), "min": float("inf")}
 _HOW = {"sum": "sum", "mean": "mean", "prod": "prod", "max": "amax", "min": "amin"}
 
@@ -33,11 +34,12 @@ def _samples() -> Iterator[Sample]:
         {"lengths": np.array([[1, 3], [2, 2]]), "axis": 1, "unsafe": True},
     )
     yield Sample((x, "max"), {"lengths": np.array([2, 1])}, error=RuntimeError)
+    yield Sample((x, "amin"), {"lengths": np.array([2, 3]), "unsafe": True})
     yield Sample((x, "most"), {"lengths": np.array([2, 3])}, error=RuntimeError)
     yield Sample((x, "max"), error=RuntimeError)
 
 
-@composition(method=False, samples=_samples)
+@composition(method=False, aliases=("_segment_reduce",), samples=_samples)
 def segment_reduce(data: Tensor, reduce: str, *, lengths: Tensor | None = None, indices: Tensor | None = None,
                    offsets: Tensor | None = None, axis: int = 0, unsafe: bool = False, initial: Any = None) -> Tensor:  # fmt: skip
     """Sum, mean, prod, max or min of each segment of a dimension, told by lengths or offsets.
@@ -45,7 +47,7 @@ def segment_reduce(data: Tensor, reduce: str, *, lengths: Tensor | None = None, 
     `initial` takes part in each segment. A segment without elements gives it, or without it 0, NaN, 1, -inf
     or inf. Unless `unsafe`, lengths are checked to be positive and to cover the dimension.
     """
-    name = "segment_reduce"
+    name, reduce = "segment_reduce", _NAMES.get(reduce, reduce)
     if reduce not in _EMPTY:
         raise KilnError(
             name, f"unsupported reduction given: {reduce}", reduce, "sum, mean, prod, max or min"

@@ -37,8 +37,9 @@ HalfTensor, ByteTensor = legacy("HalfTensor", dt.float16), legacy("ByteTensor", 
 def mm(mat1: Tensor, mat2: Tensor, reduce: str | None = None) -> Tensor:
     """The product of matrices of which at least one is sparse; gradients of it are sparse as it is.
 
-    `reduce` ("sum", "mean", "amax", "amin") of the products of a CSR matrix with a dense one.
+    `reduce` ("sum", "mean", "amax" or "max", "amin" or "min") of the products of a CSR matrix with a dense one.
     """
+    reduce = {"max": "amax", "min": "amin"}.get(reduce or "", reduce)
     if not isinstance(mat1, SparseTensor) and not isinstance(mat2, SparseTensor):
         raise KilnError("sparse.mm", "expected a sparse matrix", describe((mat1, mat2)), "x @ y")
     if mat1.ndim != 2 or mat2.ndim != 2:

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from .. import formats
+from ..dtypes import int32, int64
 from ..errors import KilnError, KilnNotImplementedError, describe
+from ..ops.creation import arange
 from ..ops.embedding import embedding_grad
 from ..ops.registry import FUNCTIONS
 from ..ops.sorting import search_op
@@ -133,3 +135,22 @@ def _coo(x: SparseTensor) -> SparseTensor:
 
 
 __all__ = ["COMPRESSED", "compress", "from_dense", "to_layout"]
+
+
+def _convert_indices_from_coo_to_csr(
+    input: Tensor, size: int, *, out_int32: bool = False, out: Tensor | None = None
+) -> Tensor:
+    """Where each of `size` rows begins and ends among sorted row indices, which programs call by its PyTorch name."""
+    ends = FUNCTIONS["searchsorted"](input, arange(size + 1, dtype=input.dtype), out_int32=out_int32)  # fmt: skip
+    return ends if out is None else out.copy_(ends)
+
+
+def _convert_indices_from_csr_to_coo(
+    crow_indices: Tensor, col_indices: Tensor, *, out_int32: bool = False, transpose: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """The indices of a CSR matrix as those of a COO one; `transpose` those of its transpose."""
+    rows = arange(crow_indices.shape[-1] - 1).repeat_interleave(crow_indices.diff())
+    pair = [col_indices, rows] if transpose else [rows, col_indices]
+    indices = FUNCTIONS["stack"]([x.to(int32 if out_int32 else int64) for x in pair])
+    return indices if out is None else out.copy_(indices)
