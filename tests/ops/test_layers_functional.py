@@ -7,6 +7,7 @@ import pytest
 
 import kiln
 import kiln.nn.functional as F
+from kiln.config import context
 
 
 def test_batch_norm_moves_its_running_statistics():
@@ -15,6 +16,41 @@ def test_batch_norm_moves_its_running_statistics():
     F.batch_norm(x, mean, var, training=True, momentum=0.5)
     np.testing.assert_allclose(mean.numpy(), [1.5, 2.0])
     np.testing.assert_allclose(var.numpy(), [2.5, 2.5])  # the variance is unbiased: 4 and 4
+
+
+@pytest.mark.parametrize("shape", [(16, 8), (4, 8, 2, 2)])
+def test_batch_norm_of_few_elements_is_the_references(shape):
+    rest = (1, 8, *(1,) * (len(shape) - 2))
+    for needed in ((True, True), (True, False), (False, True)):
+        found = []
+        for eager in ("cpu", "reference"):
+            kiln.manual_seed(0)
+            with context(eager=eager):
+                x = kiln.randn(*shape, dtype=kiln.float64).requires_grad_(needed[0])
+                w, b = (
+                    kiln.rand(8, dtype=kiln.float64).requires_grad_(needed[1]) for _ in range(2)
+                )
+                mean, var = kiln.zeros(8, dtype=kiln.float64), kiln.ones(8, dtype=kiln.float64)
+                y = F.batch_norm(x, mean, var, w, b, True)
+                leaves = [t for t in (x, w, b) if t.requires_grad]
+                (y * x.detach()).sum().backward()
+                found.append(
+                    [y, mean, var, F.batch_norm(x, mean, var, w, b), *(t.grad for t in leaves)]
+                )
+        for got, want in zip(*found, strict=True):
+            np.testing.assert_allclose(
+                got.detach().numpy(), want.detach().numpy(), rtol=1e-9, atol=1e-12
+            )
+    flat = x.detach().transpose(0, 1).reshape(8, -1)
+    want = (x.detach() - flat.mean(1).reshape(rest)) / (
+        flat.var(1, unbiased=False).reshape(rest) + 1e-5
+    ).sqrt()
+    np.testing.assert_allclose(
+        y.detach().numpy(),
+        (want * w.reshape(rest) + b.reshape(rest)).detach().numpy(),
+        rtol=1e-9,
+        atol=1e-12,
+    )
 
 
 def test_batch_norm_in_evaluation_leaves_its_statistics_alone():

@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.tape import OpNode
 from ..config import config
 from ..ops.convolution import conv_out, correlated, matched, spread
 from ..ops.registry import REGISTRY
 from ..ops.windows import scatters
+from ..tensor import Tensor
 from . import gradients, one_call, operands, rows
 from .products import matmul
 from .routines import native
 
 _F16, _BF16 = dt.float16.np, dt.bfloat16.np
 _F32, _F64 = dt.float32.np, dt.float64.np
-
-
-def _exact(
-    name: str, call: Callable, args: tuple, order: tuple[int, ...] | None, like: Any
-) -> Callable | None:
-    """The Program of a call as a function of its arrays, results in this order; None where it is to be found each time."""
-    key: list[Any] = [name, order, config.cpu_isa, config.float32_matmul_precision, config.layout]
-    for a in args:
-        if a.__class__ is np.ndarray:
-            key.append((a.shape, None if a.flags.c_contiguous else a.strides, a.dtype.num))
-        else:
-            key.append((a.__class__, a) if a.__class__ is not float else repr(a))
-    ready, known = one_call.shelf().ready, tuple(key)
-    try:
-        return ready[known]
-    except KeyError:
-        if any(hasattr(a, "calls") for a in args):
-            return None  # without data (Note [Meta tensors]), and not to be kept as part of a key
-        if len(ready) >= one_call.READY:
-            ready.clear()
-        found = one_call.shelf().exact(name, operands.lying(call, order), args, order, like)
-        if found is not None:
-            ready[known] = found
-        return found
-    except TypeError:  # a list among the arguments
-        return None
 
 
 ANY_SIZE: dict[str, Callable] = {}
@@ -65,7 +41,7 @@ def by_shape(
     op = REGISTRY[name]
     call = one_call.calling(op)
 
-    def like(args: tuple) -> tuple:
+    def like(args: Sequence[Any]) -> tuple:
         return (name, *one_call.alike(args, weight, sizes))
 
     def run(*args: Any) -> Any:
@@ -77,13 +53,13 @@ def by_shape(
             work, least = WORK[name]
             cost = work(*args)
             if cost >= least and config.eager == "cpu" and native():
-                of = like(args) if cost < _DEAR else None
+                of = like if cost < _DEAR else None
                 order = operands.order_of(op, args)
-                if half or (known := _exact(name, call, args, order, of)) is None:
+                if half or (known := operands.exact(name, call, args, order, (), of)) is None:
                     fn = operands.lying(
                         one_call.calling(op, dt.OF_NUMPY[d]) if half else call, order
                     )
-                    r = one_call.shelf().run(name, fn, args, order, of)
+                    r = one_call.shelf().run(name, fn, args, order, of and of(args))
                 else:
                     r = known(*[a for a in args if a.__class__ is np.ndarray])
                 if r is not None:
@@ -190,8 +166,8 @@ def _distances(x1: np.ndarray, x2: np.ndarray) -> int:
     return x1.size * x2.shape[-2]
 
 
-@by_shape("batch_norm_train", 1 << 13)
-@by_shape("batch_norm_eval", 1 << 13)
+@by_shape("batch_norm_train", one_call.SMALL)
+@by_shape("batch_norm_eval", one_call.SMALL)
 @by_shape("max_pool", 1 << 12)
 @by_shape("avg_pool", 1 << 12)
 @by_shape("avg_pool_grad", 1 << 12, sizes=1)
@@ -199,7 +175,7 @@ def _elements(input: np.ndarray, *rest: Any) -> int:
     return input.size
 
 
-gradients.EARLY |= {"batch_norm_train": 1 << 13, "layer_norm": 1 << 12, "rms_norm": 1 << 12}
+gradients.EARLY |= {"batch_norm_train": one_call.SMALL, "layer_norm": 1 << 12, "rms_norm": 1 << 12}
 
 
 @by_shape("max_pool_grad", 1 << 13, sizes=2)
@@ -209,3 +185,28 @@ def _pool_grad(grad: np.ndarray, taps: np.ndarray, size: tuple, kernel: tuple, *
 
 
 gradients.LEFT["max_pool"] = lambda input, kernel, *rest: scatters(kernel)
+
+
+def _batch_norm_gradient(node: OpNode, gs: list) -> list | None:
+    """Of few elements in row-major order: what there is to find out about a call is known already."""
+    g, x, w = gs[0], node.args[0], node.args[1]
+    x = x._a if isinstance(x, Tensor) else x
+    w = w._a if isinstance(w, Tensor) else w
+    d = g.dtype
+    if (
+        x.__class__ is not np.ndarray or d is not x.dtype or (d is not _F32 and d is not _F64) or x.size < one_call.SMALL
+        or not x.flags.c_contiguous or not g.flags.c_contiguous or (w is not None and w.dtype is not d)
+        or config.eager != "cpu" or not native()
+    ):  # fmt: skip
+        return None
+
+    def rules(g: Tensor, x: Tensor, w: Any, eps: float) -> list:
+        return node.differentiate([g, None, None], [x, w, None, eps], tuple)
+
+    call = operands.exact(
+        "batch_norm_backward", rules, (g, x, w, node.args[3]), None, node.plan.slots, one_call.alike
+    )
+    return None if call is None else call(g, x, w) if w is not None else call(g, x)
+
+
+gradients.OWN["batch_norm_train"] = _batch_norm_gradient

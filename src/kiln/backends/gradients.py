@@ -16,7 +16,7 @@ from ..ops.registry import SHAPE
 from ..tensor import Tensor
 from .elementwise import mapped, numbers
 from .one_call import BLOCKS, DEAR, FEW, alike, block_rows, half_of, prepared, shelf, widened
-from .operands import laid, lying, order_of
+from .operands import exact, laid, lying, order_of
 
 _F32 = dt.float32.np
 BY_SHAPE = {"composite", "reduction", "scan", "sort", "indexing", "cast"}
@@ -143,9 +143,12 @@ def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:
         most = block_rows(*given[cut[0]].shape)
         r = shelf().run_blocks(name, call, given, cut, most, shape[:-1], (key, "rows"))
     else:
-        order = order_of(op, values)
-        like = name, key, *alike(values)
-        r = shelf().run(name, lying(call, order), values, (key, shapes, order), like)
+        order, more = order_of(op, values), (key, shapes)
+        known = exact(name, call, values, order, more, alike)
+        if known is not None:
+            r = known(*arrays)
+        else:
+            r = shelf().run(name, lying(call, order), values, (order, more), (name, alike(values)))
         if r is not None:
             r = laid(r, order)
     if r is None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from ..config import config
 from ..errors import KilnError
 from ..formats import images_order, inverse, result_order
 from ..ops.registry import Op
 from ..ops.runners import IMAGES
 from ..shape import broadcast_shapes
 from ..tensor import Tensor
-from .one_call import DEAR
+from .one_call import DEAR, READY, shelf
 
 
 def elements(arrays: list[np.ndarray]) -> int:
@@ -144,3 +145,42 @@ def laid(results: list, order: tuple[int, ...] | None) -> list:
         return results
     back = inverse(order)
     return [a.transpose(back) if getattr(a, "ndim", 0) == len(order) else a for a in results]
+
+
+def exact(
+    name: str, call: Callable, args: Sequence[Any], order: tuple[int, ...] | None, more: Any = (),
+    like: Callable[[Sequence[Any]], Any] | None = None,
+) -> Callable | None:  # fmt: skip
+    """The Program of a call as a function of its arrays, results in this order; None where it is to be found each time.
+
+    `name` and `more` say what is called, `like` what calls in other sizes have in common; where there are too many, it gives None.
+    """
+    key: list[Any] = [
+        name,
+        order,
+        more,
+        config.cpu_isa,
+        config.float32_matmul_precision,
+        config.layout,
+    ]
+    for a in args:
+        if a.__class__ is np.ndarray:
+            key.append((a.shape, None if a.flags.c_contiguous else a.strides, a.dtype.num))
+        else:
+            key.append((a.__class__, a) if a.__class__ is not float else repr(a))
+    ready, known = shelf().ready, tuple(key)
+    try:
+        return ready[known]
+    except KeyError:
+        if any(hasattr(a, "calls") for a in args):
+            return None  # without data (Note [Meta tensors]), and not to be kept as part of a key
+        if len(ready) >= READY:
+            ready.clear()
+        found = shelf().exact(
+            name, lying(call, order), args, (order, more) if more else order, like and (name, like(args))
+        )  # fmt: skip
+        if found is not shelf().later:
+            ready[known] = found
+        return found
+    except TypeError:  # a list among the arguments
+        return None

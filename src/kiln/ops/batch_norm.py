@@ -146,14 +146,16 @@ def batch_norm_eval(
 
 
 def _check_batch(name: str, input: Any, **vectors: Any) -> None:
-    if input.ndim < 2:
+    shape = input._a.shape
+    if len(shape) < 2:
         raise KilnError(
             name, "Expected at least 2 dimensions for input", describe(input), "(N, C, *)"
         )
+    due = (shape[1],)
     for what, v in vectors.items():
-        if v is not None and tuple(v.shape) != (input.shape[1],):
+        if v is not None and v._a.shape != due:
             raise KilnError(
-                name, f"{what} should contain {input.shape[1]} elements not {numel(v.shape)}", describe(v),
+                name, f"{what} should contain {shape[1]} elements not {numel(v.shape)}", describe(v),
                 f"the input is {describe(input)}",
             )  # fmt: skip
 
@@ -213,11 +215,13 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
         raise KilnValueError(
             "batch_norm", f"batch_norm eps must be {bound}, but got {eps}", eps, ""
         )
-    if numel(input.shape) == 0:  # nothing to normalize by; the running statistics stay
+    shape = input._a.shape
+    count = numel(shape)
+    if count == 0:  # nothing to normalize by; the running statistics stay
         out = input.clone()
         out = out if weight is None else out * weight[0]
         return out if bias is None else out + bias[0]
-    if training and input.ndim > 1 and numel(input.shape) == input.shape[1]:
+    if training and len(shape) > 1 and count == shape[1]:
         raise KilnValueError(
             "batch_norm", "Expected more than 1 value per channel when training", describe(input),
             "use a larger batch, or eval()",
@@ -239,7 +243,7 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
         return batch_norm_eval(input, running_mean, running_var, weight, bias, eps)
     out, mean, var = batch_norm_train(input, weight, bias, eps)
     if running_mean is not None or running_var is not None:
-        n = numel(input.shape) // input.shape[1]
+        n = count // shape[1]
         _update_running(running_mean, mean, momentum)
         _update_running(running_var, var, momentum, n / (n - 1))
     return out

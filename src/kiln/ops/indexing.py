@@ -113,19 +113,18 @@ def _plain_index(x: Tensor, index: tuple) -> Tensor | None:
     """
     a, normal, listed = x._a, [], None
     shape = a.shape
-    if any(i.__class__ in PLAIN for i in index):
-        return _at_tensors(x, index)
-    index = (*index, *[_ALL] * (len(shape) + index.count(None) - len(index)))
-    whole, d = True, -1  # of all slices
+    whole, d = True, 0  # of all slices
     for i in index:
+        c = i.__class__
+        if c in PLAIN:
+            return _at_tensors(x, index)
         if i is None:
             normal.append(None)
             continue
-        d += 1
         if d == len(shape):
             return None
         n = shape[d]
-        c = i.__class__
+        d += 1
         if c is int:
             if not -n <= i < n:
                 return None
@@ -143,10 +142,11 @@ def _plain_index(x: Tensor, index: tuple) -> Tensor | None:
             normal.append((low, max(low, high), 1))
             whole = False
         elif c is list and listed is None and i and set(map(type, i)) == _INTS:
-            listed = d
+            listed = d - 1
             normal.append((0, n, 1))
         else:
             return None
+    normal += [(0, n, 1) for n in shape[d:]]
     if listed is None:
         return dispatch.view(_basic, (x, tuple(normal)), a[(*index, ...)])
     if int in map(type, index) or None in index:

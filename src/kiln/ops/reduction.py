@@ -257,7 +257,7 @@ def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any = 
         dim, keepdim = alias_dims(dim, keepdim, names, "sum")
     if dtype is None and out is not None:
         dtype = out.dtype
-    r = apply(_sum, (converted(input, dtype), dim, keepdim))
+    r = sum_op(converted(input, dtype), dim, keepdim)
     r = r if dtype is None else r.to(dtype)
     return store_out(_sum, r, out)
 

@@ -80,7 +80,7 @@ def tied(out: Tensor, name: str, *to: Tensor | None, zeros: bool = False) -> Ten
 def constants(name: str, **given: Tensor | None) -> None:
     """Refuse arguments that require grad by which an op has no gradient, as PyTorch does where it is called."""
     for argument, x in given.items():
-        if x is not None and mode.grad and x.requires_grad:
+        if x is not None and x.requires_grad and mode.grad:
             raise KilnError(
                 name, f"not differentiable with respect to argument '{argument}'", describe(x), "pass it detached"
             )  # fmt: skip

@@ -62,6 +62,8 @@ def of_images(op: Op, run: Callable) -> Callable:
         r = run(*args)
         if r.__class__ is np.ndarray and r.ndim < 4 and r.flags.c_contiguous:
             return r
+        if r.__class__ is tuple and not [a for a in r if a.ndim > 3 or not a.flags.c_contiguous]:
+            return r
         given = args[0] if joined else args[:2]
         operands = [a for a in given if a.__class__ is np.ndarray]
         if r.__class__ is tuple or r.__class__ is list:

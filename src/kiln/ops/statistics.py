@@ -14,7 +14,7 @@ from ..errors import KilnError, KilnIndexError, KilnNotImplementedError, KilnTyp
 from ..shape import Size, numel
 from ..tensor import CAPTURING, PLAIN, Tensor, wrap
 from .arithmetic import conjugate
-from .dispatch import LARGE, apply
+from .dispatch import LARGE
 from .extremes import amax, amin, select, select_grad, select_rule, select_samples, share
 from .reduction import (
     INT64,
@@ -106,7 +106,7 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: Any =
             return t
     if names:
         dim, keepdim = alias_dims(dim, keepdim, names, "mean")
-    r = apply(_mean, (input if dtype is None else converted(input, dtype), dim, keepdim))
+    r = mean_op(input if dtype is None else converted(input, dtype), dim, keepdim)
     return store_out(_mean, r, out, cast=True)
 
 

@@ -57,6 +57,8 @@ class Made:
 
 COPIES = {"copy", "full"}
 """Calls that are to copy what they are given."""
+_LATE: Any = object()
+"""What a call is made into that is not to be compiled yet."""
 FIRST = object()
 """The result that is the first array which a call was given."""
 
@@ -101,7 +103,7 @@ class Shelf:
         args = list(map(_in_place, args))
         with self.lock:
             made = self._find(name, fn, args, key, like)
-            if made is None:
+            if made is None or made is _LATE:
                 return None
             program = self._program(made)
             outputs = program.empty()
@@ -199,6 +201,10 @@ class Shelf:
                 self._program(made).whole(*_arrays(args), *outs)
         return True
 
+    @staticmethod
+    def later(*arrays: np.ndarray) -> None:
+        """What `exact` gives for a call that is not to be compiled yet: it has no result."""
+
     def exact(
         self, name: str, fn: Callable, args: Sequence[Any], key: Any = (), like: Any = None
     ) -> Callable | None:
@@ -206,6 +212,8 @@ class Shelf:
         args = list(map(_in_place, args))
         with self.lock:
             made = self._find(name, fn, args, key, like)
+            if made is _LATE:
+                return self.later
             if made is None or any(r != "made" for r in made.results):
                 return None
             makers = self._program(made).results
@@ -338,7 +346,7 @@ class Shelf:
                     None  # without data (Note [Meta tensors]), and not to be kept as part of a key
                 )
             if like is not None and self._waits(like, key):
-                return None
+                return _LATE
             if len(self.made) >= _MOST:
                 self.made = {}
             made = self.made[key] = _make(name, fn, args)
