@@ -170,3 +170,24 @@ def test_what_is_written_may_have_more_dimensions_of_size_one_in_front(index):
     np.testing.assert_array_equal(got.numpy(), want)
     with pytest.raises(RuntimeError):
         write(kiln.zeros(3, 4), kiln.ones(2, *picked.shape, 1, 1))
+
+
+def test_lists_that_hold_more_than_numbers_are_an_index_for_each_dimension():
+    x, i, j = kiln.arange(24).reshape(2, 3, 4), kiln.tensor([0, 1]), kiln.tensor([1, 0])
+    for given, meant in (
+        ([i, j], (i, j)), ([[0, 1], [1, 0]], (i, j)), ([slice(0, 1), slice(1, 3)], (slice(0, 1), slice(1, 3))),
+        ([0, slice(None)], (0, slice(None))), ([None, 0], (None, 0)), ([..., 0], (..., 0)), ([i.numpy(), 1], (i, 1)),
+    ):  # fmt: skip
+        assert kiln.equal(x[given], x[meant])
+        y, z = x.clone(), x.clone()
+        y[given] = z[meant] = -1
+        assert kiln.equal(y, z)
+    assert x[[0, 1]].shape == (2, 3, 4)
+    assert x[[[0]] * 32].shape == (32, 1, 3, 4)
+
+
+def test_sizes_are_whole_numbers():
+    assert kiln.Size((kiln.tensor(3), np.int64(2), True)) == (3, 2, 1)
+    assert all(type(n) is int for n in kiln.Size(kiln.tensor([2, 3])))
+    with pytest.raises(TypeError, match="expected int at position 1, but got: float"):
+        kiln.Size((2, 2.0))

@@ -365,6 +365,12 @@ _functions: dict[int, _Entry] = {}
 _methods: list[_Entry] = []
 
 
+def _asks(fn: Any) -> bool:
+    """Whether a function asks by itself, under its own name: an op's does, and its in-place form."""
+    op = getattr(fn, "op", None)
+    return op is not None and (op.fn is fn or fn.__name__[-1] == "_")
+
+
 def _engage() -> None:
     """Have public functions that are no ops ask from now on."""
     if _functions:
@@ -376,7 +382,7 @@ def _engage() -> None:
     rooms += [fn for m in (kiln, functional) for n, fn in vars(m).items() if n[0] != "_"]
     for fn in (*FUNCTIONS.values(), *METHODS.values(), *rooms):
         if (
-            isinstance(fn, FunctionType) and not hasattr(fn, "op") and id(fn) not in _functions
+            isinstance(fn, FunctionType) and not _asks(fn) and id(fn) not in _functions
             and fn.__module__.startswith("kiln") and fn.__name__ not in _UNASKED
         ):  # fmt: skip
             _functions[id(fn)] = _Entry(fn, fn)

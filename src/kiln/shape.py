@@ -16,9 +16,17 @@ MOST_DIMS = 64  # of a tensor, in NumPy and in PyTorch
 
 
 class Size(tuple):
-    """A shape: a tuple of sizes with `numel()`."""
+    """A shape: a tuple of sizes with `numel()`; whole numbers of other kinds, tensors of one too, become ints."""
 
     __slots__ = ()
+
+    def __new__(cls, sizes: Iterable[Any] = ()) -> Size:
+        """The shape of these sizes. KilnTypeError for what is no whole number."""
+        out = tuple.__new__(cls, sizes)
+        for s in out:
+            if s.__class__ is not int and s.__class__ is not Dim:
+                return tuple.__new__(cls, [_whole(i, s) for i, s in enumerate(out)])
+        return out
 
     def numel(self) -> int:
         """The number of elements."""
@@ -38,6 +46,17 @@ class Size(tuple):
         return Size(tuple.__mul__(self, n))
 
     __rmul__ = __mul__
+
+
+def _whole(i: int, s: Any) -> Any:
+    if s.__class__ is int or isinstance(s, Dim):
+        return s
+    try:
+        return operator.index(s)
+    except TypeError:
+        raise KilnTypeError(
+            "Size", f"expected int at position {i}, but got: {type(s).__name__}", repr(s), ""
+        ) from None
 
 
 def numel(shape: Iterable[Any]) -> Any:

@@ -43,6 +43,9 @@ def _disabled_torch_function_impl(
     return run_plain(func, args, kwargs)
 
 
+_size: Any = tuple.__new__  # of an array's shape, which holds ints already
+
+
 class Tensor(TensorMethods):
     """An n-dimensional array of one dtype that remembers how it was computed.
 
@@ -121,7 +124,7 @@ class Tensor(TensorMethods):
     @property
     def shape(self) -> Size:
         """The sizes of the dimensions."""
-        return Size(self._a.shape)
+        return _size(Size, self._a.shape)
 
     @property
     def dtype(self) -> dt.dtype:
@@ -149,7 +152,7 @@ class Tensor(TensorMethods):
         """The shape, or the size of one dimension."""
         shape = self._a.shape
         if dim is None:
-            return Size(shape)
+            return _size(Size, shape)
         if dim.__class__ is int and -len(shape) <= dim < len(shape):
             return shape[dim]
         from .shape import norm_dim

@@ -323,7 +323,8 @@ def test_classes_that_are_no_tensors_are_known_from_their_definition_on():
             return func
 
     d = Diag()
-    for func in (torch.matmul, torch.linalg.eigh, torch.logdet, torch.isclose, torch.nn.functional.softmax):
+    for func in (torch.matmul, torch.linalg.eigh, torch.logdet, torch.isclose, torch.nn.functional.softmax,
+                 torch.linalg.inv, torch.nn.functional.silu, torch.nn.functional.hardtanh, torch.linalg.qr):
         assert func(d, 1) is func, func
     assert torch.matmul(torch.ones(2), d) is torch.matmul
     """

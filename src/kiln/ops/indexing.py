@@ -36,10 +36,12 @@ def indexing(**facts: Any) -> Any:
 
 def _split_index(index: Any) -> tuple[Any, bool]:
     """The index as a tuple with sequences as tensors, and whether it is basic (ints and slices only)."""
+    if isinstance(index, list) and len(index) < 32 and any(map(_apart, index)):
+        index = tuple(index)  # as NumPy once took it, and PyTorch does
     items = index if isinstance(index, tuple) else (index,)
     out, basic = [], True
     for i in items:
-        if isinstance(i, list | range):
+        if isinstance(i, list | range | tuple):
             i = tensor(list(i)) if len(i) else tensor([], dtype=dt.int64)
         elif isinstance(i, np.ndarray):
             i = tensor(i)
@@ -67,6 +69,14 @@ def _split_index(index: Any) -> tuple[Any, bool]:
             )  # fmt: skip
         out.append(i)
     return tuple(out), basic
+
+
+def _apart(i: Any) -> bool:
+    """Whether an element makes a list of indices one for each dimension."""
+    return i is None or i is Ellipsis or isinstance(i, _INDICES)
+
+
+_INDICES = (Tensor, slice, list, tuple, range, np.ndarray)
 
 
 @method("__getitem__")
