@@ -92,13 +92,13 @@ def test_a_script_knows_its_shapes():
 
 
 def test_they_are_left_out_where_routines_are():
-    x = kiln.randn(2, 3, 1, 7, requires_grad=True)
+    x = kiln.randn(2, 3, 1, 5, requires_grad=True)
     for n, eager in ((0, "reference"), (1, "cpu")):
         with kiln.config.context(eager=eager):
             for _ in range(6):
-                x.sinh().backward(kiln.ones(2, 3, 1, 7))
+                x.sinh().backward(kiln.ones(2, 3, 1, 5))
         keys = [k for p in REGISTRY["sinh"]._plans.values() for k in p.scripts]
-        assert sum(((2, 3, 1, 7), 11, True) in k for k in keys) == n
+        assert sum(((2, 3, 1, 5), 11, True) in k for k in keys) == n
 
 
 def test_layouts_as_rule_by_rule():

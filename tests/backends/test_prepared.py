@@ -96,3 +96,40 @@ def test_running_statistics():
     kiln.testing.assert_close(norm.running_var, 0.5 + x.var(0) * 0.5)
     assert norm.running_mean._version > version
     assert norm.num_batches_tracked == 1
+
+
+DEAR = {
+    "lgamma": kiln.lgamma, "digamma": kiln.digamma, "erfinv": lambda x: (x / 4).erfinv(),
+    "igamma": lambda x: kiln.igamma(x.detach(), x + 1), "polygamma": lambda x: kiln.polygamma(1, x),
+    "row by column": lambda x: kiln.igamma(x.detach().reshape(-1, 1), x),
+    "clamp": lambda x: x.clamp(0.5, 1.5), "xlogy": lambda x: x.xlogy(x * 2), "lerp": lambda x: x.lerp(x * x, 0.3),
+    "beta": lambda x: kiln.distributions.Beta(x, x + 1, validate_args=False).log_prob(kiln.tensor(0.3, dtype=x.dtype)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEAR)
+def test_kernels_of_any_number_of_elements(name):
+    for n, dtype in ((0, "float32"), (1, "float64"), (7, "float32"), (16, "float32"), (45, "float64"), (45, "float32")):  # fmt: skip
+        x, runs = kiln.linspace(0.3, 2.7, n, dtype=getattr(kiln, dtype)), []
+        for eager in ("cpu", "reference"):
+            with context(eager=eager):
+                y = x.clone().requires_grad_()
+                out = DEAR[name](y)
+                out.sum().backward()
+                runs.append((out.detach(), y.grad))
+        kiln.testing.assert_close(*runs, rtol=2e-6, atol=2e-6)
+    x = kiln.tensor(0.7).requires_grad_()
+    DEAR[name](x).sum().backward()
+    assert x.grad.shape == ()
+
+
+def test_numbers_that_change_take_no_further_kernels():
+    from kiln.backends.elementwise import _known
+
+    x = kiln.linspace(-1, 1, 40)
+    x.clamp(-0.3, 0.3)
+    before = len(_known)
+    for k in range(2, 7):
+        assert x.clamp(-k / 10.5, k / 9.5).max() == kiln.tensor(k / 9.5)
+        kiln.addcdiv(x, x, x + 2, value=-k / 7)
+    assert len(_known) == before

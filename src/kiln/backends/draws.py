@@ -133,7 +133,12 @@ def bernoulli(state: np.ndarray, size: tuple, dtype: dt.dtype, given: Any, p: fl
         return _run(kernel, state, np.empty(size, d), given)
     (q,) = given
     element = _ELEMENT.get(q.dtype)
-    if element is None or q.shape != size or not q.flags.c_contiguous:
+    if (
+        q.__class__ is not np.ndarray
+        or element is None
+        or q.shape != size
+        or not q.flags.c_contiguous
+    ):
         return None
     return _run(f"bernoulli_{element}", state, np.empty(size, q.dtype), q)
 
@@ -155,7 +160,8 @@ def gamma(state: np.ndarray, size: tuple, dtype: dt.dtype, given: Any) -> Any:
     (alpha,) = given
     element = _ELEMENT.get(alpha.dtype)
     if (
-        element is None
+        alpha.__class__ is not np.ndarray
+        or element is None
         or alpha.dtype is not dtype.np
         or alpha.shape != size
         or not alpha.flags.c_contiguous

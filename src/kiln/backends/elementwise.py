@@ -24,9 +24,15 @@ from .operands import arrange, crosses, elements
 STREAM = 1 << 19
 """Elements from where on kernels beat NumPy where its own loops go as fast as memory does."""
 
-_F32 = dt.float32.np
+FEW = 1 << 12
+"""Elements up to which a kernel of any number of them is called, by one thread."""
+LEAST = 1 << 5
+"""Elements from where on such a call costs less than several of NumPy's."""
+WHOLE, SINGLE = "(array)", "(number)"
+
+_F32, _F64 = dt.float32.np, dt.float64.np
 _NUMBERS = (int, float)
-_EXACT = {-2, -1, -0.5, 0, 0.5, 1, 2, 3}
+EXACT = {-2, -1, -0.5, 0, 0.5, 1, 2, 3}
 """Numbers that ops have better forms for, such as squares."""
 _STREAMED = {
     np.add, np.subtract, np.multiply, np.divide, np.negative, np.absolute, np.square, np.reciprocal,
@@ -94,7 +100,7 @@ def numbers(op: Op, args: list, slots: Sequence[int], half: Any, arrays: list) -
         x = args[i]
         if x.__class__ is np.ndarray:
             found.append(i)
-        elif x.__class__ in _NUMBERS and d is not None and x not in _EXACT and op.scalar != "pow":
+        elif x.__class__ in _NUMBERS and d is not None and x not in EXACT and op.scalar != "pow":
             args[i] = np.array(x, d)
             found.append(i)
     return found
@@ -107,6 +113,41 @@ def _quick_cast(a: np.dtype, b: np.dtype) -> bool:
     return b not in HALF and not (mixed and long)
 
 
+_known: dict[Any, Callable | None] = {}
+_MOST = 4096  # kernels that are kept in mind
+
+
+def few(
+    name: str, fn: Callable, d: np.dtype, arrays: int, numbers: int, rest: tuple, native: Callable[[], bool]
+) -> Callable | None:  # fmt: skip
+    """The kernel of an elementwise function, whatever the number of elements; None where there is none.
+
+    `rest`, which it is given behind the arrays, says with its name which function it is; see `cpu.few.function`.
+    """
+    if config.eager != "cpu":
+        return None
+    key = name, d.num, arrays, numbers, str(rest) if 0 in rest else rest, config.cpu_isa
+    try:
+        return _known[key]
+    except KeyError:
+        if len(_known) >= _MOST:
+            _known.clear()
+        call = None
+        if native():
+            from .cpu.few import function
+
+            call = function(
+                f"{name} {rest}",
+                lambda *xs: fn(*xs, *rest),
+                d,
+                arrays,
+                numbers,
+                config.cpu_isa or None,
+            )
+        _known[key] = call
+        return call
+
+
 def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
     """The routine of an elementwise op."""
     run, slots, name, body = op.run, op.tensor_slots, op.name, op.body
@@ -115,7 +156,7 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
     factor, cutting = op.factor, op.index.get("rounding_mode")
     cast = op.family == "cast"
     streamed = cast or op.ufunc in _STREAMED
-    fn = calling(op)
+    fn, n_arrays = calling(op), len(slots)
 
     def scaled(*args: Any) -> Any:
         return body(*args)  # type: ignore[misc]
@@ -170,58 +211,89 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
         if (
             x.__class__ is np.ndarray
             and x.dtype is _F32
-            and SMALL <= x.size < LARGE
+            and LEAST <= x.size < LARGE
             and x.flags.c_contiguous
         ):
+            if x.size < FEW:
+                call = few(name, fn, _F32, 1, 0, args[1:], native)
+                if call is not None:
+                    return call(np.empty(x.shape, _F32), x.size, x)
             call = prepared(name, fn, (x,), 1, args[1:], native)
             if call is not None:
                 return call(x)
         return eager(*args)
 
+    def dear(*args: Any) -> Any:
+        """`otherwise` where there are many elements, or operands are of several dtypes."""
+        x = args[0]
+        d: Any = x.dtype if x.__class__ is np.ndarray else None
+        if d is not _F32 and d is not _F64:
+            return otherwise(*args)
+        arrays = args[:n_arrays]
+        for a in arrays:
+            if a.__class__ is not np.ndarray or a.dtype is not d:
+                return otherwise(*args)
+        shape = x.shape if n_arrays == 1 else np.broadcast_shapes(*[a.shape for a in arrays])
+        n = prod(shape)
+        if not 0 < n < FEW:
+            return otherwise(*args)
+        call = few(name, fn, d, n_arrays, 0, args[n_arrays:], native)
+        if call is None:
+            return otherwise(*args)
+        alike = [
+            a if a.shape == shape and a.flags.c_contiguous else np.ascontiguousarray(np.broadcast_to(a, shape))
+            for a in arrays
+        ]  # fmt: skip
+        return call(np.empty(shape, d), n, *alike)
+
     def into(*args: Any) -> bool:
         x = args[first]
         return x.flags.writeable and native_result(args, x) is not None
 
-    def numbered(*args: Any) -> Any:
-        """`brief` where the operands beside the first are numbers: such as kernels are not made for are arrays."""
+    def several(*args: Any) -> Any:
+        """`brief` of operands beside the first that are alike, or numbers: such as kernels are not made for are arrays."""
         x = args[0]
         if not (
-            x.__class__ is np.ndarray and x.dtype is _F32 and SMALL <= x.size < LARGE and x.flags.c_contiguous
+            x.__class__ is np.ndarray and x.dtype is _F32 and LEAST <= x.size < LARGE and x.flags.c_contiguous
         ):  # fmt: skip
             return eager(*args)
-        given, arrays, places = list(args), [x], []
+        if factor is not None and args[factor] != 1:
+            return eager(*args)  # which may be another number each time
+        shape, whole, single, given = x.shape, [x], [], list(args)
         for i in slots[1:]:
             a = args[i]
-            if a is None or (a.__class__ in _NUMBERS and (a in _EXACT or op.scalar == "pow")):
+            if a.__class__ is np.ndarray:
+                if a.dtype is not _F32 or a.shape != shape or not a.flags.c_contiguous:
+                    return eager(*args)
+                whole.append(a)
+                given[i] = WHOLE
+            elif a is None or (a.__class__ in _NUMBERS and (a in EXACT or op.scalar == "pow")):
                 continue
-            if a.__class__ not in _NUMBERS:
+            elif a.__class__ in _NUMBERS:
+                single.append(np.array(a, _F32))
+                given[i] = SINGLE
+            else:
                 return eager(*args)
-            arrays.append(np.array(a, _F32))
-            places.append(i)
-            given[i] = ...
+        rest, n = tuple(given[1:]), len(whole)
 
-        def call(*tensors: Any) -> Any:
-            back = iter(tensors)
-            return fn(*[next(back) if a is x or a is ... else a for a in given])
+        def call(first: Any, *others: Any) -> Any:
+            arrays, numbers = iter(others[: n - 1]), iter(others[n - 1 : n - 1 + len(single)])
+            return fn(first, *[
+                next(arrays) if a is WHOLE else next(numbers) if a is SINGLE else a for a in rest
+            ])  # fmt: skip
 
-        known = prepared(name, call, tuple(arrays), 1, (places, *given[1:]), native)
-        return eager(*args) if known is None else known(*arrays)
-
-    def paired(*args: Any) -> Any:
-        """`brief` for two arrays alike, as gradients by an input or a result are."""
-        x, y = args[0], args[1]
-        if (
-            x.__class__ is np.ndarray is y.__class__ and x.dtype is _F32 is y.dtype and SMALL <= x.size < LARGE
-            and x.shape == y.shape and x.flags.c_contiguous and y.flags.c_contiguous
-        ):  # fmt: skip
-            call = prepared(name, fn, (x, y), 2, args[2:], native)
-            if call is not None:
-                return call(x, y)
-        return eager(*args)
+        if x.size < FEW:
+            known = few(name, call, _F32, n, len(single), rest, native)
+            if known is not None:
+                return known(np.empty(shape, _F32), x.size, *whole, *single)
+        known = prepared(name, call, (*whole, *single), n, rest, native)
+        return eager(*args) if known is None else known(*whole, *single)
 
     op.into = into
     if once or cast or first:
         return eager
-    found = brief if slots == (0,) else paired if op.private and slots == (0, 1) else numbered
-    found.least = SMALL  # type: ignore[attr-defined]
+    found = otherwise = brief if slots == (0,) else several
+    if op.dear:
+        found = dear
+    found.least = 0 if op.dear else LEAST  # type: ignore[attr-defined]
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ from ..config import config
 from ..ops.dispatch import LARGE
 from ..ops.registry import SHAPE
 from ..tensor import Tensor
-from .elementwise import mapped, numbers
+from .elementwise import EXACT, LEAST, SINGLE, WHOLE, few, mapped, numbers
 from .one_call import BLOCKS, DEAR, FEW, alike, block_rows, half_of, prepared, shelf, widened
 from .operands import exact, laid, lying, order_of
 
-_F32 = dt.float32.np
+_F32, _F64 = dt.float32.np, dt.float64.np
 BY_SHAPE = {"composite", "reduction", "scan", "sort", "indexing", "cast"}
 
 
@@ -48,15 +49,10 @@ def gradients(native: Callable[[], bool]) -> Callable[[OpNode, list], list | Non
         if (left := LEFT.get(op.name)) is not None and left(*node.args):
             return None
         g = gs[0]
-        if (
-            mapping
-            and len(gs) == len(node.edges) == 1
-            and _BRIEF <= g.size < LARGE
-            and g.dtype is _F32
-        ):
-            found = _brief_gradient(node, g, native)
+        if mapping and len(gs) == 1 and g.size < LARGE:
+            found = _brief_gradients(node, g, native)
             if found is not None:
-                return [found]
+                return found
         size = 0 if g is None else g.size
         for e in node.edges:
             if e is not None:
@@ -70,34 +66,72 @@ def gradients(native: Callable[[], bool]) -> Callable[[OpNode, list], list | Non
     return run
 
 
-_BRIEF = 1 << 10
-"""Elements from where on a gradient that is prepared costs less than NumPy's passes one by one."""
+_BRIEF = 1 << 12
+"""Elements from where on a gradient is prepared."""
 
 
-def _brief_gradient(node: OpNode, g: np.ndarray, native: Callable[[], bool]) -> np.ndarray | None:
-    """The gradient of an elementwise op of one operand by a prepared call; None for any other."""
-    plan, outs = node.plan, () if node.outs is None else node.outs[0]
-    shape, arrays, rest = g.shape, [g], []
-    for x in (*node.args, *outs):
+_PLAIN = {int, float, bool, str, NoneType, dt.dtype}
+
+
+def _brief_gradients(node: OpNode, g: np.ndarray, native: Callable[[], bool]) -> list | None:
+    """The gradients of an elementwise op of few elements, operands alike or numbers, a call each; None for any other."""
+    op, plan, outs = node.op, node.plan, () if node.outs is None else node.outs[0]
+    d = g.dtype
+    if g.__class__ is not np.ndarray:
+        g = np.asarray(g)  # NumPy's functions of 0-d arrays give numbers
+    if not (d is _F32 or (op.dear and d is _F64)) or g.size < (1 if op.dear else LEAST):
+        return None
+    shape, arrays, singles = g.shape, [g], []
+    rest: list[Any] = []
+    for i, x in enumerate((*node.args, *outs)):
         a = x._a if isinstance(x, Tensor) else x
         if a.__class__ is np.ndarray:
-            if a.shape != shape or a.dtype is not _F32 or not a.flags.c_contiguous:
+            if a.dtype is not d:
                 return None
+            if a.shape != shape or not a.flags.c_contiguous:
+                if not op.dear:
+                    return None
+                a = np.ascontiguousarray(np.broadcast_to(a, shape))
             arrays.append(a)
-        else:
+            rest.append(WHOLE)
+        elif a.__class__ is float and a not in EXACT and i in op.tensor_slots:
+            singles.append(np.array(a, d))
+            rest.append(SINGLE)
+        elif a.__class__ in _PLAIN:
             rest.append(a)
-    if not g.flags.c_contiguous or any(SHAPE in r.slots for r in plan.rules):
+        else:
+            return None
+    factor = op.factor is not None and node.args[op.factor] != 1
+    if not g.flags.c_contiguous and op.dear:
+        g = arrays[0] = np.ascontiguousarray(g)
+    if factor or not g.flags.c_contiguous or any(SHAPE in r.slots for r in plan.rules):
         return None
-    present = [x.__class__ is np.ndarray or isinstance(x, Tensor) for x in node.args]
-    n, name = len(arrays), node.op.name + "_backward"
+    if any(e is None or (e[2] != shape and not op.dear) or e[3] is not d for e in node.edges):
+        return None  # what is broadcast is summed by the tape
+    n, given = len(arrays), (*arrays, *singles)
 
-    def fn(*given: Any) -> Any:
-        left, others = iter(given[1:n]), iter(rest)
-        args = [next(left) if there else next(others) for there in present]
-        return node.differentiate(given[:1], args, lambda: tuple(left))[0]
+    def gradient(j: int) -> Callable:
+        def fn(*xs: Any) -> Any:
+            left, numbers = iter(xs[1:n]), iter(xs[n : n + len(singles)])
+            args = [next(left) if r is WHOLE else next(numbers) if r is SINGLE else r for r in rest]
+            m = len(node.args)
+            return node.differentiate(xs[:1], args[:m], lambda: args[m:])[j]
 
-    call = prepared(name, fn, tuple(arrays), n, (plan.slots, plan.save_out, *rest), native)
-    return None if call is None else call(*arrays)
+        return fn
+
+    found = []
+    for j in range(len(node.edges)):
+        known = j, plan.slots, plan.save_out, *rest
+        if g.size < _BRIEF:
+            call = few(op.name + "_backward", gradient(j), d, n, len(singles), known, native)
+            r = None if call is None else call(np.empty(shape, d), g.size, *given)
+        else:
+            call = prepared(op.name + "_backward", gradient(j), given, n, known, native)
+            r = None if call is None else call(*given)
+        if r is None:
+            return None
+        found.append(r)
+    return found
 
 
 def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:

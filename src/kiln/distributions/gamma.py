@@ -5,19 +5,30 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import numpy as np
+
 import kiln
 
 from ..errors import KilnValueError, describe
+from ..ops.densities import beta_density, beta_entropy, gamma_density, gamma_entropy
 from ..ops.drawing import sample
 from ..ops.sampling import _sample_dirichlet, _standard_gamma
-from ..tensor import Tensor
+from ..tensor import CAPTURING, PLAIN, Tensor
 from . import constraints
 from .distribution import Distribution, ExponentialFamily, _Shape
 from .utils import broadcast_all
 
+_TINY = {d: kiln.finfo(d).tiny for d in (kiln.float32, kiln.float64)}
+
 
 def _above_zero(value: Tensor) -> Tensor:
-    return value.clamp(min=kiln.finfo(value.dtype).tiny)
+    tiny = _TINY.get(value.dtype) or kiln.finfo(value.dtype).tiny
+    if (
+        not CAPTURING and value.__class__ in PLAIN and (a := value._a).__class__ is np.ndarray
+        and a.size and np.minimum.reduce(a, None) >= tiny
+    ):  # fmt: skip
+        return value
+    return value.clamp(min=tiny)
 
 
 class Gamma(ExponentialFamily):
@@ -49,25 +60,20 @@ class Gamma(ExponentialFamily):
 
     def rsample(self, sample_shape: _Shape = ()) -> Tensor:
         shape = self._extended_shape(sample_shape)
-        return _above_zero(_standard_gamma(self.concentration.expand(shape)) / self.rate)
+        shapes = self.concentration.expand(shape) if sample_shape else self.concentration
+        return _above_zero(_standard_gamma(shapes) / self.rate)
 
     def log_prob(self, value: Tensor) -> Tensor:
         value = kiln.as_tensor(value, dtype=self.rate.dtype)
         self._check(value)
-        return (
-            self.concentration.xlogy(self.rate)
-            + (self.concentration - 1).xlogy(value)
-            - self.rate * value
-            - self.concentration.lgamma()
-        )
+        return gamma_density(value, self.concentration, self.rate)
 
     def cdf(self, value: Tensor) -> Tensor:
         self._check(value)
         return kiln.special.gammainc(self.concentration, self.rate * value)
 
     def entropy(self) -> Tensor:
-        a = self.concentration
-        return a - self.rate.log() + a.lgamma() + (1 - a) * a.digamma()
+        return gamma_entropy(self.concentration, self.rate)
 
     @property
     def _natural_params(self) -> tuple[Tensor, ...]:
@@ -217,7 +223,10 @@ class Dirichlet(ExponentialFamily):
         return self.concentration * (total - self.concentration) / (total.square() * (total + 1))
 
     def rsample(self, sample_shape: _Shape = ()) -> Tensor:
-        return _sample_dirichlet(self.concentration.expand(self._extended_shape(sample_shape)))
+        given = self.concentration
+        return _sample_dirichlet(
+            given.expand(self._extended_shape(sample_shape)) if sample_shape else given
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)
@@ -251,6 +260,12 @@ class Beta(ExponentialFamily):
         self._dirichlet = Dirichlet(both, validate_args=validate_args)
         super().__init__(both.shape[:-1], validate_args=validate_args)
 
+    def _check_parameters(self) -> None:
+        if (
+            type(self).arg_constraints is not Beta.arg_constraints
+        ):  # else the Dirichlet distribution has looked
+            super()._check_parameters()
+
     @property
     def concentration1(self) -> Tensor:
         """The power of x, plus 1."""
@@ -278,10 +293,10 @@ class Beta(ExponentialFamily):
 
     def log_prob(self, value: Tensor) -> Tensor:
         self._check(value)
-        return self._dirichlet.log_prob(kiln.stack([value, 1.0 - value], -1))
+        return beta_density(value, self.concentration1, self.concentration0)
 
     def entropy(self) -> Tensor:
-        return self._dirichlet.entropy()
+        return beta_entropy(self.concentration1, self.concentration0)
 
     @property
     def _natural_params(self) -> tuple[Tensor, ...]:

@@ -15,6 +15,7 @@ import kiln
 
 from ..errors import KilnNotImplementedError, KilnTypeError, KilnValueError, describe
 from ..nn.functional import softplus
+from ..ops.densities import beta_divergence, gamma_divergence
 from ..tensor import Tensor, active_capture
 from .categorical import Categorical, OneHotCategorical
 from .composed import Independent, TransformedDistribution
@@ -135,7 +136,7 @@ def _dirichlet(p: Any, q: Any) -> Tensor:
 
 @register_kl(Beta, Beta)
 def _beta(p: Any, q: Any) -> Tensor:
-    return _dirichlet(p._dirichlet, q._dirichlet)
+    return beta_divergence(p.concentration1, p.concentration0, q.concentration1, q.concentration0)
 
 
 @register_kl(Exponential, Exponential)
@@ -161,9 +162,7 @@ def _exponential_family(p: Any, q: Any) -> Tensor:
 
 @register_kl(Gamma, Gamma)
 def _gamma(p: Any, q: Any) -> Tensor:
-    a, b = p.concentration, q.concentration
-    scale = b.lgamma() - a.lgamma() + b * (p.rate / q.rate).log()
-    return scale + (a - b) * a.digamma() + (q.rate - p.rate) * (a / p.rate)
+    return gamma_divergence(p.concentration, p.rate, q.concentration, q.rate)
 
 
 @register_kl(Geometric, Geometric)

@@ -17,6 +17,7 @@ from . import (  # noqa: F401
     convolution,
     creation,
     ctc,
+    densities,
     distances,
     division,
     drawing,

@@ -496,21 +496,23 @@ def _lgamma(x: np.ndarray) -> np.ndarray:
     return f(x)
 
 
-@elementwise("float", inplace=True, out=True, samples=unary(0.3, 5.0), infer=_ordered("lgamma"), body=_gamma.lgamma,
-             grad={"input": lambda g, input: g * digamma(input)})  # fmt: skip
+@elementwise("float", inplace=True, out=True, samples=unary(0.3, 5.0), infer=_ordered("lgamma"), dear=True, body=_gamma.lgamma,
+             grad={"input": lambda g, input: g * digamma(input)},
+             quick={"input": lambda g, input: g * digamma.op.eager(input)})  # fmt: skip
 def lgamma(input: Tensor) -> Tensor:
     """The logarithm of the absolute value of the gamma function."""
     return _lgamma(input)
 
 
-@elementwise("float", inplace=True, out=True, samples=unary(0.3, 5.0), infer=_ordered("digamma"), body=_gamma.digamma,
-             grad={"input": lambda g, input: g * polygamma_op(input, 1)})  # fmt: skip
+@elementwise("float", inplace=True, out=True, samples=unary(0.3, 5.0), infer=_ordered("digamma"), dear=True, body=_gamma.digamma,
+             grad={"input": lambda g, input: g * polygamma_op(input, 1)},
+             quick={"input": lambda g, input: g * polygamma_op.op.eager(input, 1)})  # fmt: skip
 def digamma(input: Tensor) -> Tensor:
     """The logarithmic derivative of the gamma function."""
     return _digamma(input).astype(input.dtype)
 
 
-@elementwise("float", private=True, infer=lambda input, n: elementwise_infer(REGISTRY["polygamma_n"])(input), node="PolygammaBackward0", name="polygamma_n",
+@elementwise("float", private=True, infer=lambda input, n: elementwise_infer(REGISTRY["polygamma_n"])(input), node="PolygammaBackward0", name="polygamma_n", dear=True,
              body=lambda input, n: _gamma.trigamma(input) if n == 1 else polygamma_op(input, n),
              grad={"input": lambda g, input, n: g * polygamma_op(input, n + 1)},
              samples=lambda: iter([Sample((draw(rng(), (3, 4), 0.3, 5.0), n)) for n in (1, 2)]))  # fmt: skip
@@ -564,7 +566,7 @@ def _erfinv(y: np.ndarray) -> np.ndarray:
     return np.where(inside, x, np.where(np.abs(y) == 1, y * np.inf, np.nan))
 
 
-@elementwise("float", inplace=True, out=True, samples=unary(-0.95, 0.95), infer=_ordered("erfinv"),
+@elementwise("float", inplace=True, out=True, samples=unary(-0.95, 0.95), infer=_ordered("erfinv"), dear=True,
              body=lambda input: _gamma.erfinv(input, _NEAR, _FAR),
              grad={"input": lambda g, input: g * input.erfinv().square().exp() * 0.8862269254527580})  # fmt: skip
 def erfinv(input: Tensor) -> Tensor:

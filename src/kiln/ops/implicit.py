@@ -106,7 +106,7 @@ def _gamma(a: np.ndarray, z: np.ndarray) -> np.ndarray:
     return out
 
 
-@elementwise("float", "gamma_slope", private=True, grad={p: not_differentiable("_standard_gamma_grad", p) for p in ("input", "output")}, samples=lambda: iter([
+@elementwise("float", "gamma_slope", dear=True, private=True, grad={p: not_differentiable("_standard_gamma_grad", p) for p in ("input", "output")}, samples=lambda: iter([
     Sample((draw(rng(), (3, 4), 0.1, 3), draw(rng(1), (3, 4), 0.1, 5)), grad=False), Sample((np.array(2.0), np.array(3.0)), grad=False),
     Sample((np.zeros((0,)), np.zeros((0,))), grad=False), Sample((np.array([0.01, 1e5]), np.array([1e-30, 1.01e5])), grad=False),
 ]))  # fmt: skip
@@ -157,7 +157,7 @@ def _beta(x: np.ndarray, a: np.ndarray, total: np.ndarray) -> np.ndarray:
     return given * np.where(own, -out, out)
 
 
-@elementwise("float", "beta_slope", factor="", private=True, grad={p: not_differentiable("_dirichlet_grad", p) for p in ("x", "alpha", "total")}, samples=lambda: iter([
+@elementwise("float", "beta_slope", dear=True, factor="", private=True, grad={p: not_differentiable("_dirichlet_grad", p) for p in ("x", "alpha", "total")}, samples=lambda: iter([
     Sample((draw(rng(), (3, 4), 0.1, 0.9), draw(rng(1), (3, 4), 0.1, 3), draw(rng(2), (3, 1), 4, 9)), grad=False),
     Sample((np.array(0.2), np.array(2.0), np.array(3.0)), grad=False), Sample((np.zeros((0,)),) * 3, grad=False),
 ]))  # fmt: skip

@@ -173,6 +173,8 @@ class Op:
         self.numbers: bool = facts.get("numbers", False)  # takes two Python numbers
         # takes numbers as they are beside half floats: see Note [Numbers beside half floats]
         self.wide_numbers: bool = facts.get("wide_numbers", False)
+        # takes NumPy so many passes that a kernel is quicker for any number of elements
+        self.dear: bool = facts.get("dear", False)
         # the parameter that only multiplies, whose value no kernel depends on
         self.factor: int | None = self.index.get(facts.get("factor", "alpha"))
         self.lies: str = facts.get("lies", _LIES.get(family, ""))

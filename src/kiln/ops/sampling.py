@@ -71,7 +71,13 @@ def _dirichlet_rule(g: Tensor, drawn: Tensor, concentration: Tensor) -> Tensor:
     return slope * (g - (drawn * g).sum(-1, True))
 
 
-def _moving(name: str, rule: Callable) -> Callable:
+def _dirichlet_quick(g: np.ndarray, drawn: np.ndarray, concentration: np.ndarray) -> np.ndarray:
+    total = np.add.reduce(concentration, -1, keepdims=True)
+    slope = dirichlet_grad.op.eager(drawn, concentration, total)
+    return slope * (g - np.add.reduce(drawn * g, -1, keepdims=True))
+
+
+def _moving(name: str, rule: Callable, quick: Callable) -> Callable:
     """An op that gives numbers as they were drawn, which move with the parameter that they were drawn with."""
     x = np.array([[0.2, 0.3], [0.5, 0.1]])
 
@@ -80,7 +86,7 @@ def _moving(name: str, rule: Callable) -> Callable:
         return drawn
 
     return op(
-        name=name, private=True, family="random_parameter", exact=True, batch=LEADING, grad={"concentration": rule},
+        name=name, private=True, family="random_parameter", exact=True, batch=LEADING, grad={"concentration": rule}, quick={"concentration": quick},
         infer=lambda drawn, concentration: (drawn.shape, drawn.dtype), body=lambda drawn, concentration: drawn,
         samples=lambda: iter([Sample((x, x + 1), grad=False)]),
     )(moving)  # fmt: skip
@@ -89,8 +95,9 @@ def _moving(name: str, rule: Callable) -> Callable:
 _moving_gamma = _moving(
     "moving_gamma",
     lambda g, drawn, concentration: g * standard_gamma_grad(concentration, drawn),
+    lambda g, drawn, concentration: g * standard_gamma_grad.op.eager(concentration, drawn),
 )
-_moving_dirichlet = _moving("moving_dirichlet", _dirichlet_rule)
+_moving_dirichlet = _moving("moving_dirichlet", _dirichlet_rule, _dirichlet_quick)
 
 
 @_sampler("random_dirichlet", (np.array([[0.1, 1.0], [30.0, 2.0]]),), (np.zeros((0, 2)),), (np.array([2.5]),))  # fmt: skip

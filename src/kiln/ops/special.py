@@ -61,7 +61,7 @@ def _incomplete_facts(name: str, sign: int) -> dict:
         yield Sample((draw(r, (3, 4)), draw(r, (3, 5))), error=RuntimeError)
         yield Sample((np.array([1]), np.array([2])), error=NotImplementedError)
 
-    return {"scalar": name, "inplace": True, "out": True, "check": True, "samples": samples, "grad": {"input": shape_grad, "other": grad},
+    return {"scalar": name, "dear": True, "inplace": True, "out": True, "check": True, "samples": samples, "grad": {"input": shape_grad, "other": grad},
             "infer": only(name, dt.FLOAT, dt.FLOAT, KilnNotImplementedError)}  # fmt: skip
 
 

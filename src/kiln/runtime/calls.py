@@ -130,6 +130,68 @@ def builtin(symbol: str, text: str) -> Callable[[int], Callable[..., Any]]:
     return lambda known: _make(ctypes.addressof(method), known, None)
 
 
+_DIRECT = r"""
+declare ptr @PyLong_AsVoidPtr(ptr)
+declare i64 @PyLong_AsLongLong(ptr)
+declare void @Py_IncRef(ptr)
+declare ptr @PyEval_SaveThread()
+declare void @PyEval_RestoreThread(ptr)
+
+; A METH_FASTCALL function: %self is a Python int, the address of a kernel; the arguments are arrays and ints.
+define ptr @NAME(ptr %self, ptr %arguments, i64 %count) {
+entry:
+  %right = icmp eq i64 %count, KINDS
+  br i1 %right, label %read, label %wrong
+wrong:
+  ret ptr null
+read:
+  %kernel = call ptr @PyLong_AsVoidPtr(ptr %self)
+READ
+  %long = icmp sge i64 %x_COUNT, LONG
+  br i1 %long, label %released, label %held
+held:
+  call void %kernel(GIVEN)
+  br label %exit
+released:
+  %thread = call ptr @PyEval_SaveThread()
+  call void %kernel(GIVEN)
+  call void @PyEval_RestoreThread(ptr %thread)
+  br label %exit
+exit:
+  call void @Py_IncRef(ptr %object_RESULT)
+  ret ptr %object_RESULT
+}
+"""
+_LONG = 1 << 15
+"""Elements from where on other Python threads may run meanwhile."""
+
+
+@functools.cache
+def direct(kinds: tuple[str, ...], result: int, count: int) -> Callable[[int], Callable[..., Any]]:
+    """Kernels by address as builtin functions of C-contiguous arrays ("ptr") and ints ("i64"), of which nobody checks anything.
+
+    A function gives its argument `result`; `count` is the one that says how many elements there are.
+    """
+    lines = []
+    for i, kind in enumerate(kinds):
+        lines.append(f"%place_{i} = getelementptr ptr, ptr %arguments, i64 {i}")
+        lines.append(f"%object_{i} = load ptr, ptr %place_{i}")
+        if kind == "ptr":
+            lines.append(f"%data_{i} = getelementptr i8, ptr %object_{i}, i64 {DATA}")
+            lines.append(f"%x_{i} = load ptr, ptr %data_{i}")
+        else:
+            lines.append(f"%x_{i} = call i64 @PyLong_AsLongLong(ptr %object_{i})")
+    name = f"kiln_direct_{''.join(k[0] for k in kinds)}_{result}_{count}"
+    words = {
+        "NAME": name, "KINDS": str(len(kinds)), "READ": "\n".join(f"  {x}" for x in lines), "COUNT": str(count),
+        "LONG": str(_LONG), "GIVEN": ", ".join(f"{k} %x_{i}" for i, k in enumerate(kinds)), "RESULT": str(result),
+    }  # fmt: skip
+    text = _DIRECT
+    for word, value in words.items():
+        text = text.replace(word, value)
+    return builtin(name, text)
+
+
 @functools.cache
 def _calling() -> Callable[[int], Callable[..., int]]:
     threads.pool_address()  # which `kiln_run` comes with

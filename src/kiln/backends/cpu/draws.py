@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from kiln.mersenne import KEPT, KEYS
-from kiln.runtime.calls import DATA, builtin
+from kiln.runtime.calls import direct
 
 from . import jit, twister
 from .ir import Builder, Module, Val, vec
@@ -29,56 +29,8 @@ _BLOCK = 16
 _LEFT, _NEXT, _IS_KEPT = 8, 16, KEPT + 16
 """Where a state has these numbers, in bytes: words left, which comes next, whether half of a pair is kept (at KEPT)."""
 _LIBRARY = ("log", "log1p", "cos", "sin", "pow", "fma")
-_LONG = 1 << 15
-"""Elements from where on other Python threads may run meanwhile."""
 TINY = {"float": 2.0**-126, "double": 2.0**-1022}
 _SIZE = {"float": 4, "double": 8}
-
-_CALL = r"""
-declare ptr @PyLong_AsVoidPtr(ptr)
-declare i64 @PyLong_AsLongLong(ptr)
-declare void @Py_IncRef(ptr)
-declare ptr @PyEval_SaveThread()
-declare void @PyEval_RestoreThread(ptr)
-
-; A METH_FASTCALL function: %self is a Python int, the address of a kernel; state, out, n, given, cols, rows. It gives `out`.
-define ptr @kiln_draw(ptr %self, ptr %arguments, i64 %count) {
-entry:
-  %right = icmp eq i64 %count, 6
-  br i1 %right, label %read, label %wrong
-wrong:
-  ret ptr null
-read:
-  %kernel = call ptr @PyLong_AsVoidPtr(ptr %self)
-ARGUMENTS
-  %long = icmp sge i64 %n, LONG
-  br i1 %long, label %released, label %held
-held:
-  call void %kernel(ptr %state, ptr %out, i64 %n, ptr %given, i64 %cols, i64 %rows)
-  br label %exit
-released:
-  %thread = call ptr @PyEval_SaveThread()
-  call void %kernel(ptr %state, ptr %out, i64 %n, ptr %given, i64 %cols, i64 %rows)
-  call void @PyEval_RestoreThread(ptr %thread)
-  br label %exit
-exit:
-  call void @Py_IncRef(ptr %out.o)
-  ret ptr %out.o
-}
-"""
-
-
-def _call_text() -> str:
-    lines = []
-    for i, (kind, name) in enumerate(_PARAMS):
-        lines.append(f"%{name}.p = getelementptr ptr, ptr %arguments, i64 {i}")
-        lines.append(f"%{name}.o = load ptr, ptr %{name}.p")
-        if kind == "ptr":
-            lines.append(f"%{name}.d = getelementptr i8, ptr %{name}.o, i64 {DATA}")
-            lines.append(f"%{name} = load ptr, ptr %{name}.d")
-        else:
-            lines.append(f"%{name} = call i64 @PyLong_AsLongLong(ptr %{name}.o)")
-    return _CALL.replace("ARGUMENTS", "\n".join(f"  {x}" for x in lines)).replace("LONG", str(_LONG), 1)  # fmt: skip
 
 
 # ---------------------------------------------------------------- words of a state
@@ -539,5 +491,5 @@ def functions(isa: Isa) -> dict[str, Callable]:
     for kind in twister.KINDS:
         twister.kernel(module, symbols[kind], kind, "fill_words", _PARAMS)
     lookup = jit.build([module.text()], isa)
-    call = builtin("kiln_draw", _call_text())
+    call = direct(tuple(kind for kind, _ in _PARAMS), result=1, count=2)
     return {name: call(lookup(symbol)) for name, symbol in symbols.items()}
