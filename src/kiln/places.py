@@ -90,7 +90,7 @@ def here(stop: Any = None, engine: Any = None, deep: bool = True) -> tuple[Place
         if code is stop:
             looking = False
         name = f.f_globals.get("__name__", "")
-        ours = name.startswith(_KILN)
+        ours = name.startswith(_KILN) or code.co_filename.startswith("<kiln ")  # generated
         if looking:
             if code is engine:
                 node = f.f_locals.get("node")

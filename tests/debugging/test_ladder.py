@@ -10,7 +10,7 @@ import kiln
 from kiln.config import context
 
 TOLD = (
-    r"kernels: \d+ entries from the disk cache, \d+ compiled", r"us +[\d.]+ GB/s +[\d.]+ GFLOP/s", r"region of <",
+    r"kernels in [\d.]+ s, \d+ compiled, the others from the disk cache; .*B between kernels", r"us +[\d.]+ GB/s +[\d.]+ GFLOP/s", r"region of <",
     r"after capture:\ngraph\(", r"LLVM IR of", r"assembly of",
 )  # fmt: skip
 
@@ -23,3 +23,23 @@ def test_each_level(level: int, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().err
     assert [bool(re.search(t, said)) for t in TOLD] == [n < level for n in range(len(TOLD))]
     assert bool(said) is bool(level)
+
+
+def test_what_is_told_names_ops_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    w, x = kiln.rand(8, 8, requires_grad=True), kiln.rand(4, 8)
+
+    def step(x: kiln.Tensor) -> kiln.Tensor:
+        loss = (x @ w).tanh().sum()  # forward
+        loss.backward()
+        return loss
+
+    run = kiln.compile(step)
+    with context(debug=4):
+        run(x)
+    said = capsys.readouterr().err
+    assert "<matmul+…+tanh f32[4, 8]>" in said or "<matmul+tanh f32[4, 8]>" in said
+    line = step.__code__.co_firstlineno + 1
+    assert f"# gradient of test_ladder.py:{line} in step" in said
+    assert "<kiln" not in said
+    assert re.search(r"step after \w+: as before\n", said)
+    assert re.search(r"us in these \d+ kernels", said)

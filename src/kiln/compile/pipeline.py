@@ -15,11 +15,11 @@ so dead code falls away by construction. The legality spec is checked after each
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 from ..config import config
 from ..graph import Graph, Node, spec
+from ..ladder import tell
 from .passes import bodies, decompose, simplify
 
 Pass = tuple[str, Callable[[Graph], Graph]]
@@ -44,12 +44,14 @@ def optimize(graph: Graph, lowers: Callable[[Node], bool] | None, name: str = ""
     spec.check(graph, "capture")
     _show("capture", graph, name)
     for title, run in passes(lowers):
-        graph = run(bodies.inside(graph, run))
+        before, graph = graph, run(bodies.inside(graph, run))
         spec.check(graph, title)
-        _show(title, graph, name)
+        _show(title, graph, name, before)
     return graph
 
 
-def _show(title: str, graph: Graph, name: str) -> None:
+def _show(title: str, graph: Graph, name: str, before: Graph | None = None) -> None:
     if config.debug >= 4:
-        print(f"[kiln] {name} after {title}:\n{graph}", file=sys.stderr)
+        text = str(graph)
+        same = before is not None and text == str(before)
+        tell(f"{name} after {title}: as before" if same else f"{name} after {title}:\n{text}")

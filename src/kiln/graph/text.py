@@ -30,6 +30,12 @@ def _type(n: Node) -> str:
     return f"{n.dtype.abbr}{list(n.shape)}"
 
 
+def _source(n: Node) -> str:
+    """The line of a node; for a gradient's that of the forward call."""
+    forward = getattr(n.source, "forward", None)
+    return str(n.source) if forward is None else f"gradient of {forward}"
+
+
 def print_graph(g: Graph, sources: bool = True) -> str:
     """The Graph as text, with the user's lines as comments where `sources`."""
     names: dict[Node, str] = {}
@@ -67,7 +73,7 @@ def print_graph(g: Graph, sources: bool = True) -> str:
             text = f"{n.name}({', '.join(map(show, n.args))})"
         lines.append(
             f"  {names[n]} = {text} : {_type(n)}"
-            + (f"  # {n.source}" if n.source and sources else "")
+            + (f"  # {_source(n)}" if n.source and sources else "")
         )
     updates = f" updates {g.updates}" if g.updates else ""
     return "\n".join(

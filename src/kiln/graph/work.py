@@ -26,15 +26,23 @@ def flops(n: Node) -> int:
     return n.numel() if family == "elementwise" and n.op.scalar not in (None, "cast") else 0
 
 
-def between(writes: Iterable[Node], reads: Collection[Node]) -> int:
-    """`flops` of all nodes that lead from some to others."""
-    seen: set[Node] = set()
+def between(writes: Iterable[Node], reads: Collection[Node]) -> list[Node]:
+    """All nodes that lead from some to others."""
+    seen: dict[Node, None] = {}
     todo = list(writes)
-    total = 0
     while todo:
         n = todo.pop()
         if n not in seen:
-            seen.add(n)
-            total += flops(n)
+            seen[n] = None
             todo += [x for x in n.inputs if x not in reads]
-    return total
+    return list(seen)
+
+
+def title(result: Node, nodes: Collection[Node]) -> str:
+    """The work of several nodes as reports name it: the op of most arithmetic, that of the result, and what this is."""
+    main = max(nodes, key=flops)
+    names = list(dict.fromkeys([main.name, result.name])) if flops(main) else [result.name]
+    others = {n.name for n in nodes if flops(n)} - set(names)
+    if others:
+        names.insert(1, "…")
+    return f"<{'+'.join(names)} {repr(result)[1:].partition(' ')[2]}"

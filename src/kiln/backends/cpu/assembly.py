@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...graph.node import Node
-from ...graph.work import between
+from ...graph.work import between, flops, title
 from . import control, kernel
 from .control import Control, Part
 from .isa import Isa
@@ -78,8 +78,9 @@ class Assembly:
                 self._argument(resolve(m.argument(a, j)))
             touched = sum(n.numel() * n.dtype.itemsize for n in {*x.reads, *x.writes})
             # of a node that several launches fill, nothing says whose part is what
-            work = 0 if x.partial else between(x.writes, x.reads)
-            self._kernel(x.kernel, at, repr(x.writes[0]), touched, work)
+            nodes = [x.writes[0]] if x.partial else between(x.writes, x.reads)
+            work = 0 if x.partial else sum(map(flops, nodes))
+            self._kernel(x.kernel, at, title(x.writes[0], nodes), touched, work)
 
     def _kernel(
         self, k: kernel.Kernel, at: int, label: str, touched: int = 0, flops: int = 0

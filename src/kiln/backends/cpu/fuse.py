@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Collection
 from functools import lru_cache
@@ -12,6 +11,7 @@ from ...compile import loopnest as ln
 from ...compile import rows, siblings
 from ...config import config
 from ...graph.node import Node
+from ...ladder import tell
 from . import loops
 from .contract import WORKSPACE
 from .isa import Isa
@@ -234,7 +234,7 @@ def emit(launches: list[Launch], isa: Isa, results: Collection[Node] = ()) -> No
         if x.nest is None or x.kernel is not None:
             continue
         if config.debug >= 3:
-            print(f"[kiln] region of {', '.join(map(repr, x.writes))}\n{x.nest}", file=sys.stderr)
+            tell(f"region of {', '.join(map(repr, x.writes))}\n{x.nest}")
         read = {buffer for kind, buffer, _ in x.nest.accesses() if kind != "store"}
         streamed = frozenset(k for k, n in enumerate(x.arguments) if n in large) - read
         x.kernel = _kernel(x.nest, isa, streamed)

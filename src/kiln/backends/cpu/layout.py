@@ -5,7 +5,6 @@ From launches to a `Recipe`, the last step of lowering.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from ...compile.orders import Strides, row_major
 from ...compile.regions import index_uses
 from ...config import config
 from ...graph.node import CONST, LITERAL, Graph, Leaf, Node
+from ...ladder import tell
 from ...runtime import arena
 from . import jit
 from .ahead import divide, unchanging
@@ -346,8 +346,6 @@ def _show(name: str, texts: dict[str, str], isa: Isa) -> None:
     """What KILN_DEBUG tells about kernels (symbol -> LLVM IR)."""
     for symbol, text in texts.items():
         if config.debug >= 5:
-            print(f"[kiln] {name} LLVM IR of {symbol}:\n{text}", file=sys.stderr)
+            tell(f"{name} LLVM IR of {symbol}:\n{text}")
         if config.debug >= 6:
-            print(
-                f"[kiln] {name} assembly of {symbol}:\n{jit.assembly(text, isa)}", file=sys.stderr
-            )
+            tell(f"{name} assembly of {symbol}:\n{jit.assembly(text, isa)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -12,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from ...amounts import in_bytes
 from ...config import config
 from ...errors import KilnError, KilnIndexError
 from ...graph.node import Graph
+from ...ladder import tell
 from ...ops.registry import REGISTRY
 from ...recording import RECORDING, kernels_wanted, note_kernel
 from ...runtime import arena, threads
@@ -45,8 +46,7 @@ def recipe_of(
     graph: Graph, name: str, max_memory: int | None = None, steady: Sequence[int] = ()
 ) -> Recipe:
     """What `compile` makes a program of, with its kernels loaded."""
-    stats = cache.stats
-    before = stats.hits, stats.compiles
+    compiled, begun = cache.stats.compiles, time.perf_counter()
     isa = host_isa()
     key = recipe.key(graph, isa, max_memory, steady)
     made = recipe.fetch(key) if key is not None and config.debug < 3 else None
@@ -57,11 +57,11 @@ def recipe_of(
         if key is not None:
             recipe.store(key, made)
     if config.debug >= 1:
-        hits, compiles = stats.hits - before[0], stats.compiles - before[1]
-        print(
-            f"[kiln] {name} {len(made.objects)} kernels: {hits} entries from the disk cache, {compiles} compiled; "
-            f"{made.arena_bytes / 1e6:.3f} MB of memory, {made.kept_bytes / 1e6:.3f} MB kept",
-            file=sys.stderr,
+        new, kept = cache.stats.compiles - compiled, made.kept_bytes
+        tell(
+            f"{name}: {len(made.objects)} kernels in {time.perf_counter() - begun:.2f} s, {new} compiled, the others from the disk cache; "
+            f"{in_bytes(made.arena_bytes)} between kernels"
+            + (f", {in_bytes(kept)} kept of parameters" if kept else "")
         )
     return made
 
@@ -222,10 +222,9 @@ class CpuProgram:
         prologue.kept &= keep
         if config.debug >= 2:
             us = (time.perf_counter() - start) * 1e6
-            print(
-                f"[kiln] {self.name} {us:9.1f} us {len(self.before)} kernels ahead, "
-                f"{'kept' if prologue.kept else 'not kept: code outside of Kiln may write what they read'}",
-                file=sys.stderr,
+            tell(
+                f"{self.name} {us:9.1f} us {len(self.before)} kernels ahead, "
+                f"{'kept' if prologue.kept else 'not kept: code outside of Kiln may write what they read'}"
             )
 
     def _resume(self, at: int, inputs: list[np.ndarray], outputs: tuple[np.ndarray, ...]) -> None:
@@ -314,10 +313,13 @@ class CpuProgram:
             row += 1
         for row in sorted(spent) if config.debug >= 2 else ():
             us, times, k = sum(spent[row]), len(spent[row]), kernels[row]
-            print(
-                f"[kiln] {self.name} {us:9.1f} us {times * k.touched / max(us, 1e-3) / 1e3:7.2f} GB/s {times * k.flops / max(us, 1e-3) / 1e3:7.2f} GFLOP/s  {k.symbol[:28]:28} {k.label}"
-                + (f" x {times}" if times > 1 else ""),
-                file=sys.stderr,
+            tell(
+                f"{self.name} {us:9.1f} us {times * k.touched / max(us, 1e-3) / 1e3:7.2f} GB/s {times * k.flops / max(us, 1e-3) / 1e3:7.2f} GFLOP/s  {k.symbol[:28]:28} {k.label}"
+                + (f" x {times}" if times > 1 else "")
+            )
+        if config.debug >= 2 and len(spent) > 1:
+            tell(
+                f"{self.name} {sum(map(sum, spent.values())):9.1f} us in these {len(spent)} kernels, one by one"
             )
         return at
 
