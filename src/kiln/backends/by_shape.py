@@ -206,7 +206,10 @@ def _batch_norm_gradient(node: OpNode, gs: list) -> list | None:
     call = operands.exact(
         "batch_norm_backward", rules, (g, x, w, node.args[3]), None, node.plan.slots, one_call.alike
     )
-    return None if call is None else call(g, x, w) if w is not None else call(g, x)
+    if call is None:
+        return None
+    found = call(g, x, w) if w is not None else call(g, x)
+    return gradients.RULES if found is None else found
 
 
 gradients.OWN["batch_norm_train"] = _batch_norm_gradient

@@ -24,7 +24,8 @@ BY_SHAPE = {"composite", "reduction", "scan", "sort", "indexing", "cast"}
 
 
 OWN: dict[str, Callable[[OpNode, list], list | None]] = {}
-"""By op, kernels of its gradients, for what they take."""
+"""By op, kernels of its gradients, for what they take; they give RULES where these are to run one by one."""
+RULES: list = []
 
 
 LEFT: dict[str, Callable[..., bool]] = {}
@@ -45,7 +46,7 @@ def gradients(native: Callable[[], bool]) -> Callable[[OpNode, list], list | Non
         if not mapping and family not in BY_SHAPE:
             return None
         if (own := OWN.get(op.name)) is not None and (found := own(node, gs)) is not None:
-            return found
+            return None if found is RULES else found
         if (left := LEFT.get(op.name)) is not None and left(*node.args):
             return None
         g = gs[0]
