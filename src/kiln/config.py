@@ -48,7 +48,7 @@ class Config:
     """highest: only direct sums; high: Winograd convolutions too, errors up to about 2e-6 of the largest result (rms)"""
     max_sizes: int = 16
     """sizes of arguments for which one compiled function is captured; calls with others run in eager mode"""
-    max_shapes: int = 8
+    max_shapes: int = 4
     """sizes for which eager mode compiles a layer's convolution at once; it runs on NumPy in others that come rarely"""
     deterministic: int = 0
     """1 or 2: no matter in how many sizes calls come, all are compiled, so that bits depend on no call before"""

@@ -32,17 +32,20 @@ WORK: dict[str, tuple[Callable[..., int], int]] = {}
 
 
 def by_shape(
-    name: str, least: int, weight: int | None = None, sizes: int | None = None
-) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    name: str, least: int, weight: int | None = None, sizes: int | None = None,
+    products: Callable[..., int] | None = None,
+) -> Callable[[Callable[..., int]], Callable[..., int]]:  # fmt: skip
     """Have eager mode run an op's calls as Programs of their own from so much work on.
 
-    `weight` and `sizes` are what `one_call.alike` is told.
+    `weight` and `sizes` are what `one_call.alike` is told; `products` is what a call costs, where that takes longer to say.
     """
     op = REGISTRY[name]
     call = one_call.calling(op)
 
-    def like(args: Sequence[Any]) -> tuple:
-        return (name, *one_call.alike(args, weight, sizes))
+    def like(args: Sequence[Any]) -> Any:
+        if (products or WORK[name][0])(*args) >= _DEAR:
+            return None
+        return one_call.alike(args, weight, sizes)
 
     def run(*args: Any) -> Any:
         d = args[0].dtype
@@ -51,15 +54,13 @@ def by_shape(
         )  # fmt: skip
         if d is _F32 or d is _F64 or half:
             work, least = WORK[name]
-            cost = work(*args)
-            if cost >= least and config.eager == "cpu" and native():
-                of = like if cost < _DEAR else None
+            if work(*args) >= least and config.eager == "cpu" and native():
                 order = operands.order_of(op, args)
-                if half or (known := operands.exact(name, call, args, order, (), of)) is None:
+                if half or (known := operands.exact(name, call, args, order, (), like)) is None:
                     fn = operands.lying(
                         one_call.calling(op, dt.OF_NUMPY[d]) if half else call, order
                     )
-                    r = one_call.shelf().run(name, fn, args, order, of and of(args))
+                    r = one_call.shelf().run(name, fn, args, order, like(args))
                 else:
                     r = known(*[a for a in args if a.__class__ is np.ndarray])
                 if r is not None:
@@ -81,7 +82,11 @@ _DEAR = 1 << 29  # work that takes longer than to compile kernels for it
 _ALONE = 8  # times that a product is dearer to NumPy in a depthwise convolution
 
 
-@by_shape("convolution", 1 << 18, weight=1)
+def _conv_products(input: np.ndarray, weight: np.ndarray, bias: Any, *by: Any) -> int:
+    return len(input) * prod(conv_out(input.shape[2:], weight.shape[2:], *by[:3])) * weight.size
+
+
+@by_shape("convolution", 1 << 18, weight=1, products=_conv_products)
 def _conv(input: np.ndarray, weight: np.ndarray, bias: Any, stride: tuple, *rest: Any) -> int:
     """Products of elements."""
     dear = _ALONE if weight.shape[1] == 1 else 1

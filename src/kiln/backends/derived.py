@@ -54,7 +54,8 @@ def whole(op: Op, native: Callable[[], bool]) -> Callable:
         def rows(y: Tensor) -> Tensor:
             return fn(y, *given[1:])
 
-        r = in_rows(name, rows, (x.reshape(-1, x.shape[-1]),), native, given[1:])
+        like = "rows" if op.exact else None
+        r = in_rows(name, rows, (x.reshape(-1, x.shape[-1]),), native, given[1:], like)
         return None if r is None or r.ndim != 1 else r.reshape(lead)
 
     def eager(*args: Any) -> Any:
@@ -76,9 +77,10 @@ def whole(op: Op, native: Callable[[], bool]) -> Callable:
         call = calling(op, None if half is None else dt.OF_NUMPY[half])
         r = None
         if dim is not None:
-            r = _by_rows(name, call, args, slots, dim, keepdim)
+            like = "rows" if op.exact else None
+            r = _by_rows(name, call, args, slots, dim, keepdim, like)
         if r is None:
-            r = shelf().run(name, call, args, (), (name, *alike(args)))
+            r = shelf().run(name, call, args, (), alike(args))
         if r is None or any(a.__class__ is not np.ndarray for a in r):
             return run(*args)
         return r[0] if len(r) == 1 else tuple(r)
@@ -88,7 +90,7 @@ def whole(op: Op, native: Callable[[], bool]) -> Callable:
 
 
 def _by_rows(
-    name: str, fn: Callable, args: tuple, slots: tuple, dim: int, keepdim: int | None
+    name: str, fn: Callable, args: tuple, slots: tuple, dim: int, keepdim: int | None, like: Any
 ) -> list | None:
     """An op along trailing dimensions of arrays of one shape by rows: each is an op along them by itself."""
     x, d = args[slots[0]], args[dim]
@@ -119,7 +121,7 @@ def _by_rows(
     if keepdim is not None:
         given[keepdim] = False
         left += (1,) * len(axes) if args[keepdim] else ()
-    return shelf().run_blocks(name, fn, given, cut, most, left, "rows")
+    return shelf().run_blocks(name, fn, given, cut, most, left, "rows", like=like)
 
 
 def bind(op: Op, native: Callable[[], bool]) -> None:

@@ -50,10 +50,12 @@ def mapped(
     slots: Sequence[int],
     key: Any = (),
     into: np.ndarray | None = None,
+    exact: bool = False,
 ) -> list | None:
     """An elementwise function on arrays at `slots`, in blocks; None where the reference is to do it.
 
-    `into`, the first of them, is overwritten with the result where that is given.
+    `into`, the first of them, is overwritten with the result where that is given. Kernels for rows that operands
+    are repeated along are for rows of one length: where the reference gives the same bits (`exact`), few lengths have them.
     """
     arrays = [args[i] for i in slots]
     found = arrange(arrays)
@@ -74,10 +76,12 @@ def mapped(
     most = block_rows(n, row)
     if into is not None:
         return shelf().run_blocks(name, fn, args, cut, most, (n,), key, operands[0])
+    like = ("rows", key) if exact and row > 1 else None
     if n > most < 8:  # rows too long for blocks
-        r = shelf().run(name, fn, args, (key, "whole"))
+        r = shelf().run(name, fn, args, (key, "whole"), like)
     else:
-        r = shelf().run_blocks(name, fn, args, cut, most, shape if row == 1 else (n,), key)
+        lead = shape if row == 1 else (n,)
+        r = shelf().run_blocks(name, fn, args, cut, most, lead, key, like=like)
     if r is None:
         return None
     full = prod(shape)
@@ -156,6 +160,7 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
     factor, cutting = op.factor, op.index.get("rounding_mode")
     cast = op.family == "cast"
     streamed = cast or op.ufunc in _STREAMED
+    exact = op.exact or op.ufunc in _STREAMED
     fn, n_arrays = calling(op), len(slots)
 
     def scaled(*args: Any) -> Any:
@@ -193,7 +198,7 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
             places, call = [*places, factor], scaled
         if half is not None and not op.exact and (cutting is None or args[cutting] != "trunc"):
             call = widened(call, dt.OF_NUMPY[half])  # which rounds once
-        r = mapped(name, call, given, places, into=into)
+        r = mapped(name, call, given, places, into=into, exact=exact and half is None)
         return None if r is None else r[0]
 
     def eager(*args: Any) -> Any:

@@ -168,7 +168,7 @@ def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:
             values[n + op.factor] = np.array(values[n + op.factor], arrays[0].dtype)
             places.append(n + op.factor)
         slots = sorted({*slots, *places})
-        r = mapped(name, call, values, slots, key)
+        r = mapped(name, call, values, slots, key, exact=op.exact)
     elif half is None and (rows := _normed_rows(node, values, n)) is not None:
         given, cut, sums = rows
         most = max(1, BLOCKS[0] // given[cut[0]].shape[1])
@@ -183,7 +183,7 @@ def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:
         if known is not None:
             r = known(*arrays)
         else:
-            r = shelf().run(name, lying(call, order), values, (order, more), (name, alike(values)))
+            r = shelf().run(name, lying(call, order), values, (order, more), alike(values))
         if r is not None:
             r = laid(r, order)
     if r is None:

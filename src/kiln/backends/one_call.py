@@ -134,11 +134,12 @@ def prepared(
 
 
 def in_rows(
-    name: str, fn: Callable, arrays: tuple[np.ndarray, ...], native: Callable[[], bool], rest: Any = None
+    name: str, fn: Callable, arrays: tuple[np.ndarray, ...], native: Callable[[], bool], rest: Any = None,
+    like: Any = None,
 ) -> np.ndarray | None:  # fmt: skip
     """What a function gives for the rows of C-contiguous arrays, the first of which has the longest; None where it has no kernels.
 
-    `name` and `rest` say which function it is.
+    `name` and `rest` say which function it is, and `like` what its calls for rows of other lengths have in common.
     """
     if config.eager != "cpu" or not arrays[0].size or not native():
         return None
@@ -152,5 +153,7 @@ def in_rows(
             ready.clear()
         cols = max(1, first.size // len(first))
         most = block_rows(len(first), cols) if first.size >= LARGE else len(first)
-        found = ready[key] = shelf().rows(name, fn, arrays, most, known)
+        found = shelf().rows(name, fn, arrays, most, known, like)
+        if found is not shelf().later:
+            ready[key] = found
     return None if found is None else found(*arrays)

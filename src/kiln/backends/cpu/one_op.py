@@ -112,7 +112,7 @@ class Shelf:
 
     def run_blocks(
         self, name: str, fn: Callable, args: Sequence[Any], cut: Sequence[int], most: int, lead: tuple[int, ...],
-        key: Any = (), into: np.ndarray | None = None,
+        key: Any = (), into: np.ndarray | None = None, like: Any = None,
     ) -> list | None:  # fmt: skip
         """`run` for a function that treats each row by itself, on rows of the C-contiguous arrays `cut`.
 
@@ -132,8 +132,8 @@ class Shelf:
             for start, block in blocks:
                 part = slice(start, start + block)
                 given = [a[part] if i in cut else a for i, a in enumerate(args)]
-                made = self._find(name, fn, given, (key, block))
-                if made is None:
+                made = self._find(name, fn, given, (key, block), like)
+                if made is None or made is _LATE:
                     return None
                 if into is not None and [r[1:] for r in self._program(made).results] != [
                     ((block, *into.shape[1:]), into.dtype)
@@ -273,7 +273,7 @@ class Shelf:
         return once if len(calls) == 1 else parts
 
     def rows(
-        self, name: str, fn: Callable, arrays: Sequence[np.ndarray], most: int, key: Any = None
+        self, name: str, fn: Callable, arrays: Sequence[np.ndarray], most: int, key: Any = None, like: Any = None
     ) -> Callable | None:  # fmt: skip
         """`run_blocks` of arrays like these, all of which have rows, as a function of them that gives the one result."""
         n = len(arrays[0])
@@ -281,7 +281,9 @@ class Shelf:
         with self.lock:
             for start, block in blocks_of(n, most, arrays[0].size // n):
                 part = slice(start, start + block)
-                made = self._find(name, fn, [a[part] for a in arrays], ("rows", key, block))
+                made = self._find(name, fn, [a[part] for a in arrays], ("rows", key, block), like)
+                if made is _LATE:
+                    return self.later
                 if made is None or made.results != ("made",):
                     return None
                 calls.append((part, made))
@@ -345,7 +347,7 @@ class Shelf:
                 return (
                     None  # without data (Note [Meta tensors]), and not to be kept as part of a key
                 )
-            if like is not None and self._waits(like, key):
+            if like is not None and self._waits((name, like), key):
                 return _LATE
             if len(self.made) >= _MOST:
                 self.made = {}
