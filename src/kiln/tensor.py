@@ -203,6 +203,11 @@ class Tensor(TensorMethods):
         expose(a)
         return _address(a)
 
+    @property
+    def _cdata(self) -> int:
+        """What tells one tensor from another, by which programs compare them: PyTorch's is the address of its object."""
+        return id(self)
+
     def untyped_storage(self) -> Any:
         """The bytes of the memory that the tensor is a view of."""
         from .storage import UntypedStorage, memory

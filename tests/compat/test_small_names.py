@@ -262,3 +262,10 @@ def test_indices_of_sparse_matrices_between_layouts():
     assert kiln._segment_reduce(x, "max", lengths=kiln.tensor([2, 3])).tolist() == [[2, 3], [8, 9]]
     a = kiln.sparse_csr_tensor(ends, columns, kiln.ones(5), (5, 5))
     assert kiln.equal(kiln.sparse.mm(a, x, "max"), kiln.sparse.mm(a, x, "amax"))
+
+
+def test_tensors_are_told_apart_by_their_objects():
+    x = kiln.ones(2)
+    assert x._cdata == x._cdata
+    assert x._cdata != kiln.ones(2)._cdata
+    assert kiln.as_tensor(x, dtype="float64").dtype is kiln.float64

@@ -47,6 +47,7 @@ ORDERS = {
     "more than there are": lambda lib, data: data.RandomSampler(range(10), num_samples=25, generator=generator(lib)),
     "subset": lambda lib, data: data.SubsetRandomSampler([3, 5, 9, 11]),
     "weighted": lambda lib, data: data.WeightedRandomSampler([0.1, 2, 3, 0.5], 9),
+    "weighted by a tensor": lambda lib, data: data.WeightedRandomSampler(lib.tensor([0.5, 2, 3, 0.5]), 9),
     "weighted once": lambda lib, data: data.WeightedRandomSampler([0.1, 2, 3, 0.5], 3, False, generator(lib)),
     "distributed": lambda lib, data: data.DistributedSampler(range(23), 4, 2, seed=3),
     "distributed, short": lambda lib, data: data.DistributedSampler(range(3), 8, 7),

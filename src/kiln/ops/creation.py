@@ -159,7 +159,7 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
     """A tensor of `data` that shares memory with it where it can."""
     as_device(device)
     if isinstance(data, Tensor):
-        return data if dtype is None else data.to(dtype)
+        return data if dtype is None else data.to(dt.as_dtype(dtype))
     if isinstance(data, np.ndarray):
         d = None if dtype is None else dt.as_dtype(dtype)
         if data.dtype is dt.float64.np and d is dt.float32 and data.flags.c_contiguous:
