@@ -241,20 +241,21 @@ def on_arrays(
             node = ahead
         ahead, part, edges = None, None, node.edges
         g: Any
+        gs: Any = None  # a list of g where that is all
         if node.n_out == 1:
             g, ours = entry
-            gs = [g]
         else:
             g, ours = None, False
             gs = [None if e is None else e[0] for e in entry]
         hooked = None
         if node.hooks is not None:
+            gs = gs or [g]
             hooked = hooks.run_output_hooks(node, [None if g is None else _tensor(g) for g in gs])
             gs = [None if g is None else g._a for g in hooked]
             g, ours = gs[0], False
         if targets is not None:
             if node in targets.ends:
-                for i, x in enumerate(gs):
+                for i, x in enumerate(gs or [g]):
                     if (node, i) in targets.wanted and x is not None:
                         targets.found[(node, i)] = targets.tensor(x)
                 ours = False
@@ -290,24 +291,34 @@ def on_arrays(
                 or c is _DOUBLE
                 or (c is np.ndarray and ((d := g.dtype) is _F32 or d is _F64) and g.size < LARGE)
             ):
-                if node.freed or node.versions:
+                if node.freed:
                     node.check()
+                for ver, seen in node.versions:
+                    if ver[0] != seen:
+                        node.check()
                 outs = node.outs
                 try:
                     arrays = quick(g, node.args, None if outs is None else outs[0][0], edges)
                 except (RuntimeWarning, NotImplementedError):
-                    arrays = node.otherwise(gs, part)
+                    arrays = node.otherwise([g], part)
             else:
-                arrays = node.backward_arrays(gs, part)
+                arrays = node.backward_arrays(gs or [g], part)
+        elif part is None:
+            arrays = node.backward_arrays(gs or [g])
         else:
-            arrays = node.backward_arrays(gs) if part is None else node.backward_arrays(gs, part)
+            arrays = node.backward_arrays(gs or [g], part)
         if not retain_graph:
             node.free()
-        n = len(arrays)
-        # ids are looked at one by one only where two are the same
-        apart = len(gs) == 1 and (n == 1 or len(set(map(id, arrays))) == n)
-        ours = ours and n == 1
-        ids = None if apart else [id(x) for x in (*arrays, *gs)]
+        n, ids = len(arrays), None
+        if n > 1 or gs is not None:
+            ours = ours and n == 1
+            # ids are looked at one by one only where two are the same
+            if n == 2 and gs is None:
+                apart = arrays[0] is not arrays[1]
+            else:
+                apart = (gs is None or len(gs) == 1) and len(set(map(id, arrays))) == n
+            if not apart:
+                ids = [id(x) for x in (*arrays, *(gs or [g]))]
         for edge, a in zip(edges, arrays, strict=True):
             if a is None or edge is None:
                 continue
@@ -334,6 +345,10 @@ def on_arrays(
             elif to.n_out > 1 or to in pending:
                 deliver(to, idx, a, owned)
             elif ahead is None:
+                ahead, entry = to, (a, owned)
+            elif to.seq > ahead.seq:
+                heappush(heap, (-ahead.seq, ahead))
+                pending[ahead] = entry
                 ahead, entry = to, (a, owned)
             else:
                 heappush(heap, (-to.seq, to))
@@ -375,6 +390,8 @@ def _summed(a: Any, shape: tuple) -> np.ndarray | None:
     lead = a.ndim - len(shape)
     if a.__class__ is not np.ndarray or lead < 0:
         return None
+    if a.size == math.prod(shape):
+        return a.reshape(shape)
     kept = a.shape[lead:] != shape
     axes = tuple(range(lead))
     if kept:
