@@ -144,17 +144,17 @@ def on_tensors(
         for r, edge in zip(results, edges, strict=True):
             if r is None or edge is None:
                 continue
+            to, idx, shape, d = edge
+            a = r._a
             owned = False  # which nobody asks about where gradients have history
-            if not create_graph:
+            if a.shape != shape or a.dtype != d:
+                r, owned = fit(r, shape, d), True
+            elif not create_graph:
                 # what is the incoming gradient itself, or goes two ways, may not be kept as it is
                 if r is gs[0] or (len(gs) > 1 and any(r is g for g in gs)):
                     owned = alone and ours
                 else:
                     owned = alone or sum(r is o for o in results) == 1
-            to, idx, shape, d = edge
-            a = r._a
-            if a.shape != shape or a.dtype != d:
-                r, owned = fit(r, shape, d), True
             deliver(to, idx, r, owned)
     return leaves.values()
 

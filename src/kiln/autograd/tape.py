@@ -241,9 +241,13 @@ class OpNode(TapeNode):
         if self.freed or self.versions:
             self.check()
         plan, edges = part or (self.plan, self.edges)
-        if self.n_out == 1 and gs[0] is None:
+        single = self.n_out == 1
+        if single and gs[0] is None:
             return [None] * len(edges)
-        results = plan.differentiate(gs, self.args, self.outputs, edges)
+        if plan.ruled is None:
+            results = plan.differentiate(gs, self.args, self.outputs, edges)
+        else:
+            results = plan.ruled(gs[0] if single else gs, self.args, self.outputs, edges, single)
         return self.formal(results) if self.op.formal and mode.grad else results
 
     def differentiate(

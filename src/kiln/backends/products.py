@@ -10,6 +10,7 @@ import numpy as np
 from .. import dtypes as dt
 from ..config import config
 from ..ops.linalg import LEAST, MATRIX, SMALL
+from ..ops.linalg import product as small_product
 from ..ops.registry import REGISTRY
 from .routines import native, routine
 
@@ -113,6 +114,8 @@ def linear(input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np
         input.size * weight.size < SMALL
         or (input.ndim > 1 and input.size == input.shape[-1] and weight.size < MATRIX)  # one row
     ):
+        if bias is None and input.ndim == weight.ndim == 2 and d is weight.dtype:
+            return input.dot(weight.T)
         if (
             bias is not None and input.ndim == weight.ndim == 2 and bias.shape == weight.shape[:1]
             and d is weight.dtype is bias.dtype
@@ -133,6 +136,9 @@ def linear(input: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np
 @routine("linear_weight_grad")
 def linear_weight_grad(grad: np.ndarray, input: np.ndarray) -> np.ndarray:
     """The product of all rows."""
+    d = grad.dtype
+    if grad.ndim == input.ndim == 2 and d is input.dtype and (d is _F32 or d is _F64):
+        return small_product(grad.T, input)
     if grad.size and input.size and grad.ndim > 1 and grad.shape[:-1] == input.shape[:-1]:
         return matmul(grad.reshape(-1, grad.shape[-1]).T, input.reshape(-1, input.shape[-1]))
     return _weight_grad.run(grad, input)

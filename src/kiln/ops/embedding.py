@@ -17,7 +17,7 @@ from ..errors import (
     describe,
 )
 from ..shape import Size, numel
-from ..tensor import CAPTURING, Tensor, active_capture, wrap
+from ..tensor import CAPTURING, PLAIN, Tensor, active_capture, wrap
 from .activation import widen
 from .dispatch import expect_tensor
 from .registry import FUNCTIONS, Sample, composition, op
@@ -412,6 +412,13 @@ def _bag_max(rows: Tensor, bag: Tensor, bags: Any, counted: Any) -> Tensor:
     return where_op(inside.any(1), rows.gather(0, best), 0)
 
 
+def _range(a: np.ndarray) -> tuple[int, int]:
+    """The least and the largest of some integers; 0 and -1 of none."""
+    if a.size < 2:
+        return (a.item(), a.item()) if a.size else (0, -1)
+    return int(np.minimum.reduce(a, None)), int(np.maximum.reduce(a, None))
+
+
 @composition(namespace="F", samples=lambda: iter([
     Sample((np.array([0, 2, 1]),), grad=False), Sample((np.array([[0], [2]]), 4), grad=False),
     Sample((np.array(1), 3), grad=False), Sample((np.array([3]), 3), error=RuntimeError),
@@ -433,16 +440,21 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
                 describe(tensor),
                 "",
             )
-        if a.size and a.min() < 0:
-            raise KilnError("one_hot", "class values must be non-negative", f"{a.min()}", "")
+        low, high = _range(a)
+        if low < 0:
+            raise KilnError("one_hot", "class values must be non-negative", f"{low}", "")
         if num_classes == -1:
-            num_classes = int(a.max()) + 1
-        elif a.size and a.max() >= num_classes:
+            num_classes = high + 1
+        elif high >= num_classes:
             raise KilnError(
                 "one_hot",
                 "class values must be smaller than num_classes",
-                f"{a.max()} >= {num_classes}",
+                f"{high} >= {num_classes}",
                 "",
             )
+        if not CAPTURING and tensor.__class__ in PLAIN:
+            out = np.zeros((*a.shape, num_classes), np.int64)
+            out.reshape(a.size, num_classes)[np.arange(a.size), a.reshape(-1)] = 1
+            return wrap(out)
     classes = FUNCTIONS["arange"](num_classes)
     return (tensor.unsqueeze(-1) == classes).to(dt.int64)

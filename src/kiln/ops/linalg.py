@@ -28,7 +28,17 @@ def _turned(x: Tensor) -> Tensor:
     return _conj(x.transpose(-2, -1))
 
 
+def _matrices(x: Tensor, y: Tensor) -> bool:
+    """Whether these are real matrices of eager mode, of which either may be turned within a product."""
+    a, b = x._a, y._a
+    return (
+        not CAPTURING and a.ndim == b.ndim == 2 and a.dtype is b.dtype and a.dtype in (_F32, _F64)
+    )
+
+
 def _matmul_grad_input(g: Tensor, in_shape: Any, other: Tensor) -> Tensor:
+    if len(in_shape) == 2 and _matrices(g, other):
+        return REGISTRY["linear"].fn(g, other)
     if len(in_shape) == 1:
         if other._a.ndim == 1:
             return g * _conj(other)
@@ -40,6 +50,8 @@ def _matmul_grad_input(g: Tensor, in_shape: Any, other: Tensor) -> Tensor:
 
 def _matmul_grad_other(g: Tensor, in_shape: Any, input: Tensor) -> Tensor:
     n = input._a.ndim
+    if len(in_shape) == 2 and _matrices(input, g):
+        return REGISTRY["linear_weight_grad"].fn(input, g)
     if len(in_shape) == 1:
         if n == 1:
             return g * _conj(input)

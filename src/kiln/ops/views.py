@@ -174,11 +174,13 @@ def squeeze(input: Tensor, dim: Any = None) -> Tensor:
                                    Sample((draw(rng(), (2, 3)), 4), error=IndexError)]))  # fmt: skip
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """With a dimension of size 1 inserted at `dim`."""
-    shape = input._a.shape
+    a = input._a
+    shape = a.shape
     d = norm_dim(dim, len(shape) + 1, "unsqueeze")
-    return called(
-        dispatch.view(_reshape, (input, (*shape[:d], 1, *shape[d:]))), "UnsqueezeBackward0"
-    )
+    shape = (*shape[:d], 1, *shape[d:])
+    r = a.reshape(shape) if a.__class__ is np.ndarray and not CAPTURING else None
+    out = dispatch.view(_reshape, (input, shape), r)
+    return called(out, "UnsqueezeBackward0") if out._fn is not None else out
 
 
 @method("view_as")
