@@ -1,13 +1,36 @@
-"""Keras's way to train: `compile`, `fit`, `evaluate`, `predict` with Keras's names and defaults, over `kiln.train`.
+"""Keras's way to build and train: its layers, functional models, `compile`, `fit`, `evaluate` and `predict`, over `kiln.nn` and `kiln.train`.
 
-    model = kiln.keras.Sequential([nn.Flatten(), nn.LazyLinear(128), nn.ReLU(), nn.Linear(128, 10)])
-    model.compile(optimizer="adam", loss=kiln.keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    history = model.fit(x, y, epochs=5, validation_split=0.1)
+    inputs = keras.Input((784,))
+    x = keras.layers.Dense(128, activation="relu")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(10)(x))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    history = model.fit(x_train, y_train, epochs=5, validation_split=0.1)
 
-Layers are those of `kiln.nn`; a Model is an nn.Module.
+A Model and a Layer are nn.Modules; modules of `kiln.nn` go into a Sequential as they are.
 """
 
-from . import callbacks, losses, metrics, optimizers, utils
-from .model import Model, Sequential
+from . import (
+    activations,
+    backend,
+    callbacks,
+    constraints,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    ops,
+    optimizers,
+    random,
+    regularizers,
+    saving,
+    utils,
+)
+from .layer import Layer, Variable
+from .model import Input, Model, Sequential
+from .symbolic import KerasTensor
 
-__all__ = ["Model", "Sequential", "callbacks", "losses", "metrics", "optimizers", "utils"]
+__all__ = [
+    "Input", "KerasTensor", "Layer", "Model", "Sequential", "Variable", "activations", "backend", "callbacks", "constraints", "initializers", "layers",
+    "losses", "metrics", "models", "ops", "optimizers", "random", "regularizers", "saving", "utils",
+]  # fmt: skip

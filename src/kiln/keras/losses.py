@@ -20,6 +20,7 @@ from ..nn.modules.module import Module
 from ..ops.creation import as_tensor, eye, full
 from ..ops.selection import where
 from ..tensor import Tensor
+from .configured import Configured
 
 EPSILON = 1e-7
 """How far probabilities are kept from 0 and 1 before their logarithm is taken."""
@@ -27,7 +28,7 @@ EPSILON = 1e-7
 REDUCTIONS = "sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None
 
 
-class Loss:
+class Loss(Configured):
     """A loss of Keras's: override `call(y_true, y_pred)`, which gives the loss of each sample.
 
     `reduction` "sum_over_batch_size" (or "mean") is the sum of loss * weight by the number of samples,
@@ -60,6 +61,10 @@ class Loss:
         each = self.call(y_true, y_pred)
         weight = None if sample_weight is None else as_tensor(sample_weight).to(each.dtype)
         counted = self.counted(y_true, each)
+        mask = getattr(y_pred, "_keras_mask", None)
+        if mask is not None and mask.ndim <= each.ndim:
+            mask = mask.reshape(mask.shape + (1,) * (each.ndim - mask.ndim)).expand(each.shape)
+            counted = mask if counted is None else counted & mask
         if counted is not None:
             counted = counted.to(each.dtype)
             if self.reduction in ("sum_over_batch_size", "mean"):

@@ -8,52 +8,15 @@ https://keras.io/api/metrics/
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from .. import metrics as m
-from ..metrics.base import Ratio, spread
-from ..ops.creation import as_tensor
 from ..tensor import Tensor
-from . import losses
-
-
-class Metric(m.Metric):
-    """A metric of Kiln's with Keras's words beside its own."""
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add a batch."""
-        weight = None if sample_weight is None else as_tensor(sample_weight)
-        self.update(as_tensor(y_pred), as_tensor(y_true), weight)
-
-    def result(self) -> Any:
-        """The value so far."""
-        return self.compute()
-
-    def reset_state(self) -> None:
-        """Begin again."""
-        self.reset()
-
-
-class MeanMetricWrapper(Metric, Ratio):
-    """The mean over samples of a function of (y_true, y_pred)."""
-
-    def __init__(self, fn: Callable, name: str | None = None, dtype: Any = None) -> None:
-        super().__init__(name or getattr(fn, "__name__", None))
-        self.fn = fn
-
-    def _update(self, output: Tensor, target: Any, weight: Any) -> None:
-        each = self.fn(*losses.same_rank(target, output)).double()
-        if each.ndim == 0 and target.ndim:  # a mean over the batch counts by its samples
-            each = each.expand(target.shape[:1])
-        self._add(each, _fitting(self.name, weight, each))
-
-
-def _fitting(what: str, weight: Any, each: Tensor) -> Tensor | None:
-    """Weights of samples, or of places in them, as those of all that a metric found."""
-    if weight is not None and weight.ndim == each.ndim + 1 and weight.shape[-1] == 1:
-        weight = weight.squeeze(-1)
-    return spread(what, weight, each.shape)
+from . import counted, losses
+from .counted import *  # noqa: F403
+from .measured import Mean, MeanMetricWrapper, Metric, Sum
 
 
 def _of_loss(kind: type[losses.Loss], *options: str) -> Any:
@@ -100,7 +63,7 @@ class RootMeanSquaredError(Metric, m.RootMeanSquaredError):
     """The root of the mean of (y_true - y_pred)² over all batches."""
 
     def __init__(self, name: str | None = "root_mean_squared_error", dtype: Any = None) -> None:
-        super().__init__(name)
+        super().__init__(name=name)
 
 
 class Accuracy(MeanMetricWrapper):
@@ -108,6 +71,22 @@ class Accuracy(MeanMetricWrapper):
 
     def __init__(self, name: str | None = "accuracy", dtype: Any = None) -> None:
         super().__init__(lambda y_true, y_pred: y_true == y_pred, name)
+
+
+class _ByShape(MeanMetricWrapper):
+    """ "accuracy": of one score, of class numbers or of one-hot targets, as the shapes say; scores are logits where the loss takes them."""
+
+    from_logits: bool | None = None
+
+    def __init__(self, name: str) -> None:
+        super().__init__(self._each, name)
+
+    def _each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        if y_pred.shape[-1] == 1 or y_pred.ndim < 2:
+            return (y_true > 0.5) == (y_pred > (0.0 if self.from_logits else 0.5))
+        if y_true.ndim < y_pred.ndim or y_true.shape[-1] == 1:
+            return _numbers(y_true, y_pred) == y_pred.argmax(-1)
+        return y_true.argmax(-1) == y_pred.argmax(-1)
 
 
 class BinaryAccuracy(MeanMetricWrapper):
@@ -160,14 +139,26 @@ class Precision(Metric, m.Precision):
     """Of the scores above a threshold, the share whose target is 1; scores of several classes are as many answers."""
 
     def __init__(self, thresholds: float | None = None, name: str | None = "precision", dtype: Any = None) -> None:  # fmt: skip
-        super().__init__("binary", threshold=0.5 if thresholds is None else thresholds, name=name)
+        m.Precision.__init__(
+            self, "binary", threshold=0.5 if thresholds is None else thresholds, name=name
+        )
 
 
 class Recall(Metric, m.Recall):
     """Of the targets of 1, the share whose score is above a threshold; scores of several classes are as many answers."""
 
     def __init__(self, thresholds: float | None = None, name: str | None = "recall", dtype: Any = None) -> None:  # fmt: skip
-        super().__init__("binary", threshold=0.5 if thresholds is None else thresholds, name=name)
+        m.Recall.__init__(
+            self, "binary", threshold=0.5 if thresholds is None else thresholds, name=name
+        )
+
+
+class _AUROC(Metric, m.AUROC):
+    pass
+
+
+class _AveragePrecision(Metric, m.AveragePrecision):
+    pass
 
 
 def AUC(
@@ -178,12 +169,22 @@ def AUC(
 
     Exact unless `thresholds` or `num_thresholds` are given, between which scores are counted.
     """
-    kind = {"ROC": m.AUROC, "PR": m.AveragePrecision}[curve]
-    found = num_thresholds if thresholds is None else thresholds
-    return kind("multilabel" if multi_label else "binary", thresholds=found, from_logits=from_logits, name=name)  # fmt: skip
+    kind, plain = {"ROC": (_AUROC, m.AUROC), "PR": (_AveragePrecision, m.AveragePrecision)}[curve]
+    cuts = thresholds
+    if (
+        cuts is None and num_thresholds is not None
+    ):  # as Keras lays them, none at 0 and 1 themselves
+        between = [(i + 1) / (num_thresholds - 1) for i in range(num_thresholds - 2)]
+        cuts = [-1e-7, *between, 1 + 1e-7]
+    if cuts is not None:  # a score counts above one, not at it
+        cuts = np.nextafter(np.asarray(cuts, np.float32), np.float32(2)).tolist()
+    made = kind.__new__(kind)
+    plain.__init__(made, "multilabel" if multi_label else "binary", thresholds=cuts, from_logits=from_logits, name=name)  # fmt: skip
+    return made
 
 
 _FOUND = {
+    **{losses.snake(c.__name__): c for c in counted.KINDS},
     "log_cosh_error": LogCoshError, "log_cosh": LogCoshError, "cosine_similarity": CosineSimilarity,
     "top_k_categorical_accuracy": TopKCategoricalAccuracy, "categorical_accuracy": CategoricalAccuracy,
     "sparse_categorical_accuracy": SparseCategoricalAccuracy,
@@ -195,8 +196,12 @@ def get(metric: Any) -> Any:
     """What a Trainer takes for a metric: names of Keras's, whose key is the name as given; functions of (y_true, y_pred)."""
     if isinstance(metric, str):
         key = metric.lower() if metric.isupper() else losses.snake(metric)
+        if key in ("accuracy", "acc"):
+            return _ByShape(metric)
         if key in _FOUND:
             return _FOUND[key](name=metric)
+        if key in ("mean", "sum"):
+            return {"mean": Mean, "sum": Sum}[key](name=metric)
         if key in losses.BY_NAME:
             return MeanMetricWrapper(losses.BY_NAME[key]().call, metric)
         return metric

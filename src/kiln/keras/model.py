@@ -1,308 +1,259 @@
-"""`Model` and `Sequential`: modules with Keras's `compile`, `fit`, `evaluate` and `predict`.
+"""`Model` and `Sequential`: graphs of layers, or modules with a `call` of their own, with Keras's `compile`, `fit`, `evaluate` and `predict`.
 
-https://keras.io/api/models/model_training_apis/
+https://keras.io/api/models/
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from .. import nn
-from ..data import Dataset, default_convert
+from ..compile.pytree import flatten
 from ..errors import KilnError, KilnTypeError, KilnValueError, describe
-from ..io import load, save
 from ..nn.modules.module import Module
-from ..ops.creation import as_tensor
 from ..tensor import Tensor
-from ..train import History, Trainer
-from ..train.batches import Weighted, shapes
-from . import losses, optimizers
-from . import metrics as metrics_
-from .utils import Batches
+from .dtypes import to_dtype
+from .layer import Layer
+from .symbolic import KerasTensor, Node, connected, replaced, symbols, unique
+from .training import Training
 
 
-class Model(Module):
-    """An nn.Module that Keras's functions train.
+class Graph:
+    """A functional model's calls, from inputs to outputs."""
 
-    Subclass it and define `forward` (or, as in Keras, `call(self, inputs)`), or wrap any module: `Model(module)`.
+    def __init__(self, inputs: Any, outputs: Any) -> None:
+        self.inputs, self.outputs = inputs, outputs
+        self.starts: list[Any] = []
+        flatten(inputs, self.starts)
+        ends: list[Any] = []
+        flatten(outputs, ends)
+        for t in (*self.starts, *ends):
+            if not isinstance(t, KerasTensor):
+                raise KilnTypeError(
+                    "Model", "inputs and outputs are symbolic tensors", describe(t), "x = keras.Input((784,)); Model(x, layers.Dense(10)(x))"
+                )  # fmt: skip
+        self.nodes, self.operations = connected(self.starts, ends)
+        names = [t.name for t in self.starts]
+        if len(set(names)) != len(names):
+            raise KilnValueError("Model", "two inputs have one name", describe(names), "Input(…, name=…)")  # fmt: skip
+
+    def run(self, given: Sequence[Any]) -> Any:
+        """The outputs for inputs as they come: one, several, a list of them, or a dict by name."""
+        if len(given) == 1 and isinstance(given[0], Mapping):
+            found = self._named(given[0])
+        else:
+            found = []
+            flatten(given, found)
+        if len(found) != len(self.starts):
+            raise KilnValueError(
+                "Model", f"the model has {len(self.starts)} inputs", f"{len(found)} of them", "in order: " + ", ".join(t.name for t in self.starts)
+            )  # fmt: skip
+        values = {id(t): _as(x, t) for t, x in zip(self.starts, found, strict=True)}
+        for node in self.nodes:
+            node.run(values)
+        return replaced(self.outputs, lambda t: values[id(t)])
+
+    def _named(self, given: Mapping[str, Any]) -> list[Any]:
+        by_key = {id(t): k for k, t in self.inputs.items()} if isinstance(self.inputs, Mapping) else {}  # fmt: skip
+        out = []
+        for t in self.starts:
+            key = by_key.get(id(t), t.name)
+            key = key if key in given else t.name
+            if key not in given:
+                raise KilnValueError("Model", f"there is no input {key!r}", describe(sorted(given)), "give each by its name")  # fmt: skip
+            out.append(given[key])
+        return out
+
+
+def _as(x: Any, t: KerasTensor) -> Any:
+    """A value as an Input takes it: in its dtype, and with a last dimension of 1 where that is left out."""
+    dtype = to_dtype(t.dtype)
+    if isinstance(x, Tensor) and x.dtype is not dtype and dtype.is_floating_point:
+        x = x.to(dtype)
+    if isinstance(x, Tensor) and x.ndim + 1 == len(t.shape) and t.shape[-1] == 1:
+        x = x.unsqueeze(-1)
+    if isinstance(x, Tensor) and (
+        x.ndim != len(t.shape) or any(d not in (None, n) for d, n in zip(t.shape, x.shape, strict=True))
+    ):  # fmt: skip
+        raise KilnValueError("Model", f"the input {t.name!r} has another shape", describe(x), f"shape {t.shape}")  # fmt: skip
+    return x
+
+
+class Model(Training):
+    """A model: `Model(inputs, outputs)` of symbolic tensors, a subclass with `call(self, inputs)` (or `forward`), or `Model(module)`
+    around any nn.Module.
+
     Arrays of float64 are taken as float32 and bytes as float32, as Keras takes them.
     """
 
-    def __init__(self, module: Module | None = None, name: str | None = None, **other: Any) -> None:
-        super().__init__()
-        if other or not (module is None or isinstance(module, Module)):
-            raise KilnTypeError(
-                "Model", "the functional form of Keras (inputs=, outputs=) is not there",
-                describe(next(iter(other), module)), "subclass Model and define forward, or wrap a module: Model(module)",
-            )  # fmt: skip
-        if module is not None:
-            self.module = module
-        self.name = name or losses.snake(type(self).__name__)
+    def __init__(
+        self, inputs: Any = None, outputs: Any = None, name: str | None = None, **options: Any
+    ) -> None:  # fmt: skip
+        Layer.__init__(self, name=name, **options)
+        if isinstance(inputs, Module) and outputs is None:
+            self.module = inputs
+        elif inputs is not None or outputs is not None:
+            self._become(Graph(inputs, outputs))
 
-    def forward(self, *inputs: Any) -> Any:
-        """What the wrapped module computes, or `call`."""
+    def _become(self, graph: Graph) -> None:
+        self.__dict__["_graph"] = graph
+        self.__dict__["built"] = True
+        for layer in graph.operations:
+            if isinstance(layer, Module) and not isinstance(layer, InputLayer):
+                if self._modules.get(layer.name, layer) is not layer:
+                    raise KilnValueError("Model", "two layers have one name", repr(layer.name), "name them apart")  # fmt: skip
+                self._modules[layer.name] = layer
+
+    @property
+    def _known(self) -> Graph | None:
+        return self.__dict__.get("_graph")
+
+    def call(self, *inputs: Any, **options: Any) -> Any:
+        """What the graph or the wrapped module computes."""
+        if self._known is not None:
+            return self._known.run(inputs)
         if "module" in self._modules:
             return self.module(*inputs)
-        if hasattr(self, "call"):
-            return self.call(*inputs)  # type: ignore[operator]
-        raise KilnError("Model", "there is nothing to compute", type(self).__name__, "define forward or call")  # fmt: skip
+        raise KilnError("Model", "there is nothing to compute", type(self).__name__, "define call(self, inputs)")  # fmt: skip
 
-    # ---- compile
-
-    def compile(  # type: ignore[override]
-        self, optimizer: Any = "rmsprop", loss: Any = None, loss_weights: Any = None, metrics: Any = None,
-        weighted_metrics: Any = None, run_eagerly: bool = False, steps_per_execution: int = 1,
-        jit_compile: bool | str = "auto", auto_scale_loss: bool = True,
-    ) -> None:  # fmt: skip
-        """Say how the model is trained, as in Keras: losses, optimizers and metrics by Keras's names, or Kiln's own.
-
-        Training steps are native programs unless `run_eagerly`; `steps_per_execution`, `jit_compile` and `auto_scale_loss`
-        change nothing. (For PyTorch's `module.compile()` use `kiln.compile(model)`.)
-        """
-        given = optimizers.get(optimizer)
-        keras = given if isinstance(given, optimizers.Optimizer) else None
-        found: Any = _each(loss, losses.get)
-        own = callable(getattr(self, "training_step", None))
-        if loss is None and not own:
-            raise KilnValueError("compile", "there is no loss", "loss=None", "e.g. loss='mse'")
-        self.__dict__["_keras"] = Trainer(
-            self, _each(found, losses.for_trainer), given, _each(metrics, metrics_.get) or (), not run_eagerly, loss_weights=loss_weights,
-            callbacks=keras.callbacks() if keras else (), weighted_metrics=_each(weighted_metrics, metrics_.get) or (),
-            accumulate=keras.accumulate if keras else 1,
-        )  # fmt: skip
-        if keras is not None:
-            keras.trainer = self.trainer
-        self.__dict__["_optimizer"] = keras
-        self.__dict__["_sparse"] = _each(found, lambda x: isinstance(x, losses.SparseCategoricalCrossentropy))  # fmt: skip
+    # ---- what it is made of
 
     @property
-    def trainer(self) -> Trainer:
-        """The Trainer behind it; KilnError before `compile`."""
-        found = self.__dict__.get("_keras")
-        if found is None:
-            raise KilnError(
-                "fit", "the model is not compiled", type(self).__name__, "model.compile(optimizer='adam', loss='mse')"
-            )  # fmt: skip
-        return found
+    def layers(self) -> list[Any]:
+        """The layers at the top, those of the inputs too."""
+        if self._known is not None:
+            return [o for o in self._known.operations if isinstance(o, Module)]
+        return list(dict.fromkeys(self._modules.values()))
 
-    @property
-    def optimizer(self) -> Any:
-        """The optimizer that `compile` was given, or the one it made of a name: `learning_rate` can be set."""
-        made = self.trainer.optimizer
-        return self.__dict__["_optimizer"] or made
-
-    @property
-    def history(self) -> History:
-        """That of the latest `fit`."""
-        return self.trainer.history
-
-    @property
-    def stop_training(self) -> bool:
-        """Whether training is to end after this epoch; callbacks set it."""
-        return self.trainer.stop
-
-    @stop_training.setter
-    def stop_training(self, value: bool) -> None:
-        self.trainer.stop = value
-
-    @property
-    def metrics_names(self) -> list[str]:
-        """What `evaluate` gives, in order."""
-        t = self.trainer
-        parts = [f"{p.key}_loss" for p in t.objective.parts if p.key is not None]
-        return ["loss", *parts, *(name for name, _, _ in t.objective.metrics)]
-
-    # ---- train, evaluate, predict
-
-    def fit(
-        self, x: Any = None, y: Any = None, batch_size: int | None = None, epochs: int = 1, verbose: Any = "auto",
-        callbacks: Sequence[Any] | None = None, validation_split: float = 0.0, validation_data: Any = None,
-        shuffle: bool = True, class_weight: Any = None, sample_weight: Any = None, initial_epoch: int = 0,
-        steps_per_epoch: int | None = None, validation_steps: int | None = None,
-        validation_batch_size: int | None = None, validation_freq: Any = 1, resume: Any = None,
-    ) -> History:  # fmt: skip
-        """Train on arrays `x` and `y`, or on a loader, data set or iterable of batches `x`; gives this call's History.
-
-        The last `validation_split` of the arrays, before shuffling, is kept for validation. `resume` is beyond Keras: a checkpoint,
-        or a folder of ModelCheckpoint, from which training goes on.
-        """
-        trainer = self.trainer
-        weight = None if sample_weight is None else _array(sample_weight)
-        data = self._data(x, y, shuffle)
-        if validation_split and validation_data is None:
-            if not isinstance(data, tuple):
-                raise KilnValueError(
-                    "fit", "validation_split is for arrays", f"x={shapes(x)}", "pass validation_data=(x, y), or a loader"
-                )  # fmt: skip
-            data, weight, validation_data = _cut(data, weight, validation_split)
-        elif isinstance(validation_data, tuple | list):
-            parts = self._data(validation_data[0], validation_data[1])
-            validation_data = Weighted((*parts, _array(validation_data[2]))) if len(validation_data) > 2 else parts  # fmt: skip
-        elif validation_data is not None:
-            validation_data = self._data(validation_data)
-        trainer.history = History()
-        return trainer.fit(
-            data, validation_data, epochs, batch_size, shuffle, callbacks or (), verbose, sample_weight=weight,
-            class_weight=class_weight, steps_per_epoch=steps_per_epoch, validation_steps=validation_steps,
-            validation_freq=validation_freq, validation_batch_size=validation_batch_size,
-            initial_epoch=initial_epoch, resume=resume,
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
+        """A layer by name or place; ValueError where there is none."""
+        layers = self.layers
+        if index is not None and -len(layers) <= index < len(layers):
+            return layers[index]
+        for layer in layers:
+            if name is not None and getattr(layer, "name", None) == name:
+                return layer
+        raise KilnValueError(
+            "get_layer", "there is no such layer", describe(name if index is None else index),
+            "one of " + ", ".join(str(getattr(x, "name", "?")) for x in layers),
         )  # fmt: skip
 
-    def evaluate(
-        self, x: Any = None, y: Any = None, batch_size: int | None = None, verbose: Any = "auto",
-        sample_weight: Any = None, steps: int | None = None, callbacks: Sequence[Any] | None = None,
-        return_dict: bool = False,
-    ) -> Any:  # fmt: skip
-        """The loss, or the list [loss, *metrics] in the order of `metrics_names`, or a dict of them."""
-        logs = self.trainer.evaluate(
-            self._data(x, y), batch_size, sample_weight=None if sample_weight is None else _array(sample_weight),
-            steps=steps, callbacks=callbacks or (), verbose=verbose,
-        )  # fmt: skip
-        return self._told(logs, return_dict)
+    def _of_graph(self, what: str) -> Any:
+        if self._known is None:
+            raise KilnError("Model", f"there are no {what} before shapes are known", self.name, "give the model an Input, or call it once")  # fmt: skip
+        return self._known
 
-    def predict(
-        self, x: Any, batch_size: int | None = None, verbose: Any = "auto", steps: int | None = None,
-        callbacks: Sequence[Any] | None = None,
-    ) -> Any:  # fmt: skip
-        """The outputs as NumPy arrays, in evaluation mode; needs no `compile`."""
-        trainer = self.__dict__.get("_keras") or self.__dict__.setdefault(
-            "_untrained", Trainer(self)
-        )
-        out = trainer.predict(
-            self._inputs(x) if self._whole(x) else Batches(x, self._batch_inputs),
-            batch_size,
-            steps=steps,
-            callbacks=callbacks or (),
-            verbose=verbose,
-        )
-        return _numpy(out)
+    @property
+    def inputs(self) -> list[KerasTensor]:
+        """The symbolic tensors of the inputs."""
+        return self._of_graph("inputs").starts
 
-    def train_on_batch(
-        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
-    ) -> Any:  # fmt: skip
-        """One step on one batch; gives that batch's loss, or [loss, *metrics], or a dict."""
-        weight = None if sample_weight is None else _array(sample_weight)
-        for c in self.trainer.callbacks:
-            if isinstance(c, optimizers.Scheduled):
-                c.on_train_batch_begin(0)
-        logs = self.trainer.train_on_batch(*self._data(x, y), sample_weight=weight, class_weight=class_weight)  # fmt: skip
-        return self._told(logs, return_dict)
+    @property
+    def outputs(self) -> list[KerasTensor]:
+        """Those of the outputs."""
+        return list(symbols(self._of_graph("outputs").outputs))
 
-    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:  # fmt: skip
-        """What `evaluate` gives for one batch."""
-        data = self._data(x, y)
-        n = len(next(iter(data[0].values())) if isinstance(data[0], Mapping) else data[0])
-        return self.evaluate(x, y, n, 0, sample_weight, return_dict=return_dict)
+    @property
+    def input(self) -> Any:
+        """The inputs, as they were given."""
+        return self._of_graph("inputs").inputs
 
-    def predict_on_batch(self, x: Any) -> Any:
-        """What `predict` gives for one batch."""
-        data = self._inputs(x)
-        return self.predict(x, len(data[0] if isinstance(data, tuple) else data), 0)
+    @property
+    def output(self) -> Any:
+        """The outputs, as they were given."""
+        return self._of_graph("outputs").outputs
 
-    def _told(self, logs: Mapping[str, Any], return_dict: bool) -> Any:
-        if return_dict:
-            return dict(logs)
-        values = list(logs.values())
-        return values[0] if len(values) == 1 else values
+    @property
+    def input_shape(self) -> Any:
+        """The shape of the input, or the list of them."""
+        found = [t.shape for t in self.inputs]
+        return found[0] if len(found) == 1 else found
 
-    # ---- what Keras says as the Trainer takes it
+    @property
+    def output_shape(self) -> Any:
+        """The shape of the output, or the list of them."""
+        found = [t.shape for t in self.outputs]
+        return found[0] if len(found) == 1 else found
 
-    def _data(self, x: Any, y: Any = None, shuffle: bool = False) -> Any:
-        """Arrays as (inputs…, targets), data sets of samples as they are, the batches of anything else as `_batch` gives them."""
-        if y is None:
-            if _is_array(x):
-                raise KilnTypeError("fit", "there are no targets", f"x={describe(x)}", "model.fit(x, y)")  # fmt: skip
-            return x if isinstance(x, Dataset) else Batches(x, self._batch, shuffle)
-        inputs = self._inputs(x)
-        return (*(inputs if isinstance(inputs, tuple) else (inputs,)), self._targets(y))
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the layers that give the outputs."""
+        return [t.node.operation.name for t in self.outputs if t.node is not None]
 
-    def _batch(self, batch: Any) -> Any:
-        """A batch (x, y) or (x, y, sample_weight) of arrays or tensors; others as they are."""
-        if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-            return batch
-        found = self._data(batch[0], batch[1])
-        return default_convert(found) if len(batch) == 2 else Weighted(default_convert((*found, _array(batch[2]))))  # fmt: skip
+    def build(self, input_shape: Any = None) -> None:
+        """Make the weights for inputs of a shape, with the batch: `model.build((None, 784))`."""
+        if self._known is None and input_shape is not None and not self._building():
+            self.compute_output_shape(input_shape)
 
-    def _batch_inputs(self, batch: Any) -> Any:
-        """The inputs of a batch x, (x,), (x, y) or (x, y, sample_weight)."""
-        x = self._inputs(batch[0] if isinstance(batch, tuple | list) else batch)
-        return default_convert(x if isinstance(x, tuple) else (x,))
+    def _building(self) -> bool:
+        """Whether `build` is called on the way of a call, which makes the weights anyway."""
+        from .layer import NOW
 
-    @staticmethod
-    def _whole(x: Any) -> bool:
-        """Whether these are inputs themselves, or a data set of samples, and not an iterable of batches."""
-        return _is_array(x) or isinstance(x, Dataset | Mapping) or (isinstance(x, list) and all(map(_is_array, x)))  # fmt: skip
-
-    def _inputs(self, x: Any) -> Any:
-        """A list of arrays is several inputs, a dict inputs by name."""
-        if isinstance(x, list | tuple) and x and all(map(_is_array, x)):
-            return tuple(map(_array, x))
-        if isinstance(x, Mapping):
-            return {k: _array(v) for k, v in x.items()}
-        return _array(x) if _is_array(x) or isinstance(x, list) else x
-
-    def _targets(self, y: Any) -> Any:
-        sparse = self.__dict__.get("_sparse")
-        if isinstance(y, Mapping):
-            return {k: _labels(_array(v), isinstance(sparse, Mapping) and sparse.get(k)) for k, v in y.items()}  # fmt: skip
-        if isinstance(y, list | tuple) and y and all(map(_is_array, y)):
-            kinds = sparse if isinstance(sparse, list) else [False] * len(y)
-            return tuple(_labels(_array(v), k) for v, k in zip(y, kinds, strict=True))
-        return _labels(_array(y), sparse is True)
-
-    # ---- weights
-
-    def count_params(self) -> int:
-        """How many numbers the parameters and buffers hold."""
-        return sum(t.numel() for t in self.state_dict().values())
-
-    def get_weights(self) -> list[np.ndarray]:
-        """The values of `state_dict()`, as arrays."""
-        return [t.detach().numpy().copy() for t in self.state_dict().values()]
-
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Take such values; ValueError where number or shapes differ."""
-        own = self.state_dict()
-        if len(weights) != len(own) or any(tuple(np.shape(w)) != tuple(t.shape) for w, t in zip(weights, own.values(), strict=False)):  # fmt: skip
-            raise KilnValueError(
-                "set_weights", "the weights are not those of this model",
-                f"shapes {[tuple(np.shape(w)) for w in weights]}", f"expected {[tuple(t.shape) for t in own.values()]}",
-            )  # fmt: skip
-        self.load_state_dict({k: as_tensor(w) for k, w in zip(own, weights, strict=True)})
-
-    def save_weights(self, filepath: str | os.PathLike[str], overwrite: bool = True) -> None:
-        """Write the `state_dict` by `kiln.save`: at once, checksummed, without pickle."""
-        _not_hdf5("save_weights", filepath)
-        if not overwrite and os.path.exists(filepath):
-            raise KilnValueError("save_weights", "the file is there already", str(filepath), "overwrite=True")  # fmt: skip
-        save(self.state_dict(), filepath)
-
-    def load_weights(self, filepath: str | os.PathLike[str]) -> None:
-        """Read what `save_weights` wrote, or the model of a checkpoint."""
-        _not_hdf5("load_weights", filepath)
-        found = load(filepath)
-        self.load_state_dict(
-            found["model"] if isinstance(found, dict) and "trainer" in found else found
-        )
+        return NOW.depth > 0 or self.built
 
     def summary(self, input_shape: Any = None, **options: Any) -> None:
-        """Print the layers, shapes, parameters and costs: `kiln.summary`, whose options these are.
-
-        `input_shape` is that of a batch, (32, 784); a model that was trained or has predicted knows it.
+        """Print the layers, shapes and parameters as Keras does (`expand_nested`, `show_trainable`, `print_fn`); with `input_shape` (that of a
+        batch), and for models of Kiln's modules, `kiln.summary`, whose options these are then.
         """
-        from .. import summary
+        from .drawing import print_summary
+
+        last = self.__dict__["_keras"].last_args if "_keras" in self.__dict__ else None
+        if input_shape is None and (self._known is not None or any(isinstance(m, Layer) for m in self.modules() if m is not self)):  # fmt: skip
+            print_summary(self, **options)
+            return
+        from ..inspection import summary
 
         found = input_shape
-        last = self.__dict__["_keras"].last_args if "_keras" in self.__dict__ else None
         if found is None and last is not None:
             found = tuple(last) if len(last) > 1 else last[0]
         if found is None:
             raise KilnValueError("summary", "the input's shape is not known yet", "input_shape=None", "model.summary((32, 784))")  # fmt: skip
         print(summary(self, found, **options))
+
+    # ---- files
+
+    def save_weights(self, filepath: str | os.PathLike[str], overwrite: bool = True) -> None:
+        """Write the weights: to Keras's own `….weights.h5` (needs h5py), else by `kiln.save`: at once, checksummed, without pickle."""
+        from .saving import save_weights
+
+        save_weights(self, filepath, overwrite)
+
+    def load_weights(self, filepath: str | os.PathLike[str], skip_mismatch: bool = False) -> None:
+        """Read what `save_weights` or Keras's wrote (`.weights.h5`, `.keras`), or the model of a checkpoint."""
+        from .saving import load_weights
+
+        load_weights(self, filepath, skip_mismatch)
+
+    def save(self, filepath: str | os.PathLike[str], overwrite: bool = True) -> None:
+        """Write architecture and weights as a `.keras` file (needs h5py), which Keras reads, too."""
+        from .saving import save_model
+
+        save_model(self, filepath, overwrite)
+
+    def to_json(self, **options: Any) -> str:
+        """The architecture as Keras writes it."""
+        import json
+
+        from .saving import serialize
+
+        return json.dumps(serialize(self), **options)
+
+    def get_config(self) -> dict[str, Any]:
+        """The graph, or the arguments of a subclass."""
+        from .saving import graph_config
+
+        return graph_config(self) if self._known is not None and type(self) is Model else super().get_config()  # fmt: skip
+
+    @classmethod
+    def from_config(cls, config: Any, custom_objects: Any = None) -> Any:
+        """A model like that which gave the config, with new weights."""
+        from .configured import knowing
+        from .saving import graph_from
+
+        with knowing(custom_objects):
+            return graph_from(config) if "input_layers" in config else super().from_config(config)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -312,93 +263,153 @@ class Model(Module):
         }
 
 
-class Sequential(nn.Sequential, Model):
-    """Layers one after the other: `Sequential([nn.Linear(4, 8), nn.ReLU()])`, with `add` and `pop` as in Keras."""
+class InputLayer(Layer):
+    """Where data comes in: the layer behind `Input`."""
 
-    def __init__(self, layers: Iterable[Module] | Module | None = None, *more: Module, name: str | None = None) -> None:  # fmt: skip
-        given = [layers, *more] if isinstance(layers, Module) else list(layers or ())
-        nn.Sequential.__init__(self, *given)  # type: ignore[arg-type]
-        self.name = name or "sequential"
+    def __init__(
+        self, shape: Any = None, batch_size: int | None = None, dtype: Any = None, batch_shape: Any = None,
+        name: str | None = None, **other: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(name=name or unique("input_layer"), dtype=dtype)
+        if (shape is None) == (batch_shape is None):
+            raise KilnValueError("Input", "a shape is needed", describe(shape), "Input(shape=(784,)), or Input(batch_shape=(32, 784))")  # fmt: skip
+        shape = tuple(batch_shape) if shape is None else (batch_size, *((shape,) if isinstance(shape, int) else shape))  # fmt: skip
+        self.__dict__["batch_shape"], self.__dict__["built"] = shape, True
+        Node(self, (), {}, KerasTensor(shape, dtype or "float32", self.name))
 
-    forward = nn.Sequential.forward
+    def call(self) -> None:
+        """Nothing."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Shape, dtype and name."""
+        return {"batch_shape": self.batch_shape, "dtype": self._dtype, "sparse": False, "ragged": False, "name": self.name}  # fmt: skip
+
+
+def Input(
+    shape: Any = None, batch_size: int | None = None, dtype: Any = None, sparse: bool | None = None, batch_shape: Any = None,
+    name: str | None = None, tensor: Any = None, optional: bool = False,
+) -> KerasTensor:  # fmt: skip
+    """A symbolic tensor of `(batch_size, *shape)` from which a functional model begins."""
+    if tensor is not None:
+        return tensor
+    return InputLayer(shape, batch_size, dtype, batch_shape, name).output
+
+
+class Sequential(Model):
+    """Layers one after the other: `Sequential([Input((4,)), Dense(8, "relu"), Dense(1)])`, with `add` and `pop`; modules of `kiln.nn` go, too.
+
+    Without an Input the weights are made with the first data.
+    """
+
+    def __init__(self, layers: Iterable[Any] | Module | None = None, *more: Module, name: str | None = None, trainable: bool = True) -> None:  # fmt: skip
+        Model.__init__(self, name=name or unique("sequential"), trainable=trainable)
+        self.__dict__["_start"], self.__dict__["_ends"] = None, []
+        for layer in [layers, *more] if isinstance(layers, Module) else list(layers or ()):
+            self.add(layer)
+
+    def add(self, layer: Any, rebuild: bool = True) -> None:
+        """Put a layer at the end."""
+        if isinstance(layer, InputLayer):
+            layer = layer.output
+        if isinstance(layer, KerasTensor):
+            self.__dict__["_start"] = layer
+            return
+        if not isinstance(layer, Module):
+            raise KilnTypeError("Sequential", "not a layer", describe(layer), "a layer of kiln.keras.layers, or an nn.Module")  # fmt: skip
+        if not self._modules and getattr(layer, "_given_shape", None) is not None and self._start is None:  # fmt: skip
+            self.__dict__["_start"] = Input(batch_shape=layer._given_shape)
+        if self._start is None and not self._modules and isinstance(layer, Model) and layer._known is not None and len(layer.inputs) == 1:  # fmt: skip
+            t = layer.inputs[0]
+            self.__dict__["_start"] = Input(batch_shape=t.shape, dtype=t.dtype)
+        self._modules[str(len(self._modules))] = layer
+        self._connect()
+
+    def pop(self, key: int = -1, rebuild: bool = True) -> Any:
+        """Take a layer out, the last one without an index."""
+        layers = list(self._modules.values())
+        layer = layers.pop(key)
+        self._modules.clear()
+        self._modules.update((str(i), m) for i, m in enumerate(layers))
+        del self._ends[key % (len(layers) + 1) :]
+        self._connect()
+        return layer
+
+    def _connect(self) -> None:
+        """Make the graph where the input's shape is known."""
+        if self._start is None or not self._modules:
+            return
+        ends = self._ends
+        for m in self.layers[len(ends) :]:
+            x = ends[-1] if ends else self._start
+            ends.append(m(x) if isinstance(m, Layer) else _wrapped(m)(x))
+        self.__dict__["_graph"] = Graph(self._start, ends[-1])
+        self.__dict__["built"] = True
+
+    def build(self, input_shape: Any = None) -> None:
+        """Make the weights for inputs of a shape, with the batch: `model.build((None, 784))`."""
+        if self._start is None and input_shape is not None:
+            self.__dict__["_start"] = Input(batch_shape=tuple(input_shape))
+            self._connect()
+
+    def call(self, x: Any) -> Any:  # type: ignore[override]
+        """The layers, one after the other."""
+        for m in self._modules.values():
+            x = m(x)
+        return x
+
+    def _build(self, args: tuple, kwargs: dict[str, Any], names: Any) -> None:
+        x = args[0] if args else None
+        self.__dict__["built"] = True
+        if isinstance(x, Tensor) and not x.is_meta and all(isinstance(m, Layer) for m in self._modules.values()):  # fmt: skip
+            self.__dict__["_start"] = Input(batch_shape=(None, *x.shape[1:]), dtype=x.dtype)
+            self._connect()
 
     @property
-    def layers(self) -> list[Module]:
+    def layers(self) -> list[Any]:
         """The layers."""
-        return list(self)
+        return list(self._modules.values())
 
-    def add(self, layer: Module) -> None:
-        """Put a layer at the end."""
-        self.append(layer)
+    def __len__(self) -> int:
+        return len(self._modules)
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._modules.values())
 
-def _each(given: Any, fn: Any) -> Any:
-    """A function of what is given for one output, or of each of several."""
-    if isinstance(given, Mapping):
-        return {k: _each(v, fn) for k, v in given.items()}
-    if isinstance(given, list | tuple):
-        return [_each(v, fn) for v in given]
-    return None if given is None else fn(given)
+    def __getitem__(self, index: Any) -> Any:
+        found = self.layers[index]
+        return nn.Sequential(*found) if isinstance(index, slice) else found
 
+    def get_config(self) -> dict[str, Any]:
+        """The layers."""
+        from .saving import sequential_config
 
-def _is_array(x: Any) -> bool:
-    return isinstance(x, Tensor | np.ndarray) or hasattr(x, "__array__")
+        return sequential_config(self)
 
+    @classmethod
+    def from_config(cls, config: Any, custom_objects: Any = None) -> Any:
+        """A model like that which gave the config."""
+        from .configured import knowing
+        from .saving import deserialize
 
-def _array(x: Any) -> Any:
-    """An array as Keras takes it: float64 and bytes become float32."""
-    if isinstance(x, Tensor):
-        return x
-    a = np.asarray(x)
-    return a.astype(np.float32) if a.dtype in (np.float64, np.uint8) else a
-
-
-def _labels(y: Any, sparse: Any) -> Any:
-    """Class numbers of shape (N, 1) as (N,)."""
-    if sparse and y.ndim > 1 and y.shape[-1] == 1:
-        y = y.reshape(y.shape[:-1])
-    return y
+        with knowing(custom_objects):
+            made = cls([deserialize(c) for c in config["layers"]], name=config.get("name"))
+            shape = config.get("build_input_shape")
+            if shape is not None and made._known is None:
+                made.build(tuple(shape))
+            return made
 
 
-def _cut(data: tuple, weight: Any, share: float) -> tuple[tuple, Any, Any]:
-    """The first part of the arrays to train on, and the last to validate on."""
-    if not 0 < share < 1:
-        raise KilnValueError("fit", "validation_split lies in (0, 1)", share, "e.g. 0.2")
-    n = len(_first(data))
-    at = int(n * (1 - share))
-    if at == 0 or at == n:
-        raise KilnValueError("fit", f"there are too few samples to keep {share:g} of them for validation", n, "pass validation_data")  # fmt: skip
-    train, val = (_sliced(data, s) for s in (slice(at), slice(at, None)))
-    if weight is None:
-        return train, None, val
-    return train, weight[:at], Weighted((*val, weight[at:]))
+def _wrapped(module: Module) -> Any:
+    from .layers import TorchModuleWrapper
+
+    return TorchModuleWrapper(module)
 
 
-def _first(tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return _first(next(iter(tree.values())))
-    return _first(tree[0]) if isinstance(tree, tuple) else tree
+def clone_model(model: Model) -> Any:
+    """A model of the same architecture, with new weights."""
+    from .saving import deserialize, serialize
+
+    return deserialize(serialize(model))
 
 
-def _sliced(tree: Any, part: slice) -> Any:
-    if isinstance(tree, Mapping):
-        return {k: _sliced(v, part) for k, v in tree.items()}
-    return tuple(_sliced(v, part) for v in tree) if isinstance(tree, tuple) else tree[part]
-
-
-def _numpy(out: Any) -> Any:
-    if isinstance(out, Mapping):
-        return {k: _numpy(v) for k, v in out.items()}
-    if isinstance(out, tuple | list):
-        return [_numpy(v) for v in out]
-    return out.detach().float().numpy() if out.dtype.itemsize == 2 and out.is_floating_point() else out.detach().numpy()  # fmt: skip
-
-
-def _not_hdf5(what: str, path: Any) -> None:
-    if str(path).endswith((".h5", ".hdf5", ".keras")):
-        raise KilnValueError(
-            what, "Kiln writes and reads weights in files of its own", str(path), "another ending, e.g. model.kiln or model.safetensors"
-        )  # fmt: skip
-
-
-__all__ = ["Model", "Sequential"]
+__all__ = ["Input", "InputLayer", "Model", "Sequential", "clone_model"]

@@ -18,6 +18,7 @@ from ..optim.lr_scheduler.base import set_option
 from ..tensor import Tensor
 from ..train import EMA, Callback, GradientClipping
 from . import rules, schedules
+from .configured import Configured
 from .schedules import LearningRateSchedule
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Shared(Beside, total=False):
     weight_decay: float | None
 
 
-class Optimizer:
+class Optimizer(Configured):
     """An optimizer that does not know its parameters yet: called with them it makes that of `kiln.optim`, whose attributes
     it has from then on.
     """
@@ -64,6 +65,7 @@ class Optimizer:
             raise KilnValueError(type(self).__name__, "gradients are clipped in one way", describe(dict(shared)), "give one of clipnorm, clipvalue and global_clipnorm")  # fmt: skip
         self._rate, self.options, self.shared = learning_rate, options, shared
         self.made: optim.Optimizer | None = None
+        self._applied = 0
         self.trainer: Trainer | None = None
         self.name = shared.get("name") or type(self).__name__.lower()
 
@@ -83,10 +85,42 @@ class Optimizer:
             )  # fmt: skip
         return getattr(made, name)
 
+    def apply(self, grads: Iterable[Tensor | None], trainable_variables: Iterable[Tensor] | None = None) -> None:  # fmt: skip
+        """A step with given gradients, in the order of the variables: those it was made for, or at its first step is made for now."""
+        variables = None if trainable_variables is None else list(trainable_variables)
+        if self.made is None:
+            self(variables or ())
+        for p, g in zip(variables or (p for group in self.made.param_groups for p in group["params"]), grads, strict=True):  # type: ignore[union-attr] # fmt: skip
+            p.grad = g
+        if self.trainer is not None:
+            self.trainer.steps.update()
+        else:
+            self._applied += 1
+            self.made.step()  # type: ignore[union-attr]
+
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor | None, Tensor]]) -> None:
+        """The same for pairs (gradient, variable)."""
+        grads, variables = zip(*grads_and_vars, strict=True)
+        self.apply(grads, variables)
+
+    def build(self, variables: Iterable[Tensor]) -> None:
+        """Be made for variables."""
+        self(list(variables))
+
+    def get_config(self) -> dict[str, Any]:
+        """What it was made with, with the present learning rate."""
+        rate = self._rate if isinstance(self._rate, LearningRateSchedule) else self.learning_rate
+        return {"name": self.name, **super().get_config(), "learning_rate": rate}
+
+    @classmethod
+    def from_config(cls, config: Any) -> Any:
+        """One like that which gave the config."""
+        return cls(**{k: v for k, v in config.items() if v is not None})
+
     @property
     def iterations(self) -> int:
         """How many steps it has made."""
-        return 0 if self.trainer is None else self.trainer.updates
+        return self._applied if self.trainer is None else self.trainer.updates
 
     @property
     def learning_rate(self) -> float:
@@ -129,7 +163,7 @@ class Optimizer:
         if (norm := s.get("clipnorm")) is not None:
             found.append(_ClipEach(norm))
         if s.get("use_ema"):
-            found.append(_Average(s.get("ema_momentum", 0.99), s.get("ema_overwrite_frequency")))
+            found.append(Averaged(s.get("ema_momentum", 0.99), s.get("ema_overwrite_frequency")))
         return found
 
 
@@ -156,12 +190,14 @@ class _ClipEach(Callback):
                     clip_grad_norm_([p], self.norm)
 
 
-class _Average(EMA):
+class Averaged(EMA):
     """Keras's average: it begins with the first step's parameters, and becomes them every so many steps and at the end."""
 
     def __init__(self, momentum: float, frequency: int | None) -> None:
         super().__init__(momentum, validate=False)
         self.frequency = frequency
+
+    exchange = EMA._swap
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if not self.trainer.updated:
@@ -280,7 +316,35 @@ class Lion(Optimizer):
         super().__init__(learning_rate, shared, beta_1=beta_1, beta_2=beta_2)
 
 
-_KINDS = (SGD, RMSprop, Adam, AdamW, Adamax, Nadam, Adagrad, Adadelta, Lion)
+class Ftrl(Optimizer):
+    """Follow the regularized leader."""
+
+    kind = rules.Ftrl
+
+    def __init__(
+        self, learning_rate: Rate = 0.001, learning_rate_power: float = -0.5, initial_accumulator_value: float = 0.1,
+        l1_regularization_strength: float = 0.0, l2_regularization_strength: float = 0.0,
+        l2_shrinkage_regularization_strength: float = 0.0, beta: float = 0.0, **shared: Unpack[Shared],
+    ) -> None:  # fmt: skip
+        super().__init__(
+            learning_rate, shared, learning_rate_power=learning_rate_power, initial_accumulator_value=initial_accumulator_value,
+            l1=l1_regularization_strength, l2=l2_regularization_strength, l2_shrinkage=l2_shrinkage_regularization_strength, beta=beta,
+        )  # fmt: skip
+
+
+class Lamb(Optimizer):
+    """Adam's step as long as each parameter's norm."""
+
+    kind = rules.Lamb
+
+    def __init__(
+        self, learning_rate: Rate = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
+        **shared: Unpack[Shared],
+    ) -> None:  # fmt: skip
+        super().__init__(learning_rate, shared, beta_1=beta_1, beta_2=beta_2, eps=epsilon)
+
+
+_KINDS = (SGD, RMSprop, Adam, AdamW, Adamax, Nadam, Adagrad, Adadelta, Lion, Ftrl, Lamb)
 BY_NAME: dict[str, type[Optimizer]] = {c.__name__.lower(): c for c in _KINDS}
 
 

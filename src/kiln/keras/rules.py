@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ops.creation import zeros_like
+from ..ops.creation import as_tensor, full_like, ones, zeros_like
+from ..ops.joining import stack
+from ..ops.selection import where
 from ..optim.optimizer import ParamsT, PerParameter, decayed, options
 from ..tensor import Tensor
 
@@ -86,4 +88,46 @@ class Lion(_Rule):
         mean.mul_(beta_2).add_(g * (1 - beta_2))
 
 
-__all__ = ["SGD", "Lion", "RMSprop"]
+class Ftrl(_Rule):
+    """Follow the regularized leader (McMahan et al. 2013), with weights drawn to 0 by l1 and l2."""
+
+    numbers = ("learning_rate_power", "l1", "l2", "beta", "l2_shrinkage")
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return {"accumulator": full_like(p, group["initial_accumulator_value"]), "linear": zeros_like(p)}  # fmt: skip
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        lr, weight_decay, power, l1, l2, beta, shrinkage = scalars
+        g = decayed(p, g, group, lr, weight_decay)
+        old, linear = state["accumulator"], state["linear"]
+        l2 = l2 + beta / (2 * lr)
+        new = old + g * g
+        shrunk = g + 2 * shrinkage * p if group["l2_shrinkage"] else g
+        linear.add_(shrunk - (new ** (-power) - old ** (-power)) / lr * p)
+        quadratic = new ** (-power) / lr + 2 * l2
+        p.copy_((linear.clamp(-l1, l1) - linear) / quadratic)
+        old.copy_(new)
+
+
+class Lamb(_Rule):
+    """Adam's step as long as the parameter's norm, layer by layer (You et al. 2019)."""
+
+    numbers = ("beta_1", "beta_2", "eps")
+
+    def slots(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return {"exp_avg": zeros_like(p), "exp_avg_sq": zeros_like(p), "powers": ones(2)}
+
+    def update(self, p: Tensor, g: Tensor, state: dict, group: dict, scalars: Any) -> None:
+        lr, weight_decay, beta_1, beta_2, eps = scalars
+        g = decayed(p, g, group, lr, weight_decay)
+        m, v, powers = state["exp_avg"], state["exp_avg_sq"], state["powers"]
+        m.add_((g - m) * (1 - beta_1))
+        v.add_((g * g - v) * (1 - beta_2))
+        powers.mul_(stack([as_tensor(beta_1).float(), as_tensor(beta_2).float()]))
+        step = (m / (1 - powers[0])) / ((v / (1 - powers[1])).sqrt() + eps)
+        size, length = p.square().sum().sqrt(), step.square().sum().sqrt()
+        ratio = where((size > 0) & (length > 0), size / length, 1.0)
+        p.sub_(ratio * step * lr)
+
+
+__all__ = ["SGD", "Ftrl", "Lamb", "Lion", "RMSprop"]

@@ -9,9 +9,10 @@ import math
 from collections.abc import Sequence
 
 from ..errors import KilnValueError, describe
+from .configured import Configured
 
 
-class LearningRateSchedule:
+class LearningRateSchedule(Configured):
     """Override `__call__(step)`: the learning rate of a step of the optimizer, counted from 0."""
 
     def __call__(self, step: int) -> float:

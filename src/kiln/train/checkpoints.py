@@ -65,6 +65,8 @@ class ModelCheckpoint(Callback):
     """
 
     saves = True
+    REFUSED: tuple[str, ...] = (".h5", ".hdf5", ".keras")
+    """Endings of others' files."""
 
     def __init__(
         self, filepath: str | os.PathLike[str], monitor: str = "val_loss", verbose: int = 0,
@@ -79,7 +81,7 @@ class ModelCheckpoint(Callback):
         if not isinstance(filepath, str | os.PathLike):
             raise KilnTypeError("ModelCheckpoint", "filepath is a folder or a file's name", describe(filepath), "'checkpoints'")  # fmt: skip
         path = Path(filepath)
-        if path.suffix in (".h5", ".hdf5", ".keras"):
+        if path.suffix in self.REFUSED:
             raise KilnValueError("ModelCheckpoint", "Kiln writes files of its own", str(path), f"another ending, e.g. {path.stem}{SUFFIX}")  # fmt: skip
         self.in_folder = path.suffix == "" and "{" not in path.name
         self.folder = path if self.in_folder else path.parent

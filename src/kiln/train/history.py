@@ -8,7 +8,12 @@ from typing import Any
 from ..errors import KilnKeyError, KilnValueError
 from ..extras import need
 
-REDUCTIONS: dict[str, Callable] = {"max": max, "min": min, "sum": sum}
+REDUCTIONS: dict[str, Callable] = {
+    "max": max,
+    "min": min,
+    "sum": sum,
+    "last": lambda values: values[-1],
+}
 
 
 class Tally:

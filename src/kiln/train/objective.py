@@ -82,10 +82,12 @@ class _Part:
         return (each * weight.reshape(each.shape)).mean()
 
 
-def pick(tree: Any, key: Any, what: str) -> Any:
-    """An output, or a target, of several; `key` is None where there is one."""
+def pick(tree: Any, key: Any, what: str, names: Sequence[str] = ()) -> Any:
+    """An output, or a target, of several; `key` is None where there is one. `names` are those of what comes in a list."""
     if key is None:
         return tree
+    if key in names and isinstance(tree, list | tuple):
+        key = names.index(key)
     try:
         return tree[key]
     except (KeyError, IndexError, TypeError):
@@ -111,14 +113,15 @@ class Objective:
 
     `loss` is a name or function, or a dict (or list) of them for a model whose output is a dict (or tuple); the
     total is their sum, weighed by `loss_weights`, and each is told as "<name>_loss". `class_weight` maps class
-    numbers to what a sample of that class counts in training; a weighted loss is the sum of weight * loss over the batch,
+    numbers to what a sample of that class counts in training, and `names` are those of outputs that come in a list; a weighted loss is the sum of weight * loss over the batch,
     divided by the number of samples, as in Keras.
     """
 
     def __init__(
         self, loss: Any, metrics: Any = (), loss_weights: Any = None, weighted_metrics: Any = (),
-        class_weight: Any = None,
+        class_weight: Any = None, names: Sequence[str] = (),
     ) -> None:  # fmt: skip
+        self.names = list(names)
         factors = dict(_parts(loss_weights, "weight")) if loss_weights is not None else {}
         parts = [(k, x) for k, x in _parts(loss, "loss") if x is not None]
         unknown = [k for k in factors if k not in dict(parts)]
@@ -138,7 +141,7 @@ class Objective:
 
     def _metrics(self, given: Any) -> Iterator[tuple[str, Any, Any]]:
         """(name, key of the output, metric) of each."""
-        keys = [p.key for p in self.parts]
+        keys = [p.key for p in self.parts] or [None]
         if isinstance(given, Mapping):
             pairs = [(k, m) for k, ms in given.items() for m in _listed(ms)]
         elif any(isinstance(m, list | tuple) for m in _listed(given)):
@@ -152,6 +155,8 @@ class Objective:
                 metric = stream(metric, from_logits=self._logits(key))
             elif id(metric) in known:  # one for several outputs: each has its own stream
                 metric = deepcopy(metric)
+            if getattr(metric, "from_logits", False) is None:  # it takes what the loss takes
+                metric.from_logits = self._logits(key)
             known.add(id(given_metric))
             name = str(getattr(metric, "name", type(metric).__name__))
             yield name if key is None else f"{key}_{name}", key, metric
@@ -171,7 +176,10 @@ class Objective:
         """The total and the parts of it by name, which are empty where there is one; classes weigh in training alone."""
         total, told = None, {}
         for part in self.parts:
-            out, wanted = pick(output, part.key, "output"), pick(target, part.key, "target")
+            out, wanted = (
+                pick(x, part.key, w, self.names)
+                for x, w in ((output, "output"), (target, "target"))
+            )
             value = part(out, wanted, self._weight(part.key, wanted, weight, by_class))
             if part.key is not None:
                 told[f"{part.key}_loss"] = value.detach()
@@ -190,7 +198,7 @@ class Objective:
 
         The class is a number, the largest of a row of probabilities, or a score of 0 or 1.
         """
-        own = pick(weight, key, "sample_weight") if isinstance(weight, Mapping) else weight
+        own = pick(weight, key, "sample_weight", self.names) if isinstance(weight, Mapping | list | tuple) else weight  # fmt: skip
         table = self.class_weight if by_class else None
         if table is None:
             return own
@@ -216,7 +224,9 @@ class Objective:
     ) -> None:
         with no_grad():
             for _, k, m in metrics:
-                out, wanted = pick(output, k, "output"), pick(target, k, "target")
+                out, wanted = (
+                    pick(x, k, w, self.names) for x, w in ((output, "output"), (target, "target"))
+                )
                 counts = (
                     self._weight(k, wanted, weight, by_class) if id(m) in self.weighted else None
                 )

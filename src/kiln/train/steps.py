@@ -40,6 +40,7 @@ class Steps:
         self.model, self.objective, self.optimizers = model, objective, optimizers
         self.inside, self.compiled, self.accumulate = list(inside), compiled, accumulate
         self.cast = cast
+        self.added = getattr(model, "_added_losses", None)
         self.own = callable(getattr(model, "training_step", None))
         self.manual = self.own and not getattr(model, "automatic_optimization", True)
         self._numbered = {n: _takes(getattr(model, n, None), 2) for n in ("training_step", "validation_step", "predict_step")}  # fmt: skip
@@ -78,12 +79,17 @@ class Steps:
         with self._casting():
             output = self.model(*args, **kwargs)
             loss, told = self.objective.loss(output, target, weight)
+            loss = self._with_added(loss)
         self.backward(loss)
         if last:
             self.update()
         self.objective.measure(output, target, weight)
         values = {"loss": loss.detach(), **told}
         return values, _detached(output) if self.objective.outside else None
+
+    def _with_added(self, loss: Tensor) -> Tensor:
+        """The loss with what a model adds to it by itself (`kiln.keras`)."""
+        return loss if self.added is None else sum(self.added(), loss)
 
     def own_train(self, batch: Any, i: Any, first: bool, last: bool) -> dict[str, Tensor]:
         """The same around the model's own `training_step`."""
@@ -128,6 +134,7 @@ class Steps:
         with no_grad(), self._casting():
             output = self.model(*args, **kwargs)
             loss, told = self.objective.loss(output, target, weight, by_class=False)
+            loss = self._with_added(loss)
         self.objective.measure(output, target, weight, by_class=False)
         values = {"loss": loss, **told}
         return values, output if self.objective.outside else None

@@ -34,7 +34,7 @@ class Trainer:
     """Trains a model.
 
     `loss` is a name ("cross_entropy", "mse", …), a module or a function of (output, target); a dict of them for a model
-    that gives a dict of outputs, with `loss_weights`. `optimizer` is an optimizer of the model's parameters, a name, or
+    that gives a dict of outputs (or a list, whose `output_names` they go by), with `loss_weights`. `optimizer` is an optimizer of the model's parameters, a name, or
     a function of the parameters that gives one. `metrics` are names, functions of (output, target) (their mean over the
     samples is told), or objects of `kiln.metrics`; `weighted_metrics` are those that samples' weights count for. With `compile` each step is captured and runs as one native program; a dict is options of `kiln.compile`.
     `precision="bfloat16"` computes forward and loss in autocast, `accumulate` adds up the gradients of so many batches for one
@@ -54,6 +54,7 @@ class Trainer:
         self, model: Module, loss: Any = "cross_entropy", optimizer: Any = None, metrics: Any = (),
         compile: bool | Mapping[str, Any] = True, *, loss_weights: Any = None, precision: str = "float32", accumulate: int = 1,
         seed: int | None = None, callbacks: Sequence[Any] = (), weighted_metrics: Any = (),
+        output_names: Sequence[str] = (),
     ) -> None:  # fmt: skip
         if not isinstance(model, Module):
             raise KilnTypeError("Trainer", "the model must be an nn.Module", describe(model))
@@ -64,9 +65,9 @@ class Trainer:
         self.model, self.compile, self.accumulate = model, compile, accumulate
         hooks = [ModuleHooks()] if isinstance(model, TrainingModule) else []
         self.seed, self.callbacks = seed, [*hooks, *callbacks]
-        self._given = loss, metrics, loss_weights, weighted_metrics
+        self._given, self._output_names = (loss, metrics, loss_weights, weighted_metrics), output_names  # fmt: skip
         self._class_weight: Any = None
-        self.objective = Objective(*self._given)
+        self.objective = Objective(*self._given, names=output_names)
         self._cast = autocast_dtype(precision)
         self._optimizer = optimizer
         self._optimizers: list[optim.Optimizer] = []
@@ -148,7 +149,7 @@ class Trainer:
     def _weigh_classes(self, class_weight: Any) -> None:
         if class_weight is not self._class_weight:
             self._class_weight = class_weight
-            self.objective = Objective(*self._given, class_weight=class_weight)
+            self.objective = Objective(*self._given, class_weight, self._output_names)
 
     def _get_ready(self, batch: Any, weighted: bool) -> None:
         """Give lazy layers their sizes before anything is captured or optimized, by a call in evaluation mode."""
