@@ -247,6 +247,8 @@ def element(value: Any, d: dtype, op: str) -> Any:
         fits = value == value and (info.min or -info.max) <= value <= info.max
         if fits:
             return int(value) % (int(info.max) + 1) if value < 0 and not info.min else int(value)
+    elif value.__class__ is float and d is float32:
+        fits = not FLOAT32_MAX < abs(value) < math.inf
     elif d is float32 or d is complex64:  # PyTorch asks of no other floats
         fits = fits and not any(
             FLOAT32_MAX < abs(part) < math.inf for part in (value.real, value.imag)

@@ -133,3 +133,49 @@ def test_numbers_that_change_take_no_further_kernels():
         assert x.clamp(-k / 10.5, k / 9.5).max() == kiln.tensor(k / 9.5)
         kiln.addcdiv(x, x, x + 2, value=-k / 7)
     assert len(_known) == before
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("shape", [(1,), (3, 17), (1, 65), (2, 2, 128)])
+def test_short_rows_in_order(shape, dtype):
+    """By counting: ties keep their order, zeros of both signs are equal, NaN is above all."""
+    r = np.random.default_rng(3)
+    a = r.integers(-3, 4, shape).astype(dtype) / 2
+    for special in (np.nan, -0.0, np.inf, -np.inf):
+        a[r.random(shape) < 0.1] = special
+    x, k = kiln.from_numpy(a), max(1, shape[-1] // 3)
+    for largest in (False, True):
+        runs = []
+        for eager in ("cpu", "reference"):
+            with context(eager=eager):
+                found = kiln.sort(x, descending=largest), kiln.topk(x, k, largest=largest)
+                runs.append([t.numpy() for pair in found for t in pair])
+        for ours, due in zip(*runs, strict=True):
+            np.testing.assert_array_equal(ours, due)
+            np.testing.assert_array_equal(np.signbit(ours[ours == 0]), np.signbit(due[due == 0]))
+
+
+def test_numbers_at_ellipses_and_masks():
+    for value, dtype in ((True, "bool"), (5, "bool"), (-7, "int64"), (2.5, "float64")):
+        x = kiln.zeros(2, 3, 4, dtype=getattr(kiln, dtype))
+        version = x._version
+        x[..., 1:] = value
+        x[0, ..., 2] = 0
+        due = np.zeros((2, 3, 4), dtype)
+        due[..., 1:] = value
+        due[0, ..., 2] = 0
+        np.testing.assert_array_equal(x.numpy(), due)
+        assert x._version == version + 2
+        assert x[..., :-1].is_set_to(x[:, :, :-1])
+    with pytest.raises(RuntimeError, match="overflow"):
+        kiln.zeros(3, dtype=kiln.int64)[0:1] = 2**63
+    with pytest.raises(IndexError):
+        x[..., 0, ...]
+    with pytest.raises(IndexError):
+        x[0, 0, 0, ..., 0]
+    x = kiln.ones(3, requires_grad=True)
+    mask = kiln.tensor([True, False, True])
+    x.masked_fill(mask, -float("inf")).masked_fill(~mask, 2.0)[1].backward()
+    assert x.grad.tolist() == [0, 0, 0]
+    with pytest.raises(RuntimeError, match="overflow"):
+        x.detach().masked_fill(mask, 1e39)

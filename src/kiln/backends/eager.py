@@ -72,15 +72,51 @@ tape.native = _gradients
 registry.whole = compositions.bind(native)
 
 
-_topk = REGISTRY["topk"]
-_topk_sorted = _topk.eager
+_topk, _sort = REGISTRY["topk"], REGISTRY["sort"]
+_topk_sorted, _sorted = _topk.eager, _sort.eager
+
+
+def _ranked(x: np.ndarray, k: Any, dim: Any, largest: bool) -> tuple[np.ndarray, np.ndarray] | None:
+    """The first k of short rows in order, and where they were; None where the reference is to find them."""
+    n, d = x.ndim, x.dtype
+    if (
+        not n or (d is not _F32 and d is not _F64) or k.__class__ is not int or dim.__class__ is not int
+        or not -n <= dim < n or dim % n != n - 1 or not 0 < x.shape[-1] <= _SHORT or not 0 < k <= x.shape[-1]
+        or not 0 < x.size <= _RANKED or not x.flags.c_contiguous or config.eager != "cpu" or not native()
+    ):  # fmt: skip
+        return None
+    cols = x.shape[-1]
+    shape = (*x.shape[:-1], k)
+    values, places = np.empty(shape, d), np.empty(shape, _I64)
+    _ranks(d, config.cpu_isa or None)(values, places, x.size // cols, x, cols, k, int(bool(largest)))  # fmt: skip
+    return values, places
+
+
+_SHORT, _RANKED = 1 << 7, 1 << 12
+"""Elements of a row, and of all, up to which each is counted into its place."""
+
+
+@cache
+def _ranks(d: np.dtype, isa: str | None) -> Callable:
+    from .cpu.ranks import function
+
+    return function(d, isa)
 
 
 @routine("topk")
 def topk(input: np.ndarray, k: int, dim: int, largest: bool, sorted: bool) -> Any:
     """NumPy's selection of few elements: kernels would sort them all."""
+    if (found := _ranked(input, k, dim, largest)) is not None:
+        return found
     few = input.size < LARGE or (input.ndim and selects(k, input.shape[dim]))
     return (_topk.run if few else _topk_sorted)(input, k, dim, largest, sorted)
+
+
+@routine("sort")
+def sort(input: np.ndarray, dim: int, descending: bool) -> Any:
+    """Short rows by counting."""
+    found = _ranked(input, input.shape[-1], dim, descending) if input.ndim else None
+    return _sorted(input, dim, descending) if found is None else found
 
 
 # ---------------------------------------------------------------- one value everywhere
@@ -317,6 +353,8 @@ def _copied(a: np.ndarray) -> np.ndarray | None:
 @routine("clone")
 def clone(input: np.ndarray, memory_format: Any) -> np.ndarray:
     """A copy in row-major order, where that is asked for."""
+    if memory_format is None and input.flags.c_contiguous and input.dtype.isbuiltin == 1:
+        return input.copy()
     r = _copied(input) if memory_format is contiguous_format else None
     return _clone_run(input, memory_format) if r is None else r
 

@@ -234,15 +234,22 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
         d: Any = x.dtype if x.__class__ is np.ndarray else None
         if d is not _F32 and d is not _F64:
             return otherwise(*args)
-        arrays = args[:n_arrays]
+        k = n_arrays
+        while args[k - 1] is None:  # which may be left out
+            k -= 1
+        arrays = args[:k]
         for a in arrays:
             if a.__class__ is not np.ndarray or a.dtype is not d:
                 return otherwise(*args)
-        shape = x.shape if n_arrays == 1 else np.broadcast_shapes(*[a.shape for a in arrays])
+        shape = x.shape
+        for a in arrays[1:]:
+            if a.shape != shape:
+                shape = np.broadcast_shapes(*[a.shape for a in arrays])
+                break
         n = prod(shape)
         if not 0 < n < FEW:
             return otherwise(*args)
-        call = few(name, fn, d, n_arrays, 0, args[n_arrays:], native)
+        call = few(name, fn, d, k, 0, args[k:], native)
         if call is None:
             return otherwise(*args)
         alike = [

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, KilnValueError, describe
-from ..tensor import Tensor
+from ..tensor import PLAIN, Tensor
 from .loss import each_reduction, resolve_reduction
 from .reduced import reduced, reduced_loss
 from .registry import FUNCTIONS, Sample, composition, op
@@ -18,6 +18,8 @@ from .transcendental import sigmoid
 
 
 def _same_size(name: str, input: Any, target: Any) -> None:
+    if input.__class__ in PLAIN and target.__class__ in PLAIN and input._a.shape == target._a.shape:
+        return
     if input.shape != target.shape:
         raise KilnValueError(
             name, f"Using a target size ({target.shape}) that is different to the input size ({input.shape})",
@@ -63,7 +65,7 @@ def _bce_quick(g: np.ndarray, input: np.ndarray, target: np.ndarray) -> np.ndarr
 
 
 @op(
-    private=True, node="BinaryCrossEntropyBackward0", family="elementwise", promote="same", check=False, body=_bce_body,
+    private=True, node="BinaryCrossEntropyBackward0", family="elementwise", promote="same", check=False, dear=True, body=_bce_body,
     grad={("input", "target"): _bce_rule},
     samples=lambda: iter([Sample((draw(rng(), (3, 4), 0.05, 0.95), draw(rng(1), (3, 4), 0, 1)))]),
 )  # fmt: skip
@@ -97,7 +99,8 @@ def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = 
     """-(target * log(input) + (1 - target) * log(1 - input)) for probabilities; logs count as at least -100."""
     reduction = resolve_reduction("binary_cross_entropy", size_average, reduce, reduction)
     _same_size("binary_cross_entropy", input, target)
-    constants("binary_cross_entropy", weight=weight)
+    if weight is not None:
+        constants("binary_cross_entropy", weight=weight)
     a = input._a
     if isinstance(a, np.ndarray) and a.size and not _probable(a):
         raise KilnError(
@@ -141,7 +144,7 @@ def _logits_quick(g: np.ndarray, input: np.ndarray, target: np.ndarray, pos_weig
 
 
 @op(
-    private=True, node="BinaryCrossEntropyWithLogitsBackward0", family="elementwise", promote="same", check=False, body=_logits_body,
+    private=True, node="BinaryCrossEntropyWithLogitsBackward0", family="elementwise", promote="same", check=False, dear=True, body=_logits_body,
     grad={("input", "target"): _logits_rule},
     samples=lambda: iter([
         Sample((draw(rng(), (3, 4), -4, 4), draw(rng(1), (3, 4), 0, 1), None)),
@@ -169,7 +172,8 @@ def binary_cross_entropy_with_logits(
     name = "binary_cross_entropy_with_logits"
     reduction = resolve_reduction(name, size_average, reduce, reduction)
     _same_size(name, input, target)
-    constants(name, weight=weight, pos_weight=pos_weight)
+    if weight is not None or pos_weight is not None:
+        constants(name, weight=weight, pos_weight=pos_weight)
     if weight is None:
         return _bce_logits(input, target, pos_weight, reduction)
     return reduced(bce_logits(input, target, pos_weight) * weight, reduction)

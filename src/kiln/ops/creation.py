@@ -315,17 +315,19 @@ def _laid(
 
 
 def _of_value(shape: tuple, value: Any, d: dt.dtype) -> Tensor:
-    """`full_op`, of zeros or ones kept short."""
-    if (
-        value.__class__ is not int
-        or not 0 <= value <= 1
-        or CAPTURING
-        or (n := math.prod(shape)) >= LARGE
-    ):
+    """`full_op`, of zeros, ones and usual numbers kept short."""
+    c = value.__class__
+    if c is int:
+        usual = 0 <= value <= 1 or (d is dt.int64 and -(2**63) <= value < 2**63)
+    else:
+        usual = c is float and (d is dt.float32 or d is dt.float64) and -dt.FLOAT32_MAX <= value <= dt.FLOAT32_MAX  # fmt: skip
+    if not usual or CAPTURING or (n := math.prod(shape)) >= LARGE:
         return full_op(shape, value, d)
-    a = np.empty(shape, d.np) if value else np.zeros(shape, d.np)
-    if value and n:
-        a.fill(1)
+    if c is int and not value:
+        return wrap(np.zeros(shape, d.np))
+    a = np.empty(shape, d.np)
+    if n:
+        a.fill(value)
     return wrap(a)
 
 
@@ -367,7 +369,7 @@ def full(size: Any, fill_value: Any, *, out: Any = None, dtype: Any = None, layo
         d = fill_value.dtype if dtype is None and out is None else d
         t = fill_value.to(d).expand(_size((size,), None, "full")).clone()
     else:
-        t = full_op(_size((size,), None, "full"), fill_value, d)
+        t = _of_value(_size((size,), None, "full"), fill_value, d)
     return _placed(full_op, t, requires_grad, out)
 
 

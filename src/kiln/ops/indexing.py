@@ -20,7 +20,7 @@ from .picking import gathered_at, masked_select_op
 from .registry import Operand, Sample, composition, method, op
 from .rules import zero_gradient
 from .samples import draw, rng
-from .slicing import basic_index, normalize_index, written_at
+from .slicing import basic_index, normalize_index, spelled_out, written_at
 
 _I64, _BOOL = dt.int64.np, dt.bool_.np
 _basic = basic_index.op  # type: ignore[attr-defined]
@@ -154,6 +154,9 @@ def _plain_index(x: Tensor, index: tuple) -> Tensor | None:
         elif c is list and listed is None and i and set(map(type, i)) == _INTS:
             listed = d - 1
             normal.append((0, n, 1))
+        elif i is Ellipsis:
+            full = spelled_out(index, len(shape))
+            return None if full is None else _plain_index(x, full)
         else:
             return None
     normal += [(0, n, 1) for n in shape[d:]]

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from .. import dtypes as dt
+from ..autograd.modes import mode
 from ..autograd.recorders import called
 from ..errors import KilnError, KilnTypeError, describe
 from ..shape import broadcast_shapes
-from ..tensor import Tensor
+from ..tensor import CAPTURING, PLAIN, Tensor, wrap
 from . import storing
+from .dispatch import LARGE
 from .indexing import assign, index_op
 from .picking import masked_scatter_op, nonzero_op
 from .registry import Sample, composition, method
 from .samples import draw, rng
 from .selection import where_op
+
+_F32, _F64, _BOOL = dt.float32.np, dt.float64.np, dt.bool_.np
 
 
 def _mask_check(name: str, mask: Any) -> None:
@@ -59,6 +64,16 @@ def filled(input: Tensor, mask: Tensor, value: Any) -> Tensor:
 @composition(samples=_mask_samples)
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """input with `value` where the mask is True."""
+    if (
+        (value.__class__ is float or value.__class__ is int) and not CAPTURING and input.__class__ in PLAIN
+        and mask.__class__ in PLAIN and not (mode.grad and (input._rg or input._base is not None))
+        and (a := input._a).__class__ is np.ndarray is (m := mask._a).__class__ and a.shape == m.shape
+        and (a.dtype is _F32 or a.dtype is _F64) and m.dtype is _BOOL and a.flags.c_contiguous and a.size < LARGE
+        and not dt.FLOAT32_MAX < abs(value) < math.inf
+    ):  # fmt: skip
+        r = a.copy()
+        np.copyto(r, a.dtype.type(value), where=m)
+        return wrap(r)
     out = called(filled(input, mask, value), f"MaskedFillBackward{int(isinstance(value, Tensor))}")
     return out.contiguous()
 

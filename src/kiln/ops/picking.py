@@ -157,3 +157,33 @@ def gathered_at(ufunc: Any, out: np.ndarray, where: tuple, values: Any) -> None:
         places = places * n + (np.where(side < 0, side + n, side) if (side < 0).any() else side)
     flat = np.broadcast_to(values, places.shape).astype(out.dtype, copy=False)
     ufunc.at(out.reshape(-1), np.ravel(places), flat.reshape(-1))
+
+
+def along(shape: tuple, index: np.ndarray, dim: int) -> tuple:
+    """NumPy's index for what indices along one dimension point at."""
+    n = index.ndim
+    found: list[np.ndarray] = []
+    for i, size in enumerate(index.shape):
+        if i == dim:
+            found.append(index)
+        elif size == 1:
+            found.append(_FIRST)
+        else:
+            found.append(np.arange(size).reshape((1,) * i + (-1,) + (1,) * (n - 1 - i)))
+    return tuple(found)
+
+
+_FIRST = np.zeros(1, np.int64)
+
+
+_UNSIGNED = {k: np.dtype(f"u{k}") for k in (1, 2, 4, 8)}
+
+
+def check_index(name: str, index: np.ndarray, n: int, dim: int) -> None:
+    """An error where an index lies outside of a dimension; negative ones are large where they are unsigned."""
+    if index.size and np.maximum.reduce(index.view(_UNSIGNED[index.itemsize]), None) >= n:
+        bad = index.max() if index.max() >= n else index.min()
+        raise KilnError(
+            name, f"index {bad} is out of bounds for dimension {dim} with size {n}", f"index {bad}",
+            f"valid indices are 0 to {n - 1}",
+        )  # fmt: skip

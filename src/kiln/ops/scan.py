@@ -60,8 +60,8 @@ def cumsum_op(input: Tensor, dim: int) -> Tensor:
     if not input.ndim:
         return input.astype(np.int64) if input.dtype.kind in "iub" else input.copy()
     if input.dtype.kind in "iub":
-        return np.cumsum(input, dim, np.int64)
-    total = np.cumsum(input, dim, np.float64 if input.dtype == _F32 else None)
+        return np.add.accumulate(input, dim, np.int64)
+    total = np.add.accumulate(input, dim, np.float64 if input.dtype == _F32 else None)
     total += 0  # which the sum begins with: -0 comes out as 0
     return total.astype(input.dtype, copy=False)
 

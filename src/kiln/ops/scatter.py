@@ -15,7 +15,7 @@ from . import dispatch, storing
 from .creation import arange, tensor, zeros
 from .indexing import assign, index_op, index_put_op, indexing
 from .masks import filled
-from .picking import gathered_at
+from .picking import along, check_index, gathered_at
 from .registry import Operand, Sample, composition, method
 from .samples import draw, rng
 from .selection import where_op
@@ -28,26 +28,6 @@ def _index_dtype(name: str, index: Any, allow_int32: bool = True) -> None:
         raise KilnError(
             name, f"{name}(): expected dtype int64 for index", describe(index),
             "convert with .long()",
-        )  # fmt: skip
-
-
-def _along(shape: tuple, index: np.ndarray, dim: int) -> tuple:
-    n = index.ndim
-    return tuple(
-        index
-        if i == dim
-        else np.arange(index.shape[i]).reshape((1,) * i + (-1,) + (1,) * (n - 1 - i))
-        for i in range(n)
-    )
-
-
-def _check_index(name: str, index: np.ndarray, n: int, dim: int) -> None:
-    """An error where an index lies outside of a dimension; negative ones are large where they are unsigned."""
-    if index.size and index.view(f"u{index.itemsize}").max() >= n:
-        bad = index.max() if index.max() >= n else index.min()
-        raise KilnError(
-            name, f"index {bad} is out of bounds for dimension {dim} with size {n}", f"index {bad}",
-            f"valid indices are 0 to {n - 1}",
         )  # fmt: skip
 
 
@@ -94,10 +74,11 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
     """out[i][j] = input[index[i][j]][j] for dim 0: values along one dimension at given indices."""
     if index.size == 0:
         return np.zeros(index.shape, input.dtype)
-    x = np.atleast_1d(input)
+    x, at = (input, index) if input.ndim and index.ndim else map(np.atleast_1d, (input, index))
     dim %= x.ndim
-    _check_index("gather", index, x.shape[dim], dim)
-    return x[_along(x.shape, np.atleast_1d(index), dim)].reshape(index.shape)
+    check_index("gather", index, x.shape[dim], dim)
+    r = x[along(x.shape, at, dim)]
+    return r if r.shape == index.shape else r.reshape(index.shape)
 
 
 @composition(out="apart", samples=lambda: iter([Sample((draw(rng(), (3, 4)), rng(1).integers(0, 4, (3, 2)), 1)),
@@ -252,10 +233,11 @@ def _scatter_infer(input: Any, dim: int, index: Any, src: Any, *rest: Any) -> tu
 
 def _places(name: str, out: np.ndarray, dim: int, index: np.ndarray) -> tuple[np.ndarray, tuple]:
     """A view of `out` with at least one dimension, and where in it the indices point."""
-    out, index = np.atleast_1d(out), np.atleast_1d(index)
+    if not (out.ndim and index.ndim):
+        out, index = np.atleast_1d(out), np.atleast_1d(index)
     d = dim % out.ndim
-    _check_index(name, index, out.shape[d], d)
-    return out, _along(out.shape, index, d)
+    check_index(name, index, out.shape[d], d)
+    return out, along(out.shape, index, d)
 
 
 def _added(out: np.ndarray, dim: int, index: np.ndarray, src: np.ndarray) -> np.ndarray:
@@ -269,6 +251,8 @@ def _added(out: np.ndarray, dim: int, index: np.ndarray, src: np.ndarray) -> np.
 def _clip_src(src: Any, index: np.ndarray) -> Any:
     """The part of src that the index covers."""
     if not isinstance(src, np.ndarray) or (not src.ndim and not index.ndim):
+        return src
+    if src.shape == index.shape:
         return src
     return np.atleast_1d(src)[tuple(slice(0, n) for n in index.shape)]
 
@@ -540,7 +524,7 @@ def _index_add_batch(n: int, input: Any, dim: int, index: Any, source: Any, alph
 def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
     """A copy of input with alpha * source[i] added to slice index[i] of one dimension."""
     out = input.copy()
-    _check_index("index_add", index, input.shape[dim] if input.ndim else 1, dim)
+    check_index("index_add", index, input.shape[dim] if input.ndim else 1, dim)
     at = (slice(None),) * (dim % max(input.ndim, 1)) + (index.reshape(-1),) if input.ndim else ()
     gathered_at(
         np.add,

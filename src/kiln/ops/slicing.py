@@ -87,7 +87,17 @@ def normalize_index(index: Any, shape: Any, name: str = "index") -> tuple:
 
 
 _ALL = slice(None)
-_F32, _F64 = dt.float32.np, dt.float64.np
+_F32, _F64, _BOOL, _I64 = dt.float32.np, dt.float64.np, dt.bool_.np, dt.int64.np
+_WORD = 2**63
+
+
+def spelled_out(index: tuple, ndim: int) -> tuple | None:
+    """An index with whole slices in place of its one ellipsis; None where it has several, or is too long."""
+    at = [i is Ellipsis for i in index]
+    j, slices = at.index(True), ndim + 1 + index.count(None) - len(index)
+    if slices < 0 or at.count(True) > 1:
+        return None
+    return (*index[:j], *[_ALL] * slices, *index[j + 1 :])
 
 
 def _untracked(x: Tensor) -> bool:
@@ -98,7 +108,7 @@ def _untracked(x: Tensor) -> bool:
 
 
 def written_at(x: Tensor, index: Any, value: Any) -> bool:
-    """Write a tensor of x's dtype, or a number among floats, at ints and slices, where nothing is to be recorded.
+    """Write a tensor of x's dtype, or a number that this holds, at ints and slices, where nothing is to be recorded.
 
     False, and nothing done, for whatever else there is.
     """
@@ -112,10 +122,10 @@ def written_at(x: Tensor, index: Any, value: Any) -> bool:
             return False
         tracked = mode.grad and not (_untracked(x) and _untracked(value))
     elif (
-        (c is float or c is int)
-        and (d is _F32 or d is _F64)
+        (d is _F32 or d is _F64)
+        and (c is float or c is int)
         and -dt.FLOAT32_MAX <= value <= dt.FLOAT32_MAX
-    ):
+    ) or (c is bool and d is _BOOL) or (c is int and (d is _I64 or d is _BOOL) and -_WORD <= value < _WORD):  # fmt: skip
         v = d.type(value)
         tracked = mode.grad and not _untracked(x)
     else:
