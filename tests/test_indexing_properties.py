@@ -174,13 +174,13 @@ def test_what_is_written_may_have_more_dimensions_of_size_one_in_front(index):
 
 def test_lists_that_hold_more_than_numbers_are_an_index_for_each_dimension():
     x, i, j = kiln.arange(24).reshape(2, 3, 4), kiln.tensor([0, 1]), kiln.tensor([1, 0])
-    for given, meant in (
+    for index, meant in (
         ([i, j], (i, j)), ([[0, 1], [1, 0]], (i, j)), ([slice(0, 1), slice(1, 3)], (slice(0, 1), slice(1, 3))),
         ([0, slice(None)], (0, slice(None))), ([None, 0], (None, 0)), ([..., 0], (..., 0)), ([i.numpy(), 1], (i, 1)),
     ):  # fmt: skip
-        assert kiln.equal(x[given], x[meant])
+        assert kiln.equal(x[index], x[meant])
         y, z = x.clone(), x.clone()
-        y[given] = z[meant] = -1
+        y[index] = z[meant] = -1
         assert kiln.equal(y, z)
     assert x[[0, 1]].shape == (2, 3, 4)
     assert x[[[0]] * 32].shape == (32, 1, 3, 4)
