@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def test_nothing_is_recorded_or_watched_outside() -> None:
 def test_a_captured_function_is_one_event() -> None:
     step = kiln.compile(lambda x: (x * 2).exp().sum())
     x = kiln.randn(5)
+    step(x)
     with profile() as p:
         a = step(x)
         b = step(x)
@@ -260,7 +262,7 @@ def test_kernels_and_what_they_reach_of_the_machine(tmp_path: Path) -> None:
     assert "kiln::matmul" in table
     p.export_chrome_trace(str(tmp_path / "trace.json"))
     trace = json.loads((tmp_path / "trace.json").read_text())
-    assert any(e["cat"] == "kernel" and e["args"]["flops"] for e in trace["traceEvents"])
+    assert any(e.get("cat") == "kernel" and e["args"]["flops"] for e in trace["traceEvents"])
     with profile() as plain:
         fast(a, b)
     assert not any(e.kind == "kernel" for e in plain.events())
@@ -316,3 +318,41 @@ def test_the_flame_picture(tmp_path: Path) -> None:
     assert inner[2] > y0
     assert x0 <= inner[1]
     assert inner[3] <= width + 0.1
+
+
+def test_what_a_first_call_compiles_is_told_as_that(tmp_path, monkeypatch):
+    def f(x):
+        return (x.sin() * 3.25).exp().sum()
+
+    monkeypatch.setattr(kiln.config.config, "cache_dir", str(tmp_path))
+    fast = kiln.compile(f)
+    with profile(with_kernels=True) as p:
+        fast(kiln.rand(7, 11))
+    found = {e.key: e for e in p.key_averages()}
+    call = found["CompiledFunction: f"]
+    assert {"capturing f", "compiling f", "compiling kernels (LLVM)"} <= found.keys()
+    assert call.self_cpu_time_total < 0.5 * found["capturing f"].cpu_time_total
+    bound = {r.name: r.bound for r in p.efficiency()}
+    assert bound["compiling kernels (LLVM)"] == "compiling"
+    with profile(with_kernels=True) as p:
+        fast(kiln.rand(7, 11))
+    assert not [e for e in p.events() if "ing " in e.name]
+
+
+def test_operations_have_a_unit():
+    x = kiln.rand(100, 100)
+    with profile(with_flops=True) as p:
+        x @ x
+        x + x
+    table = p.key_averages().table()
+    assert re.search(r"matmul.* 2\.000M\n", table)
+    assert re.search(r"add.* 10\.000K\n", table)
+
+
+def test_traces_name_the_process_and_its_threads(tmp_path):
+    with profile() as p:
+        kiln.rand(3)
+    p.export_chrome_trace(str(tmp_path / "t.json"))
+    rows = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    told = {e["name"]: e["args"]["name"] for e in rows if e["ph"] == "M"}
+    assert told == {"process_name": "python", "thread_name": threading.current_thread().name}

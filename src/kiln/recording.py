@@ -26,10 +26,11 @@ from .tensor import CAPTURING, Tensor, watch_calls
 RECORDING: list[Recorder] = []
 """Who records; empty almost always."""
 
-OP, PROGRAM, KERNEL, BLOCK, MEMORY = (
+OP, PROGRAM, KERNEL, COMPILE, BLOCK, MEMORY = (
     "cpu_op",
     "program",
     "kernel",
+    "compile",
     "user_annotation",
     "cpu_instant_event",
 )
@@ -167,9 +168,9 @@ def note_kernel(name: str, start: int, end: int, moved: int, flops: int) -> None
 
 
 @contextmanager
-def block(name: str) -> Iterator[None]:
+def block(name: str, kind: str = BLOCK) -> Iterator[None]:
     """An event around a block of the program, where anybody records."""
-    e = begin(name, BLOCK) if RECORDING else None
+    e = begin(name, kind) if RECORDING else None
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any
@@ -38,7 +39,8 @@ def _format_memory(n: float) -> str:
 
 
 def _format_flops(n: float) -> str:
-    return f"{n:.3f}" if n > 0 else "--"
+    k = min((len(str(int(n))) - 1) // 3, 5)
+    return f"{n / 1000**k:.3f}{' KMGTP'[k].strip()}" if n > 0 else "--"
 
 
 def _text(attribute: str) -> property:
@@ -117,6 +119,7 @@ class FunctionEventAvg(_Times):
         self.self_cpu_time_total = self.cpu_time_total = 0.0
         self.stack: Sequence[str] = ()
         self.is_user_annotation = False
+        self.kind = ""
 
     def add(self, other: _Times) -> FunctionEventAvg:
         """Count another event, or several, as well."""
@@ -278,7 +281,17 @@ def write_trace(path: str, events: Iterable[FunctionEvent], metadata: dict[str, 
                 opener: Callable = open) -> None:  # fmt: skip
     """Write events in the format of Chrome's traces."""
     pid = os.getpid()
-    rows = [
+    events = list(events)
+    names = {t.ident: t.name for t in threading.enumerate()}
+    known = {e.thread: names.get(e.thread, f"thread {e.thread}") for e in events}
+    rows: list[dict] = [
+        {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": {"name": "python"}}
+    ]
+    rows += [
+        {"ph": "M", "name": "thread_name", "pid": pid, "tid": i, "args": {"name": n}}
+        for i, n in known.items()
+    ]
+    rows += [
         {
             "ph": "X", "cat": e.kind, "name": e.name, "pid": pid, "tid": e.thread,
             "ts": e.time_range.start, "dur": e.time_range.elapsed_us(), "args": {"Input Dims": e.input_shapes} | {

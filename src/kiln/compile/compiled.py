@@ -21,7 +21,7 @@ from ..backends import base
 from ..config import config
 from ..errors import CaptureError, KilnError, KilnTypeError, describe
 from ..graph.node import Graph
-from ..recording import PROGRAM, RECORDING, begin_call, end
+from ..recording import COMPILE, PROGRAM, RECORDING, begin_call, block, end
 from ..runtime.forks import own_lock
 from ..tensor import ACTIVE, CAPTURING, Tensor, _fresh, active_capture
 from .capture import Capture
@@ -212,7 +212,7 @@ class CompiledFunction:
             if path.predicate is None:
                 with self.lock:
                     if path.plan is None and path.predicate is None:
-                        with _collector_resting():
+                        with _collector_resting(), block(f"capturing {self.name}", COMPILE):
                             self._capture(entry, path, decisions, leaves)
                 continue
             path.apart.check(leaves)

@@ -54,7 +54,7 @@ def _draw(f: _Frame, x: float, row: int, scale: float, total: float, out: list[s
     share = 100 * f.us / total if total else 0.0
     times = "" if row == 0 else f" in {f.count} call{'s' if f.count > 1 else ''}"
     title = escape(f"{f.name}: {f.us:,.1f} us{times}, {share:.1f} %")
-    letters = int(width / 6.2)
+    letters = int((width - 6) / 6.9)
     text = f.name if len(f.name) <= letters else f.name[: letters - 1] + "…" if letters > 3 else ""
     out.append(
         f'<g><title>{title}</title><rect x="{x:.2f}" y="{row * _ROW}" width="{width:.2f}" height="{_ROW - 1}" rx="2" '

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..autograd.profiler_util import FunctionEvent, FunctionEventAvg
+from ..recording import COMPILE
 
 CHAINS = (
     16  # independent accumulators: more than the latency times the throughput of any core's FMA
@@ -135,7 +136,7 @@ class Efficiency(list):
     """What ops and kernels reach of the machine's limits, those first that took longest; `str()` of it is a table.
 
     Each is an average with `bytes_per_s`, `flops_per_s`, `of_bandwidth` and `of_flops` (fractions of the limits); `bound` is the limit that
-    it is nearer to, or "overhead" where it reaches a twentieth of neither. Only events that called no others are looked at, so that nothing is counted twice.
+    it is nearer to, "overhead" where it reaches a twentieth of neither, or "compiling" where that was what took the time. Only events that called no others are looked at, so that nothing is counted twice.
     """
 
     def __init__(self, events: Iterable[FunctionEvent], limits: Limits):
@@ -143,7 +144,8 @@ class Efficiency(list):
         for e in events:
             if not e.cpu_children and not e.is_user_annotation and e.self_cpu_time_total > 0:
                 shapes = str(e.input_shapes) if e.input_shapes else ""
-                found.setdefault((e.key, shapes), FunctionEventAvg(e.key, shapes)).add(e)
+                a = found.setdefault((e.key, shapes), FunctionEventAvg(e.key, shapes)).add(e)
+                a.kind = e.kind
         self.limits = limits
         super().__init__(
             sorted((Reached(a, limits) for a in found.values()), key=lambda r: -r.seconds)
@@ -191,3 +193,5 @@ class Reached:
         self.bound = (
             "overhead" if near < 0.05 else "arithmetic" if near == self.of_flops else "memory"
         )
+        if a.kind == COMPILE:
+            self.bound = "compiling"

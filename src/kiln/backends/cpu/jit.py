@@ -16,6 +16,7 @@ from typing import Any
 from kiln.backends.cpu import cache
 from kiln.backends.cpu.isa import Isa
 from kiln.errors import KilnError
+from kiln.recording import COMPILE, block
 from kiln.runtime.forks import never_within
 
 _lock = threading.RLock()
@@ -166,7 +167,8 @@ def provide(modules: Sequence[str], isa: Isa) -> list[str]:
     texts = dict(zip(keys, modules, strict=True))
 
     def compiled(missing: list[str]) -> list[bytes]:
-        objects = compile_objects([texts[key] for key in missing], isa)
+        with block("compiling kernels (LLVM)", COMPILE):
+            objects = compile_objects([texts[key] for key in missing], isa)
         for key, data in zip(missing, objects, strict=True):
             cache.put(key, data)
         return objects

@@ -17,7 +17,7 @@ from ...errors import KilnError, KilnIndexError
 from ...graph.node import Graph
 from ...ladder import tell
 from ...ops.registry import REGISTRY
-from ...recording import RECORDING, kernels_wanted, note_kernel
+from ...recording import COMPILE, RECORDING, block, kernels_wanted, note_kernel
 from ...runtime import arena, threads
 from ...runtime.blocks import allocator, blocks
 from ...runtime.calls import Call
@@ -46,6 +46,11 @@ def recipe_of(
     graph: Graph, name: str, max_memory: int | None = None, steady: Sequence[int] = ()
 ) -> Recipe:
     """What `compile` makes a program of, with its kernels loaded."""
+    with block(f"compiling {name}", COMPILE):
+        return _recipe_of(graph, name, max_memory, steady)
+
+
+def _recipe_of(graph: Graph, name: str, max_memory: int | None, steady: Sequence[int]) -> Recipe:
     compiled, begun = cache.stats.compiles, time.perf_counter()
     isa = host_isa()
     key = recipe.key(graph, isa, max_memory, steady)
