@@ -8,6 +8,7 @@ import pytest
 
 import kiln
 from kiln import nn
+from kiln.backends.one_call import shelf
 
 MB = 1 << 20
 
@@ -96,4 +97,13 @@ def test_compiled_forward_and_memory_that_waits() -> None:
     assert after["saved for backward"] == before["saved for backward"]
     assert after["cached memory"] > 0
     kiln.cpu.empty_cache()
-    assert kiln.memory_report()["cached memory"] == 0
+    report = kiln.memory_report()
+    assert report["cached memory"] == 0
+    with pytest.raises(KeyError, match="held for no such thing"):
+        report["weights"]
+
+
+def test_what_kernels_of_eager_mode_hold() -> None:
+    nn.Conv2d(8, 16, 3)(kiln.randn(4, 8, 20, 20))
+    (held,) = (h.bytes for h in kiln.memory_report().holdings if h.name == "kernels of eager mode")
+    assert held == shelf().size > 0

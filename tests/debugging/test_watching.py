@@ -161,7 +161,7 @@ def test_stepping(trained: tuple) -> None:
 def test_the_prompt(trained: tuple) -> None:
     _, run, x, y = trained
     s = Stepper(run, x, y)
-    commands = "s\nl\nb head\nc\nw\na\np body\np decoder\nb nan\nc\nfly\nhelp s\nq\n"
+    commands = "s\nl\nb head\nc\nw\na\np body\np decoder\nb nan\nc\nfly\nhelp s\nhelp\ncl\nb\nq\n"
     s.stdin, s.stdout, s.use_rawinput = io.StringIO(commands), (out := io.StringIO()), False
     s.interact()
     said = out.getvalue()
@@ -174,7 +174,9 @@ def test_the_prompt(trained: tuple) -> None:
     assert "no value of this name has been computed" in said
     assert "breakpoints: head, nan" in said
     assert "no such command" in said
-    assert "compute the next node" in said
+    assert said.count("s: compute the next node.") == 2
+    assert "cl: clear all breakpoints." in said
+    assert said.endswith("breakpoints: \n(kiln) ")
 
 
 def test_a_breakpoint_on_nan() -> None:

@@ -107,7 +107,7 @@ def test_a_compiled_function():
         kiln.draw(step)
     step(kiln.ones(3, 4))
     found = texts(kiln.draw(step))
-    for text in ("step", "argument 0", "f32[3, 4]", "lr", "linear", "linear_weight_grad", "into state 1"):  # fmt: skip
+    for text in ("step", "argument 0", "f32[3, 4]", "lr", "weight", "linear_weight_grad", "into weight", "grad of bias"):  # fmt: skip
         assert text in found, found
 
 
@@ -125,3 +125,14 @@ def test_what_cannot_be_drawn():
         kiln.draw(3)
     with pytest.raises(RuntimeError, match="needs inputs"):
         kiln.draw(nn.ReLU())
+    with pytest.raises(ValueError, match="pictures are SVG"):
+        kiln.draw(nn.ReLU(), "relu.png", (2,))
+
+
+def test_a_compiled_module_is_drawn_as_module_or_as_captured():
+    fast = kiln.compile(nn.Sequential(nn.Linear(4, 2), nn.ReLU()))
+    assert "0: Linear" in texts(kiln.draw(fast, inputs=(3, 4)))
+    with pytest.raises(RuntimeError, match="not captured yet"):
+        kiln.draw(fast)
+    fast(kiln.ones(3, 4))
+    assert {"argument 0", "0.weight", "linear", "relu"} <= set(texts(kiln.draw(fast)))

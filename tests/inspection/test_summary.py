@@ -70,7 +70,7 @@ def test_the_table():
         "parameters   212 (212 trainable, 0 not)",
         "FLOPs        forward 12.3 K",
         "memory       parameters and buffers 848 B, inputs 1 KiB, activations 512 B",
-        "peak         5.83 KiB in a forward pass",
+        "peak         5.83 KiB in a forward pass: 0 (Linear) 2 KiB, 1 (ReLU) 2 KiB, inputs 1 KiB",
     ]
 
 
@@ -122,6 +122,12 @@ def test_nothing_is_run_drawn_or_changed():
     assert "800 frozen" in text
     assert "again: Linear ×2 (as head)" in text
     assert "head: Linear ×2" in text
+
+
+def test_lazy_and_compiled_models_count_as_what_they_become():
+    lazy = kiln.summary(nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.Linear(16, 4)), (32, 8))
+    assert str(lazy) == str(kiln.summary(mlp(), (32, 8)))
+    assert str(lazy) == str(kiln.summary(kiln.compile(mlp()), (32, 8)))
 
 
 def test_depth_keeps_the_sums():
@@ -273,6 +279,10 @@ class Choosing(nn.Module):
         (lambda: kiln.summary(mlp(), (2, 8), loss="nope"), ValueError, "no loss"),
         (lambda: kiln.summary(mlp(), (2, 8), optimizer="nope"), ValueError, "no optimizer"),
         (lambda: kiln.summary(mlp(), (2, 9)), RuntimeError, "9"),
+        (lambda: kiln.summary(nn.LazyLinear(4), [(2, 8), (2, 8)]), TypeError, r"not those of LazyLinear.forward\(input\)"),
+        (lambda: kiln.summary(nn.Sequential(nn.LazyLinear(4), Choosing()), (2, 8)), RuntimeError, "1 reads a value"),
+        (lambda: kiln.summary(mlp(), (2, 8), loss="mse"), ValueError, "a loss and its target go together"),
+        (lambda: kiln.summary(mlp(), (2, 8), target=(2, 4)), ValueError, "a loss and its target go together"),
         (lambda: kiln.summary(3, (2, 9)), TypeError, "nn.Module"),
         (lambda: kiln.summary(mlp(), (2, 8), optimizer="lbfgs"), RuntimeError, "can't step without data"),
     ],

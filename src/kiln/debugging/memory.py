@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ..autograd.profiler_util import _format_memory
 from ..autograd.tape import TapeNode
+from ..errors import KilnKeyError
 from ..heap import everything, is_module, is_optimizer
 from ..places import tensor_names
 from ..runtime.blocks import blocks
@@ -39,7 +41,7 @@ class MemoryReport:
 
     def __getitem__(self, kind: str) -> int:
         if kind not in KINDS:
-            raise KeyError(kind)
+            raise KilnKeyError("memory_report", "memory is held for no such thing", repr(kind), ", ".join(KINDS))  # fmt: skip
         return sum(h.bytes for h in self.holdings if h.kind == kind)
 
     @property
@@ -117,7 +119,7 @@ def memory_report() -> MemoryReport:
 
     Every piece of memory is counted once, under the first of `debugging.memory.KINDS` that it serves, and by its owner: a
     parameter's name (`encoder.weight`), a node of the tape (`MulBackward0`), a compiled function. "compiled programs" is what
-    these hold between their kernels and keep of parameters; "cached memory" waits for new results (`kiln.cpu.empty_cache`).
+    these, and kernels of eager mode, hold between their kernels and keep of parameters; "cached memory" waits for new results (`kiln.cpu.empty_cache`).
     The heap is walked: milliseconds, more in a large program.
     """
     heap = _Heap()
@@ -157,6 +159,8 @@ def memory_report() -> MemoryReport:
         stats = f.memory_stats()
         if stats["held_bytes"]:
             holdings.append(Holding("compiled programs", f.name, stats["held_bytes"], stats["programs"]))  # fmt: skip
+    if (eager := sys.modules.get("kiln.backends.cpu.one_op")) is not None and eager.shelf.size:
+        holdings.append(Holding("compiled programs", "kernels of eager mode", eager.shelf.size, 1))
     if blocks.held:
         holdings.append(Holding("cached memory", "blocks of dead results", blocks.held, 1))
     return MemoryReport(holdings)

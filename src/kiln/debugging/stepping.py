@@ -186,6 +186,16 @@ class Stepper(cmd.Cmd):
         for i in range(max(self.at - 5, 0), min(self.at + 6, len(self.nodes))):
             self._say(("-> " if i == self.at else "   ") + self._line(self.nodes[i]))
 
+    def do_cl(self, _: str) -> None:
+        """cl: clear all breakpoints."""
+        self.breaks.clear()
+
+    def do_help(self, arg: str) -> None:
+        """help: all commands; help b: one of them."""
+        names = [n for n in self.get_names() if n.startswith("do_") and n != "do_n"]
+        told = [getattr(self, n).__doc__ for n in names if arg in ("", n[3:])]
+        self._say("\n".join(told) or f"no such command: {arg}")
+
     def do_q(self, _: str) -> bool:
         """q: leave."""
         return True

@@ -176,9 +176,10 @@ class Watch:
     def _refuse(self, labels: Labels) -> None:
         self.remove()
         paths = sorted(set(labels.paths.values()) - {""})
+        known = f" ({', '.join(paths[:8])}{', …' if len(paths) > 8 else ''})" if paths else ""
         raise KilnKeyError(
             "watch", f"the program {self.fn.name} has no value of this name in its {self.phase} part", repr(self.what),
-            f"a module's path ({', '.join(paths[:8])}{', …' if len(paths) > 8 else ''}), a line ('train.py:12'), a variable, an op, "
+            f"a module's path{known}, a line ('train.py:12'), a variable, an op, "
             "a parameter, or %12 as str(graph) prints it",
         )  # fmt: skip
 

@@ -10,12 +10,15 @@ from typing import Any
 
 from ..autograd.modes import no_grad
 from ..compile.compiled import CompiledFunction
+from ..debugging.numerics import input_names
+from ..debugging.watching import compiled
 from ..device import META, device
 from ..dtypes import float32
-from ..errors import KilnError, KilnTypeError, describe
+from ..errors import KilnError, KilnTypeError, KilnValueError, describe
 from ..graph.node import Graph, Leaf, Node
 from ..meta import WATCHING
 from ..nn.modules.module import Module
+from ..places import tensor_names
 from . import rehearsal
 from .layout import TITLE, Box, arrange
 from .rehearsal import tensors
@@ -29,15 +32,21 @@ def draw(
     """The picture of a module or a captured program as SVG text, written to a file where one is named.
 
     A module needs `inputs`, as `kiln.summary` takes them; nothing is run, and modules inside are boxes, down to `depth`. A function of
-    `kiln.compile` is drawn as it was captured first, a `Graph` as it is. Boxes tell name, kind, shape and dtype.
-    Errors: KilnError for a function that was not called yet, KilnTypeError for what is none of these.
+    `kiln.compile` is drawn as it was captured first, and so is a compiled module without `inputs`; a `Graph` as it is. Boxes tell name, kind,
+    shape and dtype. Errors: KilnError for a function that was not called yet, KilnTypeError for what is none of these, KilnValueError for
+    a file that is not to be an SVG.
     """
+    if file is not None and Path(file).suffix.lower() != ".svg":
+        raise KilnValueError("draw", "pictures are SVG", os.fspath(file), "name the file model.svg: browsers show and print it")  # fmt: skip
+    plain = getattr(what, "_orig_mod", what)
+    if plain is not what and inputs is None:
+        what = compiled(what)
     if isinstance(what, Module):
-        root = _of_module(what, inputs, depth, dtype)
+        root = _of_module(plain, inputs, depth, dtype)
     elif isinstance(what, CompiledFunction):
         root = _of_graph(*_captured(what), what.name)
     elif isinstance(what, Graph):
-        root = _of_graph(what, {}, "Graph")
+        root = _of_graph(what, {}, {}, "Graph")
     else:
         raise KilnTypeError(
             "draw", "expected a module, a function of kiln.compile, or a Graph", describe(what), ""
@@ -144,8 +153,8 @@ def _of_module(model: Module, inputs: Any, depth: int | None, dtype: Any) -> Box
     return w.root
 
 
-def _captured(fn: CompiledFunction) -> tuple[Graph, dict[Node, str]]:
-    """What was captured first, and its inputs' names."""
+def _captured(fn: CompiledFunction) -> tuple[Graph, dict[Node, str], dict[int, str]]:
+    """What was captured first, its inputs' names, and those of outputs that are gradients."""
     if not fn.entries:
         raise KilnError(
             "draw", "the function was not captured yet", fn.name, "call it once, then draw it"
@@ -153,13 +162,17 @@ def _captured(fn: CompiledFunction) -> tuple[Graph, dict[Node, str]]:
     path = fn.entries[0].root
     while path.plan is None:  # a branch on a value: the way that the first call took
         path = next(iter(path.children.values()))
-    names = {}
-    for i in path.plan.inputs:
-        names[i.node] = f"argument {i.leaf}" if i.leaf >= 0 else str(i.host[1]) if i.host else f"{i.kind} {i.index}"  # fmt: skip
-    return path.plan.graph, names
+    plan = path.plan
+    names = dict(zip(plan.graph.inputs, input_names(plan), strict=True))
+    targets = [(t, k[1]) for t, k in plan.grads if k is not None and k[0] == "new"]
+    known = tensor_names(t for t, _ in targets if not isinstance(t, int))
+    grads = {
+        k: f"grad of {f'argument {t}' if isinstance(t, int) else known.get(id(t), 'a tensor')}" for t, k in targets
+    }  # fmt: skip
+    return plan.graph, names, grads
 
 
-def _of_graph(graph: Graph, names: dict[Node, str], title: str) -> Box:
+def _of_graph(graph: Graph, names: dict[Node, str], grads: dict[int, str], title: str) -> Box:
     root = Box([title], "group")
     boxes: dict[Node, Box] = {}
     nodes = graph.nodes()
@@ -175,7 +188,11 @@ def _of_graph(graph: Graph, names: dict[Node, str], title: str) -> Box:
     for k, n in enumerate(graph.outputs):
         if n in boxes:
             into = graph.updates.get(k)
-            label = "output" if into is None else f"into {names.get(graph.inputs[into], 'input')}"
+            label = (
+                grads.get(k, "output")
+                if into is None
+                else f"into {names.get(graph.inputs[into], 'input')}"
+            )
             Box([label], "output", root).reads[boxes[n]] = None
     return root
 

@@ -229,6 +229,11 @@ class Rehearsal:
         self._at = {layer.path: layer for layer in self.layers.values()}
         me, model = get_ident(), self.model
         model.train(train)
+        if any(map(is_lazy, model.parameters())):  # what it makes is no activation
+            with device(META), no_grad(), self._hooked():
+                model(*args, **kwargs)
+            self.layers = {m: Layer(layer.path, m) for m, layer in self.layers.items()}
+            self._at = {layer.path: layer for layer in self.layers.values()}
         WATCHING[me] = self
         try:
             with device(META), enable_grad() if train else no_grad(), self._hooked():

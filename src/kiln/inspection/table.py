@@ -116,11 +116,12 @@ class Summary:
             flops += f", backward {in_flops(self.backward_flops)}"
             memory += [("gradients", self.gradient_memory), ("optimizer state", self.optimizer_memory)]  # fmt: skip
         memory += [("inputs", self.input_memory), ("activations", self.activation_memory)]
+        most = ", ".join(f"{who} {in_bytes(n)}" for who, n in self.holders[:3])
         return [
             f"parameters   {self.parameters:,} ({self.trainable:,} trainable, {frozen:,} not)",
             flops,
             "memory       " + ", ".join(f"{k} {in_bytes(n)}" for k, n in memory),
-            f"peak         {in_bytes(self.peak_memory)} in {self._step}",
+            f"peak         {in_bytes(self.peak_memory)} in {self._step}: {most}",
         ]
 
 
@@ -141,6 +142,7 @@ def summary(
     kept for reuse; with `compiled` it is that of the compiled step, whose program is made for that, and found on disk when it is compiled to run.
     Errors: KilnError where the model reads values of tensors or the optimizer those of gradients.
     """
+    model = getattr(model, "_orig_mod", model)
     if not isinstance(model, Module):
         raise KilnTypeError("summary", "the model must be an nn.Module", describe(model), "")
     given = optimizer if isinstance(optimizer, optim.Optimizer) else None
@@ -148,6 +150,11 @@ def summary(
     args, kwargs = arguments(model, inputs, dtype)
     wanted = None if target is None else rehearsal.example(target, dtype)
     fn = _loss(loss, wanted)
+    if (isinstance(loss, str) and target is None) or (loss is None and target is not None):
+        raise KilnValueError(
+            "summary", "a loss and its target go together", f"loss={loss!r}, target={target!r}",
+            "e.g. loss='cross_entropy', target=((32,), kiln.int64)",
+        )  # fmt: skip
     seen = Rehearsal(copied)
     seen.run(args, kwargs, fn, training)
     out = Summary(type(model).__name__, training, compiled)
@@ -244,6 +251,19 @@ def _rows(out: Summary, model: Module, seen: Rehearsal, depth: int | None) -> No
 
 def arguments(model: Module, inputs: Any, dtype: Any) -> tuple[tuple, dict[str, Any]]:
     given = rehearsal.example(inputs, dtype)
+    args, kwargs = _by_name_or_place(model, given)
+    takes = inspect.signature(model.forward)
+    try:
+        takes.bind(*args, **kwargs)
+    except TypeError as e:
+        raise KilnTypeError(
+            "summary", f"the inputs are not those of {type(model).__name__}.forward({', '.join(takes.parameters)}): {e}", repr(inputs),
+            "several in a tuple or list are several arguments; (shape, dtype) is one, with a dtype such as kiln.int64",
+        ) from None  # fmt: skip
+    return args, kwargs
+
+
+def _by_name_or_place(model: Module, given: Any) -> tuple[tuple, dict[str, Any]]:
     if isinstance(given, dict):
         names = inspect.signature(model.forward).parameters
         takes = any(p.kind is p.VAR_KEYWORD for p in names.values())
