@@ -418,6 +418,7 @@ def test_pictures(tmp_path, monkeypatch):
     assert [ax.get_title() for ax in figure.axes] == ["loss", "accuracy"]
     assert len(figure.axes[0].lines) == 2
     assert (tmp_path / "h.png").stat().st_size > 5000
+    assert all(tick == int(tick) for ax in figure.axes for tick in ax.get_xticks())
     assert len(h.plot("accuracy").axes) == 1
     with pytest.raises(KeyError, match="nothing of this name"):
         h.plot("nope")
@@ -467,3 +468,4 @@ def test_a_notebook_gets_a_table(monkeypatch):
     assert drawn[-1].count("<tr>") == 3
     assert "<th>accuracy</th>" in drawn[-1]
     assert "<progress" in drawn[0]
+    assert sum("compiling the first step" in d for d in drawn) == 1

@@ -147,6 +147,7 @@ class History:
                     marker = "o" if len(y) < 30 else None
                     ax.plot(x, y, style, marker=marker, ms=3, lw=1.4, label=label)
             ax.set(title=name, xlabel="epoch")
+            ax.xaxis.get_major_locator().set_params(integer=True)
             if "val_" + name in numbers:
                 ax.legend(frameon=False)
         if path is not None:

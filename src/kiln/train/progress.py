@@ -35,6 +35,9 @@ class Silent:
     def start(self, title: str, batches: int | None, done: int) -> None:
         """An epoch, an evaluation or a prediction begins."""
 
+    def note(self, words: str) -> None:
+        """Something takes long before the first batch is done."""
+
     def update(self, batch: int, logs: Logs) -> None:
         """So many batches are done; called at most every `every` seconds."""
 
@@ -59,7 +62,8 @@ class Lines(Silent):
 
     def line(self, logs: Logs) -> str:
         """`epoch 1/5  0.3s  loss 0.1234`."""
-        return f"{self.title}  {time.perf_counter() - self.began:.1f}s  {text(logs)}".rstrip()
+        seconds = time.perf_counter() - self.began
+        return f"{self.title}  {seconds:.{1 if seconds >= 1 else 2}f}s  {text(logs)}".rstrip()
 
     def end(self, logs: Logs) -> None:
         print(self.line(logs), flush=True)
@@ -90,6 +94,9 @@ class Bar(Lines):
         super().start(title, batches, done)
         self.task = self.bar.add_task(title, total=batches, completed=done, logs="")
 
+    def note(self, words: str) -> None:
+        self.bar.update(self.task, logs=words)
+
     def update(self, batch: int, logs: Logs) -> None:
         self.bar.update(self.task, completed=batch, logs=text(logs))
 
@@ -113,20 +120,24 @@ class Notebook(Lines):
 
     def start(self, title: str, batches: int | None, done: int) -> None:
         super().start(title, batches, done)
-        self._draw(done, {})
+        self.done = done
+        self._draw(done)
+
+    def note(self, words: str) -> None:
+        self._draw(self.done, words)
 
     def update(self, batch: int, logs: Logs) -> None:
-        self._draw(batch, logs)
+        self._draw(batch, text(logs))
 
     def end(self, logs: Logs) -> None:
         self.rows.append({"": self.title, "seconds": time.perf_counter() - self.began, **logs})
-        self._draw(None, {})
+        self._draw(None)
 
-    def _draw(self, batch: int | None, logs: Logs) -> None:
+    def _draw(self, batch: int | None, words: str = "") -> None:
         out = ""
         if batch is not None:
             total = "" if self.batches is None else f' max="{self.batches}"'
-            out = f'<div>{self.title} <progress value="{batch}"{total}></progress> {batch} {html.escape(text(logs))}</div>'
+            out = f'<div>{self.title} <progress value="{batch}"{total}></progress> {batch} {html.escape(words)}</div>'
         names = list(dict.fromkeys(k for row in self.rows for k in row))
         if names:
             head = "".join(f"<th>{html.escape(n)}</th>" for n in names)
@@ -191,7 +202,7 @@ class Progress(Callback):
 
     def on_train_begin(self, logs: Logs) -> None:
         self.show = chosen(self.verbose)
-        self._opened = False
+        self._opened = self._stepped = False
 
     def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
         self._open()
@@ -200,9 +211,12 @@ class Progress(Callback):
         t = self.trainer
         assert t.feed is not None
         self._start(f"epoch {t.epoch + 1}/{t.last_epoch}", t.feed.length, t.batch)
+        if t.compile and not self._stepped:
+            self.show.note("compiling the first step")
         self._opened = True
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
+        self._stepped = True
         if not self._opened:  # training goes on in the middle of an epoch
             self._open()
         self._tick(batch, logs)
