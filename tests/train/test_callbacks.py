@@ -464,7 +464,7 @@ def test_a_notebook_gets_a_table(monkeypatch):
     inner.HTML, inner.display = str, lambda content, display_id: Handle()
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", inner)
-    make(metrics=["accuracy"]).fit((X, Y), epochs=2)
+    make(metrics=["accuracy"], compile=True).fit((X, Y), epochs=2)
     assert drawn[-1].count("<tr>") == 3
     assert "<th>accuracy</th>" in drawn[-1]
     assert "<progress" in drawn[0]
