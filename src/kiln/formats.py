@@ -61,6 +61,7 @@ def _by_name(name: str) -> Any:
 
 # the dimensions from the outermost in memory to the innermost
 CHANNELS_LAST = {channels_last: (0, 2, 3, 1), channels_last_3d: (0, 2, 3, 4, 1)}
+_IMAGES = {len(dims): dims for dims in CHANNELS_LAST.values()}
 
 
 def as_format(op: str, f: Any) -> memory_format:
@@ -166,13 +167,19 @@ def dense(a: Any) -> bool:
 
 
 def channels_order(a: Any) -> tuple[int, ...] | None:
-    """The order in which an array of images or filters is dense with channels innermost; None for row-major ones."""
-    if a.ndim < 4 or a.flags.c_contiguous:
+    """The order in which an array of images or filters has its channels innermost, be it with gaps; None for others.
+
+    PyTorch's rule, of strides alone: a slice of such images has them so too.
+    """
+    if a.ndim not in _IMAGES or a.flags.c_contiguous or 0 in a.shape or not a.strides[1]:
         return None
-    for dims in CHANNELS_LAST.values():
-        if len(dims) == a.ndim and a.transpose(dims).flags.c_contiguous:
-            return dims
-    return None
+    dims = _IMAGES[a.ndim]
+    least = 0
+    for d in reversed(dims):
+        if a.strides[d] < least or (d == 0 and least == a.strides[1]):
+            return None
+        least = a.strides[d] * max(a.shape[d], 1)
+    return dims
 
 
 def images_order(lies: str, ndim: int, operands: Sequence[Any]) -> tuple[int, ...] | None:

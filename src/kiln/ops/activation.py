@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnError, KilnNotImplementedError, KilnValueError, describe
+from ..formats import contiguous_format
 from ..shape import Size, norm_dim
 from ..tensor import Tensor
 from . import derive
@@ -250,10 +251,11 @@ def rrelu(
             "swap them",
         )
     if not training:
-        return FUNCTIONS["nn.functional.leaky_relu"](input, (lower + upper) / 2, inplace)
-    slope = sample_like(input, None, "slopes", lower, upper, parameters=[input.detach()])
-    r = where_op(input > 0, input, (input.clone() if inplace else input) * slope)
-    r = tied(r, "RreluWithNoise", input)
+        x = input if inplace else input.contiguous()
+        return FUNCTIONS["nn.functional.leaky_relu"](x, (lower + upper) / 2, inplace)
+    x = input.clone(memory_format=contiguous_format) if inplace else input.contiguous()
+    slope = sample_like(x, None, "slopes", lower, upper, parameters=[x.detach()])
+    r = tied(where_op(x > 0, x, x * slope), "RreluWithNoise", input)
     return input.copy_(r) if inplace else r
 
 

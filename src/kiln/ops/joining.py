@@ -142,7 +142,7 @@ def _stack_infer(tensors: Any, dim: int) -> tuple:
 
 
 @movement(
-    private=True, name="stack_op", node="StackBackward0", lies="joined", check=False, infer=_stack_infer,
+    private=True, name="stack_op", node="StackBackward0", lies="", check=False, infer=_stack_infer,
     body=lambda tensors, dim: cat([unsqueeze(x, dim) for x in tensors], dim),
     grad={"tensors": lambda g, dim: list(g.unbind(dim))}, quick={"tensors": _quick_stack},
     samples=lambda: iter([Sample(([draw(rng(), (2, 3)), draw(rng(1), (2, 3))], 1)), Sample(([draw(rng(), ())] * 3, 0))]),
@@ -160,8 +160,13 @@ def stack_op(tensors: Sequence[Tensor], dim: int) -> Tensor:
                 return np.array([x.item() for x in tensors], d)
             if not dim and first.ndim < 3 and first.size * len(tensors) < LARGE:
                 return np.array(tensors, d)  # without a view of each
-    shape = (*first.shape[:dim], 1, *first.shape[dim:])
-    return cat.op.eager([x.reshape(shape) for x in tensors], dim)
+    if dim == first.ndim:
+        return cat.op.eager(
+            [np.ascontiguousarray(x).reshape(*first.shape, 1) for x in tensors], dim
+        )
+    # joined and then divided: images with their channels innermost keep them so
+    r = cat.op.eager(tensors, dim)
+    return r.reshape((*first.shape[:dim], len(tensors), *first.shape[dim:]))
 
 
 @composition(method=False, samples=lambda: iter([

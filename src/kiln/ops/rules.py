@@ -53,7 +53,7 @@ def _no_gradients(to: Sequence[Tensor], zeros: bool) -> tuple[list[Any]]:
 
 
 @op(
-    private=True, node=("TiedOpBackward0", lambda node: node.args[3] + "Backward0"), formal=("to",),
+    private=True, lies="operands", node=("TiedOpBackward0", lambda node: node.args[3] + "Backward0"), formal=("to",),
     infer=lambda input, *rest: (Size(input.shape), input.dtype),
     grad={"input": lambda g: g, ("to",): _no_gradients}, body=lambda input, to, zeros, name: input,
     samples=lambda: iter([Sample((draw(rng(), (3,)), [draw(rng(), (2,))], zeros, "Sum")) for zeros in (True, False)]),

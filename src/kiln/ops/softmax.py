@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..errors import KilnNotImplementedError, describe
+from ..formats import contiguous_format
 from ..shape import Size, norm_dim, numel
 from ..tensor import Tensor
 from .activation import widen
@@ -145,7 +146,7 @@ def gumbel_softmax(
     """
     from .creation import empty_like
 
-    gumbels = -empty_like(logits).exponential_().log()
+    gumbels = -empty_like(logits, memory_format=contiguous_format).exponential_().log()
     soft = softmax((logits + gumbels) / tau, dim)
     if not hard:
         return soft
