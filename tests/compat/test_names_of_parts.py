@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 
 import numpy as np
 import pytest
@@ -59,6 +60,21 @@ def test_parts_of_the_build():
     assert kiln.get_file_path("__init__.py") == kiln.__file__
     with pytest.raises(RuntimeError, match="no extension"):
         kiln.classes.anything
+
+
+def test_a_baton_is_held_by_one(tmp_path):
+    from kiln.utils.file_baton import FileBaton
+
+    one, other = (FileBaton(str(tmp_path / "lock"), 0.001, 0) for _ in range(2))
+    assert one.try_acquire()
+    assert not other.try_acquire()
+    later = threading.Timer(0.02, one.release)
+    later.start()
+    with pytest.warns(UserWarning, match="waiting for the lock file"):
+        other.wait()
+    later.join()
+    assert other.try_acquire()
+    other.release()
 
 
 # ---------------------------------------------------------------- files

@@ -54,7 +54,8 @@ def test_files_that_are_imported_are_read_too(tmp_path):
 
 def test_the_report_says_what_is_missing_and_where(tmp_path, capsys):
     (tmp_path / "a.py").write_text(
-        "import torch\nraise SystemExit('run')\ntorch.nn.Lineer\ntorch.onnx.export\ntorch.zeros(1).vieew(1)\ntorch.absent.x"
+        "import torch\nraise SystemExit('run')\ntorch.nn.Lineer\ntorch.onnx.export\ntorch.zeros(1).vieew(1)\ntorch.absent.x\n"
+        "torch.classes.mine.Made(1).run()"
     )
     assert main(["run", "--torch", "--report", str(tmp_path / "a.py")]) == 1
     out = capsys.readouterr().out
@@ -64,6 +65,7 @@ def test_the_report_says_what_is_missing_and_where(tmp_path, capsys):
     assert rows["Tensor.vieew"].endswith("the nearest is Tensor.view")
     assert "ONNX files are not written yet" in rows["torch.onnx.export"]
     assert "a.py:6" in rows["torch.absent.x"]
+    assert "no extension" in rows["torch.classes.mine.Made.run"]
 
     (tmp_path / "a.py").write_text("import torch\ntorch.nn.Linear")
     assert main(["run", "--torch", "--report", str(tmp_path / "a.py")]) == 0

@@ -343,7 +343,7 @@ def _object(name: str) -> Any:
 def _gives_tensor(name: str) -> bool:
     try:
         found = _object(name)
-    except (AttributeError, ImportError):
+    except (AttributeError, ImportError, RuntimeError):
         return False
     short = name.rpartition(".")[2]
     if isinstance(found, type):
@@ -364,6 +364,8 @@ def status(name: str) -> tuple[str, str]:
         return "missing", f"the nearest is Tensor.{near[0]}" if near else ""
     try:
         found = _object(name)
+    except RuntimeError as e:  # a class of C++, as PyTorch says it of one that is not registered
+        return "refused", str(e)
     except (AttributeError, ImportError):
         parts = name.split(".")
         for i in range(2, len(parts)):  # the first that is missing is the one to tell of

@@ -15,7 +15,7 @@ __all__ = ["checkpoint", "data"]
 
 _ROOMS = {
     "_python_dispatch", "_pytree", "benchmark", "checkpoint", "collect_env", "cpp_extension", "data", "deterministic", "dlpack",
-    "flop_counter", "hooks", "mobile_optimizer", "model_zoo", "module_tracker", "tensorboard", "weak",
+    "file_baton", "flop_counter", "hooks", "mobile_optimizer", "model_zoo", "module_tracker", "tensorboard", "weak",
 }  # fmt: skip
 
 
