@@ -593,3 +593,31 @@ def test_gradients_of_what_was_broadcast_in_place_of_ones():
     vector, matrix = kiln.rand(4, requires_grad=True), kiln.rand(3, 4, requires_grad=True)
     ((matrix @ vector) @ (matrix @ vector)).backward()
     np.testing.assert_allclose(vector.grad.numpy(), (2 * matrix.mT @ (matrix @ vector)).detach().numpy(), rtol=1e-5)  # fmt: skip
+
+
+def test_what_saved_nothing_may_be_gone_through_again():
+    x = kiln.rand(3, 4, requires_grad=True)
+    o = kiln.rand(3, 4)
+
+    class Twice(kiln.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.factor = 2
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * ctx.factor
+
+    shared = kiln.cat([(x + o - 1).view(12), x.t().reshape(-1)]).sum().round() + Twice.apply(x)
+    for factor in (2.0, 3.0):  # each pass frees what is its own, not the sums and views before it
+        y = shared * factor
+        y.sum().backward()
+        with pytest.raises(RuntimeError, match="second time"):
+            y.sum().backward()
+    assert x.grad.tolist() == [[10.0] * 4] * 3
+
+    saved = (x * o).sum() + x.exp().sum()
+    kiln.autograd.grad(saved, x)
+    with pytest.raises(RuntimeError, match="second time"):
+        kiln.autograd.grad(saved, x)

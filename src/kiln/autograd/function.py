@@ -177,7 +177,6 @@ class FunctionCtx(TapeNode):
         return out
 
     def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
-        self.check()
         if direction.forward and self.function.jvp is not Function.jvp:
             return _Tangents(self, gs).outputs()
         if self.materialize_grads:

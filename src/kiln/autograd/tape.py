@@ -316,9 +316,10 @@ class OpNode(TapeNode):
         return self.by_rules(gs, part) if found is None else found
 
     def free(self) -> None:
-        self.freed = True
-        self.versions = ()
-        self.args = self.outs = None
+        if self.plan.saves:  # else nothing hinders a second pass
+            self.freed = True
+            self.versions = ()
+            self.args = self.outs = None
 
 
 class Through(TapeNode):
@@ -328,6 +329,9 @@ class Through(TapeNode):
 
     def backward(self, gs: list[Tensor | None]) -> list[Tensor | None]:
         return gs
+
+    def free(self) -> None:
+        """Nothing is saved."""
 
 
 class Zeros(TapeNode):
@@ -339,6 +343,9 @@ class Zeros(TapeNode):
         g = gs[0]
         assert g is not None
         return [g.new_zeros(e[2], dtype=OF_NUMPY[e[3]]) for e in self.edges if e is not None]
+
+    def free(self) -> None:
+        """Nothing is saved."""
 
 
 _node: Any = object.__new__

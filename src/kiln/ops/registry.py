@@ -102,7 +102,8 @@ class Plan:
 
     `slots` tells the parameter (and index in a sequence) of each edge; tensors at `drop`
     are not saved, but for the shapes of those at `sizes`; those at `keep` must not change (of an op that reads its
-    input's layout that is all its rules read). `seen` is the result that must not change.
+    input's layout that is all its rules read). `seen` is the result that must not change. What `saves` nothing may be
+    gone through again.
     """
 
     rules: tuple[Rule, ...]
@@ -112,6 +113,7 @@ class Plan:
     drop: tuple[int, ...]
     sizes: tuple[int, ...]
     save_out: bool
+    saves: bool
     seen: int
     blank: (
         tuple | None
@@ -243,7 +245,7 @@ class Op:
             results = OUT in saved or PICKS in saved
             blank = tuple(None if p.is_tensor else p.default for p in self.params)
             found = self._plans[needed] = Plan(
-                rules, slots, wanted, () if self.layout else keep, drop, sizes, results,
+                rules, slots, wanted, () if self.layout else keep, drop, sizes, results, bool(keep) or results,
                 int(OUT not in saved) if self.seen is None else self.seen,
                 blank if not keep and not sizes and not results else None,
                 _written(quick) if quick else None,
