@@ -102,6 +102,8 @@ MODULES = {
         f"torchvision.models.segmentation.{n}": "kiln.vision.models.segmentation"
         for n in ("deeplabv3", "fcn", "segmentation")
     },
+    "torchvision.models.detection.image_list": "kiln.vision.models.detection.transform",
+    "torchvision.models.detection.ssdlite": "kiln.vision.models.detection.ssd",
     "torchvision.models.mnasnet": "kiln.vision.models.small",
     "torchvision.models.shufflenetv2": "kiln.vision.models.small",
 }
@@ -119,6 +121,7 @@ _ROOMS = {
 
 
 _CLASSES = {
+    "torchvision.models.detection.image_list": ("ImageList",),
     "torchvision.models.densenet": ("_DenseLayer", "_DenseBlock", "_Transition"),
     "torchvision.models.efficientnet": ("MBConv", "FusedMBConv"),
     "torchvision.models.mnasnet": ("_InvertedResidual",),

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 import kiln
 
 from .. import nn
@@ -185,18 +187,35 @@ def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Boxes that no better one overlaps by more than the threshold, best first."""
     order = scores.argsort(descending=True, stable=True)
-    overlaps = (box_iou(boxes[order], boxes[order]) > iou_threshold).numpy()
+    x1, y1, x2, y2 = np.ascontiguousarray(boxes[order].detach().numpy().T)
+    areas, left = (x2 - x1) * (y2 - y1), np.arange(len(order))
     kept: list[int] = []
-    for i in range(len(order)):
-        if not overlaps[i, kept].any():
-            kept.append(i)
+    while len(left):
+        i, left = left[0], left[1:]
+        kept.append(i)
+        wide = np.minimum(x2[i], x2[left]) - np.maximum(x1[i], x1[left])
+        high = np.minimum(y2[i], y2[left]) - np.maximum(y1[i], y1[left])
+        shared = np.maximum(wide, 0) * np.maximum(high, 0)
+        with np.errstate(invalid="ignore"):  # of boxes without area, which overlap none
+            left = left[~(shared / (areas[i] + areas[left] - shared) > np.float64(iou_threshold))]
     return order[kiln.tensor(kept, dtype=kiln.int64)]
+
+
+_FEW = 4000
+"""Numbers in boxes up to which all classes are compared at once."""
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
     """`nms` among the boxes of each class by itself."""
     if boxes.numel() == 0:
         return kiln.empty(0, dtype=kiln.int64)
+    if boxes.numel() > _FEW:  # moved apart, many boxes would lose digits
+        kept = []
+        for label in idxs.unique():
+            of = kiln.where(idxs == label)[0]
+            kept.append(of[nms(boxes[of], scores[of], iou_threshold)])
+        found = kiln.cat(kept).sort()[0]
+        return found[scores[found].argsort(descending=True, stable=True)]
     apart = idxs.to(boxes.dtype) * (boxes.max() + 1)
     return nms(boxes + apart[:, None], scores, iou_threshold)
 
@@ -368,6 +387,10 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", kiln.zeros(num_features))
         self.register_buffer("running_mean", kiln.zeros(num_features))
         self.register_buffer("running_var", kiln.ones(num_features))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *more: Any) -> None:
+        state_dict.pop(f"{prefix}num_batches_tracked", None)  # of a batch norm that was trained
+        super()._load_from_state_dict(state_dict, prefix, *more)
 
     def forward(self, x: Tensor) -> Tensor:
         w, b, mean, var = (

@@ -1,5 +1,6 @@
 """Models of pictures, with the names that published weights have for their parts."""
 
+from . import detection as detection
 from . import segmentation as segmentation
 from .classic import *  # noqa: F403
 from .convnext import *  # noqa: F403

@@ -145,7 +145,9 @@ VGG11_Weights = weights("VGG11_Weights", "vgg11-8a719046.pth")
 VGG11_BN_Weights = weights("VGG11_BN_Weights", "vgg11_bn-6002323d.pth")
 VGG13_Weights = weights("VGG13_Weights", "vgg13-19584684.pth")
 VGG13_BN_Weights = weights("VGG13_BN_Weights", "vgg13_bn-abd245e5.pth")
-VGG16_Weights = weights("VGG16_Weights", "vgg16-397923af.pth")
+VGG16_Weights = weights(
+    "VGG16_Weights", "vgg16-397923af.pth", IMAGENET1K_FEATURES="vgg16_features-amdegroot-88682ab5.pth"
+)  # fmt: skip
 VGG16_BN_Weights = weights("VGG16_BN_Weights", "vgg16_bn-6c64b313.pth")
 VGG19_Weights = weights("VGG19_Weights", "vgg19-dcbb9e9d.pth")
 VGG19_BN_Weights = weights("VGG19_BN_Weights", "vgg19_bn-c79401a0.pth")

@@ -86,6 +86,7 @@ class InvertedResidual(nn.Module):
         ]  # fmt: skip
         self.conv = nn.Sequential(*layers)
         self.use_res_connect = stride == 1 and inp == oup
+        self.out_channels, self._is_cn = oup, stride > 1
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x) if self.use_res_connect else self.conv(x)

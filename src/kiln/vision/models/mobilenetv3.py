@@ -26,7 +26,7 @@ class InvertedResidual(nn.Module):
 
     def __init__(
         self, inputs: int, kernel: int, hidden: int, outputs: int, squeeze: bool, activation: Any,
-        stride: int, norm: Callable[..., nn.Module],
+        stride: int, norm: Callable[..., nn.Module], dilation: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
         layers: list[nn.Module] = []
@@ -37,7 +37,8 @@ class InvertedResidual(nn.Module):
                 )
             )
         layers.append(Conv2dNormActivation(
-            hidden, hidden, kernel, stride, groups=hidden, norm_layer=norm, activation_layer=activation,
+            hidden, hidden, kernel, 1 if dilation > 1 else stride, groups=hidden, norm_layer=norm,
+            activation_layer=activation, dilation=dilation,
         ))  # fmt: skip
         if squeeze:
             layers.append(
@@ -50,6 +51,7 @@ class InvertedResidual(nn.Module):
         )
         self.block = nn.Sequential(*layers)
         self.use_res_connect = stride == 1 and inputs == outputs
+        self.out_channels, self._is_cn = outputs, stride > 1
 
     def forward(self, input: Tensor) -> Tensor:
         return self.block(input) + input if self.use_res_connect else self.block(input)
@@ -59,19 +61,19 @@ class MobileNetV3(nn.Module):
     """Inverted residuals with squeezes and hard swishes."""
 
     def __init__(
-        self, setting: Sequence[tuple], last_channel: int, num_classes: int = 1000, dropout: float = 0.2
+        self, setting: Sequence[tuple], last_channel: int, num_classes: int = 1000, dropout: float = 0.2,
+        norm_layer: Callable[..., nn.Module] | None = None, width: int = 16,
     ) -> None:  # fmt: skip
         super().__init__()
-        norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.01)
-        width = 16
+        norm = norm_layer or partial(nn.BatchNorm2d, eps=0.001, momentum=0.01)
         layers: list[nn.Module] = [
             Conv2dNormActivation(3, width, stride=2, norm_layer=norm, activation_layer=nn.Hardswish)
         ]
-        for kernel, hidden, outputs, squeeze, kind, stride in setting:
+        for kernel, hidden, outputs, squeeze, kind, stride, *dilation in setting:
             activation = nn.Hardswish if kind == "HS" else nn.ReLU
-            layers.append(
-                InvertedResidual(width, kernel, hidden, outputs, squeeze, activation, stride, norm)
-            )
+            layers.append(InvertedResidual(
+                width, kernel, hidden, outputs, squeeze, activation, stride, norm, *dilation
+            ))  # fmt: skip
             width = outputs
         layers.append(
             Conv2dNormActivation(
@@ -99,6 +101,26 @@ MobileNet_V3_Small_Weights = weights(
 )
 
 
+def _made(
+    setting: Sequence[tuple], tail: int, last_channel: int, options: dict[str, Any]
+) -> MobileNetV3:
+    """Of a table of rows: `tail` ends it, narrower where `reduced_tail`, dilated instead of strided where `dilated`."""
+    by = options.pop("width_mult", 1.0)
+    less = 2 if options.pop("reduced_tail", False) else 1
+    dilation = 2 if options.pop("dilated", False) else 1
+    rows = []
+    for i, (kernel, hidden, outputs, *more) in enumerate(setting):
+        after = i - (len(setting) - tail)  # the first row of the tail is as wide inside as before
+        hidden, outputs = (
+            hidden // (less if after > 0 else 1),
+            outputs // (less if after >= 0 else 1),
+        )
+        wide = (make_divisible(n * by) for n in (hidden, outputs))
+        rows.append((kernel, *wide, *more, dilation if after >= 0 else 1))
+    last = make_divisible(last_channel // less * by)
+    return MobileNetV3(rows, last, width=make_divisible(16 * by), **options)
+
+
 @model(MobileNet_V3_Large_Weights)
 def mobilenet_v3_large(**kwargs: Any) -> MobileNetV3:
     """MobileNetV3, large."""
@@ -109,7 +131,7 @@ def mobilenet_v3_large(**kwargs: Any) -> MobileNetV3:
         (3, 184, 80, False, "HS", 1), (3, 480, 112, True, "HS", 1), (3, 672, 112, True, "HS", 1),
         (5, 672, 160, True, "HS", 2), (5, 960, 160, True, "HS", 1), (5, 960, 160, True, "HS", 1),
     )  # fmt: skip
-    return MobileNetV3(setting, 1280, **kwargs)
+    return _made(setting, 3, 1280, kwargs)
 
 
 @model(MobileNet_V3_Small_Weights)
@@ -121,4 +143,4 @@ def mobilenet_v3_small(**kwargs: Any) -> MobileNetV3:
         (5, 120, 48, True, "HS", 1), (5, 144, 48, True, "HS", 1), (5, 288, 96, True, "HS", 2),
         (5, 576, 96, True, "HS", 1), (5, 576, 96, True, "HS", 1),
     )  # fmt: skip
-    return MobileNetV3(setting, 1024, **kwargs)
+    return _made(setting, 3, 1024, kwargs)
