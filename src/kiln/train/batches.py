@@ -15,6 +15,7 @@ from ..errors import KilnTypeError, KilnValueError, describe
 from ..ops.creation import as_tensor
 from ..random import Generator
 from ..tensor import Tensor
+from .limits import batches
 
 
 class Batch(NamedTuple):
@@ -67,19 +68,21 @@ class Feed:
     """Epochs of batches of whatever the user gave, with a place that can be saved and gone on from.
 
     With `steps` an epoch is so many batches, and the next epoch goes on where it ended or, where it `restarts`, begins
-    at the beginning again; else it is one pass over the data. NumPy's float64 arrays are taken as `dtype`.
+    at the beginning again; else it is one pass over the data. `limit` cuts each pass short, after so many batches or so great a share. NumPy's float64 arrays are taken as `dtype`.
     """
 
     def __init__(
         self, data: Any, batch_size: int | None = 32, shuffle: bool = False, steps: int | None = None,
-        weight: Any = None, restarts: bool = False, dtype: Any = None,
+        weight: Any = None, restarts: bool = False, dtype: Any = None, limit: float | None = None,
     ) -> None:  # fmt: skip
         self.dtype = dtype
+        self.limit: int | None = None
         self.restarts = restarts
         self.given, self.steps = data, steps
         self.weighted = weight is not None
         self._structure: Any = None
         self.loader = self._loader(data, batch_size, shuffle, weight)
+        self.limit = batches("the limit", limit, self.length)
         self._pass: Iterator[Any] | None = None
         self._taken = 0
         self._streams: Any = None
@@ -123,7 +126,8 @@ class Feed:
 
     def __len__(self) -> int:
         """Batches in an epoch; TypeError where nobody knows."""
-        return len(self.loader) if self.steps is None else self.steps  # type: ignore[arg-type]
+        n = len(self.loader) if self.steps is None else self.steps  # type: ignore[arg-type]
+        return n if self.limit is None else min(n, self.limit)
 
     @property
     def length(self) -> int | None:
@@ -142,8 +146,9 @@ class Feed:
 
     def epoch(self, done: int = 0) -> Iterator[Any]:
         """The batches of an epoch, `done` of which were given out before (by another process)."""
-        if self.restarts and self.steps is not None:
-            yield from itertools.islice(self._one_pass(), self.steps)
+        if self.limit is not None or (self.restarts and self.steps is not None):
+            most = min(n for n in (self.limit, self.steps) if n is not None)
+            yield from itertools.islice(self._one_pass(), most - done)
             self._taken = 0
             return
         if self.steps is None:
@@ -213,7 +218,7 @@ class Feed:
                 "fit", "the checkpoint was made with another kind of data", describe(self.given),
                 "resume with the data that training began with",
             )  # fmt: skip
-        if "loader" in state:
+        if "loader" in state and (self.limit is None or state["taken"]):  # a pass cut short is over
             self.loader.load_state_dict(state["loader"])  # type: ignore[attr-defined]
         self._resume = state
 

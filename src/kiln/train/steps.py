@@ -43,12 +43,12 @@ class Steps:
         self.added = getattr(model, "_added_losses", None)
         self.own = callable(getattr(model, "training_step", None))
         self.manual = self.own and not getattr(model, "automatic_optimization", True)
-        self._numbered = {n: _takes(getattr(model, n, None), 2) for n in ("training_step", "validation_step", "predict_step")}  # fmt: skip
+        self._numbered = {n: _takes(getattr(model, n, None), 2) for n in ("training_step", "validation_step", "test_step", "predict_step")}  # fmt: skip
         self._made: dict[str, Callable] = {}
         self.reduced: dict[str, dict[str, str]] = {"train": {}, "val": {}}
 
     def run(self, name: str, *args: Any) -> Any:
-        """A step by name: "train", "own_train", "validate", "own_validate", "predict", "own_predict" or "update"."""
+        """A step by name: "train", "own_train", "validate", "own_validate", "own_test", "predict", "own_predict" or "update"."""
         step = self._made.get(name)
         if step is None:
             step = getattr(self, name)
@@ -102,14 +102,23 @@ class Steps:
             raise KilnTypeError(
                 "training_step", "gave no loss", "None", "return the loss, or a dict with a 'loss'"
             )
+        self._hook("on_before_backward", loss)
         self.backward(loss)
+        self._hook("on_after_backward")
         if last:
             self.update()
         return values
 
+    def _hook(self, name: str, *args: Any) -> None:
+        """One of the model's own hooks, where it has it."""
+        if hook := getattr(self.model, name, None):
+            hook(*args)
+
     def zero_grad(self) -> None:
         """Forget gradients."""
         for optimizer in self.optimizers():
+            if self.own:
+                self._hook("on_before_zero_grad", optimizer)
             optimizer.zero_grad()
 
     def backward(self, loss: Tensor) -> None:
@@ -144,6 +153,11 @@ class Steps:
         with no_grad():
             name = "validation_step" if hasattr(self.model, "validation_step") else "training_step"
             return self._told(name, batch, i)[1]
+
+    def own_test(self, batch: Any, i: Any) -> dict[str, Tensor]:
+        """What the model's `test_step` tells."""
+        with no_grad():
+            return self._told("test_step", batch, i)[1]
 
     def predict(self, args: tuple, kwargs: dict) -> Any:
         """The outputs."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from . import state as state_
 from .batches import Feed, Weighted, call_with, rows, shapes, signature, split
 from .callbacks import Callback, Callbacks
 from .history import BatchLogs, History, Tally
+from .limits import Limits, batches, checked, epochs_for, has_data, loader
 from .module import ModuleHooks, TrainingModule
 from .objective import Objective
 from .progress import shown
@@ -45,7 +46,8 @@ class Trainer:
     entry is the target and those before it are the model's arguments; a dict of its arguments' names is one, too.
 
     A model with `training_step(batch)` is trained by that, with `configure_optimizers()` where no optimizer is given
-    (see `kiln.train.TrainingModule`).
+    (see `kiln.train.TrainingModule`). `limits` are Lightning's (see `kiln.train.Limits`), and data may be a data module, with
+    `train_dataloader()` and its like.
 
     While it trains, `epoch`, `batch` and `step` say where it is, `last` is what the last batch gave, and setting `stop` ends it.
     """
@@ -54,7 +56,7 @@ class Trainer:
         self, model: Module, loss: Any = "cross_entropy", optimizer: Any = None, metrics: Any = (),
         compile: bool | Mapping[str, Any] = True, *, loss_weights: Any = None, precision: str = "float32", accumulate: int = 1,
         seed: int | None = None, callbacks: Sequence[Any] = (), weighted_metrics: Any = (),
-        output_names: Sequence[str] = (),
+        output_names: Sequence[str] = (), **limits: Unpack[Limits],
     ) -> None:  # fmt: skip
         if not isinstance(model, Module):
             raise KilnTypeError("Trainer", "the model must be an nn.Module", describe(model))
@@ -63,6 +65,7 @@ class Trainer:
         if optimizer is not None:
             optimizers_.check(optimizer)
         self.model, self.compile, self.accumulate = model, compile, accumulate
+        self.limits = checked(limits)
         hooks = [ModuleHooks()] if isinstance(model, TrainingModule) else []
         self.seed, self.callbacks = seed, [*hooks, *callbacks]
         self._given, self._output_names = (loss, metrics, loss_weights, weighted_metrics), output_names  # fmt: skip
@@ -80,7 +83,8 @@ class Trainer:
         self.history = History()
         self.verbose: bool | int | str = False
         self.test_length: int | None = None
-        self.stop = False
+        self.stop = self.testing = False
+        self.data: Any = None
         self.epoch = self.batch = self.step = self.updates = 0
         self.first_epoch = self.last_epoch = 0
         self.updated = self.pending = False
@@ -94,6 +98,8 @@ class Trainer:
         self.tally = Tally()
         self.in_epoch = self.in_fit = self._counting = self.pending = False
         self._usual: Any = None
+        self._interval: int | None = None
+        self._within: dict[str, Any] = {}
         self.last_args: tuple | None = None
         self._inside = callbacks.inside()
 
@@ -144,7 +150,9 @@ class Trainer:
         """How many steps the optimizer makes in the present fit; None where nobody knows."""
         length = self.feed.length if self.feed is not None else None
         epochs = self.last_epoch - self.first_epoch
-        return None if length is None else -(-length // self.accumulate) * epochs
+        n = None if length is None else -(-length // self.accumulate) * epochs
+        most = self.limits.get("max_steps")
+        return n if most is None else most if n is None else min(n, most)
 
     def _weigh_classes(self, class_weight: Any) -> None:
         if class_weight is not self._class_weight:
@@ -182,7 +190,10 @@ class Trainer:
     def _test_batch(self, batch: Any, weighted: bool, i: int) -> Mapping[str, Tensor]:
         steps = self.steps
         if steps.own:
-            return steps.run("own_validate", batch, steps.number(i))
+            name = (
+                "own_test" if self.testing and hasattr(self.model, "test_step") else "own_validate"
+            )
+            return steps.run(name, batch, steps.number(i))
         args, kwargs, target, weight = split(batch, weighted, self._names)
         values, output = steps.run("validate", args, kwargs, target, weight)
         if steps.objective.outside:
@@ -195,13 +206,13 @@ class Trainer:
     # ---- what users call
 
     def fit(
-        self, train: Any, val: Any = None, epochs: int = 1, batch_size: int | None = None, shuffle: bool = True,
+        self, train: Any, val: Any = None, epochs: int | None = None, batch_size: int | None = None, shuffle: bool = True,
         callbacks: Sequence[Callback | Callable] = (), verbose: bool | int | str = True, *,
         sample_weight: Any = None, class_weight: Any = None, steps_per_epoch: int | None = None,
         validation_steps: int | None = None, validation_freq: int | Collection[int] = 1, validation_batch_size: int | None = None,
         initial_epoch: int | None = None, resume: Any = None,
     ) -> History:  # fmt: skip
-        """Train for `epochs` passes over the data; gives the history of loss and metrics.
+        """Train for `epochs` passes over the data (one, or as many as hold the `max_steps` of the Trainer); gives the history of loss and metrics.
 
         `callbacks` are Callbacks, or functions (trainer, epoch, logs) called after each epoch. `verbose` is 0 for silence,
         1 for a bar, 2 for a line for each epoch; True takes what fits the terminal, notebook or file.
@@ -211,27 +222,43 @@ class Trainer:
         begins anew); with the same arguments otherwise, training goes on to the bits that it would have come to.
         Ctrl-C ends training and keeps the history. Where a step fails, the error says at which batch and of which shapes.
         """
-        if not isinstance(epochs, int) or epochs < 0:
+        if epochs is not None and (not isinstance(epochs, int) or epochs < 0):
             raise KilnValueError("fit", "epochs is a number of passes over the data", describe(epochs), "e.g. epochs=5")  # fmt: skip
+        limits = self.limits
         found = None if resume is None else state_.find(resume)
         if self.seed is not None and found is None and not self.history.epoch:
             seed_everything(self.seed)
         self._weigh_classes(class_weight)
         self.first_epoch = len(self.history.epoch) if initial_epoch is None else initial_epoch
-        self.last_epoch = self.first_epoch + epochs if initial_epoch is None else epochs
         callbacks = [callbacks] if isinstance(callbacks, Callback) else callbacks or ()
         optimizers_.suit(self.optimizers, self.model)
-        self._begin_run(
-            Callbacks([*self._schedules, *self.callbacks, *callbacks, *shown(verbose)], self)
-        )
+        all_callbacks = [*self._schedules, *self.callbacks, *callbacks]
+        if limits.get("fast_dev_run"):
+            all_callbacks = [c for c in all_callbacks if not getattr(c, "saves", False)]
+        self._begin_run(Callbacks([*all_callbacks, *shown(verbose)], self))
+        if has_data(train):
+            val = loader(train, "validate") if val is None and hasattr(train, "val_dataloader") else val  # fmt: skip
+            train = loader(train, "fit")
+        overfit = bool(limits.get("overfit_batches"))
         self.feed = Feed(
-            train, batch_size, shuffle, steps_per_epoch, sample_weight, dtype=self._dtype
-        )
-        if val is not None:
+            train, batch_size, shuffle and not overfit, steps_per_epoch, sample_weight, dtype=self._dtype,
+            limit=limits.get("limit_train_batches"),
+        )  # fmt: skip
+        most, length = limits.get("max_steps"), self.feed.length
+        if epochs is None:
+            epochs = 1 if most is None else epochs_for(max(most - self.updates, 0), length, self.accumulate)  # fmt: skip
+        epochs = min(epochs, 1) if limits.get("fast_dev_run") else epochs
+        self.last_epoch = self.first_epoch + epochs if initial_epoch is None else epochs
+        if val is not None and not overfit:
             size = validation_batch_size or batch_size
             *columns, weight = val if isinstance(val, Weighted) else (val, None)
             data = val if weight is None else tuple(columns)
-            self.val_feed = Feed(data, size, False, validation_steps, weight, True, self._dtype)
+            self.val_feed = Feed(
+                data, size, False, validation_steps, weight, True, self._dtype, limits.get("limit_val_batches")
+            )  # fmt: skip
+        elif val is not None:
+            self.val_feed = Feed(train, batch_size, False, None, sample_weight, True, self._dtype, self.feed.limit)  # fmt: skip
+        self._interval = batches("val_check_interval", limits.get("val_check_interval"), length)
         self.verbose = verbose
         self.stop, self.history.interrupted, self.in_fit = False, False, True
         self.epoch, self.batch = self.first_epoch, 0
@@ -241,6 +268,8 @@ class Trainer:
             calls.call("on_train_begin", {})
             if found is not None:
                 state_.load(self, found)
+            elif self.val_feed is not None and (n := limits.get("num_sanity_val_steps")):
+                self._evaluate(Feed(self.val_feed.loader, None, False, None, None, True, self._dtype, n), calls)  # fmt: skip
             while self.epoch < self.last_epoch and not self.stop:
                 self._epoch(validation_freq)
         except KeyboardInterrupt:
@@ -268,10 +297,12 @@ class Trainer:
         self.model.train()
         before, after = calls.hooks["on_train_batch_begin"], calls.hooks["on_train_batch_end"]
         accumulate, steps, length = self.accumulate, self.steps, feed.length
+        most = self.limits.get("max_steps")
         for batch in self._loaded(feed.epoch(done)):
             i = self.batch
             if not self._ready:
                 self._get_ready(batch, feed.weighted)
+            self.data = batch
             for hook in before:
                 hook(i, {})
             first, last = not self.pending, (i + 1) % accumulate == 0 or i + 1 == length
@@ -289,8 +320,13 @@ class Trainer:
             self.updates += last
             self.step += 1
             self.batch = i + 1
+            if most is not None and self.updates >= most:
+                self.stop = True
+            within: dict[str, Any] = {}
+            if self._interval and self.val_feed is not None and (i + 1) % self._interval == 0 and i + 1 != length:  # fmt: skip
+                within = self._within = self._validated(calls)
             if after:
-                logs = BatchLogs(self._logs)
+                logs = BatchLogs(lambda within=within: {**self._logs(), **within})
                 for hook in after:
                     hook(i, logs)
             if self.stop:
@@ -305,12 +341,17 @@ class Trainer:
         self._counting = False
         due = (epoch + 1) % validation_freq == 0 if isinstance(validation_freq, int) else epoch + 1 in validation_freq  # fmt: skip
         if self.val_feed is not None and due:
-            logs.update({f"val_{k}": v for k, v in self._evaluate(self.val_feed, calls).items()})
+            ends = not self._interval or self.batch % self._interval == 0
+            logs.update(self._validated(calls) if ends else self._within)
         self.in_epoch, self.epoch, self.batch = False, epoch + 1, 0
         self.history.add(epoch, logs)
         for hook in calls.hooks["on_epoch_end"]:
             hook(epoch, logs)
             self.history.amend(logs)
+
+    def _validated(self, calls: Callbacks) -> dict[str, Any]:
+        assert self.val_feed is not None
+        return {f"val_{k}": v for k, v in self._evaluate(self.val_feed, calls).items()}
 
     def _at(self) -> str:
         return f"epoch {self.epoch + 1}, batch {self.batch + 1} (step {self.step + 1} of all)"
@@ -365,9 +406,21 @@ class Trainer:
     ) -> dict[str, Any]:  # fmt: skip
         """Loss and metrics on data, in evaluation mode."""
         calls = Callbacks([*self.callbacks, *callbacks, *shown(verbose)], self)
+        data = loader(data, "test" if self.testing else "validate")
+        limit = self.limits.get("limit_test_batches" if self.testing else "limit_val_batches")
         return self._evaluate(
-            Feed(data, batch_size, False, steps, sample_weight, True, self._dtype), calls
+            Feed(data, batch_size, False, steps, sample_weight, True, self._dtype, limit), calls
         )
+
+    validate = evaluate
+
+    def test(self, data: Any, batch_size: int | None = None, **options: Any) -> dict[str, Any]:
+        """`evaluate` by the model's `test_step`, with its hooks of testing, where it has them."""
+        self.testing = True
+        try:
+            return self.evaluate(data, batch_size, **options)
+        finally:
+            self.testing = False
 
     def _evaluate(self, feed: Feed, calls: Callbacks) -> dict[str, Any]:
         tally, train_tally = Tally(), self.tally
@@ -383,6 +436,7 @@ class Trainer:
             for i, batch in enumerate(self._loaded(feed.epoch(), True)):
                 if not self._ready:
                     self._get_ready(batch, feed.weighted)
+                self.data = batch
                 for hook in before:
                     hook(i, {})
                 try:
@@ -417,12 +471,14 @@ class Trainer:
         Of a batch the model gets as many entries as its `forward` takes; the rest are targets. Outputs that are
         tuples or dicts are joined part by part.
         """
+        data = loader(data, "predict")
         if isinstance(data, Tensor | np.ndarray) or (isinstance(data, Mapping) and data):
             data = (data,)
         calls = Callbacks([*self.callbacks, *callbacks, *shown(verbose)], self)
         outputs: list[Any] = []
         taken = _positions(self.model.forward)
-        feed = Feed(data, batch_size, False, steps, None, True, self._dtype)
+        limit = self.limits.get("limit_predict_batches")
+        feed = Feed(data, batch_size, False, steps, None, True, self._dtype, limit)
         self.test_length = feed.length
         own = callable(getattr(self.model, "predict_step", None))
         was = self.model.training
@@ -430,6 +486,7 @@ class Trainer:
         calls.call("on_predict_begin", {})
         try:
             for i, batch in enumerate(feed.epoch()):
+                self.data = batch
                 calls.call("on_predict_batch_begin", i, {})
                 if own:
                     out = self.steps.run("own_predict", batch, self.steps.number(i))
