@@ -89,6 +89,15 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
+    """The median over the rounds of ours / theirs, and its quartiles: between them are half of the rounds."""
+    each = [a / b for a, b in zip(ours, theirs, strict=True)]
+    low, middle, high = (
+        statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
+    )
+    return middle, low, high
+
+
 def verdict(value: float, *, at_most: float | None = None, at_least: float | None = None) -> str:
     """Whether a figure is within its bound, in words."""
     met = value <= at_most if at_most is not None else value >= (at_least or 0.0)

@@ -291,7 +291,13 @@ class Shelf:
         shape = (n, *shape[1:])
         empty = allocator(prod(shape) * d.itemsize)
 
-        def run(*arrays: np.ndarray) -> np.ndarray:
+        def once(*arrays: np.ndarray) -> np.ndarray:
+            out = empty(shape, d)
+            with self.lock:
+                (made.program or self._program(made)).whole(*arrays, out)
+            return out
+
+        def parts(*arrays: np.ndarray) -> np.ndarray:
             out = empty(shape, d)
             with self.lock:
                 for part, made in calls:
@@ -299,7 +305,7 @@ class Shelf:
                     (made.program or self._program(made)).whole(*given, out[part])
             return out
 
-        return run
+        return once if len(calls) == 1 else parts
 
     def change(
         self, name: str, fn: Callable, arrays: Sequence[np.ndarray], key: Any, own: Sequence[int]
