@@ -1,5 +1,6 @@
 """`kiln.summary`: what it counts is what a real step does, and nothing is touched to find out."""
 
+import gc
 import sys
 import weakref
 from threading import get_ident
@@ -365,10 +366,27 @@ def test_memory_kept_for_reuse_is_what_the_allocator_keeps(monkeypatch):
 def test_what_numpy_refuses_leaves_nothing_behind():
     """NumPy keeps the operands for good of some calls that all operands refuse."""
     x = kiln.empty(64, 256, device="meta")
-    for op in (lambda t: t + t, lambda t: t * x, kiln.tanh, kiln.sigmoid, lambda t: t.sum(0)):
+    join = lambda t: kiln.cat([t, kiln.empty(600, 256, device="meta")])  # noqa: E731
+    for op in (join, lambda t: t + t, lambda t: t * x, kiln.tanh, kiln.sigmoid, lambda t: t.sum(0)):
         for _ in range(3):
             t = kiln.empty(64, 256, device="meta")
             before = sys.getrefcount(t._a)
             op(t)
             after = sys.getrefcount(t._a)
             assert after == before
+
+
+def test_the_room_of_kernels_that_had_to_grow_is_given_back():
+    from kiln.backends.one_call import shelf
+
+    shelf().clear()
+    gc.disable()  # programs that are no more lie in cycles
+    try:
+        rooms = []
+        for n in (16, 24, 32):
+            nn.Conv2d(8, 16, 3)(kiln.randn(4, 8, n, n))
+            rooms.append(shelf().arena)
+    finally:
+        gc.enable()
+    assert [r.memory.nbytes for r in rooms[:-1]] == [0] * (len(rooms) - 1)
+    assert rooms[-1].memory.nbytes >= shelf().size > 0

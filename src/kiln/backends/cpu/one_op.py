@@ -349,7 +349,7 @@ class Shelf:
         try:
             return self.made[key]
         except KeyError:
-            if any(hasattr(x, "calls") for x in args):
+            if any(map(_without_data, args)):
                 return (
                     None  # without data (Note [Meta tensors]), and not to be kept as part of a key
                 )
@@ -380,11 +380,11 @@ class Shelf:
     def _program(self, made: Made) -> CpuProgram:
         """The Program of a call, in the arena as it is."""
         if made.recipe.arena_bytes > self.size:
-            self.size = made.recipe.arena_bytes
-            self.arena = Room(self.size)
             for m in self.made.values():
                 if m is not None:
                     m.program = None
+            self.arena.free()  # programs that are no more may be in cycles, and hold it
+            self.arena, self.size = Room(made.recipe.arena_bytes), made.recipe.arena_bytes
         if made.program is None:
             made.program = CpuProgram(made.recipe, made.name, self.arena)
         return made.program
@@ -501,6 +501,10 @@ def _arrays(args: Sequence[Any]) -> list[np.ndarray]:
         elif a.__class__ is list:
             found.extend(_arrays(a))
     return found
+
+
+def _without_data(x: Any) -> bool:
+    return any(map(_without_data, x)) if x.__class__ is list else hasattr(x, "calls")
 
 
 def _sign(x: Any) -> Any:

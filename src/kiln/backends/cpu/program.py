@@ -342,3 +342,7 @@ class Room:
         start = self.memory.ctypes.data
         self.base = -(-start // arena.ALIGN) * arena.ALIGN
         self.offset = self.base - start
+
+    def free(self) -> None:
+        """Give the memory back, whoever holds this; nobody uses it again."""
+        self.memory, self.base = np.empty(0, np.uint8), 0
