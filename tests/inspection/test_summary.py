@@ -13,6 +13,7 @@ import kiln.nn.functional as F
 from kiln import meta, nn
 from kiln.config import config
 from kiln.inspection.rehearsal import Allocator
+from kiln.nn import _recurrent
 from kiln.runtime.blocks import SMALL, Blocks
 from kiln.utils.flop_counter import FlopCounterMode
 
@@ -390,3 +391,27 @@ def test_the_room_of_kernels_that_had_to_grow_is_given_back():
         gc.enable()
     assert [r.memory.nbytes for r in rooms[:-1]] == [0] * (len(rooms) - 1)
     assert rooms[-1].memory.nbytes >= shelf().size > 0
+
+
+def test_recurrent_layers_take_what_the_programs_of_their_blocks_take(monkeypatch):
+    layer = nn.GRU(8, 64)
+    s = kiln.summary(layer, (20, 16, 8))
+    monkeypatch.setattr(_recurrent, "LEAST", 1 << 40)
+    steps = kiln.summary(layer, (20, 16, 8))
+    assert (s.flops, s.backward_flops) == (steps.flops, steps.backward_flops)
+    assert s.activation_memory != steps.activation_memory
+    monkeypatch.undo()
+    kept = []
+    block = _recurrent._block
+
+    def watched(*given):
+        out = block(*given)
+        x, w = given[2], given[4]
+        entries = _recurrent._program(*given[:2], (tuple(x.shape), tuple(w.shape), x.dtype)).entries
+        kept.append(max(sum(n.numel() * 4 for n in e.root.plan.graph.outputs[2:]) for e in entries))
+        return out
+
+    monkeypatch.setattr(_recurrent, "_block", watched)
+    layer(kiln.rand(20, 16, 8))
+    projected, ys = 20 * 16 * 3 * 64 * 4, 20 * 16 * 64 * 4
+    assert s.activation_memory == pytest.approx(sum(kept) + projected + ys, rel=0.1)

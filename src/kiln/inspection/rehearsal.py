@@ -205,11 +205,25 @@ class Rehearsal:
         self.flops: Counter[str] = Counter()
         self.output: Any = None
         self.kept = self.scratch = 0
+        self.programs: dict[Any, int] = {}  # what compiled functions hold that eager mode runs
+        self.tape: list[Any] = []  # memory that the tape keeps until it is thrown away
+        self.counting = True
 
     # ---- what it is told (`meta.WATCHING`)
 
-    def held(self, size: int) -> _Token:
+    @contextmanager
+    def unheld(self) -> Iterator[None]:
+        """Nothing that is taken meanwhile counts."""
+        self.counting = False
+        try:
+            yield
+        finally:
+            self.counting = True
+
+    def held(self, size: int) -> _Token | None:
         """Memory that is taken now."""
+        if not self.counting:
+            return None
         self.owners.append(self.phase or self.open[-1])
         self.log.append((len(self.owners) - 1, size))
         return _Token(self, len(self.owners) - 1, size)
@@ -336,7 +350,7 @@ class Rehearsal:
         out: Counter[str] = Counter()
         for number, size in self.log[:at]:
             out[self.owners[number]] += size
-        out[IDLE], out[SCRATCH] = peak - most, self.scratch
+        out[IDLE], out[SCRATCH] = peak - most, self.scratch + sum(self.programs.values())
         return out
 
 

@@ -19,7 +19,9 @@ from ..autograd.modes import enable_grad, mode
 from ..compile.compiled import CompiledFunction
 from ..compile.control import scan
 from ..config import config
+from ..meta import WATCHING
 from ..ops.control import chunks
+from ..ops.creation import empty
 from ..ops.joining import cat, stack
 from ..ops.precision import off
 from ..ops.recurrent import gru_gates, lstm_gates
@@ -123,6 +125,8 @@ def recur(
         b_ih, b_hh = b_ih + b_hh, None  # one addition, outside the loop
     projected = F.linear(x, w_ih, b_ih)
     given = (projected, mask, w_hh, b_hh, w_hr, *state)
+    if x.is_meta and mode.grad and _blocks(given) and (watcher := WATCHING.get(get_ident())) is not None:  # fmt: skip
+        return _watched(watcher, kind, reverse, given)
     if not _native(given):
         if not _brief(given):
             return _steps(kind, reverse, given)
@@ -154,16 +158,39 @@ def _steps(kind: str, reverse: bool, given: tuple) -> tuple[State, Tensor]:
 
 def _native(given: tuple) -> bool:
     """Whether the steps are run as Programs; never where a program is captured, a function transformed or data absent."""
+    return not given[0].is_meta and active_capture() is None and _blocks(given)
+
+
+def _blocks(given: tuple) -> bool:
+    """Whether there are enough steps of one dtype for Programs of blocks of them."""
     x, state = given[0], given[5:]
-    if (
-        x.is_meta
-        or active_capture() is not None
-        or config.eager != "cpu"
-        or x.shape[0] < BLOCKS[-2]
-    ):
+    if config.eager != "cpu" or x.shape[0] < BLOCKS[-2]:
         return False
     same = all(t is None or t.dtype is x.dtype for t in (*given[2:5], *state))
     return same and x.is_floating_point() and x.shape[0] * state[-1].numel() >= LEAST
+
+
+def _watched(watcher: Any, kind: str, reverse: bool, given: tuple) -> tuple[State, Tensor]:
+    """The steps on tensors without data, for who wants to know what eager mode's Programs would take."""
+    with watcher.unheld():
+        state, ys = _steps(kind, reverse, given)
+    x, _, w_hh = given[:3]
+    for start, stop in _pieces(x.shape[0]):
+        sizes = stop - start, *x.shape[1:]
+        block = [
+            t if t is None else empty(sizes if t is x else t.shape, dtype=t.dtype, device="cpu").requires_grad_(t.requires_grad)
+            for t in (x, *given[1:])
+        ]  # fmt: skip
+        program = _program(kind, reverse, (sizes, tuple(w_hh.shape), x.dtype))
+        plan, _ = program.find((*block,), {})
+        outputs = plan.graph.outputs[1 + len(state) :]
+        if ys.requires_grad:
+            watcher.tape.append(watcher.held(sum(o.numel() * o.dtype.itemsize for o in outputs)))
+        watcher.programs[program] = program.memory_stats()["held_bytes"]
+    watcher.tape.append(x._a.memory)
+    for t in (ys, *state):
+        t._a.memory = watcher.held(t.numel() * t.element_size())
+    return state, ys
 
 
 def _brief(given: tuple) -> bool:
