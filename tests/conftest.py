@@ -22,7 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--full", action="store_true", help="every sample, dtype and backend instead of a selection"
     )
     parser.addoption(
-        "--rest", action="store_true", help="what --full adds, without the tests that run alike in both"
+        "--rest",
+        action="store_true",
+        help="what --full adds, without the tests that run alike in both",
     )
 
 
@@ -33,9 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         LEFT["cases"] = _select(config, items, lambda item: "slow" not in item.keywords)
 
 
-def _select(
-    config: pytest.Config, items: list[pytest.Item], wanted: Callable[[Any], bool]
-) -> int:
+def _select(config: pytest.Config, items: list[pytest.Item], wanted: Callable[[Any], bool]) -> int:
     """Keeps those that are wanted; how many are not."""
     others = [item for item in items if not wanted(item)]
     items[:] = [item for item in items if wanted(item)]

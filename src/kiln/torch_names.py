@@ -33,6 +33,8 @@ MODULES = {
     "torch.__config__": "kiln.building",
     "torch.__future__": "kiln.building",
     "torch._tensor": "kiln.tensor",
+    "torch._C._functorch": "kiln.func.level",
+    "torch.distributed._tensor.experimental": "kiln.distributed.tensor.experimental",
     "torch._tensor_str": "kiln.printing",
     "torch._VF": "kiln",
     "torch.accelerator.memory": "kiln.accelerator",

@@ -123,6 +123,27 @@ def test_types_are_shown_where_pytorch_has_them(tmp_path):
     assert last == "<class 'torch.FloatTensor'> fc"
 
 
+def test_annotations_of_classes_can_be_evaluated(tmp_path):
+    done = run(
+        """
+import typing, torch
+class Net(torch.nn.Module):
+    config: dict
+assert typing.get_type_hints(Net)["config"] is dict
+for c in (torch.Tensor, torch.nn.LSTM, torch.optim.Adam, torch.utils.data.DataLoader, torch.distributions.Normal):
+    typing.get_type_hints(c)
+from torch._C._functorch import is_batchedtensor
+from torch.distributed._tensor.experimental import implicit_replication
+seen = []
+torch.vmap(lambda x: seen.append(is_batchedtensor(x)) or x + 1)(torch.ones(2))
+with implicit_replication():
+    assert seen == [True] and not is_batchedtensor(torch.ones(2))
+""",
+        tmp_path,
+    )
+    assert not done.returncode, done.stderr
+
+
 def test_a_module_is_run_as_python_does(tmp_path):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").write_text("")

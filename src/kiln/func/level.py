@@ -283,3 +283,8 @@ def _shared(x: Any) -> Any:
     if x.__class__ is Lane:
         return x.tensor
     return [_shared(y) for y in x] if isinstance(x, list) else x
+
+
+def is_batchedtensor(tensor: Tensor) -> bool:
+    """Whether a tensor stands for each of a batch under vmap: `torch._C._functorch.is_batchedtensor`."""
+    return isinstance(tensor._a, Lane) and tensor._a.batched
