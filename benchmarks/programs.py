@@ -160,7 +160,7 @@ def main() -> None:
         print(f"Other work is running: figures at {args.threads} threads say little now, as PyTorch's wait for each other "
               "by spinning. --threads 1, or come back.\n")  # fmt: skip
     libraries = ["kiln", *(["torch"] if peer("torch") else [])]
-    programs = [n for n in args.names if n in NAMES] if args.names else list(NAMES)
+    programs: list[str] = [n for n in args.names if n in NAMES] if args.names else list(NAMES)
     kinds = [n for n in args.names if n not in NAMES]
     if programs:
         whole(programs, max(1, args.rounds // 2), args.threads, libraries)

@@ -39,14 +39,6 @@ class kthvalue_result(NamedTuple):
     values: Tensor
     indices: Tensor
 
-class median_dim_result(NamedTuple):
-    values: Tensor
-    indices: Tensor
-
-class nanmedian_dim_result(NamedTuple):
-    values: Tensor
-    indices: Tensor
-
 class frexp_result(NamedTuple):
     mantissa: Tensor
     exponent: Tensor
@@ -64,6 +56,14 @@ class qr_result(NamedTuple):
     R: Tensor
 
 class mode_dim_result(NamedTuple):
+    values: Tensor
+    indices: Tensor
+
+class median_dim_result(NamedTuple):
+    values: Tensor
+    indices: Tensor
+
+class nanmedian_dim_result(NamedTuple):
     values: Tensor
     indices: Tensor
 

@@ -1,4 +1,4 @@
-"""Order statistics and what is computed along a line: quantiles, modes, covariances, trapezoids."""
+"""Order statistics and what is computed along a line: quantiles, modes, medians, covariances, trapezoids."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 
 from .. import dtypes as dt
-from ..errors import KilnError, describe
-from ..shape import norm_dim
+from ..errors import KilnError, KilnNotImplementedError, describe
+from ..shape import Size, norm_dim
 from ..tensor import CAPTURING, Tensor, active_capture
-from .extremes import select_grad, select_rule, select_samples
+from .extremes import select, select_grad, select_rule, select_samples, share
 from .joining import cat
 from .reduction import sum_op
 from .registry import Sample, composition, op
 from .samples import draw, rng
 from .selection import where_op
+from .sorting import kth_place
+from .storing import store_out
 
 # ---------------------------------------------------------------- quantiles and modes
 
@@ -402,3 +404,96 @@ def gradient(
             raise KilnError(name, "expected each tensor of coordinates to have one value for each sample",
                             describe((input, step)), "")  # fmt: skip
     return tuple(_slope(input, step, d, edge_order) for d, step in zip(dims, steps, strict=True))
+
+
+# ---------------------------------------------------------------- medians
+
+
+def _middle(input: np.ndarray) -> np.ndarray:
+    """Where the lower median is along the last axis; a NaN where there is one."""
+    index = kth_place(input, (input.shape[-1] - 1) // 2)
+    if input.dtype.kind == "f":
+        bad = np.isnan(input)
+        index = np.where(bad.any(-1, keepdims=True), bad.argmax(-1, keepdims=True), index)
+    return index
+
+
+def _median_infer(input: Any, dim: int, keepdim: bool) -> list:
+    if input.dtype.category in (dt.BOOL, dt.COMPLEX):
+        raise KilnNotImplementedError(
+            "median", f"not implemented for {input.dtype.name}", describe(input), "convert it"
+        )
+    return select_rule("median")(input, dim, keepdim)
+
+
+def _find_median(input: np.ndarray, axis: int, keepdims: bool) -> np.ndarray:
+    return np.moveaxis(_middle(np.moveaxis(input, axis, -1)), -1, axis)
+
+
+@op(name="median_dim", private=True, exact=True, result_names="values indices", nondiff_outputs=(1,),
+    infer=_median_infer, grad={"input": select_grad}, samples=select_samples)  # fmt: skip
+def median_dim(input: Tensor, dim: int, keepdim: bool) -> Tensor:
+    """The lower median along a dimension and its index."""
+    return select(input, dim, keepdim, _find_median)
+
+
+def _median_samples() -> Iterator[Sample]:
+    yield Sample((draw(rng(), (3, 4)),))
+    yield Sample((draw(rng(), ()),))
+    yield Sample((np.array([1.0, np.nan, 2.0]),), grad=False)
+    yield Sample((np.zeros((0,)),), grad=False)
+
+
+@op(node="MedianBackward0", name="median_all", private=True, exact=True, infer=lambda input: (Size(()), input.dtype),
+    grad={"input": lambda g, input, out: share(g, (input == out) | (input.isnan() & out.isnan()), None, False)}, samples=_median_samples)  # fmt: skip
+def median_all(input: Tensor) -> Tensor:
+    """The lower median of all elements; NaN for none."""
+    flat = input.reshape(-1)
+    return flat[_middle(flat)[0]] if flat.size else np.asarray(np.nan).astype(input.dtype)
+
+
+@composition(out=True, samples=lambda: iter([
+    *_median_samples(), Sample((draw(rng(), (3, 4)), 1, True)), Sample((draw(rng(), (3, 4)), 2), error=IndexError),
+]))  # fmt: skip
+def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The median, the lower one of two; with `dim` (values, indices) along it."""
+    return median_all(input) if dim is None else median_dim(input, dim, keepdim)
+
+
+def _nan_middle(input: np.ndarray, axis: int, keepdims: bool) -> np.ndarray:
+    """Where the lower median of the numbers is: NaNs are sorted to the end and not counted."""
+    input = input.astype(np.float32) if input.dtype == dt.bfloat16.np else input
+    if input.dtype.kind != "f" or not np.isnan(input).any():
+        return _find_median(input, axis, keepdims)
+    order = np.argsort(input, axis, kind="stable")
+    count = np.sum(~np.isnan(input), axis, keepdims=True)
+    return np.take_along_axis(order, np.maximum(count - 1, 0) // 2, axis)
+
+
+@op(name="nanmedian_dim", private=True, exact=True, result_names="values indices", nondiff_outputs=(1,),
+    infer=_median_infer, grad={"input": select_grad}, samples=select_samples)  # fmt: skip
+def nanmedian_dim(input: Tensor, dim: int, keepdim: bool) -> Tensor:
+    """The lower median of the numbers along a dimension and its index."""
+    return select(input, dim, keepdim, _nan_middle)
+
+
+@op(name="nanmedian_all", private=True, exact=True, infer=lambda input: (Size(()), input.dtype),
+    grad={"input": lambda g, input, out: share(g, (input == out) | (input.isnan() & out.isnan()), None, False)}, samples=_median_samples)  # fmt: skip
+def nanmedian_all(input: Tensor) -> Tensor:
+    """The lower median of all numbers; NaN for none."""
+    flat = input.reshape(-1)
+    return (
+        flat[_nan_middle(flat, 0, True)[0]] if flat.size else np.asarray(np.nan).astype(input.dtype)
+    )
+
+
+@composition(samples=lambda: iter([
+    *_median_samples(), Sample((draw(rng(), (3, 4)), 1, True)), Sample((draw(rng(), (3, 4)), 2), error=IndexError),
+    Sample((np.array([[1.0, np.nan, 2.0, 3.0]]), -1), grad=False),
+]))  # fmt: skip
+def nanmedian(
+    input: Tensor, dim: int | None = None, keepdim: bool = False, *, out: Any = None
+) -> Any:
+    """`median` of the elements that are not NaN."""
+    r = nanmedian_all(input) if dim is None else nanmedian_dim(input, dim, keepdim)
+    return store_out(nanmedian_dim.op, r, out)
