@@ -65,7 +65,7 @@ def test_the_report_says_what_is_missing_and_where(tmp_path, capsys):
     assert rows["Tensor.vieew"].endswith("the nearest is Tensor.view")
     assert "ONNX files are not written yet" in rows["torch.onnx.export"]
     assert "a.py:6" in rows["torch.absent.x"]
-    assert "no extension" in rows["torch.classes.mine.Made.run"]
+    assert "no extension" in rows["torch.classes.mine.Made"]
 
     (tmp_path / "a.py").write_text("import torch\ntorch.nn.Linear")
     assert main(["run", "--torch", "--report", str(tmp_path / "a.py")]) == 0

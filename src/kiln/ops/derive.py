@@ -154,14 +154,16 @@ def f({sig}):
             {unpack}
             {agree}
             r = {run}
+            c = r.__class__
+            if c is not _ndarray and c is not tuple and c is not list:
+                r = _asarray(r)
         except Exception:
             pass
         else:
-            c = r.__class__
             if c is tuple or c is list:
                 return _several(_op, {call}, r, {tracked})
             t = _new(Tensor)
-            t._a = {result} if c is _ndarray else _asarray(r)
+            t._a = {result} if c is _ndarray else r
             t._fn = t._grad = t._ver = t._base = t._hooks = None
             t._idx = 0
             t._rg = False

@@ -27,12 +27,12 @@ def _where_infer(condition: Any, input: Any, other: Any) -> tuple:
     return broadcast_shapes(*shapes, op="where"), dt.result_type(input, other)
 
 
-_FLOATS = (dt.float32.np, dt.float64.np)
+_F32, _F64 = dt.float32.np, dt.float64.np
 
 
 def _where_run(condition: Any, input: Any, other: Any) -> Any:
     d = getattr(input, "dtype", None)
-    if d not in _FLOATS or (
+    if (d is not _F32 and d is not _F64) or (
         other.__class__ not in (float, int) and getattr(other, "dtype", None) is not d
     ):
         d = dt.result_type(input, other).np

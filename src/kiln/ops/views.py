@@ -178,7 +178,8 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     shape = a.shape
     d = norm_dim(dim, len(shape) + 1, "unsqueeze")
     shape = (*shape[:d], 1, *shape[d:])
-    r = a.reshape(shape) if a.__class__ is np.ndarray and not CAPTURING else None
+    plain = a.__class__ is np.ndarray and len(shape) <= 64 and not CAPTURING
+    r = a.reshape(shape) if plain else None
     out = dispatch.view(_reshape, (input, shape), r)
     return called(out, "UnsqueezeBackward0") if out._fn is not None else out
 
