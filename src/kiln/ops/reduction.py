@@ -170,6 +170,8 @@ def accurate_sum(a: np.ndarray, axis: Any = None, keepdim: bool = False) -> Any:
 
 def _short(a: np.ndarray, axis: Any) -> bool:
     """Whether so few numbers make each sum that one by one is as good as blocks of 32."""
+    if axis.__class__ is int:
+        return a.shape[axis] <= 64
     axes = range(a.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     return math.prod(a.shape[i] for i in axes) <= 64
 
