@@ -266,7 +266,7 @@ class Layer(Module, Configured):
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         """A call on tensors, in the mode that `training` says."""
         training = kwargs.get("training")
-        if "training" in kwargs and not _names(type(self).call).known("training"):
+        if "training" in kwargs and not call_names(type(self).call).known("training"):
             del kwargs["training"]
         if training is None or bool(training) == self.training:
             return Module.__call__(self, *args, **kwargs)
@@ -280,7 +280,7 @@ class Layer(Module, Configured):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """`build` where that is still to do, then `call`, with masks handed on."""
-        names = _names(type(self).call)
+        names = call_names(type(self).call)
         if not self.built:
             self._build(args, kwargs, names)
         if names.training and kwargs.get("training") is None and "training" not in names.given(args):  # fmt: skip
@@ -419,7 +419,7 @@ class _Names:
         return dict(zip(self.names, args, strict=False))
 
 
-_names = lru_cache(maxsize=4096)(_Names)
+call_names = lru_cache(maxsize=4096)(_Names)
 
 
 def mask_of(x: Any) -> Any:
@@ -503,4 +503,4 @@ class _Tracked(list):
         return list, (list(self),)
 
 
-__all__ = ["Layer", "Variable", "mask_of"]
+__all__ = ["NOW", "Layer", "Variable", "call_names", "mask_of"]

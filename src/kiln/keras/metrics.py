@@ -194,6 +194,8 @@ _FOUND = {
 
 def get(metric: Any) -> Any:
     """What a Trainer takes for a metric: names of Keras's, whose key is the name as given; functions of (y_true, y_pred)."""
+    if isinstance(metric, m.Metric):
+        return metric
     if isinstance(metric, str):
         key = metric.lower() if metric.isupper() else losses.snake(metric)
         if key in ("accuracy", "acc"):

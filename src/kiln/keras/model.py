@@ -15,7 +15,7 @@ from ..errors import KilnError, KilnTypeError, KilnValueError, describe
 from ..nn.modules.module import Module
 from ..tensor import Tensor
 from .dtypes import to_dtype
-from .layer import Layer
+from .layer import NOW, Layer, call_names
 from .symbolic import KerasTensor, Node, connected, replaced, symbols, unique
 from .training import Training
 
@@ -118,6 +118,12 @@ class Model(Training):
             return self.module(*inputs)
         raise KilnError("Model", "there is nothing to compute", type(self).__name__, "define call(self, inputs)")  # fmt: skip
 
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        names = call_names(type(self).call)
+        if len(args) > 1 and names.several == 1 and not names.any and all(isinstance(x, Tensor) for x in args):  # fmt: skip
+            args = (list(args),)  # several inputs are one argument, as in Keras
+        return super()._run(*args, **kwargs)
+
     # ---- what it is made of
 
     @property
@@ -189,8 +195,6 @@ class Model(Training):
 
     def _building(self) -> bool:
         """Whether `build` is called on the way of a call, which makes the weights anyway."""
-        from .layer import NOW
-
         return NOW.depth > 0 or self.built
 
     def summary(self, input_shape: Any = None, **options: Any) -> None:

@@ -303,8 +303,12 @@ class Training(Layer):
             told[1][name] = "last"
 
     def _added_losses(self) -> list[Any]:
-        """What the Trainer adds to the loss."""
-        return self.losses
+        """What the Trainer adds to the loss; a step that is captured leaves nothing behind."""
+        found = self.losses
+        for m in self.modules():
+            if isinstance(m, Layer):
+                m._added.clear()
+        return found
 
     def _have_built(self, data: Any) -> None:
         """Have layers make their weights, before anything is captured: by a call on the first batch of the data."""

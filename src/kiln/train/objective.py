@@ -156,7 +156,7 @@ class Objective:
             elif id(metric) in known:  # one for several outputs: each has its own stream
                 metric = deepcopy(metric)
             if getattr(metric, "from_logits", False) is None:  # it takes what the loss takes
-                metric.from_logits = self._logits(key)
+                vars(metric)["from_logits"] = self._logits(key)
             known.add(id(given_metric))
             name = str(getattr(metric, "name", type(metric).__name__))
             yield name if key is None else f"{key}_{name}", key, metric

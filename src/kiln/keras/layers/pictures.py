@@ -149,7 +149,7 @@ class RandomRotation(_Moved):
         h, w = x.shape[2:]
         angle = self.draw(x, *_range(self.factor)) * 2 * math.pi
         c, s, o = angle.cos(), angle.sin(), angle * 0
-        return self.sampled(x, (c, s * (h / w), o, -s * (w / h), c, o))
+        return self.sampled(x, (c, -s * (h / w), o, s * (w / h), c, o))
 
 
 class RandomTranslation(_Moved):
