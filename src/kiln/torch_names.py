@@ -102,7 +102,7 @@ MODULES = {
     "torchvision.models._api": "kiln.vision.models.registry",
     **{
         f"torchvision.models.segmentation.{n}": "kiln.vision.models.segmentation"
-        for n in ("deeplabv3", "fcn", "segmentation")
+        for n in ("deeplabv3", "fcn", "lraspp", "segmentation")
     },
     "torchvision.models.detection.image_list": "kiln.vision.models.detection.transform",
     "torchvision.models.detection.ssdlite": "kiln.vision.models.detection.ssd",
@@ -130,6 +130,7 @@ _CLASSES = {
     "torchvision.models.mobilenetv2": ("InvertedResidual",),
     "torchvision.models.segmentation.deeplabv3": ("ASPP", "ASPPConv", "ASPPPooling", "DeepLabHead"),
     "torchvision.models.segmentation.fcn": ("FCNHead",),
+    "torchvision.models.segmentation.lraspp": ("LRASPPHead",),
     "torchvision.models.shufflenetv2": ("InvertedResidual",),
     "torchvision.models.squeezenet": ("Fire",),
     "torchvision.ops.feature_pyramid_network": (

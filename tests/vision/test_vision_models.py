@@ -5,7 +5,7 @@ from tests.turns import in_turn
 
 import kiln
 from kiln.vision import models
-from kiln.vision.models import segmentation, swin_transformer
+from kiln.vision.models import detection, segmentation, swin_transformer
 from kiln.vision.models.convnext import CNBlockConfig
 
 PARAMETERS = {  # as torchvision's documentation tells them
@@ -285,3 +285,54 @@ def test_features_by_name():
     assert take(kiln.rand(2, 3, 32, 32))["b"].requires_grad
     with pytest.raises(ValueError, match="not present"):
         create_feature_extractor(m, ["layer9"])
+
+
+@pytest.mark.slow
+def test_small_models_of_segmentation():
+    for name, count in (
+        ("deeplabv3_mobilenet_v3_large", 11_029_328),
+        ("lraspp_mobilenet_v3_large", 3_221_538),
+    ):
+        options = {"aux_loss": True} if "deeplab" in name else {}
+        m = models.get_model(name, weights=None, weights_backbone=None, **options).eval()
+        assert (
+            sum(p.numel() for p in m.parameters()) == count
+        )  # as torchvision's documentation tells
+        out = m(kiln.rand(1, 3, 33, 48))
+        assert {k: tuple(v.shape) for k, v in out.items()} == dict.fromkeys(
+            ["out", *(["aux"] if options else [])], (1, 21, 33, 48)
+        )
+
+
+def test_weights_know_how_pictures_are_prepared():
+    picture = kiln.randint(0, 256, (3, 300, 400), dtype=kiln.uint8)
+    prepared = models.ResNet50_Weights.IMAGENET1K_V2.transforms()
+    assert (prepared.crop_size, prepared.resize_size) == ([224], [232])
+    assert prepared(picture).shape == (3, 224, 224)
+    assert models.EfficientNet_B1_Weights.IMAGENET1K_V1.transforms()(picture).shape == (3, 240, 240)
+    found = detection.SSD300_VGG16_Weights.DEFAULT.transforms()(picture)
+    assert found.equal(picture.float() / 255)
+    assert segmentation.FCN_ResNet50_Weights.DEFAULT.transforms()(picture).shape == (3, 520, 693)
+    half = kiln.full((3, 480, 480), 0.5)
+    assert models.EfficientNet_V2_L_Weights.DEFAULT.transforms()(half).abs().max() < 1e-6
+
+
+def test_weights_by_name():
+    assert models.get_model_weights(models.densenet121).DEFAULT.value == "densenet121-a639ec97.pth"
+    assert models.get_weight("Wide_ResNet50_2_Weights.IMAGENET1K_V2").name == "IMAGENET1K_V2"
+    for wrong in ("ResNet50_Weights.IMAGENET1K_V9", "ResNet50"):
+        with pytest.raises(ValueError, match="Unable to find"):
+            models.get_weight(wrong)
+    with pytest.raises(ValueError, match="no weights are known"):
+        models.get_model_weights("vit_h_14")
+
+
+def test_published_densenets_have_older_names():
+    m = models.DenseNet(4, (2, 2), 8, num_classes=2)
+    state = {
+        k.replace("norm1", "norm.1").replace("conv2", "conv.2"): v
+        for k, v in m.state_dict().items()
+    }
+    assert any("denselayer1.conv.2.weight" in k for k in state)
+    m.load_state_dict(state)
+    assert any("denselayer1.conv.2.weight" in k for k in state)

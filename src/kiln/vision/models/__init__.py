@@ -11,6 +11,8 @@ from .mobilenetv3 import *  # noqa: F403
 from .registry import WeightsEnum as WeightsEnum
 from .registry import get_model as get_model
 from .registry import get_model_builder as get_model_builder
+from .registry import get_model_weights as get_model_weights
+from .registry import get_weight as get_weight
 from .registry import list_models as list_models
 from .regnet import *  # noqa: F403
 from .resnet import *  # noqa: F403

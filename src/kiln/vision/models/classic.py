@@ -20,6 +20,10 @@ __all__ = [
     "AlexNet",
     "AlexNet_Weights",
     "DenseNet",
+    "DenseNet121_Weights",
+    "DenseNet161_Weights",
+    "DenseNet169_Weights",
+    "DenseNet201_Weights",
     "Fire",
     "SqueezeNet",
     "SqueezeNet1_0_Weights",
@@ -301,6 +305,16 @@ class _DenseLayer(nn.Module):
         self.conv2 = nn.Conv2d(bn_size * growth_rate, growth_rate, 3, padding=1, bias=False)
         self.drop_rate, self.memory_efficient = float(drop_rate), memory_efficient
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *more: Any) -> None:
+        for i in (1, 2):  # published weights are of layers named `norm.1`
+            for old in [
+                k for k in state_dict if k.startswith((f"{prefix}norm.{i}.", f"{prefix}conv.{i}."))
+            ]:
+                state_dict[f"{prefix}{old.removeprefix(prefix).replace('.', '', 1)}"] = (
+                    state_dict.pop(old)
+                )
+        super()._load_from_state_dict(state_dict, prefix, *more)
+
     def _narrow(self, *features: Tensor) -> Tensor:
         return self.conv1(self.relu1(self.norm1(kiln.cat(features, 1))))
 
@@ -377,25 +391,31 @@ class DenseNet(nn.Module):
         return self.classifier(nn.functional.adaptive_avg_pool2d(x, (1, 1)).flatten(1))
 
 
-@model()
+DenseNet121_Weights = weights("DenseNet121_Weights", "densenet121-a639ec97.pth")
+DenseNet161_Weights = weights("DenseNet161_Weights", "densenet161-8d451a50.pth")
+DenseNet169_Weights = weights("DenseNet169_Weights", "densenet169-b2777c0a.pth")
+DenseNet201_Weights = weights("DenseNet201_Weights", "densenet201-c1103571.pth")
+
+
+@model(DenseNet121_Weights)
 def densenet121(**kwargs: Any) -> DenseNet:
     """DenseNet-121."""
     return DenseNet(32, (6, 12, 24, 16), 64, **kwargs)
 
 
-@model()
+@model(DenseNet161_Weights)
 def densenet161(**kwargs: Any) -> DenseNet:
     """DenseNet-161."""
     return DenseNet(48, (6, 12, 36, 24), 96, **kwargs)
 
 
-@model()
+@model(DenseNet169_Weights)
 def densenet169(**kwargs: Any) -> DenseNet:
     """DenseNet-169."""
     return DenseNet(32, (6, 12, 32, 32), 64, **kwargs)
 
 
-@model()
+@model(DenseNet201_Weights)
 def densenet201(**kwargs: Any) -> DenseNet:
     """DenseNet-201."""
     return DenseNet(32, (6, 12, 48, 32), 64, **kwargs)

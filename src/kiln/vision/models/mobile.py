@@ -15,6 +15,13 @@ from .registry import model, weights
 __all__ = [
     "EfficientNet",
     "EfficientNet_B0_Weights",
+    "EfficientNet_B1_Weights",
+    "EfficientNet_B2_Weights",
+    "EfficientNet_B3_Weights",
+    "EfficientNet_B4_Weights",
+    "EfficientNet_B5_Weights",
+    "EfficientNet_B6_Weights",
+    "EfficientNet_B7_Weights",
     "EfficientNet_V2_L_Weights",
     "EfficientNet_V2_M_Weights",
     "EfficientNet_V2_S_Weights",
@@ -277,7 +284,30 @@ class EfficientNet(nn.Module):
 
 
 EfficientNet_B0_Weights = weights(
-    "EfficientNet_B0_Weights", "efficientnet_b0_rwightman-3dd342df.pth"
+    "EfficientNet_B0_Weights", "efficientnet_b0_rwightman-7f5810bc.pth"
+)
+EfficientNet_B1_Weights = weights(
+    "EfficientNet_B1_Weights",
+    "efficientnet_b1_rwightman-bac287d4.pth",
+    "efficientnet_b1-c27df63c.pth",
+)
+EfficientNet_B2_Weights = weights(
+    "EfficientNet_B2_Weights", "efficientnet_b2_rwightman-c35c1473.pth"
+)
+EfficientNet_B3_Weights = weights(
+    "EfficientNet_B3_Weights", "efficientnet_b3_rwightman-b3899882.pth"
+)
+EfficientNet_B4_Weights = weights(
+    "EfficientNet_B4_Weights", "efficientnet_b4_rwightman-23ab8bcd.pth"
+)
+EfficientNet_B5_Weights = weights(
+    "EfficientNet_B5_Weights", "efficientnet_b5_lukemelas-1a07897c.pth"
+)
+EfficientNet_B6_Weights = weights(
+    "EfficientNet_B6_Weights", "efficientnet_b6_lukemelas-24a108a5.pth"
+)
+EfficientNet_B7_Weights = weights(
+    "EfficientNet_B7_Weights", "efficientnet_b7_lukemelas-c5b4e57e.pth"
 )
 _B5 = partial(nn.BatchNorm2d, eps=0.001, momentum=0.01)
 
@@ -288,43 +318,43 @@ def efficientnet_b0(**kwargs: Any) -> EfficientNet:
     return EfficientNet(1.0, 1.0, **{"dropout": 0.2, **kwargs})
 
 
-@model()
+@model(EfficientNet_B1_Weights)
 def efficientnet_b1(**kwargs: Any) -> EfficientNet:
     """EfficientNet-B1."""
     return EfficientNet(1.0, 1.1, **{"dropout": 0.2, **kwargs})
 
 
-@model()
+@model(EfficientNet_B2_Weights)
 def efficientnet_b2(**kwargs: Any) -> EfficientNet:
     """EfficientNet-B2."""
     return EfficientNet(1.1, 1.2, **{"dropout": 0.3, **kwargs})
 
 
-@model()
+@model(EfficientNet_B3_Weights)
 def efficientnet_b3(**kwargs: Any) -> EfficientNet:
     """EfficientNet-B3."""
     return EfficientNet(1.2, 1.4, **{"dropout": 0.3, **kwargs})
 
 
-@model()
+@model(EfficientNet_B4_Weights)
 def efficientnet_b4(**kwargs: Any) -> EfficientNet:
     """EfficientNet-B4."""
     return EfficientNet(1.4, 1.8, **{"dropout": 0.4, **kwargs})
 
 
-@model()
+@model(EfficientNet_B5_Weights)
 def efficientnet_b5(**kwargs: Any) -> EfficientNet:
     """EfficientNet-B5."""
     return EfficientNet(1.6, 2.2, **{"dropout": 0.4, "norm_layer": _B5, **kwargs})
 
 
-@model()
+@model(EfficientNet_B6_Weights)
 def efficientnet_b6(**kwargs: Any) -> EfficientNet:
     """EfficientNet-B6."""
     return EfficientNet(1.8, 2.6, **{"dropout": 0.5, "norm_layer": _B5, **kwargs})
 
 
-@model()
+@model(EfficientNet_B7_Weights)
 def efficientnet_b7(**kwargs: Any) -> EfficientNet:
     """EfficientNet-B7."""
     return EfficientNet(2.0, 3.1, **{"dropout": 0.5, "norm_layer": _B5, **kwargs})

@@ -14,7 +14,40 @@ from typing import Any
 from ...errors import KilnError, KilnValueError
 
 MODELS: dict[str, Callable[..., Any]] = {}
+KNOWN: dict[str, type[WeightsEnum] | None] = {}
 _BASE = "https://download.pytorch.org/models/"
+_PREPARED = {
+    "convnext_base": (224, 232, "bilinear"),
+    "convnext_large": (224, 232, "bilinear"),
+    "convnext_small": (224, 230, "bilinear"),
+    "convnext_tiny": (224, 236, "bilinear"),
+    "efficientnet_b0_rwightman": (224, 256, "bicubic"),
+    "efficientnet_b1_rwightman": (240, 256, "bicubic"),
+    "efficientnet_b1": (240, 255, "bilinear"),
+    "efficientnet_b2_rwightman": (288, 288, "bicubic"),
+    "efficientnet_b3_rwightman": (300, 320, "bicubic"),
+    "efficientnet_b4_rwightman": (380, 384, "bicubic"),
+    "efficientnet_b5_lukemelas": (456, 456, "bicubic"),
+    "efficientnet_b6_lukemelas": (528, 528, "bicubic"),
+    "efficientnet_b7_lukemelas": (600, 600, "bicubic"),
+    "efficientnet_v2_l": (480, 480, "bicubic"),
+    "efficientnet_v2_m": (480, 480, "bilinear"),
+    "efficientnet_v2_s": (384, 384, "bilinear"),
+    "inception_v3_google": (299, 342, "bilinear"),
+    "mnasnet0_75": (224, 232, "bilinear"),
+    "mnasnet1_3": (224, 232, "bilinear"),
+    "resnext101_64x4d": (224, 232, "bilinear"),
+    "shufflenetv2_x1_5": (224, 232, "bilinear"),
+    "shufflenetv2_x2_0": (224, 232, "bilinear"),
+    "swin_b": (224, 238, "bicubic"),
+    "swin_s": (224, 246, "bicubic"),
+    "swin_t": (224, 232, "bicubic"),
+    "swin_v2_b": (256, 272, "bicubic"),
+    "swin_v2_s": (256, 260, "bicubic"),
+    "swin_v2_t": (256, 260, "bicubic"),
+    "vit_l_16": (224, 242, "bilinear"),
+}
+"""The side that pictures are cut to, the one they are resized to before, and how, where not 224, 256 (232 of V2) and bilinear."""
 
 
 class WeightsEnum(Enum):
@@ -24,6 +57,28 @@ class WeightsEnum(Enum):
     def url(self) -> str:
         """Where the file is published."""
         return _BASE + self.value
+
+    @property
+    def transforms(self) -> Callable[..., Any]:
+        """Makes what prepares pictures as they were prepared in training: `weights.transforms()(picture)`."""
+        from ..transforms import _presets
+
+        if self.name.startswith("COCO"):
+            if "VOC" not in self.name:
+                return _presets.ObjectDetection
+            return functools.partial(_presets.SemanticSegmentation, resize_size=520)
+        usual = (224, 232 if self.name.endswith("K_V2") else 256, "bilinear")
+        cut, side, how = _PREPARED.get(self.value.rpartition("-")[0], usual)
+        options: dict[str, Any] = {
+            "crop_size": cut,
+            "resize_size": side,
+            "interpolation": _presets.InterpolationMode(how),
+        }
+        if self.value.startswith("efficientnet_v2_l"):
+            options |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+        elif self.value.startswith("vgg16_features"):
+            options |= {"mean": (0.48235, 0.45882, 0.40784), "std": (1.0 / 255.0,) * 3}
+        return functools.partial(_presets.ImageClassification, **options)
 
     def get_state_dict(self, progress: bool = True, check_hash: bool = False, **_: Any) -> Any:
         """The tensors, from hub's folder of checkpoints or fetched; KilnError where neither works."""
@@ -80,6 +135,7 @@ def model(
             return net
 
         MODELS[build.__name__] = make
+        KNOWN[build.__name__] = known
         return make
 
     return register
@@ -109,3 +165,28 @@ def get_model_builder(name: str) -> Callable[..., Any]:
 def get_model(name: str, **config: Any) -> Any:
     """A model by its name."""
     return get_model_builder(name)(**config)
+
+
+def get_model_weights(name: str | Callable[..., Any]) -> type[WeightsEnum]:
+    """The enum of a model's weights, by its name or its function; ValueError where none are published."""
+    model_name = name if isinstance(name, str) else name.__name__
+    known = KNOWN.get(model_name.lower())
+    if known is None:
+        raise KilnValueError(
+            "get_model_weights",
+            f"no weights are known of {model_name}",
+            model_name,
+            "list_models()",
+        )
+    return known
+
+
+def get_weight(name: str) -> WeightsEnum:
+    """Weights by their full name, as `ResNet50_Weights.IMAGENET1K_V2`; ValueError where there are none."""
+    enum, _, member = name.partition(".")
+    for known in KNOWN.values():
+        if known is not None and known.__name__ == enum and member in known.__members__:
+            return known[member]
+    raise KilnValueError(
+        "get_weight", f"Unable to find weights {name}", name, "e.g. ResNet50_Weights.DEFAULT"
+    )

@@ -13,12 +13,17 @@ from .registry import model, weights
 __all__ = [
     "BasicBlock",
     "Bottleneck",
+    "ResNeXt50_32X4D_Weights",
+    "ResNeXt101_32X8D_Weights",
+    "ResNeXt101_64X4D_Weights",
     "ResNet",
     "ResNet18_Weights",
     "ResNet34_Weights",
     "ResNet50_Weights",
     "ResNet101_Weights",
     "ResNet152_Weights",
+    "Wide_ResNet50_2_Weights",
+    "Wide_ResNet101_2_Weights",
     "resnet18",
     "resnet34",
     "resnet50",
@@ -167,6 +172,19 @@ ResNet34_Weights = weights("ResNet34_Weights", "resnet34-b627a593.pth")
 ResNet50_Weights = weights("ResNet50_Weights", "resnet50-0676ba61.pth", "resnet50-11ad3fa6.pth")
 ResNet101_Weights = weights("ResNet101_Weights", "resnet101-63fe2227.pth", "resnet101-cd907fc2.pth")
 ResNet152_Weights = weights("ResNet152_Weights", "resnet152-394f9c45.pth", "resnet152-f82ba261.pth")
+ResNeXt50_32X4D_Weights = weights(
+    "ResNeXt50_32X4D_Weights", "resnext50_32x4d-7cdf4587.pth", "resnext50_32x4d-1a0047aa.pth"
+)
+ResNeXt101_32X8D_Weights = weights(
+    "ResNeXt101_32X8D_Weights", "resnext101_32x8d-8ba56ff5.pth", "resnext101_32x8d-110c445d.pth"
+)
+ResNeXt101_64X4D_Weights = weights("ResNeXt101_64X4D_Weights", "resnext101_64x4d-173b62eb.pth")
+Wide_ResNet50_2_Weights = weights(
+    "Wide_ResNet50_2_Weights", "wide_resnet50_2-95faca4d.pth", "wide_resnet50_2-9ba9bcbe.pth"
+)
+Wide_ResNet101_2_Weights = weights(
+    "Wide_ResNet101_2_Weights", "wide_resnet101_2-32ee1156.pth", "wide_resnet101_2-d733dc28.pth"
+)
 
 
 @model(ResNet18_Weights)
@@ -199,31 +217,31 @@ def resnet152(**kwargs: Any) -> ResNet:
     return ResNet(Bottleneck, [3, 8, 36, 3], **kwargs)
 
 
-@model()
+@model(ResNeXt50_32X4D_Weights)
 def resnext50_32x4d(**kwargs: Any) -> ResNet:
     """ResNeXt-50 with 32 groups of 4 channels."""
     return ResNet(Bottleneck, [3, 4, 6, 3], groups=32, width_per_group=4, **kwargs)
 
 
-@model()
+@model(ResNeXt101_32X8D_Weights)
 def resnext101_32x8d(**kwargs: Any) -> ResNet:
     """ResNeXt-101 with 32 groups of 8 channels."""
     return ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=8, **kwargs)
 
 
-@model()
+@model(ResNeXt101_64X4D_Weights)
 def resnext101_64x4d(**kwargs: Any) -> ResNet:
     """ResNeXt-101 with 64 groups of 4 channels."""
     return ResNet(Bottleneck, [3, 4, 23, 3], groups=64, width_per_group=4, **kwargs)
 
 
-@model()
+@model(Wide_ResNet50_2_Weights)
 def wide_resnet50_2(**kwargs: Any) -> ResNet:
     """ResNet-50 with bottlenecks twice as wide."""
     return ResNet(Bottleneck, [3, 4, 6, 3], width_per_group=128, **kwargs)
 
 
-@model()
+@model(Wide_ResNet101_2_Weights)
 def wide_resnet101_2(**kwargs: Any) -> ResNet:
     """ResNet-101 with bottlenecks twice as wide."""
     return ResNet(Bottleneck, [3, 4, 23, 3], width_per_group=128, **kwargs)

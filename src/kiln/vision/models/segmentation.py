@@ -1,4 +1,4 @@
-"""A class for each pixel: FCN (Long et al. 2015) and DeepLabV3 (Chen et al. 2017) over dilated ResNets."""
+"""A class for each pixel: FCN (Long et al. 2015), DeepLabV3 (Chen et al. 2017) and LR-ASPP (Howard et al. 2019)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,27 @@ import kiln.nn.functional as F
 from ... import nn
 from ...tensor import Tensor
 from ._utils import IntermediateLayerGetter
+from .detection.backbone_utils import stages
+from .mobilenetv3 import MobileNet_V3_Large_Weights, mobilenet_v3_large
 from .registry import model, weights
 from .resnet import ResNet50_Weights, ResNet101_Weights, resnet50, resnet101
 
 __all__ = [
     "FCN",
+    "LRASPP",
     "DeepLabV3",
+    "DeepLabV3_MobileNet_V3_Large_Weights",
     "DeepLabV3_ResNet50_Weights",
     "DeepLabV3_ResNet101_Weights",
     "FCN_ResNet50_Weights",
     "FCN_ResNet101_Weights",
+    "LRASPP_MobileNet_V3_Large_Weights",
+    "deeplabv3_mobilenet_v3_large",
     "deeplabv3_resnet50",
     "deeplabv3_resnet101",
     "fcn_resnet50",
     "fcn_resnet101",
+    "lraspp_mobilenet_v3_large",
 ]  # fmt: skip
 
 
@@ -131,6 +138,50 @@ def _over_resnet(
     return kind(IntermediateLayerGetter(backbone, layers), head(2048, classes), aux)
 
 
+class LRASPP(nn.Module):
+    """Scores from two maps of a backbone: `{"out": …}`."""
+
+    def __init__(
+        self, backbone: nn.Module, low_channels: int, high_channels: int, num_classes: int, inter_channels: int = 128
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = LRASPPHead(low_channels, high_channels, num_classes, inter_channels)
+
+    def forward(self, input: Tensor) -> OrderedDict[str, Tensor]:
+        out = self.classifier(self.backbone(input))
+        size = input.shape[-2:]
+        return OrderedDict(out=F.interpolate(out, size=size, mode="bilinear", align_corners=False))
+
+
+class LRASPPHead(nn.Module):
+    """A small map weighted by the mean of the whole picture, and scores of it and of a large map."""
+
+    def __init__(
+        self, low_channels: int, high_channels: int, num_classes: int, inter_channels: int
+    ) -> None:
+        super().__init__()
+        self.cbr = nn.Sequential(*_block(high_channels, inter_channels))
+        self.scale = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(high_channels, inter_channels, 1, bias=False), nn.Sigmoid()
+        )  # fmt: skip
+        self.low_classifier = nn.Conv2d(low_channels, num_classes, 1)
+        self.high_classifier = nn.Conv2d(inter_channels, num_classes, 1)
+
+    def forward(self, input: dict[str, Tensor]) -> Tensor:
+        low, high = input["low"], input["high"]
+        x = self.cbr(high) * self.scale(high)
+        x = F.interpolate(x, size=low.shape[-2:], mode="bilinear", align_corners=False)
+        return self.low_classifier(low) + self.high_classifier(x)
+
+
+def _dilated(options: dict[str, Any]) -> tuple[Any, list[int]]:
+    """The features of a MobileNetV3 whose last maps are not strided, and where its stages begin."""
+    chosen = options.pop("weights_backbone", MobileNet_V3_Large_Weights["IMAGENET1K_V1"])
+    features = mobilenet_v3_large(weights=chosen, dilated=True).features
+    return features, stages(features)
+
+
 def _published(options: dict[str, Any]) -> Any:
     return {
         **options,
@@ -138,6 +189,10 @@ def _published(options: dict[str, Any]) -> Any:
         "aux_loss": True,
         "num_classes": 21,
     }, lambda net: None
+
+
+def _published_small(options: dict[str, Any]) -> Any:
+    return {**options, "weights_backbone": None, "num_classes": 21}, lambda net: None
 
 
 FCN_ResNet50_Weights = weights(
@@ -152,6 +207,12 @@ DeepLabV3_ResNet50_Weights = weights(
 DeepLabV3_ResNet101_Weights = weights(
     "DeepLabV3_ResNet101_Weights", COCO_WITH_VOC_LABELS_V1="deeplabv3_resnet101_coco-586e9e4e.pth"
 )
+DeepLabV3_MobileNet_V3_Large_Weights = weights(
+    "DeepLabV3_MobileNet_V3_Large_Weights", COCO_WITH_VOC_LABELS_V1="deeplabv3_mobilenet_v3_large-fc3c493d.pth"
+)  # fmt: skip
+LRASPP_MobileNet_V3_Large_Weights = weights(
+    "LRASPP_MobileNet_V3_Large_Weights", COCO_WITH_VOC_LABELS_V1="lraspp_mobilenet_v3_large-d234d4ea.pth"
+)  # fmt: skip
 
 
 @model(FCN_ResNet50_Weights, _published)
@@ -176,3 +237,26 @@ def deeplabv3_resnet50(**kwargs: Any) -> DeepLabV3:
 def deeplabv3_resnet101(**kwargs: Any) -> DeepLabV3:
     """DeepLabV3 over ResNet-101."""
     return _over_resnet(DeepLabV3, DeepLabHead, resnet101, ResNet101_Weights, **kwargs)
+
+
+@model(DeepLabV3_MobileNet_V3_Large_Weights, _published)
+def deeplabv3_mobilenet_v3_large(
+    *, num_classes: int | None = None, aux_loss: bool | None = None, **kwargs: Any
+) -> DeepLabV3:
+    """DeepLabV3 over MobileNetV3."""
+    features, at = _dilated(kwargs)
+    classes = num_classes or 21
+    layers = {str(at[-1]): "out"} | ({str(at[-4]): "aux"} if aux_loss else {})
+    aux = FCNHead(features[at[-4]].out_channels, classes) if aux_loss else None
+    head = DeepLabHead(features[at[-1]].out_channels, classes)
+    return DeepLabV3(IntermediateLayerGetter(features, layers), head, aux)
+
+
+@model(LRASPP_MobileNet_V3_Large_Weights, _published_small)
+def lraspp_mobilenet_v3_large(*, num_classes: int | None = None, **kwargs: Any) -> LRASPP:
+    """LR-ASPP over MobileNetV3."""
+    features, at = _dilated(kwargs)
+    low, high = at[-4], at[-1]
+    backbone = IntermediateLayerGetter(features, {str(low): "low", str(high): "high"})
+    widths = features[low].out_channels, features[high].out_channels
+    return LRASPP(backbone, *widths, num_classes or 21)

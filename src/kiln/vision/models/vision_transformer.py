@@ -23,6 +23,7 @@ __all__ = [
     "ViT_B_16_Weights",
     "ViT_B_32_Weights",
     "ViT_L_16_Weights",
+    "ViT_L_32_Weights",
     "VisionTransformer",
     "vit_b_16",
     "vit_b_32",
@@ -153,6 +154,7 @@ class VisionTransformer(nn.Module):
 ViT_B_16_Weights = weights("ViT_B_16_Weights", "vit_b_16-c867db91.pth")
 ViT_B_32_Weights = weights("ViT_B_32_Weights", "vit_b_32-d86f8d99.pth")
 ViT_L_16_Weights = weights("ViT_L_16_Weights", "vit_l_16-852ce7e3.pth")
+ViT_L_32_Weights = weights("ViT_L_32_Weights", "vit_l_32-c7638314.pth")
 
 
 @model(ViT_B_16_Weights)
@@ -173,7 +175,7 @@ def vit_l_16(image_size: int = 224, **kwargs: Any) -> VisionTransformer:
     return VisionTransformer(image_size, 16, 24, 16, 1024, 4096, **kwargs)
 
 
-@model()
+@model(ViT_L_32_Weights)
 def vit_l_32(image_size: int = 224, **kwargs: Any) -> VisionTransformer:
     """The large size, with patches of 32 x 32."""
     return VisionTransformer(image_size, 32, 24, 16, 1024, 4096, **kwargs)
