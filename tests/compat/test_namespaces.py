@@ -476,3 +476,11 @@ def test_one_process_joins_nobody():
     model = Joinable()
     with Join([model], enable=True):
         assert Join.notify_join_context(model) is None
+
+
+def test_what_moves_tensors_among_gpus_is_there_and_refused():
+    from kiln.nn.parallel import _functions
+
+    for fn, given in (("Broadcast", ([0],)), ("ReduceAddCoalesced", (0, 1)), ("Gather", (0, 0)), ("Scatter", ([0], None, 0))):  # fmt: skip
+        with pytest.raises(NotImplementedError, match="among GPUs"):
+            getattr(_functions, fn).apply(*given, kiln.ones(2))
