@@ -158,7 +158,7 @@ def test_debug_reports_read_from_a_kept_recipe(empty_cache, planned, capsys):
         run(graph(), "second", a)
     text = capsys.readouterr().err
     assert "GB/s" in text
-    assert "<exp f32[7]>" in text
+    assert "<exp+… f32[7]>" in text  # and what is fused with it
     with context(debug=3):
         run(graph(), "third", a)
     assert "region of" in capsys.readouterr().err
