@@ -216,3 +216,22 @@ def test_facts_of_a_captured_step():
         opt.param_groups[0][key] = old
     opt.load_state_dict(opt.state_dict())
     assert opt.__capture_facts__() != facts
+
+
+def test_an_optimizer_may_wrap_another_without_the_constructor():
+    class Wrapped(optim.Optimizer):
+        def __init__(self, inner):
+            self.inner = inner
+
+        @property
+        def param_groups(self):
+            return self.inner.param_groups
+
+        def step(self, closure=None):
+            return self.inner.step(closure)
+
+    (p,) = params(1)
+    before = p.detach().clone()
+    p.sum().backward()
+    Wrapped(optim.SGD([p], lr=0.1)).step()
+    assert kiln.allclose(p, before - 0.1)

@@ -23,6 +23,9 @@ from ._utils.iterators import (
 from .dataset import Dataset, IterableDataset
 from .sampler import BatchSampler, RandomSampler, Sampler, SequentialSampler
 
+_collate_fn_t = Callable[[list], Any]  # PyTorch's names of these, which libraries annotate with
+_worker_init_fn_t = Callable[[int], None]
+
 T = TypeVar("T", covariant=True)
 
 _FIXED = ("batch_size", "batch_sampler", "sampler", "drop_last", "dataset", "persistent_workers")
@@ -65,8 +68,8 @@ class DataLoader(Generic[T]):
     def __init__(
         self, dataset: Dataset[T], batch_size: int | None = 1, shuffle: bool | None = None,
         sampler: Sampler | Iterable | None = None, batch_sampler: Sampler[Sequence] | Iterable[Sequence] | None = None,
-        num_workers: int = 0, collate_fn: Callable[[list], Any] | None = None, pin_memory: bool = False,
-        drop_last: bool = False, timeout: float = 0, worker_init_fn: Callable[[int], None] | None = None,
+        num_workers: int = 0, collate_fn: _collate_fn_t | None = None, pin_memory: bool = False,
+        drop_last: bool = False, timeout: float = 0, worker_init_fn: _worker_init_fn_t | None = None,
         multiprocessing_context: Any = None, generator: Any = None, *, prefetch_factor: int | None = None,
         persistent_workers: bool = False, pin_memory_device: str = "", in_order: bool = True,
     ) -> None:  # fmt: skip

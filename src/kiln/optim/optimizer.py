@@ -61,6 +61,10 @@ def _hooked(step: Callable) -> Callable:
 
     @functools.wraps(step)
     def run(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        if (
+            "_optimizer_step_pre_hooks" not in self.__dict__
+        ):  # it wraps one, without Optimizer's constructor
+            return step(self, *args, **kwargs)
         watch(self)
         self._opt_called = True
         for hook in (
