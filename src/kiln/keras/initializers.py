@@ -170,6 +170,15 @@ KINDS = (
     Constant, GlorotNormal, GlorotUniform, HeNormal, HeUniform, Identity, LecunNormal, LecunUniform, Ones, Orthogonal, RandomNormal,
     RandomUniform, TruncatedNormal, VarianceScaling, Zeros,
 )  # fmt: skip
+glorot_normal, glorot_uniform, he_normal, he_uniform = (
+    GlorotNormal,
+    GlorotUniform,
+    HeNormal,
+    HeUniform,
+)
+lecun_normal, lecun_uniform, orthogonal, constant = LecunNormal, LecunUniform, Orthogonal, Constant
+random_normal, random_uniform, truncated_normal, variance_scaling = RandomNormal, RandomUniform, TruncatedNormal, VarianceScaling  # fmt: skip
+zeros, ones, identity = Zeros, Ones, Identity
 _find = finder(
     Initializer,
     KINDS,

@@ -210,3 +210,8 @@ def get(metric: Any) -> Any:
     if callable(metric) and not isinstance(metric, type) and not losses.of_kiln(metric):
         return MeanMetricWrapper(metric)
     return metric
+
+
+binary_crossentropy, categorical_crossentropy = losses.binary_crossentropy, losses.categorical_crossentropy  # fmt: skip
+sparse_categorical_crossentropy, kl_divergence = losses.sparse_categorical_crossentropy, losses.kl_divergence  # fmt: skip
+mean_squared_error, mean_absolute_error = losses.mean_squared_error, losses.mean_absolute_error

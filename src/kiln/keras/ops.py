@@ -5,6 +5,7 @@ https://keras.io/api/ops/
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,22 +32,26 @@ def _axes(axis: Any) -> Any:
 # ---- element by element
 
 _ONE = {
+    "conj": "conj", "fabs": "abs", "fliplr": "fliplr", "flipud": "flipud", "i0": "i0", "isneginf": "isneginf", "isposinf": "isposinf",
+    "isreal": "isreal", "signbit": "signbit", "sinc": "sinc", "trace": "trace", "nonzero": "nonzero",
     "abs": "abs", "absolute": "abs", "arccos": "acos", "arccosh": "acosh", "arcsin": "asin", "arcsinh": "asinh", "arctan": "atan", "arctanh": "atanh",
     "ceil": "ceil", "conjugate": "conj", "cos": "cos", "cosh": "cosh", "erf": "erf", "erfinv": "erfinv", "exp": "exp", "expm1": "expm1",
     "exp2": "exp2", "floor": "floor", "isfinite": "isfinite", "isinf": "isinf", "isnan": "isnan", "log": "log", "log10": "log10", "log1p": "log1p",
     "log2": "log2", "logical_not": "logical_not", "negative": "neg", "reciprocal": "reciprocal", "rsqrt": "rsqrt",
     "sign": "sign", "sin": "sin", "sinh": "sinh", "sqrt": "sqrt", "square": "square", "tan": "tan", "trunc": "trunc", "bitwise_not": "bitwise_not",
-    "transpose_last": "mT", "copy": "clone", "real": "real", "imag": "imag", "angle": "angle", "deg2rad": "deg2rad", "rad2deg": "rad2deg",
+    "copy": "clone", "real": "real", "imag": "imag", "angle": "angle", "deg2rad": "deg2rad", "rad2deg": "rad2deg",
     "bitwise_invert": "bitwise_not", "erfc": "erfc",
 }  # fmt: skip
 _TWO = {
+    "bitwise_left_shift": "bitwise_left_shift", "bitwise_right_shift": "bitwise_right_shift", "fmax": "fmax", "fmin": "fmin", "gcd": "gcd",
+    "inner": "inner", "isclose": "isclose", "kron": "kron", "lcm": "lcm", "ldexp": "ldexp", "left_shift": "bitwise_left_shift",
+    "nextafter": "nextafter", "right_shift": "bitwise_right_shift", "vdot": "vdot", "allclose": "allclose",
     "add": "add", "arctan2": "atan2", "bitwise_and": "bitwise_and", "bitwise_or": "bitwise_or", "bitwise_xor": "bitwise_xor", "divide": "true_divide",
     "equal": "eq", "floor_divide": "floor_divide", "fmod": "fmod", "greater": "gt", "greater_equal": "ge", "hypot": "hypot", "less": "lt", "less_equal": "le",
     "logaddexp": "logaddexp", "logical_and": "logical_and", "logical_or": "logical_or", "logical_xor": "logical_xor", "matmul": "matmul",
     "maximum": "maximum", "minimum": "minimum", "mod": "remainder", "multiply": "mul", "not_equal": "ne", "outer": "outer",
     "power": "pow", "subtract": "sub", "true_divide": "true_divide", "heaviside": "heaviside", "copysign": "copysign",
 }  # fmt: skip
-del _ONE["transpose_last"]
 
 
 def _one(name: str, target: str) -> Any:
@@ -75,6 +80,22 @@ def _two(name: str, target: str) -> Any:
     return op(fn)
 
 
+_LINEAR = ("cholesky", "det", "eig", "eigh", "inv", "matrix_rank", "pinv", "qr", "slogdet", "svd")
+
+
+def _linear(name: str) -> Any:
+    def fn(x: Any) -> Any:
+        from .. import linalg
+
+        found = getattr(linalg, name)(array(x))
+        return found if isinstance(found, Tensor) else tuple(found)
+
+    fn.__name__ = fn.__qualname__ = name
+    fn.__doc__ = f"`kiln.linalg.{name}`."
+    return op(fn)
+
+
+globals().update({n: _linear(n) for n in _LINEAR})
 globals().update({n: _one(n, t) for n, t in _ONE.items()})
 globals().update({n: _two(n, t) for n, t in _TWO.items()})
 
@@ -230,6 +251,38 @@ def segment_sum(data: Any, segment_ids: Any, num_segments: int | None = None, so
     return data.new_zeros(n, *data.shape[1:]).index_add(0, ids, data)
 
 
+@op
+def median(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
+    """The value in the middle, or the mean of the two there."""
+    return quantile(x, 0.5, axis, keepdims=keepdims)
+
+
+@op
+def quantile(x: Any, q: Any, axis: Any = None, method: str = "linear", keepdims: bool = False) -> Tensor:  # fmt: skip
+    """The value below which a share q of the values lies."""
+    return array(x).quantile(array(q), axis, keepdims, interpolation=method)
+
+
+@op
+def diff(a: Any, n: int = 1, axis: int = -1) -> Tensor:
+    """Differences of neighbours."""
+    return K.diff(array(a), n, axis)
+
+
+@op
+def searchsorted(sorted_sequence: Any, values: Any, side: str = "left") -> Tensor:
+    """The places at which values would keep the order."""
+    return K.searchsorted(array(sorted_sequence), array(values), side=side)
+
+
+@op
+def solve(a: Any, b: Any) -> Tensor:
+    """x of a @ x = b."""
+    from .. import linalg
+
+    return linalg.solve(array(a), array(b))
+
+
 # ---- products and layers' functions
 
 
@@ -253,6 +306,18 @@ def tensordot(x1: Any, x2: Any, axes: Any = 2) -> Tensor:
     """The sum of products along axes."""
     x1, x2 = array(x1), array(x2)
     return K.tensordot(x1, x2, axes if isinstance(axes, int) else [[a] if isinstance(a, int) else list(a) for a in axes])  # fmt: skip
+
+
+@op
+def dot_product_attention(
+    query: Any, key: Any, value: Any, bias: Any = None, mask: Any = None, scale: float | None = None, is_causal: bool = False
+) -> Tensor:  # fmt: skip
+    """Attention of (batch, places, heads, features)."""
+    q, k, v = (array(x).transpose(1, 2) for x in (query, key, value))
+    added = bias if mask is None else mask.bool() if bias is None else bias.masked_fill(~mask.bool(), -1e9)  # fmt: skip
+    return F.scaled_dot_product_attention(q, k, v, added, 0.0, is_causal, scale=scale).transpose(
+        1, 2
+    )
 
 
 @op
@@ -411,6 +476,12 @@ def meshgrid(*x: Any, indexing: str = "xy") -> Any:
     return list(K.meshgrid(*map(array, x), indexing=indexing))
 
 
+@op
+def full_like(x: Any, fill_value: Any, dtype: Any = None) -> Tensor:
+    """One value like it."""
+    return K.full_like(array(x), fill_value, dtype=None if dtype is None else to_dtype(dtype))
+
+
 # ---- control
 
 
@@ -471,3 +542,6 @@ def _operators() -> None:
 
 
 _operators()
+saturate_cast = cast
+nn = numpy = linalg = sys.modules[__name__]
+"""The same functions under the names of Keras's parts."""

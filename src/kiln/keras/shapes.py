@@ -192,6 +192,24 @@ def slice_update(inputs: Any, start_indices: Any, updates: Any) -> Tensor:
     return out
 
 
+@op
+def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
+    """The diagonal of two dimensions."""
+    return array(x).diagonal(offset, axis1, axis2)
+
+
+@op
+def hstack(xs: Any) -> Tensor:
+    """Side by side."""
+    return K.hstack([array(x) for x in xs])
+
+
+@op
+def vstack(xs: Any) -> Tensor:
+    """One above the other."""
+    return K.vstack([array(x) for x in xs])
+
+
 __all__ = [
     n for n, f in list(globals().items()) if hasattr(f, "__wrapped__") and not n.startswith("_")
 ]  # pyright: ignore[reportUnsupportedDunderAll]

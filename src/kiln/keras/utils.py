@@ -20,7 +20,13 @@ from ..ops.creation import as_tensor
 from ..ops.drawing import randperm
 from ..random import Generator
 from ..train import seed_everything
-from .configured import get_custom_objects, register_keras_serializable
+from .configured import (
+    CustomObjectScope,
+    custom_object_scope,
+    get_custom_objects,
+    get_registered_name,
+    register_keras_serializable,
+)
 from .symbolic import NAMES
 
 
@@ -44,6 +50,9 @@ class PyDataset:
 
     def on_epoch_end(self) -> None:
         """After a pass over the data."""
+
+
+Sequence = PyDataset
 
 
 class Batches:
@@ -176,6 +185,23 @@ def img_to_array(img: Any, data_format: str | None = None, dtype: Any = "float32
     return a[..., None] if a.ndim == 2 else a
 
 
+def array_to_img(x: Any, data_format: str | None = None, scale: bool = True) -> Any:
+    """(height, width, channels) as a picture, its values spread over 0 to 255 where it is to `scale`; needs pillow."""
+    a = np.asarray(x, np.float32)
+    if scale:
+        a = a - a.min()
+        a = a / max(float(a.max()), 1e-12) * 255
+    a = a.astype(np.uint8)
+    return need("PIL.Image", "vision", "array_to_img").fromarray(
+        a[..., 0] if a.shape[-1] == 1 else a
+    )
+
+
+def save_img(path: Any, x: Any, data_format: str | None = None, file_format: str | None = None, scale: bool = True) -> None:  # fmt: skip
+    """Write such an array as a picture."""
+    array_to_img(x, data_format, scale).save(path, format=file_format)
+
+
 def image_dataset_from_directory(
     directory: Any, labels: Any = "inferred", label_mode: str | None = "int", class_names: Any = None, color_mode: str = "rgb",
     batch_size: int | None = 32, image_size: tuple[int, int] = (256, 256), shuffle: bool = True, seed: int | None = None,
@@ -267,7 +293,8 @@ def pack_x_y_sample_weight(x: Any, y: Any = None, sample_weight: Any = None) -> 
 
 
 __all__ = [
-    "PyDataset", "clear_session", "get_custom_objects", "image_dataset_from_directory", "img_to_array", "load_img", "normalize",
-    "pack_x_y_sample_weight", "pad_sequences", "plot_model", "register_keras_serializable", "set_random_seed", "split_dataset",
-    "timeseries_dataset_from_array", "to_categorical", "unpack_x_y_sample_weight",
+    "CustomObjectScope", "PyDataset", "Sequence", "array_to_img", "clear_session", "custom_object_scope", "get_custom_objects",
+    "get_registered_name", "image_dataset_from_directory", "img_to_array", "load_img", "normalize", "pack_x_y_sample_weight", "pad_sequences",
+    "plot_model", "register_keras_serializable", "save_img", "set_random_seed", "split_dataset", "timeseries_dataset_from_array",
+    "to_categorical", "unpack_x_y_sample_weight",
 ]  # fmt: skip

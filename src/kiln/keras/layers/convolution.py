@@ -262,8 +262,10 @@ class SeparableConv2D(_Separable):
 
 
 Convolution1D, Convolution2D, Convolution3D = Conv1D, Conv2D, Conv3D
+Convolution1DTranspose, Convolution2DTranspose, Convolution3DTranspose = Conv1DTranspose, Conv2DTranspose, Conv3DTranspose  # fmt: skip
+SeparableConvolution1D, SeparableConvolution2D = SeparableConv1D, SeparableConv2D
 KINDS = (
     Conv1D, Conv1DTranspose, Conv2D, Conv2DTranspose, Conv3D, Conv3DTranspose, DepthwiseConv1D, DepthwiseConv2D, SeparableConv1D,
     SeparableConv2D,
 )  # fmt: skip
-__all__ = [*(c.__name__ for c in KINDS), "Convolution1D", "Convolution2D", "Convolution3D"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [n for n in dir() if n[0].isupper() and "Conv" in n and n != "CONV"]  # pyright: ignore[reportUnsupportedDunderAll]
