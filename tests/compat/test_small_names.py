@@ -269,3 +269,15 @@ def test_tensors_are_told_apart_by_their_objects():
     assert x._cdata == x._cdata
     assert x._cdata != kiln.ones(2)._cdata
     assert kiln.as_tensor(x, dtype="float64").dtype is kiln.float64
+
+
+def test_losses_of_the_top_level_are_not_reduced_where_nothing_is_said():
+    p = kiln.tensor([[0.2, 0.8], [0.5, 0.5]])
+    for loss in (kiln.kl_div(p.log(), p), kiln.binary_cross_entropy_with_logits(p, p)):
+        assert loss.shape == p.shape
+    assert kiln.kl_div(p.log(), p, 2).shape == ()
+    for reduce in (kiln.sum, kiln.mean, kiln.prod):
+        with pytest.raises(IndexError):
+            reduce(kiln.ones(()), 1)
+        assert reduce(kiln.ones(()), -1) == 1
+    assert not kiln.cuda._initialized

@@ -162,3 +162,13 @@ def test_plateau():
 def test_repr():
     ours, theirs = pair()
     assert repr(optim.SGD(ours, lr=0.1)) == repr(torch.optim.SGD(theirs, lr=0.1))
+
+
+def test_what_reduces_the_rate_on_a_plateau_may_be_replaced():
+    opt = optim.SGD([nn.Parameter(kiln.ones(1))], lr=1.0)
+    schedule, seen = optim.lr_scheduler.ReduceLROnPlateau(opt, patience=0), []
+    schedule._reduce_lr = seen.append
+    for loss in (1.0, 2.0, 3.0):
+        schedule.step(loss)
+    assert seen == [2, 3]
+    assert opt.param_groups[0]["lr"] == 1.0

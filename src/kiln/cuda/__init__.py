@@ -65,6 +65,9 @@ def device_count() -> int:
     return 0
 
 
+_initialized = False  # which programs read that save the state of random numbers
+
+
 def is_initialized() -> bool:
     """Whether CUDA has been set up: False."""
     return False

@@ -1,6 +1,6 @@
 """Layers and losses under the names and signatures of `torch.*`, which `torch.nn.functional` calls inside PyTorch.
 
-Reductions are numbers here: 0 none, 1 mean, 2 sum. Loaded when first used.
+Reductions are numbers here: 0 none, as where it is not given, 1 mean, 2 sum. Loaded when first used.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def rrelu_(
 
 
 def binary_cross_entropy_with_logits(input: Tensor, target: Tensor, weight: Tensor | None = None,
-                                     pos_weight: Tensor | None = None, reduction: int = 1) -> Tensor:  # fmt: skip
+                                     pos_weight: Tensor | None = None, reduction: int = 0) -> Tensor:  # fmt: skip
     """`kiln.nn.functional.binary_cross_entropy_with_logits` with the reduction as a number."""
     how = _reduction("binary_cross_entropy_with_logits", reduction)
     return F["binary_cross_entropy_with_logits"](
@@ -102,7 +102,7 @@ def binary_cross_entropy_with_logits(input: Tensor, target: Tensor, weight: Tens
 
 
 def cosine_embedding_loss(
-    input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, reduction: int = 1
+    input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, reduction: int = 0
 ) -> Tensor:
     """`kiln.nn.functional.cosine_embedding_loss` with the reduction as a number."""
     return F["cosine_embedding_loss"](
@@ -110,7 +110,7 @@ def cosine_embedding_loss(
     )
 
 
-def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any, blank: int = 0, reduction: int = 1,
+def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any, blank: int = 0, reduction: int = 0,
              zero_infinity: bool = False) -> Tensor:  # fmt: skip
     """`kiln.nn.functional.ctc_loss` with the reduction as a number."""
     how = _reduction("ctc_loss", reduction)
@@ -120,7 +120,7 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Any, target_leng
 
 
 def hinge_embedding_loss(
-    input: Tensor, target: Tensor, margin: float = 1.0, reduction: int = 1
+    input: Tensor, target: Tensor, margin: float = 1.0, reduction: int = 0
 ) -> Tensor:
     """`kiln.nn.functional.hinge_embedding_loss` with the reduction as a number."""
     return F["hinge_embedding_loss"](
@@ -129,7 +129,7 @@ def hinge_embedding_loss(
 
 
 def kl_div(
-    input: Tensor, target: Tensor, reduction: int = 1, *, log_target: bool = False
+    input: Tensor, target: Tensor, reduction: int = 0, *, log_target: bool = False
 ) -> Tensor:
     """`kiln.nn.functional.kl_div` with the reduction as a number."""
     return F["kl_div"](
@@ -138,7 +138,7 @@ def kl_div(
 
 
 def margin_ranking_loss(
-    input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, reduction: int = 1
+    input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, reduction: int = 0
 ) -> Tensor:
     """`kiln.nn.functional.margin_ranking_loss` with the reduction as a number."""
     return F["margin_ranking_loss"](
@@ -155,7 +155,7 @@ def poisson_nll_loss(
 
 
 def triplet_margin_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0, p: float = 2.0,
-                        eps: float = 1e-6, swap: bool = False, reduction: int = 1) -> Tensor:  # fmt: skip
+                        eps: float = 1e-6, swap: bool = False, reduction: int = 0) -> Tensor:  # fmt: skip
     """`kiln.nn.functional.triplet_margin_loss` with the reduction as a number."""
     how = _reduction("triplet_margin_loss", reduction)
     return F["triplet_margin_loss"](anchor, positive, negative, margin, p, eps, swap, reduction=how)

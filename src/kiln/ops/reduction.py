@@ -74,7 +74,10 @@ def reduced_count(shape: Sequence[Any], dim: Dims) -> Any:
 
 def numpy_axis(dim: Dims, ndim: int) -> Any:
     """`dim` as NumPy's axis=."""
-    if dim is None or not ndim:
+    if dim is None:
+        return None
+    if not ndim:
+        norm_dims(dim, 0)  # 0 and -1 are its dimensions
         return None
     if isinstance(dim, list | tuple):
         return tuple(dim) or None
