@@ -104,6 +104,8 @@ MODULES = {
         f"torchvision.models.segmentation.{n}": "kiln.vision.models.segmentation"
         for n in ("deeplabv3", "fcn", "lraspp", "segmentation")
     },
+    "torchvision.models.video.resnet": "kiln.vision.models.video",
+    "torchvision.models.video.s3d": "kiln.vision.models.video",
     "torchvision.models.detection.image_list": "kiln.vision.models.detection.transform",
     "torchvision.models.detection.ssdlite": "kiln.vision.models.detection.ssd",
     "torchvision.models.mnasnet": "kiln.vision.models.small",

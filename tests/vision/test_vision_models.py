@@ -5,7 +5,7 @@ from tests.turns import in_turn
 
 import kiln
 from kiln.vision import models
-from kiln.vision.models import detection, segmentation, swin_transformer
+from kiln.vision.models import detection, segmentation, swin_transformer, video
 from kiln.vision.models.convnext import CNBlockConfig
 
 PARAMETERS = {  # as torchvision's documentation tells them
@@ -336,3 +336,33 @@ def test_published_densenets_have_older_names():
     assert any("denselayer1.conv.2.weight" in k for k in state)
     m.load_state_dict(state)
     assert any("denselayer1.conv.2.weight" in k for k in state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("r3d_18", 33_371_472),
+        ("mc3_18", 11_695_440),
+        ("r2plus1d_18", 31_505_325),
+        ("s3d", 8_320_048),
+    ],
+)
+def test_models_of_video(name, count):
+    m = models.get_model(name).eval()
+    assert sum(p.numel() for p in m.parameters()) == count  # as torchvision's documentation tells
+    names = (
+        ["fc.bias"] if name != "s3d" else ["features.5.branch1.1.0.0.weight", "classifier.1.bias"]
+    )
+    names += ["layer2.0.downsample.1.running_var"] if name != "s3d" else []
+    assert [k for k in names if k not in m.state_dict()] == []
+    if name != "s3d":
+        assert m(kiln.rand(2, 3, 4, 16, 16)).shape == (2, 400)
+
+
+def test_videos_are_prepared_picture_by_picture():
+    clip = kiln.randint(0, 256, (2, 4, 3, 60, 80), dtype=kiln.uint8)
+    prepared = video.R3D_18_Weights.DEFAULT.transforms()
+    out = prepared(clip)
+    assert out.shape == (2, 3, 4, 112, 112)
+    assert prepared(clip[1]).equal(out[1])

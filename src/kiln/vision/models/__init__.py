@@ -2,6 +2,7 @@
 
 from . import detection as detection
 from . import segmentation as segmentation
+from . import video as video
 from .classic import *  # noqa: F403
 from .convnext import *  # noqa: F403
 from .googlenet import *  # noqa: F403

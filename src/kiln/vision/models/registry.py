@@ -67,6 +67,10 @@ class WeightsEnum(Enum):
             if "VOC" not in self.name:
                 return _presets.ObjectDetection
             return functools.partial(_presets.SemanticSegmentation, resize_size=520)
+        if self.name.startswith("KINETICS"):
+            large = self.value.startswith("s3d")
+            cut, side = ((224, 224), (256, 256)) if large else ((112, 112), (128, 171))
+            return functools.partial(_presets.VideoClassification, crop_size=cut, resize_size=side)
         usual = (224, 232 if self.name.endswith("K_V2") else 256, "bilinear")
         cut, side, how = _PREPARED.get(self.value.rpartition("-")[0], usual)
         options: dict[str, Any] = {

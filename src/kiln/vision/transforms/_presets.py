@@ -57,3 +57,21 @@ class SemanticSegmentation(Module):
         if self.resize_size is not None:
             img = F.resize(img, self.resize_size, self.interpolation, antialias=self.antialias)
         return F.normalize(_floating(img), self.mean, self.std)
+
+
+class VideoClassification(Module):
+    """Pictures of a video [..., T, 3, H, W] resized, cut to their middle and normalised: [..., 3, T, H, W]."""
+
+    def __init__(
+        self, *, crop_size: tuple[int, int], resize_size: tuple[int, int], mean: Any = (0.43216, 0.394666, 0.37645),
+        std: Any = (0.22803, 0.22145, 0.216989), interpolation: Any = InterpolationMode.BILINEAR,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.crop_size, self.resize_size = list(crop_size), list(resize_size)
+        self.mean, self.std, self.interpolation = list(mean), list(std), interpolation
+
+    def forward(self, vid: Tensor) -> Tensor:
+        flat = vid.flatten(0, -4) if vid.ndim > 4 else vid
+        flat = F.resize(flat, self.resize_size, self.interpolation, antialias=False)
+        flat = F.normalize(_floating(F.center_crop(flat, self.crop_size)), self.mean, self.std)
+        return flat.reshape((*vid.shape[:-3], *flat.shape[-3:])).transpose(-4, -3)
