@@ -317,6 +317,15 @@ def test_weights_know_how_pictures_are_prepared():
     assert models.EfficientNet_V2_L_Weights.DEFAULT.transforms()(half).abs().max() < 1e-6
 
 
+def test_weights_name_their_classes():
+    coco = detection.FasterRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"]
+    assert (len(coco), coco[1], coco[12], coco[90]) == (91, "person", "N/A", "toothbrush")
+    voc = segmentation.FCN_ResNet50_Weights.DEFAULT.meta["categories"]
+    assert (len(voc), voc[20]) == (21, "tvmonitor")
+    person = detection.KeypointRCNN_ResNet50_FPN_Weights.DEFAULT.meta
+    assert (len(person["categories"]), len(person["keypoint_names"])) == (2, 17)
+
+
 def test_weights_by_name():
     assert models.get_model_weights(models.densenet121).DEFAULT.value == "densenet121-a639ec97.pth"
     assert models.get_weight("Wide_ResNet50_2_Weights.IMAGENET1K_V2").name == "IMAGENET1K_V2"

@@ -59,6 +59,17 @@ class WeightsEnum(Enum):
         return _BASE + self.value
 
     @property
+    def meta(self) -> dict[str, Any]:
+        """The names of the classes, where they are those of COCO or Pascal VOC: `weights.meta["categories"]`."""
+        from . import _meta
+
+        if self.value.startswith("keypoint"):
+            return {"categories": _meta.PERSON, "keypoint_names": _meta.JOINTS}
+        if not self.name.startswith("COCO"):
+            return {}
+        return {"categories": _meta.VOC if "VOC" in self.name else _meta.COCO}
+
+    @property
     def transforms(self) -> Callable[..., Any]:
         """Makes what prepares pictures as they were prepared in training: `weights.transforms()(picture)`."""
         from ..transforms import _presets
