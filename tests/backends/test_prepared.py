@@ -173,6 +173,9 @@ def test_numbers_at_ellipses_and_masks():
         x[..., 0, ...]
     with pytest.raises(IndexError):
         x[0, 0, 0, ..., 0]
+    y = kiln.arange(24).view(2, 3, 4)
+    for at in (np.array([1, 0]), kiln.tensor([1, 0]), [1, 0]):
+        assert y[..., at].tolist() == y.numpy()[..., [1, 0]].tolist()
     x = kiln.ones(3, requires_grad=True)
     mask = kiln.tensor([True, False, True])
     x.masked_fill(mask, -float("inf")).masked_fill(~mask, 2.0)[1].backward()

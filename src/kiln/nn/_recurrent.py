@@ -130,7 +130,8 @@ def recur(
     if not _native(given):
         if not _brief(given):
             return _steps(kind, reverse, given)
-        ys, *last = Brief.apply(kind, reverse, projected, w_hh, b_hh, *state)
+        short = kind, reverse, projected, w_hh, b_hh, *state
+        ys, *last = Brief.apply(*short) if mode.grad else _short(*short)[1]
         return tuple(last), ys
     parts, pieces = [], list(_pieces(projected.shape[0]))
     for start, stop in reversed(pieces) if reverse else pieces:
@@ -225,18 +226,24 @@ def _program(kind: str, reverse: bool, sizes: tuple) -> CompiledFunction:
     return CompiledFunction(block, "cpu", f"{kind} block")
 
 
+def _short(kind: str, reverse: bool, *given: Tensor | None) -> tuple[Any, tuple[Tensor, ...]]:
+    """Steps one after the other on plain arrays: all that they have computed, and the outputs and the last state."""
+    x, w, b, *state = (None if t is None else t._a for t in given)
+    steps = KINDS[kind](x[::-1] if reverse else x, w, b, tuple(state))  # type: ignore[index]
+    ys = steps.ys[::-1] if reverse else steps.ys
+    return steps, tuple(wrap(a.copy()) for a in (ys, *steps.last))  # whose own may be written to
+
+
 class Brief(Function):
     """The steps of a small layer, one after the other on plain arrays: the outputs, and the state behind them."""
 
     @staticmethod
     def forward(ctx: Any, kind: str, reverse: bool, *given: Tensor | None) -> tuple[Tensor, ...]:
-        x, w, b, *state = (None if t is None else t._a for t in given)
-        steps = KINDS[kind](x[::-1] if reverse else x, w, b, tuple(state))  # type: ignore[index]
+        steps, outs = _short(kind, reverse, *given)
         if any(ctx.needs_input_grad):
             ctx.kind, ctx.reverse, ctx.steps = kind, reverse, steps
             ctx.save_for_backward(*given)
-        ys = steps.ys[::-1] if reverse else steps.ys
-        return tuple(wrap(a.copy()) for a in (ys, *steps.last))  # whose own may be written to
+        return outs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:

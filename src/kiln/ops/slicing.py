@@ -94,7 +94,7 @@ _WORD = 2**63
 def spelled_out(index: tuple, ndim: int) -> tuple | None:
     """An index with whole slices in place of its one ellipsis; None where it has several, or is too long."""
     at = [i is Ellipsis for i in index]
-    j, slices = at.index(True), ndim + 1 + index.count(None) - len(index)
+    j, slices = at.index(True), ndim + 1 + sum([i is None for i in index]) - len(index)
     if slices < 0 or at.count(True) > 1:
         return None
     return (*index[:j], *[_ALL] * slices, *index[j + 1 :])
