@@ -19,7 +19,7 @@ from .elementwise import EXACT, LEAST, SINGLE, WHOLE, few, mapped, numbers
 from .one_call import BLOCKS, DEAR, FEW, alike, block_rows, half_of, prepared, shelf, widened
 from .operands import exact, laid, lying, order_of
 
-_F32, _F64 = dt.float32.np, dt.float64.np
+_F32 = dt.float32.np
 BY_SHAPE = {"composite", "reduction", "scan", "sort", "indexing", "cast"}
 
 
@@ -80,7 +80,7 @@ def _brief_gradients(node: OpNode, g: np.ndarray, native: Callable[[], bool]) ->
     d = g.dtype
     if g.__class__ is not np.ndarray:
         g = np.asarray(g)  # NumPy's functions of 0-d arrays give numbers
-    if not (d is _F32 or (op.dear and d is _F64)) or g.size < (1 if op.dear else LEAST):
+    if d is not _F32 or g.size < (1 if op.dear else LEAST):
         return None
     shape, arrays, singles = g.shape, [g], []
     rest: list[Any] = []
