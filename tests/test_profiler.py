@@ -311,11 +311,12 @@ def test_the_flame_picture(tmp_path: Path) -> None:
     boxes = {}
     for g in root.iter(f"{spot}g"):
         title, rect = g.find(f"{spot}title").text, g.find(f"{spot}rect")
-        boxes[title.partition(":")[0]] = (title, *(float(rect.get(k)) for k in ("x", "y", "width")))
+        boxes[title.partition(": ")[0]] = (title, *(float(rect.get(k)) for k in ("x", "y", "width")))
     assert boxes["all"][3] == 1200
     title, x0, y0, width = boxes["outer <1>"]
     assert "in 1 call," in title
-    inner = next(v for k, v in boxes.items() if k.startswith("kiln") and "3 calls" in v[0])
+    inner = boxes["kiln::exp"]
+    assert "in 3 calls" in inner[0]
     assert inner[2] > y0
     assert x0 <= inner[1]
     assert inner[3] <= width + 0.1
