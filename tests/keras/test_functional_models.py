@@ -1,6 +1,7 @@
 """Functional models, layers and steps of one's own, files in Keras's formats, metrics and utilities: what Keras 3.15.1 does."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -183,6 +184,8 @@ def test_steps_of_ones_own(compiled):
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
     assert a["mae"] == pytest.approx(b["mae"], rel=1e-4)
     assert own.optimizer.iterations == 8
+    twin = pickle.loads(pickle.dumps(usual))
+    np.testing.assert_allclose(twin(X).detach(), usual(X).detach())
 
     class Shifted(keras.Model):
         def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

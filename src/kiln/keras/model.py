@@ -17,7 +17,7 @@ from ..tensor import Tensor
 from .dtypes import to_dtype
 from .layer import NOW, Layer, call_names
 from .symbolic import KerasTensor, Node, connected, replaced, symbols, unique
-from .training import Training
+from .training import COMPILED, Training
 
 
 class Graph:
@@ -260,11 +260,7 @@ class Model(Training):
             return graph_from(config) if "input_layers" in config else super().from_config(config)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            k: v
-            for k, v in super().__getstate__().items()
-            if k not in ("_keras", "_sparse", "_optimizer", "_untrained")
-        }
+        return {k: v for k, v in super().__getstate__().items() if k not in COMPILED}
 
 
 class InputLayer(Layer):

@@ -389,6 +389,11 @@ def _named(given: Any, names: Sequence[str]) -> Any:
     return dict(zip(names, given, strict=True)) if isinstance(given, list | tuple) and len(given) == len(names) and len(set(names)) == len(names) else given  # fmt: skip
 
 
+COMPILED = {
+    "_keras", "_sparse", "_optimizer", "_untrained", "_objective", "_loss_tracker", "_compiled", "training_step", "validation_step",
+}  # fmt: skip
+"""What `compile` leaves in a model, and no copy has."""
+
 _STEPS = "train_step", "test_step", "compute_loss", "compute_metrics"
 
 
@@ -486,4 +491,4 @@ def _numpy(out: Any) -> Any:
     return out.detach().float().numpy() if out.dtype.itemsize == 2 and out.is_floating_point() else out.detach().numpy()  # fmt: skip
 
 
-__all__ = ["Training"]
+__all__ = ["COMPILED", "Training"]
