@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn, optim
 
 from . import kind
-from .training import again, training
+from .training import again, epochs, training
 
 
 def words(*size, many=1000):
@@ -205,21 +205,31 @@ def word_vectors():
     return training(model, optim.Adam(model.parameters(), 1e-3), batch, lambda loss, _: loss)
 
 
+class TextCNN(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(5000, 64)
+        self.convs = nn.ModuleList(nn.Conv2d(1, 64, (k, 64)) for k in (3, 4, 5))
+        self.drop, self.out = nn.Dropout(0.5), nn.Linear(192, 2)
+
+    def forward(self, x):
+        x = self.embedding(x).unsqueeze(1)
+        x = [F.relu(conv(x)).squeeze(3) for conv in self.convs]
+        x = [F.max_pool1d(y, y.size(2)).squeeze(2) for y in x]
+        return self.out(self.drop(torch.cat(x, 1)))
+
+
 @kind
 def text_cnn():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embedding = nn.Embedding(5000, 64)
-            self.convs = nn.ModuleList(nn.Conv2d(1, 64, (k, 64)) for k in (3, 4, 5))
-            self.drop, self.out = nn.Dropout(0.5), nn.Linear(192, 2)
-
-        def forward(self, x):
-            x = self.embedding(x).unsqueeze(1)
-            x = [F.relu(conv(x)).squeeze(3) for conv in self.convs]
-            x = [F.max_pool1d(y, y.size(2)).squeeze(2) for y in x]
-            return self.out(self.drop(torch.cat(x, 1)))
-
-    model = Model()
+    model = TextCNN()
     batch = again(words(50, 40, many=5000), words(50, many=2))
     return training(model, optim.Adam(model.parameters(), 1e-3), batch, F.cross_entropy)
+
+
+@kind
+def text_cnn_of_any_length():
+    model = TextCNN()
+    batches = [
+        (words(50, n, many=5000), words(50, many=2)) for n in torch.randperm(48).add(20).tolist()
+    ]
+    return training(model, optim.Adam(model.parameters(), 1e-3), epochs(batches), F.cross_entropy)

@@ -236,3 +236,15 @@ def unet():
     model = UNet()
     batch = again(torch.randn(2, 3, 64, 64), torch.randint(0, 2, (2, 64, 64)))
     return training(model, optim.RMSprop(model.parameters(), 1e-4, momentum=0.9), batch, nn.CrossEntropyLoss())  # fmt: skip
+
+
+@kind
+def pictures_of_any_size():
+    def layer(a, b, stride):
+        return nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(True)
+
+    model = nn.Sequential(*layer(3, 16, 1), *layer(16, 32, 2), *layer(32, 32, 1), *layer(32, 64, 2),
+                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))  # fmt: skip
+    sizes = torch.randint(28, 60, (40, 2)).tolist()
+    batches = [(torch.randn(8, 3, *size), torch.randint(0, 10, (8,))) for size in sizes]
+    return training(model, optim.SGD(model.parameters(), 0.01, 0.9), epochs(batches), nn.CrossEntropyLoss())  # fmt: skip

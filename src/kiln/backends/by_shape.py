@@ -32,7 +32,7 @@ WORK: dict[str, tuple[Callable[..., int], int]] = {}
 
 
 def by_shape(
-    name: str, least: int, weight: int | None = None, sizes: int | None = None,
+    name: str, least: int, weight: int | None = None, sizes: Sequence[int] = (),
     products: Callable[..., int] | None = None,
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:  # fmt: skip
     """Have eager mode run an op's calls as Programs of their own from so much work on.
@@ -93,7 +93,7 @@ def _conv(input: np.ndarray, weight: np.ndarray, bias: Any, stride: tuple, *rest
     return input.size // max(1, input.shape[1]) * weight.size // prod(stride) * dear
 
 
-@by_shape("conv_input_grad", 1 << 18, weight=1, sizes=2)
+@by_shape("conv_input_grad", 1 << 18, weight=1, sizes=(2,))
 def _conv_input_grad(grad: np.ndarray, weight: np.ndarray, *rest: Any) -> int:
     dear = _ALONE if weight.shape[1] == 1 else 1
     return grad.size // max(1, grad.shape[1]) * weight.size * dear
@@ -128,6 +128,18 @@ def _conv_of_any_size(input: np.ndarray, weight: np.ndarray, bias: Any, *by: Any
 def _input_grad_of_any_size(
     grad: np.ndarray, weight: np.ndarray, size: tuple, *by: Any
 ) -> np.ndarray:
+    stride, padding, dilation, groups = by
+    ends = [(k - 1) * d - p for k, d, p in zip(weight.shape[2:], dilation, padding, strict=True)]
+    alone = weight.shape[1] == 1 and weight.shape[0] == groups
+    if (
+        set(stride) == {1} and min(ends) >= 0 and not alone
+        and prod(size[2:]) * weight.shape[0] <= 2 * prod(grad.shape[2:]) * size[1]
+    ):  # fmt: skip
+        # a convolution with turned weights: windows are read, which is less work than to add them up
+        per, ci, *window = weight.shape[0] // groups, *weight.shape[1:]
+        turned = np.flip(weight, range(2, weight.ndim)).reshape(groups, per, ci, *window)
+        turned = turned.swapaxes(1, 2).reshape(groups * ci, per, *window)
+        return _conv_of_any_size(grad, turned, None, stride, tuple(ends), dilation, groups)
     most = _images(prod(grad.shape[2:]) * prod(weight.shape[2:]) * size[1])
     parts = [
         spread(matmul, part, weight, (len(part), *size[1:]), *by)
@@ -173,9 +185,9 @@ def _distances(x1: np.ndarray, x2: np.ndarray) -> int:
 
 @by_shape("batch_norm_train", one_call.SMALL)
 @by_shape("batch_norm_eval", one_call.SMALL)
-@by_shape("max_pool", 1 << 12)
-@by_shape("avg_pool", 1 << 12)
-@by_shape("avg_pool_grad", 1 << 12, sizes=1)
+@by_shape("max_pool", 1 << 12, sizes=(1, 2))  # windows may be as large as what they are taken of
+@by_shape("avg_pool", 1 << 12, sizes=(1, 2))
+@by_shape("avg_pool_grad", 1 << 12, sizes=(1, 2, 3))
 def _elements(input: np.ndarray, *rest: Any) -> int:
     return input.size
 
@@ -183,7 +195,7 @@ def _elements(input: np.ndarray, *rest: Any) -> int:
 gradients.EARLY |= {"batch_norm_train": one_call.SMALL, "layer_norm": 1 << 12, "rms_norm": 1 << 12}
 
 
-@by_shape("max_pool_grad", 1 << 13, sizes=2)
+@by_shape("max_pool_grad", 1 << 13, sizes=(2, 3, 4))
 def _pool_grad(grad: np.ndarray, taps: np.ndarray, size: tuple, kernel: tuple, *rest: Any) -> int:
     """Elements, where kernels are not slower than NumPy."""
     return 0 if scatters(kernel) else grad.size

@@ -37,10 +37,10 @@ def shelf() -> Any:
     return one_op.shelf
 
 
-def alike(args: Sequence[Any], weight: int | None = None, sizes: int | None = None) -> tuple:
+def alike(args: Sequence[Any], weight: int | None = None, sizes: Sequence[int] = ()) -> tuple:
     """What calls of one layer have in common that differ in sizes alone: the channels and all plain arguments.
 
-    The array at `weight` has one shape in all of them; the argument at `sizes` is such sizes.
+    The array at `weight` has one shape in all of them; the arguments at `sizes` are such sizes.
     """
     of: list[Any] = []
     for i, a in enumerate(args):
@@ -49,7 +49,7 @@ def alike(args: Sequence[Any], weight: int | None = None, sizes: int | None = No
             of.append((a.dtype.num, a.ndim, a.shape if i == weight else channels))
         elif a.__class__ is list:
             of.append(alike(a))
-        elif i != sizes:
+        elif i not in sizes:
             of.append(a)
     return tuple(of)
 
