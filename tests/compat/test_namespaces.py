@@ -11,6 +11,7 @@ import pytest
 
 import kiln
 from kiln import nn
+from kiln.compat.torch import face
 from kiln.errors import KilnError
 
 # ---------------------------------------------------------------- devices that are not there
@@ -484,3 +485,17 @@ def test_what_moves_tensors_among_gpus_is_there_and_refused():
     for fn, given in (("Broadcast", ([0],)), ("ReduceAddCoalesced", (0, 1)), ("Gather", (0, 0)), ("Scatter", ([0], None, 0))):  # fmt: skip
         with pytest.raises(NotImplementedError, match="among GPUs"):
             getattr(_functions, fn).apply(*given, kiln.ones(2))
+
+
+def test_torch_is_a_name_of_its_own():
+    torch = face("torch")
+    assert torch.torch is torch
+    assert torch.torch.Tensor is kiln.Tensor
+
+
+def test_tensors_are_fake_while_a_function_is_captured():
+    from kiln._subclasses.fake_tensor import is_fake
+
+    x = kiln.rand(3)
+    assert not is_fake(x)
+    assert kiln.compile(lambda x: x * 2 if is_fake(x) else x)(x).tolist() == (x * 2).tolist()

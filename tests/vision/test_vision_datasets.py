@@ -330,3 +330,13 @@ def test_objects_of_pascal(tmp_path):
         datasets.VOCDetection(tmp_path, image_set="test")
     with pytest.raises(KilnError, match="not found"):
         datasets.VOCDetection(tmp_path, year="2009")
+
+
+def test_folders_and_files_of_a_folder(tmp_path):
+    from kiln.vision.datasets import utils
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b.png").write_bytes(b"x")
+    assert utils.list_dir(tmp_path) == ["a"]
+    assert utils.list_files(tmp_path, ".png", prefix=True) == [str(tmp_path / "b.png")]
+    utils.download_file_from_google_drive("id", tmp_path, "b.png")  # which is there

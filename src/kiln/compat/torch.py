@@ -75,6 +75,8 @@ class Face(ModuleType):
         self.__dict__.update(values)
         for value in values.values():
             _meet(value)
+        if name == "torch":
+            self.__dict__["torch"] = self  # as its own code has it: `torch.torch.Tensor` is written
 
     def __getattr__(self, name: str) -> Any:
         target: ModuleType = self.__dict__["_target"]

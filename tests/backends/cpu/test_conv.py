@@ -12,6 +12,7 @@ import pytest
 from harness import guarded, levels, margins_untouched, run, run_threaded, strides, unique
 from tests.turns import in_turn
 
+import kiln
 from kiln.backends.cpu import winograd
 from kiln.backends.cpu.conv import emit_backward_data, emit_backward_weight, emit_forward
 from kiln.backends.cpu.conv_shape import Conv
@@ -409,3 +410,19 @@ def test_impossible_convolutions_are_errors():
     c = Conv(1, 3, (5, 5), 4, (3, 3), (75, 25, 5, 1), (27, 9, 3, 1), (36, 9, 3, 1), groups=2)
     with pytest.raises(KilnError, match="groups"):
         emit_forward(c, levels()[-1], "s")
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("groups", [1, 6])
+def test_repeated_weights_and_gradients_are_read_as_written_out(groups, compiled):
+    def gradients(x, w, g):
+        return kiln.autograd.grad(kiln.nn.functional.conv2d(x, w, groups=groups), (x, w), g)
+
+    x = kiln.rand(2, 6, 36, 36, requires_grad=True)
+    w = kiln.rand(1, 6 // groups, 5, 5).expand(6, -1, -1, -1).detach().requires_grad_()
+    g = kiln.rand(2, 6, 1, 1).expand(2, 6, 32, 32)
+    want = gradients(x, w.contiguous().detach().requires_grad_(), g.contiguous())
+    for a, b in zip(
+        (kiln.compile(gradients) if compiled else gradients)(x, w, g), want, strict=True
+    ):
+        assert kiln.allclose(a, b, 1e-4, 1e-3)
