@@ -143,3 +143,16 @@ def test_pictures_in_files(tmp_path):
         pictures.decode_image(kiln.zeros(10, dtype=kiln.uint8))
     with pytest.raises(NotImplementedError, match="videos"):
         pictures.read_video("x.mp4")
+
+
+def test_sizes_have_the_height_first():
+    picture = tv.Image(kiln.zeros(3, 80, 96))
+    boxes = tv.BoundingBoxes([[8.0, 10, 39, 39]], format="XYXY", canvas_size=F.get_size(picture))
+    for x in (
+        picture,
+        picture.as_subclass(kiln.Tensor),
+        boxes,
+        tv.Mask(kiln.zeros(2, 80, 96)),
+    ):
+        assert F.get_size(x) == [80, 96]
+    assert F.horizontal_flip(boxes).tolist() == [[57, 10, 88, 39]]

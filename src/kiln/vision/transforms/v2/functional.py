@@ -52,7 +52,13 @@ from ..functional import (
 )
 from ..kinds import clamped
 
-horizontal_flip, vertical_flip, get_size = hflip, vflip, get_image_size
+horizontal_flip, vertical_flip = hflip, vflip
+
+
+def get_size(inpt: Any) -> list[int]:
+    """The height and width of a picture, or of the one that boxes lie in; `get_image_size` has the width first."""
+    return get_image_size(inpt)[::-1]
+
 
 __all__ = [
     "InterpolationMode",
