@@ -200,6 +200,8 @@ def _watch_classes() -> None:
     @wraps(build)
     def noticing(body: Callable, name: str, *bases: Any, **kwargs: Any) -> Any:
         cls = build(body, name, *bases, **kwargs)
+        if body.__globals__.get("__name__", "").startswith("kiln."):
+            return cls  # what Kiln defines says itself when it is to be asked
         if "__torch_function__" in getattr(cls, "__dict__", ()) and not issubclass(
             cls, (Tensor, TorchFunctionMode)
         ):
