@@ -59,6 +59,8 @@ def test_other_layouts_and_dtypes():
     x = kiln.randn(20, 30).t()
     assert F.gelu(x).stride() == x.stride()
     kiln.testing.assert_close(F.gelu(x), F.gelu(x.contiguous()))
+    assert kiln.lgamma(x[:3]).stride() == (1, 3)
+    assert kiln.lgamma(x.t()[..., ::2]).stride() == (15, 1)
     assert kiln.sigmoid(x.double()).dtype is kiln.float64
     assert kiln.sigmoid(x.bfloat16()).dtype is kiln.bfloat16
 

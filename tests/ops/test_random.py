@@ -368,7 +368,7 @@ def _draws() -> list[Any]:
         found += [
             lambda x=x: _standard_gamma(x), lambda x=x: _sample_dirichlet(x[1:].view(4, 5)),
             lambda x=x: kiln.multinomial(x, 1), lambda x=x: kiln.multinomial(x.view(3, 7), 1),
-            lambda x=x: kiln.multinomial(x.view(3, 7), 5), lambda x=x: kiln.multinomial(x.view(3, 7), 9, True),
+            lambda x=x: kiln.multinomial(x.view(3, 7), 5), lambda x=x: kiln.multinomial(x.view(7, 3).T, 9, True),
         ]  # fmt: skip
     return found
 

@@ -188,7 +188,7 @@ def multinomial(state: np.ndarray, size: tuple, dtype: dt.dtype, given: Any) -> 
     sums = np.add.accumulate(weights.reshape(-1, cols), 1)
     sums /= sums[:, -1:]
     sums[:, -1] = 1
-    sums = sums.astype(_F64, copy=False)
+    sums = np.ascontiguousarray(sums, _F64)
     return _KERNELS["choices"](state, np.empty(size, _I64), len(sums), sums, cols, size[-1])
 
 

@@ -18,6 +18,7 @@ from ..formats import dense
 from ..ops.dispatch import LARGE
 from ..ops.half_floats import HALF, hold
 from ..ops.registry import Op
+from ..ops.runners import descending
 from .one_call import DEAR, SMALL, block_rows, calling, half_of, prepared, shelf, widened
 from .operands import arrange, crosses, elements
 
@@ -152,6 +153,11 @@ def few(
         return call
 
 
+def _in_order(a: np.ndarray) -> bool:
+    """Whether no dimension of an array lies outside of an earlier one."""
+    return descending(tuple([s for s, n in zip(a.strides, a.shape, strict=True) if n > 1]))
+
+
 def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
     """The routine of an elementwise op."""
     run, slots, name, body = op.run, op.tensor_slots, op.name, op.body
@@ -252,10 +258,13 @@ def elementwise(op: Op, native: Callable[[], bool]) -> Callable:
         call = few(name, fn, d, k, 0, args[k:], native)
         if call is None:
             return otherwise(*args)
-        alike = [
-            a if a.shape == shape and a.flags.c_contiguous else np.ascontiguousarray(np.broadcast_to(a, shape))
-            for a in arrays
-        ]  # fmt: skip
+        alike = []
+        for a in arrays:
+            if a.shape != shape or not a.flags.c_contiguous:
+                if not a.flags.c_contiguous and not _in_order(a):
+                    return otherwise(*args)  # whose results lie as operands do
+                a = np.ascontiguousarray(np.broadcast_to(a, shape))
+            alike.append(a)
         return call(np.empty(shape, d), n, *alike)
 
     def into(*args: Any) -> bool:

@@ -171,12 +171,12 @@ def follow(r: np.ndarray, operands: Sequence[Any]) -> np.ndarray:
     """An elementwise result in the order in which its operands lie, where NumPy gave it another."""
     arrays = [a for a in operands if a.__class__ is np.ndarray]
     for a in arrays:
-        if not a.flags.c_contiguous and not _descending(a.strides):
+        if not a.flags.c_contiguous and not descending(a.strides):
             return _in_order(r, result_order(r.shape, arrays))
     return r if r.flags.c_contiguous else _in_order(r, None)
 
 
-def _descending(strides: tuple[int, ...]) -> bool:
+def descending(strides: tuple[int, ...]) -> bool:
     """Whether no dimension lies outside of an earlier one; those that repeat lie nowhere."""
     last = 0
     for s in strides:
