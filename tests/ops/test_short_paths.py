@@ -369,3 +369,11 @@ def test_cross_entropy_of_few_rows_has_second_gradients(ignored):
         )
         (h,) = kiln.autograd.grad(F.cross_entropy(x, y, reduction=reduction).sum(), x)
         np.testing.assert_allclose(g.detach().numpy(), h.numpy(), rtol=1e-12, atol=1e-15)
+
+
+def test_gradients_that_are_one_number_for_all_elements():
+    x = kiln.rand(100, requires_grad=True)
+    for f in (kiln.round, kiln.floor, kiln.sign, lambda x: x.clamp(2, 1), lambda x: x.fmod(1)):
+        x.grad = None
+        (f(x) + x).sum().backward()
+        assert x.grad.eq(x.grad[0]).all()

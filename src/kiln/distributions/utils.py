@@ -46,7 +46,7 @@ def broadcast_all(*values: Tensor | float) -> tuple[Tensor, ...]:
 
 def sum_rightmost(value: Tensor, dim: int) -> Tensor:
     """The sum over the last `dim` dimensions."""
-    return value.sum(tuple(range(-dim, 0))) if dim else value
+    return value.reshape((*value.shape[:-dim], -1)).sum(-1) if dim else value
 
 
 _sum_rightmost = sum_rightmost

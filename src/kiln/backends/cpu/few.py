@@ -77,7 +77,8 @@ def _text(symbol: str, expr: ln.Expr, d: np.dtype, arrays: int, numbers: int, is
 
     def value(made: Module) -> None:
         f = made.function(f"{symbol}_value", [(row.type, x) for x in names], row.type, internal=True)  # fmt: skip
-        f.ret(emit_expr(f, isa, expr, lambda leaf: f.params[int(leaf.attr)]))
+        v = emit_expr(f, isa, expr, lambda leaf: f.params[int(leaf.attr)])
+        f.ret(v if v.ty == row.type else f.splat(v, row.lanes))  # the same for all elements
 
     module.helper(f"{symbol}_value", value)
 
