@@ -311,7 +311,10 @@ def test_the_flame_picture(tmp_path: Path) -> None:
     boxes = {}
     for g in root.iter(f"{spot}g"):
         title, rect = g.find(f"{spot}title").text, g.find(f"{spot}rect")
-        boxes[title.partition(": ")[0]] = (title, *(float(rect.get(k)) for k in ("x", "y", "width")))
+        boxes[title.partition(": ")[0]] = (
+            title,
+            *(float(rect.get(k)) for k in ("x", "y", "width")),
+        )
     assert boxes["all"][3] == 1200
     title, x0, y0, width = boxes["outer <1>"]
     assert "in 1 call," in title

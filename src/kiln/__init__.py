@@ -111,6 +111,7 @@ _LAZY_NAMES = {
     ), "quantization"),
     **dict.fromkeys((
         "_scaled_mm", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
+        "complex32", "chalf",
     ), "float8"),
     "vmap": "func", "is_anomaly_enabled": "autograd.anomaly", "set_anomaly_enabled": "autograd.anomaly",
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "nn.recurrent"),

@@ -422,6 +422,10 @@ def test_limits_of_types_that_can_only_be_named():
     info = kiln.finfo(kiln.float8_e4m3fn)
     assert (info.max, info.min, info.eps, info.tiny, info.bits) == (448, -448, 0.125, 2**-6, 8)
     assert "tiny=" in repr(kiln.finfo(kiln.float32))
+    assert kiln.complex32.is_complex
+    assert kiln.float32 not in (kiln.complex32, kiln.chalf)
+    with pytest.raises(NotImplementedError, match="complex64"):
+        kiln.zeros(2, dtype=kiln.complex32)
 
 
 def test_gradient_of_softmax_from_its_output():
