@@ -524,7 +524,7 @@ def _fact(value: Any, depth: int = 0) -> Any:
     if isinstance(value, dict | tuple | list | set) and depth < 3:
         kind: Any = next(c for c in (dict, tuple, list, set) if isinstance(value, c))
         if kind.__len__(value) <= 64:  # whatever else its own class says of its length and elements
-            items = dict.items(value) if kind is dict else kind.__iter__(value)
+            items = dict.items(value) if isinstance(value, dict) else kind.__iter__(value)
             return tuple(_fact(v, depth + 1) for v in items)
     return id(value)
 
