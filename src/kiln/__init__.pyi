@@ -137,9 +137,11 @@ from .amp.autocast_mode import autocast_increment_nesting as autocast_increment_
 from .ops.native import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from .shape import broadcast_shapes as broadcast_shapes
 from .dtypes import can_cast as can_cast
+from .float8 import chalf as chalf
 from .amp.autocast_mode import clear_autocast_cache as clear_autocast_cache
 from .compile import compile as compile
 from .building import compiled_with_cxx11_abi as compiled_with_cxx11_abi
+from .float8 import complex32 as complex32
 from .compile.control import cond as cond
 from .ops.native import constant_pad_nd as constant_pad_nd
 from .ops.native import conv_tbc as conv_tbc
