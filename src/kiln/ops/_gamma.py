@@ -50,7 +50,9 @@ def lgamma(input: Tensor) -> Tensor:
     )
     out = (z - 0.5) * z.log() - z + (0.5 * math.log(2 * math.pi)) + tail
     out = out - where_op(near, product, 1).log()
-    out = where_op(left, math.log(math.pi) - turn.sin().abs().log() - out, out)
+    tiny = x.abs() < 1e-290  # pi times as much would have few bits
+    sine = where_op(tiny, x * 2.0**200 * math.pi, turn.sin()).abs()
+    out = where_op(left, math.log(math.pi) - sine.log() + tiny.double() * (200 * math.log(2)) - out, out)  # fmt: skip
     out = where_op((x == 1) | (x == 2), 0, out)  # exactly, as in eager mode
     pole = (x.abs() == math.inf) | ((x <= 0) & (turn == 0))
     return where_op(pole, math.inf, out).to(_float(input))
