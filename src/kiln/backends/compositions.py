@@ -75,7 +75,7 @@ class Composed(tape.TapeNode):
             name = self.title + "_backward"
             r = one_call.shelf().run(
                 name, self._differentiate, [*gs, *args], (self.key, *self.wanted),
-                (self.key, *self.wanted, *one_call.alike([*gs, *args])),
+                lambda: (self.key, *self.wanted, *one_call.alike([*gs, *args])),
             )  # fmt: skip
             if r is not None and all(x is None or x.__class__ is np.ndarray for x in r):
                 return r
@@ -114,8 +114,9 @@ def bind(native: Callable[[], bool]) -> Callable:
                     _met.clear()
                 _met.add((title, met))
                 return None
-        like = names, *one_call.alike(arrays)
-        r = one_call.shelf().run(title, call, arrays, ("composed", names), like)
+        r = one_call.shelf().run(
+            title, call, arrays, ("composed", names), lambda: (names, *one_call.alike(arrays))
+        )
         if r is None or any(a.__class__ is not np.ndarray for a in r):
             return None
         outs = tuple(map(wrap, r))

@@ -26,6 +26,11 @@ LONG = 1 << 12
 _F32 = dt.float32.np
 
 
+def _rows_alike() -> str:
+    """What calls for rows have in common, whatever the length of these."""
+    return "rows"
+
+
 def whole(op: Op, native: Callable[[], bool]) -> Callable:
     """The routine of an op that is no map: by the rows of a reduction of trailing dimensions, else by shape."""
     run, slots, name = op.run, op.tensor_slots[:3], op.name
@@ -54,7 +59,7 @@ def whole(op: Op, native: Callable[[], bool]) -> Callable:
         def rows(y: Tensor) -> Tensor:
             return fn(y, *given[1:])
 
-        like = "rows" if op.exact else None
+        like = _rows_alike if op.exact else None
         r = in_rows(name, rows, (x.reshape(-1, x.shape[-1]),), native, given[1:], like)
         return None if r is None or r.ndim != 1 else r.reshape(lead)
 
@@ -77,10 +82,10 @@ def whole(op: Op, native: Callable[[], bool]) -> Callable:
         call = calling(op, None if half is None else dt.OF_NUMPY[half])
         r = None
         if dim is not None:
-            like = "rows" if op.exact else None
+            like = _rows_alike if op.exact else None
             r = _by_rows(name, call, args, slots, dim, keepdim, like)
         if r is None:
-            r = shelf().run(name, call, args, (), alike(args))
+            r = shelf().run(name, call, args, (), lambda: alike(args))
         if r is None or any(a.__class__ is not np.ndarray for a in r):
             return run(*args)
         return r[0] if len(r) == 1 else tuple(r)

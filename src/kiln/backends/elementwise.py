@@ -77,7 +77,7 @@ def mapped(
     most = block_rows(n, row)
     if into is not None:
         return shelf().run_blocks(name, fn, args, cut, most, (n,), key, operands[0])
-    like = ("rows", key) if exact and row > 1 else None
+    like = (lambda: ("rows", key)) if exact and row > 1 else None
     if n > most < 8:  # rows too long for blocks
         r = shelf().run(name, fn, args, (key, "whole"), like)
     else:

@@ -183,7 +183,7 @@ def _differentiated(node: OpNode, gs: list, mapping: bool) -> list | None:
         if known is not None:
             r = known(*arrays)
         else:
-            r = shelf().run(name, lying(call, order), values, (order, more), alike(values))
+            r = shelf().run(name, lying(call, order), values, (order, more), lambda: alike(values))
         if r is not None:
             r = laid(r, order)
     if r is None:

@@ -177,7 +177,7 @@ def exact(
         if len(ready) >= READY:
             ready.clear()
         found = shelf().exact(
-            name, lying(call, order), args, (order, more) if more else order, like and like(args)
+            name, lying(call, order), args, (order, more) if more else order, like and (lambda: like(args))
         )  # fmt: skip
         if found is not shelf().later:
             ready[known] = found

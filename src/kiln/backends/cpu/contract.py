@@ -449,9 +449,7 @@ def _convolution(
     if n.name != "convolution" and xst not in (row_major(x), channels_inside(x)):
         raise Unfusable(x)  # dy's rows must follow each other
     if any(step == 0 and size != 1 for step, size in zip(wst, w.shape, strict=True)):
-        raise Unfusable(
-            w
-        )  # as of an expanded weight: kernels tell its channels apart by their steps
+        raise Unfusable(w)  # an expanded weight: kernels tell its channels apart by their steps
     if n.name == "conv_input_grad":
         spec = replace(_description(n, ops.strides(n), wst, xst), kept=wm in steady)
         kernel = conv.emit_backward_data(spec, isa, _symbol("convdx", spec, isa))

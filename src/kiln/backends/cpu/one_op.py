@@ -57,6 +57,8 @@ class Made:
 
 COPIES = {"copy", "full"}
 """Calls that are to copy what they are given."""
+Like = Callable[[], Any] | None
+"""Says what a call has in common with those of other sizes, asked where it is new; None where that is nothing."""
 _LATE: Any = object()
 """What a call is made into that is not to be compiled yet."""
 FIRST = object()
@@ -90,15 +92,14 @@ class Shelf:
         return 0
 
     def run(
-        self, name: str, fn: Callable, args: Sequence[Any], key: Any = (), like: Any = None
+        self, name: str, fn: Callable, args: Sequence[Any], key: Any = (), like: Like = None
     ) -> list | None:
         """What a function of tensors gives for arrays, by a Program; None where it has no kernels, or not yet.
 
         `name` and `key` say which function it is: all that it reads besides its arguments. These are arrays,
         lists of arrays or plain values. Gives an array, FIRST or None for each tensor or None of its result. What is
         compiled is kept on disk. Bits are not the reference's, so whether a call comes here must depend on
-        its shapes and dtypes alone, or on what Note [Sizes that change] says where `like` is given: what calls in
-        other sizes have in common.
+        its shapes and dtypes alone, or on what Note [Sizes that change] says where there is something `like` it.
         """
         args = list(map(_in_place, args))
         with self.lock:
@@ -112,7 +113,7 @@ class Shelf:
 
     def run_blocks(
         self, name: str, fn: Callable, args: Sequence[Any], cut: Sequence[int], most: int, lead: tuple[int, ...],
-        key: Any = (), into: np.ndarray | None = None, like: Any = None,
+        key: Any = (), into: np.ndarray | None = None, like: Like = None,
     ) -> list | None:  # fmt: skip
         """`run` for a function that treats each row by itself, on rows of the C-contiguous arrays `cut`.
 
@@ -206,7 +207,7 @@ class Shelf:
         """What `exact` gives for a call that is not to be compiled yet: it has no result."""
 
     def exact(
-        self, name: str, fn: Callable, args: Sequence[Any], key: Any = (), like: Any = None
+        self, name: str, fn: Callable, args: Sequence[Any], key: Any = (), like: Like = None
     ) -> Callable | None:
         """`run` of arguments like these, arrays of these strides and plain values, as a function of the arrays."""
         args = list(map(_in_place, args))
@@ -273,7 +274,7 @@ class Shelf:
         return once if len(calls) == 1 else parts
 
     def rows(
-        self, name: str, fn: Callable, arrays: Sequence[np.ndarray], most: int, key: Any = None, like: Any = None
+        self, name: str, fn: Callable, arrays: Sequence[np.ndarray], most: int, key: Any = None, like: Like = None
     ) -> Callable | None:  # fmt: skip
         """`run_blocks` of arrays like these, all of which have rows, as a function of them that gives the one result."""
         n = len(arrays[0])
@@ -336,7 +337,7 @@ class Shelf:
             self.arena, self.size = Room(0), 0
 
     def _find(
-        self, name: str, fn: Callable, args: Sequence[Any], more: Any, like: Any = None
+        self, name: str, fn: Callable, args: Sequence[Any], more: Any, like: Like = None
     ) -> Made | None:
         """What a call is made into, compiled where it is new, at once unless its `like` come in many sizes."""
         key = (
@@ -353,7 +354,8 @@ class Shelf:
                 return (
                     None  # without data (Note [Meta tensors]), and not to be kept as part of a key
                 )
-            if like is not None and self._waits((name, like), key):
+            of = None if like is None else like()
+            if of is not None and self._waits((name, of), key):
                 return _LATE
             if len(self.made) >= _MOST:
                 self.made = {}
