@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import dtypes as dt
 from ..config import config
-from ..ops.reduction import accurate_sum
+from ..ops.reduction import accurate_sum, reduced_axes, reduced_shape
 from ..ops.registry import REGISTRY
 from .derived import LONG
 
@@ -40,7 +40,7 @@ def _bind(name: str, native: Callable[[], bool]) -> None:
         """Over the first dimensions, or the last, or both, in the order in which they lie."""
         if (
             input.size >= LONG and input.dtype in _FLOATS and config.eager == "cpu" and native()
-            and (axes := _axes(dim, input.ndim)) is not None and (s := _summed(input, axes, keepdim)) is not None
+            and (s := _summed(input, reduced_axes(dim, input.ndim, name), keepdim)) is not None
         ):  # fmt: skip
             return s / s.dtype.type(input.size / s.size) if mean else s
         return others(input, dim, keepdim)
@@ -67,18 +67,7 @@ def _summed(x: np.ndarray, axes: tuple[int, ...], keepdim: bool) -> np.ndarray |
     if call is None:
         return None
     s = np.ascontiguousarray(call(lying).transpose(np.argsort(order)))
-    return s if keepdim else s.reshape([n for i, n in enumerate(x.shape) if i not in axes])
-
-
-def _axes(dim: Any, ndim: int) -> tuple[int, ...] | None:
-    """`dim` as dimensions in order; None where the reference is to say what is wrong with it."""
-    if dim is None or dim == () or dim == []:
-        return tuple(range(ndim))
-    dims = dim if dim.__class__ in (tuple, list) else (dim,)
-    if not all(d.__class__ is int and -ndim <= d < ndim for d in dims):
-        return None
-    axes = sorted({d % ndim for d in dims})
-    return tuple(axes) if len(axes) == len(dims) else None
+    return s.reshape(reduced_shape(x.shape, axes, keepdim))
 
 
 @lru_cache(4096)

@@ -80,9 +80,7 @@ def overlap_add(
     lead, out = grad.shape[: -2 * n], grad.shape[-2 * n : -n]
     x = np.zeros((*lead, *sizes), grad.dtype)
     if grad.size:
-        if (
-            out[-1] == 1 and kernel[-1] > 1
-        ):  # the last one's taps are apart, so they are added at once
+        if out[-1] == 1 and kernel[-1] > 1:  # the last dimension's taps are apart: all at once
             spread = slice(0, span(kernel[-1], dilation[-1]), dilation[-1])
             for at, where in zip(
                 np.ndindex(*kernel[:-1]), taps(out[:-1], kernel[:-1], stride[:-1], dilation[:-1]), strict=True

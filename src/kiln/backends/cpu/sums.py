@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from ...ops.reduction import accurate_sum
+from ...ops.reduction import accurate_sum, reduced_shape
 from ...runtime.blocks import allocator
 from .ir import Val
 from .isa import requested_isa
@@ -56,8 +56,7 @@ def prepared(
     first, total = len(axes) - last, prod(shape)
     if not total or axes[:first] != tuple(range(first)):
         return None
-    kept = tuple(1 for _ in range(first)), shape[first : n - last], (1,) * last
-    result = sum(kept, ()) if keepdim else kept[1]
+    result = reduced_shape(shape, axes, keepdim)
     isa = requested_isa()
     if last == n:
         parts = total // _PART
